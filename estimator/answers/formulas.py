@@ -247,8 +247,8 @@ def compile_plan(
     regime = regime or regime_of(plan)
     step = replace(resolved.step, window_reached=bool(regime.window_reached))
     if (new := regime.new_tokens) is not None:
-        generation = replace(step.generation, new=symbol("N") if new == MANY_TOKENS else new)
-        step = replace(step, generation=generation)
+        generate: Any = step.procedure
+        step = replace(step, procedure=replace(generate, new=symbol("N") if new == MANY_TOKENS else new))
     method: Method = resolved.method
     values: dict[str, int] = {}
     if symbolic:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ..engines.torch_cuda.process import Loaded, Log, Logs
@@ -12,10 +12,11 @@ from ..plans.flat import nested
 from ..plans.models import ModelSpec
 from ..plans.plan import parse_plan
 from ..plans.resolve import Resolved, step_of
-from ..programs import Method
+from ..programs import Method, Procedure
 from ..programs.libraries import is_installed
 from ..programs.program import Program
 from ..programs.recorded import no_language_model
+from ..steps.loop import Loop
 from ..steps.step import run
 from .estimate import to_result
 from .result import Result
@@ -93,7 +94,7 @@ def step(function: Callable[[], Any], **keys: Any) -> Result:
     if not callable(function):
         raise InputError(f"{shown(function)} is no function; give one without arguments, which runs a step")
     from ..recorder.user_step import record_step
-    from ..steps import own_step
+    from ..steps.own_step import OwnStep
 
     name = getattr(function, "__name__", "step")
     plan = parse_plan(nested({"model": name, "batch": 1, "seq": 1}, keys))
@@ -101,8 +102,9 @@ def step(function: Callable[[], Any], **keys: Any) -> Result:
     spec = ModelSpec(name, {}, f"the step {name}", read=config)
     resolved = Resolved(plan, spec, Method(), step_of(plan, config, None))
     program, states = record_step(function, resolved.step.device.type)
-    totals = own_step.run(resolved.step.ledger(), program, states)
-    return to_result(resolved, totals, logs=_StepLogs(resolved, program, states))
+    procedure = OwnStep(program, frozenset(states))
+    totals = Loop(resolved.step.ledger(), resolved.step).run(procedure)
+    return to_result(resolved, totals, logs=_StepLogs(resolved, procedure))
 
 
 class _NoModel:
@@ -135,15 +137,13 @@ class _NoModel:
 class _StepLogs(Logs):
     """The log of a recorded step, whatever the batch."""
 
-    def __init__(self, resolved: Resolved, program: Program, states: Collection[str]) -> None:
+    def __init__(self, resolved: Resolved, procedure: Procedure) -> None:
         super().__init__(resolved)
-        self._step, self._program, self._states = resolved.step, program, states
+        self._step, self._procedure = resolved.step, procedure
 
     def of(self, batch: int, seq: int) -> Log:
-        from ..steps import own_step
-
         ledger = self._step.ledger(unrolled=True, events=Events())
-        own_step.run(ledger, self._program, self._states)
+        Loop(ledger, self._step).run(self._procedure)
         assert ledger.events is not None
         loaded = [Loaded(p.name, whole(p.nbytes), whole(p.nbytes), 0, ()) for p in ledger.parameters]
         buffers = [whole(b.storage.nbytes) for b in ledger.buffers]

@@ -116,7 +116,7 @@ def formula(compiled: Compiled, component: str) -> Formula:
 def floors(plan: Plan) -> dict[str, int]:
     """On a GPU: the bytes beside the peak that each of ``_FLOORS`` counts, cuBLAS's workspaces and the context."""
     resolved = resolve(plan)
-    held = workspaces(resolved.step.procedure) * resolved.step.device.cublas_workspace
+    held = workspaces(resolved.step.procedure.runs_backward) * resolved.step.device.cublas_workspace
     return dict(zip(_FLOORS, (held, held + context_of(plan)), strict=True))
 
 

@@ -19,7 +19,8 @@ from ..programs.method import Method
 from ..programs.recorded import RecordedConfig, RecordedSizes
 from ..programs.releases import NEWEST, installed_release
 from ..programs.sizes import Sizes
-from ..programs.step import Step
+from ..programs.step import Procedure, Step
+from ..steps.procedures import procedure_of
 from .devices import DEFAULT_GPU, find
 from .models import ModelSpec, load
 from .plan import Plan
@@ -127,11 +128,10 @@ def step_of(plan: Plan, config: AnyConfig, window: int | None) -> Step:
         use_cache=plan.use_cache,
         window_reached=window is not None and plan.row >= window,
         gradients_alive=plan.gradient_accumulation_steps > 1,
-        procedure="inference" if plan.task == "infer" else plan.method.procedure,
+        procedure=_procedure(plan, window),
         saved_activations=plan.saved_activations,
         activation_group_size=plan.activation_group_size,
         gradient_clipping=plan.gradient_clipping,
-        generation=_generation(plan, window),
         previous_output=plan.holds_previous_output
         and plan.runtime == "torch-cpu",  # torch-cuda replays the previous step
         experts_implementation=plan.experts_implementation,
@@ -203,12 +203,10 @@ def _acts_not(method: MethodOptions, spec: ModelSpec) -> bool:
     return not method.acts_on_programs
 
 
-def _generation(plan: Plan, window: int | None) -> object:
-    if plan.generate is None:
-        return None
-    from ..steps.generate import Generation
-
-    return Generation(plan.generate, window)
+def _procedure(plan: Plan, window: int | None) -> Procedure:
+    if plan.generate is not None:
+        return procedure_of("generate", plan.generate, window)
+    return procedure_of("inference" if plan.task == "infer" else plan.method.procedure)
 
 
 def window_of(config: AnyConfig, method: Method) -> int | None:

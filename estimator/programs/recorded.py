@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any, Protocol
 
@@ -203,14 +203,14 @@ class RecordedConfig:
         equal = len({(windowed, signature(i)) for i, windowed in enumerate(self.windowed_layers)}) == 1
         layers = self.num_hidden_layers if equal and self.num_hidden_layers > KEPT else None
         if symbolic and (opened := self.source.opened(step, layers)) is not None:
-            program = opened.at(*passes(step, batch, seq)[0])
+            program = opened.at(*step.procedure.passes(step, batch, seq)[0])
             if isinstance(opened.values.get("L"), int):
                 runs = self._runs([program], signature)
             else:
                 runs = (Run(0, symbol("L"), self.windowed_layers[0], program.kinds[0]),)
             values = opened.values
             return RecordedSizes(opened, program, runs, values.get("H", self.hidden_size), self, self.given, values)
-        programs = [self.source.at(*one) for one in passes(step, batch, seq)]
+        programs = [self.source.at(*one) for one in step.procedure.passes(step, batch, seq)]
         return RecordedSizes(
             self.source, programs[0], self._runs(programs, signature), self.hidden_size, self, self.given
         )
@@ -248,13 +248,6 @@ def language_model_alone(parts: Iterable[str]) -> str:
     return (
         f"only the language model is counted; parameters and activations of {' and '.join(parts) or 'others'} are not"
     )
-
-
-def passes(step: Step, batch: Size, seq: Size) -> list[tuple[Step, Size, Size]]:
-    """Each forward pass that a step runs: its options, and its batch and sequence."""
-    if step.generation is None:
-        return [(step, batch, seq)]
-    return [(replace(step, cached=cached), rows, tokens) for cached, rows, tokens in step.generation.passes(batch, seq)]
 
 
 def no_language_model(name: str, source: Source, given: tuple[Stored, ...] = ()) -> RecordedConfig:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
@@ -20,7 +20,7 @@ from .program import Call, Program, Weight, layer_numbers
 from .recorded import RecordedConfig, Source
 from .releases import NEWEST, RELEASES
 from .sizes import KEPT
-from .step import CachedTokens, Part, Step
+from .step import CachedTokens, Part, Procedure, Step
 from .substitution import DTYPE, substitute
 
 
@@ -28,7 +28,7 @@ def setting_of(step: Step) -> dict[str, Any]:
     """What a step asks of a recording, under the keys of ``Family.recorded``."""
     found: dict[str, Any] = {
         "attention": step.attention,
-        "trains": step.procedure != "inference",
+        "trains": step.procedure.trains,
         "autocast": step.autocast,
         "attention_mask": step.attention_mask,
         "use_cache": step.returns_cache,
@@ -46,7 +46,7 @@ def parts_of(step: Step) -> tuple[Part, ...]:
     """What a step asks a program of, of those for several settings: any of these."""
     if step.cached is not None:
         return ("generate",)
-    if step.procedure == "inference":
+    if not step.procedure.trains:
         return ("infer", "infer padded") if step.attention_mask else ("infer",)
     if step.packing:
         return ("train packed",)
@@ -95,7 +95,7 @@ def is_served(setting: Mapping[str, Any], dtype: str, families: Sequence[Family]
             packing=bool(setting.get("packing")),
             use_cache=setting["use_cache"],
             device=one,
-            procedure="backpropagation" if setting["trains"] else "inference",
+            procedure=Procedure(trains=bool(setting["trains"])),
             cached=cached,
         )
         if not any(x.part and serves(x, step) for x in families):
@@ -249,8 +249,7 @@ class Shipped:
 
     def opened(self, step: Step, layers: int | None) -> OpenSizes | None:
         """The source of programs whose sizes are symbols, where programs for several settings serve the step."""
-        if step.generation is not None:
-            step = replace(step, cached=step.generation.passes(1, 1)[0][0])
+        step = step.procedure.passes(step, 1, 1)[0][0]
         parts = tuple(x for x in self.families if x.part and serves(x, step))
         if not parts or (step.experts_implementation, step.routing) != (None, "balanced"):
             return None

@@ -1,10 +1,10 @@
-"""The options of a step, and the inputs of one forward pass."""
+"""The options of a step, what it runs, and the inputs of one forward pass."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from ..ledger import Ledger, Size, Tensor, whole
 from ..operators import CPU, Device
@@ -51,6 +51,29 @@ class CachedTokens:
 
 
 @dataclass(frozen=True)
+class Procedure:
+    """What is run with a model. A program is asked what its passes call; what is around them, ``steps/`` has."""
+
+    trains: bool = field(default=True, kw_only=True)
+    """Whether the model is given labels and makes a loss."""
+    runs_backward: ClassVar[bool] = False
+    """Whether gradients come from a backward pass, which runs on a thread of its own."""
+    layer_by_layer: ClassVar[bool] = False
+    """Whether all but the optimizer's step goes through the layers one after the other, equal ones alike."""
+
+    def passes(self, step: Step, batch: Size, seq: Size) -> list[tuple[Step, Size, Size]]:
+        """The forward passes that differ: the options of each, and its batch and sequence."""
+        return [(step, batch, seq)]
+
+    def phases(self, loop: Any) -> Iterator[str]:
+        """Run, on what a loop has at hand (``steps/loop.py: Loop``). Yields each phase's name where it begins.
+
+        The last one is ``end``: what the generator holds then is held until the next step.
+        """
+        raise NotImplementedError
+
+
+@dataclass(frozen=True)
 class Step:
     """Everything about a step except its sizes. Steps with equal options have equal formulas."""
 
@@ -93,14 +116,12 @@ class Step:
     gradients_alive: bool = False
     device: Device = CPU
     """The device that the step runs on."""
-    procedure: str = "backpropagation"
-    """How the step finds its update; ``inference`` if it makes none."""
+    procedure: Procedure = Procedure()
+    """What is run: how the step finds its update, or how a model infers."""
     saved_activations: str = "as-is"
     activation_group_size: int = 64
     gradient_clipping: bool = False
     previous_output: bool = False
-    generation: Any = None
-    """A call of ``generate`` instead of one forward pass (``steps/generate.py: Generation``)."""
     experts_implementation: str | None = None
     """How a mixture of experts runs, by transformers' name. ``None``: as it picks."""
     routing: Literal["balanced", "worst"] = "balanced"

@@ -20,9 +20,11 @@ from ..programs.family import Family
 from ..programs.recorded import RecordedConfig
 from ..programs.shipped import shipped_config, words_of
 from ..programs.step import CachedTokens, Part, Step
-from ..steps.generate import Generation
+from ..steps.generate import Generate
 from ..steps.generate_options import GenerateOptions
+from ..steps.prefill import Prefill
 from ..steps.step import StepTotals, run
+from ..steps.train import Train
 from .hugging_face import HuggingFaceModel, config_of
 
 GPU = Cuda((9, 0))
@@ -55,9 +57,8 @@ def settings_served(families: Sequence[Family], part: Part, draw: Draw) -> list[
 
 def steps(part: Part, families: Sequence[Family]) -> Iterator[Step]:
     """The steps by which a part's programs are compared with the module."""
-    plain = Step(
-        families[0].model_type, "bfloat16", procedure="backpropagation" if part.startswith("train") else "inference"
-    )
+    procedure = Train() if part.startswith("train") else Prefill()
+    plain = Step(families[0].model_type, "bfloat16", procedure=procedure)
     autocasts = [(dtype, "bfloat16", device) for dtype in ("float32", "bfloat16") for device in (CPU, GPU)]
     if part == "generate":
         dynamic = CachedTokens("dynamic", 0, 0)
@@ -92,7 +93,7 @@ def of_lengths(step: Step, family: Family, raw: dict[str, Any], batch: int, seq:
     new = 3 if window is None or seq >= window else window - seq + 3
     block = {"max_new_tokens": new, "cache_implementation": step.cached.implementation}
     options = GenerateOptions.model_validate(block)
-    return replace(step, cached=None, generation=Generation(options, window))
+    return replace(step, cached=None, procedure=Generate(options, window))
 
 
 def agrees(programs: Sequence[Family], live: HuggingFaceModel, batch: int, seq: int, step: Step) -> bool:
@@ -102,7 +103,7 @@ def agrees(programs: Sequence[Family], live: HuggingFaceModel, batch: int, seq: 
         ours = _ran(shipped_config(programs, live.raw, live.where), step, batch, seq)
     except InputError:
         return False
-    exact = step.generation is None and not step.use_cache and step.attention != "flash"
+    exact = not isinstance(step.procedure, Generate) and not step.use_cache and step.attention != "flash"
     return ours[0] == theirs[0] and (not exact or ours[1:] == theirs[1:])
 
 

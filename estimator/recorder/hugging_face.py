@@ -190,7 +190,7 @@ class HuggingFaceModel:
         return {plain(name): tuple(p.shape) for name, p in model.named_parameters()}
 
     def at(self, step: Step, batch: Size, seq: Size) -> Program:
-        infers, mask, cuda = step.procedure == "inference", step.attention_mask, step.device.has_own_memory
+        infers, mask, cuda = not step.procedure.trains, step.attention_mask, step.device.has_own_memory
         key = (
             *(step.dtype, step.attention, step.experts_implementation, step.routing, step.autocast),
             *(infers, mask, step.packing, step.returns_cache, cuda, step.cached, step.window_reached),
@@ -245,7 +245,7 @@ class HuggingFaceModel:
         return tuple(sorted({min(n, shorter - i) for i, n in enumerate((166, 149, 131))}))
 
     def _record(self, step: Step, batch: int, seq: int) -> Program:
-        infers = step.procedure == "inference"
+        infers = not step.procedure.trains
         device = step.device.type
         model = self._model(step.dtype, step.attention, step.experts_implementation)
         model.train(not infers)

@@ -46,7 +46,7 @@ class Own:
     def at(self, step: Step, batch: Size, seq: Size) -> Program:
         """The program of a forward pass, and of the loss unless the step is of inference."""
         device = step.device.type
-        key = device, step.autocast, step.procedure == "inference"
+        key = device, step.autocast, not step.procedure.trains
         if key not in self._programs:
             self._programs[key] = self._record(*key)
         return self._programs[key]

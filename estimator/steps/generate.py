@@ -6,13 +6,13 @@ first after it (when a window's cache still holds the whole prompt), and the las
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, ClassVar
 
 from .. import operators as ops
-from ..ledger import ITEMSIZE, Ledger, Size, Tensor, whole
-from ..programs import CachedTokens, Generated, Inputs
+from ..ledger import ITEMSIZE, Size, Tensor, whole
+from ..programs import CachedTokens, Generated, Inputs, Procedure, Step
 from ..programs.attention import Cache
 from ..programs.interpreter import RecordedCausalLM
 from ..programs.masks import create_causal_mask
@@ -20,23 +20,35 @@ from ..programs.recorded import RecordedSizes
 from .caches import CACHES, DynamicCache, Layer, Pair
 from .decoding import BeamSearch, Greedy
 from .generate_options import GenerateOptions
+from .loop import Loop, Model
+from .prefill import infer
 
 
 @dataclass(frozen=True)
-class Generation:
-    """The options of ``generate``, and the model's sliding window in tokens, if it has one."""
+class Generate(Procedure):
+    """A call of ``generate``. ``window`` is the model's sliding window in tokens, if it has one."""
 
     options: GenerateOptions
     window: int | None
     new: Size | None = None
     """New tokens in place of the options': a symbol stands for three and more."""
+    trains: bool = field(default=False, kw_only=True)
+    layer_by_layer: ClassVar[bool] = True
 
     @property
     def new_tokens(self) -> Size:
         """Tokens that are added to each prompt."""
         return self.options.max_new_tokens if self.new is None else self.new
 
-    def passes(self, batch: Size, seq: Size) -> list[tuple[CachedTokens, Size, Size]]:
+    def phases(self, loop: Loop) -> Iterator[str]:
+        yield "forward"
+        loop.kv_cache = call_of(loop.model, self).run()
+        yield "end"
+
+    def passes(self, step: Step, batch: Size, seq: Size) -> list[tuple[Step, Size, Size]]:
+        return [(replace(step, cached=cached), rows, tokens) for cached, rows, tokens in self.cached_passes(batch, seq)]
+
+    def cached_passes(self, batch: Size, seq: Size) -> list[tuple[CachedTokens, Size, Size]]:
         """The forward passes that are run: the cache with which each starts, and its tokens, [rows, seq]."""
         options, new = self.options, self.new_tokens
         kind, rows = options.cache_implementation, batch * options.num_beams
@@ -49,18 +61,17 @@ class Generation:
         return found
 
 
-Forward = Callable[..., "tuple[Any, ...]"]
-"""The model: ids, the inputs of the forward pass and its cache, if it takes one -> (``None``, logits [B, 1, V], the
-cache, other tensors that the loop holds)."""
-
-
 class Call:
-    """One call of ``generate`` for ids [B, S]. ``vocab`` is the number of logits of a token."""
+    """One call of ``generate`` for ids [B, S]. ``vocab`` is the number of logits of a token.
 
-    def __init__(self, ledger: Ledger, generation: Generation, inputs: Inputs, vocab: Size, forward: Forward) -> None:
-        options = generation.options
-        self.ledger, self.inputs, self.forward = ledger, inputs, forward
-        self.passes = generation.passes(inputs.batch, inputs.seq)
+    ``forward`` is the model: ids, the inputs of the forward pass and its cache, if it takes one -> (``None``, logits
+    [B, 1, V], the cache, other tensors that the loop holds).
+    """
+
+    def __init__(self, model: Model, generate: Generate, vocab: Size) -> None:
+        options, ledger, inputs = generate.options, model.ledger, model.inputs
+        self.ledger, self.inputs, self.forward = ledger, inputs, model.forward
+        self.passes = generate.cached_passes(inputs.batch, inputs.seq)
         cached, self.rows, self.seq = self.passes[0]
         self.tokens = cached.capacity
         """Tokens in the cache at the end. The last new token is never put there."""
@@ -77,8 +88,7 @@ class Call:
     def run(self) -> Size:
         """Run the forward passes; returns the bytes of the cache at the end."""
         ledger = self.ledger
-        ledger.grad_enabled = ledger.training = False
-        ledger.inference_mode = True
+        infer(ledger)
         ledger.phase, ledger.scope = "prefill", "inputs"
         self.prompts = self.ids(self.inputs.batch, self.seq)  # the caller holds them
         self.first_positions = self.positions = self._positions(self.seq)  # held by generate's own arguments
@@ -125,15 +135,14 @@ class Call:
 class RecordedCall(Call):
     """A call with a model whose program is recorded, with the library's own cache."""
 
-    def __init__(
-        self, ledger: Ledger, generation: Generation, inputs: Inputs, model: RecordedCausalLM, forward: Forward
-    ) -> None:
-        config = model.c.config
+    def __init__(self, model: Model, generate: Generate) -> None:
+        causal_lm: RecordedCausalLM = model.causal_lm
+        config = causal_lm.c.config
         assert config is not None
-        super().__init__(ledger, generation, inputs, config.vocab_size, forward)
-        self.model = model
-        cached, *shape = self.passes[0]
-        self.has_positions = "position_ids" in model.c.source.at(replace(inputs.step, cached=cached), *shape).inputs
+        super().__init__(model, generate, config.vocab_size)
+        self.model = causal_lm
+        first = generate.passes(model.step, model.inputs.batch, model.inputs.seq)[0]
+        self.has_positions = "position_ids" in causal_lm.c.source.at(*first).inputs
         self.cache: Cache | None = None
 
     def _positions(self, tokens: Size) -> Tensor | None:
@@ -166,20 +175,13 @@ class RecordedCall(Call):
 class CachedCall(Call):
     """A call with a model whose program asks the setting for its cache. ``layers`` are those that are run."""
 
-    def __init__(
-        self,
-        ledger: Ledger,
-        generation: Generation,
-        inputs: Inputs,
-        layers: Sequence[Layer],
-        c: RecordedSizes,
-        forward: Forward,
-    ) -> None:
-        super().__init__(ledger, generation, inputs, c.vocab, forward)
-        self.layers, self.window, self.dtype = layers, generation.window, inputs.step.dtype
+    def __init__(self, model: Model, generate: Generate, layers: Sequence[Layer]) -> None:
+        c: RecordedSizes = model.causal_lm.c
+        super().__init__(model, generate, c.vocab)
+        self.layers, self.window, self.dtype = layers, generate.window, model.step.dtype
         self.states = (self.rows, c.kv_heads, c.head_dim)
         self.dtypes: tuple[str, str] = ("", "")
-        self.kind = CACHES[generation.options.cache_implementation]
+        self.kind = CACHES[generate.options.cache_implementation]
         self.cache: DynamicCache | None = None
 
     def _logits(self, cached: CachedTokens, seq: Size) -> Tensor:
@@ -250,17 +252,15 @@ class CachedCall(Call):
         return sum((layer.copies * sum(self._layer_bytes(layer, self.tokens)) for layer in self.layers), 0)
 
 
-def call_of(
-    ledger: Ledger, generation: Generation, inputs: Inputs, causal_lm: RecordedCausalLM, forward: Forward
-) -> Call:
+def call_of(model: Model, generate: Generate) -> Call:
     """The call of a model, with a cache of rules where its program asks for one, else the library's own."""
-    first, *shape = generation.passes(inputs.batch, inputs.seq)[0]
-    program = causal_lm.c.source.at(replace(inputs.step, cached=first), *shape)
-    if not program.asks_interfaces:
-        return RecordedCall(ledger, generation, inputs, causal_lm, forward)
+    inputs, causal_lm = model.inputs, model.causal_lm
+    first = generate.passes(inputs.step, inputs.batch, inputs.seq)[0]
+    if not causal_lm.c.source.at(*first).asks_interfaces:
+        return RecordedCall(model, generate)
     layers = [
-        Layer(segment.copies, generation.window if run.windowed else None)
+        Layer(segment.copies, generate.window if run.windowed else None)
         for segment in causal_lm.segments
         for _, run in segment.layers
     ]
-    return CachedCall(ledger, generation, inputs, layers, causal_lm.c, forward)
+    return CachedCall(model, generate, layers)

@@ -2,32 +2,41 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import ClassVar
 
-from ..ledger import Ledger, Size
+from ..ledger import Ledger
+from ..programs import Procedure
 from ..programs.attention import Cache
-from .batch import Batch
+from .loop import Loop
 
 
-def step(
-    ledger: Ledger,
-    batch: Callable[[], Batch],
-    forward: Callable[[Batch], tuple[Any, ...]],
-    previous_output: bool,
-) -> tuple[Batch, tuple[Any, ...]]:
-    """Run ``model.eval()`` under ``torch.inference_mode()``; returns the batch and the model's output, which are held.
+@dataclass(frozen=True)
+class Prefill(Procedure):
+    """``model.eval()`` under ``torch.inference_mode()``. The batch and the output are held.
 
-    The output is the logits [B, S, V] of all positions and, perhaps, the cache. ``previous_output``: the output of the
-    forward pass before is live too, as in a loop that gives both the same name.
+    The output is the logits [B, S, V] of all positions and, perhaps, the cache. A loop that gives each output the same
+    name (``Step.previous_output``) has that of the forward pass before, too.
     """
+
+    trains: bool = field(default=False, kw_only=True)
+    layer_by_layer: ClassVar[bool] = True
+
+    def phases(self, loop: Loop) -> Iterator[str]:
+        model = loop.model
+        infer(loop.ledger)
+        yield "forward"
+        previous = model(model.batch()) if loop.step.previous_output else None
+        batch = model.batch()
+        out = model(batch)
+        del previous
+        loop.kv_cache = sum((part.nbytes for part in out if isinstance(part, Cache)), 0)
+        batch = batch._replace(mask=None)
+        yield "end"
+
+
+def infer(ledger: Ledger) -> None:
+    """Enter ``model.eval()`` and ``torch.inference_mode()``."""
     ledger.grad_enabled = ledger.training = False
     ledger.inference_mode = True
-    previous = forward(batch()) if previous_output else None  # noqa: F841 (held until the next output is there)
-    made = batch()
-    return made, forward(made)
-
-
-def cache_bytes(output: tuple[Any, ...]) -> Size:
-    """Bytes of the KV cache that a model returned."""
-    return sum((part.nbytes for part in output if isinstance(part, Cache)), 0)

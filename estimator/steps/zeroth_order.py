@@ -2,27 +2,40 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 
 from ..ledger import Ledger, Tensor
+from ..programs import Procedure
+from .loop import Loop, zero_grad
+from .prefill import infer
 
 
-def step(ledger: Ledger, loss: Callable[[], Tensor], parameters: list[Tensor]) -> None:
+@dataclass(frozen=True)
+class ZerothOrder(Procedure):
     """Two forward passes in eval mode, between moves along a random direction, drawn again from its seed each time."""
-    ledger.grad_enabled = ledger.training = False
-    ledger.inference_mode = True
-    _move(ledger, parameters, "perturbation")
-    ledger.phase = "first forward"
-    loss1 = loss()
-    _move(ledger, parameters, "perturbation")
-    ledger.phase = "second forward"
-    loss2 = loss()
-    _move(ledger, parameters, "perturbation")
-    _move(ledger, parameters, "update")
-    del loss1, loss2
+
+    def phases(self, loop: Loop) -> Iterator[str]:
+        ledger, model = loop.ledger, loop.model
+        yield "forward"
+        batch = model.batch()
+        infer(ledger)
+        losses = []
+        for number in ("first", "second"):
+            _move(ledger, loop.trained, "perturbation")
+            ledger.phase = f"{number} forward"
+            losses.append(model(batch)[0])
+        _move(ledger, loop.trained, "perturbation")
+        _move(ledger, loop.trained, "update")
+        losses.clear()
+        loop.saved = ledger.saved
+        batch = batch._replace(mask=None)
+        yield "zero_grad"
+        zero_grad(loop.trained)
+        yield "end"
 
 
-def _move(ledger: Ledger, parameters: list[Tensor], phase: str) -> None:
+def _move(ledger: Ledger, parameters: Sequence[Tensor], phase: str) -> None:
     """For one parameter at a time, draw a normal direction and add it."""
     ledger.phase, ledger.scope = phase, "parameter"
     for parameter in parameters:

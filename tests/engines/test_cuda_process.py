@@ -92,7 +92,7 @@ def test_the_log_has_the_ledgers_peak(keys: dict[str, Any]) -> None:
     process.allocator = NoRounding()  # type: ignore[assignment]
     for batch in batches_of(plan):
         process.step(batch.rows, batch.seq, batch.empty_cache)
-    taken = workspaces(resolved.step.procedure) * resolved.step.device.cublas_workspace
+    taken = workspaces(resolved.step.procedure.runs_backward) * resolved.step.device.cublas_workspace
     assert process.allocated_peak == estimate(plan).bytes["peak"] + taken
 
 

@@ -18,7 +18,7 @@ from estimator.plans.resolve import resolve
 from estimator.programs.expressions import evaluate
 from estimator.programs.program_files import load_together, read_together, written, written_together
 from estimator.programs.shipped import Shipped, serves, shipped_config, words_of
-from estimator.programs.step import Part, Step
+from estimator.programs.step import Part, Procedure, Step
 from estimator.recorder import families
 from estimator.steps.step import run
 from tests.cases.release_steps import config_of
@@ -434,7 +434,7 @@ def test_rows_with_a_padding_mask_have_a_program_of_their_own() -> None:
             "plain": {},
             "padded": {"attention_mask": True},
             "packed": {"packing": True},
-            "inference": {"attention_mask": True, "procedure": "inference"},
+            "inference": {"attention_mask": True, "procedure": Procedure(trains=False)},
         }.items()
     }
     assert found == {

@@ -95,7 +95,7 @@ def test_what_is_asked_for_is_what_is_alive(tmp_path: Path) -> None:
     keys = {"runtime": "torch-cuda", "method": "full", "seq": 150, "previous_output": False}
     plan = parse_plan({"model": MODEL, **keys})
     step = resolve(plan).step
-    taken = workspaces(step.procedure) * step.device.cublas_workspace
+    taken = workspaces(step.procedure.runs_backward) * step.device.cublas_workspace
     (trace,) = written(tmp_path, **keys)["device_traces"]
     assert peaks(trace)["requested"] == estimate(plan).bytes["peak"] + taken
 

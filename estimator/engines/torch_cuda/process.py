@@ -18,9 +18,10 @@ from ...ledger import ITEMSIZE, Events, Ledger, Origin, whole
 from ...programs import Step
 from ...programs.sizes import segments
 from ...steps.checkpointing import segment_length
+from ...steps.loop import apply_update, zero_grad
 from ...steps.optimizers import OPTIMIZERS
 from ...steps.optimizers import made as made_optimizer
-from ...steps.step import apply_update, run, zero_grad
+from ...steps.step import run
 from ..snapshot import Snapshot, loaded
 from .caching_allocator import TIES, Block, CachingAllocator, OutOfMemory
 from .expansion import Expansion, NotPeriodic
@@ -96,12 +97,12 @@ def log_step(resolved: Resolved, batch: int, seq: int, with_origins: bool = Fals
 def state_sizes(resolved: Resolved, ledger: Ledger) -> tuple[int, ...]:
     """The bytes of each state of the optimizer and of the method, in the order in which they are made."""
     step = resolved.step
-    if step.procedure in ("zeroth-order", "inference"):
+    if not step.procedure.trains:
         return ()
     optimizer = made_optimizer(step.optimizer, step.optimizer_rank, step.wide_states)
     trained = [p for p in ledger.parameters if p.requires_grad and not p.unreached]
     states = [n for p in trained for n in optimizer.state_sizes(p)] + list(optimizer.shared_sizes(trained))
-    if step.procedure == "backpropagation":
+    if step.procedure.runs_backward:
         states += [n for p in trained for n in resolved.method.state_sizes(p)]
     return tuple(map(whole, states))
 
@@ -109,7 +110,7 @@ def state_sizes(resolved: Resolved, ledger: Ledger) -> tuple[int, ...]:
 def unrolled(resolved: Resolved, step: Step, batch: int, seq: int, with_origins: bool = False) -> Ledger:
     """A ledger with a step's event log and parameters, of every layer."""
     in_backward = OPTIMIZERS[step.optimizer].in_backward
-    if step.procedure in ("backpropagation", "inference") and not in_backward:
+    if step.procedure.layer_by_layer and not in_backward:
         with suppress(NotPeriodic):
             return expanded(resolved, step, batch, seq, with_origins)
     ledger = step.ledger(unrolled=True, events=_events(with_origins))
@@ -143,6 +144,7 @@ def expanded(resolved: Resolved, step: Step, batch: int, seq: int, with_origins:
         if any(p.grad is not None for p in outlined.parameters):
             raise NotPeriodic  # a gradient that exists from the start, and is not the optimizer's
         trained = [p for p in ledger.parameters if p.requires_grad and not p.unreached]
+        ledger.mark("update")
         apply_update(ledger, step, optimizer, resolved.method, trained)
         expansion.release(events.marks["update"], events.marks["zero_grad"])
         ledger.mark("zero_grad")

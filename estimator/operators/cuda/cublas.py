@@ -27,9 +27,9 @@ _LARGE = (9, 10, 12)
 """Major compute capabilities with the large workspace."""
 
 
-def workspaces(procedure: str) -> int:
-    """How many workspaces a process has: two if it runs a backward pass (``backpropagation``), else one."""
-    return 2 if procedure == "backpropagation" else 1
+def workspaces(runs_backward: bool) -> int:
+    """How many workspaces a process has: two if it runs a backward pass, else one."""
+    return 2 if runs_backward else 1
 
 
 def workspace_bytes(capability: tuple[int, int]) -> int:

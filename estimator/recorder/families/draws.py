@@ -13,7 +13,7 @@ from ...programs.attention import WIDE
 from ...programs.expressions import evaluate, names
 from ...programs.family import DEPTH_KEYS, INDEX_KEYS, SHARING, number_of
 from ...programs.program import Program
-from ...programs.step import CachedTokens, Step
+from ...programs.step import CachedTokens, Procedure, Step
 from ...programs.substitution import DTYPE
 from ..hugging_face import HuggingFaceModel
 from .configs import resolved_keys, without_factors
@@ -88,7 +88,7 @@ def step_of(found: Structure, dtype: str, cached: CachedTokens | None) -> Step:
         attention_mask=setting.attention_mask,
         use_cache=setting.use_cache,
         device=setting.device,
-        procedure="backpropagation" if setting.trains else "inference",
+        procedure=Procedure(trains=setting.trains),
         cached=cached,
     )
 

@@ -1,0 +1,207 @@
+"""What a loop has at hand: models in one ledger, an optimizer, and what its procedure notes for the totals."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from .. import operators as ops
+from ..ledger import Counted, Ledger, SavedBy, SavedRow, Size, Tensor
+from ..programs import Builder, Inputs, Method, Procedure, Sizes, Step
+from ..programs.attention import Cache
+from ..programs.families import model_of
+from ..programs.recorded import RecordedSizes
+from . import chunks, saved_activations
+from .batch import Batch, make_batch
+from .checkpointing import gradient_checkpointing_func, segment_length
+from .clipping import clip
+from .fused_loss import fused_loss, fused_loss_after
+from .optimizers import made as made_optimizer
+from .optimizers.base import Optimizer
+
+Outputs = tuple[Any, ...]
+"""A model's outputs: the loss (``None`` in inference), the logits and, perhaps, the cache."""
+
+
+@dataclass
+class StepTotals:
+    """What one step needs, in bytes: integers, or polynomials if sizes were symbols."""
+
+    parameters: Size
+    adapters: Size
+    buffers: Size
+    gradients: Size
+    optimizer: Size
+    saved: Size
+    trainable_parameters: Size
+    total_parameters: Size
+    moments: dict[str, list[Size]]
+    """The peaks of each moment, above what was resident: one number, or several polynomials (``Ledger.peaks``)."""
+    rows: list[SavedRow] = field(default_factory=list)
+    saved_by: list[SavedBy] = field(default_factory=list)
+    """The operators that hold each of ``rows``."""
+    work: Size = 0
+    """Floating-point operations of the matrix products, if the ledger counted them."""
+    kv_cache: Size = 0
+    """Bytes of the cache that inference returns."""
+    host_pinned: int = 0
+    """Bytes of pinned host memory that hold what was saved for backward."""
+    math_attention: str = ""
+    """Why PyTorch's math attention runs on a GPU, if it does."""
+
+
+class Model:
+    """A model in a ledger: its program with the method's modules, called with the step's options.
+
+    ``batch`` and ``seq`` are of the sequences that a loop gives it (``Step.rows``).
+    """
+
+    def __init__(
+        self, ledger: Ledger, step: Step, sizes: Sizes | RecordedSizes, method: Method, batch: Size, seq: Size
+    ) -> None:
+        self.ledger, self.step, self.method = ledger, step, method
+        before = len(ledger.parameters)
+        build = Builder(
+            ledger, method, step.dtype, segment_length(step.checkpointing) or 1, step.base, chunks.checkpoints(step)
+        )
+        self.causal_lm: Any = model_of(build, sizes)
+        checkpoints = gradient_checkpointing_func(step.checkpointing, step.use_reentrant)
+        inputs = Inputs(ledger, *step.rows(batch, seq), step, checkpoints, fused_loss(step), fused_loss_after(step))
+        self.inputs = replace(inputs, makes_own=isinstance(sizes, RecordedSizes) and bool(sizes.given))
+        self._wrapped: Any = method.wrap_model(build, self.causal_lm)
+        own = ledger.parameters[before:] if step.procedure.trains else []
+        # The optimizer does not have parameters that get a gradient before the step.
+        self.trained = [p for p in own if p.requires_grad and p.grad is None]
+        self.updated = [p for p in self.trained if not p.unreached]
+
+    def batch(self) -> Batch:
+        """The batch of a forward pass, made anew."""
+        return make_batch(self.ledger, self.inputs)
+
+    def __call__(self, given: Batch) -> Outputs:
+        """Run the model on a batch: with its labels where the step trains."""
+        passed = replace(
+            self.inputs,
+            attention_mask=given.mask if self.step.attention_mask else None,
+            position_ids=given.position_ids,
+        )
+        return self.forward(given.ids, passed, labels=given.labels if self.step.procedure.trains else None)
+
+    def forward(
+        self, ids: Tensor | None, inputs: Inputs, cache: Cache | None = None, labels: Tensor | None = None
+    ) -> Outputs:
+        """Run the model, under the autocast and the saved-tensor hooks of the step."""
+        ledger, step = self.ledger, self.step
+        ledger.autocast = step.autocast
+        with saved_activations.held_as(ledger, step.saved_activations, step.activation_group_size):
+            given = () if cache is None else (None, cache)
+            loss, *outputs = self._wrapped(ids, labels, inputs, *given)
+            if step.procedure.trains:
+                loss = self.method.add_to_loss(loss)
+        ledger.autocast = None
+        ledger.clear_autocast_cache()
+        if step.convert_outputs_to_fp32 and isinstance(outputs[0], Tensor):
+            outputs[0] = ops.to(outputs[0], "float32")
+        return loss, *outputs
+
+
+class Loop:
+    """The models of a ledger by name, and the optimizer of the one that trains, which is called ``model``.
+
+    A procedure runs them, and notes what the ledger does not know.
+    """
+
+    def __init__(self, ledger: Ledger, step: Step) -> None:
+        self.ledger, self.step = ledger, step
+        self.models: dict[str, Model] = {}
+        self.optimizer = made_optimizer(step.optimizer, step.optimizer_rank, step.wide_states)
+        self.trained: Sequence[Tensor] = ()
+        """The parameters that ``zero_grad`` acts on."""
+        self.states: Size = 0
+        """Bytes of the optimizer's states."""
+        self.gradients: Size = 0
+        """Bytes of the gradients that exist at once, after backward."""
+        self.saved: Size = 0
+        self.rows: list[SavedRow] = []
+        self.saved_by: list[SavedBy] = []
+        self.kv_cache: Size = 0
+
+    @property
+    def model(self) -> Model:
+        """The model that trains, or the only one."""
+        return self.models["model"]
+
+    def run(self, procedure: Procedure) -> StepTotals:
+        """Run a procedure to its end, and read the totals."""
+        for phase in procedure.phases(self):
+            self.ledger.mark(phase)
+            if phase == "end":
+                return self._totals()
+        raise AssertionError("a procedure's last phase is 'end'")
+
+    def note_gradients(self) -> None:
+        """Note that each updated parameter gets a gradient, which lives until the update."""
+        for p in self.model.updated:
+            self.gradients = self.gradients + p.nbytes * p.copies
+
+    def note_saved(self) -> None:
+        """Note what the forward passes have saved for backward, and count from zero again."""
+        self.saved, self.rows, self.saved_by = self.ledger.saved, self.ledger.rows, self.ledger.saved_by
+        self.ledger.next_forward()
+
+    def update(self) -> None:
+        """Clip the gradients and run the optimizer, after backward."""
+        apply_update(self.ledger, self.step, self.optimizer, self.model.method, self.model.updated)
+
+    def _totals(self) -> StepTotals:
+        parameters: Size = 0
+        adapters: Size = 0
+        trainable: Size = 0
+        count: Size = 0
+        ledger = self.ledger
+        for p in ledger.parameters:
+            count = count + p.numel * p.copies
+            parameters = parameters + p.storage.nbytes * p.copies
+            if p.added:
+                adapters = adapters + p.nbytes * p.copies
+        for p in self.trained:
+            trainable = trainable + p.numel * p.copies
+        return StepTotals(
+            parameters=parameters,
+            adapters=adapters,
+            buffers=ledger.buffer_bytes,
+            gradients=self.gradients,
+            optimizer=self.states,
+            saved=self.saved,
+            trainable_parameters=trainable,
+            total_parameters=count,
+            moments={k: v if isinstance(v, list) else [v] for k, v in ledger.peaks.items()},
+            rows=self.rows,
+            saved_by=self.saved_by,
+            work=ledger.work,
+            kv_cache=self.kv_cache,
+            host_pinned=ledger.pinned.nbytes,
+            math_attention=ledger.notes.get("math attention", ""),
+        )
+
+
+def apply_update(ledger: Ledger, step: Step, optimizer: Optimizer, method: Method, updated: Sequence[Tensor]) -> None:
+    """What follows backward: gradients are clipped, the optimizer steps, and the method does its part."""
+    ledger.phase, ledger.scope = "step", "optimizer"
+    if step.gradient_clipping:
+        clip(ledger, updated)
+    ledger.running = step.optimizer
+    optimizer.step(ledger, updated)
+    ledger.running = ""
+    method.after_update(ledger, updated)
+
+
+def zero_grad(parameters: Sequence[Tensor]) -> None:
+    """``optimizer.zero_grad(set_to_none=True)``, of a counted parameter with the gradients of all its copies."""
+    for p in parameters:
+        if p.grad is not None:
+            counted = Counted(p.ledger)
+            counted.add(p.grad, p.copies)
+            p.grad = None
+            counted.clear()

@@ -1,0 +1,45 @@
+"""A training step by backpropagation: forward, backward, update, ``zero_grad``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar
+
+from ..programs import Procedure
+from .loop import Loop, zero_grad
+
+
+@dataclass(frozen=True)
+class Train(Procedure):
+    """Where the step before left something behind, forward and backward run twice: the second run finds it."""
+
+    runs_backward: ClassVar[bool] = True
+    layer_by_layer: ClassVar[bool] = True
+
+    def phases(self, loop: Loop) -> Iterator[str]:
+        ledger, step, model = loop.ledger, loop.step, loop.model
+        if loop.optimizer.in_backward:
+            ledger.gradient_hooks = loop.optimizer
+        else:
+            loop.note_gradients()
+        # The second run stands for all later micro-batches or steps: what the one before left behind is live in it.
+        for again in range(2 if step.gradients_alive or step.previous_output else 1):
+            if again and not step.gradients_alive:
+                zero_grad(loop.trained)
+            yield "forward"
+            batch = model.batch()
+            out = model(batch)
+            if not step.keep_logits:
+                out = out[:1]
+            loop.note_saved()
+            yield "backward"
+            ledger.backward(out[0])
+            if step.drop_output_before_step or step.family == "litgpt":
+                del out  # litgpt's loop has only the loss as a Python number; the model holds its logits
+        yield "update"
+        loop.update()
+        batch = batch._replace(mask=None)
+        yield "zero_grad"
+        zero_grad(loop.trained)
+        yield "end"
