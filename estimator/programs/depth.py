@@ -58,10 +58,12 @@ def deepened(program: Program, like: Sequence[int]) -> Program:
     """A program of as many layers as ``like`` has entries, each like that layer of the given program."""
     if not program.layers or not like:
         raise InputError("a program without layers has no other depth")
-    old = [program.path.format(i) for i in range(len(program.layers))]
+    if len(program.stacks) > 1:
+        raise InputError("a program of several stacks of layers has no other depth")
+    old, (stack,) = program.paths, program.stacks
 
     def renaming(i: int) -> Callable[[str], str]:
-        before, after = old[like[i]], program.path.format(i)
+        before, after = old[like[i]], stack.path.format(i)
         return lambda name: after + name[len(before) :]
 
     def rows(given: Sequence[Any]) -> tuple[Any, ...]:
@@ -114,6 +116,7 @@ def deepened(program: Program, like: Sequence[int]) -> Program:
         checkpoints=frozenset(names(sorted(program.checkpoints))),
         bodies=tuple(program.bodies[number] for number in order),
         layers=tuple(order.index(program.layers[number]) for number in like),
+        stacks=(stack._replace(depth=len(like)),),
         after=tuple([renamed(event, slot, str) for event in program.after]),
         outputs={name: renamed(ref, slot, str) for name, ref in program.outputs.items()},
     )

@@ -97,12 +97,14 @@ class Switch(NamedTuple):
 
     def applied(self, program: Program) -> Program:
         """The program of a model with the other value."""
-        paths = [program.path.format(i) for i in range(len(program.layers))]
-        gone = {name.replace("{}", path, 1) for name in self.fewer for path in (paths if "{}" in name else [""])}
+        gone = {
+            name.replace("{}", path, 1) for name in self.fewer for path in (program.paths if "{}" in name else [""])
+        }
         weights = {name: Weight(self.tied[name]) if name in self.tied else None for name in self.fewer}
         return replace(
             program,
             before=with_weights(program.before, weights),
+            between=with_weights(program.between, weights),
             bodies=tuple([Body(with_weights(body.events, weights), body.exit) for body in program.bodies]),
             after=with_weights(program.after, weights),
             parameters=tuple([one for one in program.parameters if one.name not in gone]),
@@ -117,7 +119,7 @@ def switch(a: Program, b: Program) -> tuple[Program, Switch] | None:
     ``None`` where they differ in more. The switch has no value yet.
     """
     more, less = (a, b) if len(a.parameters) > len(b.parameters) else (b, a)
-    paths = [more.path.format(i) for i in range(len(more.layers))]
+    paths = more.paths
     names_ = {one.name for one in less.parameters}
     gone = [one.name for one in more.parameters if one.name not in names_]
     numbers = layer_numbers(gone, paths)

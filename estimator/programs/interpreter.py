@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Mapping, Sequence, Set
 from contextlib import suppress
 from dataclasses import replace
@@ -512,13 +513,16 @@ class RecordedCausalLM(Module):
     def _build(self, build: Builder, program: Program) -> None:
         """Make the weights and modules, in the order of ``named_modules()``; of equal layers, only those that run."""
         ledger = self.ledger
-        built = False
+        built: set[int] = set()
+        stacks = [k for k, stack in enumerate(program.stacks) for _ in range(stack.depth)]
         for path in program.weights_of:
             if path not in program.layer_of:
                 self._module(build, program, path)
-            elif not built:
-                built = True
+            elif (stack := stacks[program.layer_of[path]]) not in built:
+                built.add(stack)
                 for number, segment in enumerate(self.segments):
+                    if segment.stack != stack:
+                        continue
                     ledger.segment = number
                     with ledger.standing_for(segment.copies):
                         for index, _ in segment.layers:
@@ -669,7 +673,8 @@ class RecordedCausalLM(Module):
             with self.ledger.counted(segment.copies):
                 for index, _ in segment.layers:
                     self.recorded.fill_cache(program.events_of(index))
-        self.recorded.fill_cache((*program.before, *program.after))
+        for events in program.outside:
+            self.recorded.fill_cache(events)
 
     def forward(
         self,
@@ -726,7 +731,14 @@ class RecordedCausalLM(Module):
         del inputs_embeds
         held = Cache(ledger) if cache is None else cache
         before: tuple[Size, int, int] | None = None
+        ends = list(itertools.accumulate(stack.depth for stack in program.stacks))
         for number, segment in enumerate(self.segments):
+            if number and segment.stack != self.segments[number - 1].stack:
+                assert before is not None
+                ledger.scope, ledger.segment = "embedding", -1
+                self._run_outside(program.between[segment.stack - 1], inputs, frame)
+                self._keep(program, frame, before[0], 0 if program.looks_back else before[1], before[2], held)
+                before = None
             ledger.segment = number
             ledger.scope = (
                 "first block" if number == 0 else "last block" if number == len(self.segments) - 1 else "inner block"
@@ -736,9 +748,9 @@ class RecordedCausalLM(Module):
                 for ledger.group, group in enumerate(segment.groups):
                     self._run_layers(program, [index for index, _ in group], inputs, frame)
             if before is not None and not program.looks_back:
-                self._keep(frame, *before, held)
-            following = len(program.layers)
-            if number + 1 < len(self.segments):
+                self._keep(program, frame, *before, held)
+            following = ends[segment.stack]
+            if number + 1 < len(self.segments) and self.segments[number + 1].stack == segment.stack:
                 following = self.segments[number + 1].layers[0][0]
             if following != last + 1:
                 program.rename(frame, last, following - 1)
@@ -747,7 +759,7 @@ class RecordedCausalLM(Module):
         if before is not None:
             ledger.scope, ledger.segment = "final norm", -1
             self._finish(program, inputs, labels, frame)
-            self._keep(frame, before[0], 0 if program.looks_back else before[1], before[2], held)
+            self._keep(program, frame, before[0], 0 if program.looks_back else before[1], before[2], held)
         loss, logits = (self._output(program, name, frame) for name in ("loss", "logits"))
         others = [self._output(program, name, frame) for name in program.outputs if name not in ("loss", "logits")]
         if self.c.given or inputs.step.returns_cache:  # the loop's names of its inputs and of the output
@@ -769,27 +781,35 @@ class RecordedCausalLM(Module):
         if self._embedding is not None:
             with suppress(KeyError):
                 among, start, stop = program.module_call(self._embedding)
-        if among is not events:
-            if inputs.step.neftune:
-                raise InputError("neftune_noise_alpha has no rule with a model whose embedding is in its layers")
-            recorded.run(events, 0, len(events), frame)
+        if among is not events and inputs.step.neftune:
+            raise InputError("neftune_noise_alpha has no rule with a model whose embedding is in its layers")
+        if among is not events or inputs_embeds is None:
+            self._run_outside(events, inputs, frame)
             return
         exit_ = events[stop]
         assert isinstance(exit_, Exit)
         assert isinstance(exit_.out[0], Ref)
         recorded.run(events, 0, start, frame)
-        if inputs_embeds is None:
-            recorded.run(events, start, stop + 1, frame)
-            frame[exit_.out[0].slot] = self._enters(frame.pop(exit_.out[0].slot), inputs)
-        else:
-            frame[exit_.out[0].slot] = inputs_embeds
-            del inputs_embeds
+        frame[exit_.out[0].slot] = inputs_embeds
+        del inputs_embeds
         recorded.run(events, stop + 1, len(events), frame)
 
+    def _run_outside(self, events: Sequence[Event], inputs: Inputs, frame: Frame) -> None:
+        """Run what is called outside the layers, with the hooks of the input embedding."""
+        start = 0
+        for stop, event in enumerate(events):
+            if isinstance(event, Exit) and event.path == self._embedding:
+                assert isinstance(event.out[0], Ref)
+                self.recorded.run(events, start, stop + 1, frame)
+                frame[event.out[0].slot] = self._enters(frame.pop(event.out[0].slot), inputs)
+                start = stop + 1
+        self.recorded.run(events, start, len(events), frame)
+
     @staticmethod
-    def _keep(frame: Frame, copies: Size, first: int, last: int, cache: Cache) -> None:
+    def _keep(program: Program, frame: Frame, copies: Size, first: int, last: int, cache: Cache) -> None:
         """Put what outlives the layer after its own into the cache: keys and values, and what else a layer's has."""
-        for slot in [slot for slot in frame if (first + 1) * SPAN <= slot < (last + 2) * SPAN]:
+        start, stop = (program.places[first] + 1) * SPAN, (program.places[last] + 2) * SPAN
+        for slot in [slot for slot in frame if start <= slot < stop]:
             cache.hold(frame.pop(slot), copies)
 
     @staticmethod

@@ -196,9 +196,19 @@ class ModuleCall(NamedTuple):
     exit: int
 
 
+class Stack(NamedTuple):
+    """Layers that follow each other, such as an encoder's or a decoder's."""
+
+    path: str
+    """The path of a layer, with ``{}`` for its index."""
+    depth: int
+    """How many layers there are."""
+
+
 SPAN = 1 << 20
-"""Slots below it are made outside the layers. The layer with the number i has those from ``(i + 1) * SPAN`` on. In a
-body, the layer's own are those from ``SPAN`` on, and those of the layer ``d`` before it from ``(d + 1) * SPAN`` on."""
+"""Slots below it are made outside the layers. The layer at the place i has those from ``(i + 1) * SPAN`` on. In a body,
+the layer's own are those from ``SPAN`` on, and those of the layer ``d`` before it from ``(d + 1) * SPAN`` on. What a
+stack's first layer is called with has the slot of a result of the place before it (``Program.places``)."""
 
 
 @dataclass(frozen=True)
@@ -220,11 +230,12 @@ class Program:
     bodies: tuple[Body, ...]
     """The layers that differ."""
     layers: tuple[int, ...]
-    """For each layer, which of the bodies it runs."""
+    """For each layer, which of the bodies it runs. The layers of all stacks are numbered together."""
     after: tuple[Event, ...]
     """What is called after the last layer."""
-    path: str = ""
-    """The path of a layer, with ``{}`` for its index."""
+    stacks: tuple[Stack, ...] = ()
+    between: tuple[tuple[Event, ...], ...] = ()
+    """What is called after each stack of layers but the last."""
     dtype: str = ""
     """The dtype that most weights have: the plan's."""
     plain: frozenset[str] = frozenset()
@@ -243,11 +254,11 @@ class Program:
     def events_of(self, layer: int) -> tuple[Event, ...]:
         """The events of a layer, with its own slots and paths."""
         if layer not in self._instances:
-            path = self.path.format(layer)
+            path, place = self.paths[layer], self.places[layer]
 
             def slot(number: int) -> int:
                 distance = number // SPAN - 1
-                return number if distance < 0 else number + (layer - 2 * distance) * SPAN
+                return number if distance < 0 else number + (place - 2 * distance) * SPAN
 
             events = self.bodies[self.layers[layer]].events
             self._instances[layer] = tuple(
@@ -259,6 +270,22 @@ class Program:
     def _instances(self) -> dict[int, tuple[Event, ...]]:
         return {}
 
+    @cached_property
+    def paths(self) -> tuple[str, ...]:
+        """For each layer, its path."""
+        return tuple([stack.path.format(i) for stack in self.stacks for i in range(stack.depth)])
+
+    @cached_property
+    def places(self) -> tuple[int, ...]:
+        """For each layer, where its slots are: its number, with a free place before each stack but the first."""
+        stack_of = [k for k, stack in enumerate(self.stacks) for _ in range(stack.depth)]
+        return tuple([layer + k for layer, k in enumerate(stack_of)])
+
+    @property
+    def outside(self) -> tuple[tuple[Event, ...], ...]:
+        """What is called before, between and after the stacks."""
+        return (self.before, *self.between, self.after)
+
     def exit_of(self, layer: int) -> int:
         """The index of a layer's ``Exit`` among its events."""
         return self.bodies[self.layers[layer]].exit
@@ -268,7 +295,7 @@ class Program:
         layer = self.layer_of.get(path)
         if layer not in self._module_calls:
             found: dict[str, ModuleCall] = {}
-            for events in (self.before, self.after) if layer is None else (self.events_of(layer),):
+            for events in self.outside if layer is None else (self.events_of(layer),):
                 for enter, exit_ in sorted(exits(events).items()):
                     event = events[enter]
                     assert isinstance(event, Enter)
@@ -294,7 +321,7 @@ class Program:
     def _calls(self, ops: Sequence[str]) -> bool:
         return any(
             isinstance(event, Call) and event.op in ops
-            for events in (self.before, *(body.events for body in self.bodies), self.after)
+            for events in (*self.outside, *(body.events for body in self.bodies))
             for event in events
         )
 
@@ -323,7 +350,13 @@ class Program:
     @cached_property
     def layer_of(self) -> dict[str, int]:
         """For each module that is a layer or in one, the layer's number."""
-        return layer_numbers(self.rows, [self.path.format(i) for i in range(len(self.layers))])
+        return layer_numbers(self.rows, self.paths)
+
+    def numbered_modules(self) -> tuple[NamedModule[Any], ...]:
+        """The modules, each with the number of its layer within the stack."""
+        numbers = [i for stack in self.stacks for i in range(stack.depth)]
+        layers = self.layer_of
+        return tuple([m._replace(layer=numbers[layers[m.path]] if m.path in layers else None) for m in self.modules])
 
     @cached_property
     def layer_modules(self) -> tuple[tuple[str, ...], ...]:
@@ -333,10 +366,9 @@ class Program:
             found[number].append(path)
         return tuple(map(tuple, found))
 
-    @staticmethod
-    def rename(frame: dict[int, Any], layer: int, other: int) -> None:
-        """Give what is left of a layer's tensors the slots of an equal layer's."""
-        start = (layer + 1) * SPAN
+    def rename(self, frame: dict[int, Any], layer: int, other: int) -> None:
+        """Give what is left of a layer's tensors the slots of an equal layer's, of the same stack."""
+        start = (self.places[layer] + 1) * SPAN
         for slot in [slot for slot in frame if start <= slot < start + SPAN]:
             frame[slot + (other - layer) * SPAN] = frame.pop(slot)
 
@@ -354,10 +386,16 @@ class Program:
     @cached_property
     def looks_back(self) -> bool:
         """Whether something uses, or lets go of, what a layer other than the one just before it has made."""
-        last = len(self.layers) * SPAN
-        after = (slot for e in self.after for slot in (*used(e), *dropped(e)))
         within = (slot for b in self.bodies for e in b.events for slot in used(e))
-        return any(SPAN <= slot < last for slot in after) or any(slot >= 3 * SPAN for slot in within)
+        if any(slot >= 3 * SPAN for slot in within):
+            return True
+        last = 0
+        for stack, events in zip(self.stacks, self.outside[1:], strict=False):
+            last += stack.depth  # the place of the stack's last layer, and one: its slots are from ``last * SPAN`` on
+            if any(SPAN <= slot < last * SPAN for e in events for slot in (*used(e), *dropped(e))):
+                return True
+            last += 1
+        return False
 
 
 def layer_numbers(paths: Iterable[str], layers: Sequence[str]) -> dict[str, int]:
@@ -497,84 +535,151 @@ def with_weights(event: Any, weights: Mapping[str, Weight | None]) -> Any:
 
 
 def fold(
-    events: Sequence[Event], layers: Sequence[str], starts: Sequence[int] = ()
+    events: Sequence[Event], stacks: Sequence[Sequence[str]], starts: Sequence[int] = ()
 ) -> tuple[dict[str, Any], Callable[[int], int]]:
-    """The parts of a program from the events of a whole forward pass and the paths of its layers, in order.
+    """The parts of a program from the events of a whole forward pass and, for each stack, the paths of its layers.
 
     Each layer must be entered once. ``starts`` are the indices of their first events, by default of their ``Enter``.
     The function that comes with the parts gives new slots for old ones.
     """
-    if not layers:
+    if not stacks:
         return {"before": tuple(events), "bodies": (), "layers": (), "after": ()}, lambda slot: slot
-    entered = {e.path: i for i, e in enumerate(events) if isinstance(e, Enter)}
-    left = {e.path: i for i, e in enumerate(events) if isinstance(e, Exit)}
-    starts = starts or [entered[path] for path in layers]
-    end = left[layers[-1]] + 1
-    while end < len(events) and isinstance(events[end], Drop):
-        end += 1  # what the loop lets go of when it takes the layer's result
-    stops = [*starts[1:], end]
-    slots = _numbered(events, starts, stops, [left[path] for path in layers], entered[layers[0]])
+    spans = _spans(events, stacks, starts)
+    slots = _numbered(events, spans)
     bodies: dict[Body, int] = {}
     numbers = []
-    for number, (path, start, stop) in enumerate(zip(layers, starts, stops, strict=True)):
+    for span in spans:
 
-        def slot(old: int, number: int = number) -> int:
+        def slot(old: int, place: int = span.place) -> int:
             new = slots[old]
-            layer = new // SPAN - 1  # -1 outside the layers
-            if layer < 0:  # what the first layer is called with stands for the result of a layer before it
-                return new if new or number else 2 * SPAN
-            return new + (number - 2 * layer) * SPAN
+            made_at = new // SPAN - 1  # -1 outside the layers
+            if made_at < 0:  # what the first layer is called with stands for the result of a layer before it
+                return new if new or place else 2 * SPAN
+            return new + (place - 2 * made_at) * SPAN
 
-        def name(old: str, path: str = path) -> str:
+        def name(old: str, path: str = span.path) -> str:
             return "{}" + old[len(path) :] if old == path or old.startswith(f"{path}.") else old
 
-        body = Body(tuple([renamed(e, slot, name) for e in events[start:stop]]), left[path] - start)
-        numbers.append(bodies.setdefault(body, len(bodies)))
-    outside = slots.__getitem__
+        own = tuple([renamed(e, slot, name) for e in events[span.start : span.stop]])
+        numbers.append(bodies.setdefault(Body(own, span.left - span.start), len(bodies)))
+
+    def outside(start: int, stop: int | None) -> tuple[Event, ...]:
+        return tuple([renamed(e, slots.__getitem__, str) for e in events[start:stop]])
+
+    ends = [span for span, following in zip(spans, [*spans[1:], None], strict=True) if _ends(span, following)]
+    firsts = [span for span in spans if span.is_first]
     parts = {
-        "before": tuple([renamed(e, outside, str) for e in events[: starts[0]]]),
+        "before": outside(0, firsts[0].start),
         "bodies": tuple(bodies),
         "layers": tuple(numbers),
-        "after": tuple([renamed(e, outside, str) for e in events[end:]]),
+        "after": outside(ends[-1].stop, None),
+        "stacks": tuple([_stack(paths) for paths in stacks]),
+        "between": tuple([outside(a.stop, b.start) for a, b in zip(ends, firsts[1:], strict=False)]),
     }
-    return parts, outside
+    return parts, slots.__getitem__
 
 
-def _numbered(
-    events: Sequence[Event], starts: Sequence[int], stops: Sequence[int], left: Sequence[int], entered: int
-) -> dict[int, int]:
+def _stack(paths: Sequence[str]) -> Stack:
+    return Stack(f"{paths[0].rpartition('.')[0]}.{{}}".removeprefix("."), len(paths))
+
+
+class _Span(NamedTuple):
+    """A layer in the events of a forward pass."""
+
+    path: str
+    start: int
+    stop: int
+    left: int
+    """The index of its ``Exit``."""
+    place: int
+    entered: int
+    """The index of its ``Enter``."""
+    is_first: bool
+    """Whether it is its stack's first."""
+
+
+def _ends(span: _Span, following: _Span | None) -> bool:
+    """Whether a layer is the last of its stack."""
+    return following is None or following.is_first
+
+
+def _spans(events: Sequence[Event], stacks: Sequence[Sequence[str]], starts: Sequence[int]) -> list[_Span]:
+    entered = {e.path: i for i, e in enumerate(events) if isinstance(e, Enter)}
+    left = {e.path: i for i, e in enumerate(events) if isinstance(e, Exit)}
+    starts = starts or [entered[path] for paths in stacks for path in paths]
+    found: list[_Span] = []
+    for k, paths in enumerate(stacks):
+        for number, path in enumerate(paths):
+            start, place = starts[len(found)], len(found) + k
+            if number + 1 < len(paths):
+                stop = starts[len(found) + 1]
+            else:
+                stop = left[path] + 1
+                while stop < len(events) and isinstance(events[stop], Drop):
+                    stop += 1  # what the loop lets go of when it takes the layer's result
+            found.append(_Span(path, start, stop, left[path], place, entered[path], not number))
+    return found
+
+
+def _numbered(events: Sequence[Event], spans: Sequence[_Span]) -> dict[int, int]:
     """New slots for old ones (``SPAN``).
 
-    A layer's results come first among its own, and what the first layer is called with comes first outside the layers.
-    So a layer that takes the result of the one before it looks alike, whichever layer that is.
+    A layer's results come first among its own, and what the first layer is called with comes first at the place before
+    it. So a layer that takes the result of the one before it looks alike, whichever layer that is. In a program of
+    several stacks, what others than the next layer use, such as an encoder's output, has a slot outside the layers.
     """
-    first, found = events[entered], {}
-    assert isinstance(first, Enter)
-    for ref in first.args[:1]:
-        if isinstance(ref, Ref):
-            found[ref.slot] = 0
+    found: dict[int, int] = {}
+    far = _far(events, spans) if any(span.is_first for span in spans[1:]) else set()
+    for span in spans:
+        if span.is_first:
+            first = events[span.entered]
+            assert isinstance(first, Enter)
+            for ref in first.args[:1]:
+                if isinstance(ref, Ref) and ref.slot not in far:
+                    found.setdefault(ref.slot, span.place * SPAN)
     outside = itertools.count(1)
     layer = 0
     own: Iterator[int] = iter(())
     for i, event in enumerate(events):
-        if layer < len(starts) and i == starts[layer]:
-            own = itertools.count((layer + 1) * SPAN)
-            result = events[left[layer]]
+        if layer < len(spans) and i == spans[layer].start:
+            own = itertools.count((spans[layer].place + 1) * SPAN)
+            result = events[spans[layer].left]
             assert isinstance(result, Exit)
             for ref in result.out:
-                if isinstance(ref, Ref) and ref.slot not in found:
+                if isinstance(ref, Ref) and ref.slot not in found and ref.slot not in far:
                     found[ref.slot] = next(own)
-        within = layer < len(starts) and starts[layer] <= i < stops[layer]
+        within = layer < len(spans) and spans[layer].start <= i < spans[layer].stop
         for slot in (*made(event), *_inner(event)):
             if slot not in found:
-                found[slot] = next(own if within else outside)
-        if within and i + 1 == stops[layer]:
+                found[slot] = next(own if within and slot not in far else outside)
+        if within and i + 1 == spans[layer].stop:
             layer += 1
     for event in events:  # the inputs, which nothing makes
         for slot in (*used(event), *dropped(event)):
             if slot not in found:
                 found[slot] = next(outside)
     return found
+
+
+def _far(events: Sequence[Event], spans: Sequence[_Span]) -> set[int]:
+    """The slots that others use than the layer which makes them, the next one of its stack, and what follows a stack's
+    last layer before the next stack's first.
+    """
+    at: list[tuple[int, int | None]] = []  # for each event, how many layers began before it, and its layer's place
+    for number, (span, following) in enumerate(zip(spans, [*spans[1:], None], strict=True)):
+        at += [(number, None)] * (span.start - len(at)) + [(number, span.place)] * (span.stop - span.start)
+        if following is None:
+            at += [(number + 1, None)] * (len(events) - len(at))
+    made_at: dict[int, tuple[int, int | None]] = {}
+    far: set[int] = set()
+    for where, event in zip(at, events, strict=True):
+        for slot in (*used(event), *dropped(event)):
+            began, place = made_at.get(slot, (0, None))
+            near = where[1] in (place, place + 1) if where[1] is not None and place is not None else None
+            if place is not None and not (where[0] == began + 1 if near is None else near):
+                far.add(slot)
+        made_at |= dict.fromkeys((*made(event), *_inner(event)), where)
+    return far
 
 
 def _inner(event: Event) -> Iterator[int]:

@@ -220,10 +220,14 @@ class RecordedConfig:
         windowed = (
             self.windowed_layers if len(self.windowed_layers) == len(program.layers) else (False,) * len(program.layers)
         )
+        stacks = [k for k, stack in enumerate(program.stacks) for _ in range(stack.depth)]
         kinds = [
-            (kind, windowed[i], signature(i)) for i, kind in enumerate(zip(*(p.kinds for p in programs), strict=True))
+            (stacks[i], kind, windowed[i], signature(i))
+            for i, kind in enumerate(zip(*(p.kinds for p in programs), strict=True))
         ]
-        return tuple(Run(start, count, windowed[start], kinds[start]) for start, count in runs_of(kinds))
+        return tuple(
+            Run(start, count, windowed[start], kinds[start][1:], stacks[start]) for start, count in runs_of(kinds)
+        )
 
     def values(self) -> dict[str, int]:
         """The values of the symbols in formulas of open sizes."""

@@ -45,12 +45,8 @@ def all_events(program: Program) -> list[Event]:
     return [*found, *program.after]
 
 
-def layer_paths(program: Program) -> list[str]:
-    return [program.path.format(layer) for layer in range(len(program.layers))]
-
-
 def folded(program: Program, events: Sequence[Event], starts: Sequence[int] = ()) -> Program:
-    parts, renumbered = fold(events, layer_paths(program), starts)
+    parts, renumbered = fold(events, [program.paths] if program.paths else [], starts)
     return replace(
         program,
         **parts,

@@ -16,7 +16,7 @@ from .attention import WIDE
 from .expressions import evaluate
 from .family import Family, NoWindow, OtherStructure
 from .module_table import NamedModule
-from .program import Call, Program, Weight, layer_numbers
+from .program import Call, Program, Weight
 from .recorded import RecordedConfig, Source
 from .releases import NEWEST, RELEASES
 from .sizes import KEPT
@@ -191,7 +191,7 @@ class Shipped:
         program = self.families[0].whole.program
         filters = {
             x.name
-            for event in itertools.chain(program.before, *map(program.events_of, range(len(program.layers))))
+            for event in itertools.chain(*program.outside, *map(program.events_of, range(len(program.layers))))
             if isinstance(event, Call) and event.op in ("conv1d", "squeeze")
             for x in event.args
             if isinstance(x, Weight)
@@ -206,9 +206,7 @@ class Shipped:
     def modules(self) -> tuple[NamedModule[Any], ...]:
         """The model's modules, in the order of ``named_modules()``."""
         program = self.families[0].at(self.raw, {})
-        paths = [program.path.format(i) for i in range(len(program.layers))]
-        numbers = layer_numbers([row.path for row in program.modules], paths)
-        return tuple(row._replace(layer=numbers.get(row.path)) for row in program.modules)
+        return program.numbered_modules()
 
     def parameters(self) -> dict[str, tuple[Size, ...]]:
         """Names and shapes of the model's parameters."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Hashable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -18,6 +19,8 @@ class Run:
     count: Size
     windowed: bool = False
     kind: Hashable = None
+    stack: int = 0
+    """The stack that they are in."""
 
     def counted_layers(self) -> Iterator[tuple[int, Size]]:
         """(index, copies) of each layer that is run, four at most: the first two, one that is counted for all that are
@@ -76,6 +79,11 @@ class Segment(NamedTuple):
     """In an outline, how many repetitions they stand for, which the ledger does not count."""
 
     @property
+    def stack(self) -> int:
+        """The stack that the layers are in."""
+        return self.groups[0][0][1].stack
+
+    @property
     def layers(self) -> list[tuple[int, Run]]:
         """The layers of all groups."""
         return [layer for group in self.groups for layer in group]
@@ -88,8 +96,10 @@ def segments(runs: tuple[Run, ...], length: int, ledger: Ledger) -> list[Segment
     """
     if not all(isinstance(run.count, int) for run in runs):
         return [Segment(copies, [[(index, run)]]) for run in runs for index, copies in run.counted_layers()]
-    layers = [(run.start + i, run) for run in runs for i in range(whole(run.count))]
-    groups = [layers[i : i + length] for i in range(0, len(layers), length)]
+    groups: list[Group] = []
+    for _, of_stack in itertools.groupby(runs, lambda run: run.stack):
+        layers = [(run.start + i, run) for run in of_stack for i in range(whole(run.count))]
+        groups += [layers[i : i + length] for i in range(0, len(layers), length)]
     if ledger.outlined:
         return _outline(groups)
     if ledger.unrolled:
@@ -130,7 +140,7 @@ def layers_stood_for(runs: tuple[Run, ...], ledger: Ledger, length: int = 1) -> 
 
 
 def _kinds(groups: Sequence[Group]) -> list[Hashable]:
-    return [tuple((run.windowed, run.kind) for _, run in group) for group in groups]
+    return [tuple((run.stack, run.windowed, run.kind) for _, run in group) for group in groups]
 
 
 def repeats_of(kinds: Sequence[Hashable], kept: int = KEPT) -> list[tuple[int, int, int]]:

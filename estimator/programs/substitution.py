@@ -164,6 +164,7 @@ class _Substitution:
             attributes=self.stored(program.attributes),
             dtype=self.dtype if program.dtype == DTYPE else program.dtype,
             before=self.events(program.before),
+            between=tuple([self.events(events) for events in program.between]),
             bodies=tuple([Body(self.events(body.events), body.exit) for body in program.bodies]),
             after=self.events(program.after),
         )

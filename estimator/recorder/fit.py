@@ -232,7 +232,7 @@ def fit_inputs(recordings: Sequence[tuple[int, int, Program]]) -> Program:
     return _fit([program for *_, program in recordings], _Bilinear([(b, s) for b, s, _ in recordings]))
 
 
-_SAME = ("inputs", "outputs", "layers", "path", "plain", "tied", "checkpoints", "returns_cache")
+_SAME = ("inputs", "outputs", "layers", "stacks", "plain", "tied", "checkpoints", "returns_cache")
 """Parts of a program that have no sizes."""
 Expression = Callable[[tuple[int, ...]], Size]
 
@@ -299,6 +299,9 @@ def _fit(
         buffers=rows("buffers"),
         attributes=rows("attributes"),
         before=rows("before"),
+        between=tuple(
+            [_merged(events, expression, words) for events in _together([p.between for p in programs], "stacks")]
+        ),
         bodies=tuple(bodies),
         after=rows("after"),
         dtype=first.dtype if len(set(words.dtypes)) == 1 else DTYPE,
@@ -429,7 +432,7 @@ def symbols_of(program: Program) -> set[str]:
             for x in tree:
                 note(x)
 
-    bodies = [body.events for body in program.bodies]
+    bodies = tuple([body.events for body in program.bodies])
     note((program.modules, program.parameters, program.buffers, program.attributes))
-    note((program.before, *bodies, program.after))
+    note((program.outside, bodies))
     return found

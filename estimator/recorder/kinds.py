@@ -70,13 +70,14 @@ def _after(program: Program) -> tuple[Any, ...]:
 def _with_layer(program: Program, other: Program, number: int) -> Program:
     """The program with a layer of another one as its last."""
     count = len(program.layers)
-    old, path = program.path.format(number), program.path.format(count)
+    (stack,) = program.stacks
+    old, path = stack.path.format(number), stack.path.format(count)
 
     def of_layer(name: str) -> bool:
         return name == old or name.startswith(f"{old}.")
 
     def rows(own: Sequence[Any], others: Sequence[Any]) -> tuple[Any, ...]:
-        numbers = layer_numbers([row[0] for row in own], [program.path.format(i) for i in range(count)])
+        numbers = layer_numbers([row[0] for row in own], program.paths)
         stop = max((i + 1 for i, row in enumerate(own) if row[0] in numbers), default=0)
         added = [type(row)(path + row[0][len(old) :], *row[1:]) for row in others if of_layer(row[0])]
         return (*own[:stop], *added, *own[stop:])
@@ -95,6 +96,7 @@ def _with_layer(program: Program, other: Program, number: int) -> Program:
         checkpoints=program.checkpoints | {path + name[len(old) :] for name in other.checkpoints if of_layer(name)},
         bodies=bodies,
         layers=(*program.layers, bodies.index(body)),
+        stacks=(stack._replace(depth=count + 1),),
         after=tuple([renamed(event, slot, str) for event in program.after]),
         outputs={name: renamed(ref, slot, str) for name, ref in program.outputs.items()},
     )
@@ -102,7 +104,7 @@ def _with_layer(program: Program, other: Program, number: int) -> Program:
 
 def _layers(program: Program) -> list[tuple[Any, ...]]:
     """For each layer, its rows with paths that begin at the layer."""
-    paths = [program.path.format(i) for i in range(len(program.layers))]
+    paths = program.paths
     found: list[list[Any]] = [[] for _ in paths]
     for rows in (program.modules, program.parameters, program.buffers):
         given: Sequence[NamedModule[Any] | Stored] = rows

@@ -6,13 +6,16 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
+from ..errors import InputError
 from ..programs.program import SPAN, Body, Call, Drop, Enter, Event, Exit, Program, Ref, dropped, renamed, used
-from ..programs.shared_tensors import all_events, folded, index_of_enter, layer_paths, numbered
+from ..programs.shared_tensors import all_events, folded, index_of_enter, numbered
 from ..programs.substitution import LAYER, sizes_symbol
 
 
 def lifted(program: Program) -> Program:
     """The program whose layers leave what follows them nothing, but for the last layer."""
+    if len(program.stacks) > 1:
+        raise InputError("a program of several stacks of layers is not one for all depths")
     program = _with_preludes(program)
     last = len(program.layers) * SPAN
     touched = [slot for e in program.after for slot in (*used(e), *dropped(e))]
@@ -54,7 +57,7 @@ def _with_preludes(program: Program) -> Program:
     if len(calls) != 1 or calls == {()}:
         return program
     (ops,) = calls
-    events, paths = all_events(program), layer_paths(program)
+    events, paths = all_events(program), program.paths
     entered = next(i for i, event in enumerate(events) if isinstance(event, Enter) and event.path == paths[0])
     first = [i for i in range(entered) if isinstance(events[i], Call)][-len(ops) :]
     if [events[i][0] for i in first] != list(ops):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
@@ -35,7 +36,7 @@ def _used_later(program: Program) -> int:
     for body in program.bodies:
         for event in body.events:
             renamed(event, note, str)
-    for event in program.after:
+    for event in itertools.chain(*program.outside[1:]):
         renamed(event, note_after, str)
     return largest
 

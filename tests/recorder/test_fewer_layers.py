@@ -66,7 +66,7 @@ def test_equal_to_a_recording_of_all_layers(family: str, monkeypatch: pytest.Mon
     few = program()
     monkeypatch.setattr(hugging_face.HuggingFaceModel, "_of_few_layers", lambda *_: None)
     every = program()
-    for name in ("modules", "parameters", "buffers", "before", "after", "outputs", "plain", "tied", "path"):
+    for name in ("modules", "parameters", "buffers", "before", "after", "outputs", "plain", "tied", "stacks"):
         assert getattr(few, name) == getattr(every, name), name
     assert [few.bodies[i] for i in few.layers] == [every.bodies[i] for i in every.layers]
 

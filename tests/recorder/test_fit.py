@@ -10,7 +10,7 @@ from estimator.ledger import Size
 from estimator.ledger.sizes import symbol
 from estimator.programs.depth import Kinds, deepened
 from estimator.programs.module_table import NamedModule
-from estimator.programs.program import SPAN, Body, Call, Drop, Enter, Exit, Made, Program, Ref, Stored, Weight
+from estimator.programs.program import SPAN, Body, Call, Drop, Enter, Exit, Made, Program, Ref, Stack, Stored, Weight
 from estimator.programs.substitution import sizes_symbol, substitute
 from estimator.recorder.fit import fit, fit_inputs
 from estimator.recorder.kinds import examples, smallest
@@ -50,7 +50,7 @@ def program(sizes: list[Size], layers: tuple[int, ...] = (), op: str = "mul") ->
         bodies=bodies,
         layers=layers,
         after=(Drop(len(layers) * SPAN),) if layers else (),
-        path="h.{}" if layers else "",
+        stacks=(Stack("h.{}", len(layers)),) if layers else (),
     )
 
 

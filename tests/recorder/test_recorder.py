@@ -426,7 +426,7 @@ def test_layers_are_found_and_equal_ones_are_one_body() -> None:
     x = torch.empty((2, 4), device="meta")
     program = record(model, {"x": x}, lambda: {"loss": model(x)})
     assert len(program.layers) == 5
-    assert program.path == "layers.{}"
+    assert [stack.path for stack in program.stacks] == ["layers.{}"]
     assert len(program.bodies) == len(set(program.layers)) < 5
     after = [event.path for event in program.after if isinstance(event, (Enter, Exit))]
     assert after == [LOSS, LOSS]

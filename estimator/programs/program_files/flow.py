@@ -19,7 +19,7 @@ class Flow:
 
     def __init__(self, reader: Reader, program: Program) -> None:
         self.reader, self.program = reader, program
-        self.layers = [program.path.format(i) for i in range(len(program.layers))]
+        self.layers = program.paths
         self.results: set[int] = {0}
         """The numbers of slots that a layer may leave to those that follow it."""
         self.shared = shared_slots(program)

@@ -32,6 +32,7 @@ from ..program import (
     Rate,
     Ref,
     Repeat,
+    Stack,
     Stored,
     Weight,
     layer_numbers,
@@ -302,12 +303,11 @@ class Reader:
     def check_switches(self, switches: Mapping[str, Switch], program: Program) -> None:
         """What switches take away must be there, and what they tie it to must stay, whatever the others say."""
         self.place = "switches"
-        path = program.path.format
-        of_layer = layer_numbers([one.name for one in program.parameters], [*map(path, range(len(program.layers)))])
+        of_layer = layer_numbers([one.name for one in program.parameters], program.paths)
         patterns: dict[str, Stored] = {}
         for one in program.parameters:
             layer = of_layer.get(one.name)
-            patterns["{}" + one.name[len(path(layer)) :] if layer is not None else one.name] = one
+            patterns["{}" + one.name[len(program.paths[layer]) :] if layer is not None else one.name] = one
         gone = {name for switch in switches.values() for name in switch.fewer}
         for key, switch in switches.items():
             for name in switch.fewer:
@@ -597,7 +597,7 @@ class Reader:
             bodies=tuple(bodies),
             layers=layers,
             after=after,
-            path=path,
+            stacks=(Stack(path, len(layers)),) if layers else (),
             dtype=self.dtype(data["dtype"]),
             plain=frozenset(plain),
             tied=tied,

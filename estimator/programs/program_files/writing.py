@@ -129,7 +129,7 @@ def written(family: Family) -> str:
         "depth": family.layers,
         "kinds": [family.kinds.looks_at, [[list(map(_listed, key)), kind] for key, kind in family.kinds.table.items()]],
         "dtype": program.dtype,
-        "path": program.path,
+        "path": program.stacks[0].path if program.stacks else "",
         "layers": list(program.layers),
         "inputs": {name: slot_text(slot) for name, slot in program.inputs.items()},
         "outputs": {name: _plain(ref) for name, ref in program.outputs.items()},

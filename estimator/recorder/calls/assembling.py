@@ -232,9 +232,9 @@ def record(
         )
         for name, p, storage in _with_storages(model.named_parameters())
     )
-    layers = _layers(model, events, plain)
+    stacks = _stacks(model, events, plain)
     parametrized = _parametrized(events)
-    parts, renumbered = fold(events, layers)
+    parts, renumbered = fold(events, stacks)
     return Program(
         modules=tuple(modules_of(model, base, plain)),
         parameters=parameters,
@@ -246,7 +246,6 @@ def record(
         inputs={name: renumbered(slot) for name, slot in slots.items()},
         outputs={name: renamed(ref, renumbered, str) for name, ref in outputs.items()},
         **parts,
-        path=f"{layers[0].rpartition('.')[0]}.{{}}".removeprefix(".") if layers else "",
         dtype=_dtype(parameters),
         plain=frozenset(
             plain(path)
@@ -257,7 +256,7 @@ def record(
         tied=_tied(model, plain),
         checkpoints=frozenset(
             plain(path) for path, module in model.named_modules() if checkpoints_itself(module)
-        ).difference(layers),
+        ).difference(*stacks),
         routed=recorder.data.routed,
         hooks=hooks,
         returns_cache=returns_cache,
@@ -368,8 +367,11 @@ def _kind(module: torch.nn.Module) -> Kind:
     return "mlp" if name.endswith("MLP") else "container"
 
 
-def _layers(model: torch.nn.Module, events: Sequence[Event], plain: Callable[[str], str]) -> list[str]:
-    """The paths of the layers: the largest part of the model whose modules are called one after the other."""
+def _stacks(model: torch.nn.Module, events: Sequence[Event], plain: Callable[[str], str]) -> list[list[str]]:
+    """The paths of the layers of each stack, in order: parts of the model whose modules are called one after the other.
+
+    The largest is one. Others lie beside it and have attention in each layer, as those of encoders do.
+    """
     entered: dict[str, list[int]] = {}
     left: dict[str, int] = {}
     for i, event in enumerate(events):
@@ -377,8 +379,7 @@ def _layers(model: torch.nn.Module, events: Sequence[Event], plain: Callable[[st
             entered.setdefault(event.path, []).append(i)
         elif isinstance(event, Exit):
             left[event.path] = i
-    best: list[str] = []
-    most = 0
+    found: list[tuple[int, bool, list[str]]] = []
     for path, module in model.named_modules():
         if not isinstance(module, (torch.nn.ModuleList, torch.nn.Sequential)) or len(module) < 2:
             continue
@@ -387,8 +388,12 @@ def _layers(model: torch.nn.Module, events: Sequence[Event], plain: Callable[[st
             continue
         starts = [entered[p][0] for p in paths]
         count = sum(p.numel() for p in module.parameters())
-        if starts != sorted(starts) or any(left[a] > entered[b][0] for a, b in pairwise(paths)) or count <= most:
-            continue
-        best = paths
-        most = count
-    return best
+        if starts == sorted(starts) and all(left[a] < entered[b][0] for a, b in pairwise(paths)) and count:
+            attends = all(any(_kind(part) == "attention" for part in layer.modules()) for layer in module)
+            found.append((count, attends, paths))
+    stacks: list[list[str]] = []
+    for _, attends, paths in sorted(found, key=lambda one: -one[0]):
+        beside = all(left[a[-1]] < entered[paths[0]][0] or left[paths[-1]] < entered[a[0]][0] for a in stacks)
+        if not stacks or (attends and beside):
+            stacks.append(paths)
+    return sorted(stacks, key=lambda paths: entered[paths[0]])

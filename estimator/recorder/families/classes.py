@@ -153,7 +153,9 @@ def _depth_is_size(found: Structure, rng: random.Random) -> bool:
     seed, shapes = rng.random(), []
     for more in (0, 1):
         _, program = recorded_draw(found, random.Random(seed), depth=found.depth + more)
-        numbers = layer_numbers([p.name for p in program.parameters], [program.path.format(i) for i in range(99)])
+        numbers = layer_numbers(
+            [p.name for p in program.parameters], [program.stacks[0].path.format(i) for i in range(99)]
+        )
         shapes.append([p.shape for p in program.parameters if p.name not in numbers])
     return shapes[0] != shapes[1]
 
