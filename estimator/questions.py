@@ -29,9 +29,9 @@ if TYPE_CHECKING:
     from .answers.comparison import Comparison
     from .answers.inverse import DeviceAnswer, Solution
     from .answers.max_context import Row
+    from .engines.devices import Device
     from .export.expression import Expression
     from .export.sweep import Sweep
-    from .plans.devices import Device
     from .plans.keywords import PlanKeys
 
     Asked = str | PathLike[str] | Plan | Mapping[str, Any]

@@ -15,9 +15,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from ..engines.devices import find
 from ..errors import InputError, defect
 from ..outputs import append_line
-from ..plans.devices import find
 from ..programs.libraries import is_installed
 from ..text import dumped, human
 from ..witnesses.machine import peak_rss, reset_peak_rss, versions

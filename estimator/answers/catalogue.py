@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from ..engines import devices as catalogue
+from ..engines.devices import Device
 from ..engines.llama_cpp.convert import FAMILIES
-from ..plans import devices as catalogue
 from ..plans import models as specs
-from ..plans.devices import Device
 from ..text import matches
 from .tabular import Brief
 

@@ -8,13 +8,13 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from ..engines.assumptions import Assumption
+from ..engines.devices import DEFAULT_GPU, find
 from ..errors import InputError
 from ..methods.default_targets import ADAPTED_EXPERTS
 from ..methods.layered import name_of
 from ..methods.registry import method_block
 from ..moments.options import RunOptions
-from ..plans.assumptions import Assumption
-from ..plans.devices import DEFAULT_GPU, find
 from ..plans.flat import nested
 from ..plans.models import load
 from ..plans.plan import Plan, parse_plan

@@ -7,11 +7,11 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ..bases.formats import FORMATS
+from ..engines.assumptions import Assumption
+from ..engines.devices import find
 from ..errors import InputError
 from ..fields import parse_size
 from ..methods.registry import METHODS
-from ..plans.assumptions import Assumption
-from ..plans.devices import find
 from ..plans.plan import Plan, parse_plan
 from ..plans.refusals import check_question
 from ..plans.resolve import resolve

@@ -18,10 +18,10 @@ from dataclasses import asdict, dataclass, field
 from functools import cache
 from typing import Any
 
+from ..engines.devices import Device, catalogue, find
 from ..errors import InputError, nearest, options
 from ..methods.options import MethodOptions
 from ..methods.registry import METHODS, method_options
-from ..plans.devices import Device, catalogue, find
 from ..plans.margins import NO_MARGIN, STATED, Margin, verdict_of
 from ..plans.plan import Plan, parse_plan
 from ..plans.refusals import budget_of

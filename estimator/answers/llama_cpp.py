@@ -12,13 +12,13 @@ from functools import cached_property
 from math import prod
 from pathlib import Path
 
+from ..engines.assumptions import Assumption
+from ..engines.devices import Device, context_bytes, find
 from ..engines.llama_cpp import convert, gguf_file, hparams
 from ..engines.llama_cpp.builds import BUILDS
 from ..engines.llama_cpp.header import Header
 from ..engines.llama_cpp.usage import UNCERTAINTY, Usage, usage
 from ..files import existing
-from ..plans.assumptions import Assumption
-from ..plans.devices import Device, context_bytes, find
 from ..plans.margins import NO_MARGIN, STATED, Margin
 from ..plans.models import load
 from ..plans.plan import Plan

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from ..plans.assumptions import Assumption
+from ..engines.assumptions import Assumption
 from ..plans.margins import STATED, Margin
 from ..plans.plan import Plan
 from ..text import human, printable

@@ -8,9 +8,9 @@ from typing import Any, ClassVar
 
 from ..bases.formats import BITSANDBYTES, TORCHAO
 from ..engines import torch_cpu
-from ..engines.torch_cuda.process import Phase
+from ..engines.assumptions import Assumption
+from ..engines.replay import Phase
 from ..moments.moment import Moment
-from ..plans.assumptions import Assumption
 from ..plans.margins import STATED, Margin, verdict_of
 from ..plans.models import ModelSpec
 from ..plans.plan import Plan

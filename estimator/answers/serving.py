@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from ..engines.devices import assumptions, find
 from ..engines.vllm import (
     FAMILIES,
     NON_TORCH_BYTES,
@@ -21,7 +22,6 @@ from ..engines.vllm import (
 )
 from ..errors import InputError
 from ..fields import parse_size
-from ..plans.devices import assumptions, find
 from ..plans.models import load
 from ..plans.plan import is_gguf
 from .estimate import estimate

@@ -12,9 +12,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from ..engines.replay import Batch
 from ..engines.snapshot import UNNAMED, Snapshot
 from ..engines.torch_cpu import replay as replay_on_cpu
-from ..engines.torch_cuda.process import Batch, replay
+from ..engines.torch_cuda.process import replay
 from ..errors import InputError
 from ..plain_pickle import read_pickle
 from ..plans.plan import Plan

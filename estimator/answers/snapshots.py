@@ -5,8 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from ..engines import torch_cpu
+from ..engines.replay import Phase, Timeline
 from ..engines.snapshot import Snapshot, pickled
-from ..engines.torch_cuda.process import Phase, Timeline, replay
+from ..engines.torch_cuda.process import replay
 from ..plans.plan import Plan
 from ..plans.resolve import resolve
 from .torch_cuda import allocator_capacity, batches_of

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from ..engines.torch_cuda.process import Batch, Logs, replay
-from ..plans.devices import DEFAULT_GPU, context_bytes, find
+from ..engines.devices import DEFAULT_GPU, context_bytes, find
+from ..engines.replay import Batch
+from ..engines.torch_cuda.process import Logs, replay
 from ..plans.plan import Plan
 from ..plans.resolve import Resolved
 from .result import Result

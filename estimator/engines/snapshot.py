@@ -11,12 +11,9 @@ import pickle
 import re
 from collections.abc import Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import Any, NamedTuple
 
 from ..ledger import Origin
-
-if TYPE_CHECKING:
-    from .torch_cuda.caching_allocator import Segment
 
 PROTOCOL = 4
 """The newest version of pickle that the viewer's JavaScript reads in all releases."""
@@ -62,6 +59,24 @@ def frames_of(step: int, phase: str, module: str = "", operator: str = "") -> Fr
 @lru_cache(maxsize=200_000)
 def _frame(filename: str, line: int, name: str) -> dict[str, Any]:
     return {"filename": filename, "line": line, "name": name}
+
+
+class BlockState(NamedTuple):
+    """A block in its segment: offset and size in bytes, and whether it is allocated."""
+
+    offset: int
+    size: int
+    allocated: bool
+
+
+class Segment(NamedTuple):
+    """Memory that was taken from the device in one piece: address, size in bytes, and its blocks in order."""
+
+    address: int
+    size: int
+    blocks: tuple[BlockState, ...]
+    small: bool
+    """Whether it is of the small pool."""
 
 
 class Snapshot:

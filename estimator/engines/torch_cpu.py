@@ -9,16 +9,12 @@ keeps freed blocks in its heap: up to a tenth more for full fine-tuning (``docs/
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 
 from ..ledger import Events, Origin
 from ..steps.step import run
-from .snapshot import Snapshot, loaded
-from .torch_cuda.caching_allocator import BlockState, Segment
-from .torch_cuda.process import KINDS, PARAMETER, STATE, STATES, Timeline, kind_of, state_sizes
-
-if TYPE_CHECKING:
-    from ..plans.resolve import Resolved
+from .engine import Job
+from .replay import KINDS, PARAMETER, STATE, STATES, Timeline, kind_of, state_sizes
+from .snapshot import BlockState, Segment, Snapshot, loaded
 
 LIBRARIES_BYTES = 385 * 1024 * 1024
 """The resident set of a process after two steps of a tiny model, less the step's own bytes.
@@ -84,15 +80,15 @@ class Mappings:
         ]
 
 
-def replay(resolved: Resolved, snapshot: Snapshot, timeline: Timeline | None = None) -> int:
+def replay(job: Job, snapshot: Snapshot, timeline: Timeline | None = None) -> int:
     """Note the allocations of a step with every layer, after those of what is resident. Returns the peak in bytes.
 
     With ``gradient_accumulation_steps``, and where the loop holds the output, forward and backward run twice, since the
     second run finds what the first one left.
     """
-    plan, step = resolved.plan, resolved.step
+    plan, step = job.plan, job.step
     ledger = step.ledger(unrolled=True, events=Events(with_origins=True))
-    run(step, resolved.sizes(), resolved.method, plan.batch, plan.seq, ledger=ledger)
+    run(step, job.sizes(), job.method, plan.batch, plan.seq, ledger=ledger)
     events = ledger.events
     assert events is not None
     allocator, addresses = Mappings(snapshot, timeline), dict[int, int]()
@@ -117,7 +113,7 @@ def replay(resolved: Resolved, snapshot: Snapshot, timeline: Timeline | None = N
     snapshot.step = 1
     enter("load")
     play(0, start)
-    for nbytes in filter(None, state_sizes(resolved, ledger)):
+    for nbytes in filter(None, state_sizes(job, ledger)):
         allocator.malloc(nbytes, STATE, STATES._replace(phase="load"))
     marks = sorted((at, part) for part, at in events.marks.items())
     for (at, part), (stop, _) in zip(marks, [*marks[1:], (len(events.order), "")], strict=True):

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from fractions import Fraction
 
 from ..answers.estimate import Progress, estimate
-from ..plans.devices import DEFAULT_GPU, find
+from ..engines.devices import DEFAULT_GPU, find
 from ..plans.plan import Plan
 from .formula import floors
 

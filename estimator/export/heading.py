@@ -9,8 +9,8 @@ from typing import Any
 
 from ..answers.result import transformers_of
 from ..engines import torch_cpu
+from ..engines.devices import DEFAULT_GPU
 from ..engines.llama_cpp.usage import UNCERTAINTY
-from ..plans.devices import DEFAULT_GPU
 from ..plans.plan import Plan
 from ..plans.resolve import resolve
 from ..version import __version__

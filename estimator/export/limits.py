@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from ..answers import llama_cpp
-from ..plans.devices import Device, find
+from ..engines.devices import Device, find
 from ..plans.plan import Plan
 
 _COUNTED = {"all": "process", "used": "used", "dirty": "dirty"}

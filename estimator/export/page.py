@@ -13,9 +13,9 @@ from ..answers import llama_cpp
 from ..answers.comparison import label
 from ..answers.estimate import Progress
 from ..engines import torch_cpu
+from ..engines.devices import DEFAULT_GPU, Device, catalogue, context_bytes, find, limit_of
 from ..engines.llama_cpp.usage import UNCERTAINTY as LLAMA_CPP_UNCERTAINTY
 from ..errors import InputError
-from ..plans.devices import DEFAULT_GPU, Device, catalogue, context_bytes, find, limit_of
 from ..plans.plan import Plan, parse_plan
 from .build import function_of, variable_names
 from .code_javascript import javascript

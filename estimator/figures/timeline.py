@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from ..engines.torch_cuda.process import Timeline
+from ..engines.replay import Timeline
 from ..text import GIB
 from .canvas import GREY, INK, LIMIT, add_heading, finished, new_figure, styled
 from .labels import label_at

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from ..engines.torch_cuda.process import state_sizes
+from ..engines.replay import state_sizes
 from ..ledger import ITEMSIZE, product, whole
 from ..methods.base import AdapterMethod
 from ..programs import Builder
@@ -22,7 +22,7 @@ from ..programs.recorded import RecordedConfig
 from .weights import Weight, Weights
 
 if TYPE_CHECKING:
-    from ..plans.resolve import Resolved
+    from ..engines.engine import Job
 
 SHARD = 50 * 10**9
 """The most bytes of a file's tensors: ``save_pretrained``'s ``max_shard_size``, which the Trainer leaves alone."""
@@ -72,31 +72,31 @@ class Checkpoint:
         return found
 
 
-def unknown(resolved: Resolved, weights: Weights) -> str:
+def unknown(job: Job, weights: Weights) -> str:
     """Why there is no rule for a plan's checkpoints; empty where there is one."""
-    method = resolved.plan.method.inner
+    method = job.plan.method.inner
     if method.name not in (*WHOLE, *ADDED):
         return f"method: {method.name}, whose files are not known here"
     if method.name in WHOLE:
         # They are written one by one, as copies of their parts.
-        return f"experts of {resolved.spec.config.family}" if weights.experts else ""
-    modules = resolved.spec.config.modules
+        return f"experts of {job.spec.config.family}" if weights.experts else ""
+    modules = job.spec.config.modules
     embeddings = [modules.path_of(role) for role in ("input embedding", "output embedding")]
-    if isinstance(resolved.method, AdapterMethod) and any(resolved.method.adapts(path) for path in embeddings):
+    if isinstance(job.method, AdapterMethod) and any(job.method.adapts(path) for path in embeddings):
         return "adapters on an embedding, which PEFT writes whole"
-    config = resolved.spec.config
+    config = job.spec.config
     recorded = isinstance(config, RecordedConfig) and config.source.peft_release
     return f"method: {method.name} on {config.family}, whose names are not known here" if recorded else ""
 
 
-def checkpoint_of(resolved: Resolved, weights: Weights) -> Checkpoint:
+def checkpoint_of(job: Job, weights: Weights) -> Checkpoint:
     """What a save of a plan's run writes, of a plan with a rule for it (``unknown``)."""
-    step = resolved.step
+    step = job.step
     ledger = step.ledger(unrolled=True)
-    build = Builder(ledger, resolved.method, step.dtype, base=step.base)
-    model = resolved.method.wrap_model(build, model_of(build, resolved.sizes()))
-    states = state_sizes(resolved, ledger)
-    if resolved.plan.method.inner.name in WHOLE:
+    build = Builder(ledger, job.method, step.dtype, base=step.base)
+    model = job.method.wrap_model(build, model_of(build, job.sizes()))
+    states = state_sizes(job, ledger)
+    if job.plan.method.inner.name in WHOLE:
         tensors = tuple(sorted(weights.parameters, key=lambda weight: _natural(weight.name)))
         return Checkpoint(tensors, model_files(tensors), states)
     added = tuple(

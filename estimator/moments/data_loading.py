@@ -14,7 +14,7 @@ from ..steps.offloading import block_bytes
 from .moment import Moment
 
 if TYPE_CHECKING:
-    from ..plans.resolve import Resolved
+    from ..engines.engine import Job
     from .options import RunOptions
 
 WORKER = 16 * 2**20
@@ -25,13 +25,13 @@ IN_USE = 2
 """Batches in the process: the current one, and the one ahead."""
 
 
-def data_loading(resolved: Resolved, options: RunOptions) -> list[Moment]:
+def data_loading(job: Job, options: RunOptions) -> list[Moment]:
     """What data loading takes on the host beside every other moment of the run."""
-    plan = resolved.plan
-    tensors, of_tensor = 3 if resolved.step.takes_mask else 2, plan.batch * plan.seq * 8
+    plan = job.plan
+    tensors, of_tensor = 3 if job.step.takes_mask else 2, plan.batch * plan.seq * 8
     workers, ahead = options.dataloader_num_workers, options.dataloader_prefetch_factor or 2
     waiting = workers * ahead
-    pins = options.dataloader_pin_memory and resolved.step.device.has_own_memory
+    pins = options.dataloader_pin_memory and job.step.device.has_own_memory
     batches = waiting + (0 if pins or not workers else IN_USE)
     shared = batches * tensors * of_tensor
     pinned = (waiting + IN_USE) * tensors * block_bytes(of_tensor) if pins else 0

@@ -19,7 +19,7 @@ from ..steps.fused_loss import fused_loss, fused_loss_after
 from .moment import Moment
 
 if TYPE_CHECKING:
-    from ..plans.resolve import Resolved
+    from ..engines.engine import Job
     from .options import RunOptions
 
 Forward = Callable[[Tensor, "Tensor | None", int], "tuple[Tensor, Tensor]"]
@@ -34,10 +34,10 @@ class Machine:
     ``host`` is ``device`` where the model is in the host's memory.
     """
 
-    def __init__(self, resolved: Resolved) -> None:
+    def __init__(self, job: Job) -> None:
         # Checkpoints and noise on the embeddings are of train mode. The Trainer asks for no cache.
-        step = replace(resolved.step, checkpointing="none", saved_activations="as-is", use_cache=False, neftune=False)
-        self.resolved = replace(resolved, step=step)
+        step = replace(job.step, checkpointing="none", saved_activations="as-is", use_cache=False, neftune=False)
+        self.job = job.with_step(step)
         self.device = device = step.ledger()
         self.host = Ledger(ops.CPU) if step.device.has_own_memory else device
         device.grad_enabled = device.training = False
@@ -46,15 +46,15 @@ class Machine:
 
     def forward(self, ids: Tensor, mask: Tensor | None, rows: int) -> tuple[Tensor, Tensor]:
         """The model in eval mode, without a backward graph: ids that are labels, too -> the loss and the logits."""
-        device, resolved = self.device, self.resolved
-        step, seq = resolved.step, resolved.plan.seq
-        sizes = resolved.sizes(batch=rows, seq=seq)
-        build = Builder(device, resolved.method, step.dtype, base=step.base)
-        model = resolved.method.wrap_model(build, model_of(build, sizes))
+        device, job = self.device, self.job
+        step, seq = job.step, job.plan.seq
+        sizes = job.sizes(batch=rows, seq=seq)
+        build = Builder(device, job.method, step.dtype, base=step.base)
+        model = job.method.wrap_model(build, model_of(build, sizes))
         device.autocast = step.autocast
         inputs = Inputs(device, rows, seq, step, None, fused_loss(step), fused_loss_after(step), attention_mask=mask)
         loss, logits, *_ = model(ids, ids, inputs)
-        loss = resolved.method.add_to_loss(loss)
+        loss = job.method.add_to_loss(loss)
         device.autocast = None
         device.clear_autocast_cache()
         return loss, logits
@@ -106,8 +106,8 @@ class Kept:
 class Evaluation:
     """The evaluation loop of a run, of batches of ``seq`` tokens a row."""
 
-    def __init__(self, resolved: Resolved, options: RunOptions, samples: int) -> None:
-        self.resolved, self.options, self.samples = resolved, options, samples
+    def __init__(self, job: Job, options: RunOptions, samples: int) -> None:
+        self.job, self.options, self.samples = job, options, samples
         self.batch = options.per_device_eval_batch_size
         self.batches = -(-samples // self.batch)
         # ``Trainer.evaluate`` asks for the loss alone where there is no ``compute_metrics``.
@@ -143,7 +143,7 @@ class Evaluation:
 
     def _run(self, number: int) -> Machine:
         """Run a batch of the loop on a new machine, which starts with what the batches before have left."""
-        machine, rows = Machine(self.resolved), self._rows(number)
+        machine, rows = Machine(self.job), self._rows(number)
         in_window = number % self.window
         kept = self._kept(machine, number - in_window, in_window)
         inputs = self._inputs(machine.device, rows)
@@ -161,14 +161,14 @@ class Evaluation:
     def _inputs(self, ledger: Ledger, rows: int) -> list[Tensor]:
         """A batch: ids, labels and, if there is padding, a mask."""
         ledger.scope = "inputs"
-        count = 3 if self.resolved.step.takes_mask else 2
-        return [ledger.empty((rows, self.resolved.plan.seq), "int64") for _ in range(count if rows else 0)]
+        count = 3 if self.job.step.takes_mask else 2
+        return [ledger.empty((rows, self.job.plan.seq), "int64") for _ in range(count if rows else 0)]
 
     def _prediction(self, machine: Machine, inputs: list[Tensor], rows: int) -> tuple[Tensor, Tensor]:
         """``prediction_step``. Mixed precision casts logits to float32 (accelerate's ``convert_outputs_to_fp32``)."""
-        loss, logits = machine.forward(inputs[0], inputs[2] if self.resolved.step.attention_mask else None, rows)
+        loss, logits = machine.forward(inputs[0], inputs[2] if self.job.step.attention_mask else None, rows)
         machine.device.scope = "logits in float32"
-        return loss, ops.to(logits, "float32") if self.resolved.plan.autocast and logits is not None else logits
+        return loss, ops.to(logits, "float32") if self.job.plan.autocast and logits is not None else logits
 
     def _keep(self, kept: Kept, device: Ledger, logits: Tensor | None, labels: Tensor) -> None:
         """What follows a prediction: losses, logits and labels of the batch are added to what is kept."""
@@ -188,7 +188,7 @@ class Evaluation:
         of_row: list[tuple[Container, Shape, str]] = [(losses, (), "float32")]
         if not self.loss_only:
             shape, dtype = self._logits(machine)
-            of_row += [(logits, shape, dtype), (labels, (self.resolved.plan.seq,), "int64")]
+            of_row += [(logits, shape, dtype), (labels, (self.job.plan.seq,), "int64")]
         for container, shape, dtype in of_row:
             is_kept = self.keeps or container is losses
             array = "float32" if dtype == "bfloat16" else dtype
@@ -208,7 +208,7 @@ class Evaluation:
     def _logits(self, machine: Machine) -> tuple[Shape, str]:
         """Shape without rows, and dtype, of the logits that are kept, or of their argmax."""
         if self._shape is None:
-            other = Machine(self.resolved)
+            other = Machine(self.job)
             rows = self._rows(0)
             _, logits = self._prediction(other, self._inputs(other.device, rows), rows)
             self._shape = logits.shape[1:], logits.dtype
@@ -235,7 +235,7 @@ def _peak(ledger: Ledger) -> tuple[int, str]:
     return max(((whole(nbytes), moment) for moment, nbytes in ledger.peaks.items()), default=(0, ""))
 
 
-def evaluation(resolved: Resolved, options: RunOptions, resident: int) -> list[Moment]:
+def evaluation(job: Job, options: RunOptions, resident: int) -> list[Moment]:
     """The moments of evaluation between two steps; none without an evaluation set. ``resident`` is in bytes.
 
     The training loop still holds the batches of the step before (``Trainer._run_epoch: batch_samples``), and on the
@@ -243,12 +243,12 @@ def evaluation(resolved: Resolved, options: RunOptions, resident: int) -> list[M
     """
     if options.eval_samples is None:
         return []
-    plan = resolved.plan
-    loop = Evaluation(resolved, options, options.eval_samples)
+    plan = job.plan
+    loop = Evaluation(job, options, options.eval_samples)
     (device, at), (host, host_at) = loop.peaks()
-    has_gpu = resolved.step.device.has_own_memory
+    has_gpu = job.step.device.has_own_memory
     batches = plan.gradient_accumulation_steps + (0 if has_gpu else 1)
-    trained = batches * plan.batch * plan.seq * 8 * (3 if resolved.step.takes_mask else 2)
+    trained = batches * plan.batch * plan.seq * 8 * (3 if job.step.takes_mask else 2)
     found = [Moment("evaluation", "device" if has_gpu else "host", resident + trained + device, loop.why(at))]
     if has_gpu and loop.keeps:
         found.append(Moment("evaluation", "host", host, loop.why(host_at)))

@@ -24,7 +24,7 @@ from .moment import Moment
 from .weights import Weights, loaded_dtype
 
 if TYPE_CHECKING:
-    from ..plans.resolve import Resolved
+    from ..engines.engine import Job
     from .options import RunOptions
 
 MERGED = (
@@ -40,29 +40,29 @@ GLOBAL_WORKERS = 4
 """Threads that read weights, on a machine of four processors and more."""
 
 
-def unknown(resolved: Resolved, weights: Weights) -> str:
+def unknown(job: Job, weights: Weights) -> str:
     """Why there is no rule for the loading of a plan's model; empty where there is one."""
-    dtype = resolved.plan.dtype
-    if resolved.step.base is not None and dtype not in BITSANDBYTES:
+    dtype = job.plan.dtype
+    if job.step.base is not None and dtype not in BITSANDBYTES:
         return f"dtype: {dtype}, whose files are not known here"
-    family = resolved.spec.config.family
-    if weights.experts and (resolved.step.base is not None or _model_type(resolved) not in MERGED):
-        return f"the experts of {family}" + (f" and dtype: {dtype}" if resolved.step.base is not None else "")
+    family = job.spec.config.family
+    if weights.experts and (job.step.base is not None or _model_type(job) not in MERGED):
+        return f"the experts of {family}" + (f" and dtype: {dtype}" if job.step.base is not None else "")
     return ""
 
 
-def loading(resolved: Resolved, options: RunOptions, weights: Weights) -> list[Moment]:
+def loading(job: Job, options: RunOptions, weights: Weights) -> list[Moment]:
     """The moments of loading, of a plan with a rule for it (``unknown``)."""
-    step, base = resolved.step, resolved.step.base
-    in_file, wanted = file_dtype(resolved, options), loaded_dtype(resolved)
+    step, base = job.step, job.step.base
+    in_file, wanted = file_dtype(job, options), loaded_dtype(job)
     size = ITEMSIZE[wanted]
     casts = [w.numel * size for w in weights.parameters if in_file != wanted]
     experts = {w.name for w in weights.experts}
     packed = [w.numel for w in weights.parameters if w.packed]
-    work = _packing(resolved, max(packed, default=0), wanted)
+    work = _packing(job, max(packed, default=0), wanted)
     # Gates and ups of all experts are stacked, and then joined: the largest of them is there twice.
     work += max((w.nbytes for w in weights.experts if w.name.endswith("gate_up_proj")), default=0)
-    why = _why(in_file, wanted, resolved)
+    why = _why(in_file, wanted, job)
     if not step.device.has_own_memory:
         made = [w for w in weights.parameters if w.packed or in_file != wanted or w.name in experts]
         if not made:
@@ -73,7 +73,7 @@ def loading(resolved: Resolved, options: RunOptions, weights: Weights) -> list[M
         return [_on_host(read, held, why, in_file, options, weights)]
     if base is not None:
         # Bnb8bitQuantize takes each weight back to the host.
-        held = max(packed) * size if resolved.plan.dtype == "int8" else max(casts, default=0)
+        held = max(packed) * size if job.plan.dtype == "int8" else max(casts, default=0)
     elif options.device_map == "none":
         held = sum(casts) if casts else sum(w.nbytes for w in weights.experts)
         held, work = held + work, 0
@@ -112,37 +112,37 @@ def _on_host(read: int, held: int, why: str, in_file: str, options: RunOptions, 
     return Moment("loading", "host", done + held, f"all tensors of files that were read; {why}")
 
 
-def file_dtype(resolved: Resolved, options: RunOptions) -> str:
+def file_dtype(job: Job, options: RunOptions) -> str:
     """The dtype of the weights in the files: the plan's, the model's config's, or the one that is loaded."""
-    raw = resolved.spec.raw
+    raw = job.spec.raw
     named = str(options.checkpoint_dtype or raw.get("dtype") or raw.get("torch_dtype") or "").removeprefix("torch.")
-    return named if named in ("float32", "bfloat16", "float16") else loaded_dtype(resolved)
+    return named if named in ("float32", "bfloat16", "float16") else loaded_dtype(job)
 
 
-def _model_type(resolved: Resolved) -> str:
-    return str(resolved.spec.raw.get("model_type", ""))
+def _model_type(job: Job) -> str:
+    return str(job.spec.raw.get("model_type", ""))
 
 
-def _why(in_file: str, wanted: str, resolved: Resolved) -> str:
+def _why(in_file: str, wanted: str, job: Job) -> str:
     """What happens to the weights on their way."""
-    merged = ", experts joined" if _model_type(resolved) in MERGED else ""
-    if resolved.step.base is not None:
+    merged = ", experts joined" if _model_type(job) in MERGED else ""
+    if job.step.base is not None:
         cast = "" if in_file == wanted else f"cast to {wanted} and "
-        return f"weights are read in {in_file}, {cast}quantised to {resolved.plan.dtype} one after the other"
+        return f"weights are read in {in_file}, {cast}quantised to {job.plan.dtype} one after the other"
     if in_file != wanted:
         return f"weights are cast from the files' {in_file} to {wanted}{merged}"
     return f"weights are copied from the mapped files{merged}"
 
 
-def _packing(resolved: Resolved, numel: int, wanted: str) -> int:
+def _packing(job: Job, numel: int, wanted: str) -> int:
     """Bytes beside the packed ones while bitsandbytes 0.50 quantises a weight of ``numel`` elements.
 
     On a GPU the weight itself in the dtype ``wanted``, and of LLM.int8 a float16 copy. On a CPU, beside the weight,
     what ``backends/default/ops.py`` makes: ``quantize_4bit`` scaled weights in float32, codes in int32 and in int8,
     and a float32 copy of 16-bit weights; ``int8_vectorwise_quant`` two float32 matrices.
     """
-    four_bit = resolved.plan.dtype in FOUR_BIT
-    if resolved.step.device.has_own_memory:
+    four_bit = job.plan.dtype in FOUR_BIT
+    if job.step.device.has_own_memory:
         return numel * (ITEMSIZE[wanted] + (0 if four_bit else 2))
     if four_bit:
         return numel * (9 + (0 if wanted == "float32" else 4))

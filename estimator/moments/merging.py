@@ -19,30 +19,30 @@ from .moment import Moment
 from .weights import Weights
 
 if TYPE_CHECKING:
-    from ..plans.resolve import Resolved
+    from ..engines.engine import Job
     from .options import RunOptions
 
 
-def unknown(resolved: Resolved, weights: Weights) -> str:
+def unknown(job: Job, weights: Weights) -> str:
     """Why there is no rule for merging a plan's adapter; empty where there is one."""
-    plan, method = resolved.plan, resolved.plan.method.inner
+    plan, method = job.plan, job.plan.method.inner
     if not isinstance(method, LoraOptions) or method.use_dora:
         return f"method: {method.name}" + (" with use_dora: true" if isinstance(method, LoraOptions) else "")
     if plan.base is not None:
         return f"dtype: {plan.dtype}"
     if weights.experts:
-        return f"experts of {resolved.spec.config.family}"
-    return "" if _adapted(resolved) else "adapters on embeddings alone, or on this model's experts"
+        return f"experts of {job.spec.config.family}"
+    return "" if _adapted(job) else "adapters on embeddings alone, or on this model's experts"
 
 
-def merging(resolved: Resolved, options: RunOptions, weights: Weights) -> list[Moment]:
+def merging(job: Job, options: RunOptions, weights: Weights) -> list[Moment]:
     """The moments of merging, after training: without optimizer states. Of a plan with a rule for it (``unknown``)."""
-    has_gpu = resolved.step.device.has_own_memory
+    has_gpu = job.step.device.has_own_memory
     base = weights.nbytes
     adapters, work = 0, 0
-    for n_out, n_in, rank, dtype in _adapted(resolved):
+    for n_out, n_in, rank, dtype in _adapted(job):
         adapters += rank * (n_out + n_in) * ITEMSIZE[dtype]
-        work = max(work, _work(n_out, n_in, rank, ITEMSIZE[dtype], resolved, options.safe_merge))
+        work = max(work, _work(n_out, n_in, rank, ITEMSIZE[dtype], job, options.safe_merge))
     why = "the model, its adapters and the delta of the largest adapted weight, twice"
     files = model_files(weights.parameters)
     found = [Moment("merging", "device" if has_gpu else "host", base + adapters + work, why)]
@@ -53,10 +53,10 @@ def merging(resolved: Resolved, options: RunOptions, weights: Weights) -> list[M
     return found
 
 
-def _work(n_out: int, n_in: int, rank: int, adapter: int, resolved: Resolved, safe: bool) -> int:
+def _work(n_out: int, n_in: int, rank: int, adapter: int, job: Job, safe: bool) -> int:
     """The largest bytes of temporaries while a weight [n_out, n_in] is merged. ``adapter``: bytes of its elements."""
-    weight = ITEMSIZE[resolved.step.dtype]
-    on_cpu = not resolved.step.device.has_own_memory
+    weight = ITEMSIZE[job.step.dtype]
+    on_cpu = not job.step.device.has_own_memory
     casts = 4 * rank * (n_out + n_in) if on_cpu and adapter == 2 else 0
     product = 4 if on_cpu else adapter
     delta = n_out * n_in * 2 * product + casts
@@ -67,12 +67,12 @@ def _work(n_out: int, n_in: int, rank: int, adapter: int, resolved: Resolved, sa
     return max(delta, n_out * n_in * summed)
 
 
-def _adapted(resolved: Resolved) -> list[tuple[int, int, int, str]]:
+def _adapted(job: Job) -> list[tuple[int, int, int, str]]:
     """Outputs, inputs, rank and dtype of each linear layer with a LoRA."""
-    step = resolved.step
+    step = job.step
     ledger = step.ledger(unrolled=True)
-    build = Builder(ledger, resolved.method, step.dtype, base=step.base)
-    model = resolved.method.wrap_model(build, model_of(build, resolved.sizes()))
+    build = Builder(ledger, job.method, step.dtype, base=step.base)
+    model = job.method.wrap_model(build, model_of(build, job.sizes()))
     found: dict[str, dict[str, tuple[tuple[int, ...], str]]] = {}
     for p in ledger.parameters:
         path, _, part = p.name.rpartition(".lora_")

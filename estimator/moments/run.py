@@ -12,16 +12,16 @@ from .saving import saving
 from .weights import weights_of
 
 if TYPE_CHECKING:
-    from ..plans.resolve import Resolved
+    from ..engines.engine import Job
     from .options import RunOptions
 
 
-def moments_of(resolved: Resolved, options: RunOptions, resident: int) -> tuple[list[Moment], list[str]]:
+def moments_of(job: Job, options: RunOptions, resident: int) -> tuple[list[Moment], list[str]]:
     """The moments of a run in their order, without its steps, and a sentence for each that has no rule.
 
     ``resident`` is the bytes of parameters, buffers and optimizer states.
     """
-    weights = weights_of(resolved)
+    weights = weights_of(job)
     found, missing = list[Moment](), list[str]()
 
     def knows(moment: str, why: str) -> bool:
@@ -29,13 +29,13 @@ def moments_of(resolved: Resolved, options: RunOptions, resident: int) -> tuple[
             missing.append(f"{moment} has no rule with {why}; the run's moments are without it")
         return not why
 
-    if knows("loading", loading.unknown(resolved, weights)):
-        found += loading.loading(resolved, options, weights)
-    found += data_loading(resolved, options)
-    found += evaluation(resolved, options, resident)
-    if knows("saving", checkpoint.unknown(resolved, weights)):
-        found += saving(resolved, options, checkpoint.checkpoint_of(resolved, weights), resident)
+    if knows("loading", loading.unknown(job, weights)):
+        found += loading.loading(job, options, weights)
+    found += data_loading(job, options)
+    found += evaluation(job, options, resident)
+    if knows("saving", checkpoint.unknown(job, weights)):
+        found += saving(job, options, checkpoint.checkpoint_of(job, weights), resident)
     merges = options.merge_and_unload or options.moment == "merging"
-    if merges and knows("merging", merging.unknown(resolved, weights)):
-        found += merging.merging(resolved, options, weights)
+    if merges and knows("merging", merging.unknown(job, weights)):
+        found += merging.merging(job, options, weights)
     return found, missing

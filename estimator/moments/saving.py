@@ -13,13 +13,13 @@ from .checkpoint import OTHER_FILES, Checkpoint, split
 from .moment import Moment
 
 if TYPE_CHECKING:
-    from ..plans.resolve import Resolved
+    from ..engines.engine import Job
     from .options import RunOptions
 
 
-def saving(resolved: Resolved, options: RunOptions, checkpoint: Checkpoint, resident: int) -> list[Moment]:
+def saving(job: Job, options: RunOptions, checkpoint: Checkpoint, resident: int) -> list[Moment]:
     """The moments of a save. ``resident`` is the bytes of parameters, buffers and optimizer states."""
-    if resolved.step.device.has_own_memory:
+    if job.step.device.has_own_memory:
         copies = max(sum(weight.nbytes for weight in part) for part in split(checkpoint.tensors))
         state = 0 if options.save_only_model else max(checkpoint.states, default=0)
         what = "a copy of all tensors of a file" if copies >= state else "a copy of the largest optimizer state"

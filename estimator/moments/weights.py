@@ -10,7 +10,7 @@ from ..programs import Builder
 from ..programs.families import model_of
 
 if TYPE_CHECKING:
-    from ..plans.resolve import Resolved
+    from ..engines.engine import Job
 
 
 class Weight(NamedTuple):
@@ -51,13 +51,13 @@ class Weights:
         return tuple(weight for weight in self.parameters if len(weight.shape) == 3 and ".experts." in weight.name)
 
 
-def weights_of(resolved: Resolved) -> Weights:
+def weights_of(job: Job) -> Weights:
     """The weights of a plan's base model, every layer's, in the order of the model's state dict."""
-    step = resolved.step
+    step = job.step
     ledger = step.ledger(unrolled=True)
-    build = Builder(ledger, resolved.method, loaded_dtype(resolved), base=step.base)
-    model = model_of(build, resolved.sizes())
-    model = resolved.method.wrap_model(build, model)
+    build = Builder(ledger, job.method, loaded_dtype(job), base=step.base)
+    model = model_of(build, job.sizes())
+    model = job.method.wrap_model(build, model)
     found = [
         Weight(_base_name(p.name), tuple(map(whole, p.shape)), p.dtype, whole(p.storage.nbytes))
         for p in ledger.parameters
@@ -68,9 +68,9 @@ def weights_of(resolved: Resolved) -> Weights:
     return Weights(tuple(found), whole(ledger.buffer_bytes) if step.base else 0)
 
 
-def loaded_dtype(resolved: Resolved) -> str:
+def loaded_dtype(job: Job) -> str:
     """The dtype that ``from_pretrained`` gives to weights, those that it then quantises included."""
-    step = resolved.step
+    step = job.step
     return step.dtype if step.base is None else step.base.dtype
 
 

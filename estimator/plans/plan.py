@@ -21,6 +21,7 @@ from pydantic import (
 )
 
 from ..bases.formats import FORMATS, OPEN_SIZES, UPCAST, Base, Format
+from ..engines.assumptions import Assumption
 from ..engines.llama_cpp.options import DEFAULTS, LlamaCppOptions
 from ..engines.llama_cpp.recipes import RECIPES, Recipe
 from ..engines.torch_cuda.caching_allocator import TIES
@@ -34,7 +35,6 @@ from ..moments.options import RunOptions
 from ..programs.releases import NEWEST, is_older, release_of
 from ..steps.generate_options import GenerateOptions
 from ..steps.optimizers import OPTIMIZERS
-from .assumptions import Assumption
 from .lengths import LengthOptions, length_options
 from .presets import preset_assumptions, with_presets
 from .quantised_checkpoints import checkpoint_assumptions, with_checkpoint
@@ -430,8 +430,8 @@ class Plan(BaseModel):
 
         Raises ``InputError`` for a budget beside a GPU whose limit is known, and for one above the device's memory.
         """
+        from ..engines.devices import find, limit_of
         from ..text import human
-        from .devices import find, limit_of
 
         device = None if self.device is None else find(self.device)
         if self.budget is not None:
@@ -457,7 +457,7 @@ class Plan(BaseModel):
 
     def assumptions(self) -> tuple[Assumption, ...]:
         """What presets set, and what ``budget_bytes`` rests on where it is a device's limit that nobody published."""
-        from .devices import assumptions, find
+        from ..engines.devices import assumptions, find
 
         method = self.method.model_dump(exclude_unset=True)
         values = {**method, **{key: getattr(self, key) for key in self._whose if key in Plan.model_fields}}
@@ -563,7 +563,7 @@ def _is_cuda_gpu(device: Any) -> bool:
     """Whether a plan's device is a GPU that runs CUDA. A wrong name is refused later."""
     if not isinstance(device, str):
         return False
-    from .devices import find
+    from ..engines.devices import find
 
     try:
         return find(device).capability is not None

@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..bases.formats import BITSANDBYTES, FOUR_BIT
+from ..engines.assumptions import Assumption
+from ..engines.devices import find
 from ..errors import InputError, nearest, shown
 from ..methods.options import MethodOptions
 from ..methods.registry import METHODS, method_block
-from .assumptions import Assumption
-from .devices import find
 from .quantised_checkpoints import with_checkpoint
 
 Keys = Mapping[str, Any]

@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
+from ..engines.assumptions import Assumption
 from ..errors import InputError, shown
 from ..fields import torch_dtype
-from .assumptions import Assumption
 from .models import load
 from .repacked import packing_of
 

@@ -17,6 +17,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from ..bases.formats import BITSANDBYTES, FORMATS, FOUR_BIT, PACKED, TORCHAO, UPCAST, Base
+from ..engines.devices import Device, find
 from ..engines.llama_cpp.recipes import RECIPES
 from ..errors import InputError, options
 from ..methods.base import AdapterMethod
@@ -24,7 +25,6 @@ from ..programs.recorded import RecordedConfig
 from ..programs.releases import NEWEST
 from ..steps.loss import SHIFTING
 from ..steps.optimizers import OPTIMIZERS
-from .devices import Device, find
 
 if TYPE_CHECKING:
     from .plan import Plan

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
 
+from ..engines.devices import DEFAULT_GPU, find
 from ..errors import InputError
 from ..ledger import Size
 from ..methods.lora import LoraOptions
@@ -21,7 +22,6 @@ from ..programs.releases import NEWEST, installed_release
 from ..programs.sizes import Sizes
 from ..programs.step import Procedure, Step
 from ..steps.procedures import procedure_of
-from .devices import DEFAULT_GPU, find
 from .models import ModelSpec, load
 from .plan import Plan
 from .refusals import check_model, check_step
@@ -46,6 +46,10 @@ class Resolved:
         plan = self.plan.model_copy(update={"batch": batch, "seq": seq})
         check_step(plan)
         return _resolved(plan, self.spec, self.method)
+
+    def with_step(self, step: Step) -> Resolved:
+        """The same plan with another step."""
+        return replace(self, step=step)
 
     def sizes(self, symbolic: bool = False, batch: Size | None = None, seq: Size | None = None) -> AnySizes:
         """The model's sizes. Layers that the method treats alike are counted as one run.

@@ -9,8 +9,8 @@ from typing import Any
 
 import argcomplete
 
+from ..engines.devices import catalogue
 from ..methods.registry import METHODS
-from ..plans.devices import catalogue
 from ..plans.models import builtin_names
 from .commands import module_of
 

@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+from ..engines.assumptions import Assumption
 from ..errors import InputError, shown
 from ..fields import torch_dtype
-from ..plans.assumptions import Assumption
 
 T = TypeVar("T")
 

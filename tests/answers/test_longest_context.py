@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from estimator.answers.estimate import estimate
 from estimator.answers.llama_cpp import RAM_BINDS, model_of, usage_of
 from estimator.answers.max_context import NO_MARGIN, PADDING, curve, longest, rows, runs_at
+from estimator.engines.devices import find
 from estimator.errors import InputError
-from estimator.plans.devices import find
 from estimator.plans.margins import Margin
 from estimator.plans.models import builtin_names
 from estimator.plans.plan import parse_plan

@@ -6,8 +6,8 @@ import pytest
 
 from estimator.answers.estimate import estimate
 from estimator.answers.inverse import smallest_device
+from estimator.engines.devices import catalogue
 from estimator.errors import InputError
-from estimator.plans.devices import catalogue
 
 pytestmark = pytest.mark.consistency
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from estimator.plans.devices import catalogue
+from estimator.engines.devices import catalogue
 from estimator.plans.models import builtin_names
 from estimator.show.cli import main
 

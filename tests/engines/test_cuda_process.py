@@ -17,12 +17,13 @@ from estimator import estimate
 from estimator.answers.formulas import compile_plan, regime_of
 from estimator.answers.result import Result
 from estimator.answers.torch_cuda import batches_of
+from estimator.engines.devices import context_bytes, find
+from estimator.engines.replay import KINDS, Timeline
 from estimator.engines.snapshot import Snapshot
 from estimator.engines.torch_cuda.caching_allocator import OutOfMemory
-from estimator.engines.torch_cuda.process import KINDS, Process, Timeline, replay
+from estimator.engines.torch_cuda.process import Process, replay
 from estimator.export import formula
 from estimator.operators.cuda.cublas import workspaces
-from estimator.plans.devices import context_bytes, find
 from estimator.plans.plan import parse_plan
 from estimator.plans.resolve import resolve
 from estimator.show.cli import main

@@ -16,6 +16,7 @@ import pytest
 
 from estimator import estimate
 from estimator.answers.formulas import COMPONENTS, Compiled, compile_plan, regimes
+from estimator.engines.devices import context_bytes, find
 from estimator.export import (
     EXPORTED,
     exported,
@@ -30,7 +31,6 @@ from estimator.export import (
 from estimator.export.formula import plan_line
 from estimator.export.python import quoted
 from estimator.ledger.sizes import registered, value_of
-from estimator.plans.devices import context_bytes, find
 from estimator.plans.plan import Plan, parse_plan
 from estimator.show.cli import main
 from tests.cases.exported_formulas import PLANS

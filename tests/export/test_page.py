@@ -12,7 +12,7 @@ import pytest
 
 from estimator import estimate
 from estimator.answers.estimate import live_result
-from estimator.plans.devices import find
+from estimator.engines.devices import find
 from estimator.plans.plan import parse_plan
 from estimator.plans.resolve import resolve
 from estimator.show.cli import main

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from estimator.plans.devices import MIB, catalogue, context_bytes, find
+from estimator.engines.devices import MIB, catalogue, context_bytes, find
 from estimator.show.cli import main
 from tests.helpers.commands import output
 

@@ -11,7 +11,7 @@ import pytest
 
 from estimator.answers.estimate import estimate
 from estimator.answers.inverse import solve
-from estimator.plans.devices import find
+from estimator.engines.devices import find
 from estimator.show.cli import main
 from tests.helpers.commands import ask
 from tests.helpers.drawings import has_colour, pixels

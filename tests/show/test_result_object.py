@@ -108,7 +108,7 @@ def test_exit_status(budget: str, status: int, capsys: pytest.CaptureFixture[str
 
 def test_a_device_is_a_budget() -> None:
     """Asks the contract: ``device`` or ``budget``; the device's usable bytes are what must hold the step."""
-    from estimator.plans.devices import find
+    from estimator.engines.devices import find
 
     result = answer(MODEL, "--device", "RTX 4090")
     assert result["budget_bytes"] == find("rtx-4090").usable_bytes

@@ -11,7 +11,8 @@ import pytest
 
 from estimator import estimate
 from estimator.answers.torch_cuda import batches_of
-from estimator.engines.torch_cuda.process import Process, Timeline
+from estimator.engines.replay import Timeline
+from estimator.engines.torch_cuda.process import Process
 from estimator.plans.plan import parse_plan
 from estimator.plans.resolve import resolve
 from estimator.show.cli import main

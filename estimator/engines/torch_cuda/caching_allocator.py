@@ -24,7 +24,9 @@ from __future__ import annotations
 from bisect import bisect_left, insort
 from collections.abc import Callable, Iterator
 from sys import maxsize
-from typing import Literal, NamedTuple
+from typing import Literal
+
+from ..snapshot import BlockState, Segment
 
 MIB = 1 << 20
 ROUNDING = 512
@@ -88,24 +90,6 @@ class Block:
     def reach(self) -> int:
         """Bytes of the block with the unmapped block behind it, which could be mapped."""
         return self.size + (self.next.size if self.next and not self.next.mapped else 0)
-
-
-class BlockState(NamedTuple):
-    """A block in its segment: offset and size in bytes, and whether it is allocated."""
-
-    offset: int
-    size: int
-    allocated: bool
-
-
-class Segment(NamedTuple):
-    """Memory that was taken from the device in one piece: address, size in bytes, and its blocks in order."""
-
-    address: int
-    size: int
-    blocks: tuple[BlockState, ...]
-    small: bool
-    """Whether it is of the small pool."""
 
 
 class OutOfMemory(Exception):

@@ -11,8 +11,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, replace
 
 from ...ledger import ITEMSIZE, Events, Ledger, Origin, whole
 from ...programs import Step
@@ -22,17 +21,11 @@ from ...steps.loop import apply_update, zero_grad
 from ...steps.optimizers import OPTIMIZERS
 from ...steps.optimizers import made as made_optimizer
 from ...steps.step import run
+from ..engine import Job
+from ..replay import KINDS, PARAMETER, STATE, STATES, Batch, Phase, Timeline, Usage, kind_of, state_sizes
 from ..snapshot import Snapshot, loaded
 from .caching_allocator import TIES, Block, CachingAllocator, OutOfMemory
 from .expansion import Expansion, NotPeriodic
-
-if TYPE_CHECKING:
-    from ...plans.resolve import Resolved
-
-KINDS = ("parameters", "optimizer states", "gradients", "saved activations", "temporaries")
-"""The kinds of allocations in a timeline. Buffers and cuBLAS's workspace count as parameters."""
-PARAMETER, STATE, _GRADIENT, _SAVED, _TEMPORARY = range(len(KINDS))
-
 
 MOST_PASSES = 60
 """The most passes of a loop within a layer, such as that over chunks of the sequence, that are replayed one by one."""
@@ -66,14 +59,14 @@ class Log:
     """The optimizer states, in the order in which they are made."""
 
 
-def log_step(resolved: Resolved, batch: int, seq: int, with_origins: bool = False) -> Log:
+def log_step(job: Job, batch: int, seq: int, with_origins: bool = False) -> Log:
     """The log of one step of [batch, seq] tokens with every layer; ``with_origins``: see ``Events``."""
-    resolved = resolved.at(batch, seq)
-    step = replace(resolved.step, previous_output=False)
-    ledger = unrolled(resolved, step, batch, seq, with_origins)
+    job = job.at(batch, seq)
+    step = replace(job.step, previous_output=False)
+    ledger = unrolled(job, step, batch, seq, with_origins)
     events = ledger.events
     assert events is not None
-    base_dtype = step.dtype if step.base is None else resolved.plan.rest_dtype
+    base_dtype = step.dtype if step.base is None else job.plan.rest_dtype
     parameters = {p.storage.event: p for p in ledger.parameters}
     found: dict[bool, list[Loaded]] = {False: [], True: []}
     constants: list[int] = []
@@ -90,31 +83,18 @@ def log_step(resolved: Resolved, batch: int, seq: int, with_origins: bool = Fals
         found[p.added].append(Loaded(p.name, nbytes, loaded, unpacked if packed else 0, own))
         if packed:
             constants.clear()
-    states = state_sizes(resolved, ledger)
+    states = state_sizes(job, ledger)
     return Log(events, tuple(found[False]), tuple(found[True]), tuple(constants), states)
 
 
-def state_sizes(resolved: Resolved, ledger: Ledger) -> tuple[int, ...]:
-    """The bytes of each state of the optimizer and of the method, in the order in which they are made."""
-    step = resolved.step
-    if not step.procedure.trains:
-        return ()
-    optimizer = made_optimizer(step.optimizer, step.optimizer_rank, step.wide_states)
-    trained = [p for p in ledger.parameters if p.requires_grad and not p.unreached]
-    states = [n for p in trained for n in optimizer.state_sizes(p)] + list(optimizer.shared_sizes(trained))
-    if step.procedure.runs_backward:
-        states += [n for p in trained for n in resolved.method.state_sizes(p)]
-    return tuple(map(whole, states))
-
-
-def unrolled(resolved: Resolved, step: Step, batch: int, seq: int, with_origins: bool = False) -> Ledger:
+def unrolled(job: Job, step: Step, batch: int, seq: int, with_origins: bool = False) -> Ledger:
     """A ledger with a step's event log and parameters, of every layer."""
     in_backward = OPTIMIZERS[step.optimizer].in_backward
     if step.procedure.layer_by_layer and not in_backward:
         with suppress(NotPeriodic):
-            return expanded(resolved, step, batch, seq, with_origins)
+            return expanded(job, step, batch, seq, with_origins)
     ledger = step.ledger(unrolled=True, events=_events(with_origins))
-    run(step, resolved.sizes(), resolved.method, batch, seq, ledger=ledger)
+    run(step, job.sizes(), job.method, batch, seq, ledger=ledger)
     return ledger
 
 
@@ -122,15 +102,15 @@ def _events(with_origins: bool) -> Events:
     return Events(with_origins) if with_origins else Events(most_passes=MOST_PASSES)
 
 
-def expanded(resolved: Resolved, step: Step, batch: int, seq: int, with_origins: bool = False) -> Ledger:
+def expanded(job: Job, step: Step, batch: int, seq: int, with_origins: bool = False) -> Ledger:
     """The ledger of ``unrolled``, expanded from an outline of the layers. Raises ``NotPeriodic``.
 
     The optimizer's step is not expanded, since its log need not go layer by layer: it runs over all parameters. So the
     optimizer must not run in backward.
     """
-    sizes, length = resolved.sizes(), segment_length(step.checkpointing) or 1
+    sizes, length = job.sizes(), segment_length(step.checkpointing) or 1
     outlined = step.ledger(unrolled=True, outlined=True, events=_events(with_origins))
-    run(step, sizes, resolved.method, batch, seq, ledger=outlined)
+    run(step, sizes, job.method, batch, seq, ledger=outlined)
     events = outlined.events
     assert events is not None
     outline = [(one.stands_for, len(one.layers)) for one in segments(sizes.runs, length, outlined)]
@@ -145,7 +125,7 @@ def expanded(resolved: Resolved, step: Step, batch: int, seq: int, with_origins:
             raise NotPeriodic  # a gradient that exists from the start, and is not the optimizer's
         trained = [p for p in ledger.parameters if p.requires_grad and not p.unreached]
         ledger.mark("update")
-        apply_update(ledger, step, optimizer, resolved.method, trained)
+        apply_update(ledger, step, optimizer, job.method, trained)
         expansion.release(events.marks["update"], events.marks["zero_grad"])
         ledger.mark("zero_grad")
         zero_grad(trained)
@@ -157,14 +137,14 @@ def expanded(resolved: Resolved, step: Step, batch: int, seq: int, with_origins:
 class Logs:
     """The logs of a plan's steps, one for each shape of a batch; ``with_origins``: see ``Events``."""
 
-    def __init__(self, resolved: Resolved, with_origins: bool = False) -> None:
-        self._resolved, self._with_origins = resolved, with_origins
+    def __init__(self, job: Job, with_origins: bool = False) -> None:
+        self._job, self._with_origins = job, with_origins
         self._logs: dict[tuple[int, int], Log] = {}
 
     def of(self, batch: int, seq: int) -> Log:
         """The log of a step of [batch, seq] tokens."""
         if (batch, seq) not in self._logs:
-            self._logs[batch, seq] = log_step(self._resolved, batch, seq, self._with_origins)
+            self._logs[batch, seq] = log_step(self._job, batch, seq, self._with_origins)
         return self._logs[batch, seq]
 
     @property
@@ -176,27 +156,6 @@ class Logs:
 def _natural(name: str) -> list[tuple[int, str]]:
     """A key that sorts names by their text, and the numbers in them by their value."""
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]
-
-
-@dataclass
-class Timeline:
-    """The allocated bytes of each of ``KINDS``, and the reserved bytes, after every allocation and release."""
-
-    live: list[tuple[int, ...]] = field(default_factory=list)
-    reserved: list[int] = field(default_factory=list)
-    parts: list[tuple[int, str]] = field(default_factory=list)
-    """The start of each part of a step, as an index into ``live``, and its name."""
-
-
-@dataclass(frozen=True)
-class Phase:
-    """Allocated and reserved bytes in one part of a process."""
-
-    name: str
-    """``after load`` and ``after step`` have the bytes at that moment. The other phases have the largest within, as if
-    ``torch.cuda.reset_peak_memory_stats`` ran at the start of each."""
-    allocated: int
-    reserved: int
 
 
 _PHASES = {"forward": "forward", "backward": "backward", "update": "optimizer step"}
@@ -215,15 +174,15 @@ class Process:
 
     def __init__(
         self,
-        resolved: Resolved,
+        job: Job,
         capacity: int | None = None,
         timeline: Timeline | None = None,
         logs: Logs | None = None,
         snapshot: Snapshot | None = None,
     ) -> None:
-        self.resolved, self.timeline, self.snapshot = resolved, timeline, snapshot
-        self.logs = logs or Logs(resolved, with_origins=snapshot is not None)
-        plan = resolved.plan
+        self.job, self.timeline, self.snapshot = job, timeline, snapshot
+        self.logs = logs or Logs(job, with_origins=snapshot is not None)
+        plan = job.plan
         self.allocator = CachingAllocator(plan.expandable_segments, capacity, ties=TIES[plan.torch])
         if snapshot is not None:
             self.allocator.watch = snapshot.segment
@@ -255,7 +214,7 @@ class Process:
             self._play(events, events.order[done:at], blocks)
             done = at
             if is_product:  # each thread's cuBLAS handle allocates its workspace at its first product, and keeps it
-                self._allocate((self.resolved.step.device.cublas_workspace,), PARAMETER, _WORKSPACE)
+                self._allocate((self.job.step.device.cublas_workspace,), PARAMETER, _WORKSPACE)
                 continue
             if name in ("backward", "end"):  # the new output takes the previous one's place
                 self._release(self._previous)
@@ -264,7 +223,7 @@ class Process:
                 self._allocate(log.states, STATE, STATES)
             if name == "zero_grad" and empty_cache:
                 self.allocator.empty_cache()  # before the gradients are freed
-        if self.resolved.plan.holds_previous_output:
+        if self.job.plan.holds_previous_output:
             self._previous = [(block, kind_of(events, number)) for number, block in blocks.items()]
         else:
             self._play(events, events.order[done:], blocks)
@@ -281,7 +240,7 @@ class Process:
         """
         self._enter("load")
         base, added = list(log.base), log.added
-        if self.resolved.plan.base is not None:
+        if self.job.plan.base is not None:
             base.sort(key=lambda one: _natural(one.name))
             whole = sum(one.loaded for one in base)
             self._free(self._malloc(whole, PARAMETER, _WARMUP), PARAMETER)
@@ -370,42 +329,11 @@ class Process:
 
 
 _WORKSPACE = Origin("", "cublas", "workspace")
-STATES = Origin("step", "optimizer", "state")
 _WARMUP = Origin("load", "model", "caching_allocator_warmup")
 
 
-def kind_of(events: Events, number: int) -> int:
-    """The kind of an allocation in a step, as an index into ``KINDS``."""
-    return _GRADIENT if number in events.gradients else _SAVED if number in events.saved else _TEMPORARY
-
-
-@dataclass(frozen=True)
-class Batch:
-    """One step of a process that is replayed."""
-
-    rows: int
-    seq: int
-    empty_cache: bool
-    """Whether cached memory is given back to the device at its end."""
-
-
-@dataclass(frozen=True)
-class Usage:
-    """The result of a replay, in bytes."""
-
-    allocated_peak: int
-    reserved_peak: int
-    phases: tuple[Phase, ...]
-    """The phases of loading and of the last step."""
-    out_of_memory: str | None = None
-    """Where the process ran out of memory, if it did."""
-    gave_back: bool = False
-    """Whether cached memory went back to the device because there was no room. Without it the process is that of a
-    larger device."""
-
-
 def replay(
-    resolved: Resolved,
+    job: Job,
     batches: Sequence[Batch],
     capacity: int | None = None,
     timeline: Timeline | None = None,
@@ -413,7 +341,7 @@ def replay(
     snapshot: Snapshot | None = None,
 ) -> Usage:
     """Replay a process over batches, until one runs out of memory."""
-    process = Process(resolved, capacity, timeline, logs, snapshot)
+    process = Process(job, capacity, timeline, logs, snapshot)
     failed = None
     for number, batch in enumerate(batches, 1):
         try:

@@ -8,9 +8,9 @@ from dataclasses import asdict
 from typing import Any
 
 from ...answers import catalogue as answers
+from ...engines import devices
 from ...errors import InputError
 from ...fields import parse_size
-from ...plans import devices
 from ...text import dumped, matches
 from .tables import counted, fits_screen, gib, show, show_answer, table
 

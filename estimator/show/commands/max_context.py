@@ -13,12 +13,12 @@ from ...answers.max_context import Fit, Row, curve, rows, runs_at
 from ...answers.report import counted
 from ...answers.result import SCHEMA
 from ...engines import torch_cpu
+from ...engines.devices import find
 from ...engines.llama_cpp.options import CacheType, LlamaCppOptions
 from ...engines.llama_cpp.recipes import RECIPES
 from ...engines.llama_cpp.usage import UNCERTAINTY
 from ...errors import InputError, nearest
 from ...methods.registry import METHODS
-from ...plans.devices import find
 from ...plans.margins import MARGIN_HELP, NO_MARGIN, STATED, Margin
 from ...plans.models import llama_cpp_names
 from ...plans.plan import parse_plan

@@ -6,10 +6,10 @@ import argparse
 from collections.abc import Sequence
 
 from ...answers.serving import Serving, serving
+from ...engines.devices import assumptions, find
 from ...engines.vllm import ServingOptions
 from ...errors import InputError
 from ...fields import checked
-from ...plans.devices import assumptions, find
 from ...text import human
 from .options import add_field, add_spellings, value_of
 from .tables import present, show, show_answer, show_assumptions, table

@@ -18,10 +18,10 @@ from pathlib import Path
 from typing import Any
 
 from ...answers.report import assumed
+from ...engines.assumptions import Assumption
 from ...errors import InputError
 from ...files import READ
 from ...outputs import place_of, replacing
-from ...plans.assumptions import Assumption
 from ...text import GIB, dumped, printable_lines
 
 GAP = "  "

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from ...answers.snapshots import Replayed, replayed
 from ...answers.torch_cuda import allocator_capacity, batches_of
-from ...engines.torch_cuda.process import KINDS, Timeline
+from ...engines.replay import KINDS, Timeline
 from ...plans.plan import Plan
 from ...plans.refusals import check_question
 from ...text import dumped, human

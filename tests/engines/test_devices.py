@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from estimator.answers.estimate import estimate
+from estimator.engines.devices import MIB, assumptions, capability, catalogue, context_bytes, find, limit_of
 from estimator.errors import InputError
-from estimator.plans.devices import MIB, assumptions, capability, catalogue, context_bytes, find, limit_of
 from estimator.plans.plan import parse_plan
 from estimator.show.cli import main
 from tests.helpers.files import DOCS
