@@ -10,6 +10,7 @@ from .. import operators as ops
 from ..errors import InputError
 from ..fields import Rank
 from ..ledger import ITEMSIZE, Call, Shape, Size, Tensor, product, record, whole
+from ..operators.table import Kept, saves
 from ..programs import Builder, Config, Linear, Method, Module
 from . import patterns
 from .layered import Absent, Adapters, Bias, integer_shape, name_of, target_shapes
@@ -69,6 +70,12 @@ class C3ALinear(Module):
         return result
 
 
+@saves(
+    "BlockCircularConvolutionBackward",
+    Kept("its input in blocks", (-1,)),
+    Kept("its kernel", (-2,)),
+    inputs=("input", "kernel"),
+)
 def block_circular_convolution(x: Tensor, w: Tensor) -> Tensor:
     """PEFT's ``BlockCircularConvolution``: x [..., n * b], w [m, n, b], float32 -> [..., m * b]."""
     ledger, (m, n, b), lead = x.ledger, w.shape, x.shape[:-1]

@@ -6,6 +6,7 @@ from typing import ClassVar, Literal
 
 from .. import operators as ops
 from ..ledger import Call, Size, Tensor, record
+from ..operators.table import Kept, saves
 from ..programs import Builder, Config, Linear, Method
 from .layered import Adapters
 from .lycoris import LycorisLinear, LycorisOptions
@@ -43,6 +44,15 @@ class LohaLinear(LycorisLinear):
         return self.dropped(weight, weight.dtype)
 
 
+_FACTORS = ("w1_a", "w1_b", "w2_a", "w2_b")
+
+
+@saves(
+    "HadaWeightBackward",
+    *(Kept(f"its {name}", because="backward multiplies the factors again") for name in _FACTORS),
+    Kept("the scale", because="the gradients are multiplied by it"),
+    inputs=_FACTORS,
+)
 def hada_weight(w1a: Tensor, w1b: Tensor, w2a: Tensor, w2b: Tensor) -> Tensor:
     """PEFT's autograd function ``HadaWeight``. It saves its inputs and the scale, and multiplies again in backward."""
     inputs = (w1a, w1b, w2a, w2b)

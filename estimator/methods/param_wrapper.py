@@ -88,7 +88,7 @@ class ParamWrapper(Module):
 
     def _folded(self, lhs: Tensor, rhs: Tensor) -> Tensor:
         outer, self.ledger.autocast = self.ledger.autocast, None
-        out = ops.baddbmm(self.weight, lhs, rhs, scales=self.scales)
+        out = ops.baddbmm(self.weight, lhs, rhs, alpha=self.scales)
         self.ledger.autocast = outer
         return out
 

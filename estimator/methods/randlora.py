@@ -9,6 +9,7 @@ from pydantic import Field, StrictBool
 from .. import operators as ops
 from ..fields import Number, Rank
 from ..ledger import Call, Size, Tensor, record
+from ..operators.table import Kept, saves
 from ..programs import Builder, Config, Linear, Method, Module
 from .base import Targets
 from .layered import Absent, Adapters, Bias, integer_shape, largest_shape
@@ -109,6 +110,13 @@ class RandLoraLinear(Module):
         return result
 
 
+@saves(
+    "UniqueBaseGradBackward",
+    Kept("its base", (-2, -1)),
+    Kept("lambda", (-1,)),
+    Kept("gamma", (-2,)),
+    inputs=("base", "lambda", "gamma"),
+)
 def unique_base(base: Tensor, row_scale: Tensor, column_scale: Tensor) -> Tensor:
     """PEFT's ``UniqueBaseGrad``: base [r, 1, n], lambda [r, bases], gamma [bases, n] -> [r, bases, n]."""
 

@@ -1,10 +1,11 @@
 """Operator rules: what PyTorch's operators allocate, save for backward, and allocate in backward.
 
 Each function is one ATen operator, or a documented composite, under its aten name. It takes the ledger's tensors and
-those arguments that change memory. What is saved, and under which condition on ``requires_grad``, follows
-``tools/autograd/derivatives.yaml``. The backward formulas follow ``torch/csrc/autograd/FunctionsManual.cpp``. Neither
-depends on the device. Where a kernel's memory does, the rule asks ``device``. ``tests/operators`` compares each rule
-with the real operator on a CPU. Rules of CUDA kernels name their source file and function.
+those arguments that change memory. The decorators above it are the rest of its row (``table.py``). What is saved, and
+under which condition on ``requires_grad``, follows ``tools/autograd/derivatives.yaml``. The backward formulas follow
+``torch/csrc/autograd/FunctionsManual.cpp``. Neither depends on the device. Where a kernel's memory does, the rule asks
+``device``. ``tests/operators`` compares each rule with the real operator on a CPU. Rules of CUDA kernels name their
+source file and function.
 """
 
 # mypy: implicit-reexport
@@ -19,7 +20,7 @@ from .convolution import conv1d, conv_transpose2d
 from .copies import block_diag, block_diag_of, cat, diff, flip, pad, repeat, repeat_interleave, roll, stack, triu
 from .device import CPU, THREADS, Cpu, Cuda, Device
 from .elementwise import (
-    BOOLEAN, INTEGER, SCALAR, Operand, Scalar, abs, add, add_sparse_, ceil, clamp, clamp_by, cos, div, dropout,
+    INTEGER, SCALAR, Operand, abs, add, add_sparse_, ceil, clamp, clamp_by, cos, div, dropout,
     erfinv, exp, expm1, floor, gelu, log, log1p, logsigmoid, masked_fill, maximum, mul, neg, polar, pow,
     promote_number, reciprocal, relu, round, rsqrt, rsub, sigmoid, sign, silu, sin, softplus, sqrt, square, sub, tanh,
     trunc, where, without_gradient, wrapped_number,
@@ -27,6 +28,7 @@ from .elementwise import (
 from .in_place import (
     add_, clamp_, copy_, div_, exp_, fill_, masked_fill_, mul_, neg_, pow_, relu_, sigmoid_, sub_, tanh_,
 )
+from . import factories, foreach
 from .indexing import (
     bincount, embedding, embedding_dense_backward, gather, index, index_add, index_add_, index_by_mask,
     index_copy, index_copy_, index_put, index_put_, index_select, scatter, scatter_, scatter_add, scatter_add_,

@@ -12,11 +12,27 @@ from ..errors import InputError
 from ..ledger import ITEMSIZE, RESULT, Call, Size, Tensor, record
 from ..ledger.sizes import Poly, Symbol, format_poly, is_registered, symbol
 from . import attention_cuda as cuda
-from .attention_math import additive_mask, math
+from .attention_math import INPUTS, LSE, MASK, OUT, QKV, additive_mask, math
 from .casts import autocast
 from .device import THREADS
 from .layout import empty_like
+from .table import Result, recorded, saves
 from .views import contiguous, transpose
+
+
+@recorded("scaled_dot_product_attention")
+def _sdpa(
+    out: Result,
+    query: Tensor,
+    key: Tensor,
+    value: Tensor,
+    attn_mask: Tensor | None = None,
+    dropout_p: float = 0.0,
+    is_causal: bool = False,
+    scale: Any = None,
+    enable_gqa: bool = False,
+) -> Tensor:
+    return scaled_dot_product_attention(query, key, value, attn_mask, dropout_p, is_causal, enable_gqa)
 
 
 def scaled_dot_product_attention(
@@ -74,6 +90,7 @@ def _takes_flash(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None,
     return mask is None or (not mask.requires_grad and len(mask.shape) in (2, 4))
 
 
+@saves("ScaledDotProductFlashAttentionForCpuBackward0", *QKV, OUT, LSE, MASK, inputs=INPUTS)
 def _flash(query: Tensor, key: Tensor, value: Tensor, mask: Tensor | None) -> Tensor:
     """``_scaled_dot_product_flash_attention_for_cpu``.
 

@@ -19,12 +19,15 @@ from typing import Any
 from ..errors import InputError
 from ..ledger import ITEMSIZE, RESULT, Backward, Call, Ledger, Size, Tensor, ceiling, product, record, whole
 from ..ledger.sizes import Poly, Symbol, format_poly, is_registered, symbol
-from .attention_math import additive_mask, math
+from .attention_math import INPUTS, LSE, MASK, OUT, QKV, additive_mask, math
 from .casts import to
 from .copies import pad
 from .device import REDUCED
 from .layout import empty_like, strides_of
+from .table import Kept, operator, saves
 from .views import contiguous, narrow, transpose
+
+_RANDOM = Kept("the state of the random numbers", because="kept even without dropout")
 
 Capability = tuple[int, int]
 
@@ -232,6 +235,7 @@ def _padded(kernel: Callable[..., Tensor], query: Tensor, key: Tensor, value: Te
     return narrow(kernel(query, key, value), -1, dim)
 
 
+@saves("ScaledDotProductFlashAttentionBackward0", *QKV, MASK, OUT, LSE, _RANDOM, _RANDOM, inputs=INPUTS)
 def _flash(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     """``mha_fwd``: saves its inputs, its result in the query's layout and the log-sum-exp [B, heads, S] in float32.
 
@@ -288,10 +292,17 @@ def _up(size: int, multiple: int) -> int:
     return -(-size // multiple) * multiple
 
 
-def flash_attn(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
+@operator(  # of values in 16 bits, the program has the casts
+    "flash_attn", args=lambda out, *inputs: (*inputs, out.dtype if inputs[2].dtype == "float32" else None)
+)
+def flash_attn(query: Tensor, key: Tensor, value: Tensor, dtype: str | None = None) -> Tensor:
     """``flash_attn_func`` of the package flash-attn 2, without padding, of [B, S, heads, D].
 
     A packed row goes through ``flash_attn_varlen_func``, which takes the lengths of its sequences.
+
+    With a ``dtype`` it is behind ``fa_peft_integration_check`` of transformers: if queries are float32, as float32
+    norms make them, then queries, keys and values are cast to autocast's dtype, without autocast to ``dtype``. That is
+    the one of a quantised base before it was quantised, else of the projections' weights (``get_target_dtype``).
 
     Saves its inputs, its result, the log-sum-exp [B, heads, S] in float32 and the random state (16 B). A head size that
     is no multiple of 8 is padded to one by ``FlashAttnFunc.forward``. Raises
@@ -299,6 +310,9 @@ def flash_attn(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     ``flash_attn/flash_attn_interface.py``, ``csrc/flash_attn/flash_api.cpp``.
     """
     ledger = query.ledger
+    if dtype is not None and query.dtype == "float32":
+        dtype = ledger.autocast or dtype
+        query, key, value = to(query, dtype), to(key, dtype), to(value, dtype)
     if query.dtype not in REDUCED or not ledger.device.runs_flash_attn or head_size(query) > 256:
         raise InputError(
             "attention flash needs 16-bit weights (rest_dtype of a quantised base) or autocast, a GPU of compute "
@@ -307,6 +321,7 @@ def flash_attn(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     return _padded(_flash_attn, query, key, value)
 
 
+@saves("FlashAttnFuncBackward", *QKV, MASK, OUT, LSE, _RANDOM, inputs=INPUTS)
 def _flash_attn(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     ledger = query.ledger
     batch, seq, heads, dim = query.shape
@@ -330,6 +345,7 @@ def _flash_attn_backward(call: Call) -> tuple[Tensor | None, ...]:
     return _wanted(call, tuple(transpose(grad, 1, 2) for grad in grads))
 
 
+@saves("ScaledDotProductEfficientAttentionBackward0", *QKV, MASK, OUT, LSE, inputs=INPUTS)
 def _efficient(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, trains: bool) -> Tensor:
     """``_efficient_attention_forward``: saves its inputs, the bias and its result, contiguous as [B, S, heads, D].
 
@@ -473,6 +489,7 @@ DP_WORKSPACE_LIMIT = 256 * 2**20
 """The most bytes of the attention weights' gradient in cuDNN (``CUDNN_FRONTEND_ATTN_DP_WORKSPACE_LIMIT``)."""
 
 
+@saves("ScaledDotProductCudnnAttentionBackward0", *QKV, MASK, OUT, LSE, _RANDOM, _RANDOM, inputs=INPUTS)
 def _cudnn(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, trains: bool) -> Tensor:
     """``_cudnn_attention_forward``: saves its inputs, the bias, its result in the query's layout, and seed and offset
     (8 B each, on the device). In training it also saves the softmax's statistics [B, heads, S, 1] in float32.

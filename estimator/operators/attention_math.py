@@ -13,9 +13,21 @@ from .copies import repeat_interleave
 from .device import REDUCED
 from .elementwise import SCALAR, dropout, mul_scalar, where
 from .in_place import add_
-from .norms import softmax_backward
+from .norms import SOFTMAX, softmax_backward
 from .products import matmul
+from .table import Kept, saves
 from .views import transpose
+
+INPUTS = ("query", "key", "value")
+_SCORES = "backward computes the attention weights again from query and key"
+QKV = (
+    Kept("query", because=_SCORES),
+    Kept("key", because=_SCORES),
+    Kept("value", because="the gradient of the attention weights is the incoming one times value"),
+)
+OUT = Kept("its result", because="each row's sum of result times gradient is part of softmax's gradient")
+LSE = Kept("each row's log-sum-exp", because="with it backward computes the attention weights again")
+MASK = Kept("the mask", because=_SCORES)
 
 
 def additive_mask(mask: Tensor, dtype: str) -> Tensor:
@@ -90,6 +102,7 @@ def _groups(query: Tensor, key: Tensor) -> Size:
     raise InputError("grouped heads in math attention need numbers of heads that are known")
 
 
+@saves("SafeSoftmaxBackward0", SOFTMAX)
 def safe_softmax(x: Tensor) -> Tensor:
     """``_safe_softmax(x, -1)``: saves its result. It looks for rows that are wholly masked."""
 

@@ -6,6 +6,8 @@ from ..errors import InputError
 from ..ledger import FLOATING, Call, Tensor, record
 from .device import REDUCED
 from .layout import Grads, elementwise_strides
+from .table import Result, recorded
+from .views import clone
 
 PRECISION = {
     "bool": 0,
@@ -69,6 +71,11 @@ def to(x: Tensor, dtype: str) -> Tensor:
         _to_backward,
         x.dtype,
     )
+
+
+@recorded("to")
+def _to(out: Result, x: Tensor, dtype: str, copy: bool = False) -> Tensor:
+    return clone(x, preserve=True) if copy and dtype == x.dtype else to(x, dtype)
 
 
 def _to_backward(call: Call) -> Grads:

@@ -5,14 +5,38 @@ Source: ``aten/src/ATen/native/Convolution.cpp``. Which library runs a convoluti
 
 from __future__ import annotations
 
+from typing import Any
+
+from ..errors import InputError
 from ..ledger import ITEMSIZE, Call, Shape, Size, Tensor, product, record, whole
 from ..ledger.sizes import sample
 from .casts import autocast
 from .layout import Grads
 from .products import holds_operands
+from .table import Kept, Result, recorded, saves
 from .views import contiguous
 
 
+@recorded("conv1d")
+def _conv1d(
+    out: Result,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    dilation: Any = 1,
+    groups: int = 1,
+) -> Tensor:
+    return conv1d(x, weight, bias, out.shape[-1], groups)
+
+
+@saves(
+    "ConvolutionBackward0",
+    Kept("its input", (-2,)),
+    Kept("its weight", (-3,)),
+    inputs=("input", "weight", "bias"),
+)
 @holds_operands
 def conv1d(
     x: Tensor, weight: Tensor, bias: Tensor | None = None, length: Size | None = None, groups: int = 1
@@ -35,6 +59,23 @@ def conv1d(
         return out
 
     return record("ConvolutionBackward0", run, (x, weight, bias), (x, weight), _conv1d_backward, groups)
+
+
+@recorded("conv_transpose2d")
+def _conv_transpose2d(
+    out: Result,
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    stride: Any = 1,
+    padding: Any = 0,
+    output_padding: Any = 0,
+    groups: int = 1,
+    dilation: Any = 1,
+) -> Tensor:
+    if len(x.shape) != 4 or groups != 1 or weight.shape[1] != 1:
+        raise InputError("conv_transpose2d of several groups, to several channels, or without a batch has no rule")
+    return conv_transpose2d(x, weight, bias, (out.shape[-2], out.shape[-1]))
 
 
 @holds_operands

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from functools import reduce
+from typing import Any
 
+from ..errors import InputError
 from ..ledger import Call, Shape, Size, Tensor, record
 from .casts import check_promotion, promote_types, to
 from .elementwise import sub
 from .layout import Grads, channels_last_strides, empty_like, is_channels_last, strides_of, view_of
 from .reductions import summed
+from .table import Result, first, flattened, operator, recorded
 from .views import clone, expand, input_backward, narrow, reshape, select, unsqueeze, view
 
 
+@operator("cat", same=("concat", "concatenate"), args=lambda out, tensors, dim=0: (tensors, out.shape))
 def cat(parts: tuple[Tensor, ...], shape: Shape) -> Tensor:
     """``torch.cat(parts)`` with a contiguous result of ``shape``. Each part's gradient is a view of the result's.
 
@@ -33,9 +37,11 @@ def _cat_backward(call: Call) -> Grads:
     )
 
 
-def stack(tensors: tuple[Tensor, ...], dim: int) -> Tensor:
+@operator("stack")
+def stack(tensors: tuple[Tensor, ...], dim: int = 0) -> Tensor:
     """``torch.stack(tensors, dim)`` with a contiguous result. Each tensor's gradient is a view of the result's."""
     first = tensors[0]
+    dim %= len(first.shape) + 1
     shape = (*first.shape[:dim], len(tensors), *first.shape[dim:])
     return record("StackBackward0", lambda: first.ledger.empty(shape, first.dtype), tensors, (), _stack_backward, dim)
 
@@ -44,6 +50,7 @@ def _stack_backward(call: Call) -> Grads:
     return tuple(select(call.grad, call.args[0]) if need else None for need in call.needs)
 
 
+@operator("repeat", args=lambda out, x, *repeats: (x, *flattened(repeats)))
 def repeat(x: Tensor, *repeats: Size) -> Tensor:
     """``x.repeat(*repeats)``: a copy. The backward sums over the repeats."""
     padded = (*(1,) * (len(repeats) - len(x.shape)), *x.shape)
@@ -76,6 +83,14 @@ def repeat_interleave(x: Tensor, repeats: Size, dim: int) -> Tensor:
     return view(x, (*spread[:dim], spread[dim] * repeats, *spread[dim + 2 :]))
 
 
+@recorded("repeat_interleave")
+def _repeat_interleave(out: Result, x: Tensor, repeats: Any, dim: Any = None, output_size: Any = None) -> Tensor:
+    if isinstance(repeats, Tensor):
+        raise InputError("the model repeats elements by numbers that a tensor holds, for which there is no rule")
+    return repeat_interleave(reshape(x, (x.numel,)) if dim is None else x, repeats, dim or 0)
+
+
+@operator("pad", args=lambda out, x, *_, **__: (x, out.shape))
 def pad(x: Tensor, shape: Shape) -> Tensor:
     """``F.pad(x, ...)`` with a constant, to ``shape``: a copy in ``x``'s memory format (``constant_pad_nd``).
 
@@ -87,6 +102,7 @@ def pad(x: Tensor, shape: Shape) -> Tensor:
     )
 
 
+@operator("block_diag", args=lambda out, tensors: tensors)
 def block_diag(*tensors: Tensor) -> Tensor:
     """``torch.block_diag(*tensors)`` of matrices: saves nothing. Each one's gradient is a view of the result's."""
     first = tensors[0]
@@ -105,11 +121,13 @@ def block_diag_of(x: Tensor) -> Tensor:
     )
 
 
-def triu(x: Tensor) -> Tensor:
+@operator("triu", "tril")
+def triu(x: Tensor, diagonal: int = 0) -> Tensor:
     """``x.triu(diagonal)`` or ``x.tril(diagonal)``: a contiguous copy. So is the gradient."""
     return record("TriuBackward0", lambda: x.ledger.empty(x.shape, x.dtype), (x,), (), _contiguous_backward)
 
 
+@operator("roll", args=first)
 def roll(x: Tensor) -> Tensor:
     """``x.roll(shifts, dims)`` of one dimension: a contiguous copy. So is the gradient."""
     return record("RollBackward0", lambda: x.ledger.empty(x.shape, x.dtype), (x,), (), _contiguous_backward)
@@ -119,6 +137,7 @@ def _contiguous_backward(call: Call) -> Grads:
     return (call.ledger.empty(call.grad.shape, call.grad.dtype),)
 
 
+@operator("flip", args=first)
 def flip(x: Tensor) -> Tensor:
     """``x.flip(dims)``: a copy with ``x``'s strides."""
     return record("FlipBackward0", lambda: empty_like(x), (x,), (), _like_backward)
@@ -128,6 +147,7 @@ def _like_backward(call: Call) -> Grads:
     return (empty_like(call.grad),)
 
 
+@operator("diff", args=lambda out, x, n=1, dim=-1, prepend=None, append=None: (x, dim, (prepend, append)))
 def diff(x: Tensor, dim: int, added: tuple[Tensor | None, Tensor | None] = (None, None)) -> Tensor:
     """``torch.diff(x, dim=dim, prepend=..., append=...)``: the difference of two views of ``x``, joined with others."""
     dim %= len(x.shape)

@@ -3,38 +3,33 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Literal
+from typing import Any, Literal
 
 from ..ledger import FLOATING, ITEMSIZE, RESULT, Backward, Beside, Call, Ledger, Tensor, record
 from .casts import promote, to, widened
 from .layout import Grads, broadcast, elementwise_strides, empty_like
+from .table import FACTORS, PRODUCT, Kept, Result, first, operator, recorded, saves
 from .views import pass_on
 
-
-class Scalar:
-    """A Python number as an operand. Memory does not depend on its value, so it has none."""
-
-    def __init__(self, dtype: str) -> None:
-        self.dtype = dtype
-
-
-SCALAR = Scalar("float64")
-INTEGER = Scalar("int64")
-BOOLEAN = Scalar("bool")
-Operand = Tensor | Scalar
+Operand = Tensor | complex
+"""A tensor or a Python number. Memory depends on the kind of a number, not on its value."""
+SCALAR = 0.5
+"""Any floating number."""
+INTEGER = 2
+"""Any integer."""
 
 
-def promote_number(dtype: str, number: Scalar) -> str:
+def promote_number(dtype: str, number: Any) -> str:
     """The common dtype of a tensor and a number, which is wider only if the number is of another kind."""
-    if number is SCALAR and dtype not in FLOATING and not dtype.startswith("complex"):
+    if not isinstance(number, int) and dtype not in FLOATING and not dtype.startswith("complex"):
         return "float32"
-    return "int64" if number is INTEGER and dtype == "bool" else dtype
+    return "int64" if dtype == "bool" and not isinstance(number, bool) else dtype
 
 
 def _result_type(a: Operand, b: Operand) -> str:
     """The common dtype of two operands, one of which is a tensor."""
     if isinstance(a, Tensor):
-        return promote_number(a.dtype, b) if isinstance(b, Scalar) else promote(a, b)
+        return promote(a, b) if isinstance(b, Tensor) else promote_number(a.dtype, b)
     assert isinstance(b, Tensor)
     return promote_number(b.dtype, a)
 
@@ -77,9 +72,22 @@ def with_number(x: Tensor, dtype: str) -> Tensor:
     return out
 
 
+def _tensor_first(a: Any, b: Any) -> tuple[Any, Any]:
+    return (a, b) if isinstance(a, Tensor) else (b, a)
+
+
+def _scales(alpha: Any) -> bool:
+    """Whether ``alpha`` multiplies: of floating numbers only zero is known, so 1.0 may stand for another one."""
+    return not (isinstance(alpha, int) and alpha == 1)
+
+
+@operator(
+    "add", same=("__add__", "__radd__"),
+    args=lambda out, a, other, *, alpha=1: (*_tensor_first(a, other), _scales(alpha)),
+)  # fmt: skip
 def add(a: Tensor, b: Operand, scaled: bool = False) -> Tensor:
     """``a + b``: saves nothing. ``scaled``: with an ``alpha`` other than one."""
-    if isinstance(b, Scalar):
+    if not isinstance(b, Tensor):
         return record("AddBackward0", lambda: with_number(a, promote_number(a.dtype, b)), (a,), (), pass_on)
     return record("AddBackward0", lambda: binary(a, b), (a, b), (), add_scaled_backward, scaled)
 
@@ -141,7 +149,7 @@ def chosen(condition: Tensor, *choices: Tensor) -> Tensor:
     return condition.ledger.empty(shape, choices[0].dtype, elementwise_strides(shape, (condition, *choices)))
 
 
-def without_gradient(operands: tuple[Tensor, ...], dtype: str, number: Scalar | None = None) -> Tensor:
+def without_gradient(operands: tuple[Tensor, ...], dtype: str, number: Any = None) -> Tensor:
     """Allocate the result of an operator that has no derivative: a comparison, a logical or a bitwise one.
 
     ``number`` is the other operand of a single tensor.
@@ -154,9 +162,37 @@ def without_gradient(operands: tuple[Tensor, ...], dtype: str, number: Scalar | 
     return operands[0].ledger.empty(shape, dtype, elementwise_strides(shape, operands))
 
 
+@recorded("eq", same=("__eq__",))
+@recorded("ne", same=("__ne__", "not_equal"))
+@recorded("lt", same=("__lt__", "less"))
+@recorded("le", same=("__le__", "less_equal"))
+@recorded("gt", same=("__gt__", "greater"))
+@recorded("ge", same=("__ge__", "greater_equal"))
+@recorded("bitwise_and", same=("__and__", "__rand__"))
+@recorded("bitwise_or", same=("__or__", "__ror__"))
+@recorded("bitwise_xor", same=("__xor__", "__rxor__"))
+@recorded("bitwise_not", same=("__invert__",))
+@recorded("bitwise_left_shift", same=("__lshift__",))
+@recorded("bitwise_right_shift", same=("__rshift__",))
+@recorded("floor_divide", same=("__floordiv__",))
+@recorded("remainder", same=("__mod__",))
+@recorded(
+    "logical_and", "logical_or", "logical_not", "logical_xor", "fmod", "isnan", "isinf", "isfinite", "isin"
+)  # fmt: skip
+def _without_gradient(out: Result, *args: Any, **_: Any) -> Tensor:
+    tensors = tuple(x for x in args if isinstance(x, Tensor))
+    numbers = [x for x in args if isinstance(x, (int, float))]
+    return without_gradient(tensors, out.dtype, numbers[0] if numbers and len(tensors) == 1 else None)
+
+
+@recorded("sub", same=("__sub__", "subtract"))
+def _sub(out: Result, a: Any, other: Any, *, alpha: Any = 1) -> Tensor:
+    return sub(a, other) if isinstance(a, Tensor) else rsub(other, a)
+
+
 def sub(a: Tensor, b: Operand) -> Tensor:
     """``a - b``: saves nothing."""
-    if isinstance(b, Scalar):
+    if not isinstance(b, Tensor):
         return record("SubBackward0", lambda: with_number(a, promote_number(a.dtype, b)), (a,), (), pass_on)
     return record("SubBackward0", lambda: binary(a, b), (a, b), (), sub_backward)
 
@@ -170,9 +206,10 @@ def sub_backward(call: Call) -> Grads:
     )
 
 
+@operator("rsub", args=lambda out, a, other, *, alpha=1: (a, other))
 def rsub(a: Tensor, b: Operand) -> Tensor:
     """``torch.rsub(a, b)``, which is ``b - a``: saves nothing."""
-    if isinstance(b, Scalar):
+    if not isinstance(b, Tensor):
         return record("RsubBackward1", lambda: with_number(a, promote_number(a.dtype, b)), (a,), (), negative_backward)
     return record("RsubBackward0", lambda: binary(a, b), (a, b), (), _rsub_backward)
 
@@ -185,12 +222,16 @@ def _rsub_backward(call: Call) -> Grads:
     )
 
 
+@operator(
+    "mul", same=("__mul__", "__rmul__", "multiply"), args=lambda out, a, other: _tensor_first(a, other)
+)  # fmt: skip
+@saves("MulBackward0", *PRODUCT, inputs=FACTORS)
 def mul(a: Tensor, b: Operand) -> Tensor:
     """``a * b``: saves each factor if the other requires a gradient.
 
     A number becomes a float64 tensor (8 B). The graph holds it, and saved-tensor hooks do not see it.
     """
-    if isinstance(b, Scalar):
+    if not isinstance(b, Tensor):
         return _scaled(a, "MulBackward0", promote_number(a.dtype, b))
     saved = (b if a.requires_grad else None, a if b.requires_grad else None)
     return record("MulBackward0", lambda: binary(a, b), (a, b), saved, mul_backward)
@@ -231,9 +272,22 @@ def scaled_backward(call: Call) -> Grads:
     return (out,)
 
 
+@recorded("div", same=("__truediv__", "divide", "true_divide"))
+def _div(out: Result, a: Any, other: Any, *, rounding_mode: str | None = None) -> Tensor:
+    if not isinstance(a, Tensor):
+        return mul(reciprocal(other), a)
+    return div(a, other) if rounding_mode is None else _without_gradient(out, a, other)
+
+
+@saves(
+    "DivBackward0",
+    Kept("its dividend", (-1,)),
+    Kept("its divisor", (-2, -1)),
+    inputs=("dividend", "divisor"),
+)
 def div(a: Tensor, b: Operand) -> Tensor:
     """``a / b``: saves the divisor, and the dividend if the divisor requires a gradient. A number: see ``mul``."""
-    if isinstance(b, Scalar):
+    if not isinstance(b, Tensor):
         return _scaled(a, "DivBackward0", promote_number(a.dtype, SCALAR))
     saved = (a if b.requires_grad else None, b)
     common = promote_number(promote(a, b), SCALAR)  # integers are divided as float32
@@ -256,15 +310,29 @@ def _div_other_backward(grad: Tensor, a: Tensor, b: Tensor) -> Tensor:
     return binary(negative, twice)
 
 
+@operator("pow", "float_power", same=("__pow__",))
+@saves(
+    "PowBackward1",
+    Kept("its base", (-2, -1)),
+    Kept("its exponent", (-2, -1)),
+    Kept("its result", (-1,)),
+    inputs=("base", "exponent"),
+)
+@saves(
+    "PowBackward2",
+    Kept("its exponent", because="PyTorch keeps it"),
+    Kept("its result", because="b^x ln b"),
+    inputs=("exponent",),
+)
 def pow(x: Operand, exponent: Operand) -> Tensor:
     """``x.pow(exponent)``: saves ``x``; with a tensor as exponent that and the result, too."""
-    if isinstance(exponent, Scalar):
+    if not isinstance(exponent, Tensor):
         assert isinstance(x, Tensor)
         if x.dtype in FLOATING:
-            return _pow(x)
+            return square(x)
         return with_number(x, promote_number(x.dtype, exponent))
     exponent = widened(exponent)
-    if isinstance(x, Scalar):
+    if not isinstance(x, Tensor):
         common = promote_number(exponent.dtype, x)
         raised = exponent
 
@@ -407,52 +475,87 @@ def negative_backward(call: Call) -> Grads:
 
 
 def _unary(
-    node: str, saves: Literal["input", "result", "nothing"], backward: Backward, widens: bool = False
+    name: str,
+    kept: Literal["input", "result", "nothing"],
+    backward: Backward,
+    because: str = "",
+    widens: bool = False,
+    node: str = "",
+    same: Sequence[str] = (),
 ) -> Callable[[Tensor], Tensor]:
-    """The rule of an operator with one operand. ``widens``: a GPU's autocast runs it in float32."""
+    """The row of an operator with one operand. ``widens``: a GPU's autocast runs it in float32.
 
-    def operator(x: Tensor) -> Tensor:
+    A call with integers that gives floating numbers has no derivative.
+    """
+    node = node or f"{name.title().replace('_', '')}Backward0"
+
+    def rule(x: Tensor) -> Tensor:
         x = widened(x) if widens else x
-        saved = (x,) if saves == "input" else (RESULT,) if saves == "result" else ()
+        saved = (x,) if kept == "input" else (RESULT,) if kept == "result" else ()
         return record(node, lambda: elementwise((x,), x.dtype), (x,), saved, backward)
 
-    return operator
+    def call(out: Result, x: Tensor, *_: Any, **__: Any) -> Tensor:
+        return rule(x) if x.dtype == out.dtype or x.dtype in FLOATING else without_gradient((x,), out.dtype, SCALAR)
+
+    if kept != "nothing":
+        saves(node, Kept(f"its {kept}", because=because))
+    recorded(name, same=same)(call)
+    return rule
 
 
-neg = _unary("NegBackward0", "nothing", negative_backward)
-exp = _unary("ExpBackward0", "result", one_kernel_backward, widens=True)
-sqrt = _unary("SqrtBackward0", "result", _sqrt_backward)
-rsqrt = _unary("RsqrtBackward0", "result", _rsqrt_backward, widens=True)
-cos = _unary("CosBackward0", "input", _cos_backward)
-sin = _unary("SinBackward0", "input", _sin_backward)
-expm1 = _unary("Expm1Backward0", "result", _expm1_backward, widens=True)
-log = _unary("LogBackward0", "input", one_kernel_backward, widens=True)
-log1p = _unary("Log1PBackward0", "input", _expm1_backward, widens=True)  # grad / (self + 1)
-abs = _unary("AbsBackward0", "input", _abs_backward)
-reciprocal = _unary("ReciprocalBackward0", "result", _reciprocal_backward, widens=True)
-erfinv = _unary("ErfinvBackward0", "input", _erfinv_backward, widens=True)
-softplus = _unary("SoftplusBackward0", "input", one_kernel_backward, widens=True)
-sign = _unary("SignBackward0", "nothing", _zeros_backward)
-floor = _unary("FloorBackward0", "nothing", _zeros_backward)
-ceil = _unary("CeilBackward0", "nothing", _zeros_backward)
-round = _unary("RoundBackward0", "nothing", _zeros_backward)
-trunc = _unary("TruncBackward0", "nothing", _zeros_backward)
-relu = _unary("ReluBackward0", "result", relu_backward)
-gelu = _unary("GeluBackward0", "input", one_kernel_backward)
-silu = _unary("SiluBackward0", "input", one_kernel_backward)
-tanh = _unary("TanhBackward0", "result", one_kernel_backward)
-sigmoid = _unary("SigmoidBackward0", "result", one_kernel_backward)
-_pow = _unary("PowBackward0", "input", pow_backward, widens=True)
+neg = _unary("neg", "nothing", negative_backward, same=("__neg__", "negative"))
+exp = _unary("exp", "result", one_kernel_backward, "the derivative of e^x is e^x", widens=True)
+sqrt = _unary("sqrt", "result", _sqrt_backward, "the derivative of a square root is 1/2 over the result")
+rsqrt = _unary(
+    "rsqrt", "result", _rsqrt_backward, "the derivative of 1/sqrt(x) is -1/2 times the result's cube", widens=True
+)
+cos = _unary("cos", "input", _cos_backward, "the derivative of cos(x) is -sin(x)")
+sin = _unary("sin", "input", _sin_backward, "the derivative of sin(x) is cos(x)")
+expm1 = _unary("expm1", "result", _expm1_backward, "the derivative of e^x - 1 is the result plus one", widens=True)
+log = _unary("log", "input", one_kernel_backward, "the derivative of ln(x) is 1/x", widens=True)
+log1p = _unary("log1p", "input", _expm1_backward, "the derivative of ln(1 + x) is 1/(1 + x)", widens=True)
+abs = _unary("abs", "input", _abs_backward, "the derivative of |x| is the sign of x", same=("__abs__", "absolute"))
+reciprocal = _unary(
+    "reciprocal", "result", _reciprocal_backward, "the derivative of 1/x is minus the result's square", widens=True
+)
+erfinv = _unary("erfinv", "input", _erfinv_backward, "the derivative depends on x", widens=True)
+softplus = _unary("softplus", "input", one_kernel_backward, "the derivative of softplus(x) depends on x", widens=True)
+sign = _unary("sign", "nothing", _zeros_backward)
+floor = _unary("floor", "nothing", _zeros_backward)
+ceil = _unary("ceil", "nothing", _zeros_backward)
+round = _unary("round", "nothing", _zeros_backward)
+trunc = _unary("trunc", "nothing", _zeros_backward)
+relu = _unary("relu", "result", relu_backward, "gradients pass where the result is above zero")
+gelu = _unary("gelu", "input", one_kernel_backward, "the derivative of gelu(x) depends on x")
+silu = _unary("silu", "input", one_kernel_backward, "the derivative of silu(x) depends on x")
+tanh = _unary("tanh", "result", one_kernel_backward, "the derivative of tanh(x) is one minus the result's square")
+sigmoid = _unary("sigmoid", "result", one_kernel_backward, "the derivative is the result times one minus the result")
+square = _unary(  # ``torch.square(x)`` is ``x.pow(2)``
+    "square", "input", pow_backward, "the derivative of x^n is n x^(n-1)", widens=True, node="PowBackward0"
+)
 
 
-square = _pow  # ``torch.square(x)`` is ``x.pow(2)``
+@recorded("clamp", same=("clip",))
+def _clamp(out: Result, x: Tensor, min: Any = None, max: Any = None) -> Tensor:
+    tensors = tuple(bound for bound in (min, max) if isinstance(bound, Tensor))
+    return clamp_by(x, tensors) if tensors else clamp(x, (min is not None) + (max is not None))
 
 
+@recorded("clamp_min", "clamp_max")
+def _clamp_one(out: Result, x: Tensor, bound: Any) -> Tensor:
+    return clamp_by(x, (bound,)) if isinstance(bound, Tensor) else clamp(x, 1)
+
+
+_WITHIN = "gradients pass where the input is within the bounds"
+
+
+@saves("ClampBackward1", Kept("its input", because=_WITHIN))
 def clamp(x: Tensor, bounds: int = 1) -> Tensor:
     """``x.clamp(min, max)`` with one or two numbers: saves ``x``."""
     return record("ClampBackward1", lambda: elementwise((x,), x.dtype), (x,), (x,), clamp_backward, bounds)
 
 
+@saves("ClampBackward0", Kept("its input", because=_WITHIN), Kept("a bound", because=_WITHIN))
 def clamp_by(x: Tensor, bounds: tuple[Tensor, ...]) -> Tensor:
     """``x.clamp(min, max)`` with one or two tensors that need no gradient: saves ``x`` and them."""
     return record(
@@ -465,6 +568,12 @@ def clamp_by(x: Tensor, bounds: tuple[Tensor, ...]) -> Tensor:
     )
 
 
+@operator("log_sigmoid", "logsigmoid", args=first)
+@saves(
+    "LogSigmoidBackward0",
+    Kept("its input", because="the derivative of log-sigmoid(x) depends on x"),
+    Kept("exp(-|x|) of its input", because="backward reads it in place of computing it again"),
+)
 def logsigmoid(x: Tensor) -> Tensor:
     """``F.logsigmoid(x)``: saves ``x`` and on a CPU a buffer of its size (``Activation.cpp: log_sigmoid_forward_cpu``).
 
@@ -484,9 +593,10 @@ def logsigmoid(x: Tensor) -> Tensor:
     return record("LogSigmoidBackward0", make, (x,), (x, buffer), _zeros_backward)
 
 
-def polar(a: Tensor, b: Tensor) -> Tensor:
-    """``torch.polar(a, b)`` of tensors that need no gradient: complex numbers."""
-    return elementwise_complex((a, b))
+@operator("polar")
+def polar(abs: Tensor, angle: Tensor) -> Tensor:
+    """``torch.polar(abs, angle)`` of tensors that need no gradient: complex numbers."""
+    return elementwise_complex((abs, angle))
 
 
 def elementwise_complex(parts: tuple[Tensor, ...]) -> Tensor:
@@ -495,6 +605,12 @@ def elementwise_complex(parts: tuple[Tensor, ...]) -> Tensor:
     return parts[0].ledger.empty(shape, "complex64", elementwise_strides(shape, parts))
 
 
+@operator("where", args=lambda out, condition, input, other: (condition, input, other, out.dtype))
+@saves(
+    "WhereBackward0",
+    Kept("the condition", because="it says which choice gets the gradient"),
+    inputs=("first choice", "second choice"),
+)
 def where(condition: Tensor, a: Operand, b: Operand, dtype: str | None = None) -> Tensor:
     """``torch.where(condition, a, b)``: saves the condition. ``dtype``: the result's, if both choices are numbers.
 
@@ -517,6 +633,8 @@ def _where_backward(call: Call) -> Grads:
     return tuple(chosen(call.saved[0], call.grad) if need else None for need in call.needs)
 
 
+@operator("masked_fill", args=lambda out, x, mask, value: (x, mask))
+@saves("MaskedFillBackward0", Kept("the mask", because="where a number was filled in the gradient is zero"))
 def masked_fill(x: Tensor, mask: Tensor) -> Tensor:
     """``x.masked_fill(mask, number)``: a contiguous copy; saves the mask."""
     shape = broadcast(x.shape, mask.shape)
@@ -528,9 +646,16 @@ def masked_fill_backward(call: Call) -> Grads:
     return (call.ledger.empty(call.grad.shape, call.grad.dtype),)
 
 
-def maximum(a: Tensor, b: Tensor) -> Tensor:
-    """``torch.maximum(a, b)`` or ``torch.minimum(a, b)``: saves both."""
-    return record("MaximumBackward0", lambda: binary(a, b), (a, b), (a, b), _maximum_backward)
+@operator("maximum", "minimum")
+@saves(
+    "MaximumBackward0",
+    Kept("its first operand", (-2, -1), "the gradient goes to the larger one"),
+    Kept("its second operand", (-2, -1), "the gradient goes to the larger one"),
+    inputs=("first operand", "second operand"),
+)
+def maximum(a: Tensor, other: Tensor) -> Tensor:
+    """``torch.maximum(a, other)`` or ``torch.minimum(a, other)``: saves both."""
+    return record("MaximumBackward0", lambda: binary(a, other), (a, other), (a, other), _maximum_backward)
 
 
 def _maximum_backward(call: Call) -> Grads:
@@ -547,6 +672,7 @@ def _share(grad: Tensor, a: Tensor, b: Tensor) -> Tensor:
     return out
 
 
+@operator("dropout", args=lambda out, x, p=0.5, train=True, training=True: (x, p if train and training else 0.0))
 def dropout(x: Tensor, p: float) -> Tensor:
     """``F.dropout(x, p)``: nothing outside of train mode.
 
@@ -563,6 +689,7 @@ def dropout(x: Tensor, p: float) -> Tensor:
     return mul(x, noise)
 
 
+@saves("NativeDropoutBackward0", Kept("the mask of dropout", because="the gradient of what was dropped is zero"))
 def native_dropout(x: Tensor) -> Tensor:
     """``at::native_dropout`` (CUDA): saves a mask of one byte per element."""
     mask = x.ledger.empty(x.shape, "bool", x.strides)

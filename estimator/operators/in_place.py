@@ -11,11 +11,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from ..errors import InputError
 from ..ledger import RESULT, Backward, Call, Tensor, record
 from .casts import promote, to
 from .elementwise import (
     Operand,
-    Scalar,
     add_scaled_backward,
     casts_for,
     clamp_backward,
@@ -31,9 +31,13 @@ from .elementwise import (
     wrapped_number,
 )
 from .layout import Grads, empty_like
+from .table import Kept, Result, first, operator, recorded, saves
 from .views import pass_on
 
 
+@saves(
+    "CopySlices", Kept("what the operator keeps that wrote to a part of a larger tensor"), inputs=("input", "values")
+)
 def write(
     x: Tensor,
     others: Sequence[Tensor | None],
@@ -117,31 +121,37 @@ def _computed(x: Tensor, *operands: Tensor) -> Callable[[], Any]:
     return lambda: casts_for((x, x, *operands), promote(x, operands[0]))
 
 
+@operator(
+    "add_", same=("__iadd__",), args=lambda out, x, other, *, alpha=None: (x, other, alpha is not None)
+)  # fmt: skip
 def add_(x: Tensor, other: Operand, scaled: bool = False) -> Tensor:
     """``x.add_(other)``: saves nothing. ``scaled``: with an ``alpha`` other than one."""
-    if isinstance(other, Scalar):
+    if not isinstance(other, Tensor):
         return write(x, (), "AddBackward0", (), pass_on, kernel=lambda: wrapped_number(x.ledger, x.dtype))
     return write(x, (other,), "AddBackward0", (), add_scaled_backward, scaled, kernel=_computed(x, other))
 
 
+@operator("sub_", same=("__isub__",))
 def sub_(x: Tensor, other: Operand) -> Tensor:
     """``x.sub_(other)``: saves nothing."""
-    if isinstance(other, Scalar):
+    if not isinstance(other, Tensor):
         return write(x, (), "SubBackward0", (), pass_on, kernel=lambda: wrapped_number(x.ledger, x.dtype))
     return write(x, (other,), "SubBackward0", (), sub_backward, kernel=_computed(x, other))
 
 
+@operator("mul_", same=("__imul__",))
 def mul_(x: Tensor, other: Operand) -> Tensor:
     """``x.mul_(other)``: saves the factor if ``x`` requires a gradient, and a copy of ``x`` if the factor does."""
-    if isinstance(other, Scalar):
+    if not isinstance(other, Tensor):
         return _scale(x, "MulBackward0")
     saved = (other if x.requires_grad else None, _saved_self(x, other.requires_grad))
     return write(x, (other,), "MulBackward0", saved, mul_backward, kernel=_computed(x, other))
 
 
+@operator("div_", same=("__itruediv__",))
 def div_(x: Tensor, other: Operand) -> Tensor:
     """``x.div_(other)``: saves the divisor, and a copy of ``x`` if the divisor requires a gradient."""
-    if isinstance(other, Scalar):
+    if not isinstance(other, Tensor):
         return _scale(x, "DivBackward0")
     saved = (_saved_self(x, other.requires_grad), other)
     return write(x, (other,), "DivBackward0", saved, div_backward, kernel=_computed(x, other))
@@ -157,40 +167,54 @@ def _scale(x: Tensor, name: str) -> Tensor:
     return x
 
 
+@operator("pow_", same=("__ipow__",), args=first)
 def pow_(x: Tensor) -> Tensor:
     """``x.pow_(number)``: saves a copy of ``x``."""
     return write(x, (), "PowBackward0", (_saved_self(x, x.requires_grad),), pow_backward)
 
 
+@operator("clamp_", "clip_", args=lambda out, x, min=None, max=None: (x, (min is not None) + (max is not None)))
+@operator("clamp_min_", "clamp_max_", args=lambda out, x, bound: (x,))
 def clamp_(x: Tensor, bounds: int = 1) -> Tensor:
     """``x.clamp_(min, max)`` with one or two numbers: saves a copy of ``x``."""
     return write(x, (), "ClampBackward1", (_saved_self(x, x.requires_grad),), clamp_backward, bounds)
 
 
+@operator("neg_", args=first)
 def neg_(x: Tensor) -> Tensor:
     """``x.neg_()``: saves nothing."""
     return write(x, (), "NegBackward0", (), negative_backward)
 
 
+@operator("relu_", args=first)
 def relu_(x: Tensor) -> Tensor:
     """``x.relu_()``: saves its result."""
     return write(x, (), "ReluBackward0", (RESULT,), relu_backward)
 
 
 def _saving_result(name: str) -> Callable[[Tensor], Tensor]:
-    return lambda x: write(x, (), name, (RESULT,), one_kernel_backward)
+    @operator(name, args=first)
+    def rule(x: Tensor) -> Tensor:
+        return write(x, (), f"{name[:-1].title()}Backward0", (RESULT,), one_kernel_backward)
+
+    return rule
 
 
-exp_ = _saving_result("ExpBackward0")
-sigmoid_ = _saving_result("SigmoidBackward0")
-tanh_ = _saving_result("TanhBackward0")
+exp_ = _saving_result("exp_")
+sigmoid_ = _saving_result("sigmoid_")
+tanh_ = _saving_result("tanh_")
 
 
+@operator("masked_fill_", args=lambda out, x, mask, *_: (x, mask))
 def masked_fill_(x: Tensor, mask: Tensor) -> Tensor:
     """``x.masked_fill_(mask, number)``: saves the mask."""
     return write(x, (), "MaskedFillBackward0", (mask,), masked_fill_backward)
 
 
+@operator(
+    "fill_", "zero_", "uniform_", "normal_", "exponential_", "bernoulli_", "random_",
+    args=first,
+)  # fmt: skip
 def fill_(x: Tensor) -> Tensor:
     """``x.fill_(number)`` or ``x.zero_()``: saves nothing. The gradient is zeros."""
     return write(x, (), "FillBackward0", (), _zeros_backward)
@@ -200,6 +224,7 @@ def _zeros_backward(call: Call) -> Grads:
     return (empty_like(call.grad),)
 
 
+@operator("copy_", args=lambda out, x, source, *_: (x, source))
 def copy_(x: Tensor, source: Tensor) -> Tensor:
     """``x.copy_(source)``: saves nothing. The gradient of ``x`` is zeros, the source's is the incoming one, cast."""
     return write(x, (source,), "CopyBackwards", (), _copy_backward, source.dtype)
@@ -208,3 +233,25 @@ def copy_(x: Tensor, source: Tensor) -> Tensor:
 def _copy_backward(call: Call) -> Grads:
     zeros = call.ledger.empty(call.grad.shape, call.grad.dtype) if call.needs[0] else None
     return zeros, to(call.grad, call.args[0]) if call.needs[1] else None
+
+
+@recorded("index_copy_")
+def _index_copy_(out: Result, x: Tensor, dim: int, index: Tensor, source: Tensor) -> Tensor:
+    if x.requires_grad or source.requires_grad:
+        raise InputError("index_copy_ in a trained model has no rule")
+    return x
+
+
+@recorded("bitwise_and_", same=("__iand__",))
+@recorded("bitwise_or_", same=("__ior__",))
+@recorded("bitwise_xor_", same=("__ixor__",))
+@recorded("logical_and_", "logical_or_", "logical_not_", "triu_", "tril_")
+def _itself(out: Result, x: Tensor, *_: Any, **__: Any) -> Tensor:
+    return x
+
+
+@recorded("set_", "set_.source_Tensor")
+def _set(out: Result, x: Tensor, source: Tensor) -> Tensor:
+    if source.storage is not x.storage:
+        raise InputError("the model puts another tensor's memory in the place of one's, for which there is no rule")
+    return x

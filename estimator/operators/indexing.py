@@ -3,16 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
+from ..errors import InputError
 from ..ledger import ITEMSIZE, Beside, Call, Ledger, Shape, Size, Tensor, product, record
 from .casts import check_promotion
 from .device import REDUCED, THREADS
-from .elementwise import Operand, elementwise, wrapped_number
+from .elementwise import Operand, elementwise, maximum, wrapped_number
 from .in_place import write
 from .layout import Grads, broadcast, elementwise_strides, empty_like, strides_of
+from .reductions import amax
+from .table import SHAPE, Kept, Result, operator, recorded, saves
 from .views import contiguous, reshape
 
+INDICES = Kept("the indices", because="they say where the gradient belongs")
+_SOURCE = ("input", "source")
 
+
+@operator("embedding", args=lambda out, weight, ids, *_, **__: (ids, weight))
+@saves(
+    "EmbeddingBackward0",
+    Kept("the token ids", because="they say to which rows of the weight gradients are added"),
+    inputs=("weight",),
+)
 def embedding(ids: Tensor, weight: Tensor) -> Tensor:
     """``F.embedding(ids, weight)``: saves the ids if the weight requires a gradient (dense backward)."""
     shape = (*ids.shape, weight.shape[1])
@@ -64,6 +77,14 @@ def _sorted_embedding_backward(ledger: Ledger, shape: Shape, dtype: str, count: 
     return out
 
 
+@recorded("index")
+def _index(out: Result, x: Tensor, indices: tuple[Tensor | None, ...]) -> Tensor:
+    if any(index is not None and index.dtype == "bool" for index in indices):
+        return index_by_mask(x, indices, out.shape)
+    return index(x, indices)
+
+
+@saves("IndexBackward0", INDICES)
 def index(x: Tensor, indices: Sequence[Tensor | None]) -> Tensor:
     """``x[indices]`` with a tensor of integers, or ``None``, for each of the first dimensions: saves the tensors.
 
@@ -138,12 +159,15 @@ def _index_by_mask_backward(call: Call) -> Grads:
     return (out,)
 
 
-def index_put(x: Tensor, indices: Sequence[Tensor | None], values: Tensor) -> Tensor:
+@operator("index_put")
+@saves("IndexPutBackward0", INDICES, inputs=("input", "values"))
+def index_put(x: Tensor, indices: Sequence[Tensor | None], values: Tensor, accumulate: bool = False) -> Tensor:
     """``x.index_put(indices, values)``: a copy; saves the indices."""
     given = tuple(index for index in indices if index is not None)
     return record("IndexPutBackward0", lambda: empty_like(x), (x, values), given, _index_put_backward, values.shape)
 
 
+@operator("index_put_")
 def index_put_(x: Tensor, indices: Sequence[Tensor | None], values: Operand) -> Tensor:
     """``x[indices] = values`` in place: saves the indices. A boolean index takes a number only."""
     given = tuple(index for index in indices if index is not None)
@@ -164,6 +188,8 @@ def _index_put_backward(call: Call) -> Grads:
     return (grad_x, picked)[: len(call.needs)]
 
 
+@operator("index_select")
+@saves("IndexSelectBackward0", INDICES)
 def index_select(x: Tensor, dim: int, index: Tensor) -> Tensor:
     """``x.index_select(dim, index)``: a contiguous copy; saves the index."""
     dim %= len(x.shape)
@@ -201,11 +227,10 @@ def _buffer_of_index_add(x: Tensor, dim: int) -> None:
         x.ledger.transient(numbers * ITEMSIZE["float32"])
 
 
-def index_add(x: Tensor, dim: int, index: Tensor, source: Tensor, scaled: bool = False) -> Tensor:
-    """``x.index_add(dim, index, source)``: a contiguous copy; saves the index and the source.
-
-    ``scaled``: with an ``alpha`` other than one.
-    """
+@operator("index_add")
+@saves("IndexAddBackward0", INDICES, Kept("its source", because=SHAPE), inputs=_SOURCE)
+def index_add(x: Tensor, dim: int, index: Tensor, source: Tensor, *, alpha: Any = 1) -> Tensor:
+    """``x.index_add(dim, index, source)``: a contiguous copy; saves the index and the source."""
     dim %= len(x.shape)
 
     def make() -> Tensor:
@@ -214,10 +239,11 @@ def index_add(x: Tensor, dim: int, index: Tensor, source: Tensor, scaled: bool =
         return out
 
     saved = (index, source) if source.requires_grad else ()
-    return record("IndexAddBackward0", make, (x, source), saved, _index_add_backward, source.shape, scaled)
+    return record("IndexAddBackward0", make, (x, source), saved, _index_add_backward, source.shape, alpha != 1)
 
 
-def index_add_(x: Tensor, dim: int, index: Tensor, source: Tensor, scaled: bool = False) -> Tensor:
+@operator("index_add_")
+def index_add_(x: Tensor, dim: int, index: Tensor, source: Tensor, *, alpha: Any = 1) -> Tensor:
     """``x.index_add_(dim, index, source)``: see ``index_add``."""
     saved = (index, source) if source.requires_grad else ()
     return write(
@@ -227,7 +253,7 @@ def index_add_(x: Tensor, dim: int, index: Tensor, source: Tensor, scaled: bool 
         saved,
         _index_add_backward,
         source.shape,
-        scaled,
+        alpha != 1,
         kernel=lambda: _buffer_of_index_add(x, dim % len(x.shape)),
     )
 
@@ -255,7 +281,9 @@ def _gathered(ledger: Ledger, shape: Shape, dtype: str) -> Tensor:
     return out
 
 
-def gather(x: Tensor, index: Tensor) -> Tensor:
+@operator("gather")
+@saves("GatherBackward0", INDICES, Kept("its input", because=SHAPE))
+def gather(x: Tensor, dim: int, index: Tensor, *, sparse_grad: bool = False) -> Tensor:
     """``x.gather(dim, index)``: saves the index, and ``x`` for its shape."""
     return record(
         "GatherBackward0",
@@ -271,17 +299,20 @@ def _gather_backward(call: Call) -> Grads:
     return (_gathered(call.ledger, call.saved[1].shape, call.grad.dtype),)
 
 
-def take_along_dim(x: Tensor, index: Tensor) -> Tensor:
-    """``torch.take_along_dim(x, index, dim)``: a gather by the index modulo the size, which is a new tensor."""
-    number = wrapped_number(x.ledger, index.dtype)
-    wrapped = elementwise((index,), index.dtype)
+@operator("take_along_dim")
+def take_along_dim(x: Tensor, indices: Tensor, dim: int) -> Tensor:
+    """``torch.take_along_dim(x, indices, dim)``: a gather by the index modulo the size, which is a new tensor."""
+    number = wrapped_number(x.ledger, indices.dtype)
+    wrapped = elementwise((indices,), indices.dtype)
     del number
-    return gather(x, wrapped)
+    return gather(x, dim, wrapped)
 
 
-def scatter(x: Tensor, index: Tensor, source: Operand) -> Tensor:
-    """``x.scatter(dim, index, source)``: a contiguous copy; saves the index."""
-    others = (source,) if isinstance(source, Tensor) else ()
+@operator("scatter")
+@saves("ScatterBackward0", INDICES, inputs=_SOURCE)
+def scatter(x: Tensor, dim: int, index: Tensor, src: Operand | None = None, value: Any = None) -> Tensor:
+    """``x.scatter(dim, index, src)``, or with a number: a contiguous copy; saves the index."""
+    others = (src,) if isinstance(src, Tensor) else ()
     return record(
         "ScatterBackward0",
         lambda: _gathered(x.ledger, x.shape, x.dtype),
@@ -291,9 +322,10 @@ def scatter(x: Tensor, index: Tensor, source: Operand) -> Tensor:
     )
 
 
-def scatter_(x: Tensor, index: Tensor, source: Operand) -> Tensor:
-    """``x.scatter_(dim, index, source)``: saves the index."""
-    others = (source,) if isinstance(source, Tensor) else ()
+@operator("scatter_")
+def scatter_(x: Tensor, dim: int, index: Tensor, src: Operand | None = None, value: Any = None) -> Tensor:
+    """``x.scatter_(dim, index, src)``, or with a number: saves the index."""
+    others = (src,) if isinstance(src, Tensor) else ()
     return write(x, others, "ScatterBackward0", (index,), _scatter_backward, kernel=lambda: _buffer(x))
 
 
@@ -306,21 +338,24 @@ def _scatter_backward(call: Call) -> Grads:
     return own, _gathered(ledger, call.saved[0].shape, grad.dtype) if call.needs[1] else None
 
 
-def scatter_add(x: Tensor, index: Tensor, source: Tensor) -> Tensor:
-    """``x.scatter_add(dim, index, source)``: a contiguous copy; saves the index."""
+@operator("scatter_add")
+@saves("ScatterAddBackward0", INDICES, inputs=_SOURCE)
+def scatter_add(x: Tensor, dim: int, index: Tensor, src: Tensor) -> Tensor:
+    """``x.scatter_add(dim, index, src)``: a contiguous copy; saves the index."""
     return record(
         "ScatterAddBackward0",
         lambda: _gathered(x.ledger, x.shape, x.dtype),
-        (x, source),
-        (index if source.requires_grad else None,),
+        (x, src),
+        (index if src.requires_grad else None,),
         _scatter_add_backward,
     )
 
 
-def scatter_add_(x: Tensor, index: Tensor, source: Tensor) -> Tensor:
-    """``x.scatter_add_(dim, index, source)``: saves the index."""
-    saved = (index if source.requires_grad else None,)
-    return write(x, (source,), "ScatterAddBackward0", saved, _scatter_add_backward, kernel=lambda: _buffer(x))
+@operator("scatter_add_")
+def scatter_add_(x: Tensor, dim: int, index: Tensor, src: Tensor) -> Tensor:
+    """``x.scatter_add_(dim, index, src)``: saves the index."""
+    saved = (index if src.requires_grad else None,)
+    return write(x, (src,), "ScatterAddBackward0", saved, _scatter_add_backward, kernel=lambda: _buffer(x))
 
 
 def _scatter_add_backward(call: Call) -> Grads:
@@ -329,6 +364,17 @@ def _scatter_add_backward(call: Call) -> Grads:
     return own, _gathered(call.ledger, call.saved[0].shape, call.grad.dtype) if call.needs[1] else None
 
 
+@recorded("max", "min")
+def _max(out: Result, x: Tensor, dim: Any = None, keepdim: bool = False, other: Any = None) -> Any:
+    other = dim if isinstance(dim, Tensor) else other
+    if other is not None:
+        return maximum(x, other)
+    return amax(x) if dim is None else selected(x, out.shape, "MaxBackward0")
+
+
+@operator("topk", "kthvalue", "cummax", "cummin", "mode", args=lambda out, x, *_, **__: (x, out.shape))
+@saves("TopkBackward0", INDICES)
+@saves("MaxBackward0", INDICES)
 def selected(x: Tensor, shape: Shape, name: str = "TopkBackward0", kernel: Size = 0) -> tuple[Tensor, Tensor]:
     """Values that are chosen from ``x``, and their int64 indices, which are saved: ``topk``, ``max(dim)``, ``cummax``.
 
@@ -349,6 +395,14 @@ def _selected_backward(call: Call) -> Grads:
     return (_gathered(call.ledger, call.args[0], call.grad.dtype),)
 
 
+@recorded("argsort")
+def _argsort(out: Result, x: Tensor, dim: int = -1, *_: Any, **__: Any) -> Tensor:
+    with x.ledger.no_grad():
+        return sort(x, dim)[1]
+
+
+@operator("sort", args=lambda out, x, dim=-1, *_, **__: (x, dim))
+@saves("SortBackward0", INDICES)
 def sort(x: Tensor, dim: int) -> tuple[Tensor, Tensor]:
     """``x.sort(dim)``: the values and the indices, which are saved.
 
@@ -356,6 +410,13 @@ def sort(x: Tensor, dim: int) -> tuple[Tensor, Tensor]:
     """
     row = 0 if x.ledger.device.has_own_memory else x.shape[dim] * ITEMSIZE["int64"]
     return selected(x, x.shape, "SortBackward0", row)
+
+
+@recorded("_unique2")
+def _unique(out: Result, x: Tensor, *_: Any, **__: Any) -> tuple[Tensor, ...]:
+    if len(x.shape) != 1 or x.dtype == "bool" or any(shape != (0,) for _, shape, _ in out.all[1:]):
+        raise InputError("unique has a rule for rows of numbers, without inverse and counts")
+    return unique(x, out.shape[0]), *(x.ledger.empty(shape, dtype) for _, shape, dtype in out.all[1:])
 
 
 def unique(x: Tensor, count: Size) -> Tensor:
@@ -370,6 +431,8 @@ def unique(x: Tensor, count: Size) -> Tensor:
     return out
 
 
+@operator("index_copy", args=lambda out, x, dim, index, source: (x, index, source))
+@saves("IndexCopyBackward0", INDICES, Kept("its source", because=SHAPE), inputs=_SOURCE)
 def index_copy(x: Tensor, index: Tensor, source: Tensor) -> Tensor:
     """``x.index_copy(0, index, source)``: a copy of ``x`` with some rows replaced; saves the rows and the index."""
     check_promotion((x, source))
@@ -400,6 +463,8 @@ def _index_copy_backward(call: Call) -> Grads:
     )
 
 
+@operator("searchsorted", args=lambda out, boundaries, values, **_: (boundaries, values, out.dtype))
+@operator("bucketize", args=lambda out, values, boundaries, **_: (boundaries, values, out.dtype))
 def searchsorted(boundaries: Tensor, values: Tensor, dtype: str = "int64") -> Tensor:
     """``torch.searchsorted(boundaries, values)``: has no derivative. Operands are copied if not contiguous."""
     out = values.ledger.empty(values.shape, dtype)
@@ -408,6 +473,7 @@ def searchsorted(boundaries: Tensor, values: Tensor, dtype: str = "int64") -> Te
     return out
 
 
+@operator("bincount", args=lambda out, x, *_, **__: (x, out.shape[0]))
 def bincount(x: Tensor, length: Size) -> Tensor:
     """``torch.bincount(x)``: has no derivative. ``length``, the largest number and one, is read from the data."""
     return x.ledger.empty((length,), "int64")

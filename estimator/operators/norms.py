@@ -3,14 +3,27 @@
 from __future__ import annotations
 
 from ..ledger import ITEMSIZE, RESULT, Beside, Call, Tensor, record
-from .casts import to, widened
+from .casts import to, widened, widens
 from .device import THREADS
 from .elementwise import SCALAR, mul, pow, rsqrt
 from .in_place import add_
 from .layout import Grads
 from .reductions import mean
+from .table import Kept, operator, saves
+
+SOFTMAX = Kept("its result", because="softmax's gradient is computed from its result")
 
 
+@operator("layer_norm", args=lambda out, x, shape, weight=None, bias=None, *_: (x, weight, bias))
+@saves(
+    "NativeLayerNormBackward0",
+    Kept("its input", because="normalised again in backward"),
+    Kept("each row's mean", because="the input is normalised again in backward"),
+    Kept("each row's reciprocal deviation", because="the input is normalised again in backward"),
+    Kept("its weight", (-3,)),
+    Kept("its bias", because="PyTorch keeps it"),
+    inputs=("input", "weight", "bias"),
+)
 def layer_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
     """``F.layer_norm(x, (n,), weight, bias)``: saves its input, and each row's mean and reciprocal deviation.
 
@@ -57,6 +70,7 @@ def _layer_norm_backward(call: Call) -> Grads:
     return grads
 
 
+@operator("rms_norm", args=lambda out, x, shape, weight=None, *_: (x, weight))
 def rms_norm(x: Tensor, weight: Tensor | None = None) -> Tensor:
     """``F.rms_norm(x, (n,), weight)``: one kernel on CUDA, which saves its input and each row's reciprocal norm.
 
@@ -79,6 +93,13 @@ def rms_norm(x: Tensor, weight: Tensor | None = None) -> Tensor:
     return to(out, dtype)
 
 
+@saves(
+    "FusedRmsNormBackward0",
+    Kept("its input", because="normalised again in backward"),
+    Kept("its weight", (-2,)),
+    Kept("each row's reciprocal norm", because="the input is normalised again in backward"),
+    inputs=("input", "weight"),
+)
 def _fused_rms_norm(x: Tensor, weight: Tensor | None) -> Tensor:
     ledger = x.ledger
     rows = ledger.empty((*x.shape[:-1], 1), "float32")
@@ -98,6 +119,11 @@ def _rms_norm_backward(call: Call) -> Grads:
     )
 
 
+@operator(
+    "softmax",
+    args=lambda out, x, dim, dtype=None: (x, dtype or ("float32" if widens(x) else x.dtype)),
+)
+@saves("SoftmaxBackward0", SOFTMAX)
 def softmax(x: Tensor, dtype: str) -> Tensor:
     """``F.softmax(x, dim, dtype=dtype)``: converts ``x`` to ``dtype`` first, and saves its result.
 
@@ -133,6 +159,11 @@ def softmax_backward(call: Call) -> Grads:
     return (out,)
 
 
+@operator("log_softmax", args=lambda out, x, dim, dtype=None: (x, dtype))
+@saves(
+    "LogSoftmaxBackward0",
+    Kept("its result", because="its gradient is computed from the probabilities, which are e^result"),
+)
 def log_softmax(x: Tensor, dtype: str | None = None) -> Tensor:
     """``F.log_softmax(x, dim, dtype=dtype)``: saves its result. A strided input is copied first."""
     x = widened(x) if dtype is None else to(x, dtype)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import wraps
-from typing import ParamSpec
+from typing import Any, ParamSpec
 
 from ..errors import InputError
 from ..ledger import ITEMSIZE, RESULT, Beside, Call, Shape, Size, Storage, Tensor, product, record
@@ -14,9 +14,12 @@ from .copies import triu
 from .elementwise import elementwise, mul, with_number
 from .layout import Grads, broadcast, normalised, strides_of, view_of
 from .reductions import sum
+from .table import FACTORS, PRODUCT, SHAPE, Kept, first, operator, saves
 from .views import contiguous, expand, permute, real, reshape, squeeze, transpose, unsafe_view, unsqueeze, view
 
 P = ParamSpec("P")
+
+_SYSTEM = ("matrix", "right-hand side")
 
 
 def _product_of(x: Tensor, shape: Shape, inner: Size) -> Tensor:
@@ -39,6 +42,7 @@ def holds_operands(operator: Callable[P, Tensor]) -> Callable[P, Tensor]:
     return call
 
 
+@operator("linear")
 @holds_operands
 def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """``F.linear(x, weight, bias)``: folds leading dimensions and multiplies by ``weight.t()``.
@@ -105,6 +109,8 @@ def _flat_gradient(call: Call) -> Tensor | None:
     return out
 
 
+@operator("mm")
+@saves("MmBackward0", *PRODUCT, inputs=("input", "weight"))
 @holds_operands
 def mm(a: Tensor, b: Tensor) -> Tensor:
     """``a.mm(b)``: saves each factor if the other requires a gradient."""
@@ -154,11 +160,13 @@ def _product(shape: Shape, grad: Tensor, transposed: bool) -> Tensor:
     return grad.ledger.empty(shape, grad.dtype)
 
 
+@operator("addmm")
+@saves("AddmmBackward0", *PRODUCT, inputs=("input", "weight"))
 @holds_operands
-def addmm(bias: Tensor, a: Tensor, b: Tensor, scales_bias: bool = False, scales: bool = False) -> Tensor:
+def addmm(bias: Tensor, a: Tensor, b: Tensor, beta: bool = False, alpha: bool = False) -> Tensor:
     """``torch.addmm(bias, a, b, beta, alpha)``: saves each factor if the other requires a gradient.
 
-    ``scales_bias`` and ``scales``: ``beta`` and ``alpha`` are not one, so the backward multiplies by them.
+    ``beta`` and ``alpha``: whether they are not one, so that the backward multiplies by them.
     """
     b = autocast(b)
     a = autocast(a)
@@ -171,7 +179,7 @@ def addmm(bias: Tensor, a: Tensor, b: Tensor, scales_bias: bool = False, scales:
         launch_cublas(a, b)
         return out
 
-    args = _column_major(a), _column_major(b), scales_bias, scales
+    args = _column_major(a), _column_major(b), beta, alpha
     return record("AddmmBackward0", make, (bias, a, b), saved, _addmm_backward, *args)
 
 
@@ -187,6 +195,8 @@ def _maybe_multiply(x: Tensor, scales: bool) -> Tensor:
     return with_number(x, x.dtype) if scales else x
 
 
+@operator("mv")
+@saves("MvBackward0", *PRODUCT, inputs=FACTORS)
 @holds_operands
 def mv(a: Tensor, b: Tensor) -> Tensor:
     """``a.mv(b)`` of a matrix and a vector: saves each factor if the other requires a gradient."""
@@ -206,6 +216,7 @@ def _mv_backward(call: Call) -> Grads:
     return grad_a, call.ledger.empty(a.shape[1:], grad.dtype)
 
 
+@saves("DotBackward0", *PRODUCT, inputs=FACTORS)
 def dot(a: Tensor, b: Tensor) -> Tensor:
     """``a.dot(b)`` of two vectors: saves each if the other requires a gradient."""
     saved = (b if a.requires_grad else None, a if b.requires_grad else None)
@@ -218,6 +229,7 @@ def _dot_backward(call: Call) -> Grads:
     return grad_a, (elementwise((call.grad, a), a.dtype) if call.needs[1] else None)
 
 
+@operator("matmul", same=("__matmul__",))
 @holds_operands
 def matmul(a: Tensor, b: Tensor) -> Tensor:
     """``torch.matmul(a, b)``, which is ``mm``, ``bmm``, ``mv`` or ``dot`` of views or copies of its operands."""
@@ -282,6 +294,8 @@ def _folded_matmul(a: Tensor, b: Tensor) -> Tensor:
     return contiguous(transpose(out, -2, -1)) if swapped else out
 
 
+@operator("bmm")
+@saves("BmmBackward0", *PRODUCT, inputs=FACTORS)
 @holds_operands
 def bmm(a: Tensor, b: Tensor) -> Tensor:
     """``a.bmm(b)``: saves each factor if the other requires a gradient."""
@@ -308,11 +322,13 @@ def _bmm_backward(call: Call) -> Grads:
     return grad_a, grad_b
 
 
+@operator("baddbmm")
+@saves("BaddbmmBackward0", *PRODUCT, inputs=FACTORS)
 @holds_operands
-def baddbmm(x: Tensor, a: Tensor, b: Tensor, scales_input: bool = False, scales: bool = False) -> Tensor:
+def baddbmm(x: Tensor, a: Tensor, b: Tensor, beta: bool = False, alpha: bool = False) -> Tensor:
     """``torch.baddbmm(x, a, b, beta, alpha)``: saves each factor if the other requires a gradient.
 
-    ``scales_input`` and ``scales``: ``beta`` and ``alpha`` are not one, so the backward multiplies by them.
+    ``beta`` and ``alpha``: see ``addmm``.
     """
     b = autocast(b)
     a = autocast(a)
@@ -325,8 +341,8 @@ def baddbmm(x: Tensor, a: Tensor, b: Tensor, scales_input: bool = False, scales:
         (x, a, b),
         saved,
         _baddbmm_backward,
-        scales_input,
-        scales,
+        beta,
+        alpha,
     )
 
 
@@ -390,6 +406,7 @@ def _packed_bytes(x: Tensor) -> Size:
     return x.nbytes
 
 
+@operator("kron")
 def kron(a: Tensor, b: Tensor) -> Tensor:
     """``torch.kron`` of [m, n] and [p, q]: views [m, 1, n, 1] and [1, p, 1, q], their product viewed as [m p, n q]."""
     (m, n), (p, q) = a.shape, b.shape
@@ -397,7 +414,16 @@ def kron(a: Tensor, b: Tensor) -> Tensor:
     return unsafe_view(product, (m * p, n * q))
 
 
-def linalg_solve(a: Tensor, b: Tensor) -> Tensor:
+@operator("linalg_solve")
+@saves(
+    "LinalgSolveExBackward0",
+    Kept("its matrix", because="kept beside its factors"),
+    Kept("the matrix's LU factors", (-2, -1), "backward solves with them again"),
+    Kept("the factors' row order", (-2, -1), "backward solves with them again"),
+    Kept("its result", (-2,)),
+    inputs=_SYSTEM,
+)
+def linalg_solve(a: Tensor, b: Tensor, *, left: bool = True) -> Tensor:
     """``torch.linalg.solve(a, b, left=False)`` of [..., m, m]: saves ``a``, its factors and pivots, and the result."""
     ledger = a.ledger
     factors, pivots = ledger.empty(a.shape, a.dtype), ledger.empty(a.shape[:-1], "int32")
@@ -423,6 +449,7 @@ def _solve_backward(call: Call) -> Grads:
     return elementwise((product,), grad.dtype), grad_b
 
 
+@operator("einsum", args=lambda out, equation, operands: (equation, *operands))
 def einsum(equation: str, *operands: Tensor) -> Tensor:
     """``torch.einsum(equation, *operands)``, contracted from left to right (``Linear.cpp: einsum``).
 
@@ -504,6 +531,8 @@ def _sumproduct_pair(a: Tensor, b: Tensor, dims: list[int]) -> Tensor:
     return permute(view(bmm(a, b), shape), tuple(order.index(d) for d in range(len(order))))
 
 
+@operator("fft_fft", "fft_ifft", args=first)
+@saves("FftR2CBackward0", Kept("its input", because=SHAPE))
 def fft(x: Tensor) -> Tensor:
     """``torch.fft.fft(x)`` or its inverse, over one dimension: one complex tensor. A real ``x`` is saved.
 
@@ -526,6 +555,7 @@ def _r2c_backward(call: Call) -> Grads:
     return (real(call.ledger.empty(call.grad.shape, "complex64")),)
 
 
+@operator("fft_ifft2", args=first)
 def fft_ifft2(x: Tensor) -> Tensor:
     """``torch.fft.ifft2(x)`` of a real tensor: makes a complex copy and transforms it; saves nothing."""
 
@@ -538,13 +568,23 @@ def fft_ifft2(x: Tensor) -> Tensor:
     return record("FftC2CBackward0", make, (x,), (), _r2c_backward)
 
 
-def grouped_mm(a: Tensor, b: Tensor, offsets: Tensor) -> Tensor:
-    """``F.grouped_mm(a, b, offs=offsets)`` of rows [T, k] by a matrix of each group [n, k, m] (``GroupedMMUtils.h``).
+@operator("grouped_mm", "_grouped_mm")
+@saves(
+    "GroupedMmBackward0",
+    *PRODUCT,
+    Kept("the groups' last rows", because="they say which rows belong to which matrix"),
+    inputs=FACTORS,
+)
+def grouped_mm(a: Tensor, b: Tensor, offs: Tensor | None = None, bias: Any = None, out_dtype: Any = None) -> Tensor:
+    """``F.grouped_mm(a, b, offs=offs)`` of rows [T, k] by a matrix of each group [n, k, m] (``GroupedMMUtils.h``).
 
     Saves the offsets, and each factor if the other requires a gradient. Rows of results start at multiples of 16 bytes.
     What CUTLASS takes beside the result, some bytes for each group, is left out. Autocast leaves it alone.
+    Raises ``InputError`` for other operands.
     """
-    saved = (b if a.requires_grad else None, a if b.requires_grad else None, offsets)
+    if offs is None or bias is not None or (len(a.shape), len(b.shape)) != (2, 3):
+        raise InputError("grouped_mm of other operands than rows and a matrix of each group has no rule")
+    saved = (b if a.requires_grad else None, a if b.requires_grad else None, offs)
     strides = strides_of(b)
     column_major = strides[-2] == 1 and strides[-1] != 1
 
@@ -585,11 +625,22 @@ def _grouped_mm_backward(call: Call) -> Grads:
     return grad_a, grad_b
 
 
-def linalg_solve_triangular(a: Tensor, b: Tensor) -> Tensor:
+@operator("linalg_solve_triangular", "solve_triangular")
+@saves(
+    "LinalgSolveTriangularBackward0",
+    Kept("its matrix", (-2, -1)),
+    Kept("its result", (-2,)),
+    inputs=_SYSTEM,
+)
+def linalg_solve_triangular(
+    a: Tensor, b: Tensor, upper: bool = False, left: bool = True, unitriangular: bool = False
+) -> Tensor:
     """``torch.linalg.solve_triangular(a, b, upper=...)`` of [*, n, n] and [*, n, k]: saves ``a`` and the result.
 
-    The result's matrices are column-major.
+    The result's matrices are column-major. Raises ``InputError`` for ``left=False``.
     """
+    if not left:
+        raise InputError("linalg.solve_triangular with left=False has no rule")
     shape = (*broadcast(a.shape[:-2], b.shape[:-2]), *b.shape[-2:])
     name = "LinalgSolveTriangularBackward0"
     return record(name, lambda: _column_major_of(a, shape), (a, b), (a, RESULT), _solve_triangular_backward)
@@ -611,11 +662,15 @@ def _solve_triangular_backward(call: Call) -> Grads:
     return triangle, (grad_b if call.needs[1] else None)
 
 
-def linalg_qr(a: Tensor) -> tuple[Tensor, Tensor]:
+@operator("linalg_qr")
+def linalg_qr(a: Tensor, mode: str = "reduced") -> tuple[Tensor, Tensor]:
     """``torch.linalg.qr(a)`` of [m, n] with m >= n: the factors, [m, n] and [n, n] in column-major order, are saved.
 
-    The second one is no way for gradients here. LAPACK's and cuSOLVER's workspace is left out.
+    The second one is no way for gradients here. LAPACK's and cuSOLVER's workspace is left out. Raises ``InputError``
+    for other matrices.
     """
+    if mode != "reduced" or len(a.shape) != 2 or sample(a.shape[0]) < sample(a.shape[1]):
+        raise InputError("linalg.qr has a rule for the reduced factors of one matrix with more rows than columns")
     m, n = a.shape
     triangle = _column_major_of(a, (n, n))
     name = "LinalgQrBackward0"

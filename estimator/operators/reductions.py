@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from typing import Any
 
 from ..ledger import FLOATING, ITEMSIZE, RESULT, Call, Shape, Size, Tensor, record
 from .casts import widened, widens
 from .device import THREADS
 from .elementwise import elementwise, with_number, without_gradient, wrapped_number
 from .layout import Grads, empty_like
+from .table import Kept, Result, operator, recorded, saves
 from .views import expand, unsqueeze
 
 Dims = int | Sequence[int] | None
@@ -45,6 +47,7 @@ def summed(x: Tensor, dims: Collection[int], shape: Shape, dtype: str | None = N
     return out
 
 
+@operator("sum")
 def sum(x: Tensor, dim: Dims = None, keepdim: bool = False, dtype: str | None = None) -> Tensor:
     """``x.sum(dim)``: saves nothing. The backward expands the gradient.
 
@@ -70,6 +73,7 @@ def _sum_backward(call: Call) -> Grads:
     return (expand(_restored(call.grad, dims, keepdim), shape),)
 
 
+@operator("mean")
 def mean(x: Tensor, dim: Dims = None, keepdim: bool = False, dtype: str | None = None) -> Tensor:
     """``x.mean(dim)``: saves nothing."""
     dims, ledger = _dims(x, dim), x.ledger
@@ -93,6 +97,12 @@ def _mean_backward(call: Call) -> Grads:
     return (out,)
 
 
+@recorded("var")
+def _var(out: Result, x: Tensor, dim: Any = None, *args: Any, keepdim: bool = False, **_: Any) -> Tensor:
+    return var(x, None if isinstance(dim, bool) else dim, keepdim or (len(args) > 1 and bool(args[1])))
+
+
+@saves("VarBackward0", Kept("its input", because="the derivative is the distance from the mean"))
 def var(x: Tensor, dim: Dims = None, keepdim: bool = False) -> Tensor:
     """``x.var(dim)``: saves ``x``. CUDA's workspace is taken for that of a sum."""
     dims = _dims(x, dim)
@@ -120,6 +130,16 @@ def _deviations(grad: Tensor, x: Tensor, dims: Sequence[int]) -> Tensor:
     return elementwise((scaled, difference), x.dtype)
 
 
+@recorded("std")
+def _std(out: Result, x: Tensor, dim: Any = None, *args: Any, keepdim: bool = False, **_: Any) -> Tensor:
+    return std(x, None if isinstance(dim, bool) else dim, keepdim or (len(args) > 1 and bool(args[1])))
+
+
+@saves(
+    "StdBackward0",
+    Kept("its input", because="the derivative is the distance from the mean, over the result"),
+    Kept("its result", because="the derivative is the distance from the mean, over the result"),
+)
 def std(x: Tensor, dim: Dims = None, keepdim: bool = False) -> Tensor:
     """``x.std(dim)``: saves ``x`` and its result. CUDA's workspace is taken for that of a sum."""
     dims = _dims(x, dim)
@@ -137,6 +157,12 @@ def _std_backward(call: Call) -> Grads:
     return (_deviations(_restored(grad, dims, keepdim), x, dims),)
 
 
+@operator("logsumexp")
+@saves(
+    "LogsumexpBackward0",
+    Kept("its input", because="the derivative is e^(input - result)"),
+    Kept("its result", because="the derivative is e^(input - result)"),
+)
 def logsumexp(x: Tensor, dim: Dims, keepdim: bool = False) -> Tensor:
     """``x.logsumexp(dim)``: saves ``x`` and its result."""
     x = widened(x)
@@ -163,7 +189,13 @@ def _logsumexp_backward(call: Call) -> Grads:
     return (elementwise((_restored(call.grad, dims, keepdim), exponential), x.dtype),)
 
 
-def amax(x: Tensor, dim: Dims, keepdim: bool = False) -> Tensor:
+@operator("amax", "amin")
+@saves(
+    "AmaxBackward0",
+    Kept("its input", because="the gradient goes to the elements that are equal to the result"),
+    Kept("its result", because="the gradient goes to the elements that are equal to the result"),
+)
+def amax(x: Tensor, dim: Dims = (), keepdim: bool = False) -> Tensor:
     """``x.amax(dim)`` or ``x.amin(dim)``: saves ``x`` and its result."""
     dims = _dims(x, dim)
     shape = _without(x.shape, dims, keepdim)
@@ -180,12 +212,14 @@ def _amax_backward(call: Call) -> Grads:
     return (elementwise((mask, share), grad.dtype),)
 
 
+@operator("cumsum")
 def cumsum(x: Tensor, dim: int, dtype: str | None = None) -> Tensor:
     """``x.cumsum(dim)``: contiguous; saves nothing. Integers are summed as int64.
 
     ``x`` is converted to the result's dtype first. The temporary storage of CUDA's scan of a vector is left out.
     """
     x = widened(x)
+    dim %= max(len(x.shape), 1)
     wide = dtype or (x.dtype if x.dtype in FLOATING or "complex" in x.dtype else "int64")
 
     def make() -> Tensor:
@@ -209,6 +243,15 @@ def _cumsum_backward(call: Call) -> Grads:
     return (out,)
 
 
+@operator(
+    "linalg_vector_norm", "linalg_norm", "norm",
+    args=lambda out, x, ord=2, dim=None, keepdim=False, *_, **__: (x, dim, keepdim),
+)  # fmt: skip
+@saves(
+    "LinalgVectorNormBackward0",
+    Kept("its input", because="the derivative is the input over the norm"),
+    Kept("its result", because="the derivative is the input over the norm"),
+)
 def linalg_vector_norm(x: Tensor, dim: Dims = None, keepdim: bool = False) -> Tensor:
     """``torch.linalg.vector_norm(x, dim=dim)``, p = 2: saves its input and its result."""
     x = widened(x)
@@ -235,7 +278,8 @@ def _vector_norm_backward(call: Call) -> Grads:
     return (out,)
 
 
-def histc(x: Tensor, bins: Size) -> Tensor:
+@operator("histc")
+def histc(x: Tensor, bins: Size = 100, min: Any = 0, max: Any = 0) -> Tensor:
     """``torch.histc(x, bins)``: has no derivative. A CPU counts in each thread (``HistogramKernel.cpp``)."""
     ledger = x.ledger
     edges = ledger.empty((bins + 1,), x.dtype)

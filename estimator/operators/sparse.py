@@ -8,7 +8,9 @@ from __future__ import annotations
 
 from ..errors import InputError
 from ..ledger import Call, Shape, Tensor, record
+from .indexing import INDICES
 from .layout import Grads
+from .table import SHAPE, Kept, operator, saves
 from .views import pass_on
 
 
@@ -37,6 +39,13 @@ def _parts(x: Tensor) -> tuple[Tensor, Tensor]:
     return x.indices, x.values
 
 
+@operator("sparse_coo_tensor", args=lambda out, indices, values, size=None: (indices, values, out.shape))
+@saves(
+    "SparseCooTensorWithDimsAndTensorsBackward0",
+    INDICES,
+    Kept("the values", because="part of the sparse tensor that is kept"),
+    inputs=("values",),
+)
 def sparse_coo_tensor(indices: Tensor, values: Tensor, shape: Shape) -> Tensor:
     """``torch.sparse_coo_tensor(indices, values, shape)`` with int64 indices: shares and saves both.
 
@@ -67,6 +76,7 @@ def _sparse_coo_tensor_backward(call: Call) -> Grads:
     return (out,)
 
 
+@operator("coalesce")
 def coalesce(x: Tensor) -> Tensor:
     """``x.coalesce()`` of a tensor whose entries are in no order, each at a place of its own.
 
@@ -86,6 +96,14 @@ def coalesce(x: Tensor) -> Tensor:
     return record("CoalesceBackward0", run, (x,), (), pass_on)
 
 
+@operator("sparse_mm")
+@saves(
+    "SparseAddmmBackward0",
+    INDICES,
+    Kept("its sparse factor", because="backward multiplies by it and reads its indices"),
+    Kept("its second factor", (-2,)),
+    inputs=("sparse factor", "second factor"),
+)
 def sparse_mm(x: Tensor, dense: Tensor) -> Tensor:
     """``torch.sparse.mm(x, dense)`` of x [m, k] and dense [k, n]: saves x, and dense if x requires a gradient.
 
@@ -127,6 +145,8 @@ def _sparse_mm_backward(call: Call) -> Grads:
     return of_x, of_dense
 
 
+@operator("to_dense")
+@saves("ToDenseBackward0", INDICES, Kept("the sparse tensor", because=SHAPE))
 def to_dense(x: Tensor) -> Tensor:
     """``x.to_dense()``: saves x."""
     indices, _ = _parts(x)

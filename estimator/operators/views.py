@@ -3,21 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from ..ledger import ITEMSIZE, Call, Shape, Size, Tensor, product, record, record_views, sum_to, whole
 from .layout import Grads, empty_like, normalised, strides_of, view_of, view_strides
+from .table import Result, flattened, operator, recorded
 
 
-def transpose(x: Tensor, a: int, b: int) -> Tensor:
-    """``x.transpose(a, b)``: a view."""
+@operator("transpose", same=("swapaxes", "swapdims"))
+def transpose(x: Tensor, dim0: int, dim1: int) -> Tensor:
+    """``x.transpose(dim0, dim1)``: a view."""
     rank = len(x.shape)
-    a, b = a % rank, b % rank
+    a, b = dim0 % rank, dim1 % rank
     shape, strides = list(x.shape), list(strides_of(x))
     shape[a], shape[b] = shape[b], shape[a]
     strides[a], strides[b] = strides[b], strides[a]
     return record(
         "TransposeBackward0", lambda: view_of(x, tuple(shape), tuple(strides)), (x,), (), _transpose_backward, a, b
     )
+
+
+@recorded("t", "T", "mT", "adjoint")
+def _matrix_transpose(out: Result, x: Tensor) -> Tensor:
+    return transpose(x, -2, -1) if len(x.shape) > 1 else alias(x)
 
 
 def _transpose_backward(call: Call) -> Grads:
@@ -32,6 +40,10 @@ def view(x: Tensor, shape: Shape) -> Tensor:
     return record("ViewBackward0", lambda: view_of(x, shape, strides), (x,), (), _reshape_backward, x.shape)
 
 
+@operator(
+    "reshape", "view", "flatten", "unflatten", "view_as", "reshape_as",
+    args=lambda out, x, *_, **__: (x, out.shape),
+)  # fmt: skip
 def reshape(x: Tensor, shape: Shape) -> Tensor:
     """``x.reshape(shape)``: a view if the strides allow one, else a view of a contiguous copy."""
     if view_strides(x, shape) is not None:
@@ -53,6 +65,7 @@ def unsafe_view(x: Tensor, shape: Shape) -> Tensor:
     return record("UnsafeViewBackward0", make, (x,), (), _reshape_backward, x.shape)
 
 
+@operator("clone", args=lambda out, x, *, memory_format="preserve_format": (x, memory_format == "preserve_format"))
 def clone(x: Tensor, preserve: bool = False) -> Tensor:
     """``x.clone(memory_format=torch.contiguous_format)``; ``preserve``: ``x.clone()``, with ``x``'s strides."""
     return record(
@@ -69,6 +82,7 @@ def pass_on(call: Call) -> Grads:
     return tuple(call.grad if need else None for need in call.needs)
 
 
+@operator("contiguous", args=lambda out, x, **_: (x,))
 def contiguous(x: Tensor) -> Tensor:
     """``x.contiguous()``: ``x`` itself if it is contiguous, else a copy."""
     return x if x.strides is None else clone(x)
@@ -85,6 +99,10 @@ def split(x: Tensor, split_size: Size, dim: int = 0, count: int | None = None) -
     return split_with_sizes(x, [split_size] * count, dim)
 
 
+@operator(
+    "split_with_sizes", "split", "chunk",
+    args=lambda out, x, sizes, dim=0: (x, [shape[dim] for _, shape, _ in out.all], dim),
+)  # fmt: skip
 def split_with_sizes(x: Tensor, split_sizes: Sequence[Size], dim: int = 0) -> list[Tensor]:
     """``x.split(split_sizes, dim)``: views. The backward joins their gradients."""
     return _split(x, dim, [(size, 1) for size in split_sizes])
@@ -119,6 +137,7 @@ def _split_backward(call: Call) -> Grads:
     return (out,)
 
 
+@operator("unbind")
 def unbind(x: Tensor, dim: int = 0) -> list[Tensor]:
     """``x.unbind(dim)``, where that dimension is a number: views. The backward stacks their gradients."""
     dim %= len(x.shape)
@@ -134,6 +153,7 @@ def _join_views_backward(call: Call) -> Grads:
     return (call.ledger.empty(*call.args),)
 
 
+@operator("unsqueeze")
 def unsqueeze(x: Tensor, dim: int) -> Tensor:
     """``x.unsqueeze(dim)``: a view."""
     dim %= len(x.shape) + 1
@@ -143,6 +163,7 @@ def unsqueeze(x: Tensor, dim: int) -> Tensor:
     return record("UnsqueezeBackward0", lambda: view_of(x, shape, strides), (x,), (), _reshape_backward, x.shape)
 
 
+@operator("expand", "expand_as", "broadcast_to", args=lambda out, x, *_, **__: (x, out.shape))
 def expand(x: Tensor, shape: Shape) -> Tensor:
     """``x.expand(shape)``: a view whose stride is zero in the expanded dimensions."""
     if x.shape == shape:
@@ -161,6 +182,7 @@ def _expand_backward(call: Call) -> Grads:
     return (call.grad if call.grad.shape == shape else sum_to(call.grad, shape),)
 
 
+@operator("permute", args=lambda out, x, *dims: (x, tuple(d % len(x.shape) for d in flattened(dims))))
 def permute(x: Tensor, order: tuple[int, ...]) -> Tensor:
     """``x.permute(order)``: a view."""
     shape, strides = tuple(x.shape[i] for i in order), strides_of(x)
@@ -173,6 +195,7 @@ def _permute_backward(call: Call) -> Grads:
     return (permute(call.grad, tuple(order.index(i) for i in range(len(order)))),)
 
 
+@operator("narrow", args=lambda out, x, dim, start, length: (x, dim, length))
 def narrow(x: Tensor, dim: int, length: Size, keeps_strides: bool = False) -> Tensor:
     """``x.narrow(dim, start, length)``: a view. ``keeps_strides``: see ``layout.view_of``."""
     dim %= len(x.shape)
@@ -182,6 +205,7 @@ def narrow(x: Tensor, dim: int, length: Size, keeps_strides: bool = False) -> Te
     )
 
 
+@operator("select", args=lambda out, x, dim, index=0: (x, dim))
 def select(x: Tensor, dim: int) -> Tensor:
     """``x.select(dim, index)``: a view without that dimension."""
     dim %= len(x.shape)
@@ -197,6 +221,7 @@ def input_backward(call: Call) -> Grads:
     return (call.ledger.empty(call.args[0], call.grad.dtype),)
 
 
+@operator("real")
 def real(x: Tensor) -> Tensor:
     """``x.real`` of a complex64 tensor: a float32 view of every other number."""
     strides = tuple(2 * stride for stride in strides_of(x))
@@ -212,6 +237,7 @@ def _real_backward(call: Call) -> Grads:
     return (call.ledger.empty(call.grad.shape, "complex64"),)
 
 
+@operator("view_as_real")
 def view_as_real(x: Tensor) -> Tensor:
     """``torch.view_as_real(x)`` of complex64: a float32 view with a last dimension of two."""
     strides = (*(2 * stride for stride in strides_of(x)), 1)
@@ -226,6 +252,7 @@ def _view_as_real_backward(call: Call) -> Grads:
     return (view_as_complex(call.grad),)
 
 
+@operator("view_as_complex")
 def view_as_complex(x: Tensor) -> Tensor:
     """``torch.view_as_complex(x)`` of float32 [..., 2]: a complex64 view."""
     shape = x.shape[:-1]
@@ -243,6 +270,10 @@ def _view_as_complex_backward(call: Call) -> Grads:
     return (view_as_real(call.grad),)
 
 
+@operator(
+    "unfold",
+    args=lambda out, x, dimension, size, step: (x, dimension, size, step, out.shape[dimension % len(x.shape)]),
+)
 def unfold(x: Tensor, dim: int, size: Size, step: Size, count: Size) -> Tensor:
     """``x.unfold(dim, size, step)``: a view of ``count`` windows. The backward adds them up in a new gradient.
 
@@ -264,6 +295,7 @@ def _unfold_backward(call: Call) -> Grads:
     return (out,)
 
 
+@operator("alias")
 def alias(x: Tensor) -> Tensor:
     """``at::alias(x)``, as ``x[:]`` gives: a view of all of it."""
     return record("AliasBackward0", lambda: view_of(x, x.shape, strides_of(x)), (x,), (), pass_on)
@@ -277,9 +309,48 @@ def slice(x: Tensor, dim: int, length: Size, step: int = 1) -> Tensor:
     return record("SliceBackward0", lambda: view_of(x, shape, tuple(strides)), (x,), (), input_backward, x.shape)
 
 
+@operator("squeeze", args=lambda out, x, dim=None: (x, out.shape))
 def squeeze(x: Tensor, shape: Shape) -> Tensor:
     """``x.squeeze(dims)``: a view of ``shape``, without some dimensions of size one."""
     strides = [stride for size, stride in zip(x.shape, strides_of(x), strict=True) if size != 1]
     own = iter(strides)
     kept = tuple(1 if size == 1 else next(own) for size in shape)
     return record("SqueezeBackward0", lambda: view_of(x, shape, kept), (x,), (), _reshape_backward, x.shape)
+
+
+@recorded("detach", "data")
+def _detach(out: Result, x: Tensor) -> Tensor:
+    return x.alias()
+
+
+@recorded("conj")
+def _conj(out: Result, x: Tensor) -> Tensor:
+    return x
+
+
+@recorded("slice")
+def _slice(out: Result, x: Tensor, dim: int, length: Size, step: int) -> Tensor:
+    if length == 1 and step == 1 and x.ledger.inference_mode:  # the last token's states, whose strides a product sees
+        return narrow(x, dim, length, keeps_strides=True)
+    return slice(x, dim, length, step)
+
+
+@recorded("meshgrid")
+def _meshgrid(out: Result, *tensors: Any, **_: Any) -> list[Tensor]:
+    given = flattened(tensors)
+    views = [view(x, tuple(x.numel if i == place else 1 for i in range(len(given)))) for place, x in enumerate(given)]
+    return _broadcast_tensors(out, *views)
+
+
+@recorded("broadcast_tensors")
+def _broadcast_tensors(out: Result, *tensors: Any) -> list[Tensor]:
+    return [expand(x, shape) for x, (_, shape, _) in zip(flattened(tensors), out.all, strict=True)]
+
+
+@recorded("movedim", "moveaxis")
+def _movedim(out: Result, x: Tensor, source: Any, destination: Any) -> Tensor:
+    rank = len(x.shape)
+    sources = [d % rank for d in (source if isinstance(source, tuple) else (source,))]
+    targets = [d % rank for d in (destination if isinstance(destination, tuple) else (destination,))]
+    rest = iter(d for d in range(rank) if d not in sources)
+    return permute(x, tuple(sources[targets.index(d)] if d in targets else next(rest) for d in range(rank)))

@@ -157,18 +157,5 @@ def flash(query: Tensor, key: Tensor, value: Tensor, dtype: str) -> Attended:
     width, size = value.shape[-1], query.shape[-1]
     if width != size:  # multi-head latent attention
         value = ops.pad(value, (*value.shape[:-1], size))
-    out = flash_attn(query, key, value, dtype)
+    out = ops.flash_attn(query, key, value, dtype)
     return (out if width == size else ops.narrow(out, -1, width)), None
-
-
-def flash_attn(query: Tensor, key: Tensor, value: Tensor, dtype: str) -> Tensor:
-    """The package's kernel for [B, S, heads, D], behind ``fa_peft_integration_check``.
-
-    If queries are float32, as float32 norms make them, then queries, keys and values are cast to the dtype of autocast.
-    Without autocast they are cast to ``dtype``: that of a quantised base before it was quantised, else that of the
-    projections' weights (``get_target_dtype``).
-    """
-    if query.dtype == "float32":
-        dtype = query.ledger.autocast or dtype
-        query, key, value = ops.to(query, dtype), ops.to(key, dtype), ops.to(value, dtype)
-    return ops.flash_attn(query, key, value)

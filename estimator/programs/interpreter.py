@@ -15,6 +15,7 @@ from ..ledger import Call as BackwardCall
 from ..ledger import Ledger, Shape, Size, Tensor
 from ..ledger import record as record_node
 from ..operators.layout import normalised
+from ..operators.table import RULES, Result
 from .attention import Cache
 from .interfaces import Interfaces
 from .modules import Builder, Embedding, Linear, Module
@@ -47,7 +48,6 @@ from .program import (
     made,
 )
 from .recorded import RecordedSizes
-from .rules import RULES, Result
 from .sizes import segments
 from .step import Inputs, Step
 

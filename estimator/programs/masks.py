@@ -10,7 +10,7 @@ from typing import Any
 
 from .. import operators as ops
 from ..ledger import Ledger, Shape, Size, Tensor
-from .rules import RULES, Result
+from ..operators.table import RULES, Result
 from .step import Inputs
 
 MaskFunction = Callable[[Tensor, Tensor, Tensor], Tensor]

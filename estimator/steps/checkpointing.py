@@ -22,6 +22,7 @@ from weakref import ReferenceType, ref
 from ..errors import InputError
 from ..ledger import Call, Counted, Hooks, Ledger, Tensor, record
 from ..ledger.graph import identity
+from ..operators.table import Kept, saves
 from .offloading import saved_on_host
 
 RNG_STATE_BYTES = 5056
@@ -147,6 +148,13 @@ class _Frame:
         ledger.autocast_cache, ledger.autocast_casts, ledger.products, ledger.thrown_away = outer[6:]
 
 
+_INPUTS = Kept("what goes into the checkpoint", because="backward runs it again from here")
+
+
+@saves("_NoopSaveInputs", _INPUTS, inputs=())
+@saves(
+    "product", Kept("the result of a product or of attention", because="selective checkpointing keeps it"), inputs=()
+)
 def checkpoint(
     function: Callable[..., Any],
     inputs: Tensor | tuple[Tensor, ...],
@@ -162,6 +170,7 @@ def checkpoint(
     return _Frame(function, inputs, args, selective).run(inputs)
 
 
+@saves("CheckpointFunctionBackward", _INPUTS, inputs=())
 def reentrant(function: Callable[..., Any], inputs: Tensor | tuple[Tensor, ...], args: tuple[Any, ...] = ()) -> Any:
     """As ``checkpoint``, by ``CheckpointFunction``. Raises ``InputError`` for a function with several results."""
     inputs = (inputs,) if isinstance(inputs, Tensor) else inputs

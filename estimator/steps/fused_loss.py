@@ -16,6 +16,7 @@ from typing import Any
 from .. import operators as ops
 from ..errors import InputError
 from ..ledger import ITEMSIZE, Call, Size, Tensor, record, whole
+from ..operators.table import Kept, saves
 from ..programs import Module, Step
 from . import torchtune_loss
 from .chunks import ceil_div
@@ -74,6 +75,12 @@ def liger_loss(head: Module, hidden_states: Tensor, labels: Tensor) -> Tensor:
     return fused_linear_cross_entropy(flat(hidden_states), weight, labels)
 
 
+@saves(
+    "LigerFusedLinearCrossEntropyFunctionBackward",
+    Kept("the gradient of the hidden states", because="Liger computes it in the forward pass"),
+    Kept("the gradient of the head's weight", because="Liger computes it in the forward pass"),
+    inputs=("hidden states", "weight"),
+)
 def fused_linear_cross_entropy(x: Tensor, weight: Tensor, target: Tensor, one_buffer: bool = True) -> Tensor:
     """``LigerFusedLinearCrossEntropyFunction``: x [T, H], weight [V, H], target [T].
 
@@ -165,6 +172,16 @@ def cce_loss(head: Module, hidden_states: Tensor, labels: Tensor, share: float =
     return linear_cross_entropy(flat(hidden_states), weight, labels, valids)
 
 
+@saves(
+    "LinearCrossEntropyFunctionBackward",
+    Kept("the hidden states", because="backward computes the logits again, tile by tile"),
+    Kept("the head's weight", because="backward computes the logits again, tile by tile"),
+    Kept("each token's log-sum-exp", because="backward computes the probabilities again"),
+    Kept("the labels", because="they say which logit of each token gets the gradient"),
+    Kept("the tokens that have a label", because="backward takes them alone"),
+    Kept("the mean logit of each word", because="backward sorts the vocabulary by it"),
+    inputs=("hidden states", "weight"),
+)
 def linear_cross_entropy(x: Tensor, weight: Tensor, target: Tensor, valids: Tensor | None, sort: bool = True) -> Tensor:
     """``LinearCrossEntropyFunction``: x [T, H], weight [V, H], target [T], ``valids`` the positions that have a label.
 

@@ -14,6 +14,7 @@ from typing import Any
 
 from .. import operators as ops
 from ..ledger import ITEMSIZE, Call, Ledger, Tensor, product, record, whole
+from ..operators.table import Kept, saves
 from ..programs import Module
 from .checkpointing import checkpoint
 from .chunks import ceil_div, chunks
@@ -110,6 +111,7 @@ def fused_lm_head(head: Module, hidden_states: Tensor, labels: Tensor, share: fl
     return loss
 
 
+@saves("MaskedScatterBackward0", Kept("the mask", because="it says which positions' gradients are taken"))
 def _on_all_positions(x: Tensor, mask: Tensor) -> Tensor:
     """One number for each position, [B, S - 1], zero where there is no label."""
     if x.ledger.device.tiles_on_chip:
@@ -141,6 +143,16 @@ def _rows(x: Tensor, rows: int, dtype: str) -> Tensor:
     return ops.to(ops.narrow(x, 0, rows), dtype)
 
 
+@saves(
+    "ChunkedLogProbFunctionBackward",
+    Kept("the hidden states", because="backward computes the logits again, tile by tile"),
+    Kept("the head's weight", because="backward computes the logits again, tile by tile"),
+    Kept("the head's bias", because="backward computes the logits again, tile by tile"),
+    Kept("the labels", because="they say which logit of each token gets the gradient"),
+    Kept("each token's log-sum-exp", because="backward computes the probabilities again"),
+    Kept("each token's entropy", because="the function marks it for backward"),
+    inputs=("hidden states", "weight", "bias"),
+)
 def _log_probabilities(
     x: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, capped: bool
 ) -> tuple[Tensor, Tensor, Tensor]:

@@ -14,11 +14,12 @@ import pytest
 from estimator.answers.config_names import named
 from estimator.answers.estimate import estimate
 from estimator.answers.explanation import Explanation, explain, layers_name
-from estimator.answers.reasons import OPERATORS, reason
+from estimator.answers.reasons import reason
 from estimator.answers.two_methods import side_by_side
 from estimator.errors import InputError
 from estimator.ledger import Input, SavedBy
 from estimator.ledger.sizes import symbol
+from estimator.operators.table import SAVED
 from estimator.plans.plan import parse_plan
 from tests.cases.random_plans import random_plans
 from tests.cases.small_models import METHODS, systematic, write_config
@@ -75,7 +76,7 @@ def check(explanation: Explanation) -> None:
     layers = Counter(index for part in explanation.parts for unit in part.layers for index in unit)
     assert set(layers.values()) <= {1}
     for row in (row for part in explanation.parts for row in part.rows):
-        assert row.operator in OPERATORS, row
+        assert row.operator in SAVED, row
         assert row.why
         assert row.module
 

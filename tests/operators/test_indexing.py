@@ -81,19 +81,23 @@ def test_index_add(reference_threads: None, given: Cases, in_place: bool) -> Non
 
 @matrix
 def test_gather(given: Cases) -> None:
-    agree(with_held(ops.gather, PLACES), lambda x: x.gather(1, PLACES), *given)
+    agree(with_held(lambda x, i: ops.gather(x, 1, i), PLACES), lambda x: x.gather(1, PLACES), *given)
 
 
 @varied([((24, 40),)], BOTH)
 def test_take_along_dim(given: Cases) -> None:
-    agree(with_held(ops.take_along_dim, PLACES), lambda x: torch.take_along_dim(x, PLACES, 1), *given)
+    agree(
+        with_held(lambda x, i: ops.take_along_dim(x, i, 1), PLACES),
+        lambda x: torch.take_along_dim(x, PLACES, 1),
+        *given,
+    )
 
 
 SCATTERS = {
-    "scatter": lambda x, i, s: ops.scatter(x, i, s),
-    "scatter_": lambda x, i, s: ops.scatter_(ops.neg(x), i, s),
-    "scatter_add": lambda x, i, s: ops.scatter_add(x, i, s),
-    "scatter_add_": lambda x, i, s: ops.scatter_add_(ops.neg(x), i, s),
+    "scatter": lambda x, i, s: ops.scatter(x, 1, i, s),
+    "scatter_": lambda x, i, s: ops.scatter_(ops.neg(x), 1, i, s),
+    "scatter_add": lambda x, i, s: ops.scatter_add(x, 1, i, s),
+    "scatter_add_": lambda x, i, s: ops.scatter_add_(ops.neg(x), 1, i, s),
 }
 
 
@@ -111,7 +115,7 @@ def test_scatter(given: Cases, name: str) -> None:
 @varied([((24, 40),)], BOTH, swaps=[None])
 def test_scatter_of_a_number(given: Cases) -> None:
     agree(
-        with_held(lambda x, i: ops.scatter_(ops.neg(x), i, ops.SCALAR), PLACES),
+        with_held(lambda x, i: ops.scatter_(ops.neg(x), 1, i, ops.SCALAR), PLACES),
         lambda x: (-x).scatter_(1, PLACES, 0.0),
         *given,
     )

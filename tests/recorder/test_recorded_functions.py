@@ -1,4 +1,4 @@
-"""Functions that are recorded on the meta device and run over a ledger, by the adapters of ``programs/rules``.
+"""Functions that are recorded on the meta device and run over a ledger, by the rows of the operators.
 
 Witness everywhere: autograd's saved tensors and the real allocator, for the same function on a CPU.
 """

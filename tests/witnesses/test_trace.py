@@ -19,10 +19,10 @@ from estimator.answers.formulas import Regime, regimes
 from estimator.answers.validation import Validation, validate, validate_counts
 from estimator.errors import InputError
 from estimator.ledger import Call, Tensor, record
+from estimator.operators.table import RULES
 from estimator.plans.models import builtin_names, load
 from estimator.plans.plan import Plan, parse_plan
 from estimator.plans.resolve import resolve
-from estimator.programs.rules import RULES
 from estimator.show.cli import main
 from estimator.witnesses import trace
 from estimator.witnesses.reference.libraries import torch

@@ -19,8 +19,8 @@ from typing import Any
 
 from ...errors import InputError
 from ...files import parse_json, read_text
+from ...operators.table import RULES
 from ..family import ONES, Family
-from ..rules import RULES
 from .limits import LONGEST_FILE, MOST_LAYERS, MOST_PROGRAMS
 from .near import LONG_PARTS, all_near, is_near
 from .reading import OtherFormat, Reader

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from ...errors import InputError
+from ...operators.table import SAME
 from ...programs.program import (
     CACHED,
     Autocast,
@@ -41,7 +42,6 @@ from .names import (
     PYTHON_DTYPES,
     QUESTIONS,
     READS,
-    SAME,
     cast_all,
 )
 from .results import Results

@@ -6,21 +6,6 @@ from typing import Any
 
 import torch
 
-SAME = {
-    "__add__": "add", "__radd__": "add", "__iadd__": "add_", "__sub__": "sub", "__isub__": "sub_", "__mul__": "mul",
-    "__rmul__": "mul", "__imul__": "mul_", "__truediv__": "div", "__itruediv__": "div_", "__matmul__": "matmul",
-    "__pow__": "pow", "__neg__": "neg", "__invert__": "bitwise_not", "__abs__": "abs", "__and__": "bitwise_and",
-    "__rand__": "bitwise_and", "__or__": "bitwise_or", "__ror__": "bitwise_or", "__xor__": "bitwise_xor",
-    "__iand__": "bitwise_and_", "__ior__": "bitwise_or_", "__eq__": "eq", "__ne__": "ne", "__lt__": "lt",
-    "__le__": "le", "__gt__": "gt", "__ge__": "ge", "less": "lt", "less_equal": "le", "greater": "gt",
-    "greater_equal": "ge", "not_equal": "ne", "subtract": "sub", "multiply": "mul", "divide": "div",
-    "true_divide": "div", "concat": "cat", "concatenate": "cat", "absolute": "abs", "negative": "neg",
-    "clip": "clamp", "swapaxes": "transpose", "swapdims": "transpose", "__floordiv__": "floor_divide",
-    "__mod__": "remainder", "__imod__": "remainder_", "__ifloordiv__": "floor_divide_", "__ipow__": "pow_",
-    "__rxor__": "bitwise_xor", "__ixor__": "bitwise_xor_", "__lshift__": "bitwise_left_shift",
-    "__rshift__": "bitwise_right_shift",
-}  # fmt: skip
-"""Names of one and the same operator."""
 PYTHON_DTYPES = {bool: "bool", int: "int64", float: "float64", complex: "complex128"}
 """What Python's types mean where a dtype is expected (``python_arg_parser.h: PythonArgs::scalartype``)."""
 READS = {

@@ -1,0 +1,39 @@
+"""Functions that make a new tensor, whatever is in it."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from ..ledger import Tensor
+from .layout import empty_like
+from .table import Result, recorded
+
+
+@recorded(
+    "arange", "zeros", "ones", "empty", "full", "tensor", "rand", "randn", "eye", "scalar_tensor", "as_tensor",
+    "new_tensor", "linspace", "randint", "tril_indices", "triu_indices", "randperm",
+)  # fmt: skip
+def _new(out: Result, *_: Any, **__: Any) -> Tensor:
+    return out.ledger.empty(out.shape, out.dtype)
+
+
+@recorded("new_zeros", "new_ones", "new_empty", "new_full")
+def _new_beside(out: Result, x: Tensor, *_: Any, dtype: str | None = None, **__: Any) -> Tensor:
+    return out.ledger.empty(out.shape, dtype or x.dtype)
+
+
+@recorded("zeros_like", "ones_like", "empty_like", "full_like", "rand_like", "randn_like", "bernoulli")
+def _like(
+    out: Result, x: Tensor, *_: Any, dtype: str | None = None, memory_format: str = "preserve_format", **__: Any
+) -> Tensor:
+    if memory_format != "preserve_format":
+        return x.ledger.empty(x.shape, dtype or x.dtype)
+    return empty_like(x, dtype or x.dtype)
+
+
+@recorded(
+    "one_hot", "nonzero", "argwhere", "argmax", "argmin", "all", "any", "count_nonzero", "_is_all_true", "_is_any_true"
+)
+def _found(out: Result, x: Tensor, *_: Any, **__: Any) -> Tensor:
+    """What is read off a tensor, without a derivative."""
+    return x.ledger.empty(out.shape, out.dtype)
