@@ -231,8 +231,8 @@ def formula(plan: Asked, /, component: str = "peak", symbolic: bool = False, **k
 
     """
     from .answers.formulas import compile_plan, general_regime
+    from .export.components import exported
     from .export.expression import Expression
-    from .export.formula import exported
     from .export.formula import formula as component_of
 
     asked = parse_plan(_keys(plan, keys))
@@ -243,7 +243,8 @@ def formula(plan: Asked, /, component: str = "peak", symbolic: bool = False, **k
         )
     if not isinstance(symbolic, bool):
         raise InputError(f"symbolic is {shown(symbolic)}; it must be True or False")
-    return Expression(component_of(compile_plan(asked, general_regime(asked), symbolic), component))
+    compiled = compile_plan(asked, general_regime(asked), symbolic)
+    return Expression(component_of(compiled, component), compiled.regime)
 
 
 def models(text: str | None = None) -> list[Model]:

@@ -16,7 +16,7 @@ from typing import Any
 
 from ..errors import InputError
 from ..ledger import Size
-from ..ledger.sizes import Symbol, dominates, symbol, value_of
+from ..ledger.sizes import Poly, Symbol, dominates, symbol, value_of
 from ..plans.plan import Plan
 from ..plans.refusals import check_question
 from ..plans.resolve import resolve, window_of
@@ -127,6 +127,45 @@ def _at(size: Size, point: Mapping[str, int]) -> int:
 
 def _covers(a: Size, at_a: list[int], b: Size, at_b: list[int]) -> bool:
     return all(x >= y for x, y in zip(at_a, at_b, strict=True)) and dominates(a, b)
+
+
+def undominated(moments: list[tuple[str, Size]], regime: Regime) -> list[tuple[str, Size]]:
+    """The moments, without those that are never more than the largest of the others in the regime.
+
+    ``dominates`` assumes that symbols are at least 1; here B and S are at least 2, and N at least 3.
+    """
+    first = max(2, regime.window or 1) if regime.window_reached else 2
+    shift: dict[str, Size] = {"B": symbol("B") + 1, "S": symbol("S") + (first - 1), "N": symbol("N") + 2}
+    shifted = [value.substitute(shift) if isinstance(value, Poly) else value for _, value in moments]
+    kept: list[int] = []
+    for i, value in enumerate(shifted):
+        if any(dominates(shifted[j], value) for j in kept):
+            continue
+        kept = [j for j in kept if not dominates(value, shifted[j])]
+        kept.append(i)
+    for i in list(kept):
+        others = [shifted[j] for j in kept if j != i]
+        if any(_mean_covers(a, b, shifted[i]) for n, a in enumerate(others) for b in others[:n]):
+            kept.remove(i)
+    return [moments[i] for i in kept]
+
+
+def _mean_covers(a: Size, b: Size, c: Size) -> bool:
+    """Whether some weighted mean of ``a`` and ``b`` has no coefficient below that of ``c``: then c <= max(a, b)."""
+    of_a, of_b, of_c = (x.terms if isinstance(x, Poly) else {0: x} for x in (a, b, c))
+    least, most = Fraction(0), Fraction(1)  # of the weight of a
+    for key in {*of_a, *of_b, *of_c}:
+        base = of_b.get(key, 0)
+        slope, needed = of_a.get(key, 0) - base, of_c.get(key, 0) - base
+        if slope > 0:
+            least = max(least, Fraction(needed, slope))
+        elif slope < 0:
+            most = min(most, Fraction(needed, slope))
+        elif needed > 0:
+            return False
+        if least > most:
+            return False
+    return True
 
 
 def _generate(

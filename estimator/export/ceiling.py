@@ -13,7 +13,7 @@ from fractions import Fraction
 from ..answers.estimate import Progress, estimate
 from ..engines.devices import DEFAULT_GPU, find
 from ..plans.plan import Plan
-from .formula import floors
+from .components import floors
 
 _SPANS: Mapping[str, tuple[int, int]] = {"batch": (1, 16), "seq": (64, 16384), "r": (2, 64)}
 _BASES = (2, 3, 5)

@@ -57,7 +57,7 @@ def _nested(name: str, parts: Sequence[str]) -> str:
 
 def to_c(f: Function) -> str:
     """C99: ``estimate(batch, seq, ...)`` returns a structure of the components, and whether they are known."""
-    syntax = Syntax(_C(), "    ", "int64_t ", "int64_t {};", BRACES, ";", "", False)
+    syntax = Syntax(_C(), "    ", "int64_t ", "int64_t {};", BRACES, ";", "", False, "//")
     arguments = ", ".join(f"int64_t {v.name}" for v in f.variables)
     ranges = " || ".join(
         f"{v.name} < {v.least} || {v.name} > INT64_C({v.most})"

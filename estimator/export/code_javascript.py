@@ -50,7 +50,7 @@ def to_javascript(f: Function) -> str:
 
 def javascript(f: Function) -> str:
     """The statements of the module, which use nothing from a file's text."""
-    syntax = Syntax(_JavaScript(), "  ", "const ", "let {};", BRACES, ";", "largest", False)
+    syntax = Syntax(_JavaScript(), "  ", "const ", "let {};", BRACES, ";", "largest", False, "//")
     number = "number | bigint"
     given = ", ".join(f"{v.name}?: {number}" for v in f.variables)
     result = ", ".join(f"{name}: {number}" for name in f.components)

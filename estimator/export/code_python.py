@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache
 from typing import Any
@@ -11,13 +11,12 @@ from sympy import Piecewise
 from sympy.printing.pycode import PythonCodePrinter
 
 from ..errors import InputError
-from .function import Assignment, Function
-from .heading import filled, heading
-from .python import quoted
+from .components import EXPORTED
+from .function import Assignment, Function, Variable
+from .heading import filled, heading, origin
 from .statements import Syntax, code_of, product, statements, wrapped
 
 _BRANCHES = ("if {}:", "elif {}:", "else:", "")
-_MULTIPLE = '        raise ValueError("{0.name} must be a multiple of {0.multiple_of}")'
 
 
 class _Python(PythonCodePrinter):  # type: ignore[misc]
@@ -58,29 +57,52 @@ class _Floats(_NumPy):
 
 def to_python(f: Function) -> str:
     """A Python module without imports: ``estimate(batch, seq, ...) -> dict[str, int]``, exact for all integers."""
-    arguments = ", ".join(f"{v.name}: int = {v.value}" for v in f.variables)
-    rows = [f'        ("{v.name}", {v.name}, {v.least}, {v.most}),' for v in f.variables]
-    multiples = [v for v in f.variables if v.multiple_of > 1]
-    syntax = Syntax(_Python(), "    ", "", "", _BRANCHES, "", "max", True)
-    lines = [
-        '"""' + quoted("\n".join(filled(heading(f)))),
-        '"""',
-        "",
-        "",
-        f"def estimate({arguments}) -> dict[str, int]:",
-        '    """The bytes of each component. Raises ``ValueError`` for what is out of range."""',
+    result = ["    return {", *(f'        "{name}": {name},' for name in f.components), "    }"]
+    about = ["    The bytes of each component. Raises ``ValueError`` for what is out of range."]
+    return _module(heading(f), [_function(f, "estimate", "dict[str, int]", about, result)])
+
+
+def to_functions(formulas: Sequence[Function]) -> str:
+    """The same module with ``<component>_bytes(B, S, ...) -> int`` for the one component of each formula."""
+    made = []
+    for f in formulas:
+        (component,) = f.components
+        about = [f"    Bytes: {EXPORTED[component]}. Raises ``ValueError`` for what is out of range."]
+        about += ["", *(f"    {v.name}: {v.meaning} (default: {v.value})" for v in f.variables)]
+        made.append(_function(f, f"{component}_bytes", "int", about, [f"    return {component}"]))
+    first = formulas[0]
+    about = [f"The bytes of {first.plan.asked}, in whole numbers: a function for each component."]
+    return _module([*about, *origin(first, "formula")], made)
+
+
+def _module(about: Sequence[str], functions: Sequence[Sequence[str]]) -> str:
+    head = ['"""' + quoted("\n".join(filled(about))), '"""']
+    return "\n\n\n".join("\n".join(lines) for lines in (head, *functions)) + "\n"
+
+
+def _function(f: Function, name: str, kind: str, about: Sequence[str], result: Sequence[str]) -> list[str]:
+    """The lines of a function that checks its arguments and computes what a function's components need."""
+    arguments = [f"{v.name}: int = {v.value}" for v in f.variables]
+    syntax = Syntax(_Python(), "    ", "", "", _BRANCHES, "", "max", True, "#")
+    first, *rest = about
+    return [
+        wrapped(f"def {name}(", ", ".join(arguments), f") -> {kind}:"),
+        f'    """{first.lstrip()}' + ("" if rest else '"""'),
+        *([*rest, '    """'] if rest else []),
         "    for name, value, least, most in (",
-        *rows,
+        *(f'        ("{v.name}", {v.name}, {v.least}, {v.most}),' for v in f.variables),
         "    ):",
         "        if not isinstance(value, int) or not least <= value <= most:",
         '            raise ValueError(f"{name} must be a whole number from {least} to {most}, not {value!r}")',
-        *(line for v in multiples for line in (f"    if {v.name} % {v.multiple_of}:", _MULTIPLE.format(v))),
+        *(line for v in f.variables if v.multiple_of > 1 for line in _multiple(v)),
         *(line for step in code_of(f) for line in statements(step, syntax)),
-        "    return {",
-        *(f'        "{name}": {name},' for name in f.components),
-        "    }",
+        *result,
     ]
-    return "\n".join(lines) + "\n"
+
+
+def quoted(text: str) -> str:
+    """A text with the escapes that it needs in a docstring."""
+    return text.replace("\\", "\\\\").replace('"""', '\\"\\"\\"')
 
 
 def to_numpy(f: Function) -> str:
@@ -88,7 +110,6 @@ def to_numpy(f: Function) -> str:
     arguments = ", ".join(f"{v.name}={v.value}" for v in f.variables)
     names = ", ".join(v.name for v in f.variables)
     rows = [f'        ("{v.name}", {v.name}, {v.least}, {v.most}),' for v in f.variables]
-    multiples = [v for v in f.variables if v.multiple_of > 1]
     printer = _NumPy()
     sizes, totals = f.needed
     lines = [
@@ -122,7 +143,7 @@ def to_numpy(f: Function) -> str:
         '            raise ValueError(f"{name} must be whole numbers from {least} to {most}")',
         "        given.append(value.astype(np.int64))",
         f"    {names}{',' if len(f.variables) == 1 else ''} = given",
-        *(line for v in multiples for line in (f"    if np.any({v.name} % {v.multiple_of}):", _MULTIPLE.format(v))),
+        *(line for v in f.variables if v.multiple_of > 1 for line in _multiple(v, "np.any({})")),
         f"    shape = np.broadcast_shapes({', '.join(f'{v.name}.shape' for v in f.variables)})",
         *(line for step in sizes for line in _array_statement(step, printer)),
         *_numpy_bound(f),
@@ -132,6 +153,13 @@ def to_numpy(f: Function) -> str:
         "    }",
     ]
     return "\n".join(lines) + "\n"
+
+
+def _multiple(v: Variable, any_of: str = "{}") -> list[str]:
+    return [
+        f"    if {any_of.format(f'{v.name} % {v.multiple_of}')}:",
+        f'        raise ValueError("{v.name} must be a multiple of {v.multiple_of}")',
+    ]
 
 
 def _array_statement(step: Assignment, printer: Any) -> list[str]:

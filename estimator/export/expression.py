@@ -10,9 +10,9 @@ from ..answers.formulas import Regime
 from ..answers.tabular import Brief
 from ..plans.plan import Plan
 from .algebra import to_sympy, variable
-from .formula import Formula
-from .latex import to_latex
-from .records import to_records
+from .function import Function
+from .latex import about, to_latex
+from .objects import to_record
 from .text import to_text
 
 if TYPE_CHECKING:
@@ -23,20 +23,17 @@ if TYPE_CHECKING:
 class Expression(Brief):
     """The bytes of one component, exact where ``condition`` is true."""
 
-    formula: Formula
+    formula: Function
+    regime: Regime
+    """The batches and sequences for which it holds."""
 
     def _brief(self) -> Mapping[str, object]:
-        return {"model": self.plan.model, "component": self.formula.component, "condition": self.condition}
+        return {"model": self.plan.model, "component": self.formula.components[0], "condition": self.condition}
 
     @property
     def plan(self) -> Plan:
         """The plan."""
         return self.formula.plan
-
-    @property
-    def regime(self) -> Regime:
-        """The batches and sequences for which it holds."""
-        return self.formula.regime
 
     @property
     def expression(self) -> sympy.Expr:
@@ -46,12 +43,12 @@ class Expression(Brief):
     @property
     def symbols(self) -> Mapping[sympy.Symbol, str]:
         """What each symbol of the expression is."""
-        return {variable(s.name): s.meaning for s in self.formula.symbols() if s.function is None}
+        return {variable(v.name): v.meaning for v in self.formula.variables}
 
     @property
     def condition(self) -> str:
         """Where the expression holds, in Python."""
-        return self.formula.condition()
+        return self.formula.condition
 
     @property
     def values(self) -> Mapping[str, int]:
@@ -60,11 +57,11 @@ class Expression(Brief):
 
     def to_dict(self) -> dict[str, Any]:
         """The formula as plain data."""
-        return to_records(self.formula)
+        return to_record(self.formula)
 
     def to_latex(self) -> str:
         """The formula as LaTeX, for the ``amsmath`` package."""
-        return to_latex([self.formula])
+        return to_latex([self.formula], about(self.formula))
 
     def _repr_html_(self) -> str:
         import html

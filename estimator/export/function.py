@@ -7,29 +7,36 @@ polynomials, or several of them with the conditions under which each holds. It m
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import sympy
 
 from ..errors import InputError, nearest
 from ..plans.plan import Plan
-from .formula import EXPORTED
+from .components import EXPORTED
 
 RESULTS: Mapping[str, str] = {**EXPORTED, "process": "the process: the peak and PyTorch with its libraries"}
 """The components of a step in PyTorch, with their meanings."""
 
 
-class Quotient(sympy.Function):  # type: ignore[misc]
-    """``Quotient(a, b)``: a // b, of whole numbers that are not negative."""
+LENGTHS = ("B", "S", "N")
+"""The symbols of the ledger that are no sizes of the architecture."""
+_LEAST = {"K": 2, "G": 2, "L": 4}
+"""The least value of a symbol for which a symbolic formula holds. With one head or one group, copies become views. The
+layers between the first and the last two are counted as equal."""
+_MOST = {"B": 10**6, "S": 10**8, "N": 10**6, "r": 10**6}
 
-    nargs = 2
 
-    @classmethod
-    def eval(cls, a: sympy.Expr, b: sympy.Expr) -> sympy.Expr | None:
-        """The number, for two numbers."""
-        return sympy.Integer(int(a) // int(b)) if a.is_Integer and b.is_Integer else None
+def least(symbol: str) -> int:
+    """The least value of a symbol of the ledger for which formulas hold."""
+    return _LEAST.get(symbol, 1)
+
+
+def most(symbol: str) -> int:
+    """The largest value of a symbol of the ledger that is taken."""
+    return _MOST.get(symbol, 10**7)
 
 
 class Variable(NamedTuple):
@@ -37,7 +44,7 @@ class Variable(NamedTuple):
 
     name: str
     value: int
-    """Its value in the plan; in a short form, the nearest in range."""
+    """Its value in the plan, or the nearest in range."""
     least: int
     most: int
     meaning: str
@@ -50,6 +57,8 @@ class Assignment(NamedTuple):
     name: str
     expression: sympy.Expr
     meaning: str
+    moments: tuple[tuple[str, sympy.Expr], ...] = ()
+    """For a maximum: the moments in their order, each with the bytes reached there."""
 
 
 @dataclass(frozen=True)
@@ -67,6 +76,12 @@ class Function:
     largest: sympy.Expr
     """A bound of every number that is computed on the way, in variables and ``sizes``."""
     notes: tuple[str, ...] = ()
+    condition: str = ""
+    """Where it holds, in Python; empty for one that holds for all values of its variables."""
+    fixed: Mapping[str, int] = field(default_factory=dict)
+    """Sizes that could not be left symbolic: the depth, if it is four layers or fewer or the layers differ; a single
+    head or group, which has formulas of another structure; on torch-cuda the head's size, by which kernels are
+    chosen."""
 
     @cached_property
     def needed(self) -> tuple[tuple[Assignment, ...], tuple[Assignment, ...]]:
@@ -85,6 +100,11 @@ class Function:
         return needed(self.sizes), totals
 
     @property
+    def values(self) -> dict[str, int]:
+        """The values of the architecture's symbols in the plan's model."""
+        return {v.name: v.value for v in self.variables if v.name not in LENGTHS}
+
+    @property
     def all_needed(self) -> tuple[Assignment, ...]:
         """Both parts of ``needed``, as one list of steps."""
         sizes, totals = self.needed
@@ -97,9 +117,3 @@ class Function:
                 known = ", ".join(self.components)
                 raise InputError(f"no component '{name}'{nearest(name, self.components)}; there are {known}")
         return replace(self, components=tuple(name for name in self.components if name in names))
-
-
-def largest_of(expressions: Sequence[Any]) -> Any:
-    """The maximum of expressions, which is not simplified: sympy would compare each pair."""
-    unique = list(dict.fromkeys(expressions))
-    return unique[0] if len(unique) == 1 else sympy.Max(*unique, evaluate=False)

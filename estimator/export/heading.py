@@ -14,8 +14,9 @@ from ..engines.llama_cpp.usage import UNCERTAINTY
 from ..plans.plan import Plan
 from ..plans.resolve import resolve
 from ..version import __version__
-from .formula import plan_line
+from .components import plan_line
 from .function import Function
+from .text import fixed_lines
 
 WIDTH = 110
 """The width of exported lines, in characters."""
@@ -24,17 +25,24 @@ WIDTH = 110
 def heading(f: Function) -> list[str]:
     """What every exported file says first: model, plan, releases, and where it holds. The lines are ASCII."""
     ranges = "; ".join(f"{v.name} from {v.least} to {v.most}" for v in f.variables)
+    variables = (f"{v.name}: {v.meaning} (default: {v.value})" for v in f.variables)
     return [
         f"estimate({', '.join(v.name for v in f.variables)}): the bytes of {f.plan.asked}.",
+        *origin(f, "export", *_fixed(f), f"holds for whole numbers: {ranges}", *variables),
+    ]
+
+
+def origin(f: Function, command: str, *where: str) -> list[str]:
+    """Of which model, plan and releases a function is, ``where`` it holds, how exact it is, and what wrote it."""
+    return [
         f"model: {json.dumps(f.plan.model)}",
         f"plan: {plan_line(f.plan)}",
-        *_fixed(f),
+        *fixed_lines(f),
         *release_lines(f.plan),
-        f"holds for whole numbers: {ranges}",
-        *(f"{v.name}: {v.meaning} (default: {v.value})" for v in f.variables),
+        *where,
         *_EXACTNESS[f.plan.runtime],
         *f.notes,
-        f"written by: estimator export, llm-memory-estimator {__version__}",
+        f"written by: estimator {command}, llm-memory-estimator {__version__}",
     ]
 
 

@@ -1,80 +1,85 @@
-"""Formulas as LaTeX, printed by sympy; needs the ``amsmath`` package."""
+"""Functions as LaTeX, printed by sympy; needs the ``amsmath`` package."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
+from typing import Any
 
-from ..ledger import Size
-from ..ledger.sizes import Symbol
-from .algebra import definition, groups, variable
-from .formula import EXPORTED, Formula, fixed_line, join_signed, legend, plan_line
+from sympy import Expr, Max, Piecewise, Symbol, true
+from sympy.printing.latex import LatexPrinter
+
+from .components import plan_line
+from .function import RESULTS, Function
+from .text import fixed_lines, legend
 
 _NAMES = {"H": "d", "I": "d_{ff}", "K": "n_{kv}", "G": "g", "D": "d_{h}", "query_block": "b_{q}", "key_block": "b_{k}"}
-"""The notation of papers for our symbols; other symbols keep their names."""
+"""The notation of papers for symbols of the ledger; others keep their names."""
 
 
-def to_latex(formulas: Sequence[Formula]) -> str:
-    """Formulas of one plan, in bytes, as a LaTeX fragment with conditions and a legend."""
-    lines = [f"% plan: {plan_line(formulas[0].plan)}", "% all sizes in bytes"]
-    if formulas[0].fixed:
-        lines.append(f"% filled in, since the formulas differ elsewhere: {fixed_line(formulas[0])}")
-    shown: set[tuple[str, str]] = set()
-    for f in formulas:
-        lines += [f"% {EXPORTED[f.component]}", r"\begin{align*}"]
-        lines += _definition(f, ("peak_above_resident", f.condition()) in shown)
-        lines += [rf"& \text{{for }} {_condition(f)}", r"\end{align*}"]
-        shown.add((f.component, f.condition()))
-    symbols = legend(formulas)
-    if symbols:
-        lines += [r"\begin{tabular}{ll}", *(_legend_row(s, value) for s, value in symbols.items()), r"\end{tabular}"]
-    return "\n".join(lines)
+class _Latex(LatexPrinter):  # type: ignore[misc]
+    def _print_Symbol(self, expression: Any) -> str:
+        name = expression.name
+        if name in RESULTS:
+            return rf"M_{{\text{{{name.replace('_', ' ')}}}}}"
+        return _NAMES.get(name) or (name if len(name) == 1 else rf"\mathit{{{escape(name)}}}")
+
+    def _print_Quotient(self, expression: Any, exp: Any = None) -> str:
+        above, below = map(self._print, expression.args)
+        return rf"\left\lfloor \frac{{{above}}}{{{below}}} \right\rfloor"
 
 
-def _definition(f: Formula, above_is_shown: bool) -> list[str]:
-    name, above = _name(f.component), _name("peak_above_resident")
-    if not f.moments:
-        return [rf"{name} &= {_sum(f, f.base)} \\"]
-    if f.component == "peak" and above_is_shown:
-        return [rf"{name} &= {_name(f.base_name)} + {above} \\"]
-    lines = [rf"{_name(f.base_name)} &= {_sum(f, f.base)} \\"] if f.base else []
-    added = f"{_name(f.base_name)} + " if f.base else ""
-    if f.base and above_is_shown:
-        return [*lines, rf"{name} &= {added}{above} \\"]
-    lines.append(rf"{name} &= {added}\max \left\{{ \begin{{aligned}}")
-    lines += [rf"& {_sum(f, value)} && \text{{{escape(moment)}}} \\" for moment, value in f.moments]
-    lines.append(r"\end{aligned} \right\} \\")
-    return lines
+def about(f: Function) -> list[str]:
+    """What is said before formulas of a plan."""
+    return [f"plan: {plan_line(f.plan)}", *fixed_lines(f)]
 
 
-def _sum(f: Formula, size: Size) -> str:
-    """A sum, with a line for each group if the architecture's sizes are symbolic, which makes groups long."""
-    parts = [_print(expression) for expression in groups(size)]
-    return join_signed(parts, between=r" \\ & \quad " if f.values else " ")
+def to_latex(functions: Sequence[Function], head: Sequence[str]) -> str:
+    """An equation for each component of a plan's functions, in bytes, with its cases, and a table of variables."""
+    printer = _Latex()
+    lines = [f"% {line}" for line in (*head, "all results are bytes")]
+    shown: set[str] = set()
+    for f in functions:
+        for step in f.all_needed:
+            if step.name in shown:
+                continue
+            shown.add(step.name)
+            names = {x: name for name, x in step.moments}
+            lines += [f"% {step.name}: {step.meaning}", r"\begin{align*}"]
+            start = f"{printer._print(Symbol(step.name))} &="
+            if isinstance(step.expression, Piecewise):
+                lines.append(rf"{start} \begin{{cases}}")
+                for value, test in step.expression.args:
+                    where = r"\text{otherwise}" if test == true else rf"\text{{if }} {printer._print(test)}"
+                    lines.append(rf"{_printed(printer, value, names)} & {where} \\")
+                lines.append(r"\end{cases}")
+            else:
+                lines.append(f"{start} {_printed(printer, step.expression, names)}")
+            if f.condition and step.name in f.components:
+                lines[-1] += r" \\"
+                lines.append(rf"& \text{{for }} {_condition(f.condition)}")
+            lines.append(r"\end{align*}")
+    lines += [r"\begin{tabular}{lrrrl}", r"variable & value & from & to & meaning \\"]
+    for v in legend(functions):
+        name = printer._print(Symbol(v.name))
+        lines.append(rf"${name}$ & {v.value} & {v.least} & {v.most} & {escape(v.meaning)} \\")
+    lines.append(r"\end{tabular}")
+    return "\n".join(lines) + "\n"
 
 
-def _print(expression: object) -> str:
-    from sympy import latex
-
-    text: str = latex(expression, symbol_names={variable(name): text for name, text in _NAMES.items()})
+def _printed(printer: _Latex, x: Expr, names: dict[Expr, str]) -> str:
+    """An expression; each of the parts of a maximum has a line."""
+    if isinstance(x, Max):
+        ordered = [one for one in names if one in x.args] or x.args
+        rows = (rf"& {_printed(printer, one, {})} && \text{{{escape(names.get(one, ''))}}} \\" for one in ordered)
+        return "\n".join([r"\max \left\{ \begin{aligned}", *rows, r"\end{aligned} \right\}"])
+    text: str = printer._print(x)
     return text
 
 
-def _name(component: str) -> str:
-    return rf"M_{{\text{{{component.replace('_', ' ')}}}}}"
-
-
-def _condition(f: Formula) -> str:
-    text = f.condition().replace(">=", r"\ge").replace("==", "=").replace(" and ", r",\; ")
+def _condition(condition: str) -> str:
+    text = condition.replace(">=", r"\ge").replace("==", "=").replace(" and ", r",\; ")
     return re.sub(r"(?<!\\)\b[A-Za-z]\w*", lambda m: _NAMES.get(m[0], m[0]), text)
-
-
-def _legend_row(s: Symbol, value: int | None) -> str:
-    if s.function is not None:
-        meaning = f"{escape(s.meaning)}: ${_print(definition(s))}$"
-    else:
-        meaning = escape(s.meaning) + ("" if value is None else f" ({value})")
-    return rf"${_print(variable(s.name))}$ & {meaning} \\"
 
 
 def escape(text: str) -> str:

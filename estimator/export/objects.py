@@ -1,18 +1,21 @@
-"""A plan's function as a JSON object, whose expressions are trees: no parser is needed to compute it.
+"""Functions as JSON: expressions as trees, or a formula's polynomials as terms; no parser is needed to compute them.
 
-``docs/schemas/function-1.schema.json`` is its JSON Schema.
+``docs/schemas/function-1.schema.json`` is the JSON Schema of the former.
 """
 
 from __future__ import annotations
 
 from typing import Any
 
-from sympy import Max, Min
+from sympy import Expr, Integer, Max, Min, Symbol
 
+from ..answers.result import SCHEMA as VERSION
 from ..errors import InputError
+from ..ledger.sizes import registered
 from ..text import dumped
-from .formula import plan_summary
-from .function import Function, Quotient
+from .components import plan_summary
+from .expressions import Quotient, exact
+from .function import Function
 from .heading import fixed_keys, heading
 from .statements import factors_of
 
@@ -30,7 +33,7 @@ def to_object(f: Function) -> dict[str, Any]:
     """The object: ``variables``, the ``steps`` in an order in which each can be computed, and the ``components``."""
     return {
         "$schema": SCHEMA,
-        "schema": 1,
+        "schema": VERSION,
         "about": heading(f),
         "model": f.plan.model,
         "plan": {**plan_summary(f.plan), **fixed_keys(f)},
@@ -70,3 +73,46 @@ def _condition(x: Any) -> Any:
     if x.is_Boolean and not x.is_Relational:
         return {"all" if type(x).__name__ == "And" else "any": [_condition(one) for one in x.args]}
     return {x.rel_op: [tree(x.lhs), tree(x.rhs)]}
+
+
+def to_record(f: Function) -> dict[str, Any]:
+    """A formula as plain data: bytes = the sum of ``terms`` + the largest of ``moments``, if there are any.
+
+    A moment is a sum of terms, too. A term is a coefficient times the symbols to their powers; a coefficient that is
+    not whole is a string ``"p/q"``. ``definitions`` are those of functions, in Python's notation. ``values`` are the
+    values of symbols in the plan's model. ``fixed`` are the sizes that could not be left symbolic.
+    """
+    sizes, totals = f.needed
+    base: dict[Symbol, Expr] = {}
+    for step in totals:
+        base[Symbol(step.name)] = Integer(0) if step.moments else exact(step.expression).xreplace(base)
+    (component,) = f.components
+    record: dict[str, Any] = {
+        "schema": VERSION,
+        "component": component,
+        "unit": "bytes",
+        "plan": plan_summary(f.plan),
+        "condition": f.condition,
+        "symbols": {**{v.name: v.meaning for v in f.variables}, **{step.name: step.meaning for step in sizes}},
+        "definitions": {step.name: registered(step.name).source for step in sizes},
+        "values": f.values,
+        "fixed": dict(f.fixed),
+        "terms": _terms(base[Symbol(component)]),
+    }
+    if moments := [row for step in totals for row in step.moments]:
+        record["moments"] = [{"moment": name, "terms": _terms(x)} for name, x in moments]
+    return record
+
+
+def _terms(polynomial: Expr) -> list[dict[str, Any]]:
+    """A polynomial's terms, the highest degree first."""
+    rows = []
+    for monomial, coefficient in exact(polynomial).expand().as_coefficients_dict().items():
+        powers = {registered(x.name): int(n) for x, n in monomial.as_powers_dict().items() if x.is_Symbol}
+        ordered = sorted(powers.items(), key=lambda item: item[0].index)
+        rows.append((-sum(powers.values()), [(s.index, -n) for s, n in ordered], coefficient, ordered))
+    return [
+        {"coefficient": int(c) if c.is_Integer else str(c), "powers": {s.name: n for s, n in ordered}}
+        for _, _, c, ordered in sorted(rows, key=lambda row: row[:2])
+        if c
+    ]

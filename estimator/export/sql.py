@@ -9,7 +9,8 @@ from typing import Any
 from sqlglot import exp
 from sympy import And, Max, Min, Or, Piecewise
 
-from .function import Assignment, Function, Quotient, Variable
+from .expressions import Quotient
+from .function import Assignment, Function, Variable
 from .heading import filled, heading
 from .statements import factors_of
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import textwrap
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -29,6 +30,8 @@ class Syntax(NamedTuple):
     """A function of any number of arguments that gives the largest; empty where there is one of two only."""
     brackets: bool
     """Whether a statement of several lines needs brackets."""
+    comment: str
+    """What begins a comment up to the end of the line."""
 
 
 BRACES = ("if ({}) {{", "}} else if ({}) {{", "} else {", "}")
@@ -37,31 +40,37 @@ BRACES = ("if ({}) {{", "}} else if ({}) {{", "} else {", "}")
 
 def statements(step: Assignment, syntax: Syntax) -> list[str]:
     """The statements that compute a step."""
+    names = {x: name for name, x in step.moments}
     expression = step.expression
     if not isinstance(expression, Piecewise):
-        return _assigned(f"{syntax.indent}{syntax.first}{step.name} = ", step.name, expression, syntax)
+        return _assigned(f"{syntax.indent}{syntax.first}{step.name} = ", step.name, expression, names, syntax)
     within = syntax._replace(indent=syntax.indent * 2)
     lines = [f"{syntax.indent}{syntax.declare.format(step.name)}"] if syntax.declare else []
     if_, else_if, else_, end = syntax.branches
     for number, (value, condition) in enumerate(expression.args):
         text = else_ if condition == true else (else_if if number else if_).format(syntax.printer._print(condition))
         lines.append(f"{syntax.indent}{text}")
-        lines += _assigned(f"{within.indent}{step.name} = ", step.name, value, within)
+        lines += _assigned(f"{within.indent}{step.name} = ", step.name, value, names, within)
     return [*lines, f"{syntax.indent}{end}"] if end else lines
 
 
-def _assigned(start: str, name: str, expression: Any, syntax: Syntax) -> list[str]:
+def _assigned(start: str, name: str, expression: Any, names: Mapping[Any, str], syntax: Syntax) -> list[str]:
+    """An assignment. Beside each of the parts of a maximum stands the moment that has a name."""
     printed = syntax.printer._print
     if not isinstance(expression, Max):
         opened = ("(", ")") if syntax.brackets else ("", "")
         return [wrapped(start, printed(expression), syntax.stop, *opened)]
-    parts = [printed(x) for x in expression.args]
+    parts = [(printed(x), f"  {syntax.comment} {names[x]}" if x in names else "") for x in expression.args]
     if syntax.largest:
         inside = f"{syntax.indent}    "
-        rows = [wrapped(inside, part, ",") for part in parts]
+        rows = [wrapped(inside, part, f",{comment}") for part, comment in parts]
         return [f"{start}{syntax.largest}(", *rows, f"{syntax.indent}){syntax.stop}"]
     again = f"{syntax.indent}{name} = largest({name}, "
-    return [wrapped(start, parts[0], syntax.stop), *(wrapped(again, part, f"){syntax.stop}") for part in parts[1:])]
+    (first, comment), *others = parts
+    return [
+        wrapped(start, first, syntax.stop + comment),
+        *(wrapped(again, part, f"){syntax.stop}{comment}") for part, comment in others),
+    ]
 
 
 def wrapped(start: str, text: str, end: str = "", open_: str = "", close: str = "") -> str:

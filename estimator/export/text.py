@@ -3,111 +3,86 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from fractions import Fraction
-from math import prod
 
-from ..ledger import Size
-from .formula import (
-    EXPORTED,
-    Formula,
-    Groups,
-    Powers,
-    fixed_line,
-    group_source,
-    grouped,
-    legend,
-    plan_line,
-    product_source,
-    source,
-    terms,
-)
+from sympy import Add, Expr, Integer, Max, Mul, Symbol
+
+from ..ledger.sizes import registered
+from ..text import human
+from .components import EXPORTED, plan_line
+from .expressions import exact
+from .function import Assignment, Function, Variable
 
 
-def to_text(formulas: Sequence[Formula]) -> str:
+def to_text(formulas: Sequence[Function]) -> str:
     """Formulas of one plan, in bytes, as text with conditions and a legend of the symbols."""
     lines = [
         f"plan: {plan_line(formulas[0].plan)}",
         "all sizes in bytes; beside them what large terms come to (1 MiB = 2**20 bytes)",
+        *fixed_lines(formulas[0]),
     ]
-    if formulas[0].fixed:
-        lines.append(f"filled in, since the formulas differ elsewhere: {fixed_line(formulas[0])}")
-    condition = ""
-    shown: set[str] = set()
+    shown: set[tuple[str, str]] = set()
     for f in formulas:
-        if f.condition() != condition:
-            condition = f.condition()
-            shown.clear()
-            lines += ["", f"where {condition}:"]
-        lines += ["", f"{f.component}: {EXPORTED[f.component]}"]
-        lines += _definition(f, "peak_above_resident" in shown)
-        shown.add(f.component)
-    symbols = legend(formulas)
-    if symbols:
-        lines += ["", "symbols:"]
-        width = max(len(s.name) for s in symbols)
-        for s, value in symbols.items():
-            known = "" if value is None else f"; {value} in this model"
-            lines.append(f"  {s.name:{width}}  {s.meaning}{known}")
+        if f"where {f.condition}:" not in lines:
+            lines += ["", f"where {f.condition}:"]
+        for step in f.needed[1]:
+            if (step.name, f.condition) not in shown:
+                shown.add((step.name, f.condition))
+                lines += ["", f"{step.name}: {EXPORTED[step.name]}", *_definition(f, step)]
+    meanings = {v.name: v.meaning for v in legend(formulas)}
+    meanings |= {name: f"{meanings[name]}; {value} in this model" for f in formulas for name, value in f.values.items()}
+    meanings |= {step.name: step.meaning for f in formulas for step in f.needed[0]}
+    width = max(map(len, meanings), default=0)
+    if meanings:
+        lines += ["", "symbols:", *(f"  {name:{width}}  {meaning}" for name, meaning in meanings.items())]
     return "\n".join(lines)
 
 
-def _definition(f: Formula, above_is_shown: bool) -> list[str]:
-    if not f.moments:
-        return [f"  {f.component} =", *_groups(f, f.base)]
-    if f.base and above_is_shown:
-        if f.component == "peak":
-            return ["  peak = resident + peak_above_resident"]
-        return [f"  {f.component} = base + peak_above_resident", "  base =", *_groups(f, f.base)]
-    lines = []
-    if f.base:
-        base = f.base_name
-        lines += [f"  {f.component} = {base} + max(moments)", f"  {base} =", *_groups(f, f.base), "  moments ="]
-    else:
-        lines += [f"  {f.component} = max(moments)", "  moments ="]
-    width = max(len(name) for name, _ in f.moments)
-    previous = ""
-    for name, value in f.moments:
-        label, previous = "" if name == previous else name, name
-        lines.append(_commented(f"    {label:{width}}  {source(value)}", _amounts(f, grouped(terms(value)))))
+def fixed_lines(f: Function) -> list[str]:
+    """A line of the sizes that could not be left symbolic, e.g. ``L = 4 (layers)``; none without such sizes."""
+    sizes = ", ".join(f"{name} = {value} ({registered(name).meaning})" for name, value in f.fixed.items())
+    return [f"filled in, since the formulas differ elsewhere: {sizes}"] if sizes else []
+
+
+def legend(formulas: Sequence[Function]) -> list[Variable]:
+    """The variables of several functions; those of several formulas in the order of the ledger's symbols."""
+    if len(formulas) == 1:
+        return list(formulas[0].variables)
+    found = {v.name: v for f in formulas for v in f.variables}
+    return sorted(found.values(), key=lambda v: registered(v.name).index)
+
+
+def _definition(f: Function, step: Assignment) -> list[str]:
+    """The lines of a step: one for each group of terms, or for each moment of a maximum."""
+    x = step.expression
+    if isinstance(x, Max):
+        width = max(len(name) for name, _ in step.moments)
+        lines, previous = [f"  {step.name} = max(moments)", "  moments ="], ""
+        for name, value in step.moments:
+            label, previous = "" if name == previous else name, name
+            lines.append(_commented(f, f"    {label:{width}}  {value}", value))
+        return lines
+    if x.free_symbols & {Symbol(total.name) for total in f.totals}:
+        return [f"  {step.name} = {x}"]
+    lines = [f"  {step.name} ="]
+    for number, term in enumerate(terms_of(x)):
+        text = str(term)
+        sign = "- " if text.startswith("-") else "+ " if number else "  "
+        lines.append(_commented(f, f"    {sign}{text.removeprefix('-')}", term))
     return lines
 
 
-def _groups(f: Formula, size: Size) -> list[str]:
-    """A line for each group of terms, with its amount in the plan's model."""
-    rows = terms(size)
-    if any(c.denominator != 1 for c, _ in rows):
-        return [f"    {source(size)}"]
-    lines = []
-    for i, (outer, inner) in enumerate(grouped(rows)):
-        text = group_source(outer, inner)
-        sign = "- " if text.startswith("-") else "+ " if i else "  "
-        lines.append(_commented(f"    {sign}{text.removeprefix('-')}", _amounts(f, [(outer, inner)])))
-    return lines or ["    0"]
+def terms_of(x: Expr) -> list[Expr]:
+    """The terms of a polynomial, one for each factor in batch, lengths and functions of these."""
+    return list(x.as_ordered_terms()) if isinstance(x, Add) else [x]
 
 
-def _amounts(f: Formula, groups: Groups) -> list[str]:
-    """The amounts of groups in the plan's model, without those below 1 KiB."""
-    values = [
-        (outer, sum(c * prod(f.values[s.name] ** e for s, e in powers) for c, powers in inner))
-        for outer, inner in groups
-    ]
-    return [_human(value) + _unit(f, outer) for outer, value in values if abs(value) >= 1024]
-
-
-def _unit(f: Formula, outer: Powers) -> str:
-    if not outer:
-        return ""
-    free = [name for name, fixed in (("B", f.regime.batch_one), ("S", f.regime.seq_one)) if not fixed]
-    is_token = [(s.name, e) for s, e in outer] == [(name, 1) for name in free]
-    return " per token" if is_token else f" per {product_source(outer)}"
-
-
-def _commented(line: str, amounts: list[str]) -> str:
-    return f"{line}  # {', '.join(amounts)}" if amounts else line
-
-
-def _human(size: int | Fraction) -> str:
-    for power, unit in ((4, "TiB"), (3, "GiB"), (2, "MiB")):
-        if abs(size) >= 1024**power:
-            return f"{float(size) / 1024**power:.2f} {unit}"
-    return f"{float(size) / 1024:.2f} KiB"
+def _commented(f: Function, line: str, x: Expr) -> str:
+    """A line, and what each term of the expression in it comes to in the plan's model, from 1 KiB on."""
+    sizes = {Symbol(name): Integer(value) for name, value in f.values.items()}
+    token = Mul(*(Symbol(v.name) for v in f.variables if v.name in ("B", "S")))
+    found = []
+    for term in terms_of(exact(x)):
+        amount, outer = term.xreplace(sizes).as_coeff_Mul()
+        if abs(amount) >= 1024:
+            found.append(human(int(amount)) + ("" if outer == 1 else f" per {'token' if outer == token else outer}"))
+    return f"{line}  # {', '.join(found)}" if found else line

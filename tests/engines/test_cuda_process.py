@@ -22,7 +22,9 @@ from estimator.engines.replay import KINDS, Timeline
 from estimator.engines.snapshot import Snapshot
 from estimator.engines.torch_cuda.caching_allocator import OutOfMemory
 from estimator.engines.torch_cuda.process import Process, replay
-from estimator.export import formula
+from estimator.export.code_python import evaluate
+from estimator.export.components import FLOORS
+from estimator.export.formula import formula
 from estimator.operators.cuda.cublas import workspaces
 from estimator.plans.plan import parse_plan
 from estimator.plans.resolve import resolve
@@ -104,10 +106,12 @@ def test_floor(keys: dict[str, Any]) -> None:
     found = estimate(plan).bytes
     if plan.piecewise is None:
         compiled = compile_plan(plan, regime_of(plan))
-        floor = formula(compiled, "allocated_at_least")
-        at = compiled.evaluate(plan.batch, plan.seq)["peak_above_resident"] + floor.base
+        formulas = {name: formula(compiled, name) for name in FLOORS}
+        at, process = (
+            evaluate(f, {v.name: compiled.given[v.name] for v in f.variables})[name] for name, f in formulas.items()
+        )
         assert at <= found["allocated_peak"] <= 1.05 * at
-        assert formula(compiled, "process_at_least").base - floor.base == found["process"] - found["reserved_peak"]
+        assert process - at == found["process"] - found["reserved_peak"]
     assert found["peak"] < found["allocated_peak"] <= found["reserved_peak"] < found["process"]
 
 

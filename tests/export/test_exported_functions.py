@@ -16,8 +16,9 @@ from estimator.answers.estimate import live_result
 from estimator.errors import InputError
 from estimator.export import code_python, sql
 from estimator.export.build import function_of
-from estimator.export.equations import to_equations
 from estimator.export.function import Function
+from estimator.export.heading import heading
+from estimator.export.latex import to_latex
 from estimator.export.objects import to_json
 from estimator.export.short import shortened
 from estimator.plans.flat import nested
@@ -104,8 +105,9 @@ def test_every_engine_was_run_at_a_thousand_points() -> None:
 
 
 def test_latex_has_every_component() -> None:
-    text = to_equations(function("windows that alternate"))
-    assert all(rf"\mathit{{{c}}}".replace("_", r"\_") in text for c in function("windows that alternate").components)
+    f = function("windows that alternate")
+    text = to_latex([f], heading(f))
+    assert all(rf"M_{{\text{{{component.replace('_', ' ')}}}}} &=" in text for component in f.components)
     bare = text.replace(r"\{", "").replace(r"\}", "")
     assert bare.count("{") == bare.count("}")
     assert r"\begin{cases}" in text

@@ -150,7 +150,8 @@ def _writer(target: str, dialect: str) -> Callable[..., str]:
 
         return to_json
     if target == "latex":
-        from ...export.equations import to_equations
+        from ...export.heading import heading
+        from ...export.latex import to_latex
 
-        return to_equations
+        return lambda f: to_latex([f], heading(f))
     return writers[target]

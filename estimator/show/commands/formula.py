@@ -5,14 +5,18 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from ... import export
 from ...answers.formulas import compile_plan, general_regime, regimes
 from ...errors import InputError
+from ...export.components import EXPORTED, exported
 from ...outputs import place_of
 from ...text import dumped
 from .options import add_plan_options, plan_from
 from .tables import written_to
+
+if TYPE_CHECKING:
+    from ...export.function import Function
 
 _FORMATS = ("text", "latex", "sympy", "json", "python")
 
@@ -23,9 +27,9 @@ def configure(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None
     own = parser.add_argument_group("formula")
     own.add_argument(
         "--component",
-        choices=(*export.EXPORTED, "all"),
+        choices=(*EXPORTED, "all"),
         default="peak",
-        metavar="|".join((*export.EXPORTED, "all")),
+        metavar="|".join((*EXPORTED, "all")),
         help="what to give the formula of (default: peak)",
     )
     own.add_argument(
@@ -51,16 +55,16 @@ def execute(args: argparse.Namespace) -> int:
     if args.output is not None:
         place_of(args.output)
     plan = plan_from(args)
-    if args.component not in (*export.exported(plan), "all"):
+    if args.component not in (*exported(plan), "all"):
         missing = "--task infer" if args.component == "kv_cache" else "--runtime torch-cuda, or a GPU as --device"
         raise InputError(f"this plan has no {args.component}; add {missing}, or take another component")
-    components = export.exported(plan) if args.component == "all" else [args.component]
-    if args.format == "python":
-        compiled = [compile_plan(plan, regime, args.symbolic) for regime in regimes(plan)]
-        text = export.to_python(compiled, components)
-    else:
-        one = compile_plan(plan, general_regime(plan), args.symbolic)
-        text = _rendered([export.formula(one, name) for name in components], args.format)
+    components = exported(plan) if args.component == "all" else [args.component]
+    # python holds everywhere, the other formats where the plan is
+    which = regimes(plan) if args.format == "python" else [general_regime(plan)]
+    first, *others = (compile_plan(plan, regime, args.symbolic) for regime in which)
+    from ...export.formula import formula
+
+    text = _rendered([formula(first, name, *others) for name in components], args.format)
     if args.output is None:
         print(text)
         return 0
@@ -69,12 +73,16 @@ def execute(args: argparse.Namespace) -> int:
     return 0
 
 
-def _rendered(formulas: Sequence[export.Formula], kind: str) -> str:
+def _rendered(formulas: Sequence[Function], kind: str) -> str:
+    from ...export import algebra, code_python, latex, objects, text
+
     if kind == "text":
-        return export.to_text(formulas)
+        return text.to_text(formulas)
     if kind == "latex":
-        return export.to_latex(formulas)
+        return latex.to_latex(formulas, latex.about(formulas[0])).rstrip("\n")
     if kind == "sympy":
-        return export.sympy_source(formulas)
-    records = [export.to_records(f) for f in formulas]
+        return algebra.sympy_source(formulas)
+    if kind == "python":
+        return code_python.to_functions(formulas).rstrip("\n")
+    records = [objects.to_record(f) for f in formulas]
     return dumped(records[0] if len(records) == 1 else records)

@@ -1,0 +1,65 @@
+"""The components of a step that have formulas, and what those depend on of a plan."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from typing import Any
+
+from ..answers.torch_cuda import context_of
+from ..operators.cuda.cublas import workspaces
+from ..plans.plan import Plan
+from ..plans.resolve import resolve
+
+EXPORTED: Mapping[str, str] = {
+    "parameters": "all parameters, adapters included",
+    "adapters": "parameters that the method adds",
+    "buffers": "buffers of the model, such as rotary frequencies",
+    "gradients": "all gradients at the end of backward",
+    "optimizer": "optimizer states after the first step",
+    "saved": "activations saved for backward",
+    "kv_cache": "keys and values that the model returns (task infer)",
+    "resident": "parameters, buffers and optimizer states, before the step",
+    "peak_above_resident": "the most that a step holds at once above resident",
+    "peak": "the most that a step holds at once, resident included",
+    "allocated_at_least": "the least that torch.cuda.max_memory_allocated can be (runtime torch-cuda)",
+    "process_at_least": "allocated_at_least and the CUDA context: a card with less cannot run it (runtime torch-cuda)",
+}
+"""The formulas that can be exported, with their meanings. All are numbers of bytes."""
+
+
+def exported(plan: Plan) -> list[str]:
+    """The formulas of ``EXPORTED`` that the plan's task and runtime have."""
+    missing = {"kv_cache"} if plan.task != "infer" else set()
+    missing |= set(FLOORS) if plan.runtime != "torch-cuda" else set()
+    return [name for name in EXPORTED if name not in missing]
+
+
+FLOORS = ("allocated_at_least", "process_at_least")
+"""Components that a step has on a GPU alone."""
+
+
+def floors(plan: Plan) -> dict[str, int]:
+    """On a GPU: the bytes beside the peak that each of ``FLOORS`` counts, cuBLAS's workspaces and the context."""
+    resolved = resolve(plan)
+    held = workspaces(resolved.step.procedure.runs_backward) * resolved.step.device.cublas_workspace
+    return dict(zip(FLOORS, (held, held + context_of(plan)), strict=True))
+
+
+def plan_summary(plan: Plan) -> dict[str, Any]:
+    """The keys of a plan that its formulas depend on."""
+    keys = plan.model_dump(mode="json", exclude={"batch", "seq", "device", "budget", "method"})
+    method = {"name": plan.method.name, **plan.method.model_dump(mode="json", exclude_defaults=True)}
+    return {**keys, "method": method}
+
+
+def plan_line(plan: Plan) -> str:
+    """``plan_summary`` as one line of JSON, without the less usual keys that have their defaults.
+
+    The line is ASCII, so that a line break in a file's name cannot end a comment.
+    """
+    named = {"model", "dtype", "attention", "method"}
+    if plan.task == "train":
+        named |= {"checkpointing", "optimizer"}
+    named |= plan.model_dump(exclude_defaults=True).keys()
+    return json.dumps({key: value for key, value in plan_summary(plan).items() if key in named})
