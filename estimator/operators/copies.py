@@ -9,6 +9,7 @@ from ..errors import InputError
 from ..ledger import Call, Shape, Size, Tensor, record
 from .casts import check_promotion, promote_types, to
 from .elementwise import sub
+from .in_place import write
 from .layout import Grads, channels_last_strides, empty_like, is_channels_last, strides_of, view_of
 from .reductions import summed
 from .table import Result, first, flattened, operator, recorded
@@ -131,6 +132,12 @@ def triu(x: Tensor, diagonal: int = 0) -> Tensor:
 def roll(x: Tensor) -> Tensor:
     """``x.roll(shifts, dims)`` of one dimension: a contiguous copy. So is the gradient."""
     return record("RollBackward0", lambda: x.ledger.empty(x.shape, x.dtype), (x,), (), _contiguous_backward)
+
+
+@operator("triu_", "tril_")
+def triu_(x: Tensor, diagonal: int = 0) -> Tensor:
+    """``x.triu_(diagonal)`` or ``x.tril_(diagonal)``. The gradient is a contiguous copy."""
+    return write(x, (), "TriuBackward0", (), _contiguous_backward)
 
 
 def _contiguous_backward(call: Call) -> Grads:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
+from ..errors import InputError
 from ..ledger import FLOATING, ITEMSIZE, RESULT, Backward, Beside, Call, Ledger, Tensor, record
 from .casts import promote, to, widened
 from .layout import Grads, broadcast, elementwise_strides, empty_like
@@ -175,14 +176,28 @@ def without_gradient(operands: tuple[Tensor, ...], dtype: str, number: Any = Non
 @recorded("bitwise_left_shift", same=("__lshift__",))
 @recorded("bitwise_right_shift", same=("__rshift__",))
 @recorded("floor_divide", same=("__floordiv__",))
-@recorded("remainder", same=("__mod__",))
 @recorded(
-    "logical_and", "logical_or", "logical_not", "logical_xor", "fmod", "isnan", "isinf", "isfinite", "isin"
+    "logical_and", "logical_or", "logical_not", "logical_xor", "isnan", "isin"
 )  # fmt: skip
 def _without_gradient(out: Result, *args: Any, **_: Any) -> Tensor:
     tensors = tuple(x for x in args if isinstance(x, Tensor))
     numbers = [x for x in args if isinstance(x, (int, float))]
     return without_gradient(tensors, out.dtype, numbers[0] if numbers and len(tensors) == 1 else None)
+
+
+def _rest(name: str, same: Sequence[str] = ()) -> None:
+    """The row of a division's rest, whose gradient is the incoming one."""
+
+    @recorded(name, same=same)
+    def call(out: Result, x: Any, other: Any) -> Tensor:
+        if isinstance(other, Tensor) and other.requires_grad:
+            raise InputError(f"{name} by a tensor that requires a gradient has no rule")
+        inputs = (x,) if isinstance(x, Tensor) else ()
+        return record(f"{name.title()}Backward0", lambda: _without_gradient(out, x, other), inputs, (), pass_on)
+
+
+_rest("fmod")
+_rest("remainder", same=("__mod__",))
 
 
 @recorded("sub", same=("__sub__", "subtract"))
@@ -310,7 +325,12 @@ def _div_other_backward(grad: Tensor, a: Tensor, b: Tensor) -> Tensor:
     return binary(negative, twice)
 
 
-@operator("pow", "float_power", same=("__pow__",))
+@recorded("float_power")
+def _float_power(out: Result, x: Any, exponent: Any) -> Tensor:
+    return pow(*(to(operand, "float64") if isinstance(operand, Tensor) else operand for operand in (x, exponent)))
+
+
+@operator("pow", same=("__pow__",))
 @saves(
     "PowBackward1",
     Kept("its base", (-2, -1)),
@@ -535,6 +555,25 @@ square = _unary(  # ``torch.square(x)`` is ``x.pow(2)``
 )
 
 
+@recorded("isinf")
+def _isinf(out: Result, x: Tensor) -> Tensor:
+    """``x.abs() == inf`` outside the graph; zeros of integers (``TensorCompare.cpp: isinf``)."""
+    if x.dtype not in FLOATING:
+        return empty_like(x, "bool")
+    with x.ledger.no_grad():
+        return without_gradient((abs(x),), "bool", SCALAR)
+
+
+@recorded("isfinite")
+def _isfinite(out: Result, x: Tensor) -> Tensor:
+    """``(x == x) * (x.abs() != inf)``; ones of integers (``TensorCompare.cpp: isfinite``)."""
+    if x.dtype not in FLOATING:
+        return empty_like(x, "bool")
+    is_number, size = without_gradient((x, x), "bool"), abs(x)
+    is_finite = without_gradient((size,), "bool", SCALAR)
+    return without_gradient((is_number, is_finite), "bool")
+
+
 @recorded("clamp", same=("clip",))
 def _clamp(out: Result, x: Tensor, min: Any = None, max: Any = None) -> Tensor:
     tensors = tuple(bound for bound in (min, max) if isinstance(bound, Tensor))
@@ -568,7 +607,7 @@ def clamp_by(x: Tensor, bounds: tuple[Tensor, ...]) -> Tensor:
     )
 
 
-@operator("log_sigmoid", "logsigmoid", args=first)
+@operator("log_sigmoid", args=first)
 @saves(
     "LogSigmoidBackward0",
     Kept("its input", because="the derivative of log-sigmoid(x) depends on x"),

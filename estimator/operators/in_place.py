@@ -245,12 +245,12 @@ def _index_copy_(out: Result, x: Tensor, dim: int, index: Tensor, source: Tensor
 @recorded("bitwise_and_", same=("__iand__",))
 @recorded("bitwise_or_", same=("__ior__",))
 @recorded("bitwise_xor_", same=("__ixor__",))
-@recorded("logical_and_", "logical_or_", "logical_not_", "triu_", "tril_")
+@recorded("logical_and_", "logical_or_", "logical_not_")
 def _itself(out: Result, x: Tensor, *_: Any, **__: Any) -> Tensor:
     return x
 
 
-@recorded("set_", "set_.source_Tensor")
+@recorded("set_.source_Tensor")
 def _set(out: Result, x: Tensor, source: Tensor) -> Tensor:
     if source.storage is not x.storage:
         raise InputError("the model puts another tensor's memory in the place of one's, for which there is no rule")

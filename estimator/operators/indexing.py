@@ -13,7 +13,7 @@ from .elementwise import Operand, elementwise, maximum, wrapped_number
 from .in_place import write
 from .layout import Grads, broadcast, elementwise_strides, empty_like, strides_of
 from .reductions import amax
-from .table import SHAPE, Kept, Result, operator, recorded, saves
+from .table import SHAPE, Kept, Result, first, operator, recorded, saves
 from .views import contiguous, reshape
 
 INDICES = Kept("the indices", because="they say where the gradient belongs")
@@ -372,11 +372,13 @@ def _max(out: Result, x: Tensor, dim: Any = None, keepdim: bool = False, other: 
     return amax(x) if dim is None else selected(x, out.shape, "MaxBackward0")
 
 
-@operator("topk", "kthvalue", "cummax", "cummin", "mode", args=lambda out, x, *_, **__: (x, out.shape))
+@operator("kthvalue", args=lambda out, x, *_, **__: (x, out.shape, "KthvalueBackward0", _copies_to_order(x)))
+@saves("KthvalueBackward0", INDICES)
+@operator("topk", "mode", args=lambda out, x, *_, **__: (x, out.shape))
 @saves("TopkBackward0", INDICES)
 @saves("MaxBackward0", INDICES)
 def selected(x: Tensor, shape: Shape, name: str = "TopkBackward0", kernel: Size = 0) -> tuple[Tensor, Tensor]:
-    """Values that are chosen from ``x``, and their int64 indices, which are saved: ``topk``, ``max(dim)``, ``cummax``.
+    """Values that are chosen from ``x``, and their int64 indices, which are saved: ``topk``, ``max(dim)``, ``mode``.
 
     ``kernel`` is what the operator needs while it runs, in bytes. The workspace of CUDA's kernels is left out.
     """
@@ -393,6 +395,20 @@ def selected(x: Tensor, shape: Shape, name: str = "TopkBackward0", kernel: Size 
 def _selected_backward(call: Call) -> Grads:
     # value_selecting_reduction_backward: zeros.scatter_(dim, indices, grad)
     return (_gathered(call.ledger, call.args[0], call.grad.dtype),)
+
+
+def _copies_to_order(x: Tensor) -> Size:
+    """Bytes of the values and their indices that a CPU orders (``Sorting.cpp: kthvalue_out_impl_cpu``)."""
+    return 0 if x.ledger.device.has_own_memory else x.nbytes + x.numel * ITEMSIZE["int64"]
+
+
+@operator("cummax", "cummin", args=first)
+@saves("CummaxBackward0", Kept("its input", because=SHAPE), INDICES)
+def cummax(x: Tensor) -> tuple[Tensor, Tensor]:
+    """``x.cummax(dim)`` or ``x.cummin(dim)``: saves ``x`` for its shape, and the int64 indices."""
+    indices = x.ledger.empty(x.shape, "int64")
+    out = record("CummaxBackward0", lambda: empty_like(x), (x,), (x, Beside(indices)), _selected_backward, x.shape)
+    return out, indices
 
 
 @recorded("argsort")

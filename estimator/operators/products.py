@@ -625,7 +625,7 @@ def _grouped_mm_backward(call: Call) -> Grads:
     return grad_a, grad_b
 
 
-@operator("linalg_solve_triangular", "solve_triangular")
+@operator("linalg_solve_triangular")
 @saves(
     "LinalgSolveTriangularBackward0",
     Kept("its matrix", (-2, -1)),

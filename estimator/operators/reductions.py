@@ -244,7 +244,7 @@ def _cumsum_backward(call: Call) -> Grads:
 
 
 @operator(
-    "linalg_vector_norm", "linalg_norm", "norm",
+    "linalg_vector_norm", "linalg_norm",
     args=lambda out, x, ord=2, dim=None, keepdim=False, *_, **__: (x, dim, keepdim),
 )  # fmt: skip
 @saves(
