@@ -5,10 +5,10 @@ flag, ``and``, ``or``, ``not``, ``min`` and their like. Each change is made in a
 of the folder of the same name then run until one fails. What survives is a rule that no test near it holds fast, a
 token that the code can do without, or one that changes nothing that can be seen.
 
-coverage.py (``pip install 'coverage>=7.10'``) tells once which tests run which lines. So the tests that run a changed
-line come first; of the others those that end within ``--rest`` seconds follow, since a test may read what an earlier
-one left in a cache. A line that no test runs survives at once. With ``--keep FOLDER`` what coverage.py found is kept
-for the next draw from the same tests.
+All tests of these folders run once beforehand, in a copy where each changed place first notes the test that it runs
+for. Those tests are asked first. Of the others those that end within ``--rest`` seconds follow, since a test may read
+what an earlier one left in a cache, and what runs while a file is imported runs for every test. A place that never runs
+survives at once. With ``--keep FOLDER`` what is found is kept there, and the same draw goes on where it was stopped.
 
 Why not a tool: mutmut 3 calls each function through another one, whose frame holds the arguments, and here Python's
 reference counts are the lifetimes of tensors. Cosmic Ray runs one command for all changes, on all of them, in the
@@ -33,9 +33,6 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import coverage
-import pytest
-
 ROOT = Path(__file__).parents[1]
 ROWS = ("witnesses/test_measured_steps.py",)
 """Where a new method or base gets a row, not a test (``tests/README.md``)."""
@@ -55,18 +52,28 @@ SMALL = 64
 """Numbers up to this one become the next one."""
 
 
+RAN = """
+def _ran(number, seen=set()):
+    import os
+    test = os.environ.get("PYTEST_CURRENT_TEST", "").rpartition(" ")[0]
+    if (number, test) not in seen:
+        seen.add((number, test))
+        with open(f"{os.environ['RAN']}/{number}", "a") as file:
+            file.write(test + "\\n")
+"""
+"""What notes, once a process and test, that a place runs. Processes that a test starts inherit its name."""
+
+
 class Change(NamedTuple):
     """One token changed: where, in which function, what it is part of, before and after, and the file's new text."""
 
     path: str
+    number: int
     line: int
     function: str
     was: str
     now: str
     text: str
-    first: int
-    last: int
-    """The lines that run when the change does: of the statement, or of the body whose default is changed."""
 
     @property
     def folder(self) -> str:
@@ -91,10 +98,8 @@ def changed(node: ast.AST) -> Iterator[tuple[ast.AST, str, Any]]:
         yield node.func, "id", NAMES[node.func.id]
 
 
-def sites(
-    node: ast.AST, function: str = "", span: tuple[int, int] = (0, 0)
-) -> Iterator[tuple[ast.AST, str, tuple[int, int]]]:
-    """The expressions that may be changed, each with its function and its statement's lines.
+def sites(node: ast.AST, function: str = "") -> Iterator[tuple[ast.expr, str]]:
+    """The expressions that may be changed, each with its function.
 
     Left out is what guards the programmer: assertions, decorators, annotations, and some keywords.
     """
@@ -104,36 +109,59 @@ def sites(
                 continue
             if isinstance(child, ast.Assert) or (isinstance(child, ast.keyword) and child.arg in GUARDS):
                 continue
-            within, lines = function, span
+            within = function
             if isinstance(child, ast.FunctionDef | ast.ClassDef):
                 within = f"{function}.{child.name}".lstrip(".")
-                lines = child.body[0].lineno, child.body[-1].end_lineno or 0
-            elif isinstance(child, ast.stmt):
-                body = getattr(child, "body", None)
-                end = body[0].lineno - 1 if body else child.end_lineno
-                lines = child.lineno, max(child.lineno, end or 0)
             if isinstance(child, ast.expr) and "TYPE_CHECKING" not in ast.unparse(child):
-                yield child, within, lines
-            yield from sites(child, within, lines)
+                yield child, within
+            yield from sites(child, within)
 
 
-def numbered(path: Path) -> Iterator[tuple[int, ast.AST, str, tuple[int, int], tuple[ast.AST, str, Any], ast.Module]]:
-    """Every change of a file, in order: its number, what it is part of, its function, the lines, how to make it."""
+def numbered(path: Path) -> Iterator[tuple[int, ast.expr, str, tuple[ast.AST, str, Any], ast.Module]]:
+    """Every change of a file, in order: its number, what it is part of, its function, how to make it, and the file."""
     tree = ast.parse(path.read_text(encoding="utf-8"))
-    found = ((node, function, lines, way) for node, function, lines in sites(tree) for way in changed(node))
-    for number, (node, function, lines, way) in enumerate(found):
-        yield number, node, function, lines, way, tree
+    found = ((node, function, way) for node, function in sites(tree) for way in changed(node))
+    for number, (node, function, way) in enumerate(found):
+        yield number, node, function, way, tree
 
 
 def made(path: Path, wanted: int) -> Change:
     """The change of a file that has a number."""
-    _, node, function, lines, (owner, name, new), tree = next(islice(numbered(path), wanted, None))
-    was, line = ast.unparse(node), node.lineno  # type: ignore[attr-defined]
+    _, node, function, (owner, name, new), tree = next(islice(numbered(path), wanted, None))
+    was, line = ast.unparse(node), node.lineno
     if new is None:  # ``not x`` becomes ``not not x``
         node.operand = ast.UnaryOp(ast.Not(), node.operand)  # type: ignore[attr-defined]
     else:
         setattr(owner, name, new)
-    return Change(str(path.relative_to(ROOT)), line, function, was, ast.unparse(node), ast.unparse(tree), *lines)
+    return Change(str(path.relative_to(ROOT)), wanted, line, function, was, ast.unparse(node), ast.unparse(tree))
+
+
+def noting(path: Path, places: dict[int, int]) -> str:
+    """The file's text in which each place, by the number of its change, first calls ``_ran`` with another number."""
+    found = [*numbered(path)]
+    tree, nodes = found[0][-1], {number: node for number, node, *_ in found if number in places}
+    calls = {id(nodes[one]): ast.parse(f"_ran({i})", mode="eval").body for one, i in places.items()}
+
+    class Noting(ast.NodeTransformer):
+        def visit(self, node: ast.AST) -> ast.AST:
+            if isinstance(node, ast.pattern | ast.arguments):  # defaults are noted where the body runs
+                return node
+            self.generic_visit(node)
+            if isinstance(node, ast.FunctionDef | ast.Lambda):
+                for call in [calls[id(one)] for one in ast.walk(node.args) if id(one) in calls]:
+                    if isinstance(node, ast.Lambda):
+                        node.body = ast.BoolOp(ast.Or(), [call, node.body])
+                    else:
+                        node.body.insert(ast.get_docstring(node) is not None, ast.Expr(call))
+            if isinstance(node, ast.expr) and id(node) in calls:
+                return ast.BoolOp(ast.Or(), [calls[id(node)], node])
+            return node
+
+    Noting().visit(tree)
+    lines = [ast.unparse(one) for one in tree.body]
+    first = next(i for i, line in enumerate(lines) if not line.startswith(("'", '"', "from __future__")))
+    tree.body[first:first] = ast.parse(RAN).body
+    return ast.unparse(ast.fix_missing_locations(tree))
 
 
 def draw(count: int, seed: int, folders: list[str]) -> list[Change]:
@@ -149,16 +177,30 @@ def draw(count: int, seed: int, folders: list[str]) -> list[Change]:
 
 
 class Tests:
-    """The copy, its tests, and what coverage.py saw them run."""
+    """The copy, its tests, and which of them run which change."""
 
-    def __init__(self, copied: Path, kept: Path) -> None:
-        self.copied, self.kept = copied, kept
+    def __init__(self, copied: Path, kept: Path, drawn: list[Change]) -> None:
+        self.copied, self.kept, self.drawn = copied, kept, drawn
+        (kept / "ran").mkdir(exist_ok=True)
+        times = kept / "times.json"
+        if not times.exists():
+            asked = sorted({f"tests/{name}" for one in drawn for name in (one.folder, *ALSO.get(one.folder, ()))})
+            for name in {one.path for one in drawn}:
+                places = {one.number: i for i, one in enumerate(drawn) if one.path == name}
+                (copied / name).write_text(noting(ROOT / name, places), encoding="utf-8")
+            run = ["-n2", "--dist=loadfile", "-p", "mutants", *asked]
+            done = self.pytest(run, 7200, TIMES=str(times), RAN=str(kept / "ran"))
+            for name in {one.path for one in drawn}:
+                shutil.copy2(ROOT / name, copied / name)
+            if not times.exists():
+                sys.exit(done.stdout + done.stderr)
+        self.times: dict[str, float] = json.loads(times.read_text())
 
     def pytest(self, arguments: list[str], seconds: float, **environment: str) -> subprocess.CompletedProcess[str]:
         """Run pytest in the copy, for so many seconds of processor time."""
         paths = os.pathsep.join([str(self.copied), str(ROOT / "benchmarks"), os.environ.get("PYTHONPATH", "")])
         return subprocess.run(
-            [sys.executable, "-m", *arguments],
+            [sys.executable, "-m", "pytest", *arguments],
             cwd=self.copied,
             env={**os.environ, "PYTHONPATH": paths, **environment},
             preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_CPU, (int(seconds), int(seconds) + 5)),
@@ -166,35 +208,14 @@ class Tests:
             text=True,
         )
 
-    def seen(self, folder: str) -> tuple[dict[str, float], coverage.CoverageData]:
-        """The folder's tests that pass, each with its seconds, and which lines they run."""
-        folders = [f"tests/{name}" for name in (folder, *ALSO.get(folder, ()))]
-        times, data = self.kept / f"{folder}.json", self.kept / f"{folder}.coverage"
-        if not times.exists():
-            settings = self.kept / "coveragerc"
-            settings.write_text(
-                f"[run]\nsource = estimator\nparallel = true\ndata_file = {data}\npatch = subprocess\n"
-                "context = ${PYTEST_CURRENT_TEST-}\n"  # which processes that a test starts inherit
-            )
-            run = ["coverage", "run", f"--rcfile={settings}", "-m", "pytest", "-n0", "-p", "mutants", *folders]
-            done = self.pytest(run, 7200, TIMES=str(times))
-            if not times.exists():
-                sys.exit(done.stdout + done.stderr)
-            subprocess.run(
-                [sys.executable, "-m", "coverage", "combine", "-q", f"--rcfile={settings}"], check=True, cwd=self.copied
-            )
-        found = coverage.CoverageData(str(data))
-        found.read()
-        return json.loads(times.read_text()), found
-
-    def noticed(self, change: Change, rest: float) -> str:
+    def noticed(self, number: int, rest: float) -> str:
         """The test that notices a change, or how it survives."""
-        times, data = self.seen(change.folder)
-        contexts = data.contexts_by_lineno(str(self.copied / change.path))
-        names = {name for line in range(change.first, change.last + 1) for name in contexts.get(line, ())}
-        if not names:
-            return "survives: no test runs the line"
-        touching = {name.rpartition("|")[2].rpartition(" (")[0] or name for name in names} & set(times)
+        change, ran = self.drawn[number], self.kept / "ran" / str(number)
+        if not ran.exists():
+            return "survives: no test runs it"
+        folders = tuple(f"tests/{name}" for name in (change.folder, *ALSO.get(change.folder, ())))
+        times = {name: seconds for name, seconds in self.times.items() if name.startswith(folders)}
+        touching = {*ran.read_text(encoding="utf-8").splitlines()} & set(times)
         first = sorted(touching, key=lambda name: (name.partition("::")[0], times[name]))
         others = []
         for name in sorted(set(times) - touching, key=lambda name: times[name]):
@@ -209,31 +230,17 @@ class Tests:
 
     def _fails(self, change: Change, tests: list[str], seconds: float) -> str:
         """The first of the tests that fails after the change; empty if all pass."""
-        path = self.copied / change.path
-        before, chosen = path.read_text(encoding="utf-8"), self.kept / "chosen"
-        chosen.write_text("\n".join(tests))
+        path, chosen = self.copied / change.path, self.kept / "chosen"
+        chosen.write_text("\n".join(tests), encoding="utf-8")
         path.write_text(change.text, encoding="utf-8")
-        for compiled in (path.parent / "__pycache__").glob(f"{path.stem}.*"):
-            compiled.unlink()
         try:
-            done = self.pytest(["pytest", "-x", "-q", "-n0", f"@{chosen}"], seconds, PYTHONDONTWRITEBYTECODE="1")
+            done = self.pytest(["-x", "-n0", f"@{chosen}"], seconds, PYTHONDONTWRITEBYTECODE="1")
         finally:
-            path.write_text(before, encoding="utf-8")
+            shutil.copy2(ROOT / change.path, path)
         if done.returncode == 0:
             return ""
         failed = [line for line in done.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
         return failed[0].split(" ", 1)[1].partition(" - ")[0] if failed else f"no end, or none of pytest's: {tests[0]}"
-
-
-@pytest.hookimpl(wrapper=True)
-def pytest_runtest_protocol(item: pytest.Item) -> Iterator[None]:
-    """As a plugin of the run that coverage.py watches: the lines that run now are this test's."""
-    watching = coverage.Coverage.current()
-    if watching is not None:
-        watching.switch_context(item.nodeid)
-    yield
-    if watching is not None:
-        watching.switch_context("")
 
 
 def pytest_terminal_summary(terminalreporter: Any) -> None:
@@ -257,7 +264,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="which lines")
     parser.add_argument("--folders", default=",".join(tested), help="folders of estimator/ to draw from")
     parser.add_argument("--rest", type=float, default=60, help="seconds of tests that do not run the line themselves")
-    parser.add_argument("--keep", type=Path, help="a folder for what coverage.py found")
+    parser.add_argument("--keep", type=Path, help="a folder for what is found, where the same draw goes on")
     parser.add_argument("--list", action="store_true", help="print the changes, and run nothing")
     arguments = parser.parse_args()
     drawn = draw(arguments.count, arguments.seed, arguments.folders.split(","))
@@ -277,12 +284,15 @@ def main() -> None:
             (copied / name).parent.mkdir(parents=True, exist_ok=True)
             with suppress(FileNotFoundError):  # deleted, and not committed
                 shutil.copy2(ROOT / name, copied / name)
-        tests = Tests(copied, kept.resolve())
+        tests, judged = Tests(copied, kept.resolve(), drawn), kept / "judged.json"
+        known: dict[str, str] = json.loads(judged.read_text()) if judged.exists() else {}
         print("| line | function | was | now | what happens |\n| --- | --- | --- | --- | --- |")
-        for change in drawn:
-            found = tests.noticed(change, arguments.rest)
-            survived += found.startswith("survives")
-            print(row(change, found), flush=True)
+        for i, change in enumerate(drawn):
+            if str(i) not in known:
+                known[str(i)] = tests.noticed(i, arguments.rest)
+                judged.write_text(json.dumps(known), encoding="utf-8")
+            survived += known[str(i)].startswith("survives")
+            print(row(change, known[str(i)]), flush=True)
     print(f"\n{len(drawn) - survived} of {len(drawn)} would be noticed.")
 
 
