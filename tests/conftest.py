@@ -23,6 +23,8 @@ os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
 os.environ.setdefault("ONEDNN_MAX_CPU_ISA", "AVX512_CORE_BF16")
 # Sentences on one line, where tests look for them; `show/test_terminal_width.py` asks about narrow terminals.
 os.environ["COLUMNS"] = "300"
+# While files are imported there is nothing to collect, and more and more to look through.
+gc.disable()
 # No test reaches the hub, nor what a user has of it or has recorded. Nothing is below a file that is no folder.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ["HF_HUB_CACHE"] = "/dev/null/hub"
@@ -54,21 +56,28 @@ def pytest_make_collect_report(
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Of the cases of a test marked ``share(n)`` one in n is asked, and at least one. The next n - 1 commits ask the
-    others, and so does ``make witness``. Which go together is as if drawn, since settings alternate in most tables;
-    tests of the same cases ask the same ones.
+    """Of the cases of a test marked ``share(n)`` one in n is asked; of fewer than n one or none. The next n - 1 commits
+    ask the others, and so does ``make witness``. Which go together is as if drawn, since settings alternate in most
+    tables. Tests of the same cases ask the same ones, where they are in one file; the files take turns.
     """
     shared: dict[tuple[str, int], list[pytest.Item]] = {}
     for item in items:
         mark = item.get_closest_marker("share")
         if mark is not None and item.get_closest_marker("witness") is None:
             shared.setdefault((item.nodeid.partition("[")[0], mark.args[0]), []).append(item)
-    for (_, n), cases in shared.items():
+    for (name, n), cases in shared.items():
         cases.sort(key=lambda item: zlib.crc32(item.name.partition("[")[2].encode()))
-        asked = {id(item) for item in in_turn(cases, n, turn())}
+        number = turn() + zlib.crc32(name.partition("::")[0].encode())
+        asked = {id(item) for item in in_turn(cases, n, number)}
         for item in cases:
             if id(item) not in asked:
                 item.add_marker("witness")
+
+
+def pytest_collection_finish() -> None:
+    """What was imported is not looked through again."""
+    gc.freeze()
+    gc.enable()
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -118,6 +118,7 @@ ANSWERS: dict[str, Any] = {
 }
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize("name", ANSWERS)
 def test_every_answer_is_a_table_and_a_figure(name: str, tmp_path: Path) -> None:
     answer = ANSWERS[name]()
@@ -180,6 +181,7 @@ KEYS: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
 }
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize("name", KEYS)
 def test_values_of_every_kind_are_answered_or_refused_in_one_line(name: str) -> None:
     """As the plan, and as each of the arguments that the function itself reads."""

@@ -39,7 +39,7 @@ def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
 WALKTHROUGHS = script("make_walkthroughs")
 
 
-@pytest.mark.share(2)
+@pytest.mark.share(4)
 @pytest.mark.parametrize("path", WALKTHROUGHS.PAGES, ids=lambda path: path.stem)
 def test_a_walk_through_shows_what_the_commands_print(path: Path) -> None:
     text = path.read_text(encoding="utf-8")

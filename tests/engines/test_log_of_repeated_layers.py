@@ -10,11 +10,12 @@ from typing import Any
 
 import pytest
 
-from estimator.answers.comparison import all_methods
+from estimator.answers.comparison import REQUIRED
 from estimator.engines.torch_cuda import process as torch_cuda
 from estimator.engines.torch_cuda.expansion import Expansion, NotPeriodic
 from estimator.errors import InputError
 from estimator.ledger import Events, Ledger
+from estimator.methods.registry import METHODS
 from estimator.operators import CPU
 from estimator.plans.plan import parse_plan
 from estimator.plans.resolve import resolve
@@ -27,6 +28,8 @@ pytestmark = pytest.mark.consistency
 BASE: dict[str, Any] = {"model": "qwen2.5-0.5b", "seq": 8, "device": "rtx-4090"}
 RUN_WHOLE = ("prefix_tuning", "mezo", "forward-ad")
 """Methods that do something for each layer outside of the layers."""
+REFUSED = ("adaption_prompt", "c3a")
+"""Methods that are not for this model."""
 SAVINGS: list[dict[str, Any]] = [
     {"checkpointing": "layer"},
     {"checkpointing": "every-3"},
@@ -74,13 +77,13 @@ def assert_equal(found: Ledger, expected: Ledger) -> None:
     assert rows[0] == rows[1]
 
 
-@pytest.mark.parametrize(
-    "method", [m for m in all_methods(BASE, {}) if m["name"] not in RUN_WHOLE], ids=lambda m: m["name"]
-)
-def test_methods(method: dict[str, Any]) -> None:
-    assert_equal(*whole({**BASE, "method": method}))
+@pytest.mark.share(2)
+@pytest.mark.parametrize("method", [name for name in METHODS if name not in (*RUN_WHOLE, *REFUSED)])
+def test_methods(method: str) -> None:
+    assert_equal(*whole({**BASE, "method": {"name": method, **REQUIRED.get(method, {})}}))
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize("method", ["full", "lora"])
 @pytest.mark.parametrize("keys", SAVINGS, ids=lambda keys: " ".join(f"{k}={v}" for k, v in keys.items()))
 def test_savings(keys: dict[str, Any], method: str) -> None:

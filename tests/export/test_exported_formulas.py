@@ -76,6 +76,7 @@ def functions(source: str) -> dict[str, Any]:
     return namespace
 
 
+@pytest.mark.share(2)
 @pytest.mark.consistency
 @each_kind
 def test_python_functions_equal_the_ledger(name: str, symbolic: bool) -> None:

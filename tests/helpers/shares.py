@@ -31,6 +31,5 @@ def turn() -> int:
 
 
 def in_turn(cases: Sequence[Case], n: int, number: int) -> Sequence[Case]:
-    """One in ``n`` of the cases, and at least one. ``n`` numbers in a row ask all of them."""
-    parts = min(n, len(cases)) or 1
-    return cases[number % parts :: parts]
+    """One in ``n`` of the cases, and of fewer than ``n`` one or none. ``n`` numbers in a row ask all of them."""
+    return cases[number % n :: n]

@@ -54,6 +54,7 @@ def test_trainable_share_of_the_paper() -> None:
     assert round(100 * lora.trainable_parameters / lora.total_parameters, 2) == 0.45
 
 
+@pytest.mark.share(2)
 def test_what_grows_with_the_sequence_is_the_base_alone(tmp_path: Path) -> None:
     """Witness: the trace. A token costs the same saved bytes at every rank."""
     model = write_config(tmp_path / "model", {})

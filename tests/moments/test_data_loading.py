@@ -33,7 +33,7 @@ class Rows:
         return {name: torch.zeros(SEQ, dtype=torch.int64) for name in ("input_ids", "labels")}
 
 
-@pytest.mark.share(4)
+@pytest.mark.share(8)
 @pytest.mark.extra("trace")
 @pytest.mark.skipif(sys.platform != "linux", reason="reads /dev/shm and /proc")
 @pytest.mark.parametrize(("workers", "ahead"), [(1, 2), (2, 3)])

@@ -345,7 +345,7 @@ def test_a_file_that_another_version_wrote_is_passed_over(tmp_path: Path, monkey
 AGAIN = ("gpt2.default", "olmo2.default")
 
 
-@pytest.mark.share(4)
+@pytest.mark.share(6)
 @pytest.mark.parametrize("name", AGAIN)
 def test_a_recording_of_today_is_what_is_shipped(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Two of the files are recorded again, as ``make programs`` records all, and compared as text."""

@@ -31,12 +31,18 @@ PLAN = ["--method", "lora", "--seq", "64", "--previous-seq", "64", "--runtime", 
 Compared = Callable[..., dict[str, Any]]
 
 
-@pytest.fixture
-def predicted(tmp_path: Path) -> Any:
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> bytes:
     """The snapshot of a process of two equal steps."""
-    path = tmp_path / "predicted.pickle"
+    path = tmp_path_factory.mktemp("snapshot") / "predicted.pickle"
     assert main(["timeline", MODEL, *PLAN, "--output", str(path)]) == 0
-    return pickle.loads(path.read_bytes())
+    return path.read_bytes()
+
+
+@pytest.fixture
+def predicted(written: bytes) -> Any:
+    """It, for a test to change."""
+    return pickle.loads(written)
 
 
 @pytest.fixture
@@ -236,6 +242,7 @@ def test_several_steps(predicted: Any, compared: Compared) -> None:
     assert first["position"] == len(places)
 
 
+@pytest.mark.share(4)
 def test_another_plan_differs(predicted: Any, compared: Compared) -> None:
     """A longer sequence: hardly any size is equal, and there is a first difference all the same."""
     record = compared(predicted, MODEL, "--method", "lora", "--seq", "65", "--runtime", "torch-cuda")

@@ -39,10 +39,10 @@ def test_table_has_units_methods_and_lengths():
     assert "to 512 tokens" in text
 
 
-@pytest.mark.parametrize("suffix", [".png", ".svg", ".pdf"])
+@pytest.mark.parametrize("suffix", [".svg", ".pdf"])
 def test_figure_is_written(tmp_path, suffix):
     path = tmp_path / f"figure{suffix}"
-    text = output("compare", MODEL, "--seqs", "256,512,1024", "--devices", "rtx-4090", "--output", str(path))
+    text = output("compare", MODEL, "--seqs", "256,512", "--devices", "rtx-4090", "--output", str(path))
     assert str(path) in text
     assert path.stat().st_size > 5000
     if suffix == ".svg":

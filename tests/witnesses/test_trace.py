@@ -183,6 +183,7 @@ def test_both_sides_of_a_window(make: Any, family: str, option: str, attention: 
     hold(found)
 
 
+@pytest.mark.share(3)
 def test_deep_model_with_two_kinds_of_layers(make: Any) -> None:
     config = {**WINDOWS["qwen3"], "num_hidden_layers": 12, "max_window_layers": 5}
     plan = make("qwen3", config, method=METHODS["lora"], attention="eager")
@@ -218,6 +219,7 @@ def test_parameters_of_builtin_models(name: str) -> None:
     assert [c for c in found if not c.equal] == []
 
 
+@pytest.mark.share(3)
 def test_a_real_model_in_full() -> None:
     hold(validate(parse_plan({"model": "smollm2-135m", "method": METHODS["lora-all-linear"]}), chosen=[Regime()]))
 

@@ -15,5 +15,6 @@ FORMATS = sorted(path.stem for path in Path(__file__).parent.glob("*.yaml"))
 @cache
 def cases(name: str) -> list[dict[str, Any]]:
     """The cases of a table: ``address``, ``config`` and ``expect``, some with an ``adapter_config``."""
-    found: list[dict[str, Any]] = yaml.safe_load((Path(__file__).parent / f"{name}.yaml").read_text(encoding="utf-8"))
+    loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the first is ten times as fast, where yaml has it
+    found: list[dict[str, Any]] = yaml.load((Path(__file__).parent / f"{name}.yaml").read_text("utf-8"), loader)
     return found
