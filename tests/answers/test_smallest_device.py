@@ -47,6 +47,7 @@ def test_candidates() -> None:
     answer = smallest_device(keys, devices=["rtx-4090", "mi300x", "iphone-15-pro", "rtx-4090"])
     assert answer.best is not None
     assert answer.best.device.name == "iphone-15-pro"
+    assert answer.verdict == "fits"
     assert [one.device.name for one in answer.others] == ["rtx-4090"]
     assert [*answer.left_out.values()] == [("mi300x",)]
     gpu = smallest_device(keys, "GPU", devices=["rtx-4090", "iphone-15-pro"])

@@ -5,6 +5,7 @@ what it is for.
 from __future__ import annotations
 
 import json
+import zipfile
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -186,6 +187,9 @@ class TestCommand:
             if target != "xlsx":
                 assert main(ask) == 0
                 assert capsys.readouterr().out == path.read_text()
+        assert (tmp_path / "exported.json").read_text().startswith('{\n "')
+        with zipfile.ZipFile(tmp_path / "exported.xlsx") as file:  # the axis says that its numbers are millions
+            assert b'<c:builtInUnit val="millions"/><c:dispUnitsLbl' in file.read("xl/charts/chart1.xml")
 
     def test_only(self, capsys: pytest.CaptureFixture[str]) -> None:
         assert main(["export", "smollm2-135m", "--vars", "seq", "--to", "python", "--only", "peak,saved"]) == 0

@@ -473,3 +473,10 @@ def test_flash_attn_takes_no_padding() -> None:
     assert estimate(keys, seq=32).bytes["saved"]
     with pytest.raises(InputError, match="attention: flash has no rule with attention_mask: true"):
         resolve(parse_plan({**keys, "attention_mask": True}))
+
+
+def test_why_math_runs_names_what_each_kernel_refuses() -> None:
+    """By hand: from compute capability 8.0 on both kernels take 16 bits, and refuse the heads."""
+    for capability, refused in (((8, 0), "heads of 512"), ((7, 5), "bfloat16 on compute capability 7.5")):
+        why = attention_cuda.why_math(capability, BF16, 512, grouped=False, masked=False, trains=True)
+        assert why.startswith(f"flash does not take {refused}, memory-efficient does not take {refused}")

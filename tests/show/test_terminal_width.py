@@ -173,3 +173,18 @@ def test_a_terminal_shows_the_verdict_in_colour(monkeypatch: pytest.MonkeyPatch,
     assert "\x1b[1;32mFits" in printed("estimate", MODEL, "--budget", "99GiB", columns=300)
     monkeypatch.setenv("NO_COLOR", "1")
     assert "\x1b" not in printed("estimate", MODEL, "--budget", "99GiB")
+
+
+def test_what_is_just_as_wide_as_the_terminal_is_left_as_it_is() -> None:
+    """By hand: 27 columns, and one column less."""
+    line = "  as wide as the terminal is"
+    assert wrapped(line, len(line)) == [line]
+    assert wrapped(line, len(line) - 1) == ["  as wide as the terminal", "  is"]
+
+
+def test_a_table_that_is_one_column_too_wide_shrinks() -> None:
+    """By hand: 32 columns of text, two between, and one of numbers."""
+    rows = Table(["text", "n"], [["one two three four five six seven", "1"]])
+    assert max(map(len, rows.lines(36))) == 36
+    assert len(rows.lines(36)) + 1 == len(rows.lines(35))
+    assert max(map(len, rows.lines(35))) <= 35
