@@ -21,8 +21,8 @@ from rich.console import Console
 from rich.table import Table
 
 from estimator import estimate
+from estimator.answers.bulk import estimate_lines
 from estimator.answers.formulas import compile_plan
-from estimator.answers.many import estimate_lines
 from estimator.engines.torch_cuda.process import Process
 from estimator.export.build import function_of
 from estimator.export.code_python import to_python

@@ -6,8 +6,8 @@ from . import startup as startup  # before all others
 
 # isort: split
 from .answers.estimate import estimate
-from .answers.own import record, step
 from .answers.result import Result
+from .answers.user_modules import record, step
 from .errors import InputError
 from .plans.plan import Plan
 from .questions import (

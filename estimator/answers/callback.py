@@ -22,7 +22,7 @@ from ..programs.libraries import is_installed
 from ..text import dumped, human
 from ..witnesses.machine import peak_rss, reset_peak_rss, versions
 from .check import Checked, check
-from .records import Record
+from .measured_runs import MeasuredRun
 from .report import verdict
 
 if TYPE_CHECKING:
@@ -72,7 +72,7 @@ def callback(
 
         def __init__(self) -> None:
             self.checked: Checked | None = None
-            self.record: Record | None = None
+            self.record: MeasuredRun | None = None
 
         def on_train_begin(self, args: Any, state: Any, control: Any, **objects: Any) -> None:
             """Estimate, warn or stop, and begin to measure."""
@@ -185,7 +185,7 @@ def _begin(device: Any) -> None:
         torch.cuda.reset_peak_memory_stats(device)
 
 
-def _record(checked: Checked, device: Any) -> Record:
+def _record(checked: Checked, device: Any) -> MeasuredRun:
     result = checked.result
     predicted: dict[str, int] = {}
     if result is not None:
@@ -193,7 +193,7 @@ def _record(checked: Checked, device: Any) -> Record:
         if device.type == "cuda":
             predicted |= {"allocated": result.bytes["allocated_peak"], "reserved": result.bytes["reserved_peak"]}
     name = Path(str(checked.keys.get("model", ""))).name
-    return Record(
+    return MeasuredRun(
         model=name,
         device=_device_name(device),
         predicted=predicted,

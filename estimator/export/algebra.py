@@ -8,9 +8,9 @@ from typing import Any
 from sympy import Expr, Max, Symbol, floor
 
 from .components import EXPORTED, plan_line
-from .expressions import Quotient, changed, exact
 from .function import Function
-from .text import fixed_lines, legend
+from .plain_text import fixed_lines, legend
+from .polynomials import Quotient, changed, exact
 
 
 def variable(name: str) -> Symbol:

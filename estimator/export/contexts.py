@@ -19,8 +19,8 @@ from ..answers.estimate import Progress
 from ..answers.max_context import PADDING
 from ..errors import InputError
 from ..plans.plan import Plan
-from .expressions import Quotient
 from .function import Assignment, Function, Variable
+from .polynomials import Quotient
 
 _DEGREE = 2
 _MOST_CONTEXTS = 1024

@@ -11,9 +11,9 @@ from ..answers.tabular import Brief
 from ..plans.plan import Plan
 from .algebra import to_sympy, variable
 from .function import Function
+from .json_trees import to_record
 from .latex import about, to_latex
-from .objects import to_record
-from .text import to_text
+from .plain_text import to_text
 
 if TYPE_CHECKING:
     import sympy

@@ -16,7 +16,7 @@ from ..plans.resolve import resolve
 from ..version import __version__
 from .components import plan_line
 from .function import Function
-from .text import fixed_lines
+from .plain_text import fixed_lines
 
 WIDTH = 110
 """The width of exported lines, in characters."""

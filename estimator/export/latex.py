@@ -11,7 +11,7 @@ from sympy.printing.latex import LatexPrinter
 
 from .components import plan_line
 from .function import RESULTS, Function
-from .text import fixed_lines, legend
+from .plain_text import fixed_lines, legend
 
 _NAMES = {"H": "d", "I": "d_{ff}", "K": "n_{kv}", "G": "g", "D": "d_{h}", "query_block": "b_{q}", "key_block": "b_{k}"}
 """The notation of papers for symbols of the ledger; others keep their names."""

@@ -15,8 +15,8 @@ from ..ledger import Size
 from ..ledger.sizes import Poly, registered, simplify
 from ..ledger.sizes import Symbol as Sized
 from .components import floors
-from .expressions import definition, expression_of, largest_of
 from .function import RESULTS, Assignment
+from .polynomials import definition, expression_of, largest_of
 
 Pieces = Sequence[tuple[Regime, Compiled]]
 _SUMS = {"resident": ("parameters", "buffers", "optimizer"), "peak": ("resident", "peak_above_resident")}

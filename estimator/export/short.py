@@ -10,8 +10,8 @@ from typing import Any
 from sympy import Ge, Lt, Max, Piecewise, Symbol, lambdify, true
 
 from ..errors import InputError
-from .expressions import Quotient, largest_of
 from .function import Assignment, Function
+from .polynomials import Quotient, largest_of
 
 _RANGES: Mapping[str, tuple[int, int]] = {"batch": (2, 64), "seq": (128, 32768), "r": (2, 256)}
 """The values for which a short form is made and its error bounded. Other variables: half to twice the plan's."""

@@ -9,9 +9,9 @@ from typing import Any
 from sqlglot import exp
 from sympy import And, Max, Min, Or, Piecewise
 
-from .expressions import Quotient
 from .function import Assignment, Function, Variable
 from .heading import filled, heading
+from .polynomials import Quotient
 from .statements import factors_of
 
 _GIVEN = "given_"

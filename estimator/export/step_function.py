@@ -20,8 +20,8 @@ from ..plans.resolve import resolve
 from .ceiling import ceiling_of
 from .code_python import program
 from .components import exported, floors
-from .expressions import Quotient
 from .function import Assignment, Function, Variable, least, most
+from .polynomials import Quotient
 from .regimes import Steps
 
 SYMBOLS: Mapping[str, str] = {

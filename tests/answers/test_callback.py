@@ -14,7 +14,7 @@ import transformers
 
 import estimator
 from estimator.answers.callback import DoesNotFit
-from estimator.answers.records import medians, read
+from estimator.answers.measured_runs import medians, read
 from estimator.errors import InputError
 from estimator.show.cli import main
 

@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
+from estimator.answers.bulk import estimate_lines
 from estimator.answers.estimate import estimate
-from estimator.answers.many import estimate_lines
 from estimator.answers.result import Result
 from estimator.errors import InputError
 from estimator.files import LONGEST_LINE, lines
@@ -114,7 +114,7 @@ def test_the_formulas_of_many_plans_give_the_same_answers(capsys: pytest.Capture
 
 def test_few_plans_of_a_structure_are_answered_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
     """Asks what makes a thousand plans a second possible: compiled formulas answer all but the first ones."""
-    from estimator.answers import many
+    from estimator.answers import bulk as many
 
     asked: list[int] = []
 
@@ -141,7 +141,7 @@ SMOLLM2 = "smollm2-135m"
 
 def test_a_defect_costs_one_line_of_a_batch(monkeypatch: pytest.MonkeyPatch) -> None:
     """Asks the contract: the others are answered, whatever is wrong with one."""
-    from estimator.answers import many as batch
+    from estimator.answers import bulk as batch
 
     def parse(data: dict[str, Any]) -> Any:
         raise ZeroDivisionError if data.get("seq") == 3 else InputError("wrong")

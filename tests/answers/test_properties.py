@@ -25,7 +25,7 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from estimator import estimate
-from estimator.answers import many as batch
+from estimator.answers import bulk as batch
 from estimator.answers.formulas import compile_plan, regime_of, regimes
 from estimator.plans.models import load
 from estimator.plans.plan import Plan, parse_plan

@@ -22,9 +22,9 @@ from estimator.export.algebra import sympy_source, to_sympy
 from estimator.export.code_python import quoted, to_functions
 from estimator.export.components import EXPORTED, exported, plan_line
 from estimator.export.formula import formula
+from estimator.export.json_trees import to_record
 from estimator.export.latex import about, to_latex
-from estimator.export.objects import to_record
-from estimator.export.text import to_text
+from estimator.export.plain_text import to_text
 from estimator.ledger.sizes import registered, value_of
 from estimator.plans.plan import Plan, parse_plan
 from estimator.show.cli import main

@@ -19,8 +19,8 @@ from estimator.export import code_python, sql
 from estimator.export.build import function_of
 from estimator.export.function import Function
 from estimator.export.heading import heading
+from estimator.export.json_trees import to_json
 from estimator.export.latex import to_latex
-from estimator.export.objects import to_json
 from estimator.export.short import shortened
 from estimator.plans.flat import nested
 from estimator.plans.plan import parse_plan

@@ -233,7 +233,7 @@ _ALWAYS_RECALCULATE = """<?xml version="1.0" encoding="UTF-8"?>
 
 def tree(f: Function, points: Points, folder: Path) -> Rows:
     """The JSON object, computed by a walk over its trees, as a planner would."""
-    from estimator.export.objects import to_json
+    from estimator.export.json_trees import to_json
 
     data = json.loads(to_json(f))
     found = []

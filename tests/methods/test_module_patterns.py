@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
+from estimator.answers.bulk import estimate_lines
 from estimator.answers.estimate import estimate
-from estimator.answers.many import estimate_lines
 from estimator.errors import InputError, TooLong
 from estimator.ledger import MOST_WORK
 from estimator.methods import patterns

@@ -15,8 +15,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from estimator.answers.bulk import estimate_lines
 from estimator.answers.estimate import estimate
-from estimator.answers.many import estimate_lines
 from estimator.answers.result import Result
 from estimator.errors import InputError
 from estimator.plans.plan import Plan, parse_plan, read_plan_mapping

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
+from estimator.answers.bulk import estimate_lines
 from estimator.answers.estimate import estimate
-from estimator.answers.many import estimate_lines
 from estimator.errors import InputError, asked_in_a_shell
 from estimator.show.cli import main
 from tests.helpers.commands import refused

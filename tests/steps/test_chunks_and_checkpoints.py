@@ -12,9 +12,9 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint as torch_checkpoint
 
 from estimator import operators as ops
+from estimator.answers.bulk import estimate_lines
 from estimator.answers.estimate import estimate
 from estimator.answers.formulas import compile_plan, regime_of
-from estimator.answers.many import estimate_lines
 from estimator.answers.validation import validate
 from estimator.errors import InputError
 from estimator.ledger import Tensor

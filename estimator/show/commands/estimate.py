@@ -155,7 +155,7 @@ def _many(source: str) -> int:
 
 
 def _answer_lines(file: BinaryIO, source: str) -> int:
-    from ...answers.many import estimate_lines
+    from ...answers.bulk import estimate_lines
 
     for answer in estimate_lines(lines(file, source)):
         print(answer, flush=True)  # another program may wait for it before it sends the next plan

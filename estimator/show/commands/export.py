@@ -146,7 +146,7 @@ def _writer(target: str, dialect: str) -> Callable[..., str]:
 
         return lambda f: to_sql(f, dialect)
     if target == "json":
-        from ...export.objects import to_json
+        from ...export.json_trees import to_json
 
         return to_json
     if target == "latex":

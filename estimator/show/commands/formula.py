@@ -74,15 +74,15 @@ def execute(args: argparse.Namespace) -> int:
 
 
 def _rendered(formulas: Sequence[Function], kind: str) -> str:
-    from ...export import algebra, code_python, latex, objects, text
+    from ...export import algebra, code_python, json_trees, latex, plain_text
 
     if kind == "text":
-        return text.to_text(formulas)
+        return plain_text.to_text(formulas)
     if kind == "latex":
         return latex.to_latex(formulas, latex.about(formulas[0])).rstrip("\n")
     if kind == "sympy":
         return algebra.sympy_source(formulas)
     if kind == "python":
         return code_python.to_functions(formulas).rstrip("\n")
-    records = [objects.to_record(f) for f in formulas]
+    records = [json_trees.to_record(f) for f in formulas]
     return dumped(records[0] if len(records) == 1 else records)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 from collections.abc import Sequence
 
-from ...answers.records import MEASURES, Record, medians, read
+from ...answers.measured_runs import MEASURES, MeasuredRun, medians, read
 from .tables import gib, present, show, show_answer, table
 
 
@@ -24,12 +24,12 @@ def execute(args: argparse.Namespace) -> int:
     return 0
 
 
-def _record(row: Record) -> dict[str, object]:
+def _record(row: MeasuredRun) -> dict[str, object]:
     run = {key: value for key, value in vars(row).items() if key != "plan"}
     return {**run, "off": {name: off for name in MEASURES if (off := row.off(name)) is not None}}
 
 
-def _print(rows: list[Record]) -> None:
+def _print(rows: list[MeasuredRun]) -> None:
     measures = [name for name in MEASURES if any(row.off(name) is not None for row in rows)]
     columns = ["model", "device", "date", *(f"{name}\npredicted GiB\nmeasured GiB\noff" for name in measures)]
     cells = [[row.model, row.device, row.date, *(_cell(row, name) for name in measures)] for row in rows]
@@ -43,6 +43,6 @@ def _print(rows: list[Record]) -> None:
         show_answer(f"Median difference of predicted and measured: {text}.", brief=text)
 
 
-def _cell(row: Record, name: str) -> str:
+def _cell(row: MeasuredRun, name: str) -> str:
     off = row.off(name)
     return "" if off is None else f"{gib(row.predicted[name])} {gib(row.measured[name])} {100 * off:+.1f} %"

@@ -9,8 +9,8 @@ from sympy import Add, Expr, Integer, Max, Mul, Symbol
 from ..ledger.sizes import registered
 from ..text import human
 from .components import EXPORTED, plan_line
-from .expressions import exact
 from .function import Assignment, Function, Variable
+from .polynomials import exact
 
 
 def to_text(formulas: Sequence[Function]) -> str:

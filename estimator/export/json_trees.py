@@ -14,9 +14,9 @@ from ..errors import InputError
 from ..ledger.sizes import registered
 from ..text import dumped
 from .components import plan_summary
-from .expressions import Quotient, exact
 from .function import Function
 from .heading import fixed_keys, heading
+from .polynomials import Quotient, exact
 from .statements import factors_of
 
 SCHEMA = "urn:llm-memory-estimator:schema:function-1"

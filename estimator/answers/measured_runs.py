@@ -1,4 +1,4 @@
-"""Records of runs that the callback wrote: read, checked and compared."""
+"""Runs that the callback predicted and measured: their lines read, checked and compared."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ SCHEMA = 1
 
 
 @dataclass(frozen=True)
-class Record:
+class MeasuredRun:
     """What was predicted of a run and what was measured, in bytes by name: ``MEASURES``."""
 
     model: str
@@ -51,7 +51,7 @@ class Record:
         return self.predicted[name] / measured - 1 if measured and name in self.predicted else None
 
 
-def read(names: list[str]) -> list[Record]:
+def read(names: list[str]) -> list[MeasuredRun]:
     """The records in files of JSON lines; ``-`` is standard input. Raises ``InputError``."""
     found = [row for name in names for row in _of_file(name)]
     if not found:
@@ -59,7 +59,7 @@ def read(names: list[str]) -> list[Record]:
     return found
 
 
-def _of_file(name: str) -> Iterator[Record]:
+def _of_file(name: str) -> Iterator[MeasuredRun]:
     if name == STANDARD_INPUT:
         yield from _rows(lines(standard_input(), name), name)
         return
@@ -67,7 +67,7 @@ def _of_file(name: str) -> Iterator[Record]:
         yield from _rows(lines(file, name), name)
 
 
-def _rows(found: Iterator[bytes], name: str) -> Iterator[Record]:
+def _rows(found: Iterator[bytes], name: str) -> Iterator[MeasuredRun]:
     for number, line in enumerate(found, 1):
         if line.strip():
             try:
@@ -76,7 +76,7 @@ def _rows(found: Iterator[bytes], name: str) -> Iterator[Record]:
                 raise InputError(f"{name}, line {number}: {error}") from None
 
 
-def _row(data: Any) -> Record:
+def _row(data: Any) -> MeasuredRun:
     if not isinstance(data, dict) or data.get("schema") != SCHEMA:
         raise InputError(f"no record of schema {SCHEMA}; estimator.callback writes them")
     texts = {key: data.get(key) for key in ("model", "device", "date", "error")}
@@ -85,14 +85,14 @@ def _row(data: Any) -> Record:
     good = all(isinstance(value, str) for value in texts.values()) and isinstance(versions, dict)
     if not good or not all(_sizes(value) for value in sizes.values()):
         raise InputError("the record is not whole: model, device, date and error are texts, sizes are bytes by name")
-    return Record(**texts, **sizes, versions=versions, plan=data.get("plan") or {})  # type: ignore[arg-type]
+    return MeasuredRun(**texts, **sizes, versions=versions, plan=data.get("plan") or {})  # type: ignore[arg-type]
 
 
 def _sizes(value: Any) -> bool:
     return isinstance(value, dict) and all(isinstance(one, int) and not isinstance(one, bool) for one in value.values())
 
 
-def medians(rows: list[Record]) -> dict[str, float]:
+def medians(rows: list[MeasuredRun]) -> dict[str, float]:
     """The median of the absolute differences, by the name of what was measured."""
     found = {name: [abs(off) for row in rows if (off := row.off(name)) is not None] for name in MEASURES}
     return {name: median(values) for name, values in found.items() if values}
