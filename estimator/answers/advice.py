@@ -92,12 +92,8 @@ class Candidate:
 
     @cached_property
     def floor(self) -> int:
-        """The least bytes that the process can have: on a GPU the live bytes and the context, else all its bytes."""
-        if self.plan.runtime != "torch-cuda":
-            return self.bytes
-        from .torch_cuda import context_of
-
-        return live_of(self.resolved, self.totals).bytes["peak"] + context_of(self.plan)
+        """The least bytes that the process can have: the live bytes, and what is outside of tensors."""
+        return live_of(self.resolved, self.totals).bytes["process"]
 
     @property
     def fidelity(self) -> str:
@@ -448,7 +444,7 @@ def _working_axes(plan: Plan, allowed: Allowed = lambda change: True) -> list[Ax
     if plan.attention == "eager":
         axes.append((_AS_IS, Change("fused attention (attention: sdpa)", {"attention": "sdpa"})))
     if plan.loss == "standard":
-        kinds = ("chunked", *(("liger", "cce") if plan.runtime == "torch-cuda" else ()), "ce-chunked-output")
+        kinds = ("chunked", *(("liger", "cce") if plan.engine.has_own_memory else ()), "ce-chunked-output")
         kind = next((kind for kind in kinds if allowed({"loss": kind})), "chunked")
         axes.append((_AS_IS, Change(f"{_LOSSES[kind]} (loss: {kind})", {"loss": kind})))
     if plan.mlp_chunks == 1 and plan.method.by_token:

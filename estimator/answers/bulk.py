@@ -56,7 +56,7 @@ class FormulaCache:
     def estimate(self, plan: Plan) -> Result:
         """The result of ``estimate(plan)``, perhaps without moments that cannot be the peak. Raises ``InputError``."""
         is_piecewise = plan.piecewise or plan.generate is not None
-        if not plan.open_sizes or is_piecewise or plan.runtime != "torch-cpu":
+        if not plan.open_sizes or is_piecewise or (not plan.engine.runs_steps or plan.engine.replays):
             return estimate(plan)
         if plan.lengths is not None or plan.run is not None:
             return estimate(plan)

@@ -102,7 +102,7 @@ def answered(reading: Reading, source: str, keys: Mapping[str, Any] | None = Non
                 Assumption("method", "full", "neither the file nor an adapter_config.json beside it names one")
             )
         plan, result = _estimated(mapping, noted, given)
-        resolved = plan if plan.runtime == "llama.cpp" else resolve(plan).plan
+        resolved = resolve(plan).plan if plan.engine.runs_steps else plan
         if "target_modules" in set(resolved.preset_keys) - set(plan.preset_keys):
             raise InputError(
                 f"PEFT has no default target_modules of {plan.method.title} for {plan.model}; name some in the file"

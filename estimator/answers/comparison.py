@@ -214,11 +214,9 @@ def _answers_for(one: Plan, other: Plan) -> bool:
         return True
     if resolve(one).step != resolve(other).step:
         return False
-    if one.runtime != "torch-cuda":
+    if not one.engine.replays:
         return True
-    from .torch_cuda import context_of
-
-    return context_of(one) == context_of(other) and one.budget_bytes() == other.budget_bytes()
+    return one.engine.beside(one) == other.engine.beside(other) and one.budget_bytes() == other.budget_bytes()
 
 
 def _moved(result: Result, plan: Plan) -> Result:

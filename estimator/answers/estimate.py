@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import replace
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
-from ..engines.torch_cuda.process import Logs
+from ..engines.replay import Usage
 from ..errors import InputError
 from ..ledger import whole
-from ..operators import Cuda
 from ..plans.flat import mapping_of, nested, with_keys
 from ..plans.lengths import quantile
+from ..plans.models import load
 from ..plans.plan import Plan, parse_plan
-from ..plans.resolve import Resolved, capability_of, resolve
+from ..plans.resolve import Resolved, resolve
 from ..steps.step import StepTotals, run
 from ..text import human
-from .result import COMPONENTS, Result, make_result
+from .result import COMPONENTS, Result, make_result, result_of
 
 if TYPE_CHECKING:
     from typing import Unpack
@@ -48,10 +48,9 @@ def estimate(plan: Plan | Mapping[str, Any] | str | PathLike[str] | None = None,
         raise InputError("the model is given twice, by itself and as a key; keep one of them")
     if not isinstance(plan, Plan) or keys:
         plan = parse_plan(nested({} if plan is None else mapping_of(plan), keys))
-    if plan.runtime == "llama.cpp":
-        from . import llama_cpp
-
-        return llama_cpp.estimate(plan)
+    engine = plan.engine
+    if not engine.runs_steps:
+        return result_of(plan, engine.figures(plan, engine.model(plan, load)))
     resolved = resolve(plan)
     totals = run(resolved.step, resolved.sizes(), resolved.method, plan.batch, plan.seq)
     result = to_result(resolved, totals)
@@ -85,7 +84,7 @@ def _run_of(plan: Plan, result: Result) -> dict[str, Any]:
         fitting = widths[below] if below >= 0 else 0
         found["longest_seq_that_fits"] = fitting
         found["oom_probability"] = lengths.probability_of_exceeding(fitting, plan.batch, batches)
-    if plan.runtime == "torch-cuda":
+    if plan.engine.replays:
         found["reserved_quantiles"] = {}
         distribution = lengths.batch_distribution(plan.batch)
         for share in _QUANTILES:
@@ -98,25 +97,24 @@ _QUANTILES = (0.5, 0.9, 0.99)
 """Shares of a run's batches whose largest reserved bytes are estimated, with cached memory given back before each."""
 
 
-def to_result(resolved: Resolved, totals: StepTotals, says_where: bool = True, logs: Logs | None = None) -> Result:
+def to_result(resolved: Resolved, totals: StepTotals, says_where: bool = True, logs: Any = None) -> Result:
     """The result from a step's totals, which are integers.
 
     With ``says_where``, a warning says where a process runs out of a GPU's memory even if it cannot fit. ``logs`` are
     by default those of the plan's steps.
     """
-    result = live_of(resolved, totals)
-    if resolved.plan.runtime != "torch-cuda":
-        return result
-    from . import torch_cuda
-
-    if totals.math_attention:
-        note = _math_note(resolved, totals.math_attention, result.bytes["peak_above_resident"])
-        result = replace(result, warnings=(*result.warnings, note))
-    return torch_cuda.with_usage(result, resolved, says_where, logs)
+    plan = resolved.plan
+    if not plan.engine.replays:
+        return live_of(resolved, totals)
+    peak = live_peak(totals)
+    notes = [_math_note(resolved, totals.math_attention, peak)] if totals.math_attention else []
+    resident = whole(totals.parameters) + whole(totals.buffers) + whole(totals.optimizer)
+    usage = plan.engine.usage(resolved, resident + peak, plan.budget_bytes(), says_where, logs)
+    return live_of(resolved, totals, usage, notes)
 
 
 def live_result(resolved: Resolved) -> Result:
-    """The result of a method with rules without a GPU's allocator and context, for its live bytes ``peak``.
+    """The result of a method with rules without a replay, for its live bytes ``peak``.
 
     They are never more than the bytes of ``process``. Raises ``InputError``.
     """
@@ -124,22 +122,25 @@ def live_result(resolved: Resolved) -> Result:
     return live_of(resolved, run(resolved.step, resolved.sizes(), resolved.method, plan.batch, plan.seq))
 
 
-def live_of(resolved: Resolved, totals: StepTotals) -> Result:
-    """The result from a step's totals, without a GPU's allocator and context."""
+def live_of(resolved: Resolved, totals: StepTotals, usage: Usage | None = None, warnings: Sequence[str] = ()) -> Result:
+    """The result from a step's totals: of a replayed process its ``usage``, else the live bytes."""
     moments = {name: max(whole(v) for v in values) for name, values in totals.moments.items()}
     components = {name: whole(getattr(totals, name)) for name in COMPONENTS}
-    result = make_result(resolved.plan, resolved.spec, components, moments)
-    if not totals.host_pinned:
-        return result
-    return replace(result, bytes={**result.bytes, "host_pinned": totals.host_pinned})
+    return make_result(resolved.plan, resolved.spec, components, moments, usage, totals.host_pinned, warnings)
+
+
+def live_peak(totals: StepTotals) -> int:
+    """The most bytes above resident in a step."""
+    return max(whole(v) for values in totals.moments.values() for v in values)
 
 
 def _math_note(resolved: Resolved, why: str, peak: int) -> str:
     """A warning that attention's memory is quadratic, with its cost against a kernel whose memory is not."""
     cost, plan = "", resolved.plan
-    step = replace(resolved.step, device=Cuda(capability_of(plan.device), "efficient"))
+    step = replace(resolved.step, device=plan.engine.kernels(plan.model_copy(update={"sdpa_kernel": "efficient"})))
     with suppress(InputError):  # the kernel may not support this dtype or head size
         totals = run(step, resolved.sizes(), resolved.method, plan.batch, plan.seq)
-        least = max(whole(v) for values in totals.moments.values() for v in values)
-        cost = f", here {human(max(peak - least, 0))} more at the peak than the memory-efficient kernel needs"
+        cost = (
+            f", here {human(max(peak - live_peak(totals), 0))} more at the peak than the memory-efficient kernel needs"
+        )
     return f"attention runs PyTorch's math kernel, whose memory grows with the square of the sequence{cost}: {why}"

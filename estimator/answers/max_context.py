@@ -8,19 +8,18 @@ from functools import cache
 from itertools import groupby
 from typing import Any
 
+from ..engines.engine import Limit
 from ..errors import InputError
 from ..plans.margins import NO_MARGIN, STATED, Margin, verdict_of
-from ..plans.models import llama_cpp_names, load
+from ..plans.models import load, names_for
 from ..plans.plan import Plan, is_gguf, parse_plan
 from ..plans.refusals import budget_of
-from . import llama_cpp
 from .estimate import Progress
-from .llama_cpp import RAM_BINDS, Limit, Model
-from .result import Result
+from .result import Result, result_of
 from .tabular import Drawn
 
-PADDING = 256
-"""A sequence's context is rounded up to a multiple of so many tokens (``GGML_PAD`` in ``llama_context``)."""
+RUNTIME = "llama.cpp"
+"""The engine whose context is looked for."""
 CURVE_POINTS = 24
 """The most points of a curve."""
 
@@ -31,7 +30,8 @@ class Row(Drawn):
 
     plan: Plan
     """The plan at the answer; without one, at the longest context without the margin, else at the shortest."""
-    model: Model
+    model: Any
+    """What the engine knows of the model."""
     answer: int | None
     """The longest context of a sequence that fits with the margin; ``None`` where none does."""
     without_margin: int | None
@@ -63,8 +63,9 @@ class Row(Drawn):
     @property
     def warnings(self) -> tuple[str, ...]:
         """Warnings about the answer, and about the limit that keeps it from being longer."""
-        binds = self.following is not None and RAM_BINDS in self.following.warnings
-        return tuple(dict.fromkeys((*self.result.warnings, *((RAM_BINDS,) if binds else ()))))
+        exceeded = {one.exceeded for one in self.limits} - {""}
+        following = () if self.following is None else self.following.warnings
+        return tuple(dict.fromkeys((*self.result.warnings, *(one for one in following if one in exceeded))))
 
     @property
     def verdict(self) -> str:
@@ -87,7 +88,7 @@ class Row(Drawn):
         if self.following is None:
             return "the model's own context"
         grows = self.following.bytes["kv_cache"] - self.result.bytes["kv_cache"]
-        return f"memory: {PADDING} more tokens take {grows / 2**20:,.1f} MiB of KV cache"
+        return f"memory: {self.plan.engine.context_step} more tokens take {grows / 2**20:,.1f} MiB of KV cache"
 
     def to_dict(self) -> dict[str, Any]:
         """The row as an object; sizes are bytes."""
@@ -120,7 +121,7 @@ def _common(result: Result, limits: tuple[Limit, ...], margin: Margin) -> dict[s
         "uncertainty_bytes": result.uncertainty_bytes,
         "kept_free_bytes": result.kept(margin),
         "limits": [
-            {"counted": one.against, "bytes": one.needed, "limit_bytes": one.budget, "left_bytes": one.left(NO_MARGIN)}
+            {"counted": one.against, "bytes": one.needed, "limit_bytes": one.budget, "left_bytes": one.left}
             for one in limits
         ],
         "assumptions": [asdict(one) for one in result.assumptions],
@@ -159,7 +160,7 @@ def _plans(
                 data = {
                     **base,
                     "model": model,
-                    "runtime": "llama.cpp",
+                    "runtime": base.get("runtime", RUNTIME),
                     "llama_cpp": {**block, "type_k": type_k, "type_v": type_v},
                 }
                 if from_file:
@@ -170,52 +171,52 @@ def _plans(
     return combinations
 
 
-def _read(plans: Iterable[Plan]) -> Iterator[tuple[Plan, Model]]:
+def _read(plans: Iterable[Plan]) -> Iterator[tuple[Plan, Any]]:
     """Each plan with its model, which is read once for all cache types."""
     for _, alike in groupby(plans, key=lambda plan: (plan.model, plan.dtype)):
         group = list(alike)
         budget_of(group[0])
-        model = llama_cpp.model_of(group[0])
+        model = group[0].engine.model(group[0], load)
         for plan in group:
             yield plan, model
 
 
-def at(plan: Plan, model: Model, context: int, margin: Margin = STATED) -> Result:
+def at(plan: Plan, model: Any, context: int, margin: Margin = STATED) -> Result:
     """The estimate with ``context`` tokens for each sequence. Raises ``InputError``."""
     one = _with(plan, context)
-    return llama_cpp.to_result(one, model, llama_cpp.usage_of(one, model), margin)
+    return result_of(one, plan.engine.figures(one, model), margin)
 
 
-def _limits_at(plan: Plan, model: Model, context: int) -> tuple[Limit, ...]:
-    one = _with(plan, context)
-    return llama_cpp.limits_of(one, llama_cpp.usage_of(one, model))
+def _limits_at(plan: Plan, model: Any, context: int) -> tuple[Limit, ...]:
+    return plan.engine.limits(_with(plan, context), model)
 
 
 def _with(plan: Plan, context: int) -> Plan:
-    sequences = plan.llama_cpp.sequences(plan.batch)
-    block = plan.llama_cpp.model_copy(update={"n_ctx": context * sequences})
-    return plan.model_copy(update={"llama_cpp": block})
+    """The plan with so many tokens for each sequence."""
+    found: Plan = plan.engine.at_context(plan, context * plan.engine.sequences(plan))
+    return found
 
 
-def longest(plan: Plan, model: Model | None = None, margin: Margin = STATED) -> Row:
+def longest(plan: Plan, model: Any = None, margin: Margin = STATED) -> Row:
     """The longest context of one plan, up to the model's own. ``model`` is the plan's, if it has been read.
 
     The answer keeps ``margin`` free of each limit, by default the stated uncertainty. Raises ``InputError``.
     """
     budget_of(plan)
-    model = llama_cpp.model_of(plan) if model is None else model
-    trained = model.trained
-    last = -(-trained // PADDING)
+    engine, padding = plan.engine, plan.engine.context_step
+    model = engine.model(plan, load) if model is None else model
+    trained: int = model.trained
+    last = -(-trained // padding)
 
     @cache
     def limits(steps: int) -> tuple[Limit, ...]:
-        return _limits_at(plan, model, steps * PADDING)
+        return _limits_at(plan, model, steps * padding)
 
     def left(steps: int, kept: Margin) -> int:
-        return llama_cpp.limit_of(limits(steps), kept).left(kept)
+        return kept.left(kept.tightest(limits(steps), engine.uncertainty), engine.uncertainty)
 
     def edge(kept: Margin, fits: int = 1) -> int:
-        """The longest context, in steps of ``PADDING``, that keeps a margin free; ``fits`` at least, or 0."""
+        """The longest context, in steps of ``padding``, that keeps a margin free; ``fits`` at least, or 0."""
         if left(last, kept) >= 0:
             return last
         if left(fits, kept) < 0:
@@ -234,15 +235,15 @@ def longest(plan: Plan, model: Model | None = None, margin: Margin = STATED) -> 
     most = edge(NO_MARGIN, safe or 1)
     shown = safe or most or 1
     return Row(
-        plan=_with(plan, shown * PADDING),
+        plan=_with(plan, shown * padding),
         model=model,
-        answer=min(safe * PADDING, trained) if safe else None,
-        without_margin=min(most * PADDING, trained) if most else None,
+        answer=min(safe * padding, trained) if safe else None,
+        without_margin=min(most * padding, trained) if most else None,
         margin=margin,
         trained=trained,
         limits=limits(shown),
-        result=at(plan, model, shown * PADDING, margin),
-        following=at(plan, model, (shown + 1) * PADDING, margin) if most and shown < last else None,
+        result=at(plan, model, shown * padding, margin),
+        following=at(plan, model, (shown + 1) * padding, margin) if most and shown < last else None,
     )
 
 
@@ -256,8 +257,9 @@ class Curve:
 
 def curve(row: Row) -> Curve:
     """A row's memory by context, for a figure."""
-    last = max(-(-row.trained // PADDING), 1)
-    contexts = sorted({max(1, round(last ** (i / (CURVE_POINTS - 1)))) * PADDING for i in range(CURVE_POINTS)})
+    padding = row.plan.engine.context_step
+    last = max(-(-row.trained // padding), 1)
+    contexts = sorted({max(1, round(last ** (i / (CURVE_POINTS - 1)))) * padding for i in range(CURVE_POINTS)})
     return Curve(row, tuple((context, _limits_at(row.plan, row.model, context)) for context in contexts))
 
 
@@ -306,17 +308,17 @@ def runs_at(
     Raises ``InputError``, also where all models are refused.
     """
     found, refusal = [], None
-    for one, model in _read(_plans(plan, llama_cpp_names(), recipes, caches)):
+    for one, model in _read(_plans(plan, names_for(RUNTIME), recipes, caches)):
         progress()
         if context <= model.trained:
             try:
                 one = _with(one, context)
-                use = llama_cpp.usage_of(one, model)
-                result = llama_cpp.to_result(one, model, use, margin)
+                figures = one.engine.figures(one, model)
             except InputError as error:
                 refusal = error
             else:
-                found.append(Fit(one, load(one.model).parameters, result, llama_cpp.limits_of(one, use), margin))
+                result = result_of(one, figures, margin)
+                found.append(Fit(one, load(one.model).parameters, result, figures.limits, margin))
     if refusal is not None and not found:
         raise refusal
     return sorted(found, key=lambda fit: (-(fit.parameters or 0), fit.plan.model))

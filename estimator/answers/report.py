@@ -5,47 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from ..engines.assumptions import Assumption
+from ..engines.registry import engine_of
 from ..plans.margins import STATED, Margin
 from ..plans.plan import Plan
 from ..text import human, printable
 from .result import Result
 
-_ROWS = (
-    ("parameters", "parameters"),
-    ("adapters", "  of them adapters"),
-    ("buffers", "buffers"),
-    ("optimizer", "optimizer states"),
-    ("resident", "resident"),
-    ("saved", "saved activations"),
-    ("gradients", "gradients"),
-    ("kv_cache", "KV cache"),
-    ("peak_above_resident", "peak above resident"),
-    ("peak", "peak"),
-    ("allocated_peak", "allocated by PyTorch"),
-    ("reserved_peak", "reserved by PyTorch"),
-    ("process", "process"),
-    ("run", "process, at the run's largest moment"),
-    ("host_pinned", "pinned on the host"),
-)
-"""The rows of a breakdown in PyTorch; not every runtime has all. Saved activations and gradients need not be live at
-the same time, nor all at the peak."""
-_ENGINE_ROWS = (
-    ("weights", "weights"),
-    ("mapped", "  mapped from the file"),
-    ("repacked", "  repacked beside it"),
-    ("kv_cache", "KV cache"),
-    ("recurrent_state", "recurrent state"),
-    ("output", "output"),
-    ("compute", "compute, reserved"),
-    ("host_compute", "compute, host's part"),
-    ("peak_above_resident", "compute, touched"),
-    ("clean", "clean (can be dropped)"),
-    ("dirty", "dirty"),
-    ("used", "in use for every token"),
-    ("process", "process"),
-    ("device", "on the device"),
-)
-"""The rows of a breakdown in llama.cpp."""
 _TRAINING_ROWS = ("optimizer", "saved", "gradients")
 """Rows that are left out in inference."""
 
@@ -85,7 +50,7 @@ VERDICTS = {"fits": "Fits in", "tight": "Tight in", "does not fit": "Does not fi
 
 def runtime_of(plan: Plan) -> str:
     """The runtime, with the GPU if there is one: ``torch-cuda (rtx-4090)``."""
-    return f"{plan.runtime} ({plan.device})" if plan.runtime == "torch-cuda" and plan.device else plan.runtime
+    return f"{plan.runtime} ({plan.device})" if plan.device and plan.engine.has_own_memory else plan.runtime
 
 
 def verdict(result: Result, margin: Margin = STATED, how: str = "") -> str:
@@ -173,10 +138,10 @@ def moment_rows(result: Result) -> list[tuple[str, str, str, str]]:
 
 def breakdown(result: Result) -> list[tuple[str, str]]:
     """The rows of a result's breakdown: keys of ``bytes`` with their labels."""
-    if "weights" in result.bytes:
-        return [(key, label) for key, label in _ENGINE_ROWS if result.bytes.get(key) or key in ("process", "dirty")]
+    engine, sizes = engine_of(result.runtime), result.bytes
     left_out = _TRAINING_ROWS if result.task == "infer" else ()
-    return [(key, label) for key, label in _ROWS if key in result.bytes and key not in left_out]
+    rows = [(key, label) for key, label in engine.rows if key in sizes and key not in left_out]
+    return [row for row in rows if not engine.always or sizes[row[0]] or row[0] in engine.always]
 
 
 def result_html(result: Result) -> str:

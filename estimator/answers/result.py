@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any, ClassVar
 
 from ..bases.formats import BITSANDBYTES, TORCHAO
-from ..engines import torch_cpu
 from ..engines.assumptions import Assumption
-from ..engines.replay import Phase
+from ..engines.engine import Figures, Limit
+from ..engines.replay import Phase, Usage
 from ..moments.moment import Moment
 from ..plans.margins import STATED, Margin, verdict_of
 from ..plans.models import ModelSpec
@@ -170,44 +170,77 @@ def _experts_note(plan: Plan, spec: ModelSpec) -> list[str]:
     ]
 
 
-def make_result(plan: Plan, spec: ModelSpec, components: Mapping[str, int], moments: Mapping[str, int]) -> Result:
-    """The result on a CPU, from the ``COMPONENTS`` and the bytes of the moments above resident."""
-    peak_at = max(moments, key=lambda name: moments[name])
-    above = moments[peak_at]
-    left_out = ("trainable_parameters", "total_parameters", *(() if plan.task == "infer" else ("kv_cache",)))
-    sizes = {name: components[name] for name in COMPONENTS if name not in left_out}
-    sizes["resident"] = sizes["parameters"] + sizes["buffers"] + sizes["optimizer"]
-    sizes["peak_above_resident"] = above
-    sizes["peak"] = sizes["resident"] + above
-    sizes["process"] = torch_cpu.process_bytes(sizes)
-    budget = plan.budget_bytes()
+def result_of(plan: Plan, figures: Figures, margin: Margin = STATED) -> Result:
+    """The result from an engine's figures. Of several limits, it has the one of which least is left with a margin."""
+    sizes, limits, uncertainty = figures.bytes, figures.limits, plan.engine.uncertainty
+    limit = margin.tightest(limits, uncertainty)
+    exceeded = limit.exceeded if limit.budget is not None and margin.left(limit, uncertainty) < 0 else ""
     return Result(
         model=plan.model,
         asked=plan.asked,
         task=plan.task,
         runtime=plan.runtime,
         bytes=sizes,
-        trainable_parameters=components["trainable_parameters"],
-        total_parameters=components["total_parameters"],
-        peak_at=peak_at,
-        moments=dict(sorted(moments.items(), key=lambda item: -item[1])),
-        fits=None if budget is None else sizes["process"] <= budget,
-        budget_bytes=budget,
-        warnings=(
+        trainable_parameters=figures.trainable_parameters,
+        total_parameters=figures.total_parameters,
+        peak_at=max(figures.moments, key=lambda name: figures.moments[name]),
+        moments=dict(sorted(figures.moments.items(), key=lambda item: -item[1])),
+        fits=None if limit.budget is None else all(one.left >= 0 for one in limits),
+        budget_bytes=limit.budget,
+        warnings=(*figures.warnings, *filter(None, (exceeded,))),
+        uncertainty=uncertainty,
+        against=limit.against,
+        limits={one.against: one.budget for one in limits if one.budget is not None} if len(limits) > 1 else {},
+        assumptions=(*plan.assumptions(), *figures.assumptions),
+        phases=figures.phases,
+    )
+
+
+def make_result(
+    plan: Plan,
+    spec: ModelSpec,
+    components: Mapping[str, int],
+    moments: Mapping[str, int],
+    usage: Usage | None = None,
+    host_pinned: int = 0,
+    warnings: Sequence[str] = (),
+) -> Result:
+    """The result of a step, from the ``COMPONENTS`` and the bytes of the moments above resident.
+
+    The process is that of ``usage``; without one the live bytes, and what the engine holds beside them.
+    """
+    left_out = ("trainable_parameters", "total_parameters", *(() if plan.task == "infer" else ("kv_cache",)))
+    sizes = {name: components[name] for name in COMPONENTS if name not in left_out}
+    sizes["resident"] = sizes["parameters"] + sizes["buffers"] + sizes["optimizer"]
+    sizes["peak_above_resident"] = max(moments.values())
+    sizes["peak"] = sizes["resident"] + sizes["peak_above_resident"]
+    process = plan.engine.process(plan, sizes["peak"] if usage is None else usage.reserved_peak)
+    sizes["process"] = process
+    if host_pinned:
+        sizes["host_pinned"] = host_pinned
+    if usage is not None:
+        sizes |= {"allocated_peak": usage.allocated_peak, "reserved_peak": usage.reserved_peak}
+    figures = Figures(
+        sizes,
+        moments,
+        components["total_parameters"],
+        (Limit("process", process, plan.budget_bytes(), process),),
+        components["trainable_parameters"],
+        (
             *spec.warnings,
             *_on_disk(plan, spec, components["total_parameters"]),
             *_origin(spec),
             *ignored(str(spec.raw.get("model_type")), spec.release),
-            *plan.method.inner.notes(plan.runtime, plan.task),
+            *plan.method.inner.notes(plan.engine.has_own_memory, plan.task),
             *_beyond(plan, spec),
-            *(OPTIMIZERS[plan.optimizer].warnings if plan.runtime == "torch-cpu" else ()),
+            *(() if plan.engine.has_own_memory else OPTIMIZERS[plan.optimizer].warnings),
             *_experts_note(plan, spec),
+            *warnings,
+            *(() if usage is None else usage.warnings),
         ),
-        transformers=transformers_of(plan, spec),
-        peft=_peft(plan, spec),
-        uncertainty=torch_cpu.UNCERTAINTY,
-        assumptions=plan.assumptions(),
+        phases=() if usage is None else usage.phases,
     )
+    return replace(result_of(plan, figures), transformers=transformers_of(plan, spec), peft=_peft(plan, spec))
 
 
 def _on_disk(plan: Plan, spec: ModelSpec, parameters: int) -> list[str]:

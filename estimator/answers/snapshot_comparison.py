@@ -14,8 +14,6 @@ from typing import Any
 
 from ..engines.replay import Batch
 from ..engines.snapshot import UNNAMED, Snapshot
-from ..engines.torch_cpu import replay as replay_on_cpu
-from ..engines.torch_cuda.process import replay
 from ..errors import InputError
 from ..plain_pickle import read_pickle
 from ..plans.plan import Plan
@@ -395,10 +393,7 @@ def _predicted(plan: Plan, at_least: int) -> tuple[Trace, list[tuple[int, int]]]
     On a GPU the process has two equal steps: the first one makes the optimizer's states, and each thread's workspace.
     """
     resolved, snapshot = resolve(plan), Snapshot()
-    if plan.runtime == "torch-cpu":
-        replay_on_cpu(resolved, snapshot)
-    else:
-        replay(resolved, [Batch(plan.batch, plan.seq, False)] * 2, snapshot=snapshot)
+    plan.engine.replay(resolved, [Batch(plan.batch, plan.seq, False)] * 2, snapshot=snapshot)
     trace = read_trace(snapshot.to_dict(plan.expandable_segments)).at_least(at_least)
     ends = [entry for entry, one in enumerate(snapshot.trace) if one["action"] == "snapshot"]
     loaded = sum(one.frames[-1]["name"] == "load" for one in trace.allocations)

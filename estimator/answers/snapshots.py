@@ -4,13 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from ..engines import torch_cpu
 from ..engines.replay import Phase, Timeline
 from ..engines.snapshot import Snapshot, pickled
-from ..engines.torch_cuda.process import replay
 from ..plans.plan import Plan
 from ..plans.resolve import resolve
-from .torch_cuda import allocator_capacity, batches_of
 
 
 @dataclass(frozen=True)
@@ -35,14 +32,9 @@ class Replayed:
 
 def replayed(plan: Plan, with_snapshot: bool = False) -> Replayed:
     """Replay a plan's process: on a GPU within the plan's budget and over several steps, on a CPU one step."""
-    resolved, timeline = resolve(plan), Timeline()
-    if plan.runtime == "torch-cpu":
-        snapshot = Snapshot()
-        peak = torch_cpu.replay(resolved, snapshot, timeline)
-        return Replayed(timeline, snapshot, peak, peak)
+    engine, timeline = plan.engine, Timeline()
     taken = Snapshot() if with_snapshot else None
-    used = replay(resolved, batches_of(plan), allocator_capacity(plan), timeline, snapshot=taken)
+    used = engine.replay(resolve(plan), engine.batches(plan), engine.capacity(plan), timeline, taken)
     failed = "" if used.out_of_memory is None else f"Out of memory in {used.out_of_memory}."
-    return Replayed(
-        timeline, taken, used.allocated_peak, used.reserved_peak, used.phases, failed, plan.expandable_segments
-    )
+    expandable = plan.expandable_segments
+    return Replayed(timeline, taken, used.allocated_peak, used.reserved_peak, used.phases, failed, expandable)

@@ -71,6 +71,11 @@ class Device:
         """Whether it is a phone or a tablet, whose system limits each app."""
         return self.kind in ("iPhone", "iPad", "Android phone")
 
+    @property
+    def ram(self) -> int | None:
+        """Where dirty memory alone is limited: the RAM that mapped weights must find room in, too."""
+        return self.total_bytes - self.system_bytes if self.counts == "dirty" else None
+
 
 @cache
 def _devices() -> dict[str, Device]:

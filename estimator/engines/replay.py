@@ -76,3 +76,4 @@ class Usage:
     gave_back: bool = False
     """Whether cached memory went back to the device because there was no room. Without it the process is that of a
     larger device."""
+    warnings: tuple[str, ...] = ()

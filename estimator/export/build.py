@@ -15,8 +15,8 @@ from .step_function import PLAN_KEYS, SYMBOLS, function_of_step
 
 def variable_names(plan: Plan) -> list[str]:
     """The keys that can be variables of a plan."""
-    if plan.runtime == "llama.cpp":
-        return ["n_ctx"]
+    if not plan.engine.runs_steps:
+        return [plan.engine.context_key]
     found = ["batch", "seq"]
     if plan.generate is not None:
         found.append("max_new_tokens")
@@ -31,7 +31,7 @@ def variable_names(plan: Plan) -> list[str]:
 
 def default_names(plan: Plan) -> list[str]:
     """The variables of a function where none are named."""
-    return ["n_ctx"] if plan.runtime == "llama.cpp" else ["batch", "seq"]
+    return ["batch", "seq"] if plan.engine.runs_steps else [plan.engine.context_key]
 
 
 def function_of(plan: Plan, names: Sequence[str], ceiling: bool = True, progress: Progress = lambda: None) -> Function:
@@ -52,6 +52,6 @@ def function_of(plan: Plan, names: Sequence[str], ceiling: bool = True, progress
         raise InputError("a variable is named twice; name each once")
     if not names:
         raise InputError(f"no variable is named; a function of this plan can have {', '.join(known)}")
-    if plan.runtime == "llama.cpp":
+    if not plan.engine.runs_steps:
         return function_of_context(plan, progress)
     return function_of_step(plan, names, ceiling, progress)

@@ -6,8 +6,6 @@ import json
 from collections.abc import Mapping
 from typing import Any
 
-from ..answers.torch_cuda import context_of
-from ..operators.cuda.cublas import workspaces
 from ..plans.plan import Plan
 from ..plans.resolve import resolve
 
@@ -31,19 +29,17 @@ EXPORTED: Mapping[str, str] = {
 def exported(plan: Plan) -> list[str]:
     """The formulas of ``EXPORTED`` that the plan's task and runtime have."""
     missing = {"kv_cache"} if plan.task != "infer" else set()
-    missing |= set(FLOORS) if plan.runtime != "torch-cuda" else set()
+    missing |= set() if plan.engine.replays else set(FLOORS)
     return [name for name in EXPORTED if name not in missing]
 
 
 FLOORS = ("allocated_at_least", "process_at_least")
-"""Components that a step has on a GPU alone."""
+"""Components of a step whose process is replayed."""
 
 
-def floors(plan: Plan) -> dict[str, int]:
-    """On a GPU: the bytes beside the peak that each of ``FLOORS`` counts, cuBLAS's workspaces and the context."""
-    resolved = resolve(plan)
-    held = workspaces(resolved.step.procedure.runs_backward) * resolved.step.device.cublas_workspace
-    return dict(zip(FLOORS, (held, held + context_of(plan)), strict=True))
+def floors(plan: Plan) -> Mapping[str, int]:
+    """The components that are the peak and a constant, and the constant in bytes."""
+    return plan.engine.floors(resolve(plan))
 
 
 def plan_summary(plan: Plan) -> dict[str, Any]:

@@ -7,17 +7,16 @@ them.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from fractions import Fraction
 from math import lcm
 from typing import Any
 
 from sympy import Add, Integer, Le, Piecewise, Symbol
 
-from ..answers import llama_cpp
 from ..answers.estimate import Progress
-from ..answers.max_context import PADDING
 from ..errors import InputError
+from ..plans.models import load
 from ..plans.plan import Plan
 from .function import Assignment, Function, Variable
 from .polynomials import Quotient
@@ -26,69 +25,36 @@ _DEGREE = 2
 _MOST_CONTEXTS = 1024
 """Contexts that are asked. The function of a model with more holds up to there, 262,144 tokens of a sequence."""
 _MOST_PIECES = 64
-_MEANINGS: Mapping[str, str] = {
-    "weights": "the weights, in the form in which they are kept",
-    "mapped": "weights that are mapped from the file",
-    "repacked": "weights in the form that the CPU's kernels are faster with",
-    "kv_cache": "the KV cache",
-    "recurrent_state": "the states of recurrent layers",
-    "compute": "the compute buffer, as the engine reserves it",
-    "output": "the buffer of logits",
-    "parameters": "the weights",
-    "adapters": "parameters that a method adds",
-    "buffers": "buffers of the model",
-    "gradients": "gradients",
-    "optimizer": "optimizer states",
-    "saved": "activations saved for backward",
-    "resident": "weights, caches and output",
-    "peak_above_resident": "what decoding writes of the compute buffer",
-    "peak": "resident and what decoding writes of the compute buffer",
-    "process": "the peak resident set while decoding",
-    "clean": "pages that the system may drop and read again",
-    "dirty": "memory that the system cannot drop",
-    "used": "memory that decoding reads or writes for every token",
-    "host_compute": "the compute buffer on the host, beside a GPU",
-    "device": "what is on the GPU, with the CUDA context of a known device",
-}
 
 
 def function_of_context(plan: Plan, progress: Progress = lambda: None) -> Function:
-    """The bytes of a plan of runtime llama.cpp as a function of ``n_ctx``. Raises ``InputError``."""
-    model = llama_cpp.model_of(plan)
-    options = plan.llama_cpp
-    sequences = options.sequences(plan.batch)
-    step = PADDING if options.kv_unified else PADDING * sequences
-    least = min(options.n_batch, options.n_ubatch)
-    last = -(-model.trained * sequences // step)
-    contexts = [n * step for n in range(max(1, -(-least // step)), min(last, _MOST_CONTEXTS) + 1)]
-    if not contexts:
-        raise InputError(f"n_ctx: the model was made for {model.trained} positions, fewer than n_ubatch; give less")
+    """The bytes of a plan of an engine without steps as a function of its context. Raises ``InputError``."""
+    engine, key = plan.engine, plan.engine.context_key
+    model = engine.model(plan, load)
+    value, least, last, step = engine.contexts(plan, model)
+    contexts = [n * step for n in range(max(1, -(-least // step)), min(-(-last // step), _MOST_CONTEXTS) + 1)]
     found: dict[str, list[int]] = {}
     for context in contexts:
-        block = options.model_copy(update={"n_ctx": context})
-        one = plan.model_copy(update={"llama_cpp": block})
-        for name, nbytes in llama_cpp.to_result(one, model, llama_cpp.usage_of(one, model)).bytes.items():
+        for name, nbytes in engine.figures(engine.at_context(plan, context), model).bytes.items():
             found.setdefault(name, []).append(nbytes)
         progress()
-    value = options.n_ctx or llama_cpp.usage_of(plan, model).context.n_ctx
-    variable = Variable(
-        "n_ctx", min(max(value, least), contexts[-1]), least, contexts[-1], "cells of the KV cache, of all sequences"
-    )
-    rounded = Symbol("n_ctx_rounded")
+    value = min(max(value, least), contexts[-1])
+    variable = Variable(key, value, least, contexts[-1], engine.meanings[key])
+    rounded = Symbol(f"{key}_rounded")
     size = Assignment(
         rounded.name,
-        step * Quotient(Symbol("n_ctx") + step - 1, Integer(step)),
-        f"n_ctx, rounded up as the engine does, to a multiple of {step}",
+        step * Quotient(Symbol(key) + step - 1, Integer(step)),
+        f"{key}, rounded up as the engine does, to a multiple of {step}",
     )
     made = []
     for name, values in found.items():
         expression = _fitted(rounded, contexts, values)
         if isinstance(expression, Piecewise) and len(expression.args) > _MOST_PIECES:
             raise InputError(
-                f"{name} is no polynomial of n_ctx, not even in {_MOST_PIECES} pieces; `estimator max-context` and "
+                f"{name} is no polynomial of {key}, not even in {_MOST_PIECES} pieces; `estimator max-context` and "
                 "`estimator estimate` answer for one context"
             )
-        made.append(Assignment(name, expression, _MEANINGS[name]))
+        made.append(Assignment(name, expression, engine.meanings[name]))
     # The divisor of a fitted polynomial is at most the square of the step, times two.
     largest = Integer(max(max(values) for values in found.values()) * 2 * step**2)
     return Function(plan, (variable,), (size,), tuple(made), tuple(found), largest)

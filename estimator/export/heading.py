@@ -4,13 +4,10 @@ from __future__ import annotations
 
 import json
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from ..answers.result import transformers_of
-from ..engines import torch_cpu
-from ..engines.devices import DEFAULT_GPU
-from ..engines.llama_cpp.usage import UNCERTAINTY
 from ..plans.plan import Plan
 from ..plans.resolve import resolve
 from ..version import __version__
@@ -40,7 +37,7 @@ def origin(f: Function, command: str, *where: str) -> list[str]:
         *fixed_lines(f),
         *release_lines(f.plan),
         *where,
-        *_EXACTNESS[f.plan.runtime],
+        f.plan.engine.exactness,
         *f.notes,
         f"written by: estimator {command}, llm-memory-estimator {__version__}",
     ]
@@ -49,11 +46,9 @@ def origin(f: Function, command: str, *where: str) -> list[str]:
 def fixed_keys(f: Function) -> dict[str, Any]:
     """The keys of the plan beside ``plan_line`` that are no variables: batch, sequence and device."""
     plan, names = f.plan, {v.name for v in f.variables}
-    if plan.runtime == "llama.cpp":
-        return {"batch": plan.batch, "device": plan.device}
-    found: dict[str, Any] = {name: getattr(plan, name) for name in ("batch", "seq") if name not in names}
-    if plan.runtime == "torch-cuda":
-        found["device"] = plan.device or DEFAULT_GPU
+    found: dict[str, Any] = {name: getattr(plan, name) for name in plan.engine.fixed_keys if name not in names}
+    if (device := plan.engine.device_of(plan)) is not None:
+        found["device"] = plan.device or device.name
     return found
 
 
@@ -62,23 +57,15 @@ def _fixed(f: Function) -> list[str]:
     return [f"fixed: {json.dumps(keys)}"] if keys else []
 
 
-_EXACTNESS: Mapping[str, tuple[str, ...]] = {
-    "torch-cpu": (f"exact to the byte but for process: measured ones differ by up to {torch_cpu.UNCERTAINTY:.1%}",),
-    "torch-cuda": ("exact to the byte but for process_at_least, a floor, and process_at_most, a measured ceiling",),
-    "llama.cpp": (f"buffers are exact to the byte; measured processes differ by up to {UNCERTAINTY:.1%}",),
-}
-"""How close the components are, by runtime."""
-
-
 def release_lines(plan: Plan) -> list[str]:
     """A line for each library: its name and its release."""
-    if plan.runtime == "llama.cpp":
-        return [f"release: llama.cpp, build {plan.llama_cpp.build}"]
+    own = plan.engine.release(plan)
+    if not plan.engine.runs_steps:
+        return [f"release: {own}"]
     if plan.implementation == "litgpt":
         return [f"release: litgpt {plan.litgpt}"]
     release = transformers_of(plan, resolve(plan).spec)
-    torch = f", PyTorch {plan.torch}" if plan.runtime == "torch-cuda" else ""
-    return [f"release: transformers {release}{torch}"] if release else []
+    return [f"release: {', '.join(filter(None, (f'transformers {release}', own)))}"] if release else []
 
 
 def in_comment(line: str) -> str:

@@ -9,12 +9,9 @@ from pathlib import Path
 from string import Template
 from typing import Any, NamedTuple
 
-from ..answers import llama_cpp
 from ..answers.comparison import label
 from ..answers.estimate import Progress
-from ..engines import torch_cpu
-from ..engines.devices import DEFAULT_GPU, Device, catalogue, context_bytes, find, limit_of
-from ..engines.llama_cpp.usage import UNCERTAINTY as LLAMA_CPP_UNCERTAINTY
+from ..engines.devices import Device, catalogue, find, limit_of
 from ..errors import InputError
 from ..plans.plan import Plan, parse_plan
 from .build import function_of, variable_names
@@ -22,7 +19,6 @@ from .code_javascript import javascript
 from .code_python import evaluate
 from .function import Function
 from .heading import heading
-from .limits import against, ram_of
 
 _FILES = Path(__file__).parent
 _SEPARATOR = " | "
@@ -87,7 +83,7 @@ def choices_of(
 def to_page(choices: Sequence[Choice]) -> str:
     """The page's HTML. ``choices`` are not empty, and of one model and runtime. Raises ``InputError``."""
     plan = choices[0].function.plan
-    pickers = RECIPE if plan.runtime == "llama.cpp" else METHOD_AND_DTYPE
+    pickers = METHOD_AND_DTYPE if plan.engine.runs_steps else RECIPE
     devices = _devices(plan)
     needed = _need(choices[0].function)
     of_size = {one["bytes"]: one["name"] for one in reversed(devices)}
@@ -100,9 +96,9 @@ def to_page(choices: Sequence[Choice]) -> str:
         ],
         "devices": devices,
         "shown": list(dict.fromkeys(shown))[:_SHOWN],
-        "along": "n_ctx" if plan.runtime == "llama.cpp" else "seq",
+        "along": plan.engine.context_key,
         "needs": list(_NEEDS),
-        "unsure": _UNSURE[plan.runtime],
+        "unsure": 0.0 if plan.engine.replays else plan.engine.uncertainty,  # of a replay the two bounds say it
     }
     return Template((_FILES / "page.html").read_text(encoding="utf-8")).substitute(
         title=html.escape(f"Memory of {plan.model}"),
@@ -112,14 +108,6 @@ def to_page(choices: Sequence[Choice]) -> str:
         data=_json(data),
         script=(_FILES / "page.js").read_text(encoding="utf-8"),
     )
-
-
-_UNSURE: Mapping[str, float] = {
-    "torch-cpu": torch_cpu.UNCERTAINTY,
-    "torch-cuda": 0.0,  # the two bounds say it
-    "llama.cpp": LLAMA_CPP_UNCERTAINTY,
-}
-"""The share by which measured processes differ from predictions."""
 
 
 def _program(choice: Choice) -> str:
@@ -146,39 +134,26 @@ def _need(f: Function) -> int:
 
 def _devices(plan: Plan) -> list[dict[str, Any]]:
     """The devices on which the exported program runs: those whose kernels and backend are the plan's."""
+
+    def beside(device: Device) -> int:
+        """Bytes that a device needs more than the exported plan's: the difference of their contexts."""
+        engine, there = plan.engine, plan.model_copy(update={"device": device.name})
+        return engine.beside(there) - engine.beside(plan) if engine.runs_steps else 0
+
     found = []
     for device in catalogue():
-        if _runs(plan, device):
+        if plan.engine.runs_alike(plan, device):
             found.append(
                 {
                     "name": device.name,
                     "label": device.label,
                     "bytes": limit_of(device),
-                    "against": against(plan, device),
-                    "beside": _beside(plan, device),
+                    "against": plan.engine.against(plan, device),
+                    "beside": beside(device),
                     # Where dirty memory alone is limited, mapped weights must find room in the RAM, too.
-                    "ram": ram_of(device),
+                    "ram": device.ram,
                 }
             )
     if not found:
         raise InputError("no device of the catalogue runs this plan's program; take another --device or runtime")
     return found
-
-
-def _runs(plan: Plan, device: Device) -> bool:
-    if plan.runtime == "torch-cuda":
-        own = find(plan.device or DEFAULT_GPU)
-        return device.capability is not None and device.capability == own.capability
-    if plan.runtime == "torch-cpu":
-        return not device.is_card and not device.is_phone
-    if device.kind == "accelerator":
-        return False
-    there = {"device": device.name, "llama_cpp": plan.llama_cpp.model_copy(update={"backend": None})}
-    return llama_cpp.backend_of(plan.model_copy(update=there)) == llama_cpp.backend_of(plan)
-
-
-def _beside(plan: Plan, device: Device) -> int:
-    """Bytes that a device needs more than the exported plan's: the difference of their CUDA contexts."""
-    if plan.runtime != "torch-cuda":
-        return 0
-    return context_bytes(device)[0] - context_bytes(find(plan.device or DEFAULT_GPU))[0]

@@ -10,11 +10,10 @@ from typing import Any
 from sympy import And, Eq, Expr, Ge, Lt, Or, Piecewise, Symbol
 
 from ..answers.formulas import MANY_TOKENS, Compiled, Regime, undominated
-from ..engines.torch_cpu import LIBRARIES_BYTES
 from ..ledger import Size
 from ..ledger.sizes import Poly, registered, simplify
 from ..ledger.sizes import Symbol as Sized
-from .components import floors
+from .components import FLOORS, floors
 from .function import RESULTS, Assignment
 from .polynomials import definition, expression_of, largest_of
 
@@ -52,9 +51,7 @@ class Steps:
             self._sum(name, *_SUMS[name])
         elif name == "peak_above_resident":
             self._add_moments(name)
-        elif name == "process":
-            self._sum(name, "peak", beside=LIBRARIES_BYTES)
-        elif name.endswith("_at_least"):
+        elif name in ("process", *FLOORS):
             self._sum(name, "peak", beside=floors(self.plan)[name])
         else:
             rows = [(regime, self._expression(compiled.component(name))) for regime, compiled in self.pieces]

@@ -27,8 +27,8 @@ def shortened(f: Function) -> Function:
 
     Raises ``InputError`` where a component has no maximum.
     """
-    if f.plan.runtime == "llama.cpp":
-        raise InputError("--short is for steps in PyTorch; a context's formulas on llama.cpp are short already")
+    if not f.plan.engine.runs_steps:
+        raise InputError(f"--short is for steps in PyTorch; a context's formulas on {f.plan.runtime} are short already")
     ranges = _ranges(f)
     totals = []
     spans = ", ".join(f"{name} {low} to {high}" for name, (low, high) in ranges.items())

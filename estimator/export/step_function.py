@@ -9,7 +9,6 @@ from sympy import Integer, Symbol
 
 from ..answers.estimate import Progress
 from ..answers.formulas import Regime, compile_plan, regime_of, regimes
-from ..engines.torch_cpu import LIBRARIES_BYTES
 from ..errors import InputError
 from ..ledger import Size
 from ..ledger.sizes import Poly, registered
@@ -56,7 +55,7 @@ def function_of_step(plan: Plan, names: Sequence[str], ceiling: bool, progress: 
     ``ceiling``: on a GPU, ``process_at_most`` is among them, for which the plan is replayed.
     """
     f = _function(plan, names)
-    if not ceiling or plan.runtime != "torch-cuda" or not set(names) <= set(PLAN_KEYS):
+    if not ceiling or not plan.engine.replays or not set(names) <= set(PLAN_KEYS):
         return f
     sizes_at = program(f)
     found = ceiling_of(plan, names, lambda point: sizes_at(**point)["process_at_least"], progress)
@@ -126,11 +125,11 @@ def _function(plan: Plan, names: Sequence[str]) -> Function:
         return name, symbol.meaning.partition(":")[0]
 
     steps = Steps(pieces, {**{name: Integer(value) for name, value in numbers_of.items()}, **open_}, told, closed)
-    cuda = plan.runtime == "torch-cuda"
-    for name in [*exported(plan), *([] if cuda else ["process"])]:
+    below = floors(plan)
+    for name in dict.fromkeys([*exported(plan), *below]):
         steps.add(name)
     # Resident is three of the bounded sizes at most, and the peak one more.
-    largest = 4 * steps.bound() + (max(floors(plan).values()) if cuda else LIBRARIES_BYTES)
+    largest = 4 * steps.bound() + max(below.values())
     variables = tuple(_variable(name, config[name], groups) for name in names)
     totals = tuple(steps.totals.values())
     return Function(plan, variables, (*made, *steps.sizes), totals, tuple(steps.totals), largest)

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ..answers.llama_cpp import Limit
 from ..answers.max_context import Curve
+from ..engines.engine import Limit
 from ..text import GIB
 from .canvas import FAINT, LIMIT, LINES, add_heading, finished, new_figure, short, styled
 from .labels import label_limit, log_heights

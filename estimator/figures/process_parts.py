@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from ..answers.result import Result
+from ..engines.registry import engine_of
 from ..text import GIB
 from .canvas import INK, add_heading, finished, new_figure, styled
 
@@ -30,38 +31,10 @@ PARTS = {
 def process_parts(result: Result, gradients_alive: bool = False) -> dict[str, int]:
     """The parts of a process at its peak, in bytes, whose sum is the process.
 
-    In the loss's backward all saved activations are live except the labels, so they are a part that is exact to 8 bytes
-    per token. In the blocks' backward, activations are freed as gradients are made, so both are one part. With
-    ``gradients_alive``, gradients exist from the start (gradient accumulation).
+    ``gradients_alive``: gradients exist from the start (gradient accumulation).
     """
-    sizes = result.bytes
-    parts = {"parameters": sizes["parameters"] + sizes["buffers"], "optimizer states": sizes["optimizer"]}
-    rest = sizes["peak_above_resident"]
-    if gradients_alive or result.peak_at == "optimizer step":
-        parts["gradients"] = sizes["gradients"]
-        rest -= sizes["gradients"]
-    if result.peak_at == "loss backward":
-        parts["saved activations"] = sizes["saved"]
-        parts["temporaries and logits"] = rest - sizes["saved"]
-    elif result.peak_at == "optimizer step":
-        parts["temporaries and logits"] = rest
-    else:
-        parts["activations, gradients and temporaries"] = rest
-    parts[OUTSIDE_TENSORS] = sizes["process"] - sizes["peak"]
-    return parts
-
-
-def _parts(result: Result) -> dict[str, int]:
-    if result.runtime != "llama.cpp":
-        return process_parts(result)
-    sizes = result.bytes
-    held = sizes["kv_cache"] + sizes["recurrent_state"] + sizes["output"]
-    return {
-        "weights": sizes["resident"] - held,
-        "KV cache and states": held,
-        "compute": sizes["peak_above_resident"],
-        OUTSIDE_TENSORS: sizes["process"] - sizes["peak"],
-    }
+    parts = engine_of(result.runtime).parts(result.bytes, result.peak_at, gradients_alive)
+    return {**parts, OUTSIDE_TENSORS: result.bytes["process"] - result.bytes["peak"]}
 
 
 def result_figure(result: Result) -> Figure:
@@ -70,7 +43,7 @@ def result_figure(result: Result) -> Figure:
         figure = new_figure(9.0, 2.6)
         axes = figure.add_axes((0.03, 0.3, 0.94, 0.24))
         start = 0.0
-        for name, nbytes in _parts(result).items():
+        for name, nbytes in process_parts(result).items():
             axes.barh([0], [nbytes / GIB], 0.8, [start], color=PARTS[name], label=f"{name} {nbytes / GIB:.2f}")
             start += nbytes / GIB
         if result.budget_bytes is not None:

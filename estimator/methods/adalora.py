@@ -69,7 +69,7 @@ class AdaLoraMethod(LayerOptions):
         """Whether the loop calls ``update_and_allocate``."""
         return on_gpu if self.update_and_allocate is None else self.update_and_allocate
 
-    def notes(self, runtime: str, task: str) -> list[str]:
+    def notes(self, on_gpu: bool, task: str) -> list[str]:
         if task == "infer":
             return []
         found = []
@@ -78,7 +78,7 @@ class AdaLoraMethod(LayerOptions):
                 "from PEFT 0.21 on ranknum trains on a 16-bit base; peft_version: '0.20' counts earlier releases, "
                 "which freeze it"
             )
-        if runtime != "torch-cuda" and self.update_and_allocate is None:
+        if not on_gpu and self.update_and_allocate is None:
             found.append(
                 "a loop that calls update_and_allocate, as PEFT asks, keeps three more copies of the adapters; "
                 "update_and_allocate: true counts them"

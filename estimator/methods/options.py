@@ -94,7 +94,7 @@ class MethodOptions(BaseModel):
         """The release of PEFT that the rules follow; empty for a method whose modules PEFT does not make."""
         return PEFT if self.peft or self.peft_type else ""
 
-    def notes(self, runtime: str, task: str) -> list[str]:
+    def notes(self, on_gpu: bool, task: str) -> list[str]:
         """Sentences about the method that an answer prints."""
         return []
 

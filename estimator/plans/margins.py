@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from ..engines.engine import Limit
 from ..errors import InputError, shown
 from ..fields import parse_size
 
@@ -49,6 +51,14 @@ class Margin:
         if self.nbytes is not None:
             return self.nbytes
         return round((uncertainty if self.share is None else self.share) * nbytes)
+
+    def left(self, limit: Limit, uncertainty: float) -> int:
+        """Bytes of a limit's budget that remain beside the need and the margin; negative if some are missing."""
+        return limit.left - self.of(limit.uncertain, uncertainty)
+
+    def tightest(self, limits: Sequence[Limit], uncertainty: float) -> Limit:
+        """The limit of which least is left."""
+        return limits[0] if limits[0].budget is None else min(limits, key=lambda one: self.left(one, uncertainty))
 
 
 STATED, NO_MARGIN = Margin(), Margin(nbytes=0)

@@ -12,7 +12,7 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, NoReturn
 
-from ..engines.llama_cpp.convert import FAMILIES as LLAMA_CPP_FAMILIES
+from ..engines.registry import FOLDERS, engine_of
 from ..errors import InputError, nearest, options, shown
 from ..fields import torch_dtype
 from ..files import STANDARD_INPUT, existing, read_json
@@ -143,7 +143,8 @@ def _live(raw: Mapping[str, Any], where: str, asked: str, reason: str, release: 
 def _refuse_family(family: Any, where: str, asked: str) -> NoReturn:
     """Raise ``InputError`` for a ``model_type`` that the PyTorch runtimes cannot answer for without PyTorch."""
     got = "no model_type" if family is None else f"model_type {shown(family)}"
-    other = " (runtime llama.cpp knows it)" if isinstance(family, str) and family in LLAMA_CPP_FAMILIES else ""
+    others = [name for name in FOLDERS if not engine_of(name).runs_steps and engine_of(name).knows(str(family))]
+    other = f" (runtime {' and '.join(others)} knows it)" if others else ""
     known = len(model_types())
     then = f", then estimator record {asked}" if asked else ""
     raise InputError(
@@ -164,9 +165,9 @@ def builtin_names() -> list[str]:
     return sorted(path.stem for path in specs_folder().glob("*.yaml"))
 
 
-def llama_cpp_names() -> list[str]:
-    """Names of the built-in models that llama.cpp has rules for here."""
-    return [name for name in builtin_names() if load(name).raw["model_type"] in LLAMA_CPP_FAMILIES]
+def names_for(runtime: str) -> list[str]:
+    """Names of the built-in models that an engine has rules for here."""
+    return [name for name in builtin_names() if engine_of(runtime).knows(load(name).raw["model_type"])]
 
 
 _TUNED = re.compile(

@@ -22,8 +22,10 @@ from pydantic import (
 
 from ..bases.formats import FORMATS, OPEN_SIZES, UPCAST, Base, Format
 from ..engines.assumptions import Assumption
+from ..engines.engine import Engine
 from ..engines.llama_cpp.options import DEFAULTS, LlamaCppOptions
 from ..engines.llama_cpp.recipes import RECIPES, Recipe
+from ..engines.registry import engine_of
 from ..engines.torch_cuda.caching_allocator import TIES
 from ..errors import InputError, shown
 from ..fields import Block, FileName, FloatDtype, Options, Rank, Whole, checked, parse_size, torch_dtype
@@ -322,6 +324,11 @@ class Plan(BaseModel):
         return self._whose
 
     @property
+    def engine(self) -> Engine:
+        """What runs the model: the engine of the plan's ``runtime``."""
+        return engine_of(self.runtime)
+
+    @property
     def from_gguf(self) -> bool:
         """Whether the model is a GGUF file."""
         return is_gguf(self.model)
@@ -329,14 +336,7 @@ class Plan(BaseModel):
     @property
     def asked(self) -> str:
         """In words: what the plan does, and in which program."""
-        if self.runtime == "llama.cpp":
-            return "inference with llama.cpp"
-        if self.task == "train":
-            what = "a training step"
-        else:
-            what = "inference (one forward pass)" if self.generate is None else "inference (a call of generate)"
-        program = "PyTorch" if self.implementation == "transformers" else f"PyTorch with {self.implementation}"
-        return f"{what} in {program} on {'a CUDA GPU' if self.runtime == 'torch-cuda' else 'a CPU'}"
+        return self.engine.asked(self)
 
     @property
     def base(self) -> Base | None:
@@ -415,7 +415,7 @@ class Plan(BaseModel):
         """Whether the loop still holds the previous step's output while the next forward runs."""
         if self.previous_output is None:
             holds = self.keep_logits and not self.drop_output_before_step
-            return self.task == "train" and self.runtime == "torch-cuda" and holds
+            return self.task == "train" and self.engine.holds_output and holds
         return self.previous_output
 
     @property
@@ -437,7 +437,7 @@ class Plan(BaseModel):
         if self.budget is not None:
             # Beside a GPU it is more likely a mistake, since drivers report what a process can have.
             known = device is not None and device.kind.startswith("GPU") and device.assumed is None
-            if known and self.runtime != "llama.cpp":
+            if known and not self.engine.takes_budget_on_cards:
                 raise InputError(f"budget does not go with device: {self.device}; leave one of them out")
             budget = parse_size(self.budget)
             if device is not None and budget > device.total_bytes:
@@ -462,7 +462,7 @@ class Plan(BaseModel):
         method = self.method.model_dump(exclude_unset=True)
         values = {**method, **{key: getattr(self, key) for key in self._whose if key in Plan.model_fields}}
         preset = preset_assumptions(values, self._whose)
-        if self.runtime != "llama.cpp":
+        if self.engine.reads_checkpoints:
             preset += checkpoint_assumptions(self.model, lambda key: getattr(self, key))
         if self.device is None:
             return tuple(preset)

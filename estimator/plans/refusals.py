@@ -74,7 +74,7 @@ LITGPT_FIXED = (
 """Keys whose defaults are what litgpt's loop does. It leaves no other choice."""
 
 OWNERS = (
-    Owner("runtime: torch-cpu or torch-cuda", lambda p: p.runtime != "llama.cpp", PYTORCH_KEYS),
+    Owner("runtime: torch-cpu or torch-cuda", lambda p: p.engine.runs_steps, PYTORCH_KEYS),
     Owner("runtime: llama.cpp", lambda p: p.runtime == "llama.cpp", ("llama_cpp",)),
     Owner("task: train", lambda p: p.task == "train", TRAINING_KEYS),
     Owner("task: infer", lambda p: p.task == "infer", ("generate",)),
@@ -119,16 +119,6 @@ STEP_OWNERS = (
     ),
 )
 """Checked before a step is made."""
-
-INFERENCE: Mapping[str, tuple[str, ...]] = {
-    "torch-cpu": TORCHAO,
-    "torch-cuda": (*BITSANDBYTES, *TORCHAO),
-}
-"""Formats whose layers run the same kernels in inference as in training's forward pass, by runtime.
-
-In eval mode on a CPU, bitsandbytes repacks 4-bit weights (``nn/modules.py: Linear4bit.forward``, with AVX512-BF16) and
-multiplies 8-bit ones as integers (``autograd/_functions.py: matmul``). GPTQ and AWQ have rules only for their kernels
-that can train. On a CPU, forward passes and calls of generate were measured with both formats; on a GPU none was."""
 
 BASES: Mapping[str, tuple[str, ...]] = {"lora": FORMATS, "lora-fa": FORMATS, "ia3": (*BITSANDBYTES, *TORCHAO)}
 """Formats of a quantised base that a method runs on. ``MEASURED`` and ``PUBLISHED`` say which have a witness."""
@@ -185,12 +175,12 @@ PLAN: Rows[Plan] = {
 
 STEP: Rows[Plan] = {
     "a step in PyTorch does not go with runtime: llama.cpp; ask `estimator estimate` or `estimator "
-    "max-context`": lambda p: p.runtime == "llama.cpp",
+    "max-context`": lambda p: not p.engine.runs_steps,
     "runtime: torch-cuda does not go with device: {p.device}, which runs no CUDA; leave runtime out, or name another "
     "device": lambda p: p.runtime == "torch-cuda" and p.device is not None and find(p.device).capability is None,
     "{p.pins_memory} does not go with runtime: {p.runtime}, where the model is in the host's memory itself; set "
     "runtime: torch-cuda or a GPU, or take checkpointing: layer": (
-        lambda p: p.pins_memory and p.runtime != "torch-cuda"
+        lambda p: p.pins_memory and not p.engine.has_own_memory
     ),
     "saved_activations: on-host has no rule with dtype: {p.dtype}, which saves whole weights; take checkpointing: "
     "offloaded, or another dtype": (
@@ -266,7 +256,7 @@ STEP: Rows[Plan] = {
     ),
     "dtype: {p.dtype} has no rule with task: infer on runtime: {p.runtime}, where its layers run other kernels than in "
     "training; take int8-weight-only, float8 or an unquantised dtype": (
-        lambda p: p.task == "infer" and p.dtype in FORMATS and p.dtype not in INFERENCE[p.runtime]
+        lambda p: p.task == "infer" and p.dtype in FORMATS and p.dtype not in p.engine.inference_formats
     ),
     "dtype: {p.dtype} does not go with method: full, since packed weights have no gradient; add an adapter, as in "
     "method: lora": lambda p: p.task == "train" and p.dtype in FORMATS and p.method.name == "full",
@@ -296,7 +286,7 @@ STEP: Rows[Plan] = {
     "eval_samples has no rule with packing: true; leave eval_samples out": lambda p: _evaluates(p) and p.packing,
     "eval_samples has no rule with dtype: {p.dtype} on runtime: {p.runtime}, where its layers run other kernels than "
     "in training; leave eval_samples out": (
-        lambda p: _evaluates(p) and p.dtype in FORMATS and p.dtype not in INFERENCE[p.runtime]
+        lambda p: _evaluates(p) and p.dtype in FORMATS and p.dtype not in p.engine.inference_formats
     ),
     "lora_bias: true does not go with dtype: {p.dtype} (PEFT's rule); leave lora_bias out": (
         lambda p: p.dtype in TORCHAO and getattr(p.method, "lora_bias", False)
@@ -395,7 +385,7 @@ MODEL: Rows[Resolved] = {
 _ESTIMATE = "ask `estimator estimate`"
 _MEASURE = "ask `estimator measure`, which runs it"
 _IS_INFERENCE: Rows[Plan] = {
-    "runtime: llama.cpp, which infers; ask `estimator max-context` what fits": lambda p: p.runtime == "llama.cpp",
+    "runtime: {p.runtime}, which infers; ask `estimator max-context` what fits": lambda p: not p.engine.runs_steps,
     "task: infer; ask `estimator estimate` what it takes, or `estimator max-seq` what fits": lambda p: (
         p.task == "infer"
     ),
@@ -405,7 +395,7 @@ _HAS_A_RUN: Rows[Plan] = {
 }
 _IS_NO_GPU: Rows[Plan] = {
     "runtime: {p.runtime}, since it shows PyTorch's CUDA allocator; set runtime: torch-cuda, or a GPU": (
-        lambda p: p.runtime != "torch-cuda"
+        lambda p: not p.engine.replays
     ),
 }
 QUESTIONS: Mapping[str, Rows[Plan]] = {
@@ -421,7 +411,7 @@ QUESTIONS: Mapping[str, Rows[Plan]] = {
     },
     "an explanation": {
         "runtime: {p.runtime}, which saves nothing for backward; set runtime: torch-cpu": (
-            lambda p: p.runtime == "llama.cpp"
+            lambda p: not p.engine.runs_steps
         ),
         "task: infer, which saves nothing for backward; set task: train": lambda p: p.task == "infer",
         "method: {p.method.name}, which saves nothing for backward; take a method that trains by backpropagation": (
@@ -432,14 +422,14 @@ QUESTIONS: Mapping[str, Rows[Plan]] = {
     "a comparison of training steps": {**_IS_INFERENCE, **_HAS_A_RUN},
     "a timeline": {
         "runtime: {p.runtime}, since it shows PyTorch's CUDA allocator; set runtime: torch-cuda, or a GPU, or write a "
-        "memory snapshot: --output FILE.pickle": lambda p: p.runtime == "torch-cpu",
+        "memory snapshot: --output FILE.pickle": lambda p: p.engine.runs_steps and not p.engine.replays,
         "runtime: {p.runtime}, which has no caching allocator; set runtime: torch-cuda, or a GPU": (
-            lambda p: p.runtime == "llama.cpp"
+            lambda p: not p.engine.runs_steps
         ),
     },
     "a memory snapshot": {
         "runtime: {p.runtime}, since the format is PyTorch's; set runtime: torch-cpu or torch-cuda": (
-            lambda p: p.runtime == "llama.cpp"
+            lambda p: not p.engine.runs_steps
         ),
     },
     "--phases": _IS_NO_GPU,
@@ -501,7 +491,7 @@ def check(plan: Plan) -> None:
     """Raise ``InputError`` for what does not go together in a plan, before its model is known."""
     _check_owners(OWNERS, plan)
     _refuse(PLAN, plan)
-    if plan.device is not None and plan.runtime != "llama.cpp":
+    if plan.device is not None and plan.engine.runs_steps:
         check_device(plan.device)
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
 
-from ..engines.devices import DEFAULT_GPU, find
 from ..errors import InputError
 from ..ledger import Size
 from ..methods.lora import LoraOptions
@@ -13,7 +12,6 @@ from ..methods.options import MethodOptions
 from ..methods.other import OtherMethod
 from ..methods.patterns import spelt_out
 from ..methods.target_parameters import parameters_of_layers
-from ..operators import CPU, Cuda
 from ..programs.config import Config
 from ..programs.libraries import is_installed, silence
 from ..programs.method import Method
@@ -60,13 +58,6 @@ class Resolved:
         seq = seq + self.method.virtual_tokens
         config = self.spec.config
         return config.sizes(layer_signature(config, self.method), self.step, batch, seq, symbolic)
-
-
-def capability_of(device: str | None) -> tuple[int, int]:
-    """The CUDA compute capability of a plan's device, which is known to be a CUDA GPU."""
-    capability = find(device or DEFAULT_GPU).capability
-    assert capability is not None  # ``check_step``
-    return capability
 
 
 def layer_signature(config: AnyConfig, method: Method) -> Callable[[int], Hashable]:
@@ -136,11 +127,10 @@ def step_of(plan: Plan, config: AnyConfig, window: int | None) -> Step:
         saved_activations=plan.saved_activations,
         activation_group_size=plan.activation_group_size,
         gradient_clipping=plan.gradient_clipping,
-        previous_output=plan.holds_previous_output
-        and plan.runtime == "torch-cpu",  # torch-cuda replays the previous step
+        previous_output=plan.holds_previous_output and not plan.engine.replays,  # a replay has the previous step itself
         experts_implementation=plan.experts_implementation,
         routing=plan.routing,
-        device=Cuda(capability_of(plan.device), plan.sdpa_kernel) if plan.runtime == "torch-cuda" else CPU,
+        device=plan.engine.kernels(plan),
     )
 
 
@@ -190,9 +180,7 @@ def _model(plan: Plan) -> tuple[ModelSpec, Method]:
         silence()
         from ..recorder.peft_adapters import RecordedMethod, wrapped_config
 
-        config = wrapped_config(
-            spec.raw, spec.where or spec.name, method, spelt_out, plan.runtime.removeprefix("torch-")
-        )
+        config = wrapped_config(spec.raw, spec.where or spec.name, method, spelt_out, plan.engine.kernels(plan).type)
         return replace(spec, read=config), RecordedMethod(config)
     return spec, plan.method.build(spec.config, plan.dtype)
 

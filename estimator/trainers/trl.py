@@ -57,7 +57,8 @@ def read_into(settings: Settings) -> None:
     if (model := settings.text("model_name_or_path", "model")) is not None:
         settings.say("model", model, "model_name_or_path", "model")
     hugging_face.read(settings, fuses_loss=False)
-    reading.plan["run"] |= {"device_map": "auto"} if reading.plan.get("runtime") != "torch-cpu" else {}
+    on_cpu = "runtime" in reading.plan  # which a file says of a CPU alone
+    reading.plan["run"] |= {} if on_cpu else {"device_map": "auto"}
     if settings.value("bf16") is False and not settings.flag("fp16"):
         settings.say("autocast", None, "bf16")
     _dtype(settings)

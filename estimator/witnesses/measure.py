@@ -535,7 +535,7 @@ def _processor() -> str:
 def _main() -> int:
     try:
         resolved = resolve(parse_plan(json.load(sys.stdin)))
-        result = (run_cuda_step if resolved.plan.runtime == "torch-cuda" else run_step)(resolved)
+        result = (run_cuda_step if resolved.step.device.has_own_memory else run_step)(resolved)
     except InputError as error:
         print(f"estimator: {error}", file=sys.stderr)
         return 2

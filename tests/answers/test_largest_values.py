@@ -15,11 +15,11 @@ from hypothesis import strategies as st
 
 from estimator.answers.estimate import estimate
 from estimator.answers.inverse import LIMITS, QUESTIONS, RANKED, Solution, curve, solve
-from estimator.engines import torch_cpu
+from estimator.engines.torch_cpu.engine import UNCERTAINTY, TorchCpu
 from estimator.errors import InputError
 from estimator.methods.registry import METHODS
 from estimator.plans.margins import Margin
-from estimator.plans.plan import parse_plan
+from estimator.plans.plan import Plan, parse_plan
 from tests.cases.small_models import write_config
 
 pytestmark = pytest.mark.consistency
@@ -148,11 +148,11 @@ def test_a_process_that_does_not_grow_evenly(
 ) -> None:
     """Asks a made-up allocator that rounds to 2 MiB and reserves up to ``size`` MiB more, as if by chance."""
 
-    def reserved(sizes: dict[str, int]) -> int:
-        chance = zlib.crc32(str(sizes["peak"]).encode()) % (size * MIB + 1)
-        return -(-(sizes["peak"] + chance) // (2 * MIB)) * 2 * MIB
+    def reserved(_: TorchCpu, plan: Plan, peak: int) -> int:
+        chance = zlib.crc32(str(peak).encode()) % (size * MIB + 1)
+        return -(-(peak + chance) // (2 * MIB)) * 2 * MIB
 
-    monkeypatch.setattr(torch_cpu, "process_bytes", reserved)
+    monkeypatch.setattr(TorchCpu, "process", reserved)
     for model in (models["llama"], "smollm-135m", "llama-3.2-1b"):
         for budget in ("1GiB", "3GiB", "80GiB"):
             keys = {**KEYS, "model": model, "method": {**LORA, "target_modules": "all-linear"}, "budget": budget}
@@ -181,7 +181,7 @@ def test_the_answer_leaves_the_margin(
 
     def fits(value: int, with_margin: bool) -> bool:
         nbytes = process(keys, question, value)
-        return nbytes + (kept.of(nbytes, torch_cpu.UNCERTAINTY) if with_margin else 0) <= budget
+        return nbytes + (kept.of(nbytes, UNCERTAINTY) if with_margin else 0) <= budget
 
     for with_margin, answer in ((True, solution.answer), (False, solution.answer_without_margin)):
         assert (answer or 0) == max((v for v in range(1, 33) if fits(v, with_margin)), default=0)
@@ -189,7 +189,7 @@ def test_the_answer_leaves_the_margin(
     if solution.result is not None and margin is None:
         assert solution.result.verdict == solution.verdict
     if solution.missing is not None and solution.next_result is not None:
-        margin_there = kept.of(solution.next_result.bytes["process"], torch_cpu.UNCERTAINTY) if solution.answer else 0
+        margin_there = kept.of(solution.next_result.bytes["process"], UNCERTAINTY) if solution.answer else 0
         assert solution.missing == solution.next_result.bytes["process"] + margin_there - budget > 0
 
 

@@ -11,12 +11,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from estimator.answers.estimate import estimate
-from estimator.answers.llama_cpp import RAM_BINDS, model_of, usage_of
-from estimator.answers.max_context import NO_MARGIN, PADDING, curve, longest, rows, runs_at
+from estimator.answers.max_context import NO_MARGIN, curve, longest, rows, runs_at
 from estimator.engines.devices import find
+from estimator.engines.llama_cpp.engine import ENGINE, RAM_BINDS, usage_of
 from estimator.errors import InputError
 from estimator.plans.margins import Margin
-from estimator.plans.models import builtin_names
+from estimator.plans.models import builtin_names, load
 from estimator.plans.plan import parse_plan
 from estimator.show.cli import main
 from estimator.witnesses import llama_cpp as engine
@@ -43,12 +43,12 @@ def test_the_engine_fits_and_not_one_step_further(
     row = longest(plan, margin=NO_MARGIN)
     assert row.answer is not None
     assert row.following is not None
-    spec = model_of(plan)
+    spec = ENGINE.model(plan, load)
     path = tmp_path / "model.gguf"
     engine.write_sparse(spec.header, path)
     limit = plan.budget_bytes()
     assert limit is not None
-    for context, fits in ((row.answer, True), (row.answer + PADDING, False)):
+    for context, fits in ((row.answer, True), (row.answer + ENGINE.context_step, False)):
         options = plan.llama_cpp.model_copy(update={"n_ctx": context * sequences})
         one = plan.model_copy(update={"llama_cpp": options})
         report = engine.ask(path, options.parameters(plan.batch, None, row.trained), use_mmap=False, repack=False)
@@ -90,7 +90,7 @@ def test_answers_are_edges(
     assert (larger.without_margin or 0) >= (row.without_margin or 0) >= (row.answer or 0)
     assert row.result.fits == (row.without_margin is not None)
     assert row.verdict == (row.result.verdict_with(margin) if row.answer is None else "fits")
-    assert (row.answer is not None) == all(limit.left(margin) >= 0 for limit in row.limits)
+    assert (row.answer is not None) == all(margin.left(limit, ENGINE.uncertainty) >= 0 for limit in row.limits)
     if row.following is not None:
         assert row.following.verdict_with(margin) != "fits"
 
@@ -165,7 +165,8 @@ def test_pages_that_decoding_does_not_read_again() -> None:
         keys = {"model": name, "runtime": "llama.cpp", "dtype": recipe, "llama_cpp": {"backend": backend}}
         plain = {**keys, "llama_cpp": {"backend": backend, "repack": False}}
         twice, once = (
-            usage_of(plan, model_of(plan)) for plan in (parse_plan({**one, "seq": 512}) for one in (keys, plain))
+            usage_of(plan, ENGINE.model(plan, load))
+            for plan in (parse_plan({**one, "seq": 512}) for one in (keys, plain))
         )
         assert twice.used < twice.clean + twice.dirty
         # Whether a tensor runs from the file or from a copy, it is in use once; small tensors between stay mapped.

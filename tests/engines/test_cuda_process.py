@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 from estimator import estimate
 from estimator.answers.formulas import compile_plan, regime_of
 from estimator.answers.result import Result
-from estimator.answers.torch_cuda import batches_of
 from estimator.engines.devices import context_bytes, find
 from estimator.engines.replay import KINDS, Timeline
 from estimator.engines.snapshot import Snapshot
@@ -93,7 +92,7 @@ def test_the_log_has_the_ledgers_peak(keys: dict[str, Any]) -> None:
     resolved = resolve(plan)
     process = Process(resolved)
     process.allocator = NoRounding()  # type: ignore[assignment]
-    for batch in batches_of(plan):
+    for batch in plan.engine.batches(plan):
         process.step(batch.rows, batch.seq, batch.empty_cache)
     taken = workspaces(resolved.step.procedure.runs_backward) * resolved.step.device.cublas_workspace
     assert process.allocated_peak == estimate(plan).bytes["peak"] + taken
@@ -141,7 +140,7 @@ def test_timeline_adds_up() -> None:
     timeline = Timeline()
     plan = planned(method="full", batch=2)
     process = Process(resolve(plan), timeline=timeline)
-    for batch in batches_of(plan):
+    for batch in plan.engine.batches(plan):
         process.step(batch.rows, batch.seq, batch.empty_cache)
     live = np.array(timeline.live)
     assert live.shape == (len(timeline.reserved), len(KINDS))
@@ -159,7 +158,7 @@ def test_timeline_adds_up() -> None:
 def test_capacity() -> None:
     """A process runs in what it reserves, perhaps in less, and never in less than it allocates."""
     plan = planned(seq=700)
-    resolved, batches = resolve(plan), batches_of(plan)
+    resolved, batches = resolve(plan), plan.engine.batches(plan)
     free = replay(resolved, batches)
     assert replay(resolved, batches, free.reserved_peak) == free
     snapshot = Snapshot()

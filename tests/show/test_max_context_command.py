@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from estimator.answers.max_context import PADDING
+from estimator.engines.llama_cpp.engine import ENGINE
 from estimator.show.cli import main
 from tests.helpers.drawings import has_colour, pixels
 
@@ -36,7 +36,7 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     answer = json.loads(capsys.readouterr().out)
     assert [row["model"] for row in answer["rows"]] == ["smollm2-135m", "gemma-3-270m"]
     for row in answer["rows"]:
-        assert row["answer"] % PADDING == row["answer_without_margin"] % PADDING == 0
+        assert row["answer"] % ENGINE.context_step == row["answer_without_margin"] % ENGINE.context_step == 0
         assert row["margin_bytes"] >= row["kept_free_bytes"] == row["uncertainty_bytes"] > 0
         assert row["verdict"] == "fits"
         assert row["assumptions"] == []

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 
 from estimator import estimate
-from estimator.answers.torch_cuda import batches_of
 from estimator.engines.replay import Timeline
 from estimator.engines.torch_cuda.process import Process
 from estimator.plans.plan import parse_plan
@@ -36,7 +35,7 @@ def test_phases(keys: dict[str, Any], capsys: pytest.CaptureFixture[str]) -> Non
     assert result.to_dict()["phases"][0]["name"] == "after load"
     timeline = Timeline()
     process = Process(resolve(plan), timeline=timeline)
-    for batch in batches_of(plan):
+    for batch in plan.engine.batches(plan):
         process.step(batch.rows, batch.seq, batch.empty_cache)
     starts = [(at, part) for at, part in timeline.parts if part == "forward"]
     at = starts[-1][0]

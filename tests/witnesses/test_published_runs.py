@@ -10,7 +10,7 @@ import statistics
 import pytest
 
 from estimator.answers.estimate import estimate
-from estimator.answers.torch_cuda import UNCERTAINTY
+from estimator.engines.torch_cuda.engine import UNCERTAINTY
 from tests.cases.published_runs import BARS, Run, sources
 from tests.cases.recorded_bytes import published as runs
 from tests.helpers.figures import assert_figures

@@ -103,8 +103,8 @@ def asked(text: str) -> str:
 
 def title(plan: Plan) -> str:
     """The plan in one line."""
-    if plan.runtime == "llama.cpp":
-        return engine_title(plan)
+    if not plan.engine.runs_steps:
+        return plan.engine.heading(plan)
     rank = getattr(plan.method, "r", None)
     method = plan.method.name if rank is None else f"{plan.method.name} r={rank}"
     parts = [printable(plan.model), method, f"batch {plan.batch}", f"seq {plan.seq}", plan.dtype]
@@ -127,24 +127,6 @@ def title(plan: Plan) -> str:
     if plan.loss != "standard":
         parts.append(f"loss {plan.loss}")
     return ", ".join(parts)
-
-
-def engine_title(plan: Plan) -> str:
-    """A plan of runtime llama.cpp in one line."""
-    from ...answers.llama_cpp import backend_of
-
-    options = plan.llama_cpp
-    model = printable(plan.model)
-    parts = [model] if plan.from_gguf else [model, plan.dtype.upper()]
-    if options.n_ctx is not None or "seq" in plan.model_fields_set:
-        parts.append(f"n_ctx {options.n_ctx or plan.batch * plan.seq}")
-    else:
-        parts.append("the model's own context")
-    parts.append(f"cache {options.cache}")
-    sequences = options.sequences(plan.batch)
-    if sequences > 1:
-        parts.append(f"{sequences} sequences")
-    return ", ".join([*parts, f"llama.cpp {options.build} ({backend_of(plan)})"])
 
 
 def _many(source: str) -> int:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -99,14 +99,6 @@ def _function(args: argparse.Namespace) -> str | None:
     return None
 
 
-_DTYPES: Mapping[str, tuple[str, ...]] = {
-    "torch-cpu": ("bfloat16", "float32", "nf4"),
-    "torch-cuda": ("bfloat16", "float32", "nf4"),
-    "llama.cpp": ("q4_k_m", "q8_0", "f16"),
-}
-"""The precisions of a page where none are named."""
-
-
 def _page(args: argparse.Namespace) -> str:
     """The text of a planner page."""
     if args.only is not None or args.short:
@@ -117,17 +109,17 @@ def _page(args: argparse.Namespace) -> str:
     from ...export.page import choices_of, to_page
 
     names = [*default_names(plan), "r"] if args.vars is None else listed(args.vars)
-    dtypes = list(dict.fromkeys((str(plan.dtype), *_DTYPES[plan.runtime])))
+    dtypes = list(dict.fromkeys((str(plan.dtype), *plan.engine.page_dtypes)))
     if args.dtypes is not None:
         dtypes = listed(args.dtypes)
     methods: list[dict[str, Any]] = []
-    if plan.runtime != "llama.cpp":
+    if plan.engine.runs_steps:
         given = method_block(keys.get("method", "full"))
         named = ["full"] if args.methods is None else listed(args.methods)
         blocks = [given if name == given["name"] else method_block(name) for name in named]
         methods = blocks if args.methods is not None or given in blocks else [given, *blocks]
     elif args.methods is not None:
-        raise InputError("--methods is for steps in PyTorch; llama.cpp infers without a method, so leave it out")
+        raise InputError(f"--methods is for steps in PyTorch; {plan.runtime} infers without a method, so leave it out")
     with Progress(None) as progress:
         return to_page(choices_of(keys, methods, dtypes, names, args.dtypes is not None, progress.step))
 

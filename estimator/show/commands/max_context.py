@@ -8,19 +8,18 @@ from pathlib import Path
 from typing import Any, get_args
 
 from ...answers.inverse import Solution, solve
-from ...answers.llama_cpp import Limit
-from ...answers.max_context import Fit, Row, curve, rows, runs_at
+from ...answers.max_context import RUNTIME, Fit, Row, curve, rows, runs_at
 from ...answers.report import counted
 from ...answers.result import SCHEMA
-from ...engines import torch_cpu
 from ...engines.devices import find
+from ...engines.engine import Engine, Limit
 from ...engines.llama_cpp.options import CacheType, LlamaCppOptions
 from ...engines.llama_cpp.recipes import RECIPES
-from ...engines.llama_cpp.usage import UNCERTAINTY
+from ...engines.registry import FOLDERS, engine_of
 from ...errors import InputError, nearest
 from ...methods.registry import METHODS
 from ...plans.margins import MARGIN_HELP, NO_MARGIN, STATED, Margin
-from ...plans.models import llama_cpp_names
+from ...plans.models import names_for
 from ...plans.plan import parse_plan
 from ...text import dumped, human
 from .options import add_plan_options, add_spellings, plan_mapping
@@ -88,8 +87,9 @@ def execute(args: argparse.Namespace) -> int:
 def _asked(args: argparse.Namespace) -> tuple[dict[str, Any], list[str], list[tuple[str, str]]]:
     """The plan's other keys, and the recipes and the cache types to compare. Raises ``InputError``."""
     data = plan_mapping(args)
-    if data.get("runtime", "llama.cpp") != "llama.cpp":
-        raise InputError(f"max-context is about llama.cpp, not {data['runtime']}; for PyTorch ask `estimator max-seq`")
+    runtime = data.get("runtime", RUNTIME)
+    if runtime in FOLDERS and engine_of(runtime).runs_steps:
+        raise InputError(f"max-context is about {RUNTIME}, not {runtime}; for PyTorch ask `estimator max-seq`")
     block = data.get("llama_cpp", {})
     block = dict(block) if isinstance(block, dict) else block
     if "seq" in data or (isinstance(block, dict) and "n_ctx" in block):
@@ -97,7 +97,7 @@ def _asked(args: argparse.Namespace) -> tuple[dict[str, Any], list[str], list[tu
     own = (block.pop("type_k", "f16"), block.pop("type_v", "f16")) if isinstance(block, dict) else ("f16", "f16")
     recipes = _recipes(str(data.pop("dtype", "q4_k_m")) if args.dtypes is None else args.dtypes)
     caches = [own] if args.caches is None else _caches(args.caches)
-    return {**data, "llama_cpp": block, "runtime": "llama.cpp"}, recipes, caches
+    return {**data, "llama_cpp": block, "runtime": runtime}, recipes, caches
 
 
 def _recipes(text: str) -> list[str]:
@@ -137,13 +137,13 @@ def _columns(limits: Sequence[Limit]) -> list[str]:
 
 
 def _cells(limits: Sequence[Limit]) -> list[str]:
-    return [cell for limit in limits for cell in (gib(limit.needed), gib(limit.left(NO_MARGIN)))]
+    return [cell for limit in limits for cell in (gib(limit.needed), gib(limit.left))]
 
 
-def _show_margin(margin: Margin, uncertainty: float, measured: str) -> None:
-    """Print what the answers keep free. ``measured`` says what the uncertainty is, which is the default."""
+def _show_margin(margin: Margin, engine: Engine) -> None:
+    """Print what the answers keep free, by default the engine's uncertainty."""
     kept = (
-        f"{100 * uncertainty:.2g} % of the process, {measured}"
+        f"{100 * engine.uncertainty:.2g} % of the process, {engine.uncertainty_of}"
         if margin == STATED
         else "nothing"
         if margin == NO_MARGIN
@@ -156,7 +156,7 @@ def _show_margin(margin: Margin, uncertainty: float, measured: str) -> None:
 
 def _notes(found: Sequence[Row | Fit], margin: Margin) -> None:
     """Print the margin, the assumptions and the warnings of the answers."""
-    _show_margin(margin, UNCERTAINTY, "the most by which one of 108 measured runs was above its prediction")
+    _show_margin(margin, found[0].plan.engine)
     if any(limit.against == "used" for limit in found[0].limits):
         show("Used: dirty memory, and the weights that are read for every token; other pages of the file can go.")
     show_assumptions(one for row in found for one in row.result.assumptions)
@@ -198,9 +198,9 @@ def _catalogue(args: argparse.Namespace, margin: Margin) -> int:
         raise InputError("--runs-at looks through the built-in models; leave MODEL and --output out")
     if args.runs_at < 1:
         raise InputError(f"--runs-at is {args.runs_at}; give a context such as 8192")
-    args.model = llama_cpp_names()[0]  # a plan must have a model; each takes its place
+    args.model = names_for(RUNTIME)[0]  # a plan must have a model; each takes its place
     data, recipes, caches = _asked(args)
-    with Progress(len(llama_cpp_names()) * len(recipes) * len(caches)) as progress:
+    with Progress(len(names_for(RUNTIME)) * len(recipes) * len(caches)) as progress:
         found = runs_at(data, args.runs_at, recipes, caches, progress.step, margin)
     fitting = [fit for fit in found if fit.result.fits]
     if args.json:
@@ -282,9 +282,7 @@ def _training(args: argparse.Namespace, margin: Margin) -> int:
         show(table(columns, cells, left=(0, 4, 5)))
         for cell in cells:
             show_answer(brief=f"{cell[0]}: {cell[1]}")
-        _show_margin(
-            margin, torch_cpu.UNCERTAINTY, "the most by which one of 12 measured processes differs from its prediction"
-        )
+        _show_margin(margin, first.plan.engine)
         show_assumptions(first.plan.assumptions())
     return 0 if any(solution.value is not None for _, solution in found) else 1
 

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from ...answers.result import SCHEMA
 from ...errors import InputError
+from ...plans.models import load
 from ...plans.plan import Plan
 from ...plans.resolve import resolve
 from ...text import dumped
@@ -31,7 +32,7 @@ def configure(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None
 def execute(args: argparse.Namespace) -> int:
     """Run the step in a fresh process, and print the measured bytes beside the predicted ones."""
     plan = plan_from(args)
-    if plan.runtime == "llama.cpp":
+    if not plan.engine.runs_steps:
         return _engine(plan, args.json)
     resolve(plan)  # refuses a plan before the progress bar appears
     from rich.console import Console
@@ -57,7 +58,7 @@ def execute(args: argparse.Namespace) -> int:
     measured, predicted = record["measured"], record["predicted"]["bytes"]
     what = "step" if plan.task == "train" else "pass" if plan.generate is None else "call of generate"
     rows = []
-    on_gpu = plan.runtime == "torch-cuda"
+    on_gpu = plan.engine.has_own_memory
     for key in _CUDA_ROWS if on_gpu else _INFERENCE_ROWS if plan.task == "infer" else _ROWS:
         rows.append(_compared(key.replace("_", " "), measured[key], predicted[key]))
     if not on_gpu:
@@ -88,8 +89,8 @@ def _engine(plan: Plan, as_json: bool) -> int:
     import tempfile
     from pathlib import Path
 
-    from ...answers.llama_cpp import model_of, usage_of
     from ...engines.llama_cpp.builds import BUILDS
+    from ...engines.llama_cpp.engine import usage_of
     from ...engines.llama_cpp.usage import PROGRAM_BYTES
     from ...engines.llama_cpp.weights import weights
     from ...witnesses import llama_cpp as engine
@@ -100,7 +101,7 @@ def _engine(plan: Plan, as_json: bool) -> int:
     if "build" not in options.model_fields_set and engine.version() in BUILDS:
         options = options.model_copy(update={"build": engine.version()})
         plan = plan.model_copy(update={"llama_cpp": options})
-    model = model_of(plan)
+    model = plan.engine.model(plan, load)
     use = usage_of(plan, model)
     p, context = use.context.parameters, use.context
     with tempfile.TemporaryDirectory() as folder:

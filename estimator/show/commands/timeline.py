@@ -8,7 +8,6 @@ from dataclasses import asdict
 from pathlib import Path
 
 from ...answers.snapshots import Replayed, replayed
-from ...answers.torch_cuda import allocator_capacity, batches_of
 from ...engines.replay import KINDS, Timeline
 from ...plans.plan import Plan
 from ...plans.refusals import check_question
@@ -70,7 +69,7 @@ def _print(used: Replayed, plan: Plan) -> None:
     show(asked(plan.asked), title(plan))
     for phase in used.phases:
         show(f"  {phase.name}: allocated {human(phase.allocated)}, reserved {human(phase.reserved)}")
-    reserved = f", reserved peak {human(used.reserved_peak)}" if plan.runtime == "torch-cuda" else ""
+    reserved = f", reserved peak {human(used.reserved_peak)}" if plan.engine.replays else ""
     show_answer(f"Allocated peak {human(used.allocated_peak)}{reserved}.")
     show_assumptions(plan.assumptions())
     if used.failed:
@@ -86,9 +85,9 @@ def _draw(used: Replayed, plan: Plan, path: Path) -> None:
 
     heading = used.failed or f"{human(used.reserved_peak)} reserved for {human(used.allocated_peak)} allocated"
 
-    steps = [f"{one.rows} × {one.seq:,} tokens" for one in batches_of(plan)]
+    steps = [f"{one.rows} × {one.seq:,} tokens" for one in plan.engine.batches(plan)]
 
     def draw(what: Timeline, path: Path) -> None:
-        timeline_figure(what, steps, heading, title(plan), allocator_capacity(plan), path)
+        timeline_figure(what, steps, heading, title(plan), plan.engine.capacity(plan), path)
 
     write_figure(draw, used.timeline, path)

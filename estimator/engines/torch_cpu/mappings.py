@@ -1,39 +1,15 @@
-"""PyTorch on a CPU: from the step's peak to the process's resident set.
-
-On Linux every tensor of 128 KiB or more has a memory mapping of its own, which is returned to the system when the
-tensor is freed (``c10::alloc_cpu`` calls ``posix_memalign``). So the resident set is the live bytes and what the
-interpreter and the libraries hold. By default glibc raises this threshold up to 32 MiB as blocks are freed, and then
-keeps freed blocks in its heap: up to a tenth more for full fine-tuning (``docs/accuracy.md`` has both).
-"""
+"""The allocations of a step on a CPU, replayed: every tensor has a mapping of its own."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-
-from ..ledger import Events, Origin
-from ..steps.step import run
-from .engine import Job
-from .replay import KINDS, PARAMETER, STATE, STATES, Timeline, kind_of, state_sizes
-from .snapshot import BlockState, Segment, Snapshot, loaded
-
-LIBRARIES_BYTES = 385 * 1024 * 1024
-"""The resident set of a process after two steps of a tiny model, less the step's own bytes.
-
-Measured: 368 to 388 MiB over four settings, 383 to 400 MiB beside large models (``estimator measure``; torch 2.13
-CPU build, transformers 5.24, peft 0.21, Python 3.11, x86-64 Linux). The imported libraries are 248 MiB of it, and
-55 to 90 MiB more with the ``quantised`` extra, which PEFT imports where it is installed. The rest comes with the
-first step: the thread pool, buffers of oneDNN and MKL, modules that are imported late."""
+from ...ledger import Events, Origin
+from ...steps.step import run
+from ..engine import Job
+from ..replay import KINDS, PARAMETER, STATE, STATES, Timeline, kind_of, state_sizes
+from ..snapshot import BlockState, Segment, Snapshot, loaded
 
 PAGE = 4096
 """Bytes of a page: mappings begin at its multiples. None begins at zero."""
-UNCERTAINTY = 0.033
-"""The largest relative difference between prediction and measurement of the 12 processes in ``docs/accuracy.md`` that
-ran with glibc's mmap threshold fixed."""
-
-
-def process_bytes(sizes: Mapping[str, int]) -> int:
-    """The peak resident set in bytes of a process, from the ``peak`` of its step."""
-    return sizes["peak"] + LIBRARIES_BYTES
 
 
 class Mappings:
@@ -80,7 +56,7 @@ class Mappings:
         ]
 
 
-def replay(job: Job, snapshot: Snapshot, timeline: Timeline | None = None) -> int:
+def replay(job: Job, timeline: Timeline | None = None, snapshot: Snapshot | None = None) -> int:
     """Note the allocations of a step with every layer, after those of what is resident. Returns the peak in bytes.
 
     With ``gradient_accumulation_steps``, and where the loop holds the output, forward and backward run twice, since the
@@ -91,6 +67,7 @@ def replay(job: Job, snapshot: Snapshot, timeline: Timeline | None = None) -> in
     run(step, job.sizes(), job.method, plan.batch, plan.seq, ledger=ledger)
     events = ledger.events
     assert events is not None
+    snapshot = Snapshot() if snapshot is None else snapshot
     allocator, addresses = Mappings(snapshot, timeline), dict[int, int]()
     names = {p.storage.event: p.name for p in ledger.parameters}
     start = events.marks["forward"]

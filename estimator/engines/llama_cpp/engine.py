@@ -1,0 +1,329 @@
+"""The engine: from a plan to the buffers of a process, and to its resident memory.
+
+The buffers are those that the engine reports. ``process`` is the peak resident set while it decodes. The compute
+buffer is reserved for the logits of a whole batch; decoding computes them for the last token of each sequence only, and
+never touches most of the buffer's pages.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from math import prod
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from ...errors import InputError
+from ...files import existing
+from ...text import human, printable
+from ..assumptions import Assumption
+from ..devices import Device, context_bytes, find
+from ..engine import Engine, Figures, Limit, Spec
+from . import convert, gguf_file, hparams
+from .builds import BUILDS
+from .header import Header
+from .usage import UNCERTAINTY, Usage, usage
+
+_ARM = ("Android phone", "board")
+_PLAIN = ("raspberry-pi-4", "jetson-nano")
+"""Boards with ARMv8.0 cores (Cortex-A72, A57), which have no dot-product instructions."""
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model as llama.cpp sees it."""
+
+    name: str
+    header: Header
+    from_file: bool
+    """Whether the header was read from a GGUF file, not made from a config."""
+    warnings: tuple[str, ...]
+
+    @cached_property
+    def trained(self) -> int:
+        """The positions that it was made for. Raises ``InputError`` where the header does not say."""
+        return hparams.read(self.header).n_ctx_train
+
+
+def backend_of(plan: Any) -> str:
+    """The plan's backend, by default its device's. Raises ``InputError`` for an unknown device."""
+    chosen: str | None = plan.llama_cpp.backend
+    if plan.device is None or chosen is not None:
+        return chosen or "cpu"
+    device = find(plan.device)
+    if device.is_apple:
+        return "metal"
+    if device.name.startswith(_PLAIN):
+        return "cpu-plain"
+    if device.kind in _ARM:
+        return "cpu-arm"
+    return "cuda" if device.capability is not None else "vulkan" if device.kind.startswith("GPU") else "cpu"
+
+
+def usage_of(plan: Any, model: Model) -> Usage:
+    """The buffers of a plan. Raises ``InputError``."""
+    options, header = plan.llama_cpp, model.header
+    seq = plan.seq if "seq" in plan.model_fields_set else None
+    return usage(
+        header,
+        options.parameters(plan.batch, seq, model.trained),
+        BUILDS[options.build],
+        backend_of(plan),
+        use_mmap=options.use_mmap,
+        repack=options.repack,
+        tokenizer=header.tokens is not None or not model.from_file,
+    )
+
+
+_COUNTED = {"all": "process", "used": "used", "dirty": "dirty"}
+"""The figure that a device's system counts."""
+RAM_BINDS = (
+    "the RAM that the system leaves binds before the limit of dirty memory: mapped weights that find no room are read "
+    "from storage again for every token"
+)
+
+
+def _limits_of(plan: Any, use: Usage) -> tuple[Limit, ...]:
+    """All limits of a plan: the budget, or what the device's system allows one app. Raises ``InputError``.
+
+    iOS limits the dirty memory of an app. Mapped weights that are read for every token must find room in the RAM, too,
+    or they are read from storage each time: the RAM that the system leaves is then a second limit. A budget replaces
+    the limit of one app; if it is more than the system is assumed to leave, it replaces the second limit, too.
+
+    The uncertainty of dirty and used memory is of the whole process: its clean pages are certain, so that all of its
+    difference from a prediction is dirty memory.
+    """
+    device, budget = ENGINE.device_of(plan), plan.budget_bytes()
+    process = use.clean + use.dirty
+    if use.backend in ("cuda", "vulkan"):
+        driver = context_bytes(device)[0] if device is not None and device.capability is not None else 0
+        needed = use.weights.device + use.context.kv_bytes + use.context.recurrent_bytes + use.reserved[0] + driver
+        return (Limit("device", needed, budget, needed),)
+    if device is None or device.counts == "all":
+        return (Limit("process", process, budget, process),)
+    if device.counts == "used":
+        return (Limit("used", use.used, budget, process),)
+    assert budget is not None
+    assert device.ram is not None
+    ram = max(device.ram, budget)
+    return (Limit("dirty", use.dirty, budget, process), Limit("used", use.used, ram, process, RAM_BINDS))
+
+
+def _system_left(plan: Any, limits: tuple[Limit, ...]) -> int | None:
+    """Bytes of the RAM that a budget leaves to the system; ``None`` where they are as many as assumed, or more."""
+    device = ENGINE.device_of(plan)
+    if device is None or len(limits) < 2 or limits[1].budget is None:
+        return None
+    left = device.total_bytes - limits[1].budget
+    return left if left < device.system_bytes else None
+
+
+def _assumptions_of(plan: Any, limits: tuple[Limit, ...]) -> tuple[Assumption, ...]:
+    """The system's part of the RAM, where it limits the plan."""
+    device = ENGINE.device_of(plan)
+    if device is None or len(limits) < 2 or _system_left(plan, limits) is not None:
+        return ()
+    override = f"A budget above {human(device.total_bytes - device.system_bytes)} beside the device replaces it"
+    why = f"{device.system_assumed}. {device.source}. {override}"
+    return (Assumption("system", device.system_bytes, why),)
+
+
+def _device_notes(plan: Any, use: Usage, limits: tuple[Limit, ...]) -> list[str]:
+    """Warnings about a result on a device."""
+    device = ENGINE.device_of(plan)
+    if device is None:
+        return ["the GPU's CUDA context is not counted; name a device to count it"] if use.backend == "cuda" else []
+    found = []
+    if (left := _system_left(plan, limits)) is not None:
+        found.append(
+            f"the budget is more than the {human(device.total_bytes - device.system_bytes)} that iOS is assumed to "
+            f"leave of the RAM; it is taken to limit the RAM in use, too, and iOS keeps {human(left)}"
+        )
+    if not use.gpu and device.capability is not None:
+        found.append(f"counted on the CPU of {device.name}; its GPU runs it with backend cuda")
+    return found
+
+
+def _notes(use: Usage) -> list[str]:
+    """Warnings about a result on any device."""
+    found = []
+    trained, context = use.context.hparams.n_ctx_train, use.context
+    if context.n_ctx_seq > trained:
+        found.append(f"the model was made for {trained:,} positions; {context.n_ctx_seq:,} are more")
+    if use.gpu:
+        found.append(
+            f"backend {use.backend}: buffers as the scheduler hands them out, checked against public logs only"
+        )
+    if context.n_ctx != context.parameters.n_ctx:
+        found.append(f"the engine rounds n_ctx to {context.n_ctx:,}")
+    return found
+
+
+class LlamaCpp(Engine):
+    """llama.cpp on a CPU or one GPU."""
+
+    title = "llama.cpp"
+    maps_weights = takes_budget_on_cards = True
+    reads_checkpoints = False
+    rows = (
+        ("weights", "weights"),
+        ("mapped", "  mapped from the file"),
+        ("repacked", "  repacked beside it"),
+        ("kv_cache", "KV cache"),
+        ("recurrent_state", "recurrent state"),
+        ("output", "output"),
+        ("compute", "compute, reserved"),
+        ("host_compute", "compute, host's part"),
+        ("peak_above_resident", "compute, touched"),
+        ("clean", "clean (can be dropped)"),
+        ("dirty", "dirty"),
+        ("used", "in use for every token"),
+        ("process", "process"),
+        ("device", "on the device"),
+    )
+    always = ("process", "dirty")
+    meanings = MappingProxyType(
+        {
+            "n_ctx": "cells of the KV cache, of all sequences",
+            "weights": "the weights, in the form in which they are kept",
+            "mapped": "weights that are mapped from the file",
+            "repacked": "weights in the form that the CPU's kernels are faster with",
+            "kv_cache": "the KV cache",
+            "recurrent_state": "the states of recurrent layers",
+            "compute": "the compute buffer, as the engine reserves it",
+            "output": "the buffer of logits",
+            "parameters": "the weights",
+            "adapters": "parameters that a method adds",
+            "buffers": "buffers of the model",
+            "gradients": "gradients",
+            "optimizer": "optimizer states",
+            "saved": "activations saved for backward",
+            "resident": "weights, caches and output",
+            "peak_above_resident": "what decoding writes of the compute buffer",
+            "peak": "resident and what decoding writes of the compute buffer",
+            "process": "the peak resident set while decoding",
+            "clean": "pages that the system may drop and read again",
+            "dirty": "memory that the system cannot drop",
+            "used": "memory that decoding reads or writes for every token",
+            "host_compute": "the compute buffer on the host, beside a GPU",
+            "device": "what is on the GPU, with the CUDA context of a known device",
+        }
+    )
+    uncertainty = UNCERTAINTY
+    uncertainty_of = "the most by which one of 108 measured runs was above its prediction"
+    context_key = "n_ctx"
+    context_step = 256
+    """``GGML_PAD`` in ``llama_context``."""
+    fixed_keys = ("batch",)
+    page_dtypes = ("q4_k_m", "q8_0", "f16")
+    exactness = f"buffers are exact to the byte; measured processes differ by up to {UNCERTAINTY:.1%}"
+
+    def heading(self, plan: Any) -> str:
+        options = plan.llama_cpp
+        model = printable(plan.model)
+        parts = [model] if plan.from_gguf else [model, plan.dtype.upper()]
+        if options.n_ctx is not None or "seq" in plan.model_fields_set:
+            parts.append(f"n_ctx {options.n_ctx or plan.batch * plan.seq}")
+        else:
+            parts.append("the model's own context")
+        parts.append(f"cache {options.cache}")
+        sequences = options.sequences(plan.batch)
+        if sequences > 1:
+            parts.append(f"{sequences} sequences")
+        return ", ".join([*parts, f"llama.cpp {options.build} ({backend_of(plan)})"])
+
+    def release(self, plan: Any) -> str:
+        return f"llama.cpp, build {plan.llama_cpp.build}"
+
+    def knows(self, family: str) -> bool:
+        return family in convert.FAMILIES
+
+    def device_of(self, plan: Any) -> Device | None:
+        return None if plan.device is None else find(plan.device)
+
+    def runs_alike(self, plan: Any, device: Device) -> bool:
+        if device.kind == "accelerator":
+            return False
+        there = {"device": device.name, "llama_cpp": plan.llama_cpp.model_copy(update={"backend": None})}
+        return backend_of(plan.model_copy(update=there)) == backend_of(plan)
+
+    def against(self, plan: Any, device: Device | None) -> tuple[str, str]:
+        on_card = backend_of(plan) in ("cuda", "vulkan")
+        name = "device" if on_card else "process" if device is None else _COUNTED[device.counts]
+        return name, name
+
+    def parts(self, sizes: Mapping[str, int], peak_at: str, gradients_alive: bool = False) -> dict[str, int]:
+        held = sizes["kv_cache"] + sizes["recurrent_state"] + sizes["output"]
+        return {
+            "weights": sizes["resident"] - held,
+            "KV cache and states": held,
+            "compute": sizes["peak_above_resident"],
+        }
+
+    def model(self, plan: Any, load: Callable[[str], Spec]) -> Model:
+        path = existing(Path(plan.model))
+        if path is not None and plan.from_gguf:
+            return Model(path.name, gguf_file.read(path), True, ())
+        spec = load(plan.model)
+        return Model(spec.name, convert.header(spec.raw, spec.name, plan.dtype), False, spec.warnings)
+
+    def contexts(self, plan: Any, model: Model) -> tuple[int, int, int, int]:
+        options, sequences = plan.llama_cpp, self.sequences(plan)
+        step = self.context_step * (1 if options.kv_unified else sequences)
+        least, last = min(options.n_batch, options.n_ubatch), model.trained * sequences
+        if -(-last // step) * step < least:
+            raise InputError(f"n_ctx: the model was made for {model.trained} positions, fewer than n_ubatch; give less")
+        return options.n_ctx or usage_of(plan, model).context.n_ctx, least, last, step
+
+    def sequences(self, plan: Any) -> int:
+        found: int = plan.llama_cpp.sequences(plan.batch)
+        return found
+
+    def at_context(self, plan: Any, context: int) -> Any:
+        """The plan with so many cells of the cache, of all sequences."""
+        return plan.model_copy(update={"llama_cpp": plan.llama_cpp.model_copy(update={"n_ctx": context})})
+
+    def limits(self, plan: Any, model: Model) -> tuple[Limit, ...]:
+        return _limits_of(plan, usage_of(plan, model))
+
+    def figures(self, plan: Any, model: Model) -> Figures:
+        use = usage_of(plan, model)
+        context, weights, touched = use.context, use.weights, sum(use.touched)
+        held = weights.mapped + weights.repacked + weights.read + weights.device
+        resident = held + context.kv_bytes + context.recurrent_bytes + context.output_bytes
+        sizes = {
+            "weights": weights.total,
+            "mapped": weights.mapped,
+            "repacked": weights.repacked,
+            "kv_cache": context.kv_bytes,
+            "recurrent_state": context.recurrent_bytes,
+            "compute": use.reserved[0],
+            "output": context.output_bytes,
+            "parameters": weights.total,
+            **dict.fromkeys(("adapters", "buffers", "gradients", "optimizer", "saved"), 0),
+            "resident": resident,
+            "peak_above_resident": touched,
+            "peak": resident + touched,
+            "process": resident + touched + use.overhead,
+            "clean": use.clean,
+            "dirty": use.dirty,
+            "used": use.used,
+        }
+        if use.gpu:
+            sizes["host_compute"] = use.reserved[1]
+        limits = _limits_of(plan, use)
+        if limits[0].against not in sizes:
+            sizes[limits[0].against] = limits[0].needed
+        return Figures(
+            sizes,
+            {"prompt batch": touched},
+            sum(prod(tensor.shape) for tensor in model.header.tensors.values()),
+            limits,
+            warnings=(*model.warnings, *_notes(use), *_device_notes(plan, use, limits)),
+            assumptions=_assumptions_of(plan, limits),
+        )
+
+
+ENGINE = LlamaCpp()

@@ -1,0 +1,63 @@
+"""What PyTorch's two engines share: a step on the ledger, and the rows of its figures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, ClassVar
+
+from .engine import Engine
+
+
+class Torch(Engine):
+    """PyTorch, on whatever device."""
+
+    place: ClassVar[str]
+    runs_steps = True
+    rows = (
+        ("parameters", "parameters"),
+        ("adapters", "  of them adapters"),
+        ("buffers", "buffers"),
+        ("optimizer", "optimizer states"),
+        ("resident", "resident"),
+        ("saved", "saved activations"),
+        ("gradients", "gradients"),
+        ("kv_cache", "KV cache"),
+        ("peak_above_resident", "peak above resident"),
+        ("peak", "peak"),
+        ("allocated_peak", "allocated by PyTorch"),
+        ("reserved_peak", "reserved by PyTorch"),
+        ("process", "process"),
+        ("run", "process, at the run's largest moment"),
+        ("host_pinned", "pinned on the host"),
+    )
+    """Saved activations and gradients need not be live at the same time, nor all at the peak."""
+
+    def asked(self, plan: Any) -> str:
+        if plan.task == "train":
+            what = "a training step"
+        else:
+            what = "inference (one forward pass)" if plan.generate is None else "inference (a call of generate)"
+        program = "PyTorch" if plan.implementation == "transformers" else f"PyTorch with {plan.implementation}"
+        return f"{what} in {program} on {self.place}"
+
+    def release(self, plan: Any) -> str:
+        return ""
+
+    def parts(self, sizes: Mapping[str, int], peak_at: str, gradients_alive: bool = False) -> dict[str, int]:
+        """In the loss's backward all saved activations are live except the labels, so they are a part that is exact to
+        8 bytes per token. In the blocks' backward, activations are freed as gradients are made, so both are one part.
+        With ``gradients_alive``, gradients exist from the start (gradient accumulation).
+        """
+        parts = {"parameters": sizes["parameters"] + sizes["buffers"], "optimizer states": sizes["optimizer"]}
+        rest = sizes["peak_above_resident"]
+        if gradients_alive or peak_at == "optimizer step":
+            parts["gradients"] = sizes["gradients"]
+            rest -= sizes["gradients"]
+        if peak_at == "loss backward":
+            parts["saved activations"] = sizes["saved"]
+            parts["temporaries and logits"] = rest - sizes["saved"]
+        elif peak_at == "optimizer step":
+            parts["temporaries and logits"] = rest
+        else:
+            parts["activations, gradients and temporaries"] = rest
+        return parts
