@@ -312,7 +312,7 @@ class Step:
         plan = self.plan
         if plan.packing:
             return self._packed()
-        ids = torch.randint(0, self.vocab, (plan.batch, plan.seq), device=self.device)
+        ids = torch.randint(self.vocab, (plan.batch, plan.seq), device=self.device)
         arguments = {"input_ids": ids}
         if plan.attention_mask or plan.data_collator:
             arguments["attention_mask"] = torch.ones(ids.shape, dtype=torch.int64, device=self.device)
@@ -326,7 +326,7 @@ class Step:
         import torch
 
         plan, tokens = self.plan, self.plan.row
-        ids = torch.randint(0, self.vocab, (1, tokens), device=self.device)
+        ids = torch.randint(self.vocab, (1, tokens), device=self.device)
         arguments = {"input_ids": ids, "labels": self._labels(ids)}
         longest = min(plan.seq, tokens - 1)  # two sequences at least
         arguments["position_ids"] = (torch.arange(tokens, device=self.device) % longest)[None]

@@ -84,7 +84,7 @@ def test_fidelity_is_given_up_only_where_it_must_be(model: str, plain: Advice) -
     assert any(step.fidelity != FIDELITY[0] for step in advice.steps)
 
 
-@pytest.mark.share(6)
+@pytest.mark.share(12)
 @pytest.mark.parametrize(
     ("keys", "share"),
     [

@@ -77,7 +77,7 @@ plans = st.fixed_dictionaries(
 )
 
 
-@pytest.mark.share(6)
+@pytest.mark.share(12)
 @pytest.mark.parametrize("part", range(3))
 @settings(max_examples=3, deadline=None)
 @given(
@@ -140,7 +140,7 @@ def test_work_in_chunks(question: str, change: dict[str, Any], budget: int, part
         check(solution, keys)
 
 
-@pytest.mark.share(6)
+@pytest.mark.share(12)
 @pytest.mark.parametrize("question", QUESTIONS)
 @pytest.mark.parametrize("size", [0, 30, 300])
 def test_a_process_that_does_not_grow_evenly(
@@ -161,7 +161,7 @@ def test_a_process_that_does_not_grow_evenly(
             assert solution.estimates < 20
 
 
-@pytest.mark.share(6)
+@pytest.mark.share(12)
 @pytest.mark.parametrize("part", range(3))
 @settings(max_examples=3, deadline=None)
 @given(

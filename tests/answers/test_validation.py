@@ -33,4 +33,5 @@ def test_a_measured_process_has_a_fixed_threshold(monkeypatch: pytest.MonkeyPatc
     record = measurement.measure(plan)
     measurement.measure(plan, default_malloc=True)
     assert asked == [False, True]
+    assert record["plan"] == plan.model_dump(exclude_none=True)
     assert record["predicted"]["bytes"]["peak"] > 0

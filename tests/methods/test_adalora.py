@@ -56,3 +56,15 @@ def test_adalora_has_no_defaults_for_mistral(tmp_path: Path) -> None:
     model = write_config(tmp_path / "model", {"model_type": "mistral"})
     with pytest.raises(InputError, match="no default target_modules"):
         resolve(parse_plan({"model": model, "method": ADALORA}))
+
+
+def test_the_orthogonality_loss_is_added_for_causal_models(tmp_path: Path) -> None:
+    """By hand: of both factors of two layers' two projections the product with itself, less the identity, and its norm
+    are kept, however many tokens there are."""
+    model = write_config(tmp_path / "model", {"num_hidden_layers": 2})
+    for seq in (40, 41):
+        plain, causal = (
+            estimate(parse_plan({"model": model, "seq": seq, "method": {**ADALORA, "task_type": task}})).bytes
+            for task in (None, "CAUSAL_LM")
+        )
+        assert causal["saved"] - plain["saved"] == 2 * 2 * 2 * (6 * 6 + 1) * 4

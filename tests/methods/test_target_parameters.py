@@ -83,6 +83,7 @@ def test_parameters_by_name(model_type: str, plan: str, tmp_path: Path) -> None:
     )
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize("keys", [{}, {"autocast": "bfloat16"}, {"checkpointing": "layer"}, {"dtype": "nf4"}], ids=str)
 @pytest.mark.parametrize("model_type", ["mixtral", "qwen3_moe", "deepseek_v3", "gpt_oss"])
 def test_a_measured_step(model_type: str, keys: dict[str, Any], tmp_path: Path) -> None:

@@ -63,7 +63,7 @@ def compared(folder: Path, keys: dict[str, Any], **block: Any) -> tuple[dict[str
     return predicted, seen, sum(file.stat().st_size for file in folder.glob("*.safetensors"))
 
 
-@pytest.mark.share(12)
+@pytest.mark.share(24)
 @pytest.mark.extra("quantised")
 @pytest.mark.parametrize("case", CASES)
 def test_resident_set(case: str, tmp_path: Path) -> None:

@@ -12,6 +12,8 @@ import torch
 from torch.nn import functional
 
 from estimator import operators as ops
+from estimator.ledger import Ledger
+from estimator.operators.products import _packed_bytes
 from tests.helpers.operator_rules import (
     BF16,
     F16,
@@ -317,3 +319,15 @@ def test_solve_one_matrix() -> None:
 
 def test_fft() -> None:
     agree(lambda x: ops.real(ops.fft(x)), lambda x: torch.fft.fft(x).real, Given((12, 40)))
+
+
+def test_which_matrices_are_packed() -> None:
+    """By hand: two matrices of [6, 8] in 16 bits, row-major, column-major, and of which rows alternate in memory."""
+    for dtype, packed in ((BF16, 2 * 6 * 8 * 2), (F16, 0), (F32, 0)):
+        ledger = Ledger(ops.CPU)
+        matrices = [
+            ledger.empty((2, 6, 8), dtype),
+            ops.transpose(ledger.empty((2, 8, 6), dtype), 1, 2),
+            ops.transpose(ledger.empty((6, 2, 8), dtype), 0, 1),
+        ]
+        assert [_packed_bytes(x) for x in matrices] == [0, 0, packed]

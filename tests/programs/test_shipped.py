@@ -368,7 +368,7 @@ def test_a_recording_of_today_is_what_is_shipped(name: str, monkeypatch: pytest.
         assert written(replace(one, recorded={**one.recorded, **reads})) == written(before)
 
 
-@pytest.mark.share(16)
+@pytest.mark.share(24)
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_a_setting_is_that_of_the_module(path: Path) -> None:
     """Of each file's programs for all settings two steps, drawn from the file's name, at sizes that no recording had.

@@ -114,7 +114,7 @@ def test_a_closed_standard_output() -> None:
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
 
 
-@pytest.mark.share(2)
+@pytest.mark.share(4)
 @pytest.mark.parametrize(
     "settings",
     [

@@ -176,10 +176,10 @@ def test_a_terminal_shows_the_verdict_in_colour(monkeypatch: pytest.MonkeyPatch,
 
 
 def test_what_is_just_as_wide_as_the_terminal_is_left_as_it_is() -> None:
-    """By hand: 27 columns, and one column less."""
-    line = "  as wide as the terminal is"
+    """By hand: with its spaces, and one column less."""
+    line = "  as wide  as the terminal is"
     assert wrapped(line, len(line)) == [line]
-    assert wrapped(line, len(line) - 1) == ["  as wide as the terminal", "  is"]
+    assert wrapped(line, len(line) - 2) == ["  as wide as the terminal", "  is"]
 
 
 def test_a_table_that_is_one_column_too_wide_shrinks() -> None:

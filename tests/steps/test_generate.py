@@ -61,6 +61,7 @@ EACH = [
 ]  # fmt: skip
 
 
+@pytest.mark.share(2)
 @pytest.mark.extra("trace")
 @pytest.mark.parametrize(("family", "call"), EACH)
 def test_recorded_models(family: str, call: str, tmp_path: Path) -> None:

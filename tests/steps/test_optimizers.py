@@ -68,7 +68,7 @@ def test_names() -> None:
         assert make_optimizer(name, [("a.0.w", torch.nn.Parameter(torch.ones(3, 2)))], RANK) is not None
 
 
-@pytest.mark.share(3)
+@pytest.mark.share(6)
 @pytest.mark.consistency
 @pytest.mark.parametrize("method", ["full", LORA], ids=["full", "lora"])
 @pytest.mark.parametrize("name", OPTIMIZERS)

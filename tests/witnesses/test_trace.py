@@ -145,6 +145,7 @@ def test_architectures(make: Any, family: str, architecture: str, attention: str
     hold(validate(plan, chosen=general(plan)))
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize(
     ("family", "config", "attention"),
     [

@@ -219,7 +219,7 @@ def _sdpa(
 
     def twin(x: torch.Tensor) -> Tensor:
         shape = tuple(x.shape)
-        out = Tensor(Storage(ledger, 0, resident=True), shape, dtype_name(x.dtype), normalised(shape, x.stride()))
+        out = Tensor(Storage(ledger, 0), shape, dtype_name(x.dtype), normalised(shape, x.stride()))
         out.requires_grad = recorder.requires_grad(x)
         return out
 
