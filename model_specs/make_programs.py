@@ -37,9 +37,9 @@ def structures() -> Iterator[tuple[str, dict[str, Any]]]:
         yield f"{raw['model_type']}.{name}", raw
 
 
-def settings_of(raw: dict[str, Any]) -> list[families.Setting]:
-    """The settings to record. Of an earlier release, sequences of one token are left out."""
-    return [one for one in families.settings_of(raw) if release == NEWEST or "S" not in one.fixed]
+def cases_of(raw: dict[str, Any]) -> list[families.Case]:
+    """What to record. Of an earlier release, sequences of one token are left out."""
+    return [one for one in families.cases_of(raw) if release == NEWEST or "S" not in one.fixed]
 
 
 def fits(raw: dict[str, Any], families: list[Family]) -> bool:
@@ -53,11 +53,11 @@ def fits(raw: dict[str, Any], families: list[Family]) -> bool:
     return False
 
 
-def _good(name: str, found: dict[families.Setting, Family | InputError]) -> list[Family]:
+def _good(name: str, found: dict[families.Case, Family | InputError]) -> list[Family]:
     """The programs. Why there are no others is printed."""
-    for setting, error in found.items():
+    for case, error in found.items():
         if isinstance(error, InputError):
-            print(f"{name}: {setting}: {error}")
+            print(f"{name}: {case}: {error}")
     return [one for one in found.values() if isinstance(one, Family)]
 
 
@@ -70,7 +70,7 @@ def main(only: list[str]) -> None:
             continue
         started = time.monotonic()
         try:
-            found = record(raw, settings_of(raw))
+            found = record(raw, cases_of(raw))
         except InputError as error:
             print(f"{name}: {error}")
             continue

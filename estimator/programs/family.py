@@ -17,15 +17,13 @@ from .expressions import LARGEST, evaluate, names
 from .keys import LARGEST_SIZE, LIMITS
 from .program import Body, Program, Weight, layer_numbers, with_weights
 from .repeats import counted
+from .setting import Setting, Settings
 from .shared_tensors import placed
 from .substitution import DTYPE, substitute
 
 ONES = ("B", "S", "K", "G", "chunks", "past")
 """Symbols for which 1 often makes other calls: the batch, the sequence, the key/value heads of grouped queries, the
 queries' heads for each of them, the chunks of state-space layers, and the tokens that a cache has."""
-CACHE = ("cache", "pass", "prefilled", "reordered")
-"""What ``Family.recorded`` says of a pass of ``generate`` alone: the cache's implementation, ``prefill`` or ``decode``,
-whether one pass made all that the cache has, and whether beam search has copied it since."""
 _NAMES_BEFORE = {
     "mamba": "linear_attention",
     "attention": "full_attention",
@@ -175,38 +173,28 @@ class Family:
     """The class's other keys, which change nothing."""
     file: str = ""
     """Where it is from, if it did not come with the package."""
+    settings: tuple[Settings, ...] = ()
+    """The settings that the program serves."""
+    interfaces: bool = False
+    """Attention, masks and caches are calls, whose rules (``interfaces.py``) do what the setting asks for."""
     recorded: Mapping[str, Any] = field(default_factory=dict)
-    """How it was recorded: releases, attention, autocast (``DTYPE``: the model's dtype), device (``any`` where all give
-    the same program), the keys that the model ``reads`` although its class does not have them, and whether a model must
-    have ``every_kind`` of layer, since what is called outside them follows from which there are."""
+    """How it was recorded: releases, the attention that transformers picks, the keys that the model ``reads`` although
+    its class does not have them, and whether a model must have ``every_kind`` of layer, since what is called outside
+    them follows from which there are."""
 
     @property
     def whole(self) -> Family:
         """The family with its program."""
         return self
 
+    def serves(self, setting: Setting) -> bool:
+        """Whether the program is for a setting."""
+        return setting.is_of(self.settings)
+
     @property
-    def part(self) -> str | None:
-        """What a program for several settings is of (``step.Part``); ``None`` for one of a single setting."""
-        part: str | None = self.recorded.get("part")
-        return part
-
-    def accepts(
-        self, setting: Mapping[str, Any], dtype: str, parts: Sequence[str] = (), words: Sequence[str] = ()
-    ) -> bool:
-        """Whether the program was recorded for a step that asks for this.
-
-        ``parts`` and ``words`` say the same for programs of several settings (``shipped.words_of``).
-        """
-        if self.part is not None:
-            on = self.recorded["device"] in ("any", setting.get("device"))
-            return on and self.part in parts and {*words} <= {*self.recorded["settings"]}
-        asked = {**setting, "autocast": DTYPE} if self._autocasts_to_own(setting, dtype) else setting
-        same = all(self.recorded.get(name) in ("any", asked.get(name)) for name in {*asked, *CACHE})
-        return same and self.program.dtype in (DTYPE, dtype)
-
-    def _autocasts_to_own(self, setting: Mapping[str, Any], dtype: str) -> bool:
-        return self.recorded.get("autocast") == DTYPE and setting.get("autocast") == dtype
+    def holds_cache(self) -> bool:
+        """Whether the program is a pass of ``generate`` with the calls of its cache."""
+        return not self.interfaces and any(one["cache"] != (None,) for one in self.settings)
 
     def _check_keys(self, raw: Mapping[str, Any]) -> None:
         """Raise ``InputError`` for a key that the recorded class does not have and that may matter."""
@@ -419,7 +407,7 @@ class Family:
         if window is not None and beyond is not None and "S" in values and (tokens >= window) != beyond:
             reach = "shorter than" if self.beyond_window else "as long as"
             raise InputError(f"a sequence of {tokens} is {reach} the window of {window}, which is another program")
-        if self.recorded.get("cache") is not None and not values.get("past") and tokens > 1:
+        if self.holds_cache and not values.get("past") and tokens > 1:
             for key in CONVOLUTIONS:  # whose states are filled up
                 if isinstance(width := config.get(key), int) and tokens < width:
                     raise InputError(f"{tokens} tokens are fewer than {key}, for which this program was not recorded")

@@ -11,7 +11,6 @@ from typing import Any
 from ..errors import InputError
 from ..ledger import Size
 from ..ledger.sizes import Poly, product, symbol
-from ..operators import CPU, Cuda
 from .attention import WIDE
 from .expressions import evaluate
 from .family import Family, NoWindow, OtherStructure
@@ -19,88 +18,10 @@ from .module_table import NamedModule
 from .program import Call, Program, Weight
 from .recorded import RecordedConfig, Source
 from .releases import NEWEST, RELEASES
+from .setting import Setting
 from .sizes import KEPT
-from .step import CachedTokens, Part, Procedure, Step
-from .substitution import DTYPE, substitute
-
-
-def setting_of(step: Step) -> dict[str, Any]:
-    """What a step asks of a recording, under the keys of ``Family.recorded``."""
-    found: dict[str, Any] = {
-        "attention": step.attention,
-        "trains": step.procedure.trains,
-        "autocast": step.autocast,
-        "attention_mask": step.attention_mask,
-        "use_cache": step.returns_cache,
-        "device": step.device.type,
-    }
-    if step.packing:
-        found["packing"] = True
-    if step.cached is not None:
-        found |= {"cache": step.cached.implementation, "pass": "decode" if step.cached.past else "prefill"}
-        found |= {name: True for name in ("prefilled", "reordered") if getattr(step.cached, name)}
-    return found
-
-
-def parts_of(step: Step) -> tuple[Part, ...]:
-    """What a step asks a program of, of those for several settings: any of these."""
-    if step.cached is not None:
-        return ("generate",)
-    if not step.procedure.trains:
-        return ("infer", "infer padded") if step.attention_mask else ("infer",)
-    if step.packing:
-        return ("train packed",)
-    return ("train", "train padded") if step.attention_mask else ("train",)
-
-
-def words_of(step: Step) -> list[str]:
-    """A step's setting as programs for several settings have it in their list: the attention with each of autocast, a
-    padding mask and a cache, which do not depend on each other.
-    """
-    attention = step.attention
-    autocast = ""
-    if step.autocast is not None:
-        autocast = ", autocast" if step.dtype == "float32" else ", autocast of 16 bits"
-        if step.device.type != "cpu" or attention == "flash":  # autocast is another on each
-            autocast += " on cuda"
-    words = [f"{attention}{autocast}"] if autocast or step.cached is None else []
-    if step.attention_mask:
-        words.append(f"{attention}, attention_mask")
-    if step.cached is not None:
-        words.append(f"{attention}, {step.cached.implementation} cache")
-    elif step.returns_cache:
-        words.append(f"{attention}, use_cache")
-    return words
-
-
-def serves(family: Family, step: Step) -> bool:
-    """Whether a program was recorded for what a step asks."""
-    return family.accepts(setting_of(step), step.dtype, parts_of(step), words_of(step))
-
-
-def is_served(setting: Mapping[str, Any], dtype: str, families: Sequence[Family]) -> bool:
-    """Whether programs for several settings serve what a program of one ``setting`` (``setting_of``) is for."""
-    device = setting["device"]
-    devices = (CPU, Cuda()) if device == "any" else (CPU,) if device == "cpu" else (Cuda(),)
-    generates = setting.get("cache") is not None
-    cached = CachedTokens(str(setting.get("cache")), 0, 0) if generates else None
-    autocast = setting["autocast"]
-    for one in devices:
-        step = Step(
-            "",
-            dtype if autocast is None or dtype != DTYPE else autocast if autocast != DTYPE else "bfloat16",
-            autocast="bfloat16" if autocast == DTYPE else autocast,
-            attention=setting["attention"],
-            attention_mask=setting["attention_mask"],
-            packing=bool(setting.get("packing")),
-            use_cache=setting["use_cache"],
-            device=one,
-            procedure=Procedure(trains=bool(setting["trains"])),
-            cached=cached,
-        )
-        if not any(x.part and serves(x, step) for x in families):
-            return False
-    return True
+from .step import Step
+from .substitution import substitute
 
 
 def _fitting(families: Sequence[Family], raw: Mapping[str, Any]) -> tuple[list[Family], list[InputError]]:
@@ -214,7 +135,7 @@ class Shipped:
 
     def at(self, step: Step, batch: Size, seq: Size) -> Program:
         """The program of a forward pass. Raises ``InputError`` where none was recorded."""
-        key = _key(step, batch, seq)
+        key = (Setting.of(step), step.cached, step.window_reached, batch, seq)
         if key not in self._programs:
             try:
                 program = self._shipped(step, batch, seq)
@@ -230,7 +151,7 @@ class Shipped:
 
     def knows(self, step: Step, batch: Size, seq: Size) -> bool:
         """Whether the program is shipped."""
-        key = _key(step, batch, seq)
+        key = (Setting.of(step), step.cached, step.window_reached, batch, seq)
         if key not in self._programs:
             try:
                 self._programs[key] = self._shipped(step, batch, seq)
@@ -240,16 +161,17 @@ class Shipped:
 
     def chunk_of(self, step: Step) -> int | None:
         """The tokens of a chunk, where programs of whole chunks serve a step."""
+        setting = Setting.of(step)
         for family in self.families:
-            if family.whole_chunks and family.chunk is not None and serves(family, step):
+            if family.whole_chunks and family.chunk is not None and family.serves(setting):
                 return int(evaluate(family.chunk, family.config(self.raw)))
         return None
 
     def opened(self, step: Step, layers: int | None) -> OpenSizes | None:
-        """The source of programs whose sizes are symbols, where programs for several settings serve the step."""
-        step = step.procedure.passes(step, 1, 1)[0][0]
-        parts = tuple(x for x in self.families if x.part and serves(x, step))
-        if not parts or (step.experts_implementation, step.routing) != (None, "balanced"):
+        """The source of programs whose sizes are symbols, where attention and caches are calls."""
+        setting = Setting.of(step.procedure.passes(step, 1, 1)[0][0])
+        parts = tuple(x for x in self.families if x.interfaces and x.serves(setting))
+        if not parts:
             return None
         decides = step.device.selects_attention and step.attention != "eager"
         known = open_values(parts[0], self.config)
@@ -268,15 +190,13 @@ class Shipped:
         return OpenSizes(self, parts, values)
 
     def _shipped(self, step: Step, batch: Size, seq: Size) -> Program:
-        if step.experts_implementation not in (None, "grouped_mm") or step.routing != "balanced":
-            raise InputError(f"{self.where}: programs are shipped of grouped_mm and routing: balanced alone")
         sizes: dict[str, Size] = {"B": batch, "S": seq}
         given = {name: size for name, size in sizes.items() if not isinstance(size, Poly)}
-        setting = ", ".join(f"{name}: {value}" for name, value in setting_of(step).items())
+        setting = Setting.of(step)
         reason = f"no program was recorded for {setting}"
         told = ""
         for family in self.families:
-            if not serves(family, step):
+            if not family.serves(setting):
                 continue
             beyond = family.beyond_window
             if family.window is not None and "S" not in given and beyond not in (None, step.window_reached):
@@ -293,7 +213,7 @@ class Shipped:
             if told and any(given.get(name, 1) != 1 for name in family.fixed):
                 continue  # what a program of longer sequences says is the reason, not that this one is of one token
             asked = dict(sizes)
-            if step.cached is not None and family.part is None:
+            if step.cached is not None and family.holds_cache:
                 asked |= step.cached.sizes(family.window_of(self.config))
             numbers = {name: size for name, size in asked.items() if isinstance(size, int)}
             try:
@@ -357,21 +277,6 @@ def open_values(family: Family, config: Mapping[str, Any]) -> dict[str, int]:
     return found | {"G": values.get("G", 1), "L": family.depth(config)}
 
 
-def _key(step: Step, batch: Size, seq: Size) -> tuple[Any, ...]:
-    """What a program of a forward pass depends on."""
-    return (
-        *(
-            *setting_of(step).values(),
-            *words_of(step),
-            step.experts_implementation,
-            step.routing,
-            step.cached,
-            step.dtype,
-        ),
-        *(step.window_reached, batch, seq),
-    )
-
-
 def shipped_config(
     families: Sequence[Family],
     raw: Mapping[str, Any],
@@ -409,6 +314,6 @@ def shipped_config(
         windowed_layers=windowed,
         source=source,
         longest=family.longest(values),
-        open_values=open_values(family, config) if family.part is not None else {},
+        open_values=open_values(family, config) if family.interfaces else {},
         intermediate_size=values.get("I", 0),
     )

@@ -12,10 +12,6 @@ from ..operators import CPU, Device
 if TYPE_CHECKING:
     from .modules import Base, Module
 
-
-Part = Literal["train", "train padded", "train packed", "infer", "infer padded", "generate"]
-"""What a program for all settings is of: a training step, one of a packed row, a forward pass, one of ``generate``.
-``padded``: of models that use a padding mask for more than the mask of attention."""
 CACHED_SIZES = ("past", "stored")
 """The names of ``CachedTokens.sizes``."""
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from itertools import product
 from typing import Any, Literal
 
 from ..errors import InputError
@@ -18,8 +19,9 @@ from ..methods.full import FullMethod
 from ..operators import CPU, Cuda
 from ..programs.family import Family
 from ..programs.recorded import RecordedConfig
-from ..programs.shipped import shipped_config, words_of
-from ..programs.step import CachedTokens, Part, Step
+from ..programs.setting import DTYPES, VALUES, Setting, Settings, merged
+from ..programs.shipped import shipped_config
+from ..programs.step import CachedTokens, Step
 from ..steps.generate import Generate
 from ..steps.generate_options import GenerateOptions
 from ..steps.prefill import Prefill
@@ -34,34 +36,60 @@ Draw = Callable[[bool, bool], tuple[dict[str, Any], int, int]]
 """A config, a batch and a sequence: beyond the sliding window or not, and of one row or more."""
 
 
-def settings_served(families: Sequence[Family], part: Part, draw: Draw) -> list[str]:
-    """The settings of a part in which the programs are right, by ``words_of``."""
-    drawn = [draw(False, False), draw(False, part in ("train packed", "infer", "infer padded"))]
+def settings_served(families: Sequence[Family], base: Setting, draw: Draw) -> tuple[Settings, ...]:
+    """The settings in which the programs are right, of those with another attention, mask, cache or autocast than
+    ``base``. Where a mask, a cache and autocast each are right with an attention, they are together.
+    """
+    drawn = [draw(False, False), draw(False, base.packing or (not base.trains and base.cache is None))]
     if families[0].window is not None:
         drawn.append(draw(True, False))
     lives = [HuggingFaceModel(raw, "the config") for raw, *_ in drawn]
-    found: dict[str, bool] = {}
-    for step in steps(part, families):
-        words = words_of(step)
-        if not all(found.get(word, True) for word in words):
+    programs = [replace(one, settings=({**VALUES, "device": one.settings[0]["device"]},)) for one in families]
+    found: dict[Setting, bool] = {}
+    for step in steps(base, families):
+        setting = Setting.of(step)
+        plain = base._replace(attention=setting.attention, device=setting.device)
+        if found.get(plain, True):
+            found[setting] = all(
+                agrees(programs, live, batch, seq, of_lengths(step, families[0], raw, batch, seq))
+                for live, (raw, batch, seq) in zip(lives, drawn, strict=True)
+            )
+            if _alike(families) and setting.autocast is None:
+                found[setting._replace(device=GPU.type)] = found[setting]
+    return merged(_together(base, [setting for setting, agreed in found.items() if agreed], families[0].settings[0]))
+
+
+def _alike(families: Sequence[Family]) -> bool:
+    """Whether the programs are the same on both devices."""
+    return all(one.settings[0]["device"] == VALUES["device"] for one in families)
+
+
+def _together(base: Setting, agreed: Sequence[Setting], row: Settings) -> Iterator[Settings]:
+    """The settings that have what these have, each with the others of its attention and its device."""
+    for attention, device in product(VALUES["attention"], VALUES["device"]):
+        own = [one for one in agreed if (one.attention, one.device) == (attention, device)]
+        if base._replace(attention=attention, device=device) not in own:
             continue
-        programs = [replace(one, recorded={**one.recorded, "settings": words}) for one in families]
-        agreed = all(
-            agrees(programs, live, batch, seq, of_lengths(step, families[0], raw, batch, seq))
-            for live, (raw, batch, seq) in zip(lives, drawn, strict=True)
-        )
-        asked = [word for word in words if word not in found] or words[-1:]  # or the same on another device
-        found |= dict.fromkeys(asked, agreed)
-    return [word for word, agreed in found.items() if agreed]
+        others = {name: {getattr(one, name) for one in own} for name in ("attention_mask", "use_cache", "cache")}
+        lower = tuple(x for x in DTYPES if x != "float32")
+        for dtype, autocast in {(one.dtype, one.autocast) for one in own}:
+            yield {
+                **row,
+                **{name: tuple(values) for name, values in others.items()},
+                **({} if base.cache is None else {name: VALUES[name] for name in ("past", "reordered")}),
+                "attention": (attention,),
+                "device": (device,),
+                "dtype": DTYPES if autocast is None else ("float32",) if dtype == "float32" else lower,
+                "autocast": (None,) if autocast is None else lower,
+            }
 
 
-def steps(part: Part, families: Sequence[Family]) -> Iterator[Step]:
-    """The steps by which a part's programs are compared with the module."""
-    procedure = Train() if part.startswith("train") else Prefill()
-    plain = Step(families[0].model_type, "bfloat16", procedure=procedure)
+def steps(base: Setting, families: Sequence[Family]) -> Iterator[Step]:
+    """The steps by which programs are compared with the module."""
+    plain = Step(families[0].model_type, base.dtype, procedure=Train() if base.trains else Prefill())
     autocasts = [(dtype, "bfloat16", device) for dtype in ("float32", "bfloat16") for device in (CPU, GPU)]
-    if part == "generate":
-        dynamic = CachedTokens("dynamic", 0, 0)
+    if base.cache is not None:
+        dynamic = CachedTokens(base.cache, 0, 0)
         for attention in ATTENTIONS:
             own = replace(plain, attention=attention, cached=dynamic)
             yield own
@@ -69,15 +97,15 @@ def steps(part: Part, families: Sequence[Family]) -> Iterator[Step]:
                 yield replace(own, cached=replace(dynamic, implementation=implementation))
             yield from (replace(own, dtype=d, autocast=a, device=on) for d, a, on in autocasts)
         return
-    given = replace(plain, packing=part == "train packed", attention_mask=part.endswith("padded"))
-    on_gpu = (GPU,) if any(one.recorded["device"] != "any" for one in families) else ()
+    given = replace(plain, packing=base.packing, attention_mask=base.attention_mask)
+    on_gpu = () if _alike(families) else (GPU,)
     attentions: tuple[Attention, ...] = (*ATTENTIONS, "flash")
     for attention in attentions:
         for device in (CPU, *on_gpu) if attention != "flash" else (GPU,):
             own = replace(given, attention=attention, device=device)
             yield own
             yield replace(own, use_cache=True)
-            if part in ("train", "infer"):
+            if not base.packing and not base.attention_mask:
                 yield replace(own, attention_mask=True)
         for dtype, autocast, device in autocasts:
             if device is GPU or attention != "flash":

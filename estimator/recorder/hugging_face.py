@@ -23,7 +23,8 @@ from ..programs.module_table import NamedModule
 from ..programs.program import Program, layer_numbers
 from ..programs.recorded import RecordedConfig, language_model_alone, refuse_encoder
 from ..programs.releases import is_before, with_its_keys
-from ..programs.step import Part, Step
+from ..programs.setting import Setting
+from ..programs.step import Step
 from ..programs.substitution import substitute
 from . import generate_cache
 from .calls import Wrapped, checkpoints_itself, layers_as_checkpointed, modules_of, plain_paths, record
@@ -148,6 +149,13 @@ class HuggingFaceModel:
         picked: str = self._model("bfloat16").config._attn_implementation
         return "flash" if picked == "flash_attention_2" else picked
 
+    @cached_property
+    def experts(self) -> str | None:
+        """The implementation of experts that transformers picks; ``None`` where the class has one alone."""
+        model = self._model("bfloat16")
+        has_several = getattr(model, "_can_set_experts_implementation", bool)  # not in releases before 5
+        return str(model.config._experts_implementation) if has_several() else None
+
     @property
     def origin(self) -> str:
         said = f"the program is what the installed transformers {transformers.__version__} runs; others may differ"
@@ -190,11 +198,7 @@ class HuggingFaceModel:
         return {plain(name): tuple(p.shape) for name, p in model.named_parameters()}
 
     def at(self, step: Step, batch: Size, seq: Size) -> Program:
-        infers, mask, cuda = not step.procedure.trains, step.attention_mask, step.device.has_own_memory
-        key = (
-            *(step.dtype, step.attention, step.experts_implementation, step.routing, step.autocast),
-            *(infers, mask, step.packing, step.returns_cache, cuda, step.cached, step.window_reached),
-        )
+        key = (Setting.of(step), step.cached, step.window_reached)
         if (*key, batch, seq) not in self._programs:
             if isinstance(batch, int) and isinstance(seq, int):
                 program = self._record(step, batch, seq)
@@ -325,29 +329,28 @@ class HuggingFaceModel:
 
         return record(model, inputs, call, device, dtype, self.wrapped(model), step.routing, before)
 
-    def of_all_settings(
-        self, part: Part, dtype: str, batch: int, seq: int, device: str = "cpu", cached: bool = True
-    ) -> Program:
-        """The program whose attention, masks and cache are calls that the setting decides (``interfaces.py``).
+    def of_all_settings(self, setting: Setting, batch: int, seq: int, cached: bool = True) -> Program:
+        """The program whose attention, masks and cache are calls, and which is for all of these (``interfaces.py``).
 
         Without ``cached`` the model is given no cache: some take none but their own.
         """
         from .calls.interfaces import Cache
 
-        model = self._model(dtype)
-        model.train(part.startswith("train"))
+        generates = setting.cache is not None
+        model = self._model(setting.dtype)
+        model.train(setting.trains)
         ids = torch.empty((batch, seq), dtype=torch.int64, device="meta")
         inputs = {"input_ids": ids}
         taken = generate_cache.taken(model)
-        if part.endswith("padded"):
+        if setting.attention_mask:
             inputs["attention_mask"] = torch.empty_like(ids)
-        if part in ("train packed", "generate"):
+        if setting.packing or generates:
             if "position_ids" in taken:
                 inputs["position_ids"] = torch.empty_like(ids)
-            elif part == "train packed":
+            elif setting.packing:
                 raise InputError(f"{self.where}: the class takes no position_ids")
         given: dict[str, Any] = {"labels": ids} if model.training else {}
-        if part == "generate" and "logits_to_keep" in taken:
+        if generates and "logits_to_keep" in taken:
             given["logits_to_keep"] = 1
         cache = Cache()
         if cached:
@@ -357,7 +360,7 @@ class HuggingFaceModel:
             return dict(model(**inputs, **given, use_cache=False))
 
         def program() -> Program:
-            return record(model, inputs, call, device, packed=part == "train packed", interfaces=cache)
+            return record(model, inputs, call, setting.device, packed=setting.packing, interfaces=cache)
 
         with quiet():
             try:

@@ -100,7 +100,7 @@ def cases(path: Path) -> dict[str, dict[str, Any]]:
     """The steps that are measured for the programs of a file."""
     programs = load_together(path)
     window = programs[0].window is not None
-    autocasts = {program.recorded.get("autocast") for program in programs}
+    autocasts = {autocast for program in programs for one in program.settings for autocast in one["autocast"]}
     checkpoints = programs[0].recorded.get("checkpointing", True)
     steps = {name: step for name, step in STEPS.items() if step.get("autocast") in autocasts}
     steps = {name: step for name, step in steps.items() if checkpoints or "checkpointing" not in step}

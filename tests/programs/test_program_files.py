@@ -38,6 +38,7 @@ from estimator.programs.program import (
     renamed,
 )
 from estimator.programs.program_files import read, read_together, written, written_together
+from estimator.programs.setting import ALONE
 from estimator.programs.substitution import sizes_symbol, substitute
 
 B, S, H, V = map(symbol, "BSHV")
@@ -132,7 +133,8 @@ def family() -> Family:
         nulls={"experts": "heads"},
         lists={"layer_types": {"period": ["dense"]}},
         aliases={"n_embd": "hidden_size"},
-        recorded={"transformers": "5.24.0", "torch": "2.13.0", "default_attention": "sdpa", "device": "any"},
+        recorded={"transformers": "5.24.0", "torch": "2.13.0", "default_attention": "sdpa"},
+        settings=({**ALONE, "device": ("cpu", "cuda")},),
     )
 
 
@@ -213,7 +215,7 @@ def test_a_config_of_another_structure_is_refused(changed: dict, message: str) -
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ('"format": 2', '"format": 1', "its format is 1"),
+        ('"format": 3', '"format": 1', "its format is 1"),
         ("?dropout", "?other", "'other' is none of the rates"),
         ('["head"],{"head":"embed.weight"}', '["head"],{"head":"no.weight"}', "to a parameter that is not there"),
         ('["head"],{"head":"embed.weight"}', '["head"],{}', "which is no bias, and ties it to nothing"),
@@ -221,7 +223,7 @@ def test_a_config_of_another_structure_is_refused(changed: dict, message: str) -
         ('["{}.up.bias"],{}', '["layers.0.up.bias"],{}', "takes 'layers.0.up.bias' away, which is no parameter"),
         ('["{}.up.bias"],{}', '["embed.weight"],{"embed.weight":"head"}', "to a parameter that is not there"),
         ('"rates": ["dropout"]', '"rates": ["dropout","bias"]', "bias is two of a size, a switch and a rate"),
-        ('"format": 2', '"format": 2.0', "its format is 2.0"),
+        ('"format": 3', '"format": 3.0', "its format is 3.0"),
         ('["{}.up.bias"],{}', "[],{}", "bias decides about no parameter"),
         ('[true,["{}.up.bias"]', '[2,["{}.up.bias"]', "must be true or false"),
         ('"experts":"heads"', '"experts":"heads+"', "is no expression"),
@@ -246,8 +248,15 @@ def test_a_config_of_another_structure_is_refused(changed: dict, message: str) -
         ('"H":"hidden_size"', '"H":"hidden_size+"', "is no expression"),
         ('"tied": {"tail.weight":"embed.weight"}', '"tied": {"tail.weight":"tail.weight"}', "has no other one"),
         ('"loss":"%9"', '"loss":"%99"', "has no tensor at the end"),
-        ('"format": 2', '"format": 2,"format": 2', "given twice"),
-        ('"format": 2', '"format": 2,"more": 1', "is no part of a program"),
+        ('"device":["cpu","cuda"]', '"device":["cpu","tpu"]', "device is 'tpu'; it must be one of 'cpu', 'cuda'"),
+        ('"device":["cpu","cuda"]', '"device":["cpu",["cpu"]]', "device is ['cpu']; it must be one of"),
+        ('"device":["cpu","cuda"]', '"device":["cpu","cpu","cpu"]', "device has 3 entries; 2 are the most"),
+        ('"device":["cpu","cuda"]', '"device":"cpu"', "device is 'cpu'; it must be a list"),
+        ('"device":["cpu","cuda"]', '"packing":[1]', "packing is 1; it must be one of False, True"),
+        ('"device":["cpu","cuda"]', '"head":["cpu"]', "'head' is nothing that a setting has"),
+        ('"settings": [{', '"settings": [3,{', "settings is 3; it must be an object"),
+        ('"format": 3', '"format": 3,"format": 3', "given twice"),
+        ('"format": 3', '"format": 3,"more": 1', "is no part of a program"),
     ],
 )
 def test_a_damaged_file_is_refused_in_one_line(old: str, new: str, message: str) -> None:
@@ -375,8 +384,8 @@ def decoding() -> Family:
         after=tuple(later(event, lambda slot: slot + (slot > 1 and slot < OWN)) for event in toy.program.after),
         outputs={"loss": Ref(10), "logits": Ref(9)},
     )
-    recorded = {**toy.recorded, "cache": "dynamic", "pass": "decode", "prefilled": "any"}
-    return replace(toy, program=program, recorded=recorded)
+    settings = ({**ALONE, "cache": ("dynamic",), "past": ("prefill", "decode")},)
+    return replace(toy, program=program, settings=settings)
 
 
 def test_a_pass_of_generate_is_written_by_what_differs() -> None:
@@ -397,8 +406,8 @@ def test_a_pass_of_generate_has_the_cache_s_sizes() -> None:
     ("old", "new", "message"),
     [
         (
-            ',"cache":"dynamic"',
-            ',"cache":"dynamic"},\n"like": 1,\n"tied": {"a":"b"',
+            '"settings": [{"cache"',
+            '"like": 1,\n"tied": {"a":"b"},\n"settings": [{"cache"',
             "like is 1; it must be an integer from 0 to 0",
         ),
         ('"~0"', '"~99999999"', "is no slot"),
@@ -407,8 +416,8 @@ def test_a_pass_of_generate_has_the_cache_s_sizes() -> None:
         ('["=B*H*past",["=H*past","=H",1]]', '["=B*H*past",[1]]', "has a stride for each of its sizes"),
         ('["=B*H*past",["=H*past","=H",1]]', '["=B*H*past",7]', "must be a list"),
         ('["=B*H*past"', '["=B*H*later"', "names 'later', which is no symbol"),
-        ('"cache":"dynamic",', "", "'cached' is no call"),
-        ('"pass":"decode"', '"pass":"prefill"', "names 'past', which is no symbol"),
+        ('"cache":["dynamic"],', "", "'cached' is no call"),
+        ('"past":["prefill","decode"]', '"past":[null]', "names 'past', which is no symbol"),
     ],
 )
 def test_a_damaged_pass_of_generate_is_refused_in_one_line(old: str, new: str, message: str) -> None:

@@ -6,7 +6,7 @@ import json
 import random
 from dataclasses import replace
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 import pytest
 
@@ -16,9 +16,11 @@ from estimator.plans import models, recorded_programs
 from estimator.plans.plan import parse_plan
 from estimator.plans.resolve import resolve
 from estimator.programs.expressions import evaluate
+from estimator.programs.family import Family
 from estimator.programs.program_files import load_together, read_together, written, written_together
-from estimator.programs.shipped import Shipped, serves, shipped_config, words_of
-from estimator.programs.step import Part, Procedure, Step
+from estimator.programs.setting import Setting, Settings, merged
+from estimator.programs.shipped import Shipped, shipped_config
+from estimator.programs.step import Procedure, Step
 from estimator.recorder import families
 from estimator.steps.step import run
 from tests.cases.release_steps import config_of
@@ -297,11 +299,11 @@ def test_a_program_with_a_window_is_not_one_of_a_model_without(without_live: Non
 def test_another_setting_is_refused_by_name(tmp_path: Path, without_live: None) -> None:
     path = tmp_path / "config.json"
     path.write_text(json.dumps(CONFIG), encoding="utf-8")
-    with pytest.raises(InputError, match=r"no program was recorded for attention: sdpa"):
+    with pytest.raises(InputError, match=r"no program was recorded for training with attention: sdpa"):
         estimator.estimate(model=str(path), seq=32, batch=2, attention="sdpa")
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"format":2,"programs":[3]}', "\0"])
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"format":3,"programs":[3]}', "\0"])
 def test_a_damaged_file_of_the_user_is_a_note(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plain = estimator.estimate("gemma-2-2b", seq=32)
     monkeypatch.setenv(recorded_programs.VARIABLE, str(tmp_path))
@@ -342,6 +344,11 @@ def test_a_file_that_another_version_wrote_is_passed_over(tmp_path: Path, monkey
     assert answered(tmp_path, CONFIG) == plain
 
 
+def has(settings: Settings, base: Setting) -> bool:
+    """Whether settings have one that differs from ``base`` in what the rules of attention and caches decide alone."""
+    return all(getattr(base, name) in settings[name] for name in ("trains", "packing", "attention_mask", "cache"))
+
+
 AGAIN = ("gpt2.default", "olmo2.default")
 
 
@@ -352,14 +359,17 @@ def test_a_recording_of_today_is_what_is_shipped(name: str, monkeypatch: pytest.
     pytest.importorskip("torch")
     transformers = pytest.importorskip("transformers")
 
+    from estimator.recorder.families.cases import BASES
+
     path = recorded_programs.shipped_folder() / f"{name}.json"
     shipped = [program.whole for program in load_together(path)]
     if shipped[0].recorded["transformers"] != transformers.__version__:
         pytest.skip("another release of transformers is installed")
-    settings = {str(program.part): list(program.recorded["settings"]) for program in shipped}
     model_type = name.partition(".")[0]
     raw = {"model_type": model_type}
-    monkeypatch.setattr(families, "settings_served", lambda families, part, draw: settings[part])
+    settings = [one for program in shipped for one in program.settings]
+    served = {base: merged(one for one in settings if has(one, base)) for base in BASES}
+    monkeypatch.setattr(families, "settings_served", lambda _, base, draw: served[base])
     found = families.record_for_all_settings(raw)
     again = [one for one in found.values() if not isinstance(one, InputError)]
     for one, before in zip(again, shipped, strict=True):
@@ -378,28 +388,32 @@ def test_a_setting_is_that_of_the_module(path: Path) -> None:
     pytest.importorskip("torch")
     pytest.importorskip("transformers")
     from estimator.recorder.agreement import agrees, of_lengths, steps
+    from estimator.recorder.families.cases import BASES
     from estimator.recorder.hugging_face import HuggingFaceModel
 
-    families = [program.whole for program in load_together(path)]
+    families = [program.whole for program in load_together(path) if program.interfaces]
+
+    def parts(base: Setting) -> list[Family]:
+        return [one for one in families if any(has(settings, base) for settings in one.settings)]
+
     rng = random.Random(path.stem)
     known = [
-        (part, step)
-        for part in get_args(Part)
-        if (parts := [x for x in families if x.part == part])
-        for step in steps(part, parts)
-        if {*words_of(step)} <= {*parts[0].recorded["settings"]}
+        (own, step)
+        for base in BASES
+        if (own := parts(base))
+        for step in steps(base, own)
+        if any(one.serves(Setting.of(step)) for one in own)
     ]
     raw = config_of(path)
     raw["pad_token_id"] = None  # with one some classes look for padding in a batch without a mask, to warn
     live = HuggingFaceModel(raw, "the config")
-    for part, step in rng.sample(known, min(2, len(known))):
-        parts = [x for x in families if x.part == part]
+    for own, step in rng.sample(known, min(2, len(known))):
         seq = rng.choice([rng.randint(9, 63), rng.randint(64, 90)])
-        if (chunk := parts[0].chunk) is not None:  # one token, a part of a chunk, chunks, and a part more
-            size = int(evaluate(chunk, parts[0].config(raw)))
+        if (chunk := own[0].chunk) is not None:  # one token, a part of a chunk, chunks, and a part more
+            size = int(evaluate(chunk, own[0].config(raw)))
             seq = rng.choice([1, rng.randint(9, size - 1), size, 3 * size, 5 * size + rng.randint(1, size - 1)])
         batch = rng.choice([1, 3])
-        assert agrees(parts, live, batch, seq, of_lengths(step, parts[0], raw, batch, seq)), words_of(step)
+        assert agrees(own, live, batch, seq, of_lengths(step, own[0], raw, batch, seq)), Setting.of(step)
 
 
 @pytest.mark.parametrize(
@@ -429,7 +443,11 @@ def test_rows_with_a_padding_mask_have_a_program_of_their_own() -> None:
     """Where the model uses the mask beyond attention; a step without one, or of packed rows, has another program."""
     families = [one.whole for one in load_together(recorded_programs.shipped_folder() / "opt.default.json")]
     found = {
-        name: {family.part for family in families if serves(family, Step("opt", "bfloat16", **options))}
+        name: {
+            str(Setting(*(values[0] for values in family.settings[0].values())).task)
+            for family in families
+            if family.serves(Setting.of(Step("opt", "bfloat16", **options)))
+        }
         for name, options in {
             "plain": {},
             "padded": {"attention_mask": True},
@@ -438,10 +456,10 @@ def test_rows_with_a_padding_mask_have_a_program_of_their_own() -> None:
         }.items()
     }
     assert found == {
-        "plain": {"train"},
-        "padded": {"train padded"},
-        "packed": {"train packed"},
-        "inference": {"infer padded"},
+        "plain": {"training"},
+        "padded": {"training on padded rows"},
+        "packed": {"training on packed rows"},
+        "inference": {"inference on padded rows"},
     }
 
 

@@ -20,7 +20,7 @@ from tests.helpers.recordings import answer
 FILES = [
     path
     for path in sorted(recorded_programs.shipped_folder().glob("*.json"))
-    if any(x.part == "generate" or x.recorded.get("cache") is not None for x in load_together(path))
+    if any(settings["cache"] != (None,) for program in load_together(path) for settings in program.settings)
 ]
 LORA = {"name": "lora", "r": 4, "target_modules": ["q_proj", "v_proj"]}
 

@@ -13,7 +13,7 @@ from estimator.programs.program_files import read, written
 from estimator.programs.shared_tensors import placed, shared_slots
 from estimator.programs.shipped import Shipped, shipped_config
 from estimator.programs.step import Step
-from estimator.recorder.families import Setting, record_families
+from estimator.recorder.families import Case, record_families
 from estimator.recorder.hugging_face import HuggingFaceModel, recorded_config
 from estimator.recorder.lifting import lifted
 
@@ -25,9 +25,9 @@ CONFIGS: list[dict[str, Any]] = [
 ]
 
 
-def record_family(raw: dict[str, Any], setting: Setting | None = None) -> Family:
-    """The program of a structure in one setting."""
-    (found,) = record_families(raw, [setting or Setting()]).values()
+def record_family(raw: dict[str, Any], case: Case | None = None) -> Family:
+    """The program of a structure in one case."""
+    (found,) = record_families(raw, [case or Case()]).values()
     assert isinstance(found, Family)
     return found
 
@@ -119,13 +119,13 @@ def test_another_structure_and_another_step_are_refused(recorded: tuple[Family, 
     step = Step(family=raw["model_type"], dtype="bfloat16")
     with pytest.raises(InputError, match="B is 1, for which this program was not recorded"):
         shipped.at(step, 1, 17)
-    with pytest.raises(InputError, match="no program was recorded for attention: eager"):
+    with pytest.raises(InputError, match="no program was recorded for training with attention: eager"):
         shipped.at(Step(family=raw["model_type"], dtype="bfloat16", attention="eager"), 3, 17)
 
 
 def test_a_window_makes_two_programs() -> None:
     raw = {**SMALL, "model_type": "mistral", "num_key_value_heads": 2, "intermediate_size": 160, "sliding_window": 16}
-    families = [record_family(raw, Setting(beyond_window=beyond)) for beyond in (False, True)]
+    families = [record_family(raw, Case(beyond_window=beyond)) for beyond in (False, True)]
     live, shipped = HuggingFaceModel(raw, "config"), Shipped(families, raw, "config")
     step = Step(family="mistral", dtype="float32")
     for seq in (9, 15, 16, 17, 40):

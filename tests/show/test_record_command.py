@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 from estimator.plans import recorded_programs
+from estimator.programs.setting import Setting
 from estimator.recorder import families
+from estimator.recorder.families import Case
 from estimator.show.cli import main
 from tests.helpers.processes import run_without
 
@@ -23,9 +25,10 @@ def test_a_recorded_family_is_answered_without_torch(
     pytest.importorskip("torch")
     pytest.importorskip("transformers")
 
-    passes = [(("B",), "prefill"), (("B", "S"), "decode")]
-    generate = [families.Setting(trains=False, fixed=fixed, generates=pass_) for fixed, pass_ in passes]
-    monkeypatch.setattr(families, "settings_of", lambda raw: [families.Setting(), *generate])
+    prefill = Setting(trains=False, use_cache=True, cache="dynamic")
+    decode = (prefill._replace(past="prefill"), prefill._replace(past="decode"))
+    cases = [Case(), Case((prefill,), fixed=("B",)), Case(decode, fixed=("B", "S"))]
+    monkeypatch.setattr(families, "cases_of", lambda raw: cases)
     monkeypatch.setenv(recorded_programs.VARIABLE, str(tmp_path / "cache"))
     raw = {**GPT2, "add_cross_attention": False, "activation_function": "relu"}
     path = tmp_path / "config.json"

@@ -9,7 +9,8 @@ from typing import Any
 
 def is_near(data: Mapping[str, Any]) -> bool:
     """Whether a program is a pass of ``generate``, whose slots are counted back."""
-    return isinstance(data.get("recorded"), dict) and data["recorded"].get("cache") is not None
+    settings = data.get("settings")
+    return data.get("interfaces") is False and isinstance(settings, list) and any("cache" in one for one in settings)
 
 
 _NEAR = 64

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
-from typing import Any, NoReturn, get_args
+from typing import Any, NoReturn
 
 from ...errors import InputError, shown
 from ...ledger import ITEMSIZE
@@ -38,7 +38,8 @@ from ..program import (
     layer_numbers,
 )
 from ..repeats import with_passes
-from ..step import CACHED_SIZES, Part
+from ..setting import ALONE, VALUES, Settings
+from ..step import CACHED_SIZES
 from ..substitution import DTYPE, LAYER, PASS, sizes_symbol
 from .flow import Flow
 from .limits import (
@@ -48,6 +49,7 @@ from .limits import (
     MOST_EVENTS,
     MOST_LAYERS,
     MOST_NESTED,
+    MOST_READS,
     MOST_ROWS,
     MOST_SETTINGS,
     MOST_SYMBOLS,
@@ -336,9 +338,10 @@ class Reader:
         plain = data = self.object_(data, "the file")
         self.format(data)
         wanted = (
-            "format", "model_type", "recorded", "symbols", "structure", "switches", "rates", "defaults", "nulls",
-            "lists", "aliases", "window", "ones", "harmless", "depth", "kinds", "dtype", "path", "layers", "inputs",
-            "outputs", "tied", "modules", "parameters", "buffers", "attributes", "before", "after", "bodies",
+            "format", "model_type", "recorded", "settings", "interfaces", "symbols", "structure", "switches", "rates",
+            "defaults", "nulls", "lists", "aliases", "window", "ones", "harmless", "depth", "kinds", "dtype", "path",
+            "layers", "inputs", "outputs", "tied", "modules", "parameters", "buffers", "attributes", "before", "after",
+            "bodies",
         )  # fmt: skip
         if missing := [key for key in wanted if key not in data]:
             self.wrong(f"it has no {missing[0]}")
@@ -351,19 +354,13 @@ class Reader:
         data = self.checked(data)
         recorded = self.mapping(data, "recorded", self.scalar)
         self.place = "recorded"
-        for key in ("transformers", "default_attention", "device", *({"part"} & recorded.keys())):
+        for key in ("transformers", "default_attention"):
             self.text(recorded.get(key), key)
-        if "part" in recorded:
-            if recorded["part"] not in get_args(Part):
-                self.wrong(f"part is {shown(recorded['part'])}; it must be one of {', '.join(get_args(Part))}")
-            recorded.setdefault("settings", None)
-        for key in {"settings", "reads"} & recorded.keys():
-            recorded[key] = [self.text(x, key) for x in self.list_(recorded[key], key, MOST_SETTINGS)]
-        if recorded.get("pass") == "decode":
-            for name in CACHED_SIZES:
-                sizes_symbol(name)
-                self.symbols.add(name)
-        self.generates = recorded.get("cache") is not None
+        if "reads" in recorded:
+            recorded["reads"] = [self.text(x, "reads") for x in self.list_(recorded["reads"], "reads", MOST_READS)]
+        self.place = "settings"
+        settings = tuple([self.settings(one) for one in self.list_(data["settings"], "settings", MOST_SETTINGS)])
+        interfaces = self.flag(data["interfaces"], "interfaces")
         self.place = "dtype"
         program = replace(_EMPTY, dtype=self.dtype(data["dtype"]))
         symbols = self.definitions(data["symbols"])
@@ -376,7 +373,7 @@ class Reader:
         sizes = {name for text in symbols.values() for name in names(text)}
         if twice := sorted(({*switches} & {*rates, *sizes}) | ({*rates} & sizes)):
             self.wrong(f"{twice[0]} is two of a size, a switch and a rate")
-        return Family(
+        family = Family(
             model_type=self.text(data["model_type"], "model_type"),
             program=program,
             kinds=self.kinds(data["kinds"], MOST_LAYERS),
@@ -391,8 +388,27 @@ class Reader:
             layers=self.text(data["depth"], "depth"),
             **self.regime(data),
             aliases=self.mapping(data, "aliases", self.text),
+            settings=settings,
+            interfaces=interfaces,
             recorded=recorded,
         )
+        self.generates = family.holds_cache
+        if self.generates and any(one["past"] != (None,) for one in settings):
+            for name in CACHED_SIZES:
+                sizes_symbol(name)
+                self.symbols.add(name)
+        return family
+
+    def settings(self, value: Any) -> Settings:
+        found = dict(ALONE)
+        for name, values in self.object_(value, "settings").items():
+            if name not in VALUES:
+                self.wrong(f"{shown(name)} is nothing that a setting has")
+            found[name] = tuple(self.list_(values, name, len(VALUES[name])))
+            for x in found[name]:
+                if not (x is None or isinstance(x, (bool, str))) or x not in VALUES[name]:
+                    self.wrong(f"{name} is {shown(x)}; it must be one of {', '.join(map(shown, VALUES[name]))}")
+        return found
 
     def regime(self, data: Mapping[str, Any]) -> dict[str, Any]:
         self.place = "window"

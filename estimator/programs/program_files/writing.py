@@ -28,6 +28,7 @@ from ..program import (
     Stored,
     Weight,
 )
+from ..setting import ALONE
 from ..step import CACHED_SIZES
 from .limits import FORMAT, MOST_PROGRAMS
 from .near import LONG_PARTS, all_near, is_near
@@ -114,6 +115,10 @@ def written(family: Family) -> str:
         "format": FORMAT,
         "model_type": family.model_type,
         "recorded": dict(family.recorded),
+        "settings": [
+            {name: list(known) for name, known in one.items() if known != ALONE[name]} for one in family.settings
+        ],
+        "interfaces": family.interfaces,
         "symbols": dict(family.symbols),
         "structure": dict(family.structure),
         "switches": {key: [one.value, list(one.fewer), dict(one.tied)] for key, one in family.switches.items()},

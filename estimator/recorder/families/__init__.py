@@ -14,50 +14,47 @@ from dataclasses import replace
 from typing import Any
 
 from ...errors import InputError
-from ...operators import CPU, Cuda
 from ...programs.family import Family
 from ...programs.program_files import read, written
-from ...programs.shipped import is_served
-from ...programs.step import Part
+from ...programs.setting import VALUES, Setting, Settings, merged
 from .. import config_reads
 from ..agreement import settings_served
+from ..hugging_face import HuggingFaceModel
+from .cases import BASES, Case, cases_of, covers, has_interfaces, of_dtypes, rows_of
 from .classes import structure_of
 from .configs import KV_HEADS, class_config, foreign_keys, resolved_keys
 from .draws import drawn_config
 from .fitting import Coincidence, NotOne, record_family
-from .settings import PARTS, Setting, asked, covers, has_interfaces, rows_of, settings_of
 from .structure import DERIVED, Structure
 
 __all__ = [
-    "PARTS",
-    "Setting",
-    "asked",
+    "Case",
+    "cases_of",
     "has_interfaces",
     "record",
     "record_families",
     "record_for_all_settings",
-    "settings_of",
 ]
 
 
-def record(raw: Mapping[str, Any], settings: Sequence[Setting] | None = None) -> dict[Setting, Family | InputError]:
+def record(raw: Mapping[str, Any], cases: Sequence[Case] | None = None) -> dict[Case, Family | InputError]:
     """The programs of a config's structure, or why there is none. Needs PyTorch.
 
-    ``settings``, by default those that programs are shipped for, have programs of their own where those for all
-    settings do not serve them.
+    ``cases``, by default those that programs are shipped for, have programs of their own where those for all settings
+    do not serve them on both devices.
     """
-    found: dict[Setting, Family | InputError] = {}
-    if has_interfaces():
-        found = record_for_all_settings(raw)
+    found = record_for_all_settings(raw) if has_interfaces() else {}
     families = [one for one in found.values() if isinstance(one, Family)]
-    dtype = families[0].program.dtype if families else ""
     alone = [
-        setting
-        for setting in (settings_of(raw) if settings is None else settings)
-        if not families or not is_served(asked(setting, families[0]), setting.dtype or dtype, families)
+        case
+        for case in (cases_of(raw) if cases is None else cases)
+        if not all(
+            any(one.serves(setting) for one in families)
+            for setting in (*case.settings, *case.on(device="cuda").settings)
+        )
     ]
     found = (found if families else {}) | record_families(raw, alone)
-    return {setting: one if isinstance(one, InputError) else _readable(one) for setting, one in found.items()}
+    return {case: one if isinstance(one, InputError) else _readable(one) for case, one in found.items()}
 
 
 def _readable(family: Family) -> Family | InputError:
@@ -69,31 +66,33 @@ def _readable(family: Family) -> Family | InputError:
     return family
 
 
-def record_for_all_settings(raw: Mapping[str, Any], seed: int = 0) -> dict[Setting, Family | InputError]:
+def record_for_all_settings(raw: Mapping[str, Any], seed: int = 0) -> dict[Case, Family | InputError]:
     """The programs of a structure whose attention, masks and cache are calls that the setting decides.
 
     They are left out where they do what the module does in no setting.
     """
     heads = ("K",) if any(resolved_keys(raw).get(key) == 1 for key in KV_HEADS) else ()
-    made: dict[Setting, Family | InputError] = {}
+    made: dict[Case, Family | InputError] = {}
     try:
-        structure = structure_of(raw, Setting(fixed=heads), random.Random(seed), False, groups=True)
+        train = of_dtypes(Setting(attention=HuggingFaceModel(raw, "the config").attention))
+        structure = structure_of(raw, Case(train, fixed=heads), random.Random(seed), False, groups=True)
     except InputError as error:
-        return {Setting(part=part): error for part in PARTS if not part.endswith("padded")}
+        return {Case((base,), interfaces=True): error for base in BASES if not base.attention_mask}
     chunked = structure[0].chunk is not None  # such layers have a cache of their own
-    served: dict[Part, list[str]] = {}
-    for part in PARTS:
-        if chunked and part == "generate":
+    served: dict[Setting, tuple[Settings, ...]] = {}
+    for base in BASES:
+        generates, unpadded = base.cache is not None, served.get(base._replace(attention_mask=False), ())
+        if chunked and generates:
             continue
-        if part.endswith("padded") and not _is_missing_padding(served.get(_UNPADDED[part], [])):
+        if base.attention_mask and (not unpadded or any(True in one["attention_mask"] for one in unpadded)):
             continue
-        for cached in (True,) if part == "generate" else (False,) if chunked else (True, False):
-            first = Setting(part=part, fixed=heads, beyond_window=None, cached=cached)
+        for cached in (True,) if generates else (False,) if chunked else (True, False):
+            first = Case(of_dtypes(base), interfaces=True, fixed=heads, beyond_window=None, cached=cached)
             try:
-                families = _of_part(structure, first, seed)
+                families = _of_base(structure, first, seed)
                 draw = _sampled(structure[0], heads, random.Random(seed + 3))
                 with config_reads.noted() as reads:
-                    settings = settings_served(list(families.values()), part, draw)
+                    settings = settings_served(list(families.values()), base, draw)
             except InputError as error:
                 made[replace(first, cached=True)] = error
                 continue
@@ -102,46 +101,26 @@ def record_for_all_settings(raw: Mapping[str, Any], seed: int = 0) -> dict[Setti
                     "no setting is one for which the rules of attention and masks do what the module does"
                 )
             else:
-                served[part] = settings
+                served[base] = settings
                 made.pop(replace(first, cached=True), None)
-                made |= {
-                    setting: replace(
-                        family,
-                        recorded={
-                            **family.recorded,
-                            "settings": settings,
-                            "reads": sorted({*family.recorded["reads"], *foreign_keys(reads, class_config(raw))}),
-                        },
-                    )
-                    for setting, family in families.items()
-                }
+                for case, family in families.items():
+                    known = sorted({*family.recorded["reads"], *foreign_keys(reads, class_config(raw))})
+                    devices = family.settings[0]["device"]
+                    own = merged({**one, "device": (on,)} for one in settings for on in one["device"] if on in devices)
+                    made[case] = replace(family, settings=own, recorded={**family.recorded, "reads": known})
                 break
     return made
 
 
-_UNPADDED: dict[Part, Part] = {"train padded": "train", "infer padded": "infer"}
-
-
-def _is_missing_padding(settings: Sequence[str]) -> bool:
-    """Whether programs of a part serve settings, and none of them with a padding mask."""
-    return bool(settings) and not any(word.endswith(", attention_mask") for word in settings)
-
-
-def _of_part(
-    structure: tuple[Structure, dict[str, Any], dict[str, Any]], first: Setting, seed: int
-) -> dict[Setting, Family]:
-    """The programs of a part: for all sequences and both devices, or one for each kind that makes other calls."""
+def _of_base(structure: tuple[Structure, dict[str, Any], dict[str, Any]], first: Case, seed: int) -> dict[Case, Family]:
+    """The programs for all sequences and both devices, or one for each kind that makes other calls."""
     found, lists, defaults = structure
-    families: dict[Setting, Family] = {}
+    families: dict[Case, Family] = {}
     for fixed, whole in rows_of(found.chunk is not None):
-        for device in (CPU, Cuda()):
-            setting = replace(first, fixed=(*fixed, *first.fixed), whole_chunks=whole, device=device)
-            if any(
-                covers(one, replace(other, device=device) if one.recorded["device"] == "any" else other, setting)
-                for other, one in families.items()
-            ):
-                continue
-            families[setting] = record_family(_of_setting(found, setting), lists, defaults, random.Random(seed + 1))
+        for device in VALUES["device"]:
+            case = replace(first.on(device=device), fixed=(*fixed, *first.fixed), whole_chunks=whole)
+            if not any(covers(one, case) for one in families.values()):
+                families[case] = record_family(_of_case(found, case), lists, defaults, random.Random(seed + 1))
     return families
 
 
@@ -151,67 +130,63 @@ def _sampled(
     """A function that draws a config, a batch and a sequence: beyond the window or not, and of one row or more."""
 
     def draw(beyond_window: bool, one_row: bool) -> tuple[dict[str, Any], int, int]:
-        setting = Setting(beyond_window=beyond_window, fixed=(*heads, *(("B",) if one_row else ())))
-        drawn = drawn_config(
-            replace(found, setting=setting, step=max(found.step, 4)), rng, found.depth
-        )  # as flash-attn asks
+        case = replace(found.case, beyond_window=beyond_window, fixed=(*heads, *(("B",) if one_row else ())))
+        drawn = drawn_config(replace(found, case=case, step=max(found.step, 4)), rng, found.depth)  # as flash-attn asks
         return drawn.raw, drawn.batch, drawn.seq
 
     return draw
 
 
-def record_families(
-    raw: Mapping[str, Any], settings: Sequence[Setting], seed: int = 0
-) -> dict[Setting, Family | InputError]:
-    """The programs of a structure in several settings, or why there is none. The first setting sorts the config's keys.
+def record_families(raw: Mapping[str, Any], cases: Sequence[Case], seed: int = 0) -> dict[Case, Family | InputError]:
+    """The programs of a structure in several cases, or why there is none. The first case sorts the config's keys.
 
-    A setting that an earlier program answers is left out: a batch of one, where it makes the same calls. One that makes
+    A case that an earlier program is for is left out: a batch of one, where it makes the same calls. One that makes
     other calls on a GPU is recorded for that, too.
     """
-    made: dict[Setting, Family | InputError] = {}
+    made: dict[Case, Family | InputError] = {}
     structure: tuple[Structure, dict[str, Any], dict[str, Any]] | None = None
-    waiting, powers = list(settings), (False, True)
+    waiting, powers = list(cases), (False, True)
     while waiting:
-        setting = waiting.pop(0)
-        if structure is not None and setting.attention == structure[0].attention:
-            setting = replace(setting, attention=None)
+        case = waiting.pop(0)
         if structure is not None and structure[0].chunk is None:
-            setting = replace(setting, whole_chunks=False, fixed=tuple(x for x in setting.fixed if x != "chunks"))
-        if any(isinstance(one, Family) and covers(one, other, setting) for other, one in made.items()):
+            case = replace(case, whole_chunks=False, fixed=tuple(x for x in case.fixed if x != "chunks"))
+        if any(isinstance(one, Family) and covers(one, case) for one in made.values()):
             continue
         for power in powers:
             try:
                 if structure is None or structure[0].power < power:
-                    structure = structure_of(raw, setting, random.Random(seed), power)
+                    structure = structure_of(raw, case, random.Random(seed), power)
                 found, lists, defaults = structure
-                own = _of_setting(found, setting)
+                own = _of_case(found, case)
                 try:
                     one = record_family(own, lists, defaults, random.Random(seed + 1))
                 except Coincidence:  # a number was that of another size in all recordings
                     one = record_family(own, lists, defaults, random.Random(seed + 2))
-                made[setting] = one
-                if one.recorded["device"] == "cpu" and setting.generates is None:
-                    waiting.insert(0, replace(setting, device=Cuda()))
+                made[case] = one
+                on_cuda = case.on(device="cuda")
+                if not case.holds_cache and not all(map(one.serves, on_cuda.settings)):
+                    waiting.insert(0, on_cuda)
             except InputError as error:
-                made[setting] = error
+                made[case] = error
                 if isinstance(error, NotOne) and power < powers[-1]:
                     continue
-                if setting.generates == "decode":
-                    del made[setting]
-                    waiting[:0] = [replace(setting, generates=pass_) for pass_ in ("first", "later")]
+                if len(case.pasts) > 1:
+                    del made[case]
+                    split = (tuple(x for x in case.settings if x.past == past) for past in ("prefill", "decode"))
+                    waiting[:0] = [replace(case, settings=settings) for settings in split]
             break
-    passes = {s.generates == "prefill" for s, one in made.items() if s.generates and isinstance(one, Family)}
+    passes = {case.pasts == {None} for case, one in made.items() if case.holds_cache and isinstance(one, Family)}
     if len(passes) == 1:  # a call has both
-        made = {s: one for s, one in made.items() if s.generates is None or isinstance(one, InputError)}
+        made = {case: one for case, one in made.items() if not case.holds_cache or isinstance(one, InputError)}
     return made
 
 
-def _of_setting(found: Structure, setting: Setting) -> Structure:
-    """What is known of a class, to be recorded in a setting. A cache's tokens count where the sequence does."""
-    if setting.generates in (None, "prefill"):
-        return replace(found, setting=setting)
+def _of_case(found: Structure, case: Case) -> Structure:
+    """What is known of a class, to be recorded in a case. A cache's tokens count where the sequence does."""
+    if case.pasts <= {None}:
+        return replace(found, case=case)
     derived = {
         name: re.sub(r"\bS\b", "(past + S)", text) if name in dict(DERIVED) else text
         for name, text in found.derived.items()
     }
-    return replace(found, setting=setting, derived=derived)
+    return replace(found, case=case, derived=derived)

@@ -15,6 +15,7 @@ from .. import config_reads
 from ..fit import fit
 from ..hugging_face import HuggingFaceModel
 from ..loops import rolled
+from .cases import Case
 from .configs import (
     CHUNKS,
     KV_HEADS,
@@ -31,7 +32,6 @@ from .configs import (
 from .draws import DRAWS, drawn_config, recorded_draw
 from .keys import defaults_of, probe
 from .lists import lists_of
-from .settings import Setting
 from .structure import DERIVED, Structure
 
 _KV_HEADS_OF = "_key_value_heads"
@@ -39,7 +39,7 @@ _KV_HEADS_OF = "_key_value_heads"
 
 
 def structure_of(
-    raw: Mapping[str, Any], setting: Setting, rng: random.Random, power: bool, groups: bool = False
+    raw: Mapping[str, Any], case: Case, rng: random.Random, power: bool, groups: bool = False
 ) -> tuple[Structure, dict[str, Any], dict[str, Any]]:
     """What is known of a config's class, the rules of its lists, and its defaults.
 
@@ -57,7 +57,7 @@ def structure_of(
     raw = {key: value for key, value in raw.items() if key not in other_names}
     raw |= {key: config[key] for key in other_names.values()}
     raw = {key: one_for_all(value) if key in ROLES["I"] else value for key, value in raw.items()}
-    found = Structure(raw, setting, power=power, other_names=other_names)
+    found = Structure(raw, case, power=power, other_names=other_names)
     found.attention = HuggingFaceModel(raw, "the config").attention
     found.derived = {
         name: text

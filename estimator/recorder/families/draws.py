@@ -9,15 +9,15 @@ from typing import Any
 
 from ...errors import InputError
 from ...ledger import whole
+from ...operators import CPU, Cuda
 from ...programs.attention import WIDE
 from ...programs.expressions import evaluate, names
 from ...programs.family import DEPTH_KEYS, INDEX_KEYS, SHARING, number_of
 from ...programs.program import Program
+from ...programs.setting import Setting
 from ...programs.step import CachedTokens, Procedure, Step
-from ...programs.substitution import DTYPE
 from ..hugging_face import HuggingFaceModel
 from .configs import resolved_keys, without_factors
-from .settings import DTYPES, LOWER
 from .structure import Structure
 
 EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
@@ -51,7 +51,7 @@ class Draw:
     values: dict[str, int]
     batch: int
     seq: int
-    dtype: str
+    setting: Setting
     cached: CachedTokens | None
     window: int | None
 
@@ -68,29 +68,22 @@ def _numbers(cached: CachedTokens | None, window: int | None) -> dict[str, int]:
 
 def program_of(raw: Mapping[str, Any], draw: Draw, found: Structure) -> Program:
     """What a config's model calls, at the sizes of a draw. Raises what the model raises."""
-    setting = found.setting
-    if setting.part is not None:
-        return HuggingFaceModel(raw, "the config").of_all_settings(
-            setting.part, draw.dtype, draw.batch, draw.seq, setting.device.type, setting.cached
-        )
-    return HuggingFaceModel(raw, "the config").at(step_of(found, draw.dtype, draw.cached), draw.batch, draw.seq)
-
-
-def step_of(found: Structure, dtype: str, cached: CachedTokens | None) -> Step:
-    """The step in which a program is recorded."""
-    setting = found.setting
-    attention: Any = setting.attention or found.attention
-    return Step(
+    live, setting = HuggingFaceModel(raw, "the config"), draw.setting
+    if found.case.interfaces:
+        return live.of_all_settings(setting, draw.batch, draw.seq, found.case.cached)
+    attention: Any = setting.attention
+    step = Step(
         family=str(found.raw["model_type"]),
-        dtype=dtype,
-        autocast=dtype if setting.autocast == DTYPE else setting.autocast,
+        dtype=setting.dtype,
+        autocast=setting.autocast,
         attention=attention,
         attention_mask=setting.attention_mask,
         use_cache=setting.use_cache,
-        device=setting.device,
+        device={"cpu": CPU, "cuda": Cuda()}[setting.device],
         procedure=Procedure(trains=setting.trains),
-        cached=cached,
+        cached=draw.cached,
     )
+    return live.at(step, draw.batch, draw.seq)
 
 
 def groups_symbol(key: str) -> str:
@@ -119,22 +112,22 @@ def drawn_config(found: Structure, rng: random.Random, depth: int, tie: bool = F
 
     With ``tie`` the hidden size is that of all heads together, and the window is where the two regimes meet.
     """
-    raw = dict(found.raw)
+    raw, case = dict(found.raw), found.case
     n = rng.randint
-    ones = (*found.setting.fixed, one)
+    ones = (*case.fixed, one)
     seq = 1 if "S" in ones else n(9, 70)
     if found.chunk is not None:
         size = int(found.chunk) if found.chunk.isdigit() else n(20, 90)
         if "chunks" in ones:
-            least = 2 if found.setting.generates is None else 9
-            seq = size if found.setting.whole_chunks else 1 if seq == 1 else n(least, size - 1)
+            least = 9 if case.holds_cache else 2
+            seq = size if case.whole_chunks else 1 if seq == 1 else n(least, size - 1)
         elif seq > 1:  # a loop over chunks is seen from its fourth pass on
             passes = 2 if tie else n(4, 9)
-            seq = size * passes - (0 if found.setting.whole_chunks else n(1, size - 1))
+            seq = size * passes - (0 if case.whole_chunks else n(1, size - 1))
         if not found.chunk.isdigit():
             raw[found.chunk] = size
     values = {"B": 1 if "B" in ones else n(2, 12), "S": seq}
-    past = 0 if found.setting.generates in (None, "prefill") else 1 if one == "past" else n(9, 70)
+    past = 0 if case.pasts <= {None} else 1 if one == "past" else n(9, 70)
     tokens = past + seq
     step = found.step
 
@@ -174,7 +167,7 @@ def drawn_config(found: Structure, rng: random.Random, depth: int, tie: bool = F
         for key in ("partial_rotary_factor", "rotary_pct", "rope_scaling"):
             raw.pop(key, None)
     if found.window is not None:
-        beyond = found.setting.beyond_window
+        beyond = case.beyond_window
         low, high = (2, 4 * tokens) if beyond is None else (2, tokens) if beyond else (tokens + 1, 4 * tokens)
         near = high if beyond else low
         values[found.window] = raw[found.window] = near if tie else n(low, high)
@@ -243,12 +236,9 @@ def drawn_config(found: Structure, rng: random.Random, depth: int, tie: bool = F
         raw |= {key: [base[key][i] for i in layers] for key in found.lists}
     if found.depth_is_size:
         values[found.layers] = raw[found.layers]
-    dtypes = LOWER if found.setting.attention == "flash" or found.setting.autocast == DTYPE else DTYPES
-    dtype = found.setting.dtype or dtypes[next(found.turn) % len(dtypes)]
+    setting = case.settings[next(found.turn) % len(case.settings)]
     cached, window = None, None if found.window is None else raw[found.window]
-    if found.setting.generates is not None:
-        by_turns = past == 1 or (past > 1 and next(found.passes) % 2 == 0)
-        prefilled = {"first": True, "later": False}.get(found.setting.generates, by_turns)
-        cached = CachedTokens("dynamic", past, tokens, prefilled, found.reorders)
+    if case.holds_cache:
+        cached = CachedTokens("dynamic", past, tokens, past == 1 or setting.past == "prefill", setting.reordered)
         values |= _numbers(cached, window)
-    return Draw(raw, values, values["B"], values["S"], dtype, cached, window)
+    return Draw(raw, values, values["B"], values["S"], setting, cached, window)

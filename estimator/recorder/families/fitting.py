@@ -11,12 +11,11 @@ import torch
 import transformers
 
 from ...errors import InputError
-from ...operators import CPU, Cuda
 from ...programs.attention import WIDE
 from ...programs.expressions import names
 from ...programs.family import ONES, Family, structural
 from ...programs.program import Program
-from ...programs.shipped import setting_of
+from ...programs.setting import DTYPES, Settings, merged
 from ...programs.substitution import without_sources
 from .. import config_reads
 from ..fit import Recording, fit, symbols_of
@@ -25,7 +24,7 @@ from ..kinds import examples, smallest
 from ..lifting import lifted
 from ..loops import rolled
 from .configs import class_config, foreign_keys, resolved_keys
-from .draws import CHECKS, DRAWS, program_of, recorded_draw, step_of
+from .draws import CHECKS, DRAWS, program_of, recorded_draw
 from .keys import definitions
 from .orders import in_order, needs_every_kind, signs_of, useful_orders, with_orders
 from .structure import Structure
@@ -42,7 +41,7 @@ class NotOne(InputError):
 def record_family(
     found: Structure, lists: Mapping[str, Any], defaults: Mapping[str, Any], rng: random.Random
 ) -> Family:
-    """The program of a setting. Raises ``InputError`` where there is none for all draws."""
+    """The program of a case. Raises ``InputError`` where there is none for all draws."""
     with config_reads.noted() as reads:
         family = _fitted(found, lists, defaults, rng)
     reads = foreign_keys(reads, class_config(found.raw))
@@ -50,7 +49,7 @@ def record_family(
 
 
 def _fitted(found: Structure, lists: Mapping[str, Any], defaults: Mapping[str, Any], rng: random.Random) -> Family:
-    raw, setting = found.raw, found.setting
+    raw, case = found.raw, found.case
     map_ = dict(class_config(raw).attribute_map)
     recordings: list[Recording] = []
     kinds, orders, every_kind = None, None, False
@@ -103,23 +102,20 @@ def _fitted(found: Structure, lists: Mapping[str, Any], defaults: Mapping[str, A
             "default_attention": found.attention,
             **({} if live.supports_checkpointing else {"checkpointing": False}),
             **({"every_kind": True} if every_kind else {}),
-            **(
-                {"part": setting.part, "device": setting.device.type}
-                if setting.part is not None
-                else setting_of(step_of(found, draw.dtype, draw.cached)) | {"autocast": setting.autocast}
-            ),
         },
+        settings=_settings(found, live),
+        interfaces=case.interfaces,
         window=found.window,
-        beyond_window=setting.beyond_window,
+        beyond_window=case.beyond_window,
         chunk=found.chunk,
-        whole_chunks=found.chunk is not None and setting.whole_chunks,
-        fixed=setting.fixed,
+        whole_chunks=found.chunk is not None and case.whole_chunks,
+        fixed=case.fixed,
         harmless=tuple(dict.fromkeys([*found.harmless, *unused])),
     )
     family = replace(family, ones=tuple(name for name in ONES if _holds(found, rng, family, name)))
     if "G" in family.ones:
         family = _of_any_groups(family, found)
-    if setting.part is not None:
+    if case.interfaces:
         family = _widened(found, rng, family)
     for i in range(CHECKS):
         others: dict[str, Any] = {
@@ -130,37 +126,30 @@ def _fitted(found: Structure, lists: Mapping[str, Any], defaults: Mapping[str, A
         draw, fresh = recorded_draw(changed, rng, depth=found.depth + 1 + i, tie=i == 1)
         others_ = [in_order(draw.raw, order, lists) for order in orders]
         for given, wanted in ((draw.raw, fresh), *((x, program_of(x, draw, changed)) for x in others_)):
-            answered = family.at(given, draw.sizes, draw.dtype)
+            answered = family.at(given, draw.sizes, draw.setting.dtype)
             if not _same(answered, wanted):
                 difference = _difference(answered, wanted)
                 raise Coincidence(f"the program differs from a recording at other sizes: {difference}")
-    if setting.generates is None:
-        if setting.device is CPU and _same_on_cuda(found, rng, family):
-            family = replace(family, recorded={**family.recorded, "device": "any"})
-    elif setting.generates != "prefill":
-        how: dict[str, Any] = {"prefilled": {"first": True, "later": None, "decode": "any"}[setting.generates]}
-        if _same_reordered(found, rng, family):
-            how["reordered"] = "any"
-        family = replace(family, recorded={**family.recorded, **how})
+    changes: dict[str, Any] = {"reordered": True} if case.holds_cache else {"device": "cuda"}
+    other = replace(found, case=case.on(**changes))
+    if other.case != case and case.pasts != {None}:
+        drawn = [recorded_draw(other, rng) for _ in range(2 if case.holds_cache else 1)]  # one pass's tokens, or two's
+        if all(_same(family.at(draw.raw, draw.sizes, draw.setting.dtype), fresh) for draw, fresh in drawn):
+            family = replace(family, settings=merged([*family.settings, *_settings(other, live)]))
     return family
 
 
-def _same_reordered(found: Structure, rng: random.Random, family: Family) -> bool:
-    """Whether the calls are the same after beam search has copied the cache."""
-    found.reorders = True
-    same = True
-    for _ in range(2):  # the tokens of one pass, and those of two
-        draw, fresh = recorded_draw(found, rng)
-        same = same and _same(family.at(draw.raw, draw.sizes, draw.dtype), fresh)
-    found.reorders = False
-    return same
-
-
-def _same_on_cuda(found: Structure, rng: random.Random, family: Family) -> bool:
-    """Whether the calls are the same on a GPU."""
-    on_cuda = replace(found, setting=replace(found.setting, device=Cuda()))
-    draw, fresh = recorded_draw(on_cuda, rng)
-    return _same(family.at(draw.raw, draw.sizes, draw.dtype), fresh)
+def _settings(found: Structure, live: HuggingFaceModel) -> tuple[Settings, ...]:
+    """The settings of a case. Flash attention casts what is float32 before its kernel, so the program is the same."""
+    rows: list[Settings] = []
+    for one in found.case.settings:
+        row: dict[str, tuple[Any, ...]] = {name: (value,) for name, value in one._asdict().items()}
+        if one.attention == "flash" and one.autocast is None:
+            row["dtype"] = DTYPES
+        if live.experts is not None:
+            row["experts_implementation"] = (None, live.experts)
+        rows.append(row)
+    return merged(rows)
 
 
 def _widened(found: Structure, rng: random.Random, family: Family) -> Family:
@@ -174,7 +163,7 @@ def _is_right(family: Family, found: Structure, rng: random.Random) -> bool:
     """Whether the program is that of a fresh recording."""
     try:
         draw, fresh = recorded_draw(found, rng)
-        return _same(family.at(draw.raw, draw.sizes, draw.dtype), fresh)
+        return _same(family.at(draw.raw, draw.sizes, draw.setting.dtype), fresh)
     except InputError:
         return False
 
@@ -192,21 +181,22 @@ def _same(a: Program, b: Program) -> bool:
 
 def _holds(found: Structure, rng: random.Random, family: Family, one: str) -> bool:
     """Whether the program is right where a symbol is 1."""
+    case = found.case
     if (
-        one in found.setting.fixed
+        one in case.fixed
         or (one == "K" and not found.grouped)
-        or (one == "G" and (not found.grouped or found.setting.part is None or bool(found.other_heads)))
+        or (one == "G" and (not found.grouped or not case.interfaces or bool(found.other_heads)))
         or (one == "chunks" and family.chunk is None)
         or (one == "S" and family.chunk is not None)
-        or (one in ("S", "past") and found.window is not None and found.setting.beyond_window)
-        or (one == "past" and found.setting.generates not in ("decode", "first"))
+        or (one in ("S", "past") and found.window is not None and case.beyond_window)
+        or (one == "past" and "prefill" not in case.pasts)
     ):
         return False
     try:
         draw, fresh = recorded_draw(found, rng, one=one)
         if one == "G":
             family = _of_any_groups(family, found)
-        return _same(replace(family, ones=(one,)).at(draw.raw, draw.sizes, draw.dtype), fresh)
+        return _same(replace(family, ones=(one,)).at(draw.raw, draw.sizes, draw.setting.dtype), fresh)
     except InputError:
         return False
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ...programs.family import Switch
-from .settings import Setting
+from .cases import Case
 
 DERIVED = (
     ("selected", "min(index_topk, S)"),
@@ -26,7 +26,7 @@ class Structure:
     """What is known of a config's class."""
 
     raw: dict[str, Any]
-    setting: Setting
+    case: Case
     layers: str = ""
     """As ``Family.layers``."""
     letters: dict[str, Any] | None = None
@@ -83,7 +83,3 @@ class Structure:
     """As ``Family.chunk``."""
     other_names: dict[str, str] = field(default_factory=dict)
     """Keys that the class takes for others."""
-    passes: Iterator[int] = field(default_factory=itertools.count)
-    """Of the tokens in a cache, one forward pass made all or two did, by turns."""
-    reorders: bool = False
-    """Beam search copies the cache."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,18 +13,9 @@ from ...outputs import place_of
 from ...plans import models, recorded_programs
 from ...programs.libraries import is_installed
 from ...programs.releases import NEWEST, RELEASES, installed_release
+from ...programs.setting import Setting, Settings
 from ...text import dumped, matches
 from .tables import counted, fits_screen, refuse_input, show, show_answer, table
-
-PARTS = {
-    "train": "training",
-    "train padded": "training on padded rows",
-    "train packed": "training on packed rows",
-    "infer": "inference",
-    "infer padded": "inference on padded rows",
-    "generate": "generate",
-}
-"""What programs for several settings are of."""
 
 
 def configure(parser: argparse.ArgumentParser, _: Sequence[str]) -> None:
@@ -65,27 +56,23 @@ def execute(args: argparse.Namespace) -> int:
         )
     from ...programs.family import Family
     from ...programs.program_files import written_together
-    from ...recorder.families import Setting, record
+    from ...recorder.families import Case, record
 
     found = record(spec.raw)
     good = [family for family in found.values() if isinstance(family, Family)]
-    refused: dict[str, Setting] = {}
-    for setting, error in found.items():
+    refused: dict[str, Case] = {}
+    for case, error in found.items():
         if isinstance(error, InputError):
-            refused.setdefault(str(error), setting)
+            refused.setdefault(str(error), case)
     if not good:
         raise InputError(f"{args.model}: {next(iter(refused))}; `estimator estimate` records it each time instead")
     word = recorded_programs.structure_of(good[0].structure)
     path = recorded_programs.write(
         written_together(good), family, word, None if args.output is None else Path(args.output), release
     )
-    for reason, setting in refused.items():
-        task = "training" if setting.trains else "inference" if setting.generates is None else "generate"
-        task = task if setting.part is None else f"{PARTS[setting.part]} in all settings"
-        task += "" if setting.attention is None else f" with {setting.attention}"
-        task += "" if setting.autocast is None else " under autocast"
-        task += " with a padding mask" if setting.attention_mask else ""
-        show(f"No program for {task}: {reason}.")
+    for reason, case in refused.items():
+        first = case.settings[0]
+        show(f"No program for {f'{first.task} in all settings' if case.interfaces else first}: {reason}.")
     show_answer(f"{len(good)} programs of {family} in {path}", brief=str(path))
     return 0
 
@@ -93,7 +80,7 @@ def execute(args: argparse.Namespace) -> int:
 def _is_shipped(raw: Mapping[str, Any], family: str) -> bool:
     """Whether the package has programs for all settings of a config's structure."""
     for one in recorded_programs.programs_of(family):
-        if one.part is not None and not one.file:
+        if one.interfaces and not one.file:
             try:
                 one.check_config(raw)
             except InputError:
@@ -122,7 +109,7 @@ def _list(args: argparse.Namespace) -> int:
             {
                 "family": programs[0].model_type,
                 "structure": path.stem.partition(".")[2],
-                "settings": ", ".join(dict.fromkeys(_setting(program.recorded) for program in programs)),
+                "settings": ", ".join(_tasks(one for program in programs for one in program.settings)),
                 "transformers": release,
                 "from": f"{origin}: transformers {first.get('transformers')}",
             }
@@ -151,11 +138,11 @@ def _list(args: argparse.Namespace) -> int:
     return 0
 
 
-def _setting(recorded: Any) -> str:
-    if "part" in recorded:
-        return f"{PARTS[recorded['part']]} in {len(recorded['settings'])} settings"
-    task = "training" if recorded.get("trains") else "inference"
-    if recorded.get("cache") is not None:
-        return f"generate with a {recorded['cache']} cache"
-    device = {"any": "", "cpu": " on a CPU", "cuda": " on a GPU"}.get(recorded.get("device"), "")
-    return f"{task} with {recorded.get('attention')}{device}"
+def _tasks(settings: Iterable[Settings]) -> Iterator[str]:
+    """What settings are, in words: each task, with which attentions."""
+    found: dict[str, dict[str, None]] = {}
+    for one in settings:
+        task = Setting(*(values[0] for values in one.values())).task
+        found.setdefault(task, {}).update(dict.fromkeys(one["attention"]))
+    for task, attentions in found.items():
+        yield f"{task} ({', '.join(attentions)})"
