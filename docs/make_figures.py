@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from estimator.answers.comparison import Row, compare
+from estimator.figures.canvas import save
 from estimator.figures.methods_compared import comparison_figure
 from estimator.figures.shares_of_full import thesis_figure
 from estimator.show.cli import main as run
@@ -60,10 +61,10 @@ def main() -> None:
         ["rtx-4090", "h100-80gb"],
         extra=CURVES,
     )
-    comparison_figure(comparison, IMAGES / "compare.png")
+    save(comparison_figure(comparison), IMAGES / "compare.png")
     rows = {model: compare({"model": model}, ADAPTERS, SEQS, 2048).rows for model in MODELS}
     conditions = "  ·  ".join(CONDITIONS)
-    thesis_figure(rows, (512, 2048, 8192), conditions, IMAGES / "thesis.png")
+    save(thesis_figure(rows, (512, 2048, 8192), conditions), IMAGES / "thesis.png")
     print(markdown(rows))
     for name, command in COMMANDS.items():
         run([*command.split(), "--output", str(IMAGES / name)])

@@ -11,6 +11,7 @@ from estimator.answers.comparison import REQUIRED, all_methods, compare
 from estimator.answers.estimate import to_result
 from estimator.bases.formats import FORMATS
 from estimator.errors import InputError
+from estimator.figures.canvas import save
 from estimator.figures.methods_compared import comparison_figure
 from estimator.ledger import Ledger
 from estimator.methods.registry import METHODS
@@ -54,7 +55,7 @@ def methods() -> str:
     """Every method at its defaults, the largest peak first; draws the figure."""
     keys = {"model": MODEL}
     found = compare(keys, all_methods({**keys, "seq": SEQ}, {}), (SEQ,), SEQ)
-    comparison_figure(found, HERE / "images" / "methods.png")
+    save(comparison_figure(found), HERE / "images" / "methods.png")
     rows = []
     for row in sorted(found.rows, key=lambda row: -row.results[SEQ].bytes["peak"]):
         result, share = row.results[SEQ], row.shares[SEQ]

@@ -19,7 +19,7 @@ from ..errors import InputError
 from ..plans.models import load
 from ..plans.plan import Plan
 from .function import Assignment, Function, Variable
-from .polynomials import Quotient
+from .polynomials import Quotient, quotient
 
 _DEGREE = 2
 _MOST_CONTEXTS = 1024
@@ -116,4 +116,4 @@ def _at(polynomial: Sequence[Fraction], x: int) -> Fraction:
 def _expression(x: Any, polynomial: Sequence[Fraction]) -> Any:
     divisor = lcm(*(c.denominator for c in polynomial))
     total = Add(*(Integer(int(c * divisor)) * x**n for n, c in enumerate(polynomial)))
-    return total if divisor == 1 else Quotient(total, Integer(divisor))
+    return quotient(total, divisor)

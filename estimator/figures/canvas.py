@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, ParamSpec
 
 from ..errors import InputError
 from ..text import printable_lines
@@ -13,6 +14,7 @@ from ..text import printable_lines
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+Asked = ParamSpec("Asked")
 
 INK, GREY, FAINT = "#222222", "#666666", "#dddddd"
 LIMIT = "#B22222"
@@ -39,7 +41,7 @@ STYLE = {
 
 
 @contextmanager
-def styled() -> Iterator[None]:
+def _style() -> Iterator[None]:
     """Matplotlib with its defaults and ``STYLE``, whatever a ``matplotlibrc`` says.
 
     Raises ``InputError`` where matplotlib does not start: it reads that file, and the name of a backend, on its import.
@@ -52,6 +54,23 @@ def styled() -> Iterator[None]:
         matplotlib.rcdefaults()
         matplotlib.rcParams.update(STYLE)
         yield
+
+
+def drawn(draw: Callable[Asked, Figure]) -> Callable[Asked, Figure]:
+    """What draws a figure does so in our style, and each text in it is ``printable``."""
+
+    @wraps(draw)
+    def styled(*args: Asked.args, **keys: Asked.kwargs) -> Figure:
+        with _style():
+            from matplotlib.text import Text
+
+            figure = draw(*args, **keys)
+            for text in figure.findobj(Text):
+                assert isinstance(text, Text)
+                text.set_text(printable_lines(text.get_text()))
+            return figure
+
+    return styled
 
 
 def new_figure(width: float, height: float) -> Figure:
@@ -74,23 +93,13 @@ def add_heading(figure: Figure, title: str, subtitle: str) -> None:
     figure.text(0.012, 1 - (0.28 + 0.27 * len(lines)) * inch, subtitle, fontsize=10, color=GREY, va="top")
 
 
-def finished(figure: Figure, path: Path | None) -> Figure:
-    """The figure, its texts made ``printable``, written to a file where one is named.
-
-    A letter that the font lacks is drawn as a box.
-    """
+def save(figure: Figure, path: Path) -> None:
+    """Write a figure to a file. A letter that the font lacks is drawn as a box. Raises ``OSError``."""
     import warnings
 
-    from matplotlib.text import Text
-
-    for text in figure.findobj(Text):
-        assert isinstance(text, Text)
-        text.set_text(printable_lines(text.get_text()))
-    if path is not None:
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Glyph .* missing")
-            figure.savefig(path, dpi=125)
-    return figure
+    with _style(), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing")
+        figure.savefig(path, dpi=125)
 
 
 def short(label: str, length: int = 28) -> str:

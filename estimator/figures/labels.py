@@ -10,7 +10,6 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.text import Annotation
 
-
 Place = tuple[tuple[float, float], tuple[float, float]]
 """Where a text may stand: a point, and the distance from it in points (1/72 inch), to the right and up."""
 

@@ -9,70 +9,69 @@ from typing import TYPE_CHECKING, Any
 from ..answers.max_context import Curve
 from ..engines.engine import Limit
 from ..text import GIB
-from .canvas import FAINT, LIMIT, LINES, add_heading, finished, new_figure, short, styled
+from .canvas import FAINT, LIMIT, LINES, add_heading, drawn, new_figure, short
 from .labels import label_limit, log_heights
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-
 DASHES: tuple[Any, ...] = ("-", "--", ":", "-.", (0, (7, 2)), (0, (4, 1, 1, 1, 1, 1)), (0, (1, 4)), (0, (2, 1)))
 _COUNTED = {"process": "resident memory", "dirty": "dirty memory", "used": "RAM in use", "device": "device memory"}
 
 
-def context_figure(curves: Sequence[Curve], path: Path | None = None) -> Figure:
+@drawn
+def context_figure(curves: Sequence[Curve]) -> Figure:
     """The memory against the context, a line for each model, recipe and cache type, with the limits.
 
-    Each limit has a panel with the memory that it limits. Raises ``OSError`` where the file cannot be written.
+    Each limit has a panel with the memory that it limits.
     """
     first = curves[0].row
     limits = " and ".join(_limit(limit) for limit in first.limits)
     models = list(dict.fromkeys(curve.row.plan.model for curve in curves))
     kinds = list(dict.fromkeys(_kind(curve) for curve in curves))
-    with styled():
-        figure = new_figure(11.2, 6.0)
-        panels = figure.subplots(len(first.limits), 1, sharex=True, squeeze=False)[:, 0]
-        figure.subplots_adjust(left=0.075, right=0.68, bottom=0.115, top=0.83, hspace=0.09)
-        for i, axes in enumerate(panels):
-            budget = (first.limits[i].budget or 0) / GIB
-            heights = [[each[i].needed / GIB for _, each in curve.points] for curve in curves]
-            lowest, highest = min(map(min, heights)), max(map(max, heights))
-            # Every curve is seen, one far above the limit at its start. A limit far above all curves is left out.
-            reach = min(highest, max(4 * budget, 1.4 * max(map(min, heights))))
-            log_heights(axes, lowest / 1.4, 1.4 * (highest if budget > 3 * highest else max(budget, reach)))
-            for curve, values in zip(curves, heights, strict=True):
-                row = curve.row
-                turn, place = divmod(models.index(row.plan.model), len(LINES))
-                style = DASHES[(kinds.index(_kind(curve)) + turn * len(kinds)) % len(DASHES)]
-                answer = "nothing fits" if row.answer is None else f"{row.answer:,}"
-                label = f"{short(Path(row.plan.model).name, 24)}, {_kind(curve)}: {answer}"
-                contexts = [context for context, _ in curve.points]
-                axes.plot(contexts, values, color=LINES[place], ls=style, lw=1.8, label=label, zorder=3)
-            axes.axhline(budget, color=LIMIT, lw=1.4, ls="--", zorder=5)
-            axes.grid(color=FAINT, lw=0.7, zorder=0)
-            axes.set_ylabel(f"{_COUNTED[first.limits[i].against]} (GiB, log)", fontsize=9.5)
-        panels[-1].set_xscale("log", base=2)
-        for i, axes in enumerate(panels):
-            _dots(axes, [(curve.row.answer, curve.row.limits[i].needed / GIB) for curve in curves])
-            limit = first.limits[i]
-            label_limit(axes, _limit(limit), (limit.budget or 0) / GIB, LIMIT)
-        panels[-1].xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
-        panels[-1].set_xlabel("context (tokens per sequence)")
-        panels[0].legend(
-            frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1.005, 1.015), alignment="left",
-            title="longest context that fits", handlelength=3,
-        )  # fmt: skip
-        where = f" on {first.plan.device}" if first.plan.device else ""
-        best = max((curve.row for curve in curves), key=lambda row: row.answer or 0)
-        text = "nothing fits" if best.answer is None else f"up to {best.answer:,} tokens ({Path(best.plan.model).name})"
-        assumed = "  ·  rests on what is assumed of the device" if first.result.assumptions else ""
-        add_heading(
-            figure,
-            f"Longest context in {limits}{where}: {text}",
-            f"llama.cpp {first.plan.llama_cpp.build}  ·  dots: the longest context that fits{assumed}",
-        )
-        return finished(figure, path)
+    figure = new_figure(11.2, 6.0)
+    panels = figure.subplots(len(first.limits), 1, sharex=True, squeeze=False)[:, 0]
+    figure.subplots_adjust(left=0.075, right=0.68, bottom=0.115, top=0.83, hspace=0.09)
+    for i, axes in enumerate(panels):
+        budget = (first.limits[i].budget or 0) / GIB
+        heights = [[each[i].needed / GIB for _, each in curve.points] for curve in curves]
+        lowest, highest = min(map(min, heights)), max(map(max, heights))
+        # Every curve is seen, one far above the limit at its start. A limit far above all curves is left out.
+        reach = min(highest, max(4 * budget, 1.4 * max(map(min, heights))))
+        log_heights(axes, lowest / 1.4, 1.4 * (highest if budget > 3 * highest else max(budget, reach)))
+        for curve, values in zip(curves, heights, strict=True):
+            row = curve.row
+            turn, place = divmod(models.index(row.plan.model), len(LINES))
+            style = DASHES[(kinds.index(_kind(curve)) + turn * len(kinds)) % len(DASHES)]
+            answer = "nothing fits" if row.answer is None else f"{row.answer:,}"
+            label = f"{short(Path(row.plan.model).name, 24)}, {_kind(curve)}: {answer}"
+            contexts = [context for context, _ in curve.points]
+            axes.plot(contexts, values, color=LINES[place], ls=style, lw=1.8, label=label, zorder=3)
+        axes.axhline(budget, color=LIMIT, lw=1.4, ls="--", zorder=5)
+        axes.grid(color=FAINT, lw=0.7, zorder=0)
+        axes.set_ylabel(f"{_COUNTED[first.limits[i].against]} (GiB, log)", fontsize=9.5)
+    panels[-1].set_xscale("log", base=2)
+    for i, axes in enumerate(panels):
+        _dots(axes, [(curve.row.answer, curve.row.limits[i].needed / GIB) for curve in curves])
+        limit = first.limits[i]
+        label_limit(axes, _limit(limit), (limit.budget or 0) / GIB, LIMIT)
+    panels[-1].xaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
+    panels[-1].set_xlabel("context (tokens per sequence)")
+    panels[0].legend(
+        frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1.005, 1.015), alignment="left",
+        title="longest context that fits", handlelength=3,
+    )  # fmt: skip
+    where = f" on {first.plan.device}" if first.plan.device else ""
+    best = max((curve.row for curve in curves), key=lambda row: row.answer or 0)
+    text = "nothing fits" if best.answer is None else f"up to {best.answer:,} tokens ({Path(best.plan.model).name})"
+    assumed = "  ·  rests on what is assumed of the device" if first.result.assumptions else ""
+    add_heading(
+        figure,
+        f"Longest context in {limits}{where}: {text}",
+        f"llama.cpp {first.plan.llama_cpp.build}  ·  dots: the longest context that fits{assumed}",
+    )
+    return figure
 
 
 def _dots(axes: Axes, answers: Sequence[tuple[int | None, float]]) -> None:

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from ..answers.comparison import Comparison, Row
 from ..answers.report import runtime_of
 from ..text import GIB, few_digits
-from .canvas import FAINT, GREY, INK, LINES, MARKERS, add_heading, finished, model_in_short, new_figure, short, styled
+from .canvas import FAINT, GREY, INK, LINES, MARKERS, add_heading, drawn, model_in_short, new_figure, short
 from .labels import label_at, label_ends, label_limit, log_heights
 from .process_parts import PARTS, process_parts
 
@@ -17,33 +16,29 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-
 NOTE = 0.19
 """The height of a line below the heading, in inches."""
 MANY = 7
 """A comparison of more methods is drawn as bars only."""
 
 
-def comparison_figure(comparison: Comparison, path: Path | None = None) -> Figure:
-    """A comparison: the process against sequence length, and its parts at one length.
-
-    Raises ``OSError`` where the file cannot be written.
-    """
-    with styled():
-        if len(comparison.rows) > MANY:
-            return finished(_many(comparison), path)
-        notes = _elsewhere(comparison)
-        height = 6.75 + NOTE * len(notes)
-        figure = new_figure(12.8, height)
-        bottom, tall = 1.045 / height, 4.27 / height
-        left = figure.add_axes((0.055, bottom, 0.425, tall))
-        right = figure.add_axes((0.555, bottom, 0.43, tall))
-        colours = _colours(comparison.rows)
-        _curves(left, comparison, colours)
-        _bars(figure, right, comparison, colours)
-        figure.legend(loc="lower center", ncol=len(PARTS), frameon=False, fontsize=9.5, handlelength=1.4)
-        add_heading(figure, _thesis(comparison), "\n".join([_conditions(comparison), *notes]))
-        return finished(figure, path)
+@drawn
+def comparison_figure(comparison: Comparison) -> Figure:
+    """A comparison: the process against sequence length, and its parts at one length."""
+    if len(comparison.rows) > MANY:
+        return _many(comparison)
+    notes = _elsewhere(comparison)
+    height = 6.75 + NOTE * len(notes)
+    figure = new_figure(12.8, height)
+    bottom, tall = 1.045 / height, 4.27 / height
+    left = figure.add_axes((0.055, bottom, 0.425, tall))
+    right = figure.add_axes((0.555, bottom, 0.43, tall))
+    colours = _colours(comparison.rows)
+    _curves(left, comparison, colours)
+    _bars(figure, right, comparison, colours)
+    figure.legend(loc="lower center", ncol=len(PARTS), frameon=False, fontsize=9.5, handlelength=1.4)
+    add_heading(figure, _thesis(comparison), "\n".join([_conditions(comparison), *notes]))
+    return figure
 
 
 def _many(comparison: Comparison) -> Figure:

@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING
 from ..answers.result import Result
 from ..engines.registry import engine_of
 from ..text import GIB
-from .canvas import INK, add_heading, finished, new_figure, styled
+from .canvas import INK, add_heading, drawn, new_figure
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-
 
 OUTSIDE_TENSORS = "allocator, kernels and libraries"
 PARTS = {
@@ -37,20 +36,20 @@ def process_parts(result: Result, gradients_alive: bool = False) -> dict[str, in
     return {**parts, OUTSIDE_TENSORS: result.bytes["process"] - result.bytes["peak"]}
 
 
+@drawn
 def result_figure(result: Result) -> Figure:
     """The parts of one process at its peak, as one bar, with the budget."""
-    with styled():
-        figure = new_figure(9.0, 2.6)
-        axes = figure.add_axes((0.03, 0.3, 0.94, 0.24))
-        start = 0.0
-        for name, nbytes in process_parts(result).items():
-            axes.barh([0], [nbytes / GIB], 0.8, [start], color=PARTS[name], label=f"{name} {nbytes / GIB:.2f}")
-            start += nbytes / GIB
-        if result.budget_bytes is not None:
-            axes.axvline(result.budget_bytes / GIB, color=INK, linestyle="--", linewidth=1.2)
-        axes.set_yticks([])
-        axes.set_xlabel(f"GiB: {result.asked}")
-        figure.legend(loc="lower left", bbox_to_anchor=(0.03, 0.56), ncols=3, frameon=False, fontsize=9)
-        title = f"{result.model}: {result.bytes[result.against] / GIB:.2f} GiB"
-        add_heading(figure, title if result.verdict is None else f"{title}, {result.verdict}", "")
-        return finished(figure, None)
+    figure = new_figure(9.0, 2.6)
+    axes = figure.add_axes((0.03, 0.3, 0.94, 0.24))
+    start = 0.0
+    for name, nbytes in process_parts(result).items():
+        axes.barh([0], [nbytes / GIB], 0.8, [start], color=PARTS[name], label=f"{name} {nbytes / GIB:.2f}")
+        start += nbytes / GIB
+    if result.budget_bytes is not None:
+        axes.axvline(result.budget_bytes / GIB, color=INK, linestyle="--", linewidth=1.2)
+    axes.set_yticks([])
+    axes.set_xlabel(f"GiB: {result.asked}")
+    figure.legend(loc="lower left", bbox_to_anchor=(0.03, 0.56), ncols=3, frameon=False, fontsize=9)
+    title = f"{result.model}: {result.bytes[result.against] / GIB:.2f} GiB"
+    add_heading(figure, title if result.verdict is None else f"{title}, {result.verdict}", "")
+    return figure

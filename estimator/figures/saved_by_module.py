@@ -3,47 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..answers.explanation_view import Section, View
 from ..text import human
-from .canvas import INK, add_heading, finished, new_figure, short, styled
+from .canvas import INK, add_heading, drawn, new_figure, short
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-
 METHOD_COLOURS = ("#5F7486", "#D55E00")
 """The colours of two methods; one alone has the second."""
 
 
-def explanation_figure(view: View, path: Path | None = None) -> Figure:
-    """Bytes per token by module, a panel for each part of a model, with a bar for each of one or two methods.
-
-    Raises ``OSError`` where the file cannot be written.
-    """
+@drawn
+def explanation_figure(view: View) -> Figure:
+    """Bytes per token by module, a panel for each part of a model, with a bar for each of one or two methods."""
     panels = [(section, _by_module(section)) for section in view.sections]
     count = len(view.labels)
     lines = [max(len(modules), 1) * count + 1.6 for _, modules in panels]
     height = 0.2 * sum(lines) + 1.3
-    with styled():
-        figure = new_figure(11.0, height)
-        top = 1 - 1.2 / height
-        for (section, modules), share in zip(panels, lines, strict=True):
-            size = 0.2 * share / height
-            axes = figure.add_axes((0.27, top - size + 0.16 / height, 0.56, size - 0.32 / height))
-            _module_bars(axes, section, modules, view)
-            top -= size
-        sums = [f"{human(saved)}" for saved in view.saved]
-        names = [f"{name} {size}" for name, size in zip(view.labels, sums, strict=True)] if count > 1 else sums
-        unit = "bytes per token, by module; each panel has its own scale"
-        add_heading(figure, f"Saved for backward: {', '.join(names)}", f"{_plan_in_short(view)}\n{unit}")
-        if count > 1:
-            handles, labels = zip(*_method_handles(view), strict=True)
-            figure.legend(handles, labels, loc="upper right", bbox_to_anchor=(0.985, 1), frameon=False, fontsize=10)
-        return finished(figure, path)
+    figure = new_figure(11.0, height)
+    top = 1 - 1.2 / height
+    for (section, modules), share in zip(panels, lines, strict=True):
+        size = 0.2 * share / height
+        axes = figure.add_axes((0.27, top - size + 0.16 / height, 0.56, size - 0.32 / height))
+        _module_bars(axes, section, modules, view)
+        top -= size
+    sums = [f"{human(saved)}" for saved in view.saved]
+    names = [f"{name} {size}" for name, size in zip(view.labels, sums, strict=True)] if count > 1 else sums
+    unit = "bytes per token, by module; each panel has its own scale"
+    add_heading(figure, f"Saved for backward: {', '.join(names)}", f"{_plan_in_short(view)}\n{unit}")
+    if count > 1:
+        handles, labels = zip(*_method_handles(view), strict=True)
+        figure.legend(handles, labels, loc="upper right", bbox_to_anchor=(0.985, 1), frameon=False, fontsize=10)
+    return figure
 
 
 def _plan_in_short(view: View) -> str:

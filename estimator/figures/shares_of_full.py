@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from ..answers.comparison import Row
 from ..text import few_digits
-from .canvas import FAINT, GREY, INK, add_heading, finished, new_figure, styled
+from .canvas import FAINT, GREY, INK, add_heading, drawn, new_figure
 from .methods_compared import range_of
 from .process_parts import PARTS
 
@@ -16,38 +16,36 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-
 SHADES = ("#A9CCE3", "#4F93C4", "#1B4F72")
 """The colours of sequence lengths, short to long."""
 
 
+@drawn
 def thesis_figure(
     rows: Mapping[str, Sequence[Row]], seqs: Sequence[int], conditions: str, path: Path | None = None
 ) -> Figure:
     """The shares of full fine-tuning: trainable parameters, activations and peak, by model and method.
 
     ``rows`` are the methods by model, without full fine-tuning. ``seqs`` are the lengths in tokens of the peak's bars,
-    at most three. ``conditions`` are other facts about the plans (batch, dtype). Raises ``OSError`` if the file cannot
-    be written.
+    at most three. ``conditions`` are other facts about the plans (batch, dtype).
     """
-    with styled():
-        figure = new_figure(12.8, 6.6)
-        panels = figure.subplots(1, len(rows), sharey=True, squeeze=False)[0]
-        figure.subplots_adjust(left=0.055, right=0.985, top=0.785, bottom=0.165, wspace=0.05)
-        handles: list[Any] = []
-        for axes, (model, methods) in zip(panels, rows.items(), strict=True):
-            handles = _shares(axes, model, methods, seqs)
-        panels[0].set_ylabel("% of full fine-tuning")
-        every = [row.shares[seq] for methods in rows.values() for row in methods for seq in seqs]
-        add_heading(
-            figure,
-            "Parameter-efficient is not memory-efficient: "
-            f"with {range_of([s.trainable for s in every])} of the parameters trained, "
-            f"a step keeps {range_of([s.saved for s in every])} of the activations of full fine-tuning",
-            conditions,
-        )
-        figure.legend(handles=handles, loc="lower center", ncol=len(handles), frameon=False, fontsize=10)
-        return finished(figure, path)
+    figure = new_figure(12.8, 6.6)
+    panels = figure.subplots(1, len(rows), sharey=True, squeeze=False)[0]
+    figure.subplots_adjust(left=0.055, right=0.985, top=0.785, bottom=0.165, wspace=0.05)
+    handles: list[Any] = []
+    for axes, (model, methods) in zip(panels, rows.items(), strict=True):
+        handles = _shares(axes, model, methods, seqs)
+    panels[0].set_ylabel("% of full fine-tuning")
+    every = [row.shares[seq] for methods in rows.values() for row in methods for seq in seqs]
+    add_heading(
+        figure,
+        "Parameter-efficient is not memory-efficient: "
+        f"with {range_of([s.trainable for s in every])} of the parameters trained, "
+        f"a step keeps {range_of([s.saved for s in every])} of the activations of full fine-tuning",
+        conditions,
+    )
+    figure.legend(handles=handles, loc="lower center", ncol=len(handles), frameon=False, fontsize=10)
+    return figure
 
 
 def _shares(axes: Axes, model: str, methods: Sequence[Row], seqs: Sequence[int]) -> list[Any]:

@@ -72,10 +72,11 @@ def test_figure_of_one_method_at_one_length(tmp_path):
 
 
 def test_thesis_figure(tmp_path):
+    from estimator.figures.canvas import save
     from estimator.figures.shares_of_full import thesis_figure
 
     rows = {MODEL: compare({"model": MODEL}, [LORA, {"name": "ia3"}], [64, 256], 64).rows}
-    thesis_figure(rows, (64, 256), "batch 1", tmp_path / "thesis.png")
+    save(thesis_figure(rows, (64, 256), "batch 1"), tmp_path / "thesis.png")
     assert (tmp_path / "thesis.png").stat().st_size > 5000
 
 

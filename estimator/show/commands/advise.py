@@ -69,7 +69,7 @@ def execute(args: argparse.Namespace) -> int:
     if args.output is not None:
         from ...figures.memory_against_compute import advice_figure
 
-        write_figure(advice_figure, advice, args.output)
+        write_figure(lambda: advice_figure(advice), args.output)
     present(args, lambda: {"advice": [one.to_dict() for one in advice]}, lambda: _print(advice))
     return 1 if advice[0].verdict == "does not fit" else 0
 
@@ -82,7 +82,7 @@ def _of_file(args: argparse.Namespace) -> int:
     if args.output is not None:
         from ...figures.memory_against_compute import advice_figure
 
-        write_figure(advice_figure, [found.advice], args.output)
+        write_figure(lambda: advice_figure([found.advice]), args.output)
     present(args, found.to_dict, lambda: _print_file(found))
     return 1 if found.advice.verdict == "does not fit" else 0
 

@@ -93,7 +93,7 @@ def execute(args: argparse.Namespace) -> int:
     if args.output is not None:
         from ...figures.methods_compared import comparison_figure
 
-        write_figure(comparison_figure, comparison, args.output)
+        write_figure(lambda: comparison_figure(comparison), args.output)
     present(args, lambda: to_dict(comparison), lambda: _print(comparison, left_out))
     return 0
 

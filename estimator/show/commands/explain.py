@@ -13,7 +13,7 @@ from ...plans.plan import parse_plan
 from ...text import human
 from .estimate import asked, title
 from .options import add_plan_options, plan_mapping, value_of
-from .tables import Table, check_output, present, show, show_answer, table, write_figure
+from .tables import Table, check_output, present, show, show_answer, table, write_figure, written_to
 
 if TYPE_CHECKING:
     from ...answers.explanation_view import Section, View
@@ -85,11 +85,12 @@ def _write(view: View, path: Path) -> None:
         from ..explained_page import write_page
 
         about = f"{asked(view.plan.asked)} {title(view.plan)}"
-        write_figure(lambda what, to: write_page(what, about, to), view, path)
+        with written_to(path) as part:
+            write_page(view, about, part)
     else:
         from ...figures.saved_by_module import explanation_figure
 
-        write_figure(explanation_figure, view, path)
+        write_figure(lambda: explanation_figure(view), path)
 
 
 def _print(view: View) -> None:

@@ -53,7 +53,7 @@ def execute(args: argparse.Namespace) -> int:
 
             points = curve(solution, progress.step)
     if args.output is not None:
-        write_figure(lambda what, path: solution_figure(what, points, path), solution, args.output)
+        write_figure(lambda: solution_figure(solution, points), args.output)
     present(args, solution.to_dict, lambda: _print(solution))
     return 1 if solution.value is None else 0
 

@@ -78,7 +78,7 @@ def execute(args: argparse.Namespace) -> int:
         from ...figures.longest_context import context_figure
 
         curves = [curve(row) for row in found]
-        write_figure(context_figure, curves, args.output)
+        write_figure(lambda: context_figure(curves), args.output)
     record = {"schema": SCHEMA, "question": "max-context", "rows": [row.to_dict() for row in found]}
     present(args, lambda: record, lambda: _print(found, margin))
     return 0 if any(row.without_margin is not None for row in found) else 1

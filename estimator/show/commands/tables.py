@@ -15,7 +15,7 @@ from contextlib import chdir, contextmanager
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from ...answers.report import assumed
 from ...engines.assumptions import Assumption
@@ -23,6 +23,9 @@ from ...errors import InputError
 from ...files import READ
 from ...outputs import place_of, replacing
 from ...text import GIB, dumped, printable_lines
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 GAP = "  "
 """The space between two columns."""
@@ -311,12 +314,13 @@ def check_output(path: Path, others: Sequence[str] = ()) -> None:
     place_of(path)
 
 
-def write_figure(draw: Callable[[Any, Path], object], what: Any, path: Path) -> None:
-    """Draw a figure of ``what``, or write it, into a file. Raises ``InputError`` where it cannot be written."""
-    if path.suffix.lower() in FORMATS:
-        _start_matplotlib()
+def write_figure(draw: Callable[[], Figure], path: Path) -> None:
+    """Draw a figure into a file. Raises ``InputError`` where it cannot be written."""
+    from ...figures.canvas import save
+
+    _start_matplotlib()
     with written_to(path) as part:
-        draw(what, part)
+        save(draw(), part)
 
 
 def _start_matplotlib() -> None:

@@ -8,13 +8,13 @@ from dataclasses import asdict
 from pathlib import Path
 
 from ...answers.snapshots import Replayed, replayed
-from ...engines.replay import KINDS, Timeline
+from ...engines.replay import KINDS
 from ...plans.plan import Plan
 from ...plans.refusals import check_question
 from ...text import dumped, human
 from .estimate import asked, title
 from .options import add_plan_options, plan_from
-from .tables import check_output, show, show_answer, show_assumptions, write_figure
+from .tables import check_output, show, show_answer, show_assumptions, write_figure, written_to
 
 SNAPSHOT = ".pickle"
 """How the file of a memory snapshot ends."""
@@ -46,7 +46,8 @@ def execute(args: argparse.Namespace) -> int:
     else:
         _print(used, plan)
     if to_snapshot:
-        write_figure(_write, used.snapshot_file(), args.output)
+        with written_to(args.output) as part:
+            part.write_bytes(used.snapshot_file())
     elif args.output is not None:
         _draw(used, plan, args.output)
     return 1 if used.failed else 0
@@ -76,18 +77,11 @@ def _print(used: Replayed, plan: Plan) -> None:
         show_answer(used.failed)
 
 
-def _write(content: bytes, path: Path) -> None:
-    path.write_bytes(content)
-
-
 def _draw(used: Replayed, plan: Plan, path: Path) -> None:
     from ...figures.timeline import timeline_figure
 
     heading = used.failed or f"{human(used.reserved_peak)} reserved for {human(used.allocated_peak)} allocated"
 
     steps = [f"{one.rows} × {one.seq:,} tokens" for one in plan.engine.batches(plan)]
-
-    def draw(what: Timeline, path: Path) -> None:
-        timeline_figure(what, steps, heading, title(plan), plan.engine.capacity(plan), path)
-
-    write_figure(draw, used.timeline, path)
+    capacity = plan.engine.capacity(plan)
+    write_figure(lambda: timeline_figure(used.timeline, steps, heading, title(plan), capacity), path)
