@@ -134,6 +134,7 @@ class Node:
         "attached",
         "backward",
         "edges",
+        "hooks",
         "ledger",
         "name",
         "needs",
@@ -162,6 +163,8 @@ class Node:
         self.edges: list[Edge | None] = [_edge(t) for t in inputs]
         self.saved: list[tuple[Any, Callable[[Any], Any]]] = []
         self.attached: Counted | None = None
+        self.hooks: tuple[Callable[[], None], ...] = ()
+        """Called when the gradients of its results are complete, before it runs (``Tensor.register_hook``)."""
 
     def attach(self, tensor: Tensor) -> None:
         """Hold a tensor like an attribute of the ``ctx`` of a ``torch.autograd.Function``.
@@ -304,6 +307,8 @@ def backward(ledger: Ledger, root: Tensor, grad: Tensor | None = None) -> None:
             if first <= node.sequence <= last and (not inside or first > inside[-1][0]):
                 inside.append((first, ledger.live, ledger.work, extra))
         ledger.scope, ledger.segment, ledger.within, ledger.running = node.scope, node.segment, node.within, node.name
+        for hook in node.hooks:
+            hook()
         outputs = _run(node, [buffers.pop((id(node), i), None) for i in range(len(node.outputs))])
         for i in range(len(outputs)):
             edge = node.edges[i]
@@ -330,6 +335,8 @@ def backward(ledger: Ledger, root: Tensor, grad: Tensor | None = None) -> None:
     _leave(ledger, inside, 0)
     ledger.grad_enabled, ledger.segment, ledger.within, ledger.running = enabled, -1, within, running
     ledger.counted_spans.clear()
+    if grad is None and ledger.after_backward is not None:
+        ledger.after_backward()
     del ones
 
 

@@ -172,6 +172,8 @@ class Ledger:
     """While a checkpoint recomputes: what the new graph holds. That graph is dropped, and its backward never runs."""
     hooks: list[Hooks] = field(default_factory=list)
     gradient_hooks: GradientHooks | None = None
+    after_backward: Callable[[], None] | None = None
+    """Called at the end of a backward pass (``Variable._execution_engine.queue_callback``)."""
     tensor_hooks: dict[str, Callable[[Tensor], Tensor]] = field(default_factory=dict)
     """By the names of trained parameters, what replaces their gradients (``Tensor.register_hook``)."""
     phase: str = "forward"
@@ -284,6 +286,20 @@ class Ledger:
         tensor.added = added
         self.parameters.append(tensor)
         return tensor
+
+    def shard(self, whole: Tensor, shape: Shape) -> Tensor:
+        """Put a shard in a parameter's place, as what is resident and updated.
+
+        The parameter itself stays in its modules. It has no bytes until its storage is given some (``resize``), and it
+        is never counted as saved.
+        """
+        local = Tensor(Storage(self, product(shape) * ITEMSIZE[whole.dtype], resident=True), shape, whole.dtype)
+        for name in ("requires_grad", "name", "copies", "added", "unreached"):
+            setattr(local, name, getattr(whole, name))
+        local.whole = whole
+        whole.storage.resident, whole.storage.nbytes = False, 0
+        self.parameters[next(i for i, p in enumerate(self.parameters) if p is whole)] = local
+        return local
 
     def buffer(self, shape: Shape, dtype: str, host: bool = False, storage: Size | None = None) -> Tensor:
         """A buffer, or the constants of a quantised weight: resident, never trained, never counted as saved.

@@ -56,6 +56,23 @@ class Storage:
         if ledger.events is not None and nbytes:  # an allocator is not called for zero bytes
             self.event = ledger.events.allocated(nbytes, ledger)
 
+    def resize(self, nbytes: Size) -> None:
+        """``UntypedStorage.resize_`` of what is no resident storage: its bytes are freed, and others allocated.
+
+        All tensors that share it have the new bytes.
+        """
+        ledger = self.ledger
+        if self.nbytes:
+            ledger.free(self.nbytes)
+            if self.event >= 0:
+                ledger.events.freed(self.event, ledger)  # type: ignore[union-attr]
+                self.event = -1
+        self.nbytes = nbytes
+        if nbytes:
+            ledger.allocate(nbytes)
+            if ledger.events is not None:
+                self.event = ledger.events.allocated(nbytes, ledger)
+
     def __del__(self) -> None:
         if not self.resident:
             self.ledger.free(self.nbytes)
@@ -68,8 +85,9 @@ class Tensor:
 
     ``strides``, in elements, is ``None`` for a contiguous tensor. ``node`` is the operator that made it, ``None`` for a
     leaf, and ``number`` which of its results this is. ``copies`` is how many identical parameters this one stands for.
-    ``added``: see ``Ledger.parameter``. ``unreached``: a trained parameter that gets no gradient, since the loss does
-    not depend on it. ``base``: of which tensor this one is a view, or what views of it share.
+    ``added``: see ``Ledger.parameter``. ``whole``: of a shard, its parameter (``Ledger.shard``). ``unreached``: a
+    trained parameter that gets no gradient, since the loss does not depend on it. ``base``: of which tensor this one is
+    a view, or what views of it share.
     """
 
     __slots__ = (
@@ -91,6 +109,7 @@ class Tensor:
         "strides",
         "tangent",
         "unreached",
+        "whole",
     )
 
     def __init__(
@@ -115,6 +134,7 @@ class Tensor:
         self.copies: Size = 1
         self.added = False
         self.unreached = False
+        self.whole: Tensor | None = None
 
     @property
     def numel(self) -> Size:

@@ -8,7 +8,7 @@ from .method import Method
 from .modules import Builder, Embedding, Linear, Module
 from .recorded import RecordedConfig
 from .sizes import Run, Sizes
-from .step import CachedTokens, Generated, Inputs, Procedure, Step
+from .step import CachedTokens, Generated, Inputs, Procedure, Sharding, Step
 
 Config = WrittenConfig | RecordedConfig
 """The numbers of a model: of one of litgpt, whose program is written by hand, or of a recorded one."""

@@ -49,7 +49,7 @@ from .program import (
 )
 from .recorded import RecordedSizes
 from .sizes import segments
-from .step import Inputs, Step
+from .step import Inputs, LayerHooks, Step
 
 PROMPT_ENCODER = "prompt_encoder.default"
 """The module of PEFT's that makes the tokens which a method puts before each sequence."""
@@ -842,8 +842,7 @@ class RecordedCausalLM(Module):
         recorded = self.recorded
         if inputs.gradient_checkpointing_func is None:
             for layer in layers:
-                events = program.events_of(layer)
-                recorded.run(events, 0, len(events), frame)
+                self._run_layer(program, layer, inputs.layer_hooks, frame)
             return
         first, last = program.events_of(layers[0]), program.events_of(layers[-1])
         end = program.exit_of(layers[-1])
@@ -854,6 +853,33 @@ class RecordedCausalLM(Module):
         for part in parts[:-1]:
             recorded._drop_outer(part, 0, len(part), frame)
         recorded.run(last, end + 1, len(last), frame)
+
+    def _run_layer(self, program: Program, layer: int, hooks: LayerHooks | None, frame: Frame) -> None:
+        recorded, events = self.recorded, program.events_of(layer)
+        if hooks is None:
+            recorded.run(events, 0, len(events), frame)
+            return
+        number, end = self.layers_run.index(layer), program.exit_of(layer)
+        enter, exit_ = events[0], events[end]
+        assert isinstance(enter, Enter)
+        assert isinstance(exit_, Exit)
+        given = [x.slot for x in (*enter.args, *enter.keywords) if isinstance(x, Ref) and x.slot in frame]
+        frame.update(zip(given, hooks.before_layer(number, [frame[slot] for slot in given]), strict=True))
+        recorded.run(events, 0, end + 1, frame)
+        hooks.after_layer(number, [frame[x.slot] for x in exit_.out if isinstance(x, Ref) and x.slot in frame])
+        recorded.run(events, end + 1, len(events), frame)
+
+    @cached_property
+    def layers_run(self) -> list[int]:
+        """The indices of the layers that are run, in order."""
+        return [index for segment in self.segments for index, _ in segment.layers]
+
+    def layer_of(self, parameter: str) -> int | None:
+        """The layer that a parameter belongs to, by its number among those that are run."""
+        layer_of, path = self.c.program.layer_of, parameter
+        while path and path not in layer_of:
+            path = path.rpartition(".")[0]
+        return self.layers_run.index(layer_of[path]) if path else None
 
     def _finish(self, program: Program, inputs: Inputs, labels: Tensor | None, frame: Frame) -> None:
         """What follows the layers: the last norm, the head and the loss."""

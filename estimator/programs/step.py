@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 from ..ledger import Ledger, Size, Tensor, whole
 from ..operators import CPU, Device
@@ -70,6 +70,24 @@ class Procedure:
 
 
 @dataclass(frozen=True)
+class Sharding:
+    """How processes share a model, by the names of a plan's block ``sharding``."""
+
+    name: str
+    world_size: int
+
+
+class LayerHooks(Protocol):
+    """What is called around each layer that is run, by its number among them."""
+
+    def before_layer(self, number: int, inputs: list[Tensor]) -> list[Tensor]:
+        """Called with the layer's inputs; gives those that take their place."""
+
+    def after_layer(self, number: int, outputs: list[Tensor]) -> None:
+        """Called with the layer's outputs."""
+
+
+@dataclass(frozen=True)
 class Step:
     """Everything about a step except its sizes. Steps with equal options have equal formulas."""
 
@@ -114,6 +132,7 @@ class Step:
     """The device that the step runs on."""
     procedure: Procedure = Procedure()
     """What is run: how the step finds its update, or how a model infers."""
+    sharding: Sharding | None = None
     saved_activations: str = "as-is"
     activation_group_size: int = 64
     gradient_clipping: bool = False
@@ -174,6 +193,7 @@ class Inputs:
     """If the loss needs no whole logits: the loss, given the head, the hidden states and the labels."""
     fused_loss_after: Mapping[tuple[str, ...], FusedLoss] = field(default_factory=dict)
     """That of models which call these functions between the head and the loss."""
+    layer_hooks: LayerHooks | None = None
     past: Size = 0
     """How many tokens each layer's cache has already."""
     generated: Generated | None = None

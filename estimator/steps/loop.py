@@ -8,7 +8,7 @@ from typing import Any
 
 from .. import operators as ops
 from ..ledger import Counted, Ledger, SavedBy, SavedRow, Size, Tensor
-from ..programs import Builder, Inputs, Method, Procedure, Sizes, Step
+from ..programs import Builder, Inputs, Method, Procedure, Sharding, Sizes, Step
 from ..programs.attention import Cache
 from ..programs.families import model_of
 from ..programs.recorded import RecordedSizes
@@ -19,6 +19,8 @@ from .clipping import clip
 from .fused_loss import fused_loss, fused_loss_after
 from .optimizers import made as made_optimizer
 from .optimizers.base import Optimizer
+from .sharding import scope_of
+from .sharding.fsdp2 import Fsdp2
 
 Outputs = tuple[Any, ...]
 """A model's outputs: the loss (``None`` in inference), the logits and, perhaps, the cache."""
@@ -70,10 +72,20 @@ class Model:
         inputs = Inputs(ledger, *step.rows(batch, seq), step, checkpoints, fused_loss(step), fused_loss_after(step))
         self.inputs = replace(inputs, makes_own=isinstance(sizes, RecordedSizes) and bool(sizes.given))
         self._wrapped: Any = method.wrap_model(build, self.causal_lm)
+        self.scope = None if step.sharding is None else self._sharded(step.sharding, ledger.parameters[before:])
         own = ledger.parameters[before:] if step.procedure.trains else []
         # The optimizer does not have parameters that get a gradient before the step.
         self.trained = [p for p in own if p.requires_grad and p.grad is None]
         self.updated = [p for p in self.trained if not p.unreached]
+
+    def _sharded(self, sharding: Sharding, parameters: Sequence[Tensor]) -> Fsdp2:
+        groups: list[list[Tensor]] = [[] for _ in range(1 + len(self.causal_lm.layers_run))]
+        for p in parameters:
+            layer = self.causal_lm.layer_of(p.name)
+            groups[0 if layer is None else 1 + layer].append(p)
+        scope = scope_of(sharding, self.ledger, groups)
+        self.inputs = replace(self.inputs, layer_hooks=scope)
+        return scope
 
     def batch(self) -> Batch:
         """The batch of a forward pass, made anew."""
@@ -96,7 +108,11 @@ class Model:
         ledger.autocast = step.autocast
         with saved_activations.held_as(ledger, step.saved_activations, step.activation_group_size):
             given = () if cache is None else (None, cache)
+            if self.scope is not None:
+                self.scope.before_forward()
             loss, *outputs = self._wrapped(ids, labels, inputs, *given)
+            if self.scope is not None:
+                self.scope.after_forward((loss, *outputs))
             if step.procedure.trains:
                 loss = self.method.add_to_loss(loss)
         ledger.autocast = None
@@ -161,12 +177,12 @@ class Loop:
         count: Size = 0
         ledger = self.ledger
         for p in ledger.parameters:
-            count = count + p.numel * p.copies
+            count = count + (p.whole or p).numel * p.copies
             parameters = parameters + p.storage.nbytes * p.copies
             if p.added:
                 adapters = adapters + p.nbytes * p.copies
         for p in self.trained:
-            trainable = trainable + p.numel * p.copies
+            trainable = trainable + (p.whole or p).numel * p.copies
         return StepTotals(
             parameters=parameters,
             adapters=adapters,

@@ -130,23 +130,35 @@ def run_step(
 ) -> dict[str, Any]:
     """Build the plan's model in this process and run its step four times. Returns the measurements.
 
-    Token ids are below ``vocab``, by default the model's. ``make_step`` makes another step of the model than the
-    plan's own loop, such as a trainer's.
+    Of a sharded model they are those of the first rank. Token ids are below ``vocab``, by default the model's.
+    ``make_step`` makes another step of the model than the plan's own loop, such as a trainer's.
 
     Two plain steps set the process's peak. The third counts saved storages, which it keeps. The last is profiled. In
     inference the bytes of the KV cache are counted, too.
     """
+    from .reference.sharding import first_rank
+
+    with first_rank(resolved.step.sharding):
+        return _run_step(resolved, vocab, make_step)
+
+
+def _run_step(
+    resolved: Resolved, vocab: int | None, make_step: Callable[[Resolved, Any], Step] | None
+) -> dict[str, Any]:
     import torch
 
     from .reference import offloading
     from .reference.model import build_model, storage_bytes
     from .reference.quantised import resident_tensors
     from .reference.savings import watch_products
+    from .reference.sharding import gathered, local, shard
 
     plan = resolved.plan
     torch.set_num_threads(THREADS)
     baseline = peak_rss()  # of the interpreter and the libraries
     model = build_model(resolved)
+    if resolved.step.sharding is not None:
+        shard(model, resolved)
     step = _step(resolved, model, vocab=vocab) if make_step is None else make_step(resolved, model)
 
     saved: dict[int, Any] = {}
@@ -165,7 +177,7 @@ def run_step(
     held, buffers = resident_tensors(model)
     # Again, since libraries replace the data of parameters in the first forward, and the old addresses are used again.
     # Some do so in each forward (CPT), so the storages are held.
-    there = {t.untyped_storage()._cdata: t.untyped_storage() for t in (*held, *buffers)}
+    there = {t.untyped_storage()._cdata: t.untyped_storage() for t in (*held, *buffers, *gathered(model))}
     step.resident = set(there)
     step.note_saved = note
     step.micro_steps = 1
@@ -175,8 +187,8 @@ def run_step(
     saved.clear()
     there.clear()
     step.note_saved = None
-    gradients = sum(p.grad.nbytes for p in model.parameters() if p.grad is not None)
-    states = storage_bytes(step.end())
+    gradients = sum(local(p.grad).nbytes for p in model.parameters() if p.grad is not None)
+    states = storage_bytes(map(local, step.end()))
     parameters = list(model.parameters())
     result = {
         "parameters": storage_bytes(held),
@@ -194,9 +206,9 @@ def run_step(
     if isinstance(step, _Prefill):
         result["kv_cache"] = step.cache_bytes()
     replaced = storage_bytes(step.importances())
-    before = {p.untyped_storage()._cdata: p.untyped_storage() for p in parameters}
+    before = {p.untyped_storage()._cdata: p.untyped_storage() for p in map(local, parameters)}
     events = allocator_events(step.run_twice if plan.holds_previous_output or replaced else step.run)
-    left = {p.untyped_storage()._cdata for p in parameters}
+    left = {local(p).untyped_storage()._cdata for p in parameters}
     replaced += sum(storage.nbytes() for key, storage in before.items() if key not in left)
     events.insert(0, (-replaced, ""))  # the profiler does not see the free of tensors that existed before
     result["peak_above_resident"], result["peak_at"] = peak_of(events)

@@ -14,6 +14,7 @@ from ...plans.plan import Plan
 from ...plans.resolve import Resolved
 from .libraries import require
 from .packed import AwqLinear, GptqLinear
+from .sharding import local
 
 PACKED: dict[str, tuple[type[torch.nn.Module], str]] = {
     "gptq": (GptqLinear, "peft.tuners.lora.gptq.GPTQLoraLinear"),
@@ -101,7 +102,7 @@ def resident_tensors(model: Any) -> tuple[list[torch.Tensor], list[torch.Tensor]
     """All tensors of a model: its parameters with packed weights, and its buffers with their constants."""
     parameters, buffers = [], list(model.buffers())
     for parameter in model.parameters():
-        packed, constants = _unpacked(parameter)
+        packed, constants = _unpacked(local(parameter))
         parameters.append(packed)
         buffers += constants
     for module in model.modules():
