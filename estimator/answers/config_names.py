@@ -16,6 +16,7 @@ HEADS = "num_attention_heads"
 NAMES: Mapping[str, str] = {
     "B": "batch",
     "S": "seq",
+    "T": "target_seq",
     "H": "hidden_size",
     "I": "intermediate_size",
     "G": HEADS,

@@ -15,7 +15,7 @@ from math import lcm, prod
 from typing import Any
 
 from ..errors import InputError
-from ..ledger import Size
+from ..ledger import Size, whole
 from ..ledger.sizes import Poly, Symbol, dominates, symbol, value_of
 from ..plans.plan import Plan
 from ..plans.refusals import check_question
@@ -63,6 +63,8 @@ class Compiled:
     totals: StepTotals
     values: Mapping[str, int]
     """The values of the architecture's symbols in this plan; empty if not symbolic."""
+    lengths: Mapping[str, int]
+    """The plan's lengths of inputs beside the sequence (``Step.lengths``)."""
 
     def component(self, name: str) -> Size:
         """The formula of one of ``COMPONENTS``, in bytes."""
@@ -88,9 +90,9 @@ class Compiled:
 
     @property
     def given(self) -> dict[str, int]:
-        """The plan's batch, sequence and new tokens, by their symbols."""
+        """The plan's batch, sequence, new tokens and other lengths, by their symbols."""
         new = {} if self.plan.generate is None else {"N": self.plan.generate.max_new_tokens}
-        return {"B": self.plan.batch, "S": self.plan.seq, **new}
+        return {"B": self.plan.batch, "S": self.plan.seq, **new, **self.lengths}
 
     def function(self, moments: Sequence[Size]) -> Callable[[Mapping[str, Any]], tuple[list[Any], list[Any]]]:
         """A function from the symbols' values (integers or NumPy arrays) to the bytes of ``result.COMPONENTS`` and of
@@ -114,8 +116,8 @@ class Compiled:
 
 
 _POINTS = (
-    dict.fromkeys("BSNHIKGDVLrC", 1),
-    {"B": 3, "S": 5, "N": 4, "H": 700, "I": 40, "K": 2, "G": 3, "D": 9000, "V": 60, "L": 90, "r": 5000, "C": 7},
+    dict.fromkeys("BSNHIKGDVLrCT", 1),
+    {"B": 3, "S": 5, "N": 4, "H": 700, "I": 40, "K": 2, "G": 3, "D": 9000, "V": 60, "L": 90, "r": 5000, "C": 7, "T": 6},
 )
 
 
@@ -299,5 +301,9 @@ def compile_plan(
     seq: Size = plan.seq if "seq" in numbers else 1 if regime.seq_one else symbol("S")
     if chunk is not None:
         seq = chunk * symbol("C")
+    lengths = {name: whole(size) for name, size in step.lengths}
+    open_lengths = tuple([(name, symbol(name) if size > 1 else size) for name, size in lengths.items()])
+    step = replace(step, lengths=open_lengths)
     sizes = replace(resolved, step=step).sizes(symbolic, batch, seq)
-    return Compiled(plan, regime, run(step, sizes, method, batch, seq, symbolic=True, keep_rows=keep_rows), values)
+    totals = run(step, sizes, method, batch, seq, symbolic=True, keep_rows=keep_rows)
+    return Compiled(plan, regime, totals, values, lengths)

@@ -22,7 +22,9 @@ def variable_names(plan: Plan) -> list[str]:
         found.append("max_new_tokens")
     if plan.method.open_values():
         found.append("r")
-    config = resolve(plan).spec.config
+    resolved = resolve(plan)
+    found += [name for name, symbol in SYMBOLS.items() if symbol in dict(resolved.step.lengths)]
+    config = resolved.spec.config
     if plan.open_sizes and config.open_sizes:
         values = config.values()
         found += [name for name, symbol in SYMBOLS.items() if name not in PLAN_KEYS and symbol in values]

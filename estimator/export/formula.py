@@ -16,10 +16,10 @@ from .regimes import Steps
 def formula(compiled: Compiled, component: str, *others: Compiled) -> Function:
     """The formula of one of ``EXPORTED`` where the compiled regime holds, or one of several.
 
-    Its variables are B, S, N and, of those that are symbols, the sizes of the architecture that it needs.
+    Its variables are the lengths and, of those that are symbols, the sizes of the architecture that it needs.
     """
     regime, plan = compiled.regime, compiled.plan
-    names: dict[str, Any] = {name: Symbol(name) for name in ("B", "S", "N", *compiled.values)}
+    names: dict[str, Any] = {name: Symbol(name) for name in (*LENGTHS, *compiled.values)}
     pieces = [(one.regime, one) for one in (compiled, *others)]
     steps = Steps(pieces, names, lambda symbol: (symbol.name, symbol.meaning), all_moments=bool(compiled.values))
     steps.add(component)
@@ -46,7 +46,7 @@ def formula(compiled: Compiled, component: str, *others: Compiled) -> Function:
 def _range(name: str, regime: Regime) -> tuple[int, int]:
     """The least and the largest value of a symbol in a regime."""
     lower, upper = least(name), most(name)
-    if name == "B" or name == "S":
+    if name in ("B", "S", "T"):
         lower = 2
     if name == "S" and regime.window is not None:
         return (max(lower, regime.window), upper) if regime.window_reached else (lower, regime.window - 1)

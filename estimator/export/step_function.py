@@ -26,6 +26,7 @@ from .regimes import Steps
 SYMBOLS: Mapping[str, str] = {
     "batch": "B",
     "seq": "S",
+    "target_seq": "T",
     "max_new_tokens": "N",
     "r": "r",
     "num_hidden_layers": "L",
@@ -37,13 +38,14 @@ SYMBOLS: Mapping[str, str] = {
     "vocab_size": "V",
 }
 """The keys that can be variables of a step in PyTorch, and the symbols of the ledger that they decide."""
-PLAN_KEYS = ("batch", "seq", "max_new_tokens", "r")
+PLAN_KEYS = ("batch", "seq", "target_seq", "max_new_tokens", "r")
 """Those that are keys of the plan or of its blocks; the others are the model's sizes."""
 _LONGEST_NAME = 40
 """PostgreSQL cuts names at 63 characters."""
 _MEANING = {
     "batch": "sequences in one micro-batch",
     "seq": "sequence length in tokens",
+    "target_seq": "tokens of the decoder beside an encoder",
     "max_new_tokens": "tokens that generate adds to each prompt",
     "r": "rank of the adapter",
 }
@@ -98,6 +100,8 @@ def _function(plan: Plan, names: Sequence[str]) -> Function:
         if SYMBOLS[name] in compiled.values and SYMBOLS[name] not in free:
             raise InputError(f"'{name}' cannot be a variable of this plan: formulas differ elsewhere; leave it out")
     config = {"batch": plan.batch, "seq": plan.seq, **plan.method.open_values()}
+    if "T" in compiled.lengths:
+        config["target_seq"] = plan.target_seq
     if plan.generate is not None:
         config["max_new_tokens"] = plan.generate.max_new_tokens
     config |= {name: getattr(resolved.spec.config, name) for name in sizes}

@@ -35,7 +35,7 @@ from .indexing import (
     searchsorted, selected, sort, take_along_dim, unique,
 )
 from .layout import Grads, empty_like, strides_of, view_of
-from .losses import cross_entropy, nll_loss
+from .losses import cross_entropy, mse_loss, nll_loss
 from .norms import layer_norm, log_softmax, rms_norm, softmax, softmax_backward
 from .products import (
     addmm, baddbmm, bmm, einsum, fft, fft_ifft2, grouped_mm, kron, launch_cublas, linalg_qr, linalg_solve,

@@ -40,5 +40,38 @@ def nll_loss(x: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
     )
 
 
+@operator("mse_loss", args=lambda out, x, target, *_, **__: (x, target, "mean" if out.shape == () else "none"))
+@saves(
+    "MseLossBackward0",
+    Kept("its input", because="the gradient is a multiple of the difference"),
+    Kept("the targets", because="the gradient is a multiple of the difference"),
+    inputs=("input", "target"),
+)
+def mse_loss(x: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
+    """``F.mse_loss(x, target)`` of equal shapes (``aten/src/ATen/native/Loss.cpp``).
+
+    A mean is made in a storage of the input's size, beside the squares, which die with the kernel.
+    """
+    ledger, dtype = x.ledger, x.dtype
+
+    def allocate() -> Tensor:
+        out = ledger.empty(x.shape, dtype)
+        if reduction == "none":
+            return out
+        squares = ledger.empty(x.shape, dtype)
+        ledger.transient(*ledger.device.workspace_of_mean(squares, [True] * len(x.shape)))
+        return Tensor(out.storage, (), dtype)
+
+    return record("MseLossBackward0", allocate, (x, target), (x, target), _mse_backward)
+
+
+def _mse_backward(call: Call) -> Grads:
+    x, target = call.saved
+    return tuple(
+        call.ledger.empty(one.shape, one.dtype) if needed else None
+        for one, needed in zip((x, target), call.needs, strict=True)
+    )
+
+
 def _nll_backward(call: Call) -> Grads:
     return (call.ledger.empty(call.saved[0].shape, call.grad.dtype),)

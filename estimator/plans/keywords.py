@@ -17,6 +17,18 @@ class PlanKeys(TypedDict, total=False):
     trainer: Literal["trl-sft", "hf-trainer", "axolotl", "llama-factory", "torchtune", "loop"] | None
     batch: int
     seq: int
+    target_seq: int
+    head: (
+        Literal[
+            "causal-lm",
+            "masked-lm",
+            "seq2seq-lm",
+            "sequence-classification",
+            "token-classification",
+            "question-answering",
+        ]
+        | None
+    )
     lengths: Mapping[str, Any] | str | None
     dtype: (
         Literal["float32", "float", "fp32", "f32", "bfloat16", "bf16", "float16", "half", "fp16", "f16"]

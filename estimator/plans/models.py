@@ -17,6 +17,7 @@ from ..errors import InputError, nearest, options, shown
 from ..fields import torch_dtype
 from ..files import STANDARD_INPUT, existing, read_json
 from ..programs.config import Config
+from ..programs.heads import head_of
 from ..programs.libraries import is_installed
 from ..programs.recorded import RecordedConfig, Source, language_model_alone, refuse_encoder
 from ..programs.releases import NEWEST, installed_release
@@ -55,6 +56,8 @@ class ModelSpec:
     """Why ``quantization`` is taken to be so, where the name alone says it."""
     checkpoint: Checkpoint | None = None
     """The weights on disk, where the model is a folder that holds them."""
+    head: str = "causal-lm"
+    """What the model ends with (``programs/heads.py``)."""
 
     @property
     def dtype(self) -> str:
@@ -72,6 +75,9 @@ class ModelSpec:
         where, family = self.where or self.name, self.raw.get("model_type")
         if not isinstance(family, str):
             _refuse_family(family, where, "")
+        if self.head != "causal-lm":
+            reason = f"no program of model_type {family} with head {self.head} is shipped"
+            return _live(self.raw, where, "", reason, self.release, self.head)
         if self.raw.get("is_encoder_decoder") is True:
             refuse_encoder(self.raw, where)
         for key in _SIZES if family in _SAY_SIZES else ():
@@ -79,16 +85,17 @@ class ModelSpec:
                 raise InputError(f"{where}: {key} is missing; add it to the config")
         return _recorded(self.raw, str(family), where, self.hub_id or where, self.release)
 
-    def of_release(self, release: str) -> ModelSpec:
-        """The same model as another release of transformers runs it."""
-        if release == self.release:
+    def asked(self, release: str, head: str | None) -> ModelSpec:
+        """The same model as a release of transformers runs it, with a head: by default that of its config."""
+        key = release, head or head_of(self.raw)
+        if key == (self.release, self.head):
             return self
-        if release not in self._others:
-            self._others[release] = replace(self, release=release)
-        return self._others[release]
+        if key not in self._others:
+            self._others[key] = replace(self, release=key[0], head=key[1])
+        return self._others[key]
 
     @cached_property
-    def _others(self) -> dict[str, ModelSpec]:
+    def _others(self) -> dict[tuple[str, str], ModelSpec]:
         return {}
 
 
@@ -113,7 +120,9 @@ def _recorded(raw: Mapping[str, Any], family: str, where: str, asked: str, relea
     return _live(raw, where, asked, reason, release)
 
 
-def _live(raw: Mapping[str, Any], where: str, asked: str, reason: str, release: str) -> RecordedConfig:
+def _live(
+    raw: Mapping[str, Any], where: str, asked: str, reason: str, release: str, head: str = "causal-lm"
+) -> RecordedConfig:
     """The numbers of a model that is recorded now. Raises ``InputError`` without PyTorch, and where the installed
     transformers is not the earlier release that the plan names. ``asked`` is what ``estimator record`` is to be given;
     empty where it would write no program that answers.
@@ -137,7 +146,7 @@ def _live(raw: Mapping[str, Any], where: str, asked: str, reason: str, release: 
     except (ImportError, MemoryError):
         raise InputError(f"{where}: {reason}; PyTorch, which would record it, cannot be imported") from None
 
-    return recorded_config(raw, where)
+    return recorded_config(raw, where, head)
 
 
 def _refuse_family(family: Any, where: str, asked: str) -> NoReturn:

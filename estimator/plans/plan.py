@@ -34,6 +34,7 @@ from ..methods.full import FullMethod
 from ..methods.options import MethodOptions
 from ..methods.registry import method_options
 from ..moments.options import RunOptions
+from ..programs.heads import HeadName
 from ..programs.releases import NEWEST, is_older, release_of
 from ..steps.generate_options import GenerateOptions
 from ..steps.optimizers import OPTIMIZERS
@@ -114,6 +115,12 @@ class Plan(BaseModel):
     )
     batch: Annotated[Whole, Field(ge=1, le=10**6, description="micro-batch: sequences per forward")] = 1
     seq: Annotated[Whole, Field(ge=1, le=10**8, description="sequence length in tokens")] = 2048
+    target_seq: Annotated[
+        Whole, Field(ge=1, le=10**8, description="head seq2seq-lm: tokens of the decoder, whose labels they are")
+    ] = 128
+    head: HeadName | None = Field(
+        None, description="what the model ends with; if not given what the config's architectures say, else causal-lm"
+    )
     lengths: Annotated[LengthOptions, Block(length_options)] | None = Field(
         None,
         description="lengths of the run's samples in place of seq: a JSONL or parquet file of token counts, or a "

@@ -62,16 +62,32 @@ TRAINING_KEYS = (
 """Keys that only a step with labels, a backward pass and an update uses. ``mlp_chunks`` makes checkpoints."""
 PYTORCH_KEYS = (
     *("method", "attention", "autocast", "implementation", "litgpt", "generate", "transformers"),
-    *("experts_implementation", "routing"),
+    *("experts_implementation", "routing", "head", "target_seq"),
     *(*TRAINING_KEYS, *QUANTISED_KEYS, *FOUR_BIT_KEYS, *PACKED_KEYS, *CUDA_KEYS, *ONE_PASS_KEYS),
 )
 LITGPT_FIXED = (
     *("attention", "autocast", "attention_mask", "checkpointing", "drop_output_before_step", "keep_logits"),
     *("kbit_preparation", "loss", "mlp_chunks", "run", "saved_activations", "transformers", "use_cache"),
     *("experts_implementation", "routing", "data_collator", "convert_outputs_to_fp32", "neftune_noise_alpha"),
-    *("label_share", "packing", "return_seq_idx"),
+    *("label_share", "packing", "return_seq_idx", "head", "target_seq"),
 )
 """Keys whose defaults are what litgpt's loop does. It leaves no other choice."""
+
+CAUSAL_KEYS = (
+    *(
+        "loss",
+        "mlp_chunks",
+        "generate",
+        "data_collator",
+        "packing",
+        "neftune_noise_alpha",
+        "run",
+        "lengths",
+        "use_cache",
+    ),
+    "trainer",
+)
+"""Keys that have rules for causal language models alone."""
 
 OWNERS = (
     Owner("runtime: torch-cpu or torch-cuda", lambda p: p.engine.runs_steps, PYTORCH_KEYS),
@@ -310,6 +326,11 @@ def _has_fixed_dtypes(r: Resolved) -> bool:
     return isinstance(config, RecordedConfig) and config.source.opened(r.step, None) is None
 
 
+def _beyond_causal(key: str) -> Callable[[Resolved], object]:
+    """A condition: the plan sets a key that has rules for causal language models alone, and the model is none."""
+    return lambda r: r.spec.head != "causal-lm" and getattr(r.plan, key) != type(r.plan).model_fields[key].get_default()
+
+
 MODEL: Rows[Resolved] = {
     "dtype: {r.plan.dtype} has no rule with autocast and rest_dtype: {r.plan.rest_dtype} on a model whose program is "
     "of one setting, since its layers' outputs are not in autocast's dtype; set rest_dtype: {r.plan.autocast}": (
@@ -340,6 +361,13 @@ MODEL: Rows[Resolved] = {
         and isinstance(r.spec.config, RecordedConfig)
         and not r.spec.config.source.supports_checkpointing
     ),
+    "target_seq belongs to head: seq2seq-lm, and the model's is {r.spec.head}; leave it out": (
+        lambda r: "target_seq" in r.plan.model_fields_set and r.spec.head != "seq2seq-lm"
+    ),
+    "dtype: {r.plan.dtype} has no rule with head: {r.spec.head}; take an unquantised dtype": (
+        lambda r: r.plan.base is not None and r.spec.head != "causal-lm"
+    ),
+    **{f"{key} has no rule with head: {{r.spec.head}}; leave it out": _beyond_causal(key) for key in CAUSAL_KEYS},
     "packing: true does not go with method: {r.plan.method.name}, with which PEFT drops position ids; take another "
     "method": lambda r: r.plan.packing and (r.method.virtual_tokens or r.plan.method.name == "prefix_tuning"),
     "experts_implementation does not go with {r.spec.config.family}, which has no experts whose weights are one "

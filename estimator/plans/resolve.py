@@ -87,12 +87,12 @@ def resolve(plan: Plan) -> Resolved:
 
 def _resolved(plan: Plan, spec: ModelSpec, method: Method) -> Resolved:
     config = spec.config
-    resolved = Resolved(plan, spec, method, step_of(plan, config, window_of(config, method)))
+    resolved = Resolved(plan, spec, method, step_of(plan, config, window_of(config, method), spec.head))
     check_model(resolved)
     return resolved
 
 
-def step_of(plan: Plan, config: AnyConfig, window: int | None) -> Step:
+def step_of(plan: Plan, config: AnyConfig, window: int | None, head: str = "causal-lm") -> Step:
     """The frozen step of a plan. ``window``: see ``window_of``."""
     return Step(
         family=config.family,
@@ -130,6 +130,9 @@ def step_of(plan: Plan, config: AnyConfig, window: int | None) -> Step:
         previous_output=plan.holds_previous_output and not plan.engine.replays,  # a replay has the previous step itself
         experts_implementation=plan.experts_implementation,
         routing=plan.routing,
+        head=head,
+        num_labels=config.num_labels if isinstance(config, RecordedConfig) else 0,
+        lengths=(("T", plan.target_seq),) if head == "seq2seq-lm" else (),
         device=plan.engine.kernels(plan),
     )
 
@@ -149,7 +152,7 @@ def _with_targets(plan: Plan) -> Plan:
     method = plan.method
     if not isinstance(method, LoraOptions) or method.target_modules is not None or method.target_parameters:
         return plan
-    config = load(plan.model).of_release(plan.transformers).config
+    config = load(plan.model).asked(plan.transformers, plan.head).config
     if method.default_targets(config.family) is not None and not parameters_of_layers(config):
         return plan
     return plan.with_targets(f"PEFT has no default target_modules of {method.title} for {config.family}; the answer")
@@ -157,7 +160,7 @@ def _with_targets(plan: Plan) -> Plan:
 
 def _model(plan: Plan) -> tuple[ModelSpec, Method]:
     """The model and the method. Where the method has no rules for the model, what PEFT makes of both is recorded."""
-    spec = load(plan.model).of_release(plan.transformers)
+    spec = load(plan.model).asked(plan.transformers, plan.head)
     method = plan.method.inner
     method.check_config(spec.raw)
     if isinstance(method, OtherMethod) or not method.has_rules or _acts_not(method, spec):

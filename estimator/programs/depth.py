@@ -44,6 +44,7 @@ LOOKS_AT = ("layer", "first", "before", "last")
 
 
 def key_of(looks_at: str, signatures: Sequence[Signature], i: int) -> Signature:
+    """What decides a layer's kind (``Kinds.looks_at``)."""
     before = signatures[i - 1] if i else None
     if looks_at == "layer":
         return (signatures[i],)

@@ -698,7 +698,9 @@ class RecordedCausalLM(Module):
             if cache is None and inputs.step.returns_cache:
                 cache = Cache(ledger, windows=self.c.layers(windowed=True))
             flash = inputs.step.dtype if inputs.step.base is None else inputs.step.base.dtype
-            recorded.interfaces = Interfaces(replace(inputs, attention_mask=None, position_ids=None), cache, flash)
+            recorded.interfaces = Interfaces(
+                replace(inputs, attention_mask=None, position_ids=None, others={}), cache, flash
+            )
         recorded.checkpoint = inputs.gradient_checkpointing_func
         whole = inputs.step.checkpointing in ("layer", "offloaded")
         recorded.checkpoints = program.checkpoints if whole else frozenset()
@@ -715,6 +717,9 @@ class RecordedCausalLM(Module):
                     "sequence; leave attention_mask out"
                 )
             frame[program.inputs["attention_mask"]] = inputs.attention_mask
+        for name, tensor in inputs.others.items():
+            if name in program.inputs and name not in ("input_ids", "attention_mask", "position_ids"):
+                frame[program.inputs[name]] = tensor
         generated = inputs.generated
         positions = inputs.position_ids if generated is None else generated.position_ids
         if positions is not None and "position_ids" in program.inputs:
@@ -798,7 +803,7 @@ class RecordedCausalLM(Module):
         """Run what is called outside the layers, with the hooks of the input embedding."""
         start = 0
         for stop, event in enumerate(events):
-            if isinstance(event, Exit) and event.path == self._embedding:
+            if isinstance(event, Exit) and event.path in self._embeddings:
                 assert isinstance(event.out[0], Ref)
                 self.recorded.run(events, start, stop + 1, frame)
                 frame[event.out[0].slot] = self._enters(frame.pop(event.out[0].slot), inputs)
@@ -834,6 +839,11 @@ class RecordedCausalLM(Module):
     @cached_property
     def _embedding(self) -> str | None:
         return self._path_of("input embedding")
+
+    @cached_property
+    def _embeddings(self) -> frozenset[str]:
+        """Those of the model and of the models in it, such as an encoder."""
+        return frozenset([row.path for row in self.c.program.modules if row.role == "input embedding"])
 
     def _path_of(self, role: str) -> str | None:
         return next((row.path for row in self.c.program.modules if row.role == role), None)

@@ -159,6 +159,8 @@ class RecordedConfig:
     """The values of the sizes that can be symbols in formulas, by the symbols' names."""
     intermediate_size: int = 0
     """Of an MLP; 0 where the config has none."""
+    num_labels: int = 0
+    """Of a classification."""
 
     @property
     def open_sizes(self) -> bool:
@@ -242,8 +244,8 @@ def refuse_encoder(raw: Mapping[str, Any], where: str) -> None:
     names = raw.get("architectures")
     if not (isinstance(names, list) and any(str(name).endswith("ForCausalLM") for name in names)):
         raise InputError(
-            f"{where}: model_type {raw.get('model_type')} has an encoder beside its decoder, and no rules count both; "
-            'a decoder that runs alone, such as BartForCausalLM, has "is_encoder_decoder": false in its config'
+            f"{where}: model_type {raw.get('model_type')} has an encoder beside its decoder; set head: seq2seq-lm, "
+            'which counts both. A decoder that runs alone, such as BartForCausalLM, has "is_encoder_decoder": false'
         )
 
 

@@ -78,6 +78,7 @@ def unrolled_events(events: Sequence[Event], passes: Callable[[Repeat], tuple[li
 
 
 def all_passes(loop: Repeat) -> tuple[list[Event], int]:
+    """The events of all passes, and how many there are; the loop itself where their number is no number."""
     if not isinstance(loop.count, int):
         return [loop], 0
     if loop.count * len(loop.events) > MOST_REPEATED:

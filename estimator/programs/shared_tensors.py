@@ -46,6 +46,7 @@ def all_events(program: Program) -> list[Event]:
 
 
 def folded(program: Program, events: Sequence[Event], starts: Sequence[int] = ()) -> Program:
+    """The program with these events in place of its own. ``starts``: see ``fold``."""
     parts, renumbered = fold(events, [program.paths] if program.paths else [], starts)
     return replace(
         program,

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
 
 from ..ledger import Ledger, Size, Tensor, whole
 from ..operators import CPU, Device
+from .heads import HEADS, Input
 
 if TYPE_CHECKING:
     from .modules import Base, Module
@@ -143,6 +144,12 @@ class Step:
     """How tokens choose experts, where memory depends on it."""
     cached: CachedTokens | None = None
     """In a forward pass of ``generate``: the cache with which it starts."""
+    head: str = "causal-lm"
+    """What the model ends with (``heads.HEADS``)."""
+    num_labels: int = 0
+    """Of a classification."""
+    lengths: tuple[tuple[str, Size], ...] = ()
+    """Sizes of the inputs beside the batch and the sequence, by their symbols: ``T``, the tokens of a decoder."""
 
     @property
     def returns_cache(self) -> bool:
@@ -150,9 +157,37 @@ class Step:
         return self.cached is not None or (self.use_cache and self.checkpointing == "none")
 
     @property
+    def passes_mask(self) -> bool:
+        """Whether the model makes something of a padding mask. One of ones alone is nothing to causal attention."""
+        return self.attention_mask or HEADS[self.head].masked
+
+    @property
     def takes_mask(self) -> bool:
         """Whether the batch has a padding mask."""
-        return self.attention_mask or (self.data_collator and not self.packing)
+        return self.passes_mask or (self.data_collator and not self.packing)
+
+    def inputs(self) -> tuple[Input, ...]:
+        """The inputs of a forward pass, in the order in which a loop makes them."""
+        rows = ("B", "S")
+        found = [Input("input_ids", rows)]
+        if self.takes_mask:
+            found.append(Input("attention_mask", rows))
+        if self.procedure.trains:
+            own = self.data_collator or self.packing
+            found += [one._replace(same_as="") if own else one for one in HEADS[self.head].labels]
+            if self.head == "sequence-classification" and self.num_labels == 1:  # a regression has numbers
+                found[-1] = Input("labels", ("B", 1), "float32")
+        else:
+            found += HEADS[self.head].prompts
+        if self.packing:
+            found.append(Input("position_ids", rows))
+        if self.return_seq_idx:
+            found.append(Input("seq_idx", rows, "int32"))
+        return tuple(found)
+
+    def sizes(self, batch: Size, seq: Size) -> dict[str, Size]:
+        """The sizes of the inputs by their symbols."""
+        return {"B": batch, "S": seq, **dict(self.lengths)}
 
     def rows(self, batch: Size, seq: Size) -> tuple[Size, Size]:
         """The rows of a batch of sequences, and their tokens."""
@@ -201,6 +236,8 @@ class Inputs:
     """The padding mask [B, S], if there is padding."""
     position_ids: Tensor | None = None
     """The positions [B, S] of a packed row, or of all tokens so far, if ``generate`` gives them to a recorded model."""
+    others: Mapping[str, Tensor] = field(default_factory=dict)
+    """Inputs beside the token ids, the mask and the positions, by the names of the arguments."""
     makes_own: bool = False
     """The model is a module of the user's own, which makes its inputs itself."""
 

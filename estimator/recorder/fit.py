@@ -166,17 +166,15 @@ class _Expressions:
         return None if best is None else best[1]
 
 
-class _Bilinear:
-    """The expressions c + b*B + s*S + d*B*S, from four points, or of one symbol from two; the others must agree."""
+class _Multilinear:
+    """Sums of products of different symbols, such as c + b*B + s*S + d*B*S, from as many points; others must agree."""
 
-    def __init__(self, points: Sequence[tuple[int, int]]) -> None:
-        axes = [i for i in (0, 1) if len({point[i] for point in points}) > 1]
-        chosen = [[], *([i] for i in axes), *([axes] if len(axes) > 1 else [])]
-        self._rows = [
-            [prod((Fraction(point[i]) for i in term), start=Fraction(1)) for term in chosen] for point in points
-        ]
+    def __init__(self, points: Sequence[Mapping[str, int]]) -> None:
+        axes = [name for name in points[0] if len({point[name] for point in points}) > 1]
+        chosen = [term for n in range(len(axes) + 1) for term in itertools.combinations(axes, n)]
+        self._rows = [[Fraction(prod(point[name] for name in term)) for term in chosen] for point in points]
         self._inverse = _inverse(self._rows[: len(chosen)])
-        self._basis = [product([symbol("BS"[i]) for i in term]) for term in chosen]
+        self._basis = [product([symbol(name) for name in term]) for term in chosen]
         self._found: dict[tuple[int, ...], Size] = {}
 
     def __call__(self, values: tuple[int, ...]) -> Size:
@@ -223,13 +221,13 @@ def fit(recordings: Sequence[Recording], rates: Mapping[str, Sequence[float]] | 
     return _fit([program for _, program in recordings], expressions, rates or {})
 
 
-def fit_inputs(recordings: Sequence[tuple[int, int, Program]]) -> Program:
-    """The program of one model in the batch B and the sequence S, from recordings (batch, sequence, program).
+def fit_inputs(recordings: Sequence[Recording]) -> Program:
+    """The program of one model in the sizes of its inputs, such as the batch B and the sequence S.
 
-    Four are needed, or two if one of both is the same in all, and one more to check the fit. Raises ``InputError``
-    where a size is no such polynomial.
+    2^n recordings are needed where n sizes differ among them, which come first and are products of two values of each,
+    and one more to check the fit. Raises ``InputError`` where a size is no such polynomial.
     """
-    return _fit([program for *_, program in recordings], _Bilinear([(b, s) for b, s, _ in recordings]))
+    return _fit([program for _, program in recordings], _Multilinear([values for values, _ in recordings]))
 
 
 _SAME = ("inputs", "outputs", "layers", "stacks", "plain", "tied", "checkpoints", "returns_cache")

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import copy
 import inspect
+import itertools
 import json
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -18,6 +20,7 @@ import transformers
 from ..errors import InputError
 from ..ledger import Size
 from ..programs.depth import deepened
+from ..programs.heads import HEADS
 from ..programs.libraries import silence, without_collector
 from ..programs.module_table import NamedModule
 from ..programs.program import Program, layer_numbers
@@ -27,11 +30,20 @@ from ..programs.setting import Setting
 from ..programs.step import Step
 from ..programs.substitution import substitute
 from . import generate_cache
-from .calls import Wrapped, checkpoints_itself, layers_as_checkpointed, modules_of, plain_paths, record
+from .calls import (
+    Wrapped,
+    attends,
+    checkpoints_itself,
+    is_attention,
+    layers_as_checkpointed,
+    modules_of,
+    plain_paths,
+    record,
+)
 from .fewer_layers import fewer_layers
 from .fit import fit_inputs
 from .flash_attn import with_flash_attn
-from .model_classes import causal_class, causal_model
+from .model_classes import build_model, model_class
 
 try:
     from transformers.integrations.heterogeneity.configuration_utils import AmbiguousGlobalPerLayerAttributeError
@@ -52,6 +64,8 @@ ROUTED = (
 
 MOST_LAYERS = 1024
 """The most layers of a model that is built, which takes some milliseconds each. The deepest known model has 128."""
+_TARGETS = (5, 7, 11)
+"""The tokens of a decoder beside an encoder in recordings that sizes are fitted to."""
 _CUTS = ("mamba_chunk_size", "chunk_size", "mamba_d_state", "ssm_state_size", "linear_key_head_dim", "index_topk")
 """Keys of configs whose layers cut the sequence into chunks, or select tokens of it: sizes have jumps in its length.
 The first ones are the chunk's; a class without one has it in its code."""
@@ -62,10 +76,10 @@ def _cut_by(config: Any) -> str | None:
 
 
 class HuggingFaceModel:
-    """The programs of a config.json's model. ``where`` is what messages call the config."""
+    """The programs of a config.json's model with a head. ``where`` is what messages call the config."""
 
-    def __init__(self, raw: Mapping[str, Any], where: str) -> None:
-        self.raw, self.where = raw, where
+    def __init__(self, raw: Mapping[str, Any], where: str, head: str = "causal-lm") -> None:
+        self.raw, self.where, self.head = raw, where, head
         keys = {
             k: v for k, v in raw.items() if k not in ("torch_dtype", "dtype", "architectures", "_attn_implementation")
         }
@@ -76,19 +90,24 @@ class HuggingFaceModel:
         try:
             with quiet():
                 config = transformers.AutoConfig.for_model(**keys)
-                if config.is_encoder_decoder:
+                if config.is_encoder_decoder and head == "causal-lm":
                     refuse_encoder(raw, where)
-                self.config = config.get_text_config()
+                self.config = config.get_text_config() if head == "causal-lm" else config
         except InputError:
             raise
         except Exception as error:
             reason = first_line(error.__cause__ or error)  # its validation wraps what a check says
             raise InputError(f"{where}: transformers refuses the config ({reason})") from None
-        self._class = causal_class(self.config)
+        self._class = model_class(head, self.config)
         if self._class is None:
             raise InputError(
-                f"{where}: transformers {transformers.__version__} has no causal language model of model_type "
-                f"{self.config.model_type}, and others are not answered; give the config.json of a decoder"
+                f"{where}: transformers {transformers.__version__} has no model of model_type {self.config.model_type} "
+                f"with head {head}; heads are {', '.join(HEADS)}"
+            )
+        if self._class.main_input_name != "input_ids":
+            raise InputError(
+                f"{where}: the model takes {self._class.main_input_name}, for which there is no rule; give the "
+                "config.json of a model of text"
             )
         parts = [key for key in getattr(config, "sub_configs", {}) if getattr(config, key, None) is not self.config]
         self.is_part = self.config is not config
@@ -126,7 +145,8 @@ class HuggingFaceModel:
         try:
             flash = with_flash_attn() if attention == "flash" else nullcontext()
             with torch.device("meta"), quiet(), flash:
-                model = causal_model(
+                model = build_model(
+                    self.head,
                     copy.deepcopy(self.config),
                     dtype=getattr(torch, dtype),
                     attn_implementation=implementation,
@@ -189,7 +209,8 @@ class HuggingFaceModel:
         base = self._base(model)
         plain = plain_paths(model, base)
         rows = list(modules_of(model, base, plain))
-        numbers = layer_numbers([row.path for row in rows], [plain(path) for path in layer_paths(model)])
+        paths = [plain(path) for stack in stack_paths(model) for path in stack]
+        numbers = layer_numbers([row.path for row in rows], paths)
         return tuple(row._replace(layer=numbers.get(row.path)) for row in rows)
 
     def parameters(self) -> dict[str, tuple[Size, ...]]:
@@ -198,17 +219,18 @@ class HuggingFaceModel:
         return {plain(name): tuple(p.shape) for name, p in model.named_parameters()}
 
     def at(self, step: Step, batch: Size, seq: Size) -> Program:
-        key = (Setting.of(step), step.cached, step.window_reached)
+        key = (Setting.of(step), step.cached, step.window_reached, step.lengths)
         if (*key, batch, seq) not in self._programs:
-            if isinstance(batch, int) and isinstance(seq, int):
-                program = self._record(step, batch, seq)
+            sizes = step.sizes(batch, seq)
+            if all(isinstance(size, int) for size in sizes.values()):
+                program = self._record(step, batch, seq)  # type: ignore[arg-type]
             elif not isinstance(seq, int) and (key_of := _cut_by(self.config)):
                 raise InputError(
                     f"{self.where}: a formula does not go with {key_of}, by which layers cut the sequence; give "
                     "one sequence, or ask `estimator estimate`"
                 )
             else:
-                program = substitute(self._fitted(key, step, batch, seq), {"B": batch, "S": seq})
+                program = substitute(self._fitted(key, step, batch, seq), sizes)
             self._programs[*key, batch, seq] = program
         program = self._programs[*key, batch, seq]
         self._routed = program.routed
@@ -233,12 +255,18 @@ class HuggingFaceModel:
 
     def _fitted(self, key: tuple[Any, ...], step: Step, batch: Size, seq: Size) -> Program:
         """The program in the batch B and the sequence S, of those that are no numbers."""
-        lengths = (seq,) * 3 if isinstance(seq, int) else self._lengths(step)
-        batches = (batch,) * 2 if isinstance(batch, int) else (2, 3)
-        points = {(b, s): None for s in lengths for b in batches}
+        drawn = {"B": (2, 3), "S": self._lengths(step), "T": _TARGETS}
+        values = [(x,) if isinstance(x, int) else drawn[name] for name, x in step.sizes(batch, seq).items()]
+        first = list(itertools.product(*[one[:2] for one in values]))
+        points = [*first, tuple(one[-1] for one in values)]
         known = (*key, "fitted", *points)
         if known not in self._programs:
-            self._programs[known] = fit_inputs([(b, s, self.at(step, b, s)) for b, s in points])
+            found = []
+            for b, s, *others in points:
+                lengths = tuple((name, n) for (name, _), n in zip(step.lengths, others, strict=True))
+                sizes = {"B": b, "S": s, **dict(lengths)}
+                found.append((sizes, self.at(replace(step, lengths=lengths), b, s)))
+            self._programs[known] = fit_inputs(found)
         return self._programs[known]
 
     def _lengths(self, step: Step) -> tuple[int, ...]:
@@ -253,27 +281,49 @@ class HuggingFaceModel:
         device = step.device.type
         model = self._model(step.dtype, step.attention, step.experts_implementation)
         model.train(not infers)
-        inputs = {"input_ids": torch.empty((batch, seq), dtype=torch.int64, device="meta")}
-        if step.attention_mask:
-            inputs["attention_mask"] = torch.empty_like(inputs["input_ids"])
+        if step.checkpointing != "none" and any(
+            hasattr(m, "gradient_checkpointing") for m in filter(is_attention, model.modules())
+        ):
+            raise InputError(
+                f"{self.where}: checkpointing has no rule with {self.config.model_type}, whose attention makes other "
+                "tensors within checkpoints; use checkpointing: none"
+            )
+        sizes = step.sizes(batch, seq)
+        batch_of_one = replace(step, data_collator=False, packing=False, return_seq_idx=False)  # labels are the ids
+        given: dict[str, torch.Tensor] = {}
+        for one in batch_of_one.inputs():
+            made = torch.empty(one.sized(sizes), dtype=getattr(torch, one.dtype), device="meta")
+            given[one.name] = given[one.same_as] if one.same_as else made
+        own = {one.name for one in batch_of_one.inputs() if not one.same_as}
+        inputs = {name: x for name, x in given.items() if name in own}
         if step.packing:
             if "position_ids" not in generate_cache.taken(self._base(model)):
                 raise InputError(
                     f"{self.where}: packing does not go with a class that takes no position_ids; leave it out"
                 )
-            inputs["position_ids"] = torch.empty_like(inputs["input_ids"])
-        labels = {} if infers else {"labels": inputs["input_ids"]}
+            given["position_ids"] = inputs["position_ids"] = torch.empty_like(inputs["input_ids"])
+        cache = {"use_cache": step.returns_cache} if HEADS[self.head].decodes else {}
         dtype = None if step.autocast is None else getattr(torch, step.autocast)
         wrapped = self.wrapped(model)
 
         def call() -> Mapping[str, Any]:
             with autocast(device, dtype):
-                return dict(model(**inputs, **labels, use_cache=step.returns_cache))
+                return dict(model(**given, **cache))
 
         def once() -> Program:
             if step.cached is not None:
                 return self._of_generate(model, step, batch, seq)
-            return record(model, inputs, call, device, dtype, wrapped, step.routing, packed=step.packing)
+            return record(
+                model,
+                inputs,
+                call,
+                device,
+                dtype,
+                wrapped,
+                step.routing,
+                packed=step.packing,
+                padded=step.attention_mask,
+            )
 
         def program() -> Program:
             return _settled(model, once)
@@ -295,7 +345,10 @@ class HuggingFaceModel:
 
     def _of_few_layers(self, model: Any, program: Callable[[], Program]) -> Program | None:
         """The program from a recording of some of the layers; ``None`` where none can be left out."""
-        with fewer_layers(model, layer_paths(model)) as like:
+        stacks = stack_paths(model)
+        if len(stacks) != 1:
+            return None
+        with fewer_layers(model, stacks[0]) as like:
             if like is None:
                 return None
             try:
@@ -424,17 +477,22 @@ def first_line(error: BaseException) -> str:
     return f"{type(error).__name__}: {lines[0][:150]}" if lines else type(error).__name__
 
 
-def layer_paths(model: Any) -> list[str]:
-    """The paths of a model's layers: the list of modules with the most parameters."""
+def stack_paths(model: Any) -> list[list[str]]:
+    """The paths of the layers of each stack: the list of modules with the most parameters, and others beside it that
+    have attention in each layer.
+    """
     lists = [
         (sum(p.numel() for p in module.parameters()), path, module)
         for path, module in model.named_modules()
         if isinstance(module, torch.nn.ModuleList)
     ]
-    if not lists:
-        return []
-    _, path, module = max(lists, key=lambda entry: entry[0])
-    return [f"{path}.{name}" for name, _ in module.named_children()]
+    found: list[str] = []
+    for _, path, module in sorted(lists, key=lambda one: -one[0]):
+        beside = not any(path.startswith(f"{other}.") or other.startswith(f"{path}.") for other in found)
+        if not found or (beside and len(module) > 1 and attends(module)):
+            found.append(path)
+    ordered = [path for _, path, _ in lists if path in found]
+    return [[f"{path}.{name}" for name, _ in model.get_submodule(path).named_children()] for path in ordered]
 
 
 def _repeats(few: Program, like: Sequence[int]) -> bool:
@@ -509,13 +567,13 @@ MOST_HELD = 8
 _CONFIGS: dict[str, RecordedConfig] = {}
 
 
-def recorded_config(raw: Mapping[str, Any], where: str) -> RecordedConfig:
-    """The numbers of a model of any causal class of the installed transformers. Raises ``InputError``."""
-    key = json.dumps([raw, where], default=str)
+def recorded_config(raw: Mapping[str, Any], where: str, head: str = "causal-lm") -> RecordedConfig:
+    """The numbers of a model of any class of the installed transformers with a head. Raises ``InputError``."""
+    key = json.dumps([raw, where, head], default=str)
     if key not in _CONFIGS:
         if len(_CONFIGS) >= MOST_HELD:
             _CONFIGS.pop(next(iter(_CONFIGS)))
-        _CONFIGS[key] = config_of(raw, HuggingFaceModel(raw, where))
+        _CONFIGS[key] = config_of(raw, HuggingFaceModel(raw, where, head))
     return _CONFIGS[key]
 
 
@@ -559,4 +617,5 @@ def config_of(raw: Mapping[str, Any], source: HuggingFaceModel) -> RecordedConfi
         sliding_window=window if any(windowed) else None,
         windowed_layers=windowed,
         source=source,
+        num_labels=number("num_labels"),
     )

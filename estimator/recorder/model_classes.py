@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from ..programs.heads import HEADS
 from ..programs.releases import dtype_keyword
 
 
@@ -45,11 +46,20 @@ def causal_class(config: Any) -> Any:
     return causal.get(type(config), None)
 
 
-def causal_model(config: Any, dtype: Any, **options: Any) -> Any:
-    """A model of ``causal_class``, without the parts beside its decoder, such as a vision tower."""
+def model_class(head: str, config: Any) -> Any:
+    """The class of transformers that a config with a head is built with; ``None`` where there is none."""
+    if head == "causal-lm":
+        return causal_class(config)
+    import transformers
+
+    return getattr(transformers, HEADS[head].auto_class)._model_mapping.get(type(config), None)
+
+
+def build_model(head: str, config: Any, dtype: Any, **options: Any) -> Any:
+    """A model of ``model_class``; of a causal one without the parts beside its decoder, such as a vision tower."""
     options[dtype_keyword()] = dtype
-    found = causal_class(config)
-    if found.config_class is type(config) or "text_config" not in found.config_class.sub_configs:
+    found = model_class(head, config)
+    if head != "causal-lm" or found.config_class is type(config) or "text_config" not in found.config_class.sub_configs:
         return found._from_config(config, **options)
     model = found._from_config(found.config_class(text_config=config.to_dict()), **options)
     decoder = model.get_decoder()

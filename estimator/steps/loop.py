@@ -95,10 +95,11 @@ class Model:
         """Run the model on a batch: with its labels where the step trains."""
         passed = replace(
             self.inputs,
-            attention_mask=given.mask if self.step.attention_mask else None,
-            position_ids=given.position_ids,
+            attention_mask=given.get("attention_mask") if self.step.passes_mask else None,
+            position_ids=given.get("position_ids"),
+            others=given,
         )
-        return self.forward(given.ids, passed, labels=given.labels if self.step.procedure.trains else None)
+        return self.forward(given.get("input_ids"), passed, labels=given.get("labels"))
 
     def forward(
         self, ids: Tensor | None, inputs: Inputs, cache: Cache | None = None, labels: Tensor | None = None

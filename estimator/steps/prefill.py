@@ -32,7 +32,7 @@ class Prefill(Procedure):
         out = model(batch)
         del previous
         loop.kv_cache = sum((part.nbytes for part in out if isinstance(part, Cache)), 0)
-        batch = batch._replace(mask=None)
+        batch.pop("attention_mask", None)
         yield "end"
 
 

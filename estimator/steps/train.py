@@ -39,7 +39,7 @@ class Train(Procedure):
                 del out  # litgpt's loop has only the loss as a Python number; the model holds its logits
         yield "update"
         loop.update()
-        batch = batch._replace(mask=None)
+        batch.pop("attention_mask", None)
         yield "zero_grad"
         zero_grad(loop.trained)
         yield "end"

@@ -29,7 +29,7 @@ class ZerothOrder(Procedure):
         _move(ledger, loop.trained, "update")
         losses.clear()
         loop.saved = ledger.saved
-        batch = batch._replace(mask=None)
+        batch.pop("attention_mask", None)
         yield "zero_grad"
         zero_grad(loop.trained)
         yield "end"

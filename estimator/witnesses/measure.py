@@ -21,6 +21,7 @@ from ..methods.adalora import AdaLoraMethod
 from ..operators import THREADS
 from ..plans.plan import Plan, parse_plan
 from ..plans.resolve import Resolved, resolve
+from ..programs.heads import HEADS
 from ..programs.libraries import without_collector
 from ..steps.loss import labelled
 from . import fresh
@@ -119,10 +120,10 @@ def _step(resolved: Resolved, model: Any, device: str = "cpu", vocab: int | None
 
     vocab = vocab or resolved.spec.config.vocab_size
     if resolved.plan.generate is not None:
-        return _Generate(resolved.plan, vocab, model.eval(), None, device)
+        return _Generate(resolved, vocab, model.eval(), None, device)
     if resolved.plan.task == "infer":
-        return _Prefill(resolved.plan, vocab, model.eval(), None, device)
-    return Step(resolved.plan, vocab, model, build_optimizer(resolved, model), device)
+        return _Prefill(resolved, vocab, model.eval(), None, device)
+    return Step(resolved, vocab, model, build_optimizer(resolved, model), device)
 
 
 def run_step(
@@ -223,8 +224,9 @@ def _run_step(
 class Step:
     """A step of training."""
 
-    def __init__(self, plan: Plan, vocab: int, model: Any, optimizer: Any, device: str = "cpu") -> None:
-        self.plan, self.vocab, self.model, self.optimizer, self.device = plan, vocab, model, optimizer, device
+    def __init__(self, resolved: Resolved, vocab: int, model: Any, optimizer: Any, device: str = "cpu") -> None:
+        self.plan, self.vocab, self.model, self.optimizer, self.device = resolved.plan, vocab, model, optimizer, device
+        plan, self.step = resolved.plan, resolved.step
         self.resident = {t.untyped_storage()._cdata for t in (*model.parameters(), *model.buffers())}
         self.note_saved: Any = None
         """A function that is called with every tensor that is held for backward."""
@@ -237,6 +239,7 @@ class Step:
         """AdaLoRA's model, where the loop updates the importance of its adapters."""
         self.note_part: Callable[[str], None] = lambda part: None
         """A function that is called at the end of each part of the step, with its name."""
+        self._cache = {"use_cache": plan.use_cache} if HEADS[self.step.head].decodes else {}
 
     def run_twice(self) -> None:
         self.run()
@@ -297,7 +300,7 @@ class Step:
         from .reference import forward_ad, mezo
 
         if self.plan.method.procedure == "forward-mode":
-            forward_ad.step(self.model, {**batch, "use_cache": self.plan.use_cache}, self.optimizer)
+            forward_ad.step(self.model, {**batch, **self._cache}, self.optimizer)
         else:
             trained = [p for p in self.model.parameters() if p.requires_grad]
             mezo.step(lambda: self._forward(batch).loss, self.model, trained)
@@ -318,19 +321,32 @@ class Step:
         return batch, out
 
     def _batch(self) -> dict[str, Any]:
-        """The model's arguments: ids, labels and, where the plan pads, a mask."""
+        """The model's arguments, by their names."""
         import torch
 
         plan = self.plan
         if plan.packing:
             return self._packed()
-        ids = torch.randint(self.vocab, (plan.batch, plan.seq), device=self.device)
-        arguments = {"input_ids": ids}
-        if plan.attention_mask or plan.data_collator:
-            arguments["attention_mask"] = torch.ones(ids.shape, dtype=torch.int64, device=self.device)
-            arguments["attention_mask"][0, -1] = int(not plan.attention_mask)
-        if plan.task == "train":
-            arguments["labels"] = self._labels(ids) if plan.data_collator else ids
+        largest = {
+            "input_ids": self.vocab,
+            "decoder_input_ids": self.vocab,
+            "labels": self.step.num_labels or self.vocab,
+        }
+        arguments: dict[str, Any] = {}
+        for one in self.step.inputs():
+            shape = one.sized(self.step.sizes(plan.batch, plan.seq))
+            if one.same_as:
+                made = arguments[one.same_as]
+            elif one.name == "attention_mask":
+                made = torch.ones(shape, dtype=torch.int64, device=self.device)
+                made[0, -1] = int(not plan.attention_mask)
+            elif one.name == "labels" and plan.data_collator:
+                made = self._labels(arguments["input_ids"])
+            elif one.dtype == "float32":
+                made = torch.randn(shape, device=self.device)
+            else:
+                made = torch.randint(largest.get(one.name, plan.seq), shape, device=self.device)
+            arguments[one.name] = made
         return arguments
 
     def _packed(self) -> dict[str, Any]:
@@ -359,7 +375,7 @@ class Step:
 
     def _forward(self, batch: dict[str, Any]) -> Any:
         with self._hooks(), self._autocast():
-            out = self.model(**batch, use_cache=self.plan.use_cache)
+            out = self.model(**batch, **self._cache)
         if self.plan.convert_outputs_to_fp32:
             from accelerate.utils import convert_to_fp32
 
@@ -416,6 +432,8 @@ class _Prefill(Step):
         """Bytes of the KV cache that a forward pass returns; 0 without one."""
         import torch
 
+        if not self._cache:
+            return 0
         with torch.inference_mode():
             return _cache_bytes(self._forward(self._batch()).past_key_values)
 
@@ -426,7 +444,9 @@ def _cache_bytes(cache: Any) -> int:
 
     from .reference.model import storage_bytes
 
-    layers = [] if cache is None else [vars(layer) for layer in cache.layers]
+    parts = [getattr(cache, f"{name}_attention_cache", None) for name in ("self", "cross")]  # of a decoder with both
+    held = [part for part in (parts if any(parts) else [cache]) if part is not None]
+    layers = [vars(layer) for part in held for layer in part.layers]
     return storage_bytes(
         [x for x in torch.utils._pytree.tree_leaves(layers) if isinstance(x, torch.Tensor) and x.dim()]
     )

@@ -42,6 +42,8 @@ class TracedTensor(NamedTuple):
 def build(resolved: Resolved) -> Any:
     """The plan's model on the meta device. Raises ``InputError`` where it cannot be traced."""
     check_question("a trace", resolved.plan)
+    if resolved.spec.head != "causal-lm":
+        raise InputError(f"head: {resolved.spec.head} has no rule with a trace; ask `estimator measure`, which runs it")
     with _quiet():
         return build_model(resolved, "meta")
 

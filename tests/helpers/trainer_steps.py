@@ -45,7 +45,7 @@ class TrainerStep(Step):
 
     def __init__(self, resolved: Resolved, trainer: Trainer) -> None:
         model = prepared(trainer)
-        super().__init__(resolved.plan, resolved.spec.config.vocab_size, model, trainer.optimizer)
+        super().__init__(resolved, resolved.spec.config.vocab_size, model, trainer.optimizer)
         self.trainer = trainer
         trainer.current_gradient_accumulation_steps = 1
 

@@ -19,7 +19,7 @@ from estimator.methods.lora import Lora
 from estimator.methods.patterns import spelt_out
 from estimator.plans.plan import parse_plan
 from estimator.plans.resolve import Resolved, resolve
-from estimator.recorder.model_classes import causal_model
+from estimator.recorder.model_classes import build_model
 from estimator.recorder.peft_adapters import RecordedMethod, wrap, wrapped_config
 from estimator.steps.step import run
 from estimator.witnesses.measure import run_step
@@ -100,7 +100,9 @@ def test_a_measured_step(model_type: str, keys: dict[str, Any], tmp_path: Path) 
 def adapted_by_peft(model_type: str, block: Mapping[str, Any]) -> dict[str, tuple[int, ...]]:
     """Names and shapes of the parameters that PEFT trains."""
     with torch.device("meta"):
-        model = causal_model(transformers.AutoConfig.for_model(model_type, **CLASSES[model_type]), torch.bfloat16)
+        model = build_model(
+            "causal-lm", transformers.AutoConfig.for_model(model_type, **CLASSES[model_type]), torch.bfloat16
+        )
     wrapped = wrap(model, "LORA", lambda _: {key: value for key, value in block.items() if key != "name"})
     found: dict[str, tuple[int, ...]] = {}
     for name, p in wrapped.named_parameters():

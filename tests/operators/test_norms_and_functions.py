@@ -109,6 +109,16 @@ def test_cross_entropy(given: Cases) -> None:
     agree(ops.cross_entropy, functional.cross_entropy, *given)
 
 
+@varied([((40,), (40,)), ((24, 40), (24, 40)), ((1,), (1,))], PAIRS, swaps=[None, None])
+@pytest.mark.parametrize("reduction", ["mean", "none"])
+def test_mse_loss(given: Cases, reduction: str) -> None:
+    agree(
+        lambda x, target: ops.mse_loss(x, target, reduction),
+        lambda x, target: functional.mse_loss(x, target, reduction=reduction),
+        *given,
+    )
+
+
 @binary
 def test_sub(given: Cases) -> None:
     agree(ops.sub, lambda a, b: a - b, *given)

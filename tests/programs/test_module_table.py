@@ -34,7 +34,7 @@ from estimator.programs.families import model_of
 from estimator.programs.method import Method
 from estimator.programs.modules import Builder
 from estimator.programs.step import Step
-from estimator.recorder.model_classes import causal_model
+from estimator.recorder.model_classes import build_model
 from tests.cases.causal_classes import CLASSES
 from tests.cases.small_models import write_config
 
@@ -178,7 +178,7 @@ def test_transposed_experts_are_those_of_transformers(model_type: str) -> None:
     """Witness: transformers' modules, of which PEFT asks it."""
     config = transformers.AutoConfig.for_model(model_type, **CLASSES[model_type])
     with torch.device("meta"):
-        modules = causal_model(config, torch.bfloat16).modules()
+        modules = build_model("causal-lm", config, torch.bfloat16).modules()
     found = {
         getattr(module, "is_transposed", False)
         for module in modules

@@ -18,7 +18,8 @@ from estimator.recorder.kinds import examples, smallest
 B, S, H, K, G, D, V = map(symbol, "BSHKGDV")
 ROTARY = sizes_symbol("rotary")
 EXPRESSIONS = [
-    B, S * S, 2 * S, 4 * H, 6 * B * S, 8 * B * H, 3 * H // 2, B * S * K * G, 3 * B * S * H, D // 2, K * G * D // 4, V + 1, V - 1, H + 2, K * D + K * G * D,
+    B, S * S, 2 * S, 4 * H, 6 * B * S, 8 * B * H, 3 * H // 2, B * S * K * G, 3 * B * S * H,
+    D // 2, K * G * D // 4, V + 1, V - 1, H + 2, K * D + K * G * D,
     K * G * D + 2 * K * D, D - ROTARY, B * S - B, H + K * D + V,
     B * H * K * D + B * K * G * D,
 ]  # fmt: skip
@@ -102,13 +103,21 @@ POINTS = [(2, 7), (2, 11), (3, 7), (3, 11), (5, 23)]
 
 def test_batch_and_sequence_are_found_from_four_points_and_one_that_checks_them() -> None:
     wanted = program([B, S, B * S, 3 * B * S + 2 * S - 1, B * S // 2 + B // 2, 7])
-    recordings = [(b, s, substitute(wanted, {"B": 2 * b, "S": s})) for b, s in POINTS]
+    recordings = [({"B": b, "S": s}, substitute(wanted, {"B": 2 * b, "S": s})) for b, s in POINTS]
     found = fit_inputs(recordings)
     assert substitute(found, {"B": 9, "S": 4}) == substitute(wanted, {"B": 18, "S": 4})
     with pytest.raises(InputError, match="no expression of the sizes is 49, 121, 49, 121 and 529"):
-        fit_inputs([(b, s, program([s * s])) for b, s in POINTS])
+        fit_inputs([({"B": b, "S": s}, program([s * s])) for b, s in POINTS])
     with pytest.raises(InputError, match="do not tell a fit apart"):
-        fit_inputs([(b, 7, p) for b, _, p in recordings])
+        fit_inputs([({**sizes, "S": 7}, p) for sizes, p in recordings])
+
+
+def test_three_sizes_are_found_from_eight_points() -> None:
+    rows = sizes_symbol("T")
+    wanted = program([B * S * rows, S * rows + 3, B * rows])
+    points = [{"B": b, "S": s, "T": t} for b in (2, 3) for s in (7, 11) for t in (5, 13)]
+    found = fit_inputs([(p, substitute(wanted, p)) for p in [*points, {"B": 3, "S": 23, "T": 17}]])
+    assert substitute(found, {"B": 9, "S": 4, "T": 6}) == substitute(wanted, {"B": 9, "S": 4, "T": 6})
 
 
 def test_a_program_is_written_for_another_depth() -> None:

@@ -11,7 +11,7 @@ import transformers
 import yaml
 
 from estimator.answers.check import check
-from estimator.recorder.model_classes import causal_model
+from estimator.recorder.model_classes import build_model
 from tests.cases.causal_classes import CLASSES
 
 FILES = {
@@ -29,7 +29,9 @@ def test_the_layers_that_the_tool_finds(tool: str, model_type: str, tmp_path: Pa
     file = tmp_path / "train.yaml"
     file.write_text(yaml.safe_dump({MODEL[tool]: str(tmp_path), **FILES[tool]}))
     with torch.device("meta"):
-        model = causal_model(transformers.AutoConfig.for_model(model_type, **CLASSES[model_type]), torch.bfloat16)
+        model = build_model(
+            "causal-lm", transformers.AutoConfig.for_model(model_type, **CLASSES[model_type]), torch.bfloat16
+        )
     linear = {name.rpartition(".")[2] for name, module in model.named_modules() if "Linear" in type(module).__name__}
     found = check(str(file), {"runtime": "torch-cpu"}, tool)
     method = found.keys["method"]

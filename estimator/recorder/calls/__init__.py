@@ -5,7 +5,17 @@ functions it treats in a way of their own, ``functions`` does so for custom ``to
 ``marks`` hang on the tensors, and ``data`` says what is known of their data.
 """
 
-from .assembling import Wrapped, checkpoints_itself, layers_as_checkpointed, modules_of, plain_paths, record, recording
+from .assembling import (
+    Wrapped,
+    attends,
+    checkpoints_itself,
+    is_attention,
+    layers_as_checkpointed,
+    modules_of,
+    plain_paths,
+    record,
+    recording,
+)
 from .data import Routing
 from .marks import dtype_name
 from .mode import Recorder
@@ -14,8 +24,10 @@ __all__ = [
     "Recorder",
     "Routing",
     "Wrapped",
+    "attends",
     "checkpoints_itself",
     "dtype_name",
+    "is_attention",
     "layers_as_checkpointed",
     "modules_of",
     "plain_paths",

@@ -183,6 +183,7 @@ def record(
     routing: Routing = "balanced",
     before: Callable[[], Iterable[Sequence[torch.Tensor]]] | None = None,
     packed: bool = False,
+    padded: bool = True,
     interfaces: Any = None,
 ) -> Program:
     """Record ``call()``, which runs ``model`` with ``inputs``, all on the meta device. Its tensors are the outputs.
@@ -190,16 +191,16 @@ def record(
     ``call`` returns a mapping of names to tensors. Where a library has wrapped a model, as ``wrapped`` says, paths
     within it are as they were. ``routing`` says how tokens choose experts where the program depends on it. ``before``
     fills a cache before the recording, and gives the tensors of each of its layers. ``packed``: position ids that are
-    given start again in each sequence. ``interfaces``: an ``interfaces.Cache`` that ``call`` gives the model, if what
-    transformers chooses by the setting is to be noted as calls of its own. Raises
-    ``InputError`` where the model reads numbers that depend on its weights.
+    given start again in each sequence. ``padded``: a mask that is given has padding in it. ``interfaces``: an
+    ``interfaces.Cache`` that ``call`` gives the model, if what transformers chooses by the setting is to be noted as
+    calls of its own. Raises ``InputError`` where the model reads numbers that depend on its weights.
     """
     base = model if wrapped is None else wrapped.base
     plain = plain_paths(model, base)
     recorder = Recorder(model, device, autocast, plain, routing)
     slots = {name: recorder.mark(x) for name, x in inputs.items()}
     for name, x in inputs.items():
-        if (data := data_of_input(name, x, getattr(model, "config", None), packed)) is not None:
+        if (data := data_of_input(name, x, getattr(model, "config", None), packed, padded)) is not None:
             recorder.data.set(x, data)
     loss = getattr(base, "loss_function", None)
     with _sets_in_order(model), recording(recorder), ExitStack() as stack:
@@ -319,7 +320,7 @@ def modules_of(
 ) -> Iterator[NamedModule[int]]:
     """The rows of the table of a model's modules. ``base`` is the model that a library has wrapped."""
     base = base or model
-    embeddings = _wrapped_in(getattr(base, "get_input_embeddings", lambda: None)())
+    embeddings = [module for part in base.modules() for module in _wrapped_in(_input_embeddings(part))]
     heads = _wrapped_in(getattr(base, "get_output_embeddings", lambda: None)())
     for path, module in model.named_modules():
         if path:
@@ -339,6 +340,14 @@ def modules_of(
                 shape = shape[::-1]
             bias = kind in ("linear", "norm") and getattr(module, "bias", None) is not None
             yield NamedModule(plain(path), kind, shape, bias, role, None)
+
+
+def _input_embeddings(model: Any) -> Any:
+    """What transformers' ``enable_input_require_grads`` hooks of a model or of one within it, such as an encoder."""
+    try:
+        return model.get_input_embeddings()
+    except (AttributeError, NotImplementedError):
+        return None
 
 
 def _wrapped_in(module: Any) -> list[Any]:
@@ -367,6 +376,16 @@ def _kind(module: torch.nn.Module) -> Kind:
     return "mlp" if name.endswith("MLP") else "container"
 
 
+def is_attention(module: torch.nn.Module) -> bool:
+    """Whether a module is one of attention."""
+    return _kind(module) == "attention"
+
+
+def attends(layers: torch.nn.Module) -> bool:
+    """Whether there is attention in each of some layers."""
+    return all(any(map(is_attention, layer.modules())) for layer in layers.children())
+
+
 def _stacks(model: torch.nn.Module, events: Sequence[Event], plain: Callable[[str], str]) -> list[list[str]]:
     """The paths of the layers of each stack, in order: parts of the model whose modules are called one after the other.
 
@@ -389,11 +408,10 @@ def _stacks(model: torch.nn.Module, events: Sequence[Event], plain: Callable[[st
         starts = [entered[p][0] for p in paths]
         count = sum(p.numel() for p in module.parameters())
         if starts == sorted(starts) and all(left[a] < entered[b][0] for a, b in pairwise(paths)) and count:
-            attends = all(any(_kind(part) == "attention" for part in layer.modules()) for layer in module)
-            found.append((count, attends, paths))
+            found.append((count, attends(module), paths))
     stacks: list[list[str]] = []
-    for _, attends, paths in sorted(found, key=lambda one: -one[0]):
+    for _, has_attention, paths in sorted(found, key=lambda one: -one[0]):
         beside = all(left[a[-1]] < entered[paths[0]][0] or left[paths[-1]] < entered[a[0]][0] for a in stacks)
-        if not stacks or (attends and beside):
+        if not stacks or (has_attention and beside):
             stacks.append(paths)
     return sorted(stacks, key=lambda paths: entered[paths[0]])

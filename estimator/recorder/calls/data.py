@@ -200,8 +200,10 @@ def tensors_in(tree: Any) -> Iterator[torch.Tensor]:
             yield from tensors_in(x)
 
 
-def data_of_input(name: str, x: torch.Tensor, config: Any, packed: bool = False) -> torch.Tensor | None:
-    """The data of an input: ordinary tokens. A mask that is given has padding, as only then it matters: one token.
+def data_of_input(
+    name: str, x: torch.Tensor, config: Any, packed: bool = False, padded: bool = True
+) -> torch.Tensor | None:
+    """The data of an input: ordinary tokens. A mask that is ``padded`` has one token of padding.
 
     Positions that are ``packed`` are those of two sequences.
     """
@@ -209,7 +211,7 @@ def data_of_input(name: str, x: torch.Tensor, config: Any, packed: bool = False)
         return None
     if name.endswith("mask"):
         mask = torch.ones(x.shape, dtype=x.dtype, device="cpu")
-        mask[0, -1:] = 0
+        mask[0, -1:] = int(not padded)
         return mask
     if name == "position_ids":
         positions = torch.arange(x.shape[-1], dtype=x.dtype, device="cpu").expand(x.shape).contiguous()

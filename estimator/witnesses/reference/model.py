@@ -16,7 +16,7 @@ from ...methods.patterns import spelt_out
 from ...plans.refusals import check_question
 from ...plans.resolve import Resolved
 from ...programs.releases import NEWEST, installed_release, with_its_keys
-from ...recorder.model_classes import causal_model
+from ...recorder import model_classes
 from .libraries import torch, transformers
 
 
@@ -48,7 +48,8 @@ def build_model(resolved: Resolved, device: str = "cpu", attention: str | None =
     config = build_config(resolved)
     options = {} if plan.experts_implementation is None else {"experts_implementation": plan.experts_implementation}
     with torch.device(device):
-        model = causal_model(
+        model = model_classes.build_model(
+            resolved.spec.head,
             config,
             dtype=getattr(torch, plan.dtype if plan.base is None else plan.rest_dtype),
             attn_implementation=_implementation(attention or plan.attention),

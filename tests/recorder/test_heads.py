@@ -1,0 +1,154 @@
+"""Models with other heads than a causal language model's, and with an encoder beside the decoder."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+torch = pytest.importorskip("torch")
+pytest.importorskip("transformers")
+
+import estimator  # noqa: E402
+from estimator.answers.formulas import compile_plan  # noqa: E402
+from estimator.errors import InputError  # noqa: E402
+from estimator.plans.plan import parse_plan  # noqa: E402
+from estimator.plans.resolve import resolve  # noqa: E402
+from estimator.programs.heads import HEADS, head_of  # noqa: E402
+from estimator.programs.program import SPAN, Call, Drop, Enter, Exit, Made, Ref, fold  # noqa: E402
+from tests.cases.small_models import write_config  # noqa: E402
+from tests.helpers.measured_steps import assert_step  # noqa: E402
+
+BERT = {
+    "model_type": "bert", "vocab_size": 500, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 6,
+    "num_attention_heads": 4, "max_position_embeddings": 128,
+}  # fmt: skip
+ROBERTA = {**BERT, "model_type": "roberta", "architectures": ["RobertaForSequenceClassification"], "num_labels": 1}
+DEBERTA = {
+    **BERT, "model_type": "deberta-v2", "architectures": ["DebertaV2ForSequenceClassification"], "num_hidden_layers": 3,
+    "relative_attention": True, "position_buckets": 32, "pos_att_type": ["p2c", "c2p"], "share_att_key": True,
+}  # fmt: skip
+MODERNBERT = {
+    **BERT, "model_type": "modernbert", "num_hidden_layers": 4, "local_attention": 16, "pad_token_id": 0,
+    "cls_token_id": 1, "sep_token_id": 2, "bos_token_id": 1, "eos_token_id": 2,
+}  # fmt: skip
+LLAMA = {
+    "model_type": "llama", "architectures": ["LlamaForSequenceClassification"], "vocab_size": 500, "hidden_size": 64,
+    "intermediate_size": 96, "num_hidden_layers": 6, "num_attention_heads": 4, "num_key_value_heads": 2,
+    "num_labels": 3, "pad_token_id": 0,
+}  # fmt: skip
+T5 = {
+    "model_type": "t5", "architectures": ["T5ForConditionalGeneration"], "is_encoder_decoder": True, "vocab_size": 500,
+    "d_model": 64, "d_kv": 16, "d_ff": 128, "num_layers": 5, "num_decoder_layers": 6, "num_heads": 4,
+    "decoder_start_token_id": 0, "pad_token_id": 0,
+}  # fmt: skip
+BART = {
+    "model_type": "bart", "architectures": ["BartForConditionalGeneration"], "is_encoder_decoder": True,
+    "vocab_size": 500, "d_model": 64, "encoder_ffn_dim": 128, "decoder_ffn_dim": 128, "encoder_layers": 5,
+    "decoder_layers": 6, "encoder_attention_heads": 4, "decoder_attention_heads": 4, "max_position_embeddings": 128,
+}  # fmt: skip
+STEPS: list[tuple[dict[str, Any], dict[str, Any]]] = [
+    (BERT, {"head": "sequence-classification"}),
+    (BERT, {"head": "masked-lm", "attention": "eager"}),
+    (BERT, {"head": "question-answering", "method": "lora"}),
+    (BERT, {"head": "token-classification", "checkpointing": "layer", "method": "lora"}),
+    (BERT, {"head": "token-classification", "attention_mask": True}),
+    (ROBERTA, {}),
+    (DEBERTA, {"attention": "eager"}),
+    (MODERNBERT, {"head": "masked-lm"}),
+    (LLAMA, {}),
+    (T5, {"target_seq": 9}),
+    (T5, {"target_seq": 9, "attention": "eager", "attention_mask": True}),
+    (T5, {"target_seq": 9, "task": "infer"}),
+    (BART, {"target_seq": 9, "autocast": "bfloat16"}),
+    (BART, {"target_seq": 9, "checkpointing": "layer", "method": "lora"}),
+]
+
+
+@pytest.mark.share(2)
+@pytest.mark.parametrize(("config", "keys"), STEPS, ids=lambda x: x.get("model_type") or str(x))
+def test_a_measured_step(config: dict[str, Any], keys: dict[str, Any], tmp_path: Path) -> None:
+    assert_step(config, {"batch": 2, "seq": 24, "dtype": "float32", **keys}, tmp_path)
+
+
+def test_the_tokens_of_the_decoder_are_a_symbol(tmp_path: Path) -> None:
+    """The formula at other lengths is the estimate at these."""
+    plan = {"model": write_config(tmp_path / "model", BART), "batch": 2, "seq": 24, "target_seq": 9}
+    compiled = compile_plan(parse_plan(plan))
+    assert {"B", "S", "T"} <= set(dict(compiled.moments)["lm_head backward"].symbols())
+    values = compiled.function([m for _, m in compiled.moments])({"B": 3, "S": 17, "T": 31})
+    other = estimator.estimate(**{**plan, "batch": 3, "seq": 17, "target_seq": 31})
+    assert max(values[1]) == other.bytes["peak_above_resident"]
+
+
+def test_layers_of_both_stacks_are_counted(tmp_path: Path) -> None:
+    resolved = resolve(parse_plan({"model": write_config(tmp_path / "model", BART), "batch": 2, "seq": 24}))
+    sizes = resolved.sizes()
+    assert [(stack.path, stack.depth) for stack in sizes.program.stacks] == [
+        ("model.encoder.layers.{}", 3), ("model.decoder.layers.{}", 6)
+    ]  # fmt: skip
+    assert [(run.start, run.count, run.stack) for run in sizes.runs] == [(0, 2, 0), (2, 1, 0), (3, 6, 1)]
+
+
+@pytest.mark.parametrize(
+    ("architectures", "encoder", "head"),
+    [
+        (["BertForMaskedLM"], False, "masked-lm"), (["T5ForConditionalGeneration"], True, "seq2seq-lm"),
+        (["LlavaForConditionalGeneration"], False, "causal-lm"), (["LlamaForCausalLM"], False, "causal-lm"),
+        (None, False, "causal-lm"), ([7], False, "causal-lm"), ("BertForMaskedLM", False, "causal-lm"),
+    ],
+)  # fmt: skip
+def test_the_head_is_what_the_architectures_say(architectures: Any, encoder: bool, head: str) -> None:
+    assert head_of({"architectures": architectures, "is_encoder_decoder": encoder}) == head
+
+
+@pytest.mark.parametrize(
+    ("config", "keys", "words"),
+    [
+        (BERT, {"head": "masked-lm", "loss": "chunked"}, "loss has no rule with head: masked-lm; leave it out"),
+        (BERT, {"head": "masked-lm", "target_seq": 4}, "target_seq belongs to head: seq2seq-lm, and the model's is"),
+        (BERT, {"head": "masked-lm", "dtype": "nf4", "method": "lora"}, "dtype: nf4 has no rule with head: masked-lm"),
+        (T5, {"checkpointing": "layer"}, "whose attention makes other tensors within checkpoints"),
+        (T5, {"head": "causal-lm"}, "has an encoder beside its decoder; set head: seq2seq-lm"),
+        (LLAMA, {"head": "masked-lm"}, "has no model of model_type llama with head masked-lm; heads are causal-lm"),
+        (
+            {"model_type": "whisper", "architectures": ["WhisperForConditionalGeneration"], "is_encoder_decoder": True},
+            {}, "has no model of model_type whisper with head seq2seq-lm",
+        ),
+    ],
+)  # fmt: skip
+def test_refusals(config: dict[str, Any], keys: dict[str, Any], words: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=words.replace("?", ".")):
+        estimator.estimate(model=write_config(tmp_path / "model", config), seq=24, **keys)
+
+
+def test_each_head_has_a_class_of_transformers() -> None:
+    import transformers
+
+    assert all(hasattr(transformers, head.auto_class) for head in HEADS.values())
+
+
+def _layer(path: str, given: int, *more: int, result: int) -> list[Any]:
+    made = Made(result, (2,), "float32")
+    refs = tuple(map(Ref, (given, *more)))
+    return [Enter(path, refs, ()), Call("add", refs, (), (made,)), Exit(path, (Ref(result),)), Drop(given)]
+
+
+def test_fold_of_two_stacks() -> None:
+    """What the decoder's layers take of the encoder's last one has a slot outside; each stack has places of its own."""
+    events = [
+        Call("embedding", (), (), (Made(10, (2,), "float32"),)),
+        *_layer("e.0", 10, result=11), *_layer("e.1", 11, result=12)[:-1],
+        Call("embedding", (), (), (Made(20, (2,), "float32"),)),
+        *_layer("d.0", 20, 12, result=21), *_layer("d.1", 21, 12, result=22), *_layer("d.2", 22, 12, result=23),
+        Call("norm", (Ref(23),), (), (Made(30, (2,), "float32"),)),
+        Drop(12),
+    ]  # fmt: skip
+    parts, new = fold(events, [["e.0", "e.1"], ["d.0", "d.1", "d.2"]])
+    assert [(s.path, s.depth) for s in parts["stacks"]] == [("e.{}", 2), ("d.{}", 3)]
+    assert parts["layers"] == (0, 1, 2, 2, 2)
+    assert (new(10), new(11), new(20), new(21), new(23)) == (0, SPAN, 3 * SPAN, 4 * SPAN, 6 * SPAN)
+    assert 0 < new(12) < SPAN
+    assert len(parts["between"]) == 1
+    assert [e.slot for e in parts["after"] if isinstance(e, Drop)] == [new(12)]
