@@ -251,6 +251,7 @@ def test_a_config_of_another_structure_is_refused(changed: dict, message: str) -
         ('"device":["cpu","cuda"]', '"device":["cpu","tpu"]', "device is 'tpu'; it must be one of 'cpu', 'cuda'"),
         ('"device":["cpu","cuda"]', '"device":["cpu",["cpu"]]', "device is ['cpu']; it must be one of"),
         ('"device":["cpu","cuda"]', '"device":["cpu","cpu","cpu"]', "device has 3 entries; 2 are the most"),
+        ('"device":["cpu","cuda"]', '"device":[]', "device has no value"),
         ('"device":["cpu","cuda"]', '"device":"cpu"', "device is 'cpu'; it must be a list"),
         ('"device":["cpu","cuda"]', '"packing":[1]', "packing is 1; it must be one of False, True"),
         ('"device":["cpu","cuda"]', '"head":["cpu"]', "'head' is nothing that a setting has"),

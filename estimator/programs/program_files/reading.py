@@ -405,6 +405,8 @@ class Reader:
             if name not in VALUES:
                 self.wrong(f"{shown(name)} is nothing that a setting has")
             found[name] = tuple(self.list_(values, name, len(VALUES[name])))
+            if not values:
+                self.wrong(f"{name} has no value")
             for x in found[name]:
                 if not (x is None or isinstance(x, (bool, str))) or x not in VALUES[name]:
                     self.wrong(f"{name} is {shown(x)}; it must be one of {', '.join(map(shown, VALUES[name]))}")
