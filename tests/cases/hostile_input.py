@@ -26,6 +26,7 @@ from estimator.plans.models import load
 from estimator.plans.plan import Plan
 from estimator.plans.recorded_programs import shipped_folder
 from tests.cases.method_examples import EXAMPLES
+from tests.cases.training_files import FORMATS, cases
 from tests.helpers.commands import MEGABYTES, Seen, run
 
 CONFIG: dict[str, Any] = {
@@ -120,6 +121,8 @@ OTHERS = [
     ["compare", "--seqs", "16,64", "--methods", "full,lora"],
     ["max-context", "--device", "iphone-15"],
     ["smallest-device"],
+    ["explain"],
+    ["export", "--to", "sql", "--vars", "seq"],
 ]
 
 
@@ -142,7 +145,7 @@ TRAINING: tuple[tuple[str, dict[str, Any]], ...] = (
     ("c.json", {"model_name_or_path": "HuggingFaceTB/SmolLM2-135M", "finetuning_type": "lora", "cutoff_len": 64}),
     ("training_args.json", {"per_device_train_batch_size": 1, "output_dir": "x", "bf16": True}),
 )
-"""Training files, as keys."""
+"""Training files, as keys. Half of the cases are public ones of every tool."""
 RECORD = {
     "schema": 1, "model": "m", "device": "d", "date": "2026-01-01", "predicted": {"process": 5},
     "measured": {"process": 7}, "versions": {}, "plan": {}, "error": "",
@@ -363,6 +366,16 @@ class Cases:
     def training(self) -> tuple[list[str], bytes]:
         """A training file: of keys, of Python, or a command line."""
         name, keys = self.random.choice(TRAINING)
+        if self.one_in(2):
+            case = self.random.choice(cases(self.random.choice(FORMATS)))
+            name, keys = "train.yaml", case["config"]
+            if isinstance(keys, str):
+                words = keys.split(" ")
+                words[self.random.randrange(len(words))] = str(self.value())
+                return [
+                    "check",
+                    str(self.file("train.sh", self.damaged(" ".join(words).encode("utf-8", "replace")))),
+                ], b""
         keys = self.mutated(keys)
         kind = self.random.randrange(4)
         if kind == 0:

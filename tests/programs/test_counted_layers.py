@@ -1,0 +1,43 @@
+"""Which layers run, and how many each stands for. By hand."""
+
+from __future__ import annotations
+
+import pytest
+
+from estimator.ledger import Ledger
+from estimator.ledger.sizes import symbol
+from estimator.operators import CPU
+from estimator.programs.sizes import Run, layers_stood_for, segments
+
+EQUAL, ALTERNATE = (Run(0, 30),), tuple(Run(i, 1, kind=i % 2) for i in range(20))
+
+
+def rows(runs: tuple[Run, ...], length: int = 1, unrolled: bool = False) -> list[tuple[object, list[int]]]:
+    ledger = Ledger(CPU, unrolled=unrolled)
+    return [(one.copies, [index for index, _ in one.layers]) for one in segments(runs, length, ledger)]
+
+
+def test_four_of_equal_layers_run() -> None:
+    assert rows(EQUAL) == [(1, [0]), (1, [1]), (27, [2]), (1, [3])]
+    assert rows((Run(0, 4),)) == [(1, [i]) for i in range(4)]
+    assert rows(EQUAL, unrolled=True) == [(1, [i]) for i in range(30)]
+    layers = symbol("L")
+    assert rows((Run(0, layers),)) == [(1, [0]), (1, [1]), (layers - 3, [2]), (1, [3])]
+
+
+def test_four_repetitions_of_a_pattern_run() -> None:
+    assert rows(ALTERNATE) == [*((1, [i]) for i in range(4)), (7, [4, 5]), (1, [6]), (1, [7])]
+
+
+@pytest.mark.parametrize(("count", "last"), [(6, []), (7, [(1, [6])])])
+def test_groups_under_one_checkpoint(count: int, last: list[tuple[int, list[int]]]) -> None:
+    """The last group is what is left."""
+    assert rows((Run(0, count),), 3) == [(1, [0, 1, 2]), (1, [3, 4, 5]), *last]
+    assert rows(EQUAL, 3) == [(1, [0, 1, 2]), (1, [3, 4, 5]), (7, [6, 7, 8]), (1, [9, 10, 11])]
+
+
+def test_every_layer_is_stood_for_once() -> None:
+    for runs, length in ((EQUAL, 1), (EQUAL, 3), (ALTERNATE, 1), (ALTERNATE, 3)):
+        found = layers_stood_for(runs, Ledger(CPU), length)
+        assert sorted(layer for layers in found.values() for layer in layers) == list(range(sum(r.count for r in runs)))
+    assert layers_stood_for(EQUAL, Ledger(CPU)) == {0: [0], 1: [1], 2: list(range(2, 29)), 3: [29]}
