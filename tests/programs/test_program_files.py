@@ -365,6 +365,14 @@ def test_expressions_mean_what_they_mean_in_arithmetic(text: str, value: int) ->
     assert evaluate(text, {"a": 0.5}) == value
 
 
+def test_an_expression_of_a_symbol_is_a_polynomial() -> None:
+    b = symbol("B")
+    assert evaluate("H / 2 + 3 * S", {"H": 2 * b, "S": b}) == 4 * b
+    for wrong in (True, "4", 1e300):
+        with pytest.raises(InputError, match=r"H is .*, which is no size"):
+            evaluate("H", {"H": wrong})
+
+
 def decoding() -> Family:
     """The program of a pass that starts with a cache: it has a tensor more before the layers, and one in each layer."""
     past, toy = sizes_symbol("past"), family()

@@ -505,3 +505,11 @@ def test_a_models_sets_are_walked_in_order(model_type: str, monkeypatch: pytest.
     order = [name for name in read if name.endswith("inv_freq")]
     assert len({*order}) == 2
     assert order == sorted(order)
+
+
+@pytest.mark.parametrize("causal", [None, False, True])
+def test_attention_is_causal_where_it_is_told_so(causal: bool | None) -> None:
+    """Witness: PyTorch's default."""
+    told = {} if causal is None else {"is_causal": causal}
+    call = last(recorded(lambda w, x: functional.scaled_dot_product_attention(w, w, w, **told), 1, 2, 4, 8))
+    assert (call.op, dict(call.keywords)["is_causal"]) == ("scaled_dot_product_attention", bool(causal))
