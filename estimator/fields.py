@@ -98,6 +98,19 @@ def checked(kind: type[Options], data: Mapping[str, Any], owner: str = "", prefi
         raise InputError(_explain(error, list(kind.model_fields), owner, prefix)) from None
 
 
+def block_reader(options: type[Options], key: str, example: str) -> Callable[[Any], Options]:
+    """A function that checks the options of a plan's block; it raises ``InputError``."""
+
+    def read(value: Any) -> Options:
+        if isinstance(value, options):
+            return value
+        if not isinstance(value, Mapping):
+            raise InputError(f"{key} must be a block such as {example}")
+        return checked(options, value, key, f"{key}.")
+
+    return read
+
+
 def _explain(error: ValidationError, known: list[str], owner: str, prefix: str) -> str:
     # A key with several types has an error for each; the longest path belongs to the type that came closest.
     worst = max(error.errors(include_url=False), key=lambda row: len(row["loc"]))

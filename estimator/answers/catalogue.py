@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ..engines import devices as catalogue
 from ..engines.devices import Device
-from ..engines.registry import FOLDERS, engine_of
+from ..engines.registry import RUNTIMES, engine_of
 from ..plans import models as specs
 from ..text import matches
 from .tabular import Brief
@@ -56,13 +56,13 @@ def _model(spec: specs.ModelSpec) -> Model:
         """A size, under the name that the model's class has for it."""
         return next((raw[name] for name in names if isinstance(raw.get(name), int)), None)
 
-    knowing = [name for name in FOLDERS if engine_of(name).knows(raw["model_type"])]
+    knowing = [name for name in RUNTIMES if engine_of(name).knows(raw["model_type"])]
     heads = number("num_attention_heads", "n_head", "num_heads")
     kv = number("num_key_value_heads", "num_kv_heads", "n_head_kv")
     return Model(
         name=spec.name,
         family=raw["model_type"],
-        runtimes="all" if len(knowing) == len(FOLDERS) else ", ".join(knowing),
+        runtimes="all" if len(knowing) == len(RUNTIMES) else ", ".join(knowing),
         parameters=spec.parameters,
         layers=number("num_hidden_layers", "n_layer", "num_layers"),
         hidden=number("hidden_size", "n_embd", "d_model"),

@@ -16,6 +16,7 @@ from ..plans.lengths import quantile
 from ..plans.models import load
 from ..plans.plan import Plan, parse_plan
 from ..plans.resolve import Resolved, resolve
+from ..programs import Procedure
 from ..steps.step import StepTotals, run
 from ..text import human
 from .result import COMPONENTS, Result, make_result, result_of
@@ -97,11 +98,13 @@ _QUANTILES = (0.5, 0.9, 0.99)
 """Shares of a run's batches whose largest reserved bytes are estimated, with cached memory given back before each."""
 
 
-def to_result(resolved: Resolved, totals: StepTotals, says_where: bool = True, logs: Any = None) -> Result:
+def to_result(
+    resolved: Resolved, totals: StepTotals, says_where: bool = True, procedure: Procedure | None = None
+) -> Result:
     """The result from a step's totals, which are integers.
 
-    With ``says_where``, a warning says where a process runs out of a GPU's memory even if it cannot fit. ``logs`` are
-    by default those of the plan's steps.
+    With ``says_where``, a warning says where a process runs out of a GPU's memory even if it cannot fit.
+    ``procedure`` is what a user wrote in place of the plan's step.
     """
     plan = resolved.plan
     if not plan.engine.replays:
@@ -109,7 +112,7 @@ def to_result(resolved: Resolved, totals: StepTotals, says_where: bool = True, l
     peak = live_peak(totals)
     notes = [_math_note(resolved, totals.math_attention, peak)] if totals.math_attention else []
     resident = whole(totals.parameters) + whole(totals.buffers) + whole(totals.optimizer)
-    usage = plan.engine.usage(resolved, resident + peak, plan.budget_bytes(), says_where, logs)
+    usage = plan.engine.usage(resolved, resident + peak, says_where, procedure)
     return live_of(resolved, totals, usage, notes)
 
 

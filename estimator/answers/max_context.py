@@ -9,10 +9,11 @@ from itertools import groupby
 from typing import Any
 
 from ..engines.engine import Limit
+from ..engines.llama_cpp.options import is_gguf
 from ..errors import InputError
 from ..plans.margins import NO_MARGIN, STATED, Margin, verdict_of
 from ..plans.models import load, names_for
-from ..plans.plan import Plan, is_gguf, parse_plan
+from ..plans.plan import Plan, parse_plan
 from ..plans.refusals import budget_of
 from .estimate import Progress
 from .result import Result, result_of

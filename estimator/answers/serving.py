@@ -1,7 +1,7 @@
 """The number of requests for which a GPU has room in vLLM's paged KV cache.
 
 vLLM takes a share of the GPU's memory and runs a step with the most tokens that it would ever batch. The bytes that are
-left become blocks of the cache (``engines/vllm.py``).
+left become blocks of the cache (``engines/vllm``).
 """
 
 from __future__ import annotations
@@ -11,19 +11,12 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from ..engines.devices import assumptions, find
-from ..engines.vllm import (
-    FAMILIES,
-    NON_TORCH_BYTES,
-    ServingOptions,
-    activation_bytes,
-    blocks_of,
-    layer_groups,
-    page_bytes,
-)
+from ..engines.llama_cpp.options import is_gguf
+from ..engines.vllm.blocks import FAMILIES, blocks_of, layer_groups
+from ..engines.vllm.engine import ENGINE
+from ..engines.vllm.options import ServingOptions
 from ..errors import InputError
-from ..fields import parse_size
 from ..plans.models import load
-from ..plans.plan import is_gguf
 from .estimate import estimate
 from .result import SCHEMA
 
@@ -74,40 +67,19 @@ def serving(model: str, device: str, contexts: Sequence[int], options: ServingOp
     Raises ``InputError`` for a device that is no CUDA GPU, and for a model without rules.
     """
     gpu = find(device)
-    if gpu.capability is None:
-        raise InputError(f"device {device} runs no CUDA; name a GPU that `estimator devices` lists, such as a100-80gb")
-    if gpu.capability < (7, 0):
-        raise InputError(f"vLLM needs compute capability 7.0, and {gpu.label} has {'{}.{}'.format(*gpu.capability)}")
-    if options.dtype == "bfloat16" and gpu.capability < (8, 0):
-        raise InputError(
-            f"vLLM refuses bfloat16 below compute capability 8.0, which {gpu.label} is; set dtype to float16"
-        )
+    ENGINE.check(options, gpu)
     if is_gguf(model):
         raise InputError(f"'{model}' is llama.cpp's file; give a config.json, a built-in name or a hub id")
     options = options.on(gpu.name, gpu.usable_bytes)
     spec = load(model)
     config, trained = spec.config, spec.raw.get("max_position_embeddings")
-    if config.family not in FAMILIES:
+    if not ENGINE.knows(config.family):
         raise InputError(f"model_type {config.family} has no rules of vLLM's; known are {', '.join(FAMILIES)}")
-    weights = estimate(model=model, task="infer", dtype=options.dtype, seq=1)
-    sizes = {
-        "total": gpu.usable_bytes,
-        "requested": int(gpu.usable_bytes * options.gpu_memory_utilization),
-        "weights": _given(options.weights, weights.bytes["parameters"] + weights.bytes["buffers"]),
-        "activation": _given(options.activation, activation_bytes(config, options, gpu.capability)),
-        "non_torch": _given(options.non_torch, NON_TORCH_BYTES),
-    }
-    left = sizes["requested"] - sizes["weights"] - sizes["activation"] - sizes["non_torch"]
-    groups, layers = layer_groups(config)
-    sizes["kv_cache"] = max(left, 0)
-    sizes["block"] = page_bytes(config, options) * layers
-    blocks = sizes["kv_cache"] // sizes["block"]
+    weights = estimate(model=model, task="infer", dtype=options.dtype, seq=1).bytes
+    sizes = ENGINE.memory(config, options, gpu, weights["parameters"] + weights["buffers"])
+    blocks, (groups, _) = sizes["kv_cache"] // sizes["block"], layer_groups(config)
     found = []
     for tokens in contexts:
         needed = sum(blocks_of(tokens, window, options) for window in groups)
         found.append(Context(tokens, needed, blocks / needed))
     return Serving(model, device, options, sizes, blocks, tuple(found), trained if isinstance(trained, int) else None)
-
-
-def _given(size: str | None, default: int) -> int:
-    return default if size is None else parse_size(size)

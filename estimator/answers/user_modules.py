@@ -5,14 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-from ..engines.torch_cuda.process import Loaded, Log, Logs
 from ..errors import InputError, shown
-from ..ledger import Events, whole
 from ..plans.flat import nested
 from ..plans.models import ModelSpec
 from ..plans.plan import parse_plan
 from ..plans.resolve import Resolved, step_of
-from ..programs import Method, Procedure
+from ..programs import Method
 from ..programs.libraries import is_installed
 from ..programs.program import Program
 from ..programs.recorded import no_language_model
@@ -104,7 +102,7 @@ def step(function: Callable[[], Any], **keys: Any) -> Result:
     program, states = record_step(function, resolved.step.device.type)
     procedure = OwnStep(program, frozenset(states))
     totals = Loop(resolved.step.ledger(), resolved.step).run(procedure)
-    return to_result(resolved, totals, logs=_StepLogs(resolved, procedure))
+    return to_result(resolved, totals, procedure=procedure)
 
 
 class _NoModel:
@@ -132,23 +130,6 @@ class _NoModel:
 
     def opened(self, *_: Any) -> None:
         return None
-
-
-class _StepLogs(Logs):
-    """The log of a recorded step, whatever the batch."""
-
-    def __init__(self, resolved: Resolved, procedure: Procedure) -> None:
-        super().__init__(resolved)
-        self._step, self._procedure = resolved.step, procedure
-
-    def of(self, batch: int, seq: int) -> Log:
-        ledger = self._step.ledger(unrolled=True, events=Events())
-        Loop(ledger, self._step).run(self._procedure)
-        assert ledger.events is not None
-        loaded = [Loaded(p.name, whole(p.nbytes), whole(p.nbytes), 0, ()) for p in ledger.parameters]
-        buffers = [whole(b.storage.nbytes) for b in ledger.buffers]
-        states = [whole(s.nbytes) for s in ledger.attributes]
-        return Log(ledger.events, tuple(loaded), (), tuple(buffers), tuple(states))
 
 
 def _check(keys: Mapping[str, Any], known: tuple[str, ...], what: str) -> None:

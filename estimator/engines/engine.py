@@ -8,10 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
 from ..ledger import Size
-from ..programs import Method, Step
+from ..programs import Method, Procedure, Step
 from .assumptions import Assumption
 from .devices import Device
 
@@ -126,6 +127,8 @@ class Engine:
     """It loads the model's own checkpoint, and what the checkpoint says of its weights holds."""
     takes_budget_on_cards: ClassVar[bool] = False
     """A budget beside a card of known size is meant, since the engine can be given a part of it."""
+    defaults: ClassVar[Mapping[str, Any]] = MappingProxyType({})
+    """Keys of a plan whose defaults are others on it."""
     holds_output: ClassVar[bool] = False
     """Training loops on it usually hold the previous step's output while the next forward runs."""
     inference_formats: ClassVar[Sequence[str]] = ()
@@ -136,7 +139,7 @@ class Engine:
     """The rows of a breakdown: keys of the figures' bytes, with their labels."""
     always: ClassVar[Sequence[str]] = ()
     """Rows that are shown though they are zero. Without any, all are."""
-    meanings: ClassVar[Mapping[str, str]] = {}
+    meanings: ClassVar[Mapping[str, str]] = MappingProxyType({})
     """What each figure and ``context_key`` is, for exported files of an engine without steps."""
     uncertainty: ClassVar[float] = 0.0
     """The share by which measured processes differ from predictions."""
@@ -160,6 +163,10 @@ class Engine:
     def heading(self, plan: Any) -> str:
         """The plan in one line."""
         return f"{plan.model}, {plan.dtype}, {self.title}"
+
+    def dtype(self, name: Any) -> Any:
+        """Its own name of one of PyTorch's dtypes; any other value as it is."""
+        return name
 
     def release(self, plan: Any) -> str:
         """The engine and the release whose rules hold."""
@@ -233,8 +240,8 @@ class Engine:
         """Figures that are the live peak and a constant, and the constant. Where nothing is replayed, the process."""
         return {"process": self.beside(job.plan)}
 
-    def usage(self, job: Job, peak: int, budget: int | None, says_where: bool, logs: Any) -> Usage:
-        """The replayed process of a step whose live bytes reach ``peak``. ``says_where`` and ``logs``: see
+    def usage(self, job: Job, peak: int, says_where: bool, procedure: Procedure | None) -> Usage:
+        """The replayed process of a step whose live bytes reach ``peak``. ``says_where`` and ``procedure``: see
         ``answers/estimate.py: to_result``.
         """
         raise NotImplementedError

@@ -1,24 +1,49 @@
-"""The engines by name. A new one is a folder here, and a row of ``FOLDERS``."""
+"""The engines by name. A new one is a folder here, and a row of ``FOLDERS``.
+
+A folder has ``options.py`` with ``KEYS``, what a plan may say of the engine, and ``engine.py`` with ``ENGINE``. That is
+imported when it is first asked for.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from functools import cache
 from importlib import import_module
 from typing import Any
 
 from .engine import Engine
+from .keys import Keys
 
 FOLDERS = {
     "torch-cpu": "torch_cpu",
     "torch-cuda": "torch_cuda",
     "llama.cpp": "llama_cpp",
+    "vllm": "vllm",
 }
-"""The folder of each engine, by the name that a plan's ``runtime`` has for it."""
+"""The folder of each engine, by the name that a plan's ``runtime`` has for it. The first is the default."""
 
 
 @cache
 def engine_of(runtime: str) -> Engine:
-    """The engine of a name. Its rules are imported when it is first asked for."""
-    made: Any = import_module(f".{FOLDERS[runtime]}.engine", __package__)
-    engine: Engine = made.ENGINE
+    """The engine of a name."""
+    engine: Engine = import_module(f".{FOLDERS[runtime]}.engine", __package__).ENGINE
     return engine
+
+
+KEYS: Mapping[str, Keys] = {
+    name: import_module(f".{folder}.options", __package__).KEYS for name, folder in FOLDERS.items()
+}
+"""What a plan may say of each engine."""
+RUNTIMES = tuple(name for name, keys in KEYS.items() if not keys.instead)
+"""The engines that a plan can name."""
+
+
+def meant(data: Mapping[str, Any]) -> Engine:
+    """The engine that a plan's keys name, or mean where they name none. A wrong name is refused later."""
+    named = data.get("runtime")
+    return engine_of(named if isinstance(named, str) and named in RUNTIMES else claimed(data) or RUNTIMES[0])
+
+
+def claimed(data: Mapping[str, Any]) -> str | None:
+    """The engine that a plan's keys mean without naming it: the last in order that claims them."""
+    return next((name for name in reversed(RUNTIMES) if KEYS[name].claims(data)), None)

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel
 
-from ..engines.llama_cpp.options import LlamaCppOptions
+from ..engines.registry import KEYS
 from ..errors import InputError, nearest, shown
 from ..methods.options import MethodOptions
 from ..methods.registry import METHODS, RECIPES, method_block
@@ -19,7 +19,12 @@ from ..moments.options import RunOptions
 from ..steps.generate_options import GenerateOptions
 from .plan import Plan, words_explained
 
-BLOCKS: Mapping[str, type[BaseModel]] = {"llama_cpp": LlamaCppOptions, "generate": GenerateOptions, "run": RunOptions}
+_OF_ENGINES = {name: field for keys in KEYS.values() for name, field in keys.fields.model_fields.items()}
+BLOCKS: Mapping[str, type[BaseModel]] = {
+    **{name: type(field.default) for name, field in _OF_ENGINES.items() if isinstance(field.default, BaseModel)},
+    "generate": GenerateOptions,
+    "run": RunOptions,
+}
 """The plan's blocks beside ``method``. A test checks that no two of them, nor one and the plan, share a key."""
 
 Convert = Callable[[str, Any, Any], Any]

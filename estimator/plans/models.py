@@ -12,7 +12,7 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import Any, NoReturn
 
-from ..engines.registry import FOLDERS, engine_of
+from ..engines.registry import RUNTIMES, engine_of
 from ..errors import InputError, nearest, options, shown
 from ..fields import torch_dtype
 from ..files import STANDARD_INPUT, existing, read_json
@@ -152,7 +152,7 @@ def _live(
 def _refuse_family(family: Any, where: str, asked: str) -> NoReturn:
     """Raise ``InputError`` for a ``model_type`` that the PyTorch runtimes cannot answer for without PyTorch."""
     got = "no model_type" if family is None else f"model_type {shown(family)}"
-    others = [name for name in FOLDERS if not engine_of(name).runs_steps and engine_of(name).knows(str(family))]
+    others = [name for name in RUNTIMES if not engine_of(name).runs_steps and engine_of(name).knows(str(family))]
     other = f" (runtime {' and '.join(others)} knows it)" if others else ""
     known = len(model_types())
     then = f", then estimator record {asked}" if asked else ""

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, Any, Literal, Union
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args
 
 from pydantic import (
     BaseModel,
@@ -23,12 +23,10 @@ from pydantic import (
 from ..bases.formats import FORMATS, OPEN_SIZES, UPCAST, Base, Format
 from ..engines.assumptions import Assumption
 from ..engines.engine import Engine
-from ..engines.llama_cpp.options import DEFAULTS, LlamaCppOptions
-from ..engines.llama_cpp.recipes import RECIPES, Recipe
-from ..engines.registry import engine_of
-from ..engines.torch_cuda.caching_allocator import TIES
+from ..engines.llama_cpp.options import is_gguf
+from ..engines.registry import KEYS, RUNTIMES, claimed, engine_of, meant
 from ..errors import InputError, shown
-from ..fields import Block, FileName, FloatDtype, Options, Rank, Whole, checked, parse_size, torch_dtype
+from ..fields import Block, FileName, FloatDtype, Rank, Whole, block_reader, checked, parse_size, torch_dtype
 from ..files import parse_json_or_yaml, read_text
 from ..methods.full import FullMethod
 from ..methods.options import MethodOptions
@@ -57,42 +55,26 @@ def _dashed(value: Any) -> Any:
     return value.lower().replace("_", "-") if isinstance(value, str) else value
 
 
-def _torch(value: Any) -> str:
-    """A release of PyTorch without its patch and build. Raises ``InputError``."""
-    known = ", ".join(TIES)
-    if not isinstance(value, str):
-        raise InputError(f'torch: write the release as a text, as in "2.10" with quotes; known are {known}')
-    release = ".".join(value.split("+")[0].split(".")[:2])
-    if release not in TIES or not re.fullmatch(r"[0-9]+\.[0-9]+(\.[0-9]+)?(\+[a-z0-9.]+)?", value):
-        raise InputError(f"torch: release {shown(value)} is not modelled; known are {known}")
-    return release
+if TYPE_CHECKING:
+    from ..engines.llama_cpp.options import LlamaCppKeys
+    from ..engines.torch_cuda.options import CudaKeys
+
+_generate = block_reader(GenerateOptions, "generate", "{max_new_tokens: 256, cache_implementation: static}")
+_run = block_reader(RunOptions, "run", "{eval_samples: 500, compute_metrics: true}")
+
+if TYPE_CHECKING:
+    Runtime = str
+    Dtype = str
+else:
+    Runtime = Literal[RUNTIMES]
+    _own = [keys.dtypes for keys in KEYS.values() if keys.dtypes is not None]
+    Dtype = Union[(Literal["float32", "bfloat16", "float16"], Format, *_own)]
 
 
-def _llama_cpp(value: Any) -> LlamaCppOptions:
-    return _block(LlamaCppOptions, value, "llama_cpp", "{n_ctx: 8192, type_k: q8_0, type_v: q8_0}")
+class _Question(BaseModel):
+    """The keys of a plan up to those that belong to an engine."""
 
-
-def _generate(value: Any) -> GenerateOptions:
-    return _block(GenerateOptions, value, "generate", "{max_new_tokens: 256, cache_implementation: static}")
-
-
-def _run(value: Any) -> RunOptions:
-    return _block(RunOptions, value, "run", "{eval_samples: 500, compute_metrics: true}")
-
-
-def _block(options: type[Options], value: Any, key: str, example: str) -> Options:
-    """The checked options of a plan's block. Raises ``InputError``."""
-    if isinstance(value, options):
-        return value
-    if not isinstance(value, Mapping):
-        raise InputError(f"{key} must be a block such as {example}")
-    return checked(options, value, key, f"{key}.")
-
-
-class Plan(BaseModel):
-    """One question: a model, what is done with it, and where."""
-
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(defer_build=True)
 
     model: Annotated[FileName, Field(description="built-in name, config.json or its folder, hub id, or .gguf file")]
     implementation: Literal["transformers", "litgpt"] = Field(
@@ -126,7 +108,7 @@ class Plan(BaseModel):
         description="lengths of the run's samples in place of seq: a JSONL or parquet file of token counts, or a "
         "mapping such as {histogram: {512: 900, 2048: 12}, pad_to_multiple_of: 8}",
     )
-    dtype: Literal["float32", "bfloat16", "float16"] | Format | Recipe = Field(
+    dtype: Dtype = Field(
         "bfloat16",
         description="dtype of the base weights (bf16, fp16, fp32 mean PyTorch's), or how its linear layers are "
         "quantised; on llama.cpp the recipe of llama-quantize (Q4_K_M if not given)",
@@ -288,27 +270,27 @@ class Plan(BaseModel):
         description="what surrounds the step, by the Trainer's names: loading, evaluation, saving; the verdict is on "
         "the largest moment",
     )
-    runtime: Literal["torch-cpu", "torch-cuda", "llama.cpp"] = Field(
-        "torch-cpu",
+    runtime: Runtime = Field(
+        RUNTIMES[0],
         description="what runs the model; if not given, llama.cpp for a .gguf file, a recipe of llama.cpp or the block "
         "llama_cpp, else torch-cuda where the device is a CUDA GPU",
     )
-    llama_cpp: Annotated[LlamaCppOptions, Block(_llama_cpp)] = Field(
-        DEFAULTS, description="runtime llama.cpp: the context's parameters, by the engine's names"
-    )
-    previous_seq: Annotated[Whole, Field(ge=1, le=10**8)] | None = Field(
-        None, description="torch-cuda: length of the batch before the longest one; an eighth of seq if not given"
-    )
-    empty_cache: StrictBool = Field(
-        False, description="torch-cuda, with lengths: the loop calls torch.cuda.empty_cache() after each step"
-    )
-    expandable_segments: StrictBool = Field(
-        False, description="torch-cuda: PYTORCH_CUDA_ALLOC_CONF=expandable_segments:True"
-    )
-    torch: Annotated[
-        Literal["2.1", "2.2", "2.3", "2.4", "2.5", "2.6", "2.7", "2.8", "2.9", "2.10", "2.11", "2.12", "2.13", "2.14"],
-        BeforeValidator(_torch),
-    ] = Field("2.14", description="torch-cuda: PyTorch's release, whose caching allocator runs")
+
+
+if TYPE_CHECKING:  # of engines' keys those that are read above the engines
+
+    class _WithEngines(LlamaCppKeys, CudaKeys, _Question):
+        pass
+
+else:
+    _WithEngines = type("_WithEngines", (*(keys.fields for keys in KEYS.values() if keys.names), _Question), {})
+
+
+class Plan(_WithEngines):
+    """One question: a model, what is done with it, and where."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=False)
+
     device: str | None = Field(None, description="device to fit, by name (`estimator devices`)")
     ios_increased_memory_limit: StrictBool = Field(
         False, description="iPhone, iPad: the app has the increased-memory-limit entitlement, and a higher limit"
@@ -515,42 +497,23 @@ def _filled(data: Mapping[str, Any]) -> Plan:
         data = {**(options.plan_defaults if data.get("task") != "infer" else {}), **data, "method": options}
     if data.get("lengths") is not None:
         data = _with_longest(data)
-    if "runtime" not in data:
-        if is_gguf(data.get("model")) or "llama_cpp" in data or _asks_for_llama_cpp(data.get("dtype")):
-            data = {**data, "runtime": "llama.cpp"}
-        elif _is_cuda_gpu(data.get("device")):
-            data = {**data, "runtime": "torch-cuda"}
+    if "runtime" not in data and (runtime := claimed(data)) is not None:
+        data = {**data, "runtime": runtime}
     if data.get("generate") is not None:
         data = {"task": "infer", **data}
-    if data.get("runtime") == "llama.cpp":
-        data = {"task": "infer", "dtype": "q4_k_m", **data}
+    engine = meant(data)
+    data = {**engine.defaults, **data}
     if "dtype" in data:
-        data = {**data, "dtype": _dtype(data["dtype"], data.get("runtime"))}
+        named = engine.dtype(torch_dtype(data["dtype"]))
+        known = isinstance(named, str) and named.lower() in _SPELT
+        data = {**data, "dtype": named.lower() if known else named}
     plan = checked(Plan, with_checkpoint(data))
     check(plan)
     return plan
 
 
-_UNQUANTISED = {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}
-"""llama.cpp's names of recipes that are dtypes of PyTorch, by PyTorch's names."""
-
-
-def _asks_for_llama_cpp(dtype: Any) -> bool:
-    """Whether a dtype is a recipe that only llama.cpp has."""
-    return isinstance(dtype, str) and dtype.lower() in RECIPES and torch_dtype(dtype) not in _UNQUANTISED
-
-
-def _dtype(value: Any, runtime: Any) -> Any:
-    """A dtype by the runtime's name for it; any other value unchanged."""
-    named = torch_dtype(value)
-    if runtime == "llama.cpp":
-        named = _UNQUANTISED.get(named, named) if isinstance(named, str) else named
-    return named.lower() if isinstance(named, str) and named.lower() in (*RECIPES, *FORMATS) else named
-
-
-def is_gguf(model: Any) -> bool:
-    """Whether a plan's model is the name of a GGUF file."""
-    return isinstance(model, str) and model.lower().endswith(".gguf")
+_SPELT = (*FORMATS, *(name for keys in KEYS.values() for name in get_args(keys.dtypes)))
+"""Dtypes that are written in capitals, too."""
 
 
 def _with_longest(data: Mapping[str, Any]) -> dict[str, Any]:
@@ -564,18 +527,6 @@ def _with_longest(data: Mapping[str, Any]) -> dict[str, Any]:
             "lengths.truncate"
         )
     return {**data, "lengths": options, "seq": longest}
-
-
-def _is_cuda_gpu(device: Any) -> bool:
-    """Whether a plan's device is a GPU that runs CUDA. A wrong name is refused later."""
-    if not isinstance(device, str):
-        return False
-    from ..engines.devices import find
-
-    try:
-        return find(device).capability is not None
-    except InputError:
-        return False
 
 
 def read_plan_mapping(path: Path) -> dict[str, Any]:

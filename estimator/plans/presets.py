@@ -13,7 +13,7 @@ from typing import Any
 from ..bases.formats import BITSANDBYTES, FOUR_BIT
 from ..engines.assumptions import Assumption
 from ..engines.devices import find
-from ..engines.registry import FOLDERS, engine_of
+from ..engines.registry import meant
 from ..errors import InputError, nearest, shown
 from ..methods.options import MethodOptions
 from ..methods.registry import METHODS, method_block
@@ -88,7 +88,7 @@ def _axolotl(plan: Keys) -> Keys:
 
 def _on_a_gpu(plan: Keys) -> bool:
     if "runtime" in plan:
-        return plan["runtime"] in FOLDERS and engine_of(plan["runtime"]).has_own_memory
+        return meant(plan).has_own_memory
     with suppress(InputError):
         return "device" in plan and find(str(plan["device"])).capability is not None
     return False

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from ..engines.assumptions import Assumption
+from ..engines.registry import meant
 from ..errors import InputError, shown
 from ..fields import torch_dtype
 from .models import load
@@ -32,7 +33,7 @@ def with_checkpoint(data: Mapping[str, Any]) -> Mapping[str, Any]:
     Of dtypes the plan's own count, but for that of weights which are quantised already.
     """
     model = data.get("model")
-    if not isinstance(model, str) or data.get("runtime") == "llama.cpp" or data.get("implementation") == "litgpt":
+    if not isinstance(model, str) or not meant(data).reads_checkpoints or data.get("implementation") == "litgpt":
         return data
     try:
         spec = load(model)

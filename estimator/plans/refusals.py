@@ -1,4 +1,4 @@
-"""What does not go together in a plan: every such refusal, in tables.
+"""What does not go together in a plan: every such refusal, in tables. Those of one engine are in its ``options.py``.
 
 A sentence has one of three patterns. After its semicolon it says what to change:
 
@@ -14,11 +14,14 @@ itself, such as a method's option, is refused where it is read.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from ..bases.formats import BITSANDBYTES, FORMATS, FOUR_BIT, PACKED, TORCHAO, UPCAST, Base
-from ..engines.devices import Device, find
-from ..engines.llama_cpp.recipes import RECIPES
+from ..engines.devices import find
+from ..engines.keys import Refusals
+from ..engines.registry import KEYS as ENGINES
+from ..engines.registry import RUNTIMES
 from ..errors import InputError, options
 from ..methods.base import AdapterMethod
 from ..programs.recorded import RecordedConfig
@@ -47,7 +50,6 @@ class Owner(NamedTuple):
 QUANTISED_KEYS = ("rest_dtype", "kbit_preparation")
 FOUR_BIT_KEYS = ("compute_dtype", "double_quant", "bitsandbytes")
 PACKED_KEYS = ("weight_group_size",)
-CUDA_KEYS = ("expandable_segments", "torch", "empty_cache", "previous_seq", "sdpa_kernel")
 ONE_PASS_KEYS = ("attention_mask", "use_cache", "previous_output")
 TRAINING_KEYS = (
     *("lengths", "kbit_preparation", "checkpointing", "use_reentrant", "saved_activations", "mlp_chunks"),
@@ -63,7 +65,7 @@ TRAINING_KEYS = (
 PYTORCH_KEYS = (
     *("method", "attention", "autocast", "implementation", "litgpt", "generate", "transformers"),
     *("experts_implementation", "routing", "head", "target_seq"),
-    *(*TRAINING_KEYS, *QUANTISED_KEYS, *FOUR_BIT_KEYS, *PACKED_KEYS, *CUDA_KEYS, *ONE_PASS_KEYS),
+    *(*TRAINING_KEYS, *QUANTISED_KEYS, *FOUR_BIT_KEYS, *PACKED_KEYS, *ONE_PASS_KEYS),
 )
 LITGPT_FIXED = (
     *("attention", "autocast", "attention_mask", "checkpointing", "drop_output_before_step", "keep_logits"),
@@ -89,9 +91,13 @@ CAUSAL_KEYS = (
 )
 """Keys that have rules for causal language models alone."""
 
+
+def _runs_on(name: str, plan: Plan) -> bool:
+    return plan.runtime == name
+
+
 OWNERS = (
     Owner("runtime: torch-cpu or torch-cuda", lambda p: p.engine.runs_steps, PYTORCH_KEYS),
-    Owner("runtime: llama.cpp", lambda p: p.runtime == "llama.cpp", ("llama_cpp",)),
     Owner("task: train", lambda p: p.task == "train", TRAINING_KEYS),
     Owner("task: infer", lambda p: p.task == "infer", ("generate",)),
     Owner("one forward pass, not to generate", lambda p: p.generate is None, ONE_PASS_KEYS),
@@ -99,7 +105,7 @@ OWNERS = (
     Owner(f"dtype: {', '.join(FOUR_BIT)}", lambda p: p.dtype in FOUR_BIT, FOUR_BIT_KEYS),
     Owner(f"dtype: {', '.join(PACKED)}", lambda p: p.dtype in PACKED, PACKED_KEYS),
     Owner("implementation: litgpt", lambda p: p.implementation == "litgpt", ("litgpt",)),
-    Owner("runtime: torch-cuda", lambda p: p.runtime == "torch-cuda", CUDA_KEYS),
+    *(Owner(f"runtime: {name}", partial(_runs_on, name), ENGINES[name].names) for name in RUNTIMES),
     Owner("attention: sdpa", lambda p: p.attention == "sdpa", ("sdpa_kernel",)),
     Owner("lengths", lambda p: p.lengths is not None, ("empty_cache",)),
     Owner("a plan of one length", lambda p: p.lengths is None, ("previous_seq",)),
@@ -140,28 +146,11 @@ BASES: Mapping[str, tuple[str, ...]] = {"lora": FORMATS, "lora-fa": FORMATS, "ia
 """Formats of a quantised base that a method runs on. ``MEASURED`` and ``PUBLISHED`` say which have a witness."""
 
 PLAN: Rows[Plan] = {
-    "task: train does not go with runtime: llama.cpp, which infers; take runtime: torch-cpu or torch-cuda": (
-        lambda p: p.task == "train" and p.runtime == "llama.cpp"
-    ),
-    "dtype: {p.dtype} does not go with a GGUF file, whose tensors have their own; leave it out": (
-        lambda p: p.from_gguf and p.runtime == "llama.cpp" and p.dtype != "q4_k_m"
-    ),
-    f"dtype: {{p.dtype}} does not go with runtime: llama.cpp; take a recipe of llama-quantize: {', '.join(RECIPES)}": (
-        lambda p: p.runtime == "llama.cpp" and p.dtype not in RECIPES
-    ),
-    "a GGUF file does not go with runtime: {p.runtime}, since llama.cpp alone runs it; leave runtime out": (
-        lambda p: p.from_gguf and p.runtime != "llama.cpp"
-    ),
-    "dtype: {p.dtype} does not go with runtime: {p.runtime}, since it is a recipe of llama.cpp; set runtime: "
-    "llama.cpp, or take float16 or nf4": lambda p: p.dtype in RECIPES and p.runtime != "llama.cpp",
     "implementation: {p.implementation} has no rule with task: infer; leave implementation out": (
         lambda p: p.task == "infer" and p.implementation != "transformers"
     ),
     "method: {p.method.name} does not go with task: infer, since it is a way to train; take full, or an adapter": (
         lambda p: p.task == "infer" and p.method.procedure != "backpropagation"
-    ),
-    "generate has no rule with runtime: {p.runtime}; leave generate out, or set runtime: torch-cpu": (
-        lambda p: p.generate is not None and p.runtime != "torch-cpu"
     ),
     "generate has no rule with transformers: {p.transformers}, whose caches are others; leave transformers out": (
         lambda p: p.generate is not None and p.transformers != NEWEST
@@ -170,8 +159,6 @@ PLAN: Rows[Plan] = {
     "out": lambda p: p.run is not None and p.transformers != NEWEST,
     "drop_output_before_step: true does not go with previous_output: true, which holds the output longer; leave one of "
     "them out": lambda p: p.drop_output_before_step and p.previous_output,
-    "attention: flash does not go with runtime: {p.runtime}, since its kernel is a GPU's; set runtime: torch-cuda, or "
-    "attention: sdpa": lambda p: p.attention == "flash" and p.runtime != "torch-cuda",
     "ios_increased_memory_limit: true does not go with a budget, which replaces the limit that it raises; leave one of "
     "them out": lambda p: p.ios_increased_memory_limit and p.budget is not None,
     "ios_increased_memory_limit does not go with device: {p.device}, which runs no iOS; leave it out": (
@@ -179,25 +166,12 @@ PLAN: Rows[Plan] = {
     ),
     "ios_increased_memory_limit has no rule with device: {p.device}, since nobody published its higher limit; leave it "
     "out, or give a budget": lambda p: p.ios_increased_memory_limit and find(p.device or "").entitled_bytes is None,
-    "device: {p.device} has no rule with runtime: llama.cpp, which has no backend for it; name another device": (
-        lambda p: p.runtime == "llama.cpp" and p.device is not None and find(p.device).kind == "accelerator"
-    ),
-    "backend: {p.llama_cpp.backend} does not go with device: {p.device}, which it does not run on; leave backend out, "
-    "or name another device": (
-        lambda p: p.runtime == "llama.cpp" and p.device is not None and not _runs(p.llama_cpp.backend, find(p.device))
-    ),
 }
 """Checked when a plan is read."""
 
 STEP: Rows[Plan] = {
-    "a step in PyTorch does not go with runtime: llama.cpp; ask `estimator estimate` or `estimator "
+    "a step in PyTorch does not go with runtime: {p.runtime}; ask `estimator estimate` or `estimator "
     "max-context`": lambda p: not p.engine.runs_steps,
-    "runtime: torch-cuda does not go with device: {p.device}, which runs no CUDA; leave runtime out, or name another "
-    "device": lambda p: p.runtime == "torch-cuda" and p.device is not None and find(p.device).capability is None,
-    "{p.pins_memory} does not go with runtime: {p.runtime}, where the model is in the host's memory itself; set "
-    "runtime: torch-cuda or a GPU, or take checkpointing: layer": (
-        lambda p: p.pins_memory and not p.engine.has_own_memory
-    ),
     "saved_activations: on-host has no rule with dtype: {p.dtype}, which saves whole weights; take checkpointing: "
     "offloaded, or another dtype": (
         lambda p: p.saved_activations == "on-host" and p.dtype in FORMATS and p.dtype not in BITSANDBYTES
@@ -515,9 +489,19 @@ PUBLISHED: Mapping[str, tuple[str, ...]] = {"checkpointing: layer": ("full", "lo
 """Choices in a plan, and the methods of runs on GPUs that others published (``docs/measured/published``)."""
 
 
+def listed() -> list[str]:
+    """Every sentence of the tables, those of engines among them, in the order in which they are checked."""
+    of_engines: list[Refusals] = [
+        rows for one in ENGINES.values() for rows in (one.refused, one.refused_elsewhere, one.refused_steps)
+    ]
+    return [sentence for rows in (*of_engines, PLAN, STEP, MODEL) for sentence in rows]
+
+
 def check(plan: Plan) -> None:
     """Raise ``InputError`` for what does not go together in a plan, before its model is known."""
     _check_owners(OWNERS, plan)
+    for name, keys in ENGINES.items():
+        _refuse(keys.refused if plan.runtime == name else keys.refused_elsewhere, plan)
     _refuse(PLAN, plan)
     if plan.device is not None and plan.engine.runs_steps:
         check_device(plan.device)
@@ -534,6 +518,7 @@ def check_device(name: str) -> None:
 def check_step(plan: Plan) -> None:
     """Raise ``InputError`` where a plan cannot be a step in PyTorch."""
     _check_owners(STEP_OWNERS, plan)
+    _refuse(ENGINES[plan.runtime].refused_steps, plan)
     _refuse(STEP, plan)
 
 
@@ -558,12 +543,6 @@ def budget_of(plan: Plan) -> int:
 def _evaluates(plan: Plan) -> bool:
     """Whether a plan's run has an evaluation."""
     return plan.run is not None and plan.run.eval_samples is not None
-
-
-def _runs(backend: str | None, device: Device) -> bool:
-    """Whether a backend of llama.cpp runs on a device; ``None`` is the device's own."""
-    on = {"metal": device.is_apple, "cuda": device.capability is not None, "vulkan": not device.is_apple}
-    return on.get(backend or "", True)
 
 
 def _check_owners(owners: Iterable[Owner], plan: Plan) -> None:

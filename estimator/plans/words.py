@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ..engines.registry import KEYS as ENGINES
 from ..errors import InputError, options
 from ..files import existing
 
@@ -24,7 +25,6 @@ _BATCH, _SEQ, _RANK = {"batch": _N}, {"seq": _N}, {"r": _N, **_LORA}
 _LAYER = {"checkpointing": "layer"}
 _FLASH = {"attention": "flash"}
 _SEVERAL = "spreads a step over several GPUs, which has no rules here: ask about one of them, with its own batch"
-_SERVED = "serves requests: `estimator serving` says how many a GPU holds at once"
 _OFFLOADED = "keeps weights or states outside the GPU, which has no rules here: ask with a smaller optimizer or dtype"
 _REWARDED = "is a loop with more than one model or pass, which has no rules here: ask about its training step alone"
 
@@ -195,11 +195,7 @@ _OTHER_NAMES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
         "infer": ("inference", "prefill", "predict", "eval", "forward"),
         "train": ("training", "finetune", "finetuning", "fine_tuning", "sft"),
     },
-    "runtime": {
-        "torch-cpu": ("cpu", "pytorch", "torch", "transformers"),
-        "torch-cuda": ("cuda", "gpu"),
-        "llama.cpp": ("llamacpp", "llama_cpp", "llama", "ggml", "gguf", "ollama"),
-    },
+    "runtime": {name: keys.words for name, keys in ENGINES.items() if not keys.instead},
 }
 """Other names of a value, by the key and the value."""
 
@@ -211,7 +207,7 @@ _MORE: Mapping[str, Mapping[str, Meaning]] = {
         "int4_weight_only": "is torchao's and cannot be trained on: ask with int8-weight-only, float8 or nf4",
     },
     "task": dict.fromkeys(("generate", "generation", "decode"), _GENERATED),
-    "runtime": {"vllm": _SERVED},
+    "runtime": {name: keys.instead for name, keys in ENGINES.items() if keys.instead},
     "optimizer": {"adamw_offloaded": _OFFLOADED},
 }
 

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from ..engines.registry import KEYS as ENGINES
+from ..engines.registry import RUNTIMES
+
 TOPICS: Mapping[str, str] = {
     "model": "model and task",
     "method": "method",
@@ -18,11 +21,12 @@ TOPICS: Mapping[str, str] = {
     "gpu": "GPUs (runtime torch-cuda)",
     "generate": "generate (transformers' names)",
     "run": "the run around the step (the Trainer's names)",
-    "llama.cpp": "llama.cpp (the engine's names)",
+    **dict(keys.topic for keys in ENGINES.values() if keys.topic is not None),
 }
 """The topics of ``--help-TOPIC``, and their titles."""
 
 TOPIC_OF: Mapping[str, str] = {
+    **{key: keys.topic[0] for keys in ENGINES.values() if keys.topic for key in keys.fields.model_fields},
     "model": "model",
     "task": "model",
     "implementation": "model",
@@ -76,12 +80,8 @@ TOPIC_OF: Mapping[str, str] = {
     "device": "where",
     "budget": "where",
     "ios_increased_memory_limit": "where",
-    "empty_cache": "gpu",
-    "expandable_segments": "gpu",
-    "torch": "gpu",
     "generate": "generate",
     "run": "run",
-    "llama_cpp": "llama.cpp",
 }
 """The topic of each key of a plan. The keys of a block have the block's topic."""
 
@@ -114,7 +114,7 @@ COMMON: Mapping[str, Mapping[str, tuple[str, str]]] = {
         "loss": ("KIND", "standard (default), chunked, liger or cce"),
     },
     "where it runs": {
-        "runtime": ("NAME", "torch-cpu, torch-cuda or llama.cpp"),
+        "runtime": ("NAME", f"{', '.join(RUNTIMES[:-1])} or {RUNTIMES[-1]}"),
         "device": ("NAME", "a device to fit: `estimator devices`"),
         "budget": ("SIZE", "memory to fit: 8GiB, 24GB"),
     },

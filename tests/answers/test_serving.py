@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from estimator.answers.serving import serving
-from estimator.engines.vllm import ServingOptions
+from estimator.engines.vllm.options import ServingOptions
 
 
 @pytest.mark.parametrize("share", [0.5, 0.9])

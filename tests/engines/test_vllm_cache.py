@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 
 from estimator.answers.serving import serving
-from estimator.engines.vllm import ServingOptions, blocks_of, layer_groups
+from estimator.engines.vllm.blocks import blocks_of, layer_groups
+from estimator.engines.vllm.options import ServingOptions
 from estimator.errors import InputError
 from estimator.plans.models import load
 from estimator.show.cli import main

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+from estimator.engines.registry import KEYS
 from estimator.errors import InputError, asked_in_a_shell
 from estimator.methods.registry import METHODS
 from estimator.plans import refusals
@@ -34,26 +35,26 @@ EVALUATES = {"run": {"eval_samples": 9}}
 ON_HOST = {"saved_activations": "on-host"}
 
 REFUSED: list[dict[str, Any]] = [
+    {"attention": "flash"},
+    ON_HOST,
+    {**CUDA, "generate": {}},
+    {**CUDA, "device": "apple-16gb"},
     {**LLAMA_CPP, "task": "train"},
     {"model": "x.gguf", "dtype": "q8_0"},
     {**LLAMA_CPP, "dtype": "nf4"},
+    {**LLAMA_CPP, "device": "gaudi-3"},
+    {**LLAMA_CPP, "device": "raspberry-pi-5-8gb", "llama_cpp": {"backend": "metal"}},
     {**CUDA, "model": "x.gguf"},
     {**CUDA, "dtype": "q8_0"},
     {**LITGPT, "task": "infer"},
     {"method": "mezo", "task": "infer"},
-    {**CUDA, "generate": {}},
     {"generate": {}, "transformers": "4.57"},
     {"run": {}, "transformers": "4.57"},
     {"drop_output_before_step": True, "previous_output": True},
-    {"attention": "flash"},
     {"device": "iphone-15", "ios_increased_memory_limit": True, "budget": "4GiB"},
     {"device": "pixel-8", "ios_increased_memory_limit": True},
     {"device": "iphone-13", "ios_increased_memory_limit": True},
-    {**LLAMA_CPP, "device": "gaudi-3"},
-    {**LLAMA_CPP, "device": "raspberry-pi-5-8gb", "llama_cpp": {"backend": "metal"}},
     LLAMA_CPP,
-    {**CUDA, "device": "apple-16gb"},
-    ON_HOST,
     {**CUDA, **ON_HOST, "dtype": "gptq", "method": LORA},
     {**CUDA, **ON_HOST, "mlp_chunks": 2},
     {"use_cache": True, "checkpointing": "matmul"},
@@ -225,7 +226,7 @@ def says(sentence: str) -> str:
     return "^" + re.sub(r"\\{.*?\\}", ".+", re.escape(sentence)) + "$"
 
 
-ROWS = [*refusals.PLAN, *refusals.STEP, *refusals.MODEL]
+ROWS = refusals.listed()
 
 
 @pytest.mark.parametrize(("sentence", "keys"), zip(ROWS, REFUSED, strict=True), ids=range(len(ROWS)))
@@ -262,9 +263,10 @@ def test_sentences_have_one_pattern() -> None:
 
 
 def test_keys_of_pytorch() -> None:
-    """A key is one of a step in PyTorch, or one that llama.cpp has, too."""
+    """A key is one of a step in PyTorch, one of an engine, or one of every plan."""
+    of_engines = {key for keys in KEYS.values() for key in keys.names}
     shared = {"model", "task", "batch", "seq", "dtype", "runtime", "device", "ios_increased_memory_limit", "budget"}
-    assert {*refusals.PYTORCH_KEYS, *shared, "llama_cpp"} == set(Plan.model_fields)
+    assert {*refusals.PYTORCH_KEYS, *shared, *of_engines} == set(Plan.model_fields)
     assert not shared & set(refusals.PYTORCH_KEYS)
 
 

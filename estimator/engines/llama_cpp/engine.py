@@ -24,6 +24,7 @@ from ..engine import Engine, Figures, Limit, Spec
 from . import convert, gguf_file, hparams
 from .builds import BUILDS
 from .header import Header
+from .options import UNQUANTISED
 from .usage import UNCERTAINTY, Usage, usage
 
 _ARM = ("Android phone", "board")
@@ -167,6 +168,7 @@ class LlamaCpp(Engine):
     title = "llama.cpp"
     maps_weights = takes_budget_on_cards = True
     reads_checkpoints = False
+    defaults = MappingProxyType({"task": "infer", "dtype": "q4_k_m"})
     rows = (
         ("weights", "weights"),
         ("mapped", "  mapped from the file"),
@@ -233,6 +235,9 @@ class LlamaCpp(Engine):
         if sequences > 1:
             parts.append(f"{sequences} sequences")
         return ", ".join([*parts, f"llama.cpp {options.build} ({backend_of(plan)})"])
+
+    def dtype(self, name: Any) -> Any:
+        return UNQUANTISED.get(name, name) if isinstance(name, str) else name
 
     def release(self, plan: Any) -> str:
         return f"llama.cpp, build {plan.llama_cpp.build}"

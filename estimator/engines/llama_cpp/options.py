@@ -1,15 +1,27 @@
-"""The plan's ``llama_cpp`` block: the engine's own parameters."""
+"""What a plan may say of llama.cpp: the block ``llama_cpp`` of the engine's own parameters, and recipes as dtypes."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from ...fields import Whole
+from ...fields import Block, Whole, block_reader, torch_dtype
+from ..devices import Device, find
+from ..keys import Keys
 
 if TYPE_CHECKING:  # every plan has these options, few need the engine
     from .context import Parameters
+
+
+Recipe = Literal[
+    "f32", "f16", "bf16", "q8_0", "q6_k", "q5_k_m", "q5_k_s", "q5_1", "q5_0", "q4_k_m", "q4_k_s", "q4_1", "q4_0",
+    "iq4_nl", "iq4_xs", "q3_k_l", "q3_k_m", "q3_k_s", "iq3_m", "iq3_s", "q2_k", "mxfp4_moe",
+]  # fmt: skip
+"""What llama-quantize makes of the weights (``recipes.py``)."""
+UNQUANTISED = {"float32": "f32", "float16": "f16", "bfloat16": "bf16"}
+"""llama.cpp's names of recipes that are dtypes of PyTorch, by PyTorch's names."""
 
 
 def _switch(value: Any) -> Any:
@@ -91,3 +103,66 @@ class LlamaCppOptions(BaseModel):
 
 DEFAULTS = LlamaCppOptions.model_construct()
 """The block of a plan that gives none."""
+
+
+class LlamaCppKeys(BaseModel):
+    """The key of a plan with the block."""
+
+    model_config = ConfigDict(defer_build=True)
+
+    llama_cpp: Annotated[
+        LlamaCppOptions,
+        Block(block_reader(LlamaCppOptions, "llama_cpp", "{n_ctx: 8192, type_k: q8_0, type_v: q8_0}")),
+    ] = Field(DEFAULTS, description="runtime llama.cpp: the context's parameters, by the engine's names")
+
+
+def is_gguf(model: Any) -> bool:
+    """Whether a plan's model is the name of a GGUF file."""
+    return isinstance(model, str) and model.lower().endswith(".gguf")
+
+
+def _claims(data: Mapping[str, Any]) -> bool:
+    """Whether a plan has a GGUF file, the block, or a dtype that is a recipe which only llama.cpp has."""
+    dtype = data.get("dtype")
+    recipe = isinstance(dtype, str) and dtype.lower() in _RECIPES and torch_dtype(dtype) not in UNQUANTISED
+    return is_gguf(data.get("model")) or "llama_cpp" in data or recipe
+
+
+def _runs(backend: str | None, device: Device) -> bool:
+    """Whether a backend runs on a device; ``None`` is the device's own."""
+    on = {"metal": device.is_apple, "cuda": device.capability is not None, "vulkan": not device.is_apple}
+    return on.get(backend or "", True)
+
+
+_RECIPES = get_args(Recipe)
+KEYS = Keys(
+    words=("llamacpp", "llama_cpp", "llama", "ggml", "gguf", "ollama"),
+    fields=LlamaCppKeys,
+    dtypes=Recipe,
+    topic=("llama.cpp", "llama.cpp (the engine's names)"),
+    claims=_claims,
+    refused={
+        "task: train does not go with runtime: llama.cpp, which infers; take runtime: torch-cpu or torch-cuda": (
+            lambda p: p.task == "train"
+        ),
+        "dtype: {p.dtype} does not go with a GGUF file, whose tensors have their own; leave it out": (
+            lambda p: p.from_gguf and p.dtype != "q4_k_m"
+        ),
+        "dtype: {p.dtype} does not go with runtime: llama.cpp; take a recipe of llama-quantize: "
+        f"{', '.join(_RECIPES)}": lambda p: p.dtype not in _RECIPES,
+        "device: {p.device} has no rule with runtime: llama.cpp, which has no backend for it; name another device": (
+            lambda p: p.device is not None and find(p.device).kind == "accelerator"
+        ),
+        "backend: {p.llama_cpp.backend} does not go with device: {p.device}, which it does not run on; leave backend "
+        "out, or name another device": lambda p: (
+            p.device is not None and not _runs(p.llama_cpp.backend, find(p.device))
+        ),
+    },
+    refused_elsewhere={
+        "a GGUF file does not go with runtime: {p.runtime}, since llama.cpp alone runs it; leave runtime out": (
+            lambda p: p.from_gguf
+        ),
+        "dtype: {p.dtype} does not go with runtime: {p.runtime}, since it is a recipe of llama.cpp; set runtime: "
+        "llama.cpp, or take float16 or nf4": lambda p: p.dtype in _RECIPES,
+    },
+)

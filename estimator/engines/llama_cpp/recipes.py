@@ -11,7 +11,6 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Literal
 
 from .ggml import TYPES, UNQUANTISED
 
@@ -22,11 +21,6 @@ RECIPES: Mapping[str, str] = {
     "iq3_s": "iq3_s", "q2_k": "q2_k", "mxfp4_moe": "mxfp4",
 }  # fmt: skip
 """The type that most tensors get, by recipe (``llama_ftype_get_default_type``)."""
-
-Recipe = Literal[
-    "f32", "f16", "bf16", "q8_0", "q6_k", "q5_k_m", "q5_k_s", "q5_1", "q5_0", "q4_k_m", "q4_k_s", "q4_1", "q4_0",
-    "iq4_nl", "iq4_xs", "q3_k_l", "q3_k_m", "q3_k_s", "iq3_m", "iq3_s", "q2_k", "mxfp4_moe",
-]  # fmt: skip
 
 _FALLBACK = {
     "iq3_s": "iq4_nl", "iq4_xs": "iq4_nl", "q2_k": "q4_0", "q3_k": "q4_0", "q4_k": "q5_0", "q5_k": "q5_1",

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from ...bases.formats import BITSANDBYTES, TORCHAO
 from ...operators import Cuda
 from ...operators.cuda.cublas import workspaces
+from ...programs import Procedure
 from ..devices import DEFAULT_GPU, Device, context_bytes, find
 from ..engine import Job
 from ..replay import Batch, Usage
@@ -17,7 +18,6 @@ from ..torch import Torch
 if TYPE_CHECKING:
     from ..replay import Timeline
     from ..snapshot import Snapshot
-    from .process import Logs
 
 REPRESENTATIVE = 8
 """The number of steps of a run with ``lengths`` that are replayed."""
@@ -85,15 +85,16 @@ class TorchCuda(Torch):
         count = STEADY if len(lengths.counts) == 1 else REPRESENTATIVE
         return [Batch(plan.batch, seq, plan.empty_cache) for seq in lengths.representative_batches(plan.batch, count)]
 
-    def usage(self, job: Job, peak: int, budget: int | None, says_where: bool, logs: Logs | None) -> Usage:
+    def usage(self, job: Job, peak: int, says_where: bool, procedure: Procedure | None) -> Usage:
         """The process in a budget. PyTorch gives cached blocks back before it runs out of memory, so a process may fit
         a budget that it exceeds on a larger device; the figures are then those within the budget. Where the live bytes
         exceed the budget it cannot fit, and is replayed within it only if ``says_where`` asks where it runs out.
         """
-        from .process import Logs
+        from .process import Logs, OwnLogs
         from .process import replay as replayed
 
-        batches, logs, capacity = self.batches(job.plan), logs or Logs(job), self.capacity(job.plan)
+        logs = Logs(job) if procedure is None else OwnLogs(job, procedure)
+        batches, capacity = self.batches(job.plan), self.capacity(job.plan)
         hopeless = capacity is not None and peak > capacity
         used = None if hopeless and not says_where else replayed(job, batches, capacity, logs=logs)
         notes = []

@@ -14,10 +14,10 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from ...ledger import ITEMSIZE, Events, Ledger, Origin, whole
-from ...programs import Step
+from ...programs import Procedure, Step
 from ...programs.sizes import segments
 from ...steps.checkpointing import segment_length
-from ...steps.loop import apply_update, zero_grad
+from ...steps.loop import Loop, apply_update, zero_grad
 from ...steps.optimizers import OPTIMIZERS
 from ...steps.optimizers import made as made_optimizer
 from ...steps.step import run
@@ -151,6 +151,24 @@ class Logs:
     def passes(self) -> int:
         """The most passes of a loop that one stands for in these logs; 1 where all are replayed."""
         return max((log.events.most_copies for log in self._logs.values()), default=1)
+
+
+class OwnLogs(Logs):
+    """The log of a user's own procedure, whatever the batch."""
+
+    def __init__(self, job: Job, procedure: Procedure) -> None:
+        super().__init__(job)
+        self._procedure = procedure
+
+    def of(self, batch: int, seq: int) -> Log:
+        step = self._job.step
+        ledger = step.ledger(unrolled=True, events=Events())
+        Loop(ledger, step).run(self._procedure)
+        assert ledger.events is not None
+        loaded = [Loaded(p.name, whole(p.nbytes), whole(p.nbytes), 0, ()) for p in ledger.parameters]
+        buffers = [whole(b.storage.nbytes) for b in ledger.buffers]
+        states = [whole(s.nbytes) for s in ledger.attributes]
+        return Log(ledger.events, tuple(loaded), (), tuple(buffers), tuple(states))
 
 
 def _natural(name: str) -> list[tuple[int, str]]:

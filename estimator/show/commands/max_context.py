@@ -15,7 +15,7 @@ from ...engines.devices import find
 from ...engines.engine import Engine, Limit
 from ...engines.llama_cpp.options import CacheType, LlamaCppOptions
 from ...engines.llama_cpp.recipes import RECIPES
-from ...engines.registry import FOLDERS, engine_of
+from ...engines.registry import RUNTIMES, engine_of
 from ...errors import InputError, nearest
 from ...methods.registry import METHODS
 from ...plans.margins import MARGIN_HELP, NO_MARGIN, STATED, Margin
@@ -88,7 +88,7 @@ def _asked(args: argparse.Namespace) -> tuple[dict[str, Any], list[str], list[tu
     """The plan's other keys, and the recipes and the cache types to compare. Raises ``InputError``."""
     data = plan_mapping(args)
     runtime = data.get("runtime", RUNTIME)
-    if runtime in FOLDERS and engine_of(runtime).runs_steps:
+    if runtime in RUNTIMES and engine_of(runtime).runs_steps:
         raise InputError(f"max-context is about {RUNTIME}, not {runtime}; for PyTorch ask `estimator max-seq`")
     block = data.get("llama_cpp", {})
     block = dict(block) if isinstance(block, dict) else block

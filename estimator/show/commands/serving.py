@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 from ...answers.serving import Serving, serving
 from ...engines.devices import assumptions, find
-from ...engines.vllm import ServingOptions
+from ...engines.vllm.options import ServingOptions
 from ...errors import InputError
 from ...fields import checked
 from ...text import human

@@ -1,0 +1,46 @@
+"""What a plan may say of an engine: its keys, words and refusals.
+
+Every plan knows this of every engine. Of its own engine alone it imports more.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic import BaseModel
+
+Refusals = Mapping[str, Callable[[Any], object]]
+"""Sentences with their conditions. A sentence calls the plan ``p``."""
+
+
+@dataclass(frozen=True)
+class Keys:
+    """One engine's part of a plan."""
+
+    words: tuple[str, ...] = ()
+    """What else people call it. Each is refused with its name."""
+    fields: type[BaseModel] = BaseModel
+    """The keys that a plan has for it, a block of its own options among them."""
+    of_steps: tuple[str, ...] = ()
+    """Keys of a step that act on this engine alone."""
+    dtypes: Any = None
+    """A ``Literal`` of the dtypes that it alone has."""
+    topic: tuple[str, str] | None = None
+    """Where ``--help`` shows its keys: a topic and its title."""
+    claims: Callable[[Mapping[str, Any]], bool] = lambda data: False
+    """Whether a plan that names no runtime means it."""
+    refused: Refusals = field(default_factory=dict)
+    """What does not go with it, checked when a plan is read."""
+    refused_steps: Refusals = field(default_factory=dict)
+    """What does not go with it, checked before a step is made."""
+    refused_elsewhere: Refusals = field(default_factory=dict)
+    """What does not go with another engine, since this one alone has it."""
+    instead: str = ""
+    """Why no plan can name it yet, and what to ask in its place."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The keys that belong to a plan on this engine."""
+        return (*self.fields.model_fields, *self.of_steps)

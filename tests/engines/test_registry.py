@@ -1,0 +1,103 @@
+"""Engines are told apart in their registry alone. The witness is the source, and what a fresh process imports."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from estimator.engines.engine import Engine
+from estimator.engines.registry import FOLDERS, KEYS, RUNTIMES, engine_of
+from estimator.plans.plan import Plan
+
+ROOT = Path(__file__).parent.parent.parent / "estimator"
+TESTS_OF_TEXT = ("startswith", "endswith", "removeprefix", "removesuffix", "partition")
+
+
+def _texts(node: ast.AST) -> Iterator[str]:
+    for one in ast.walk(node):
+        if isinstance(one, ast.Constant) and isinstance(one.value, str):
+            yield one.value
+
+
+def _told_apart(tree: ast.AST) -> Iterator[int]:
+    """Lines that compare something with an engine's name, or have a value for each name."""
+    classes = {type(engine_of(name)).__name__ for name in FOLDERS}
+    for node in ast.walk(tree):
+        compared: list[ast.AST] = []
+        if isinstance(node, ast.Compare):
+            compared = [node.left, *node.comparators]
+        elif isinstance(node, ast.MatchValue):
+            compared = [node.value]
+        elif isinstance(node, ast.Dict):
+            compared = [key for key in node.keys if key is not None]
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute) and node.func.attr in TESTS_OF_TEXT:
+            compared = list(node.args)
+        elif isinstance(node, ast.Call) and isinstance(node.func, ast.Name) and node.func.id == "isinstance":
+            compared = [ast.Constant("torch-") for one in ast.walk(node.args[1]) if getattr(one, "id", "") in classes]
+        found = {text for one in compared for text in _texts(one)}
+        if found & {*FOLDERS, "torch-"}:
+            yield node.lineno
+
+
+def test_no_engine_is_told_apart_by_name() -> None:
+    found = [
+        f"{path.relative_to(ROOT)}:{line}"
+        for path in sorted(ROOT.rglob("*.py"))
+        if path != ROOT / "engines" / "registry.py"
+        for line in _told_apart(ast.parse(path.read_text(encoding="utf-8")))
+    ]
+    assert not found
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        'x.runtime == "vllm"',
+        'a in ("b", "torch-cpu")',
+        '{"llama.cpp": 1}',
+        'r.startswith("torch-")',
+        "isinstance(e, TorchCuda)",
+    ],
+)
+def test_what_counts_as_telling_apart(source: str) -> None:
+    assert list(_told_apart(ast.parse(source))) == [1]
+
+
+def test_an_engine_says_no_more_than_the_protocol() -> None:
+    """What callers ask of any engine is a member of the protocol, whose value some engine overrides."""
+    for name, member in vars(Engine).items():
+        if not name.startswith("_") and isinstance(member, bool):
+            assert {getattr(engine_of(one), name) for one in FOLDERS} == {True, False}, name
+
+
+@pytest.mark.parametrize(
+    ("keys", "own"),
+    [
+        ({"seq": 8}, "torch_cpu"),
+        ({"seq": 8, "device": "rtx-4090"}, "torch_cuda"),
+        ({"runtime": "llama.cpp", "seq": 256}, "llama_cpp"),
+    ],
+)
+def test_a_plan_imports_the_rules_of_its_engine_alone(keys: dict[str, object], own: str) -> None:
+    """Of the others it imports what a plan may say of them."""
+    code = (
+        f"import sys, estimator; estimator.estimate('smollm-135m', **{keys!r}); "
+        "print(*(name for name in sys.modules if name.startswith('estimator.engines.')))"
+    )
+    command = [sys.executable, "-P", "-c", code]
+    printed = subprocess.run(command, capture_output=True, text=True, check=True, cwd=ROOT.parent).stdout.split()
+    folders = set(FOLDERS.values())
+    rules = {name.split(".")[2] for name in printed if name.count(".") > 2 and not name.endswith(".options")}
+    assert rules & folders == {own}
+
+
+def test_every_engine_is_listed_once() -> None:
+    assert set(RUNTIMES) == {name for name, keys in KEYS.items() if not keys.instead}
+    keys = [key for one in KEYS.values() for key in one.fields.model_fields]
+    assert len(keys) == len(set(keys))
+    assert set(keys) <= set(Plan.model_fields)
