@@ -9,32 +9,23 @@ from sympy.printing.c import C99CodePrinter
 
 from .function import Function
 from .heading import filled, heading, in_comment
-from .statements import BRACES, Syntax, product, statements, ternary, wrapped
+from .statements import BRACES, Braced, Syntax, statements, wrapped
 
 _MOST = 2**63 - 1
 
 
-class _C(C99CodePrinter):  # type: ignore[misc]
+class _C(Braced, C99CodePrinter):  # type: ignore[misc]
     def _print_Integer(self, expression: Any) -> str:
         return f"{int(expression)}" if abs(int(expression)) < 2**15 else f"INT64_C({int(expression)})"
 
     def _print_Pow(self, expression: Any) -> str:
         return " * ".join([self._print(expression.base)] * int(expression.exp))
 
-    def _print_Mul(self, expression: Any) -> str:
-        return product(self, expression)
-
     def _print_Max(self, expression: Any) -> str:
         return _nested("largest", [self._print(x) for x in expression.args])
 
     def _print_Min(self, expression: Any) -> str:
         return _nested("smallest", [self._print(x) for x in expression.args])
-
-    def _print_Quotient(self, expression: Any) -> str:
-        return "({}) / ({})".format(*map(self._print, expression.args))
-
-    def _print_Piecewise(self, expression: Any) -> str:
-        return ternary(self, expression)
 
 
 class _Double(_C):

@@ -9,30 +9,21 @@ from sympy.printing.jscode import JavascriptCodePrinter
 
 from .function import Function
 from .heading import filled, heading, in_comment
-from .statements import BRACES, Syntax, code_of, product, statements, ternary
+from .statements import BRACES, Braced, Syntax, code_of, statements
 
 
-class _JavaScript(JavascriptCodePrinter):  # type: ignore[misc]
+class _JavaScript(Braced, JavascriptCodePrinter):  # type: ignore[misc]
     def _print_Integer(self, expression: Any) -> str:
         return f"{int(expression)}n"
 
     def _print_Pow(self, expression: Any) -> str:
         return f"{self._print(expression.base)} ** {self._print(expression.exp)}"
 
-    def _print_Mul(self, expression: Any) -> str:
-        return product(self, expression)
-
     def _print_Max(self, expression: Any) -> str:
         return f"largest({', '.join(map(self._print, expression.args))})"
 
     def _print_Min(self, expression: Any) -> str:
         return f"smallest({', '.join(map(self._print, expression.args))})"
-
-    def _print_Quotient(self, expression: Any) -> str:
-        return "({}) / ({})".format(*map(self._print, expression.args))
-
-    def _print_Piecewise(self, expression: Any) -> str:
-        return ternary(self, expression)
 
     def _print_Relational(self, expression: Any) -> str:
         sign = {"==": "==="}.get(expression.rel_op, expression.rel_op)

@@ -14,18 +14,15 @@ from ..errors import InputError
 from .components import EXPORTED
 from .function import Assignment, Function, Variable
 from .heading import filled, heading, origin
-from .statements import Syntax, code_of, product, statements, wrapped
+from .statements import Products, Syntax, code_of, statements, wrapped
 
 _BRANCHES = ("if {}:", "elif {}:", "else:", "")
 
 
-class _Python(PythonCodePrinter):  # type: ignore[misc]
+class _Python(Products, PythonCodePrinter):  # type: ignore[misc]
     def _print_Quotient(self, expression: Any) -> str:
         above, below = map(self._print, expression.args)
         return f"({above}) // {below if expression.args[1].is_Atom else f'({below})'}"
-
-    def _print_Mul(self, expression: Any) -> str:
-        return product(self, expression)
 
 
 class _NumPy(_Python):

@@ -99,18 +99,27 @@ def factors_of(expression: Any) -> list[Any]:
     return [*([] if coefficient == 1 else [coefficient]), *rest]
 
 
-def product(printer: Any, expression: Any) -> str:
-    """Factors in the order in which a person writes them. A factor of -1 is a sign."""
-    factors = factors_of(expression)
-    sign = "-" if factors[0] == -1 else ""
-    texts = (printer._print(x) if x.is_Atom or x.is_Pow else f"({printer._print(x)})" for x in factors[len(sign) :])
-    return sign + " * ".join(texts)
+class Products:
+    """Printers of sympy whose products are written as a person does: the number first; a factor of -1 is a sign."""
+
+    _print: Any
+
+    def _print_Mul(self, expression: Any) -> str:
+        factors = factors_of(expression)
+        sign = "-" if factors[0] == -1 else ""
+        texts = (self._print(x) if x.is_Atom or x.is_Pow else f"({self._print(x)})" for x in factors[len(sign) :])
+        return sign + " * ".join(texts)
 
 
-def ternary(printer: Any, expression: Any) -> str:
-    """Conditions within an expression, as ``condition ? value : other``."""
-    *rows, (last, _) = expression.args
-    text: str = printer._print(last)
-    for value, condition in reversed(rows):
-        text = f"(({printer._print(condition)}) ? {printer._print(value)} : {text})"
-    return text
+class Braced(Products):
+    """Printers for languages with braces, whose division of integers drops the rest."""
+
+    def _print_Quotient(self, expression: Any) -> str:
+        return "({}) / ({})".format(*map(self._print, expression.args))
+
+    def _print_Piecewise(self, expression: Any) -> str:
+        *rows, (last, _) = expression.args
+        text: str = self._print(last)
+        for value, condition in reversed(rows):
+            text = f"(({self._print(condition)}) ? {self._print(value)} : {text})"
+        return text

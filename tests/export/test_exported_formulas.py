@@ -6,6 +6,7 @@ from __future__ import annotations
 import ast
 import json
 import random
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from fractions import Fraction
@@ -225,6 +226,43 @@ def test_latex_pieces() -> None:
     assert text.count(r"\begin{") == text.count(r"\end{")
     assert text.count(r"\left") == text.count(r"\right")
     assert text.count("{") - text.count(r"\{") == text.count("}") - text.count(r"\}")
+
+
+def read(latex: str) -> str:
+    """An expression of LaTeX as Python's."""
+    names = {
+        "b_{q}": "query_block",
+        "b_{k}": "key_block",
+        "d_{ff}": "I",
+        "n_{kv}": "K",
+        "d_{h}": "D",
+        "d": "H",
+        "g": "G",
+    }
+    text = re.sub(r"M_\{\\text\{([a-z ]+)\}\}", lambda m: m[1].replace(" ", "_"), latex)
+    text = re.sub(r"b_\{[qk]\}|d_\{ff\}|n_\{kv\}|d_\{h\}|\b[dg]\b", lambda m: names[m[0]], text)
+    text = re.sub(r"\^\{(\d+)\}", r"**\1", re.sub(r"\\(left|right|(?=min))", "", text))
+    return re.sub(r"(?<=[\w)]) +(?=[\w(])", "*", text)
+
+
+@pytest.mark.consistency
+@pytest.mark.parametrize("symbolic", [False, True], ids=["numbers", "symbolic"])
+def test_latex_read_back_equals_the_ledger(symbolic: bool) -> None:
+    """Witness: the ledger run with integers; each equation is read and computed, in order."""
+    batch, seq = 3, 5000
+    formulas = [formula(compiled("tied lora", symbolic), name) for name in ("saved", "peak")]
+    values: dict[str, int] = {"B": batch, "S": seq, **formulas[1].values}
+    for equation in re.findall(r"\\begin\{align\*\}\n(.*?)\n\\end\{align\*\}", to_latex(formulas, []), re.DOTALL):
+        name, _, text = equation.split(r" \\" + "\n" + r"& \text{for }")[0].partition(" &= ")
+        rows = re.findall(r"^& (.*?) && \\text\{.*\} \\\\$", text, re.MULTILINE)
+        if "cases" in text:  # the definition of a function
+            values[read(name)] = value_of(registered(read(name)), values)
+        else:
+            values[read(name)] = max(eval(read(row), {}, values) for row in rows or [text])
+    expected = ledger(named("tied lora"), batch, seq)
+    assert {name: values[name] for name in ("saved", "resident", "peak")} == {
+        name: expected[name] for name in ("saved", "resident", "peak")
+    }
 
 
 @pytest.mark.consistency
