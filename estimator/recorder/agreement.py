@@ -88,17 +88,18 @@ def steps(base: Setting, families: Sequence[Family]) -> Iterator[Step]:
     """The steps by which programs are compared with the module."""
     plain = Step(families[0].model_type, base.dtype, procedure=Train() if base.trains else Prefill())
     autocasts = [(dtype, "bfloat16", device) for dtype in ("float32", "bfloat16") for device in (CPU, GPU)]
+    on_gpu = () if _alike(families) else (GPU,)
     if base.cache is not None:
         dynamic = CachedTokens(base.cache, 0, 0)
         for attention in ATTENTIONS:
             own = replace(plain, attention=attention, cached=dynamic)
-            yield own
-            for implementation in ("static", "quantized"):
-                yield replace(own, cached=replace(dynamic, implementation=implementation))
+            for device in (CPU, *on_gpu):
+                yield replace(own, device=device)
+                for implementation in ("static", "quantized"):
+                    yield replace(own, device=device, cached=replace(dynamic, implementation=implementation))
             yield from (replace(own, dtype=d, autocast=a, device=on) for d, a, on in autocasts)
         return
     given = replace(plain, packing=base.packing, attention_mask=base.attention_mask)
-    on_gpu = () if _alike(families) else (GPU,)
     attentions: tuple[Attention, ...] = (*ATTENTIONS, "flash")
     for attention in attentions:
         for device in (CPU, *on_gpu) if attention != "flash" else (GPU,):

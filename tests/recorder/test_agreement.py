@@ -1,0 +1,58 @@
+"""Which settings a recording finds that programs serve, from the steps in which they agree with the module."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+pytest.importorskip("torch")
+pytest.importorskip("transformers")
+
+from estimator.plans import recorded_programs
+from estimator.programs.program_files import load_together
+from estimator.programs.setting import Setting, Settings, merged
+from estimator.programs.step import Step
+from estimator.recorder import agreement
+from tests.cases.release_steps import config_of
+
+PATH = recorded_programs.shipped_folder() / "mixtral.default.json"
+GENERATE = Setting(trains=False, use_cache=True, cache="dynamic")
+
+
+def served(base: Setting, monkeypatch: pytest.MonkeyPatch, agrees: Callable[[Step], bool]) -> tuple[Settings, ...]:
+    raw: dict[str, Any] = config_of(PATH)
+    families = [x for x in load_together(PATH) if x.interfaces and any(shares(base, one) for one in x.settings)]
+    monkeypatch.setattr(agreement, "agrees", lambda programs, live, batch, seq, step: agrees(step))
+    return agreement.settings_served(families, base, lambda beyond_window, one_row: (raw, 3, 21))
+
+
+def shares(base: Setting, settings: Settings) -> bool:
+    return all(getattr(base, name) in settings[name] for name in ("trains", "packing", "attention_mask", "cache"))
+
+
+@pytest.mark.parametrize("base", [Setting(), GENERATE], ids=lambda base: base.task)
+def test_where_all_steps_agree_a_file_has_all_settings(base: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Witness: the file, in whose recording all steps of this model did, but for padding with flash attention.
+
+    Its programs differ between the devices.
+    """
+    rows = [one for program in load_together(PATH) for one in program.settings if program.interfaces]
+    found = served(base, monkeypatch, lambda step: step.attention != "flash" or not step.attention_mask)
+    assert found == merged(one for one in rows if shares(base, one))
+
+
+@pytest.mark.parametrize("base", [Setting(), GENERATE], ids=lambda base: base.task)
+def test_what_does_not_agree_is_left_out(base: Setting, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of an attention that is wrong without a mask, a cache and autocast, nothing is served on that device."""
+    found = served(base, monkeypatch, lambda step: step.autocast is None or step.device.type == "cpu")
+    under = base._replace(dtype="float32", autocast="bfloat16")
+    assert under.is_of(found)
+    assert base._replace(device="cuda").is_of(found)
+    assert not under._replace(device="cuda").is_of(found)
+    found = served(base, monkeypatch, lambda step: (step.attention, step.device.type) != ("eager", "cuda"))
+    assert under._replace(device="cuda").is_of(found)
+    assert under._replace(attention="eager").is_of(found)
+    assert not base._replace(attention="eager", device="cuda").is_of(found)
+    assert not under._replace(attention="eager", device="cuda").is_of(found)
