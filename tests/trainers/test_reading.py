@@ -48,3 +48,12 @@ def test_fused_kernels_that_axolotl_turns_on(keys: dict[str, Any], said: bool, t
     path = tmp_path / "train.json"
     path.write_text(json.dumps({**AXOLOTL, **keys}))
     assert any("fused LoRA kernels" in one.why for one in check(str(path)).assumptions) == said
+
+
+@pytest.mark.parametrize(("keys", "loss"), [({}, "standard"), ({"enable_liger_kernel": True}, "liger")], ids=str)
+def test_ligers_loss_is_a_part_of_its_kernels(keys: dict[str, Any], loss: str, tmp_path: Path) -> None:
+    """Witness: transformers' ``apply_liger_kernel``, whose default is the fused linear cross entropy."""
+    path = tmp_path / "train.yaml"
+    base = {"model_name_or_path": "HuggingFaceTB/SmolLM2-135M", "finetuning_type": "lora", "cutoff_len": 64}
+    path.write_text(json.dumps({**base, "stage": "sft", "bf16": True, **keys}))
+    assert check(str(path)).plan.loss == loss
