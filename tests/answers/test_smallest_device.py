@@ -8,6 +8,7 @@ from estimator.answers.estimate import estimate
 from estimator.answers.inverse import smallest_device
 from estimator.engines.devices import catalogue
 from estimator.errors import InputError
+from estimator.plans.margins import Margin
 
 pytestmark = pytest.mark.consistency
 
@@ -47,7 +48,6 @@ def test_candidates() -> None:
     answer = smallest_device(keys, devices=["rtx-4090", "mi300x", "iphone-15-pro", "rtx-4090"])
     assert answer.best is not None
     assert answer.best.device.name == "iphone-15-pro"
-    assert answer.verdict == "fits"
     assert [one.device.name for one in answer.others] == ["rtx-4090"]
     assert [*answer.left_out.values()] == [("mi300x",)]
     gpu = smallest_device(keys, "GPU", devices=["rtx-4090", "iphone-15-pro"])
@@ -56,6 +56,20 @@ def test_candidates() -> None:
     for names, line in ((["mi300x"], "no device is left: cards without CUDA"), (["rtx-4091"], "did you mean rtx-4090")):
         with pytest.raises(InputError, match=line):
             smallest_device(keys, devices=names)
+
+
+@pytest.mark.parametrize(
+    ("model", "margin", "verdict"),
+    [
+        ("smollm2-135m", "5%", "fits"),
+        ("llama-3.2-1b", "99%", "tight"),
+        ("llama-3.1-8b", "5%", "does not fit"),
+    ],
+)
+def test_the_verdict_is_on_the_candidates(model: str, margin: str, verdict: str) -> None:
+    answer = smallest_device({"model": model, "seq": 64}, devices=["t4"], margin=Margin.parse(margin))
+    assert answer.verdict == verdict
+    assert (answer.best is not None, answer.found is not None) == (verdict == "fits", verdict != "does not fit")
 
 
 def test_devices_without_rules_are_left_out_by_name() -> None:
