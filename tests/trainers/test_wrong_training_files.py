@@ -189,30 +189,6 @@ def test_several_training_files_in_a_folder_are_named(tmp_path: Path) -> None:
         check(str(tmp_path))
 
 
-def test_what_the_file_says_of_a_choice_goes_with_the_choice(tmp_path: Path) -> None:
-    """An option takes the place of a value of the file, and of what the file says of that value alone."""
-    path = tmp_path / "train.json"
-    path.write_text(json.dumps({**AXOLOTL, "adapter": "qlora", "load_in_4bit": True, "lora_target_linear": True}))
-    checked = check(str(path), {"dtype": "bfloat16"})
-    assert checked.plan is not None
-    assert checked.plan.dtype == "bfloat16"
-    assert any(one.key == "compute_dtype" and "its own dtype" in one.why for one in checked.assumptions)
-    assert "compute_dtype belongs to" in check(str(path), {"dtype": "bfloat16", "compute_dtype": "float16"}).error
-
-
-def test_an_older_release_is_answered_without_the_run(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    path = tmp_path / "train.json"
-    path.write_text(json.dumps(AXOLOTL))
-    older = check(str(path), {"transformers": "4.48"})
-    assert older.result is not None
-    assert not older.result.run_moments
-    assert any(one.key == "run" and "the step alone" in one.why for one in older.assumptions)
-    assert "run has no rule" in check(str(path), {"transformers": "4.48", "eval_samples": 9}).error
-    assert main(["check", str(path), "--no-run", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["plan"]["run"] is None
-    assert main(["check", str(path), "--no-run", "--eval-samples", "9"]) == 2
-
-
 def test_flash_attention_without_padding(tmp_path: Path) -> None:
     """A row alone is never padded; several are, unless they are packed."""
     path = tmp_path / "train.json"
