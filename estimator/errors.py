@@ -63,9 +63,14 @@ def _function(found: re.Match[str]) -> str:
 
 
 class InputError(ValueError):
-    """Wrong input. The message is one line; the command line prints it and exits with status 2."""
+    """Wrong input. The message is one line; the command line prints it and exits with status 2.
 
-    def __init__(self, message: str) -> None:
+    ``key`` is the key of a plan that it is about, and ``owner`` that of the choice which the key belongs to. They are
+    empty where it is about none, or about a value by itself.
+    """
+
+    def __init__(self, message: str, key: str = "", owner: str = "") -> None:
+        self.key, self.owner = key, owner
         line = printable(" ".join(message.split()))
         if not _Asker.in_a_shell and "`estimator " in line:
             line = _COMMANDS.sub(_function, line)

@@ -148,18 +148,16 @@ def _estimated(mapping: dict[str, Any], noted: list[Assumption], given: Mapping[
             plan = parse_plan(mapping)
             return plan, estimate(plan)
         except InputError as error:
-            key, _, owner = str(error).partition(" belongs to ")
-            replaced = owner.partition(":")[0]
+            key, replaced = error.key, error.owner
             asked = {"run", *RunOptions.model_fields} & set(given)
             if key in mapping and key not in given and replaced in given:
                 noted.append(Assumption(key, None, f"the file's {mapping.pop(key)} goes with its own {replaced}"))
-            elif str(error).startswith("run has no rule") and mapping.get("run") is not None and not asked:
+            elif key == "run" and not replaced and mapping.get("run") is not None and not asked:
                 mapping["run"] = None
                 noted.append(Assumption("run", None, f"the step alone is answered, since {error}"))
             else:
-                key = str(error).partition(":")[0]
                 plan = parse_plan(mapping)
-                if key not in plan.preset_keys or key not in Plan.model_fields:
+                if replaced or key not in plan.preset_keys or key not in Plan.model_fields:
                     raise
                 mapping[key] = Plan.model_fields[key].default
                 noted.append(Assumption(key, mapping[key], f"its tool sets {getattr(plan, key)}, but {error}"))

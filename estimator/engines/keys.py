@@ -12,7 +12,8 @@ from typing import Any
 from pydantic import BaseModel
 
 Refusals = Mapping[str, Callable[[Any], object]]
-"""Sentences with their conditions. A sentence calls the plan ``p``."""
+"""Sentences with their conditions. A sentence begins with the key that it is about. It calls the plan ``p``, and the
+plan with its model ``r``."""
 
 
 @dataclass(frozen=True)

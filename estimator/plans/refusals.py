@@ -13,12 +13,14 @@ itself, such as a method's option, is refused where it is read.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import Any, NamedTuple
 
 from ..bases.formats import BITSANDBYTES, FORMATS, FOUR_BIT, PACKED, TORCHAO, UPCAST, Base
 from ..engines.devices import find
+from ..engines.engine import Job
 from ..engines.keys import Refusals
 from ..engines.registry import KEYS as ENGINES
 from ..engines.registry import RUNTIMES
@@ -29,20 +31,12 @@ from ..programs.releases import NEWEST
 from ..steps.loss import SHIFTING
 from ..steps.optimizers import OPTIMIZERS
 
-if TYPE_CHECKING:
-    from .plan import Plan
-    from .resolve import Resolved
-
-T = TypeVar("T")
-Rows = Mapping[str, Callable[[T], object]]
-"""Sentences with their conditions. A sentence calls the plan ``p``, and the plan with its model ``r``."""
-
 
 class Owner(NamedTuple):
     """A choice in a plan that keys belong to. Without that choice the keys have no effect."""
 
     name: str
-    there: Callable[[Plan], object]
+    there: Callable[[Any], object]
     """Whether a plan makes the choice."""
     keys: tuple[str, ...]
 
@@ -92,8 +86,8 @@ CAUSAL_KEYS = (
 """Keys that have rules for causal language models alone."""
 
 
-def _runs_on(name: str, plan: Plan) -> bool:
-    return plan.runtime == name
+def _runs_on(name: str, plan: Any) -> bool:
+    return bool(plan.runtime == name)
 
 
 OWNERS = (
@@ -145,7 +139,7 @@ STEP_OWNERS = (
 BASES: Mapping[str, tuple[str, ...]] = {"lora": FORMATS, "lora-fa": FORMATS, "ia3": (*BITSANDBYTES, *TORCHAO)}
 """Formats of a quantised base that a method runs on. ``MEASURED`` and ``PUBLISHED`` say which have a witness."""
 
-PLAN: Rows[Plan] = {
+PLAN: Refusals = {
     "implementation: {p.implementation} has no rule with task: infer; leave implementation out": (
         lambda p: p.task == "infer" and p.implementation != "transformers"
     ),
@@ -169,7 +163,7 @@ PLAN: Rows[Plan] = {
 }
 """Checked when a plan is read."""
 
-STEP: Rows[Plan] = {
+STEP: Refusals = {
     "a step in PyTorch does not go with runtime: {p.runtime}; ask `estimator estimate` or `estimator "
     "max-context`": lambda p: not p.engine.runs_steps,
     "saved_activations: on-host has no rule with dtype: {p.dtype}, which saves whole weights; take checkpointing: "
@@ -288,24 +282,24 @@ STEP: Rows[Plan] = {
 """Checked before a step is made."""
 
 
-def _may_route(r: Resolved) -> bool:
+def _may_route(r: Any) -> bool:
     """Whether tokens may choose experts. Of a model that is recorded when it is asked for, the recording says it."""
     config = r.spec.config
     return isinstance(config, RecordedConfig) and (config.source.has_experts or not config.open_sizes)
 
 
-def _has_fixed_dtypes(r: Resolved) -> bool:
+def _has_fixed_dtypes(r: Any) -> bool:
     """Whether the model's program is of one setting alone, with the dtypes and masks of its recording."""
     config = r.spec.config
     return isinstance(config, RecordedConfig) and config.source.opened(r.step, None) is None
 
 
-def _beyond_causal(key: str) -> Callable[[Resolved], object]:
+def _beyond_causal(key: str) -> Callable[[Any], object]:
     """A condition: the plan sets a key that has rules for causal language models alone, and the model is none."""
     return lambda r: r.spec.head != "causal-lm" and getattr(r.plan, key) != type(r.plan).model_fields[key].get_default()
 
 
-MODEL: Rows[Resolved] = {
+MODEL: Refusals = {
     "dtype: {r.plan.dtype} has no rule with autocast and rest_dtype: {r.plan.rest_dtype} on a model whose program is "
     "of one setting, since its layers' outputs are not in autocast's dtype; set rest_dtype: {r.plan.autocast}": (
         lambda r: (
@@ -386,21 +380,21 @@ MODEL: Rows[Resolved] = {
 
 _ESTIMATE = "ask `estimator estimate`"
 _MEASURE = "ask `estimator measure`, which runs it"
-_IS_INFERENCE: Rows[Plan] = {
+_IS_INFERENCE: Refusals = {
     "runtime: {p.runtime}, which infers; ask `estimator max-context` what fits": lambda p: not p.engine.runs_steps,
     "task: infer; ask `estimator estimate` what it takes, or `estimator max-seq` what fits": lambda p: (
         p.task == "infer"
     ),
 }
-_HAS_A_RUN: Rows[Plan] = {
+_HAS_A_RUN: Refusals = {
     "run, whose moments outside the step it does not know; leave run out": lambda p: p.run is not None,
 }
-_IS_NO_GPU: Rows[Plan] = {
+_IS_NO_GPU: Refusals = {
     "runtime: {p.runtime}, since it shows PyTorch's CUDA allocator; set runtime: torch-cuda, or a GPU": (
         lambda p: not p.engine.replays
     ),
 }
-QUESTIONS: Mapping[str, Rows[Plan]] = {
+QUESTIONS: Mapping[str, Refusals] = {
     "a formula": {
         f"num_beams: {{p.generate.num_beams}}, whose copies are compared by size; {_ESTIMATE}": (
             lambda p: p.generate is not None and p.generate.num_beams > 1
@@ -497,7 +491,7 @@ def listed() -> list[str]:
     return [sentence for rows in (*of_engines, PLAN, STEP, MODEL) for sentence in rows]
 
 
-def check(plan: Plan) -> None:
+def check(plan: Any) -> None:
     """Raise ``InputError`` for what does not go together in a plan, before its model is known."""
     _check_owners(OWNERS, plan)
     for name, keys in ENGINES.items():
@@ -515,37 +509,37 @@ def check_device(name: str) -> None:
         raise InputError(f"device: {device.name}, which runs no CUDA, has no rule with PyTorch; give {ways}")
 
 
-def check_step(plan: Plan) -> None:
+def check_step(plan: Any) -> None:
     """Raise ``InputError`` where a plan cannot be a step in PyTorch."""
     _check_owners(STEP_OWNERS, plan)
     _refuse(ENGINES[plan.runtime].refused_steps, plan)
     _refuse(STEP, plan)
 
 
-def check_model(resolved: Resolved) -> None:
+def check_model(resolved: Job) -> None:
     """Raise ``InputError`` where a plan does not go with its model."""
     _refuse(MODEL, resolved)
 
 
-def check_question(question: str, plan: Plan) -> None:
+def check_question(question: str, plan: Any) -> None:
     """Raise ``InputError`` where a question, one of ``QUESTIONS``, does not go with a plan."""
     _refuse(QUESTIONS[question], plan, f"{question} does not go with ")
 
 
-def budget_of(plan: Plan) -> int:
+def budget_of(plan: Any) -> int:
     """The bytes that an answer has to fit into. Raises ``InputError`` where the plan names none."""
-    budget = plan.budget_bytes()
+    budget: int | None = plan.budget_bytes()
     if budget is None:
         raise InputError("this question needs something to fit; give a budget such as 8GiB, or a device")
     return budget
 
 
-def _evaluates(plan: Plan) -> bool:
+def _evaluates(plan: Any) -> bool:
     """Whether a plan's run has an evaluation."""
     return plan.run is not None and plan.run.eval_samples is not None
 
 
-def _check_owners(owners: Iterable[Owner], plan: Plan) -> None:
+def _check_owners(owners: Iterable[Owner], plan: Any) -> None:
     given = plan.model_fields_set
     for owner in owners:
         if given.isdisjoint(owner.keys) or owner.there(plan):
@@ -554,10 +548,13 @@ def _check_owners(owners: Iterable[Owner], plan: Plan) -> None:
             if key in given and getattr(plan, key) != type(plan).model_fields[key].default:
                 owning, colon, _ = owner.name.partition(":")
                 here = f", not {getattr(plan, owning)}; leave it out, or set {owning}" if colon else "; leave it out"
-                raise InputError(f"{key} belongs to {owner.name}{here}")
+                raise InputError(f"{key} belongs to {owner.name}{here}", key, owning if colon else "")
 
 
-def _refuse(rows: Rows[T], asked: T, start: str = "") -> None:
+def _refuse(rows: Refusals, asked: Any, start: str = "") -> None:
+    """Raise ``InputError`` for the first row whose condition holds. A sentence begins with the key that it is about."""
     for sentence, said_of in rows.items():
         if said_of(asked):
-            raise InputError(start + sentence.format(p=asked, r=asked))
+            line = sentence.format(p=asked, r=asked)
+            key, *_ = re.split("[: ]", line, maxsplit=1)
+            raise InputError(start + line, key)

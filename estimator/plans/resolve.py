@@ -168,7 +168,8 @@ def _model(plan: Plan) -> tuple[ModelSpec, Method]:
         if plan.base is not None:
             raise InputError(
                 f"dtype: {plan.dtype} has no rule with {what}; take method: lora with target_modules by name, or an "
-                "unquantised dtype"
+                "unquantised dtype",
+                "dtype",
             )
         if not is_installed("torch", "peft"):
             raise InputError(

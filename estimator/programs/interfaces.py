@@ -53,7 +53,7 @@ class Interfaces:
         if kind == "eager":
             return eager(query, key, value, mask, groups, dropout, softcap, widens, sinks)
         if sinks is not None:
-            raise InputError(f"attention: {kind} has no rule with attention sinks; take eager")
+            raise InputError(f"attention: {kind} has no rule with attention sinks; take eager", "attention")
         if kind == "flash":
             return flash(query, key, value, self._dtype)
         width = value.shape[-1]

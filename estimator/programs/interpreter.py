@@ -901,7 +901,8 @@ class RecordedCausalLM(Module):
         if self._head not in program.plain or self._adapts_head:
             raise InputError(
                 f"loss: {inputs.step.loss} makes no whole logits, and this model's {self._head} does more than a "
-                "product; use loss: standard"
+                "product; use loss: standard",
+                "loss",
             )
         try:
             (_, *head), (_, *loss) = program.module_call(self._head), program.module_call(LOSS)
@@ -931,10 +932,11 @@ class RecordedCausalLM(Module):
 def _refuse_without_layers(step: Step) -> None:
     """Raise ``InputError`` for what acts on a program's layers, or on what follows them."""
     asked = {
-        f"checkpointing: {step.checkpointing}": step.checkpointing not in ("none", "layer", "offloaded"),
-        f"loss: {step.loss}": step.loss != "standard",
-        f"mlp_chunks: {step.mlp_chunks}": step.mlp_chunks > 1,
+        "checkpointing": step.checkpointing not in ("none", "layer", "offloaded"),
+        "loss": step.loss != "standard",
+        "mlp_chunks": step.mlp_chunks > 1,
     }
     for key, is_asked in asked.items():
         if is_asked:
-            raise InputError(f"{key} has no rule with a model that calls its layers more than once; leave it out")
+            what = f"{key}: {getattr(step, key)}"
+            raise InputError(f"{what} has no rule with a model that calls its layers more than once; leave it out", key)

@@ -15,6 +15,7 @@ from estimator.engines.registry import KEYS
 from estimator.errors import InputError, asked_in_a_shell
 from estimator.methods.registry import METHODS
 from estimator.plans import refusals
+from estimator.plans.flat import BLOCKS
 from estimator.plans.plan import Plan, parse_plan
 from estimator.plans.resolve import resolve
 from tests.cases import offloading
@@ -231,8 +232,13 @@ ROWS = refusals.listed()
 
 @pytest.mark.parametrize(("sentence", "keys"), zip(ROWS, REFUSED, strict=True), ids=range(len(ROWS)))
 def test_every_row_refuses(sentence: str, keys: dict[str, Any], tmp_path: Path) -> None:
-    with asked_in_a_shell(), pytest.raises(InputError, match=says(sentence)[:250]):
+    with asked_in_a_shell(), pytest.raises(InputError, match=says(sentence)[:250]) as refused:
         resolve(plan_of(keys, tmp_path))
+    known = {
+        *Plan.model_fields,
+        *(key for block in (*BLOCKS.values(), *METHODS.values()) for key in block.model_fields),
+    }
+    assert refused.value.key in known or sentence.startswith("a "), sentence
 
 
 @pytest.mark.extra("trace")
@@ -249,8 +255,9 @@ def test_every_key_belongs_to_its_owner(owner: refusals.Owner) -> None:
         keys = {"model": MODEL, **WITHOUT.get(owner.name, {}), key: VALUES[key]}
         owning, colon, _ = owner.name.partition(":")
         mend = rf", not \S+; leave it out, or set {owning}" if colon else "; leave it out"
-        with pytest.raises(InputError, match=f"^{key} belongs to {re.escape(owner.name)}{mend}$"):
+        with pytest.raises(InputError, match=f"^{key} belongs to {re.escape(owner.name)}{mend}$") as refused:
             resolve(parse_plan(keys))
+        assert (refused.value.key, refused.value.owner) == (key, owning if colon else "")
 
 
 def test_sentences_have_one_pattern() -> None:
