@@ -101,7 +101,7 @@ class ModelSpec:
 
 def _recorded(raw: Mapping[str, Any], family: str, where: str, asked: str, release: str) -> RecordedConfig:
     """The numbers of a model of a recorded family: from a file of programs, or recorded now where PyTorch is there."""
-    from ..programs.family import BadValue
+    from ..programs.config_values import BadValue
     from ..programs.shipped import shipped_config
 
     def live(reason: str) -> Source:

@@ -12,8 +12,9 @@ from ..errors import InputError
 from ..ledger import Size
 from ..ledger.sizes import Poly, product, symbol
 from .attention import WIDE
+from .config_values import NoWindow, OtherStructure
 from .expressions import evaluate
-from .family import Family, NoWindow, OtherStructure
+from .family import Family
 from .module_table import NamedModule
 from .program import Call, Program, Weight
 from .recorded import RecordedConfig, Source

@@ -13,7 +13,7 @@ from typing import Any
 
 import torch
 
-from ..programs.family import SHARING
+from ..programs.config_values import SHARING
 from ..programs.sizes import KEPT, repeats_of
 
 

@@ -20,7 +20,7 @@ from estimator.answers.estimate import estimate
 from estimator.plans import models, recorded_programs
 from estimator.plans.plan import parse_plan
 from estimator.plans.resolve import resolve
-from estimator.programs.family import SHARING
+from estimator.programs.config_values import SHARING
 from estimator.programs.program_files import load_together
 from estimator.programs.releases import installed_release
 from tests.helpers.files import DATA

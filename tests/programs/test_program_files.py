@@ -15,7 +15,7 @@ from estimator.errors import InputError
 from estimator.ledger.sizes import symbol
 from estimator.programs.depth import Kinds
 from estimator.programs.expressions import evaluate, parsed, polynomial
-from estimator.programs.family import Family, Switch
+from estimator.programs.family import Family
 from estimator.programs.module_table import NamedModule
 from estimator.programs.program import (
     CACHED,
@@ -40,6 +40,7 @@ from estimator.programs.program import (
 from estimator.programs.program_files import read, read_together, written, written_together
 from estimator.programs.setting import ALONE
 from estimator.programs.substitution import sizes_symbol, substitute
+from estimator.programs.switches import Switch
 
 B, S, H, V = map(symbol, "BSHV")
 OWN, BEFORE = SPAN, 2 * SPAN

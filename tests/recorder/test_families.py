@@ -8,7 +8,8 @@ pytest.importorskip("transformers")
 from typing import Any
 
 from estimator.errors import InputError
-from estimator.programs.family import Family, default_list, letters_of
+from estimator.programs.config_values import default_list, letters_of
+from estimator.programs.family import Family
 from estimator.programs.program_files import read, written
 from estimator.programs.shared_tensors import placed, shared_slots
 from estimator.programs.shipped import Shipped, shipped_config

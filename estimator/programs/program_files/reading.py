@@ -9,9 +9,10 @@ from typing import Any, NoReturn
 from ...errors import InputError, shown
 from ...ledger import ITEMSIZE
 from ...ledger.sizes import Poly, Size, is_registered, registered
+from ..config_values import DEPTH_KEYS, INDEX_KEYS
 from ..depth import LOOKS_AT, Kinds
 from ..expressions import LARGEST, names, polynomial
-from ..family import DEPTH_KEYS, INDEX_KEYS, ONES, Family, Switch
+from ..family import ONES, Family
 from ..module_table import KINDS, NamedModule
 from ..program import (
     CACHED,
@@ -41,6 +42,7 @@ from ..repeats import with_passes
 from ..setting import ALONE, VALUES, Settings
 from ..step import CACHED_SIZES
 from ..substitution import DTYPE, LAYER, PASS, sizes_symbol
+from ..switches import Switch
 from .flow import Flow
 from .limits import (
     FORMAT,

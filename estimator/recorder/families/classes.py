@@ -8,8 +8,8 @@ from typing import Any
 
 from ...errors import InputError
 from ...programs.attention import WIDE
+from ...programs.config_values import SHARING, letters_of, one_for_all, with_rope
 from ...programs.expressions import names
-from ...programs.family import SHARING, letters_of, one_for_all, with_rope
 from ...programs.program import layer_numbers
 from .. import config_reads
 from ..fit import fit

@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 from typing import Any
 
 from ...errors import InputError
-from ...programs.family import GENERATION, IGNORED, one_for_all
+from ...programs.config_values import GENERATION, IGNORED, one_for_all
 from .. import config_reads
 from ..hugging_face import HuggingFaceModel
 

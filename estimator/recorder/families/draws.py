@@ -11,8 +11,8 @@ from ...errors import InputError
 from ...ledger import whole
 from ...operators import CPU, Cuda
 from ...programs.attention import WIDE
+from ...programs.config_values import DEPTH_KEYS, INDEX_KEYS, SHARING, number_of
 from ...programs.expressions import evaluate, names
-from ...programs.family import DEPTH_KEYS, INDEX_KEYS, SHARING, number_of
 from ...programs.program import Program
 from ...programs.setting import Setting
 from ...programs.step import CachedTokens, Procedure, Step

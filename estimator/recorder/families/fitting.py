@@ -12,8 +12,9 @@ import transformers
 
 from ...errors import InputError
 from ...programs.attention import WIDE
+from ...programs.config_values import structural
 from ...programs.expressions import names
-from ...programs.family import ONES, Family, structural
+from ...programs.family import ONES, Family
 from ...programs.program import Program
 from ...programs.setting import DTYPES, Settings, merged
 from ...programs.substitution import without_sources

@@ -9,8 +9,7 @@ from typing import Any
 
 from ...errors import InputError
 from ...programs.attention import WIDE
-from ...programs.expressions import evaluate
-from ...programs.family import (
+from ...programs.config_values import (
     DEPTH_KEYS,
     GENERATION,
     IGNORED,
@@ -18,10 +17,11 @@ from ...programs.family import (
     SHARING,
     STATIC_ROPE,
     structural,
-    switch,
     with_rope,
 )
+from ...programs.expressions import evaluate
 from ...programs.program import Program
+from ...programs.switches import switch
 from .. import config_reads
 from ..fit import same_but_rate, same_calls
 from ..hugging_face import HuggingFaceModel

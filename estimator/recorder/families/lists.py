@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ...errors import InputError
-from ...programs.family import DEPTH_KEYS, EVERY, INDEX_KEYS, SHARING, default_list, number_of, runs, signatures
+from ...programs.config_values import DEPTH_KEYS, EVERY, INDEX_KEYS, SHARING, default_list, number_of, runs, signatures
 from ...programs.releases import is_before
 from .configs import resolved_keys
 from .structure import Structure

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
+from ...programs.config_values import DENSE_FIRST, number_of, signatures
 from ...programs.depth import Kinds, Signature
-from ...programs.family import DENSE_FIRST, number_of, signatures
 from ...programs.program import Program
 from ...programs.releases import is_before
 from ..kinds import SeveralKinds, extended

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from ...programs.family import Switch
+from ...programs.switches import Switch
 from .cases import Case
 
 DERIVED = (
