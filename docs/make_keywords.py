@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import collections.abc
-import subprocess
-import sys
+import textwrap
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import NoneType, UnionType
@@ -20,6 +19,7 @@ from estimator.plans.flat import BLOCKS
 from estimator.plans.plan import Plan
 
 PATH = Path(__file__).parent.parent / "estimator" / "plans" / "keywords.py"
+WIDTH = 120
 FLOATS = get_args(FloatName)
 HEAD = '''"""The keys of a plan and of its blocks, as keywords of Python's functions; written by ``make pages``."""
 
@@ -29,6 +29,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypedDict
 
 
+# fmt: off
 class PlanKeys(TypedDict, total=False):
     """The keys of a plan, of its blocks ``generate``, ``run`` and ``llama_cpp``, and of every method."""
 
@@ -100,20 +101,23 @@ def keys() -> dict[str, list[str]]:
     return {name: list(dict.fromkeys(texts)) for name, texts in found.items()}
 
 
+def filled(types: str) -> str:
+    """Types in lines as long as they may be."""
+    indent = " " * 8
+    return textwrap.fill(
+        types, WIDTH, initial_indent=indent, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False
+    )
+
+
 def text() -> str:
     """The file."""
     lines = []
     for name, texts in keys().items():
         kept = ["Any"] if "Any" in texts else sorted(texts, key=lambda one: (one == "None", one == "str"))
-        lines.append(f"    {name}: {' | '.join(kept)}")
+        line = f"    {name}: {' | '.join(kept)}"
+        lines.append(line if len(line) <= WIDTH else f"    {name}: (\n{filled(' | '.join(kept))}\n    )")
     return HEAD + "\n".join(lines) + "\n"
 
 
-def formatted(source: str) -> str:
-    """The source, in the form that the linter wants."""
-    command = [str(Path(sys.executable).parent / "ruff"), "format", "-"]
-    return subprocess.run(command, input=source, capture_output=True, text=True, check=True).stdout
-
-
 if __name__ == "__main__":
-    PATH.write_text(formatted(text()), encoding="utf-8")
+    PATH.write_text(text(), encoding="utf-8")

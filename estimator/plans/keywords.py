@@ -6,140 +6,62 @@ from collections.abc import Mapping, Sequence
 from typing import Any, Literal, TypedDict
 
 
+# fmt: off
 class PlanKeys(TypedDict, total=False):
     """The keys of a plan, of its blocks ``generate``, ``run`` and ``llama_cpp``, and of every method."""
 
     model: str
-    implementation: Literal["transformers", "litgpt"]
-    transformers: Literal["4.45", "4.48", "4.57", "5.24"] | str
-    litgpt: Literal["0.4.12", "0.5.13"]
-    task: Literal["train", "infer"]
-    trainer: Literal["trl-sft", "hf-trainer", "axolotl", "llama-factory", "torchtune", "loop"] | None
+    implementation: Literal['transformers', 'litgpt']
+    transformers: Literal['4.45', '4.48', '4.57', '5.24'] | str
+    litgpt: Literal['0.4.12', '0.5.13']
+    task: Literal['train', 'infer']
+    trainer: Literal['trl-sft', 'hf-trainer', 'axolotl', 'llama-factory', 'torchtune', 'loop'] | None
     batch: int
     seq: int
     target_seq: int
     head: (
-        Literal[
-            "causal-lm",
-            "masked-lm",
-            "seq2seq-lm",
-            "sequence-classification",
-            "token-classification",
-            "question-answering",
-        ]
-        | None
+        Literal['causal-lm', 'masked-lm', 'seq2seq-lm', 'sequence-classification', 'token-classification',
+        'question-answering'] | None
     )
     lengths: Mapping[str, Any] | str | None
     dtype: (
-        Literal["float32", "float", "fp32", "f32", "bfloat16", "bf16", "float16", "half", "fp16", "f16"]
-        | Literal["nf4", "fp4", "int8", "gptq", "awq", "int8-weight-only", "float8"]
-        | Literal[
-            "f32",
-            "F32",
-            "f16",
-            "F16",
-            "bf16",
-            "BF16",
-            "q8_0",
-            "Q8_0",
-            "q6_k",
-            "Q6_K",
-            "q5_k_m",
-            "Q5_K_M",
-            "q5_k_s",
-            "Q5_K_S",
-            "q5_1",
-            "Q5_1",
-            "q5_0",
-            "Q5_0",
-            "q4_k_m",
-            "Q4_K_M",
-            "q4_k_s",
-            "Q4_K_S",
-            "q4_1",
-            "Q4_1",
-            "q4_0",
-            "Q4_0",
-            "iq4_nl",
-            "IQ4_NL",
-            "iq4_xs",
-            "IQ4_XS",
-            "q3_k_l",
-            "Q3_K_L",
-            "q3_k_m",
-            "Q3_K_M",
-            "q3_k_s",
-            "Q3_K_S",
-            "iq3_m",
-            "IQ3_M",
-            "iq3_s",
-            "IQ3_S",
-            "q2_k",
-            "Q2_K",
-            "mxfp4_moe",
-            "MXFP4_MOE",
-        ]
+        Literal['float32', 'float', 'fp32', 'f32', 'bfloat16', 'bf16', 'float16', 'half', 'fp16', 'f16'] |
+        Literal['nf4', 'fp4', 'int8', 'gptq', 'awq', 'int8-weight-only', 'float8'] | Literal['f32', 'F32', 'f16', 'F16',
+        'bf16', 'BF16', 'q8_0', 'Q8_0', 'q6_k', 'Q6_K', 'q5_k_m', 'Q5_K_M', 'q5_k_s', 'Q5_K_S', 'q5_1', 'Q5_1', 'q5_0',
+        'Q5_0', 'q4_k_m', 'Q4_K_M', 'q4_k_s', 'Q4_K_S', 'q4_1', 'Q4_1', 'q4_0', 'Q4_0', 'iq4_nl', 'IQ4_NL', 'iq4_xs',
+        'IQ4_XS', 'q3_k_l', 'Q3_K_L', 'q3_k_m', 'Q3_K_M', 'q3_k_s', 'Q3_K_S', 'iq3_m', 'IQ3_M', 'iq3_s', 'IQ3_S',
+        'q2_k', 'Q2_K', 'mxfp4_moe', 'MXFP4_MOE']
     )
-    rest_dtype: Literal["float32", "float", "fp32", "f32", "bfloat16", "bf16", "float16", "half", "fp16", "f16"]
-    compute_dtype: Literal["float32", "float", "fp32", "f32", "bfloat16", "bf16", "float16", "half", "fp16", "f16"]
+    rest_dtype: Literal['float32', 'float', 'fp32', 'f32', 'bfloat16', 'bf16', 'float16', 'half', 'fp16', 'f16']
+    compute_dtype: Literal['float32', 'float', 'fp32', 'f32', 'bfloat16', 'bf16', 'float16', 'half', 'fp16', 'f16']
     double_quant: bool
-    bitsandbytes: Literal["0.43.1", "0.49", "0.50"]
+    bitsandbytes: Literal['0.43.1', '0.49', '0.50']
     weight_group_size: Literal[-1] | int
     kbit_preparation: bool
-    autocast: Literal["bfloat16", "bf16", "float16", "half", "fp16", "f16"] | None
-    attention: Literal["eager", "sdpa", "flash"]
-    sdpa_kernel: Literal["flash", "efficient", "cudnn", "math"] | None
-    experts_implementation: Literal["eager", "batched_mm", "grouped_mm"] | None
-    routing: Literal["balanced", "worst"]
-    checkpointing: Literal["none", "layer", "attention", "matmul", "offloaded"] | str
+    autocast: Literal['bfloat16', 'bf16', 'float16', 'half', 'fp16', 'f16'] | None
+    attention: Literal['eager', 'sdpa', 'flash']
+    sdpa_kernel: Literal['flash', 'efficient', 'cudnn', 'math'] | None
+    experts_implementation: Literal['eager', 'batched_mm', 'grouped_mm'] | None
+    routing: Literal['balanced', 'worst']
+    checkpointing: Literal['none', 'layer', 'attention', 'matmul', 'offloaded'] | str
     use_reentrant: bool | None
-    saved_activations: Literal["as-is", "int8", "int4", "on-host"]
+    saved_activations: Literal['as-is', 'int8', 'int4', 'on-host']
     activation_group_size: int
     mlp_chunks: int
-    loss: Literal[
-        "standard",
-        "chunked",
-        "liger",
-        "cce",
-        "chunked-nll",
-        "chunked_nll",
-        "fused-lm-head",
-        "fused_lm_head",
-        "ce-chunked-output",
-        "ce_chunked_output",
-        "linear-cross-entropy",
-        "linear_cross_entropy",
-    ]
+    loss: (
+        Literal['standard', 'chunked', 'liger', 'cce', 'chunked-nll', 'chunked_nll', 'fused-lm-head', 'fused_lm_head',
+        'ce-chunked-output', 'ce_chunked_output', 'linear-cross-entropy', 'linear_cross_entropy']
+    )
     loss_chunk: int | None
     num_output_chunks: int
     label_share: float
     method: Mapping[str, Any] | str
-    optimizer: Literal[
-        "adamw",
-        "adamw-foreach",
-        "adamw_foreach",
-        "adamw-fused",
-        "adamw_fused",
-        "adamw-master",
-        "adamw_master",
-        "adamw-in-backward",
-        "adamw_in_backward",
-        "adamw-8bit",
-        "adamw_8bit",
-        "paged-adamw",
-        "paged_adamw",
-        "paged-adamw-8bit",
-        "paged_adamw_8bit",
-        "adafactor",
-        "galore-adamw",
-        "galore_adamw",
-        "lion",
-        "lomo",
-        "muon",
-        "sgd",
-        "sgd-momentum",
-        "sgd_momentum",
-    ]
+    optimizer: (
+        Literal['adamw', 'adamw-foreach', 'adamw_foreach', 'adamw-fused', 'adamw_fused', 'adamw-master', 'adamw_master',
+        'adamw-in-backward', 'adamw_in_backward', 'adamw-8bit', 'adamw_8bit', 'paged-adamw', 'paged_adamw',
+        'paged-adamw-8bit', 'paged_adamw_8bit', 'adafactor', 'galore-adamw', 'galore_adamw', 'lion', 'lomo', 'muon',
+        'sgd', 'sgd-momentum', 'sgd_momentum']
+    )
     optimizer_rank: int | None
     embedding_optim_bits: Literal[8, 32]
     gradient_accumulation_steps: int
@@ -156,14 +78,14 @@ class PlanKeys(TypedDict, total=False):
     previous_output: bool | None
     gradient_clipping: bool
     run: Mapping[str, Any] | None
-    runtime: Literal["torch-cpu", "torch-cuda", "llama.cpp"]
+    runtime: Literal['torch-cpu', 'torch-cuda', 'llama.cpp']
     llama_cpp: Mapping[str, Any]
     previous_seq: int | None
     empty_cache: bool
     expandable_segments: bool
     torch: (
-        Literal["2.1", "2.2", "2.3", "2.4", "2.5", "2.6", "2.7", "2.8", "2.9", "2.10", "2.11", "2.12", "2.13", "2.14"]
-        | str
+        Literal['2.1', '2.2', '2.3', '2.4', '2.5', '2.6', '2.7', '2.8', '2.9', '2.10', '2.11', '2.12', '2.13', '2.14'] |
+        str
     )
     device: str | None
     ios_increased_memory_limit: bool
@@ -171,46 +93,14 @@ class PlanKeys(TypedDict, total=False):
     n_ctx: int | None
     n_batch: int
     n_ubatch: int
-    type_k: Literal[
-        "f32",
-        "F32",
-        "f16",
-        "F16",
-        "bf16",
-        "BF16",
-        "q8_0",
-        "Q8_0",
-        "q5_1",
-        "Q5_1",
-        "q5_0",
-        "Q5_0",
-        "q4_1",
-        "Q4_1",
-        "q4_0",
-        "Q4_0",
-        "iq4_nl",
-        "IQ4_NL",
-    ]
-    type_v: Literal[
-        "f32",
-        "F32",
-        "f16",
-        "F16",
-        "bf16",
-        "BF16",
-        "q8_0",
-        "Q8_0",
-        "q5_1",
-        "Q5_1",
-        "q5_0",
-        "Q5_0",
-        "q4_1",
-        "Q4_1",
-        "q4_0",
-        "Q4_0",
-        "iq4_nl",
-        "IQ4_NL",
-    ]
+    type_k: (
+        Literal['f32', 'F32', 'f16', 'F16', 'bf16', 'BF16', 'q8_0', 'Q8_0', 'q5_1', 'Q5_1', 'q5_0', 'Q5_0', 'q4_1',
+        'Q4_1', 'q4_0', 'Q4_0', 'iq4_nl', 'IQ4_NL']
+    )
+    type_v: (
+        Literal['f32', 'F32', 'f16', 'F16', 'bf16', 'BF16', 'q8_0', 'Q8_0', 'q5_1', 'Q5_1', 'q5_0', 'Q5_0', 'q4_1',
+        'Q4_1', 'q4_0', 'Q4_0', 'iq4_nl', 'IQ4_NL']
+    )
     flash_attn: bool
     n_seq_max: int | None
     kv_unified: bool
@@ -218,23 +108,23 @@ class PlanKeys(TypedDict, total=False):
     use_mmap: bool
     repack: bool
     n_outputs_max: int
-    backend: Literal["cpu", "cpu-avx512", "cpu-arm", "cpu-plain", "metal", "vulkan", "cuda"] | None
-    build: Literal["2025", "0c1e57098", "b11739"]
+    backend: Literal['cpu', 'cpu-avx512', 'cpu-arm', 'cpu-plain', 'metal', 'vulkan', 'cuda'] | None
+    build: Literal['2025', '0c1e57098', 'b11739']
     max_new_tokens: int
     num_beams: int
-    cache_implementation: Literal["dynamic", "static", "quantized"]
-    moment: Literal["loading", "first step", "step", "evaluation", "saving", "merging"] | None
+    cache_implementation: Literal['dynamic', 'static', 'quantized']
+    moment: Literal['loading', 'first step', 'step', 'evaluation', 'saving', 'merging'] | None
     checkpoint_dtype: (
-        Literal["float32", "float", "fp32", "f32", "bfloat16", "bf16", "float16", "half", "fp16", "f16"] | None
+        Literal['float32', 'float', 'fp32', 'f32', 'bfloat16', 'bf16', 'float16', 'half', 'fp16', 'f16'] | None
     )
     disable_mmap: bool
     max_shard_size: str
-    device_map: Literal["none", "auto"]
+    device_map: Literal['none', 'auto']
     eval_samples: int | None
     per_device_eval_batch_size: int
     compute_metrics: bool
     prediction_loss_only: bool
-    preprocess_logits_for_metrics: Literal["none", "argmax"]
+    preprocess_logits_for_metrics: Literal['none', 'argmax']
     eval_accumulation_steps: int | None
     batch_eval_metrics: bool
     eval_do_concat_batches: bool
@@ -248,20 +138,16 @@ class PlanKeys(TypedDict, total=False):
     target_modules: Sequence[str] | str | None
     exclude_modules: Sequence[str] | str | None
     modules_to_save: Sequence[str] | None
-    adapter_dtype: Literal["float32", "float", "fp32", "f32", "bfloat16", "bf16", "float16", "half", "fp16", "f16"]
+    adapter_dtype: Literal['float32', 'float', 'fp32', 'f32', 'bfloat16', 'bf16', 'float16', 'half', 'fp16', 'f16']
     layers_to_transform: int | Sequence[int] | None
     layers_pattern: Sequence[str] | str | None
     r: int
     lora_alpha: float
     lora_dropout: float
     bias: (
-        Literal["none", "all", "lora_only"]
-        | Literal["none", "all", "vera_only"]
-        | Literal["none", "all", "delora_only"]
-        | Literal["none", "all", "hra_only"]
-        | Literal["none", "all", "oft_only"]
-        | Literal["none", "all", "boft_only"]
-        | str
+        Literal['none', 'all', 'lora_only'] | Literal['none', 'all', 'vera_only'] | Literal['none', 'all',
+        'delora_only'] | Literal['none', 'all', 'hra_only'] | Literal['none', 'all', 'oft_only'] | Literal['none',
+        'all', 'boft_only'] | str
     )
     lora_bias: bool
     use_rslora: bool
@@ -281,19 +167,19 @@ class PlanKeys(TypedDict, total=False):
     beta1: float
     beta2: float
     orth_reg_weight: float
-    task_type: Literal["CAUSAL_LM"] | None
+    task_type: Literal['CAUSAL_LM'] | None
     update_and_allocate: bool | None
-    peft_version: Literal["0.20", "0.21"] | str
+    peft_version: Literal['0.20', '0.21'] | str
     vera_dropout: float
     projection_prng_key: int
     save_projection: bool
     d_initial: float
-    init_weights: bool | Literal["bat", "mini"] | Literal["zero"] | None
+    init_weights: bool | Literal['bat', 'mini'] | Literal['zero'] | None
     token_indices: Sequence[int]
     delora_lambda: float
     module_dropout: float
     apply_GS: bool
-    variant: Literal["road_1", "road_2", "road_4"]
+    variant: Literal['road_1', 'road_2', 'road_4']
     group_size: int
     feedforward_modules: Sequence[str] | str | None
     lars_dropout: float
@@ -319,7 +205,7 @@ class PlanKeys(TypedDict, total=False):
     n_frequency_pattern: Mapping[str, Any] | None
     block_size: int
     block_size_pattern: Mapping[str, Any] | None
-    mask_type: Literal["random"]
+    mask_type: Literal['random']
     random_seed: int | None
     randlora_alpha: float
     randlora_dropout: float
@@ -332,11 +218,11 @@ class PlanKeys(TypedDict, total=False):
     num_transformer_submodules: int | None
     num_attention_heads: int | None
     num_layers: int | None
-    prompt_tuning_init: Literal["RANDOM", "SAMPLE_VOCAB", "TEXT"]
+    prompt_tuning_init: Literal['RANDOM', 'SAMPLE_VOCAB', 'TEXT']
     prompt_tuning_init_text: str | None
     tokenizer_name_or_path: str | None
     tokenizer_kwargs: Mapping[str, Any] | None
-    encoder_reparameterization_type: Literal["MLP", "LSTM"]
+    encoder_reparameterization_type: Literal['MLP', 'LSTM']
     encoder_hidden_size: int | None
     encoder_num_layers: int
     encoder_dropout: float
