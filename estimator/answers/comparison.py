@@ -15,7 +15,7 @@ from ..methods.registry import METHODS
 from ..plans.plan import Plan, parse_plan
 from ..plans.refusals import check_question
 from ..plans.resolve import resolve
-from .estimate import Progress, estimate, live_result
+from .estimate import Progress, answer, live_result
 from .result import Result
 from .tabular import Drawn
 
@@ -161,6 +161,13 @@ def compare(
     compared = sorted({*seqs, at})
     lengths = sorted({*compared, *extra})
 
+    logs: dict[str, Any] = {}
+
+    def estimated(plan: Plan) -> Result:
+        result = answer(plan, logs)
+        progress()
+        return result
+
     def plans(place: Mapping[str, Any], block: Mapping[str, Any], wanted: Sequence[int]) -> dict[int, Plan]:
         return {seq: parse_plan({**place, "method": block, "seq": seq}) for seq in wanted}
 
@@ -174,7 +181,7 @@ def compare(
     labels = [label(block) for block in dumps]
     if len(set(labels)) < len(labels):
         raise InputError("the same method is listed twice; list each once")
-    full = {seq: _estimated(plan, progress) for seq, plan in reference.items()}
+    full = {seq: estimated(plan) for seq, plan in reference.items()}
     if not own:
         raise InputError("no method goes with these keys; name one, such as lora, to see why")
     first = [by_length[at] for by_length in own[0]]
@@ -187,7 +194,7 @@ def compare(
                 found.append({seq: _moved(found[like[number]][seq], plan) for seq, plan in by_length.items()})
                 continue
             known = {seq: full[seq] for seq, plan in by_length.items() if reference.get(seq) == plan}
-            found.append({seq: known.get(seq) or _estimated(plan, progress) for seq, plan in by_length.items()})
+            found.append({seq: known.get(seq) or estimated(plan) for seq, plan in by_length.items()})
         results = found[0]
         on = dict(zip(names, found, strict=False))
         if limit is not None:
@@ -238,12 +245,6 @@ def _unquantised(keys: Mapping[str, Any]) -> Mapping[str, Any]:
     own = ("rest_dtype", "compute_dtype", "double_quant", "bitsandbytes", "weight_group_size", "kbit_preparation")
     plain = {key: value for key, value in keys.items() if key not in own}
     return {**plain, "dtype": keys.get("rest_dtype", "bfloat16")}
-
-
-def _estimated(plan: Plan, progress: Progress) -> Result:
-    result = estimate(plan)
-    progress()
-    return result
 
 
 def _share(one: Result, full: Result) -> Share:

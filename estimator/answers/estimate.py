@@ -49,14 +49,22 @@ def estimate(plan: Plan | Mapping[str, Any] | str | PathLike[str] | None = None,
         raise InputError("the model is given twice, by itself and as a key; keep one of them")
     if not isinstance(plan, Plan) or keys:
         plan = parse_plan(nested({} if plan is None else mapping_of(plan), keys))
+    return answer(plan, {})
+
+
+def answer(plan: Plan, logs: dict[str, Any]) -> Result:
+    """The result of ``estimate``. ``logs`` are those of plans that were answered before, and are added to: of plans
+    that differ in batch, sequence and budget alone, a replayed step runs once. Raises ``InputError``.
+    """
     engine = plan.engine
     if not engine.runs_steps:
         return result_of(plan, engine.figures(plan, engine.model(plan, load)))
     resolved = resolve(plan)
     totals = run(resolved.step, resolved.sizes(), resolved.method, plan.batch, plan.seq)
-    result = to_result(resolved, totals)
+    alike = plan.model_dump_json(exclude={"batch", "seq", "budget", "lengths", "run"})
+    result = to_result(resolved, totals, logs=logs.setdefault(alike, engine.logs(resolved)))
     if plan.lengths is not None:
-        result = replace(result, run=_run_of(plan, result))
+        result = replace(result, run=_run_of(plan, result, logs))
     if plan.run is not None:
         from .run_moments import with_moments
 
@@ -64,7 +72,7 @@ def estimate(plan: Plan | Mapping[str, Any] | str | PathLike[str] | None = None,
     return result
 
 
-def _run_of(plan: Plan, result: Result) -> dict[str, Any]:
+def _run_of(plan: Plan, result: Result, logs: dict[str, Any]) -> dict[str, Any]:
     """A run over the plan's lengths: its batches, the longest of them, and how likely it runs out of memory.
 
     A run fails at the first batch that does not fit. So the longest length that fits is found among the lengths of the
@@ -80,7 +88,7 @@ def _run_of(plan: Plan, result: Result) -> dict[str, Any]:
         below, above = (len(widths) - 1, len(widths)) if result.fits else (-1, len(widths) - 1)
         while above - below > 1:
             middle = (below + above) // 2
-            one = estimate(plan.model_copy(update={"lengths": None, "run": None, "seq": widths[middle]}))
+            one = answer(plan.model_copy(update={"lengths": None, "run": None, "seq": widths[middle]}), logs)
             below, above = (middle, above) if one.fits else (below, middle)
         fitting = widths[below] if below >= 0 else 0
         found["longest_seq_that_fits"] = fitting
@@ -90,7 +98,7 @@ def _run_of(plan: Plan, result: Result) -> dict[str, Any]:
         distribution = lengths.batch_distribution(plan.batch)
         for share in _QUANTILES:
             alone = plan.model_copy(update={"lengths": None, "run": None, "seq": quantile(distribution, share)})
-            found["reserved_quantiles"][str(share)] = estimate(alone).bytes["reserved_peak"]
+            found["reserved_quantiles"][str(share)] = answer(alone, logs).bytes["reserved_peak"]
     return found
 
 
@@ -99,12 +107,16 @@ _QUANTILES = (0.5, 0.9, 0.99)
 
 
 def to_result(
-    resolved: Resolved, totals: StepTotals, says_where: bool = True, procedure: Procedure | None = None
+    resolved: Resolved,
+    totals: StepTotals,
+    says_where: bool = True,
+    procedure: Procedure | None = None,
+    logs: Any = None,
 ) -> Result:
     """The result from a step's totals, which are integers.
 
     With ``says_where``, a warning says where a process runs out of a GPU's memory even if it cannot fit.
-    ``procedure`` is what a user wrote in place of the plan's step.
+    ``procedure`` is what a user wrote in place of the plan's step. ``logs`` are by default those of the plan's steps.
     """
     plan = resolved.plan
     if not plan.engine.replays:
@@ -112,7 +124,7 @@ def to_result(
     peak = live_peak(totals)
     notes = [_math_note(resolved, totals.math_attention, peak)] if totals.math_attention else []
     resident = whole(totals.parameters) + whole(totals.buffers) + whole(totals.optimizer)
-    usage = plan.engine.usage(resolved, resident + peak, says_where, procedure)
+    usage = plan.engine.usage(resolved, resident + peak, says_where, logs or plan.engine.logs(resolved, procedure))
     return live_of(resolved, totals, usage, notes)
 
 

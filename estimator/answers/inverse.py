@@ -29,7 +29,7 @@ from ..plans.resolve import resolve, window_of
 from ..programs.recorded import RecordedConfig
 from ..programs.step import Step
 from ..steps.loss import SHIFTING
-from .estimate import Progress, estimate, live_result
+from .estimate import Progress, answer, estimate, live_result
 from .formulas import compile_plan
 from .result import COMPONENTS, SCHEMA, Result
 from .tabular import Drawn, Tabular
@@ -222,6 +222,7 @@ class _Search:
         self.lowest = self._multiple(max(least, -(-plan.mlp_chunks // other)))
         self._results: dict[int, Result | InputError] = {}
         self._lives: dict[tuple[int, int], Callable[[int], float]] = {}
+        self._logs: dict[str, Any] = {}
         self.resolved = resolve(self.at(self.lowest))
         largest = self._limit()
         self.limit = largest // multiple_of * multiple_of
@@ -250,7 +251,7 @@ class _Search:
         if value not in self._results:
             self.estimates += 1
             try:
-                self._results[value] = estimate(self.at(value))
+                self._results[value] = answer(self.at(value), self._logs)
             except InputError as error:
                 self._results[value] = error
             self.progress()

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from .. import operators as ops
 from ..errors import InputError
 from ..ledger import Call, Ledger, Shape, Size, Tensor, product, record, whole
+from ..ledger.sizes import is_so
 from ..programs import Builder
 from .linear import QuantLinear
 
@@ -120,9 +121,11 @@ def _fused(x: Tensor, shape: Shape, base: Base) -> bool:
     """
     tokens = product(x.shape[:-1])
     compiled = x.ledger.device.compiled_bitsandbytes
-    if not compiled or not isinstance(tokens, int) or not isinstance(shape[1], int) or shape[1] % BLOCK:
+    if not compiled or not isinstance(shape[1], int) or shape[1] % BLOCK:
         return False
-    return tokens <= FUSED_TOKENS if base.bitsandbytes == "0.50" else tokens == 1 and not x.requires_grad
+    if base.bitsandbytes == "0.50":
+        return is_so(lambda tokens: tokens <= FUSED_TOKENS, tokens)
+    return tokens == 1 and not x.requires_grad
 
 
 def _fused_product(x: Tensor, shape: Shape, base: Base) -> Tensor:

@@ -240,11 +240,17 @@ class Engine:
         """Figures that are the live peak and a constant, and the constant. Where nothing is replayed, the process."""
         return {"process": self.beside(job.plan)}
 
-    def usage(self, job: Job, peak: int, says_where: bool, procedure: Procedure | None) -> Usage:
-        """The replayed process of a step whose live bytes reach ``peak``. ``says_where`` and ``procedure``: see
+    def usage(self, job: Job, peak: int, says_where: bool, logs: Any) -> Usage:
+        """The replayed process of a step whose live bytes reach ``peak``. ``says_where`` and ``logs``: see
         ``answers/estimate.py: to_result``.
         """
         raise NotImplementedError
+
+    def logs(self, job: Job, procedure: Procedure | None = None) -> Any:
+        """The logs of a plan's steps, of every batch and length; ``None`` without a replay. ``procedure``: see
+        ``answers/estimate.py: to_result``.
+        """
+        return None
 
     def batches(self, plan: Any) -> list[Batch]:
         """The steps of a process that is replayed."""

@@ -9,8 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from fractions import Fraction
+from typing import Any
 
-from ..answers.estimate import Progress, estimate
+from ..answers.estimate import Progress, answer
 from ..engines.devices import DEFAULT_GPU, find
 from ..plans.plan import Plan
 from .components import floors
@@ -56,12 +57,13 @@ def ceiling_of(
     ]
     card = find(plan.device or DEFAULT_GPU).total_bytes
     rows: list[tuple[int, int, int, dict[str, int]]] = []
+    logs: dict[str, Any] = {}
     below = floors(plan)["process_at_least"]
     for point in points:
         progress()
         if rows and at_least(point) > card:
             continue
-        sizes = estimate(_with(plan, point)).bytes
+        sizes = answer(_with(plan, point), logs).bytes
         gap = sizes["process"] - sizes["peak"] - below
         rows.append((gap, sizes["peak_above_resident"], sizes["process"], point))
     constant, share = min(

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from copy import copy
 from sys import maxsize
 from typing import TYPE_CHECKING, NamedTuple
 
-from .sizes import Size
+from .sizes import Size, evaluated
 
 if TYPE_CHECKING:
     from .ledger import Ledger
@@ -47,6 +48,9 @@ class Events:
         """Allocations of a pass that stands for several. What is freed before the loop's last pass ends is not left."""
         self.origins: list[Origin] = []
         self.sizes: list[int] = []
+        """Polynomials until ``at`` gives the numbers, where the step ran with symbols."""
+        self._distinct: tuple[list[Size], list[int]] | None = None
+        """Of a log with polynomials: the distinct sizes, and for each allocation the place of its own among them."""
         self.order: list[int] = []
         self.segments: list[int] = []
         """For each entry of ``order``, the ledger's ``segment`` at that time."""
@@ -60,9 +64,8 @@ class Events:
 
     def allocated(self, nbytes: Size, ledger: Ledger) -> int:
         """Note an allocation; returns its number."""
-        assert isinstance(nbytes, int)
         number = len(self.sizes)
-        self.sizes.append(nbytes)
+        self.sizes.append(nbytes)  # type: ignore[arg-type]
         self.order.append(number)
         self.segments.append(ledger.segment)
         if self._passes > 1:
@@ -71,6 +74,18 @@ class Events:
         if self.with_origins:
             self.origins.append(Origin(ledger.phase, ledger.within or ledger.scope, ledger.running))
         return number
+
+    def at(self, values: Mapping[str, int]) -> Events:
+        """The log of a step that ran with symbols, with these values."""
+        if self._distinct is None:
+            numbers: dict[Size, int] = {}
+            known = {id(size): size for size in self.sizes}
+            places = {key: numbers.setdefault(size, len(numbers)) for key, size in known.items()}
+            self._distinct = list(numbers), [places[id(size)] for size in self.sizes]
+        found = [evaluated(size, values) for size in self._distinct[0]]
+        log = copy(self)
+        log.sizes = [found[place] for place in self._distinct[1]]
+        return log
 
     def freed(self, number: int, ledger: Ledger) -> None:
         """Note that an allocation was released."""

@@ -259,7 +259,7 @@ class Ledger:
 
         Raises ``TooLong`` when the step has made too many tensors.
         """
-        self.work_left -= SYMBOLIC_COST if self.symbolic else 1 if self.events is None else REPLAYED_COST
+        self.work_left -= REPLAYED_COST if self.events is not None else SYMBOLIC_COST if self.symbolic else 1
         if self.work_left < 0:
             raise TooLong(
                 f"this plan makes more than {MOST_WORK:,} tensors, which are the most that are gone through; ask about "

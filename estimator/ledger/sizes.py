@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from fractions import Fraction
 from typing import Any, Union
 
@@ -26,7 +27,7 @@ class Symbol:
 
     ``meaning`` is shown beside a formula. ``function`` is set for a size that a kernel derives from dimensions by
     comparison or rounding. ``argument`` names these dimensions; ``source`` is the function as Python text. The function
-    takes integers or NumPy arrays. ``sample`` is the symbol's value in ``sample()``.
+    takes integers or NumPy arrays. ``sample`` is the symbol's value where sizes are ``compared``.
     """
 
     __slots__ = ("arguments", "function", "index", "meaning", "name", "sample", "source")
@@ -145,10 +146,14 @@ class Poly:
 
     def __eq__(self, other: object) -> bool:
         if isinstance(other, Poly):
-            return self.terms == other.terms
-        if isinstance(other, int):
-            return self.terms == ({0: other} if other else {})
-        return NotImplemented
+            equal = self.terms == other.terms
+        elif isinstance(other, int):
+            equal = self.terms == ({0: other} if other else {})
+        else:
+            return NotImplemented
+        if not equal and _taken is not None:
+            _taken.differences.add(self - other)
+        return equal
 
     def __hash__(self) -> int:
         return hash(frozenset(self.terms.items()))
@@ -210,6 +215,12 @@ def value_of(sym: Symbol, values: Mapping[str, Any]) -> Any:
     return values[sym.name]
 
 
+def evaluated(size: Size, values: Mapping[str, int]) -> int:
+    """The size where the symbols have these values."""
+    number: int = size if isinstance(size, int) else size.evaluate(values)
+    return number
+
+
 def simplify(size: Size) -> Size:
     """A constant polynomial as a plain integer."""
     if isinstance(size, Poly):
@@ -237,8 +248,58 @@ def product(sizes: Iterable[Size]) -> Size:
     return total
 
 
-def sample(size: Size) -> int:
-    """The size at a fixed point, where each symbol has its ``sample``: decides which of two strides is larger."""
+class Taken:
+    """What a run with symbols takes for granted of its sizes. Where it is so, a run with numbers does the same."""
+
+    def __init__(self) -> None:
+        self.differences: set[Poly] = set()
+        """They are not zero: sizes that were compared, and are not the same polynomial."""
+        self.facts: list[tuple[Callable[..., Any], tuple[Size, ...], Any]] = []
+        """Functions of sizes, and what they give."""
+
+    def holds(self, values: Mapping[str, int]) -> bool:
+        """Whether it is so where the symbols have these values."""
+        return all(one.evaluate(values) for one in self.differences) and all(
+            function(*(evaluated(size, values) for size in sizes)) == given for function, sizes, given in self.facts
+        )
+
+
+_taken: Taken | None = None
+
+
+@contextmanager
+def taking() -> Iterator[Taken]:
+    """Within it, what is taken for granted of symbols is written down."""
+    global _taken
+    outer, _taken = _taken, Taken()
+    try:
+        yield _taken
+    finally:
+        _taken = outer
+
+
+def is_so(property_of: Callable[..., bool], *sizes: Size) -> bool:
+    """Whether sizes have a property. That of symbols is taken not to be so."""
+    if all(isinstance(size, int) for size in sizes):
+        return property_of(*sizes)
+    if _taken is not None:
+        _taken.facts.append((property_of, sizes, False))
+    return False
+
+
+def compared(a: Size, b: Size) -> int:
+    """1 where ``a`` is larger, -1 where ``b`` is, else 0; of symbols where each has its ``sample``."""
+    sign = _sign(_sample(a), _sample(b))
+    if _taken is not None and not (isinstance(a, int) and isinstance(b, int)):
+        _taken.facts.append((_sign, (a, b), sign))
+    return sign
+
+
+def _sign(a: int, b: int) -> int:
+    return (a > b) - (a < b)
+
+
+def _sample(size: Size) -> int:
     if isinstance(size, int):
         return size
     return int(size.evaluate({s.name: s.sample for s in _SYMBOLS if s.function is None}))

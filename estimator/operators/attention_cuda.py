@@ -18,7 +18,7 @@ from typing import Any
 
 from ..errors import InputError
 from ..ledger import ITEMSIZE, RESULT, Backward, Call, Ledger, Size, Tensor, ceiling, product, record, whole
-from ..ledger.sizes import Poly, Symbol, format_poly, is_registered, symbol
+from ..ledger.sizes import Poly, Symbol, format_poly, is_registered, is_so, symbol
 from .attention_math import INPUTS, LSE, MASK, OUT, QKV, additive_mask, math
 from .casts import to
 from .copies import pad
@@ -180,7 +180,7 @@ def align_bias(bias: Tensor) -> Tensor:
     The kernel expands the heads with a stride of zero. A length that is a symbol is taken to need padding.
     """
     keys = bias.shape[-1]
-    if isinstance(keys, int) and keys % 8 == 0:
+    if is_so(lambda keys: keys % 8 == 0, keys):
         return bias
     return bias.ledger.empty((*bias.shape[:-1], ceiling(keys, 8) * 8), bias.dtype)
 

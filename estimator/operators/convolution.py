@@ -9,7 +9,7 @@ from typing import Any
 
 from ..errors import InputError
 from ..ledger import ITEMSIZE, Call, Shape, Size, Tensor, product, record, whole
-from ..ledger.sizes import sample
+from ..ledger.sizes import compared
 from .casts import autocast
 from .layout import Grads
 from .products import holds_operands
@@ -134,8 +134,8 @@ def _runs_onednn(x: Tensor, groups: int, kernel: Shape = ()) -> bool:
     if device.has_own_memory:
         return True
     if x.dtype == "float32":
-        large = bool(kernel) and all(sample(size) > 3 for size in kernel)
-        return groups > 1 or large or sample(x.shape[0]) > 1 or sample(x.numel) > ONEDNN_ELEMENTS
+        large = bool(kernel) and all(compared(size, 3) > 0 for size in kernel)
+        return groups > 1 or large or compared(x.shape[0], 1) > 0 or compared(x.numel, ONEDNN_ELEMENTS) > 0
     return x.dtype == "bfloat16" and bool(device.onednn_bfloat16)
 
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from ..ledger import ITEMSIZE, Size, Tensor, product
+from ..ledger.sizes import is_so
 from .cuda.cublas import workspace_bytes
 from .cuda.reductions import reduction_workspace
 from .layout import strides_of
@@ -162,9 +163,16 @@ class Cuda(Device):
     def workspace_of_sum(self, x: Tensor, reduced: Sequence[bool]) -> Sequence[Size]:
         """Partial results of a reduction over several thread blocks; none where a size is a symbol."""
         strides = strides_of(x)
-        if not all(isinstance(size, int) for size in (*x.shape, *strides)):
-            return ()
-        shape: Any = x.shape
-        return reduction_workspace(shape, strides, reduced, self.capability, self.multiprocessors) or ()  # type: ignore[arg-type]
+        rank = len(x.shape)
+
+        def workspace(*sizes: int) -> Sequence[Size]:
+            shape, steps = sizes[:rank], sizes[rank:]
+            return reduction_workspace(shape, steps, reduced, self.capability, self.multiprocessors) or ()
+
+        sizes: Any = (*x.shape, *strides)
+        if all(isinstance(size, int) for size in sizes):
+            return workspace(*sizes)
+        is_so(lambda *sizes: bool(workspace(*sizes)), *sizes)
+        return ()
 
     workspace_of_mean = workspace_of_sum

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..errors import InputError
-from ..ledger import ITEMSIZE, Beside, Call, Ledger, Shape, Size, Tensor, product, record
+from ..ledger import ITEMSIZE, Beside, Call, Ledger, Shape, Size, Tensor, product, record, whole
+from ..ledger.sizes import is_so
 from .casts import check_promotion
 from .device import REDUCED, THREADS
 from .elementwise import Operand, elementwise, maximum, wrapped_number
@@ -40,8 +41,8 @@ def embedding(ids: Tensor, weight: Tensor) -> Tensor:
 def embedding_dense_backward(call: Call) -> Grads:
     """The gradient of the whole weight [vocabulary, hidden]."""
     grad, ids = contiguous(call.grad), contiguous(call.saved[0])  # held while the kernel runs
-    if call.ledger.device.sorts_ids and isinstance(ids.numel, int) and ids.numel > ATOMIC_IDS:
-        return (_sorted_embedding_backward(call.ledger, call.args[0], grad.dtype, ids.numel),)
+    if call.ledger.device.sorts_ids and is_so(lambda count: count > ATOMIC_IDS, ids.numel):
+        return (_sorted_embedding_backward(call.ledger, call.args[0], grad.dtype, whole(ids.numel)),)
     return (call.ledger.empty(call.args[0], grad.dtype),)
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..ledger import Shape, Size, Tensor
-from ..ledger.sizes import sample
+from ..ledger.sizes import compared, is_so
 
 Grads = tuple[Tensor | None, ...]
 
@@ -65,7 +65,7 @@ def view_strides(x: Tensor, shape: Shape) -> Shape | None:
         filled = filled * size
         if filled == elements:
             position, filled = position - 1, 1
-        elif isinstance(filled, int) and isinstance(elements, int) and filled > elements:
+        elif is_so(lambda filled, elements: filled > elements, filled, elements):
             return None
     if position >= 0:
         return None
@@ -83,14 +83,13 @@ def is_channels_last(x: Tensor) -> bool:
     """
     if x.strides is None or len(x.shape) not in _CHANNELS_LAST:
         return False
-    least = 0
+    least: Size = 0
     for d in _CHANNELS_LAST[len(x.shape)]:
         if x.shape[d] == 1:
             continue
-        stride = sample(x.strides[d])
-        if stride < least:
+        if compared(x.strides[d], least) < 0:
             return False
-        least = stride * sample(x.shape[d])
+        least = x.strides[d] * x.shape[d]
     return True
 
 
@@ -138,10 +137,10 @@ def elementwise_strides(shape: Shape, inputs: tuple[Tensor, ...]) -> Shape | Non
             if a == 0 or b == 0:
                 continue
             if a == b:
-                if sample(shape[inner]) > sample(shape[outer]):
+                if compared(shape[inner], shape[outer]) > 0:
                     return 1
                 continue
-            return 1 if sample(a) > sample(b) else -1
+            return 1 if compared(a, b) > 0 else -1
         return 0
 
     for i in range(1, rank):

@@ -8,7 +8,7 @@ from typing import Any, ParamSpec
 
 from ..errors import InputError
 from ..ledger import ITEMSIZE, RESULT, Beside, Call, Shape, Size, Storage, Tensor, product, record
-from ..ledger.sizes import sample
+from ..ledger.sizes import compared
 from .casts import autocast
 from .copies import triu
 from .elementwise import elementwise, mul, with_number
@@ -391,7 +391,7 @@ def _row_or_column_major(x: Tensor) -> bool:
     if x.strides is None:
         return True
     (rows, columns), (row, column) = x.shape[-2:], x.strides[-2:]
-    return (column == 1 and sample(row) >= sample(columns)) or (row == 1 and sample(column) >= sample(rows))
+    return (column == 1 and compared(row, columns) >= 0) or (row == 1 and compared(column, rows) >= 0)
 
 
 def _packed_bytes(x: Tensor) -> Size:
@@ -669,7 +669,7 @@ def linalg_qr(a: Tensor, mode: str = "reduced") -> tuple[Tensor, Tensor]:
     The second one is no way for gradients here. LAPACK's and cuSOLVER's workspace is left out. Raises ``InputError``
     for other matrices.
     """
-    if mode != "reduced" or len(a.shape) != 2 or sample(a.shape[0]) < sample(a.shape[1]):
+    if mode != "reduced" or len(a.shape) != 2 or compared(a.shape[0], a.shape[1]) < 0:
         raise InputError("linalg.qr has a rule for the reduced factors of one matrix with more rows than columns")
     m, n = a.shape
     triangle = _column_major_of(a, (n, n))

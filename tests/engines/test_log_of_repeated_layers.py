@@ -146,3 +146,41 @@ def test_an_optimizer_that_steps_in_backward_is_run_whole(optimizer: str, method
     ledger = options.ledger(unrolled=True, events=Events())
     run(options, resolved.sizes(), resolved.method, plan.batch, plan.seq, ledger=ledger)
     assert_equal(torch_cuda.unrolled(resolved, options, plan.batch, plan.seq), ledger)
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {},
+        {"method": "full"},
+        {"checkpointing": "layer"},
+        {"attention_mask": True},
+        {"attention": "eager"},
+        {"dtype": "nf4", "kbit_preparation": True},
+        {"loss": "chunked"},
+        {"model": "mixtral-8x7b"},
+        {"model": "gemma-3-1b"},
+    ],
+    ids=str,
+)
+def test_a_log_with_symbols_is_that_of_every_shape(keys: dict[str, Any]) -> None:
+    """Where symbols hide what a number decides (a mask's alignment, few tokens, a sum's blocks), the step is run."""
+    job = resolve(parse_plan({**BASE, "method": "lora", **keys}))
+    logs = torch_cuda.Logs(job)
+    for batch, seq in ((1, 2), (1, 63), (1, 64), (1, 1000), (1, 896), (3, 2), (3, 64), (2, 4097)):
+        found, expected = logs.of(batch, seq), torch_cuda.log_step(job, batch, seq)
+        for name in ("base", "added", "buffers", "states"):
+            assert getattr(found, name) == getattr(expected, name), name
+        end = expected.events.marks["end"]  # behind it the collector frees the model, whenever it runs
+        assert found.events.order[:end] == expected.events.order[:end]
+        for name in ("sizes", "copies", "marks", "products", "saved", "gradients"):
+            assert getattr(found.events, name) == getattr(expected.events, name), name
+
+
+def test_shapes_with_the_same_formulas_run_a_step_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    runs: list[object] = []
+    monkeypatch.setattr(torch_cuda, "run", lambda *args, **keys: (runs.append(args), run(*args, **keys)))
+    logs = torch_cuda.Logs(resolve(parse_plan({**BASE, "method": "lora"})))
+    sizes = {shape: sum(logs.of(*shape).events.sizes) for shape in ((2, 100), (3, 1000), (4, 5000), (8, 30))}
+    assert len(runs) == 1
+    assert len(set(sizes.values())) == len(sizes)

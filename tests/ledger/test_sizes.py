@@ -19,14 +19,16 @@ from estimator.errors import InputError
 from estimator.ledger.sizes import (
     Poly,
     Size,
+    compared,
     dominates,
     floor,
     format_poly,
+    is_so,
     product,
     registered,
-    sample,
     simplify,
     symbol,
+    taking,
     term_by_term,
     value_of,
 )
@@ -150,9 +152,33 @@ def test_evaluation_of_arrays(a: Poly, chosen: list[Point]) -> None:
     assert list(np.broadcast_to(a.evaluate(arrays), len(chosen))) == [at(a, point) for point in chosen]
 
 
-@given(a=polynomials())
-def test_sample(a: Poly) -> None:
-    assert sample(a) == at(a, {name: registered(name).sample for name in NAMES})
+@given(a=polynomials(), b=sizes)
+def test_sizes_are_compared_at_a_fixed_point(a: Poly, b: Size) -> None:
+    point = {name: registered(name).sample for name in NAMES}
+    difference = at(a, point) - at(b, point)
+    assert compared(a, b) == (difference > 0) - (difference < 0)
+
+
+@given(a=polynomials(), b=sizes, point=points)
+def test_what_is_taken_for_granted_holds_where_numbers_decide_alike(a: Poly, b: Size, point: Point) -> None:
+    def decide(x: Size, y: Size) -> tuple[bool, bool, int]:
+        return x == y, is_so(lambda x: x % 2 == 0, x), compared(x, y)
+
+    with taking() as taken:
+        decided = decide(a, b)
+    if taken.holds(point):
+        assert decide(at(a, point), at(b, point)) == decided
+
+
+def test_numbers_that_decide_otherwise_do_not_hold() -> None:
+    s = symbol("S")
+    with taking() as taken:
+        assert s != 7
+        assert not is_so(lambda tokens: tokens > 100, s * 2)
+        assert compared(s, 20) == 1
+    assert [taken.holds({"S": tokens}) for tokens in (7, 20, 21, 50, 51)] == [False, False, True, True, False]
+    assert s != 9
+    assert taken.holds({"S": 9}) is False  # which is 20 or less
 
 
 @pytest.mark.parametrize("name", ["query_block", "key_block"])

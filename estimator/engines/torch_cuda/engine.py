@@ -18,6 +18,7 @@ from ..torch import Torch
 if TYPE_CHECKING:
     from ..replay import Timeline
     from ..snapshot import Snapshot
+    from .process import Logs
 
 REPRESENTATIVE = 8
 """The number of steps of a run with ``lengths`` that are replayed."""
@@ -85,15 +86,18 @@ class TorchCuda(Torch):
         count = STEADY if len(lengths.counts) == 1 else REPRESENTATIVE
         return [Batch(plan.batch, seq, plan.empty_cache) for seq in lengths.representative_batches(plan.batch, count)]
 
-    def usage(self, job: Job, peak: int, says_where: bool, procedure: Procedure | None) -> Usage:
+    def logs(self, job: Job, procedure: Procedure | None = None) -> Logs:
+        from .process import Logs, OwnLogs
+
+        return Logs(job) if procedure is None else OwnLogs(job, procedure)
+
+    def usage(self, job: Job, peak: int, says_where: bool, logs: Logs) -> Usage:
         """The process in a budget. PyTorch gives cached blocks back before it runs out of memory, so a process may fit
         a budget that it exceeds on a larger device; the figures are then those within the budget. Where the live bytes
         exceed the budget it cannot fit, and is replayed within it only if ``says_where`` asks where it runs out.
         """
-        from .process import Logs, OwnLogs
         from .process import replay as replayed
 
-        logs = Logs(job) if procedure is None else OwnLogs(job, procedure)
         batches, capacity = self.batches(job.plan), self.capacity(job.plan)
         hopeless = capacity is not None and peak > capacity
         used = None if hopeless and not says_where else replayed(job, batches, capacity, logs=logs)
@@ -104,9 +108,9 @@ class TorchCuda(Torch):
             notes.append("it fits because PyTorch's allocator gives cached memory back when there is none left")
         if used is None or used.out_of_memory is not None:
             used = replayed(job, batches, logs=logs)
-        if logs.passes > 1:
+        if (passes := logs.passes(batches)) > 1:
             notes.append(
-                f"in the allocator's replay one pass over a chunk of the sequence stands for {logs.passes:,}; reserved "
+                f"in the allocator's replay one pass over a chunk of the sequence stands for {passes:,}; reserved "
                 "bytes were within 2.5 % of those of all passes"
             )
         return replace(used, warnings=tuple(notes))

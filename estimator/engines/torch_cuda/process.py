@@ -13,8 +13,11 @@ from collections.abc import Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 
-from ...ledger import ITEMSIZE, Events, Ledger, Origin, whole
+from ...errors import InputError
+from ...ledger import ITEMSIZE, Events, Ledger, Origin, Size, whole
+from ...ledger.sizes import Taken, evaluated, symbol, taking
 from ...programs import Procedure, Step
+from ...programs.recorded import RecordedConfig
 from ...programs.sizes import segments
 from ...steps.checkpointing import segment_length
 from ...steps.loop import Loop, apply_update, zero_grad
@@ -29,6 +32,8 @@ from .expansion import Expansion, NotPeriodic
 
 MOST_PASSES = 60
 """The most passes of a loop within a layer, such as that over chunks of the sequence, that are replayed one by one."""
+MOST_LOGS = 16
+"""The most logs that are kept, so that a search over lengths takes little memory."""
 
 
 @dataclass(frozen=True)
@@ -59,9 +64,13 @@ class Log:
     """The optimizer states, in the order in which they are made."""
 
 
-def log_step(job: Job, batch: int, seq: int, with_origins: bool = False) -> Log:
-    """The log of one step of [batch, seq] tokens with every layer; ``with_origins``: see ``Events``."""
-    job = job.at(batch, seq)
+def log_step(job: Job, batch: Size, seq: Size, with_origins: bool = False) -> Log:
+    """The log of one step of [batch, seq] tokens with every layer; ``with_origins``: see ``Events``.
+
+    Of symbols the sizes in the log are polynomials, and ``job`` is at numbers that have the same formulas.
+    """
+    if isinstance(batch, int) and isinstance(seq, int):
+        job = job.at(batch, seq)
     step = replace(job.step, previous_output=False)
     ledger = unrolled(job, step, batch, seq, with_origins)
     events = ledger.events
@@ -87,33 +96,35 @@ def log_step(job: Job, batch: int, seq: int, with_origins: bool = False) -> Log:
     return Log(events, tuple(found[False]), tuple(found[True]), tuple(constants), states)
 
 
-def unrolled(job: Job, step: Step, batch: int, seq: int, with_origins: bool = False) -> Ledger:
+def unrolled(job: Job, step: Step, batch: Size, seq: Size, with_origins: bool = False) -> Ledger:
     """A ledger with a step's event log and parameters, of every layer."""
     in_backward = OPTIMIZERS[step.optimizer].in_backward
     if step.procedure.layer_by_layer and not in_backward:
         with suppress(NotPeriodic):
             return expanded(job, step, batch, seq, with_origins)
-    ledger = step.ledger(unrolled=True, events=_events(with_origins))
-    run(step, job.sizes(), job.method, batch, seq, ledger=ledger)
+    return _run(job, step, batch, seq, with_origins)
+
+
+def _run(job: Job, step: Step, batch: Size, seq: Size, with_origins: bool, outlined: bool = False) -> Ledger:
+    """The ledger of a step that has run with an event log."""
+    events = Events(with_origins) if with_origins else Events(most_passes=MOST_PASSES)
+    symbolic = not (isinstance(batch, int) and isinstance(seq, int))
+    ledger = step.ledger(unrolled=True, outlined=outlined, symbolic=symbolic, events=events)
+    run(step, job.sizes(batch=batch, seq=seq), job.method, batch, seq, ledger=ledger)
     return ledger
 
 
-def _events(with_origins: bool) -> Events:
-    return Events(with_origins) if with_origins else Events(most_passes=MOST_PASSES)
-
-
-def expanded(job: Job, step: Step, batch: int, seq: int, with_origins: bool = False) -> Ledger:
+def expanded(job: Job, step: Step, batch: Size, seq: Size, with_origins: bool = False) -> Ledger:
     """The ledger of ``unrolled``, expanded from an outline of the layers. Raises ``NotPeriodic``.
 
     The optimizer's step is not expanded, since its log need not go layer by layer: it runs over all parameters. So the
     optimizer must not run in backward.
     """
-    sizes, length = job.sizes(), segment_length(step.checkpointing) or 1
-    outlined = step.ledger(unrolled=True, outlined=True, events=_events(with_origins))
-    run(step, sizes, job.method, batch, seq, ledger=outlined)
+    outlined = _run(job, step, batch, seq, with_origins, outlined=True)
     events = outlined.events
     assert events is not None
-    outline = [(one.stands_for, len(one.layers)) for one in segments(sizes.runs, length, outlined)]
+    runs, length = job.sizes(batch=batch, seq=seq).runs, segment_length(step.checkpointing) or 1
+    outline = [(one.stands_for, len(one.layers)) for one in segments(runs, length, outlined)]
     expansion = Expansion(events, outline)
     end = events.marks["end"]
     optimizer = made_optimizer(step.optimizer, step.optimizer_rank, step.wide_states)
@@ -135,22 +146,51 @@ def expanded(job: Job, step: Step, batch: int, seq: int, with_origins: bool = Fa
 
 
 class Logs:
-    """The logs of a plan's steps, one for each shape of a batch; ``with_origins``: see ``Events``."""
+    """The logs of a plan's steps, whatever the batch and the length; ``with_origins``: see ``Events``.
+
+    A step runs with symbols, and its log is evaluated for each shape of a batch for which a run with numbers does the
+    same. For other shapes the step runs again.
+    """
 
     def __init__(self, job: Job, with_origins: bool = False) -> None:
         self._job, self._with_origins = job, with_origins
         self._logs: dict[tuple[int, int], Log] = {}
+        self._formulas: dict[tuple[Step, bool], tuple[Log, Taken] | None] = {}
 
     def of(self, batch: int, seq: int) -> Log:
         """The log of a step of [batch, seq] tokens."""
         if (batch, seq) not in self._logs:
-            self._logs[batch, seq] = log_step(self._job, batch, seq, self._with_origins)
+            while len(self._logs) >= MOST_LOGS:
+                del self._logs[next(iter(self._logs))]
+            self._logs[batch, seq] = self._made(batch, seq)
         return self._logs[batch, seq]
 
-    @property
-    def passes(self) -> int:
-        """The most passes of a loop that one stands for in these logs; 1 where all are replayed."""
-        return max((log.events.most_copies for log in self._logs.values()), default=1)
+    def _made(self, batch: int, seq: int) -> Log:
+        job = self._job.at(batch, seq)
+        sizes, regime = (1 if batch == 1 else symbol("B"), symbol("S")), (job.step, batch == 1)
+        if regime not in self._formulas and seq > 1:
+            self._formulas[regime] = None
+            if _knows(job, *sizes):
+                with suppress(InputError), taking() as taken:  # a rule may need numbers
+                    self._formulas[regime] = log_step(job, *sizes, self._with_origins), taken
+        values, known = {"B": batch, "S": seq}, self._formulas.get(regime)
+        longest = getattr(job.spec.config, "longest", None) or seq
+        if known is None or not 1 < seq <= longest or not known[1].holds(values):
+            return log_step(job, batch, seq, self._with_origins)
+        log = known[0]
+        return replace(log, events=log.events.at(values), buffers=tuple(evaluated(n, values) for n in log.buffers))
+
+    def passes(self, batches: Sequence[Batch]) -> int:
+        """The most passes of a loop that one stands for in the logs of batches; 1 where all are replayed."""
+        return max(self.of(batch.rows, batch.seq).events.most_copies for batch in batches)
+
+
+def _knows(job: Job, batch: Size, seq: Size) -> bool:
+    """Whether there is a program for sizes that are symbols, without recording one."""
+    config = job.spec.config
+    return not isinstance(config, RecordedConfig) or config.source.knows(
+        job.step, batch, seq + job.method.virtual_tokens
+    )
 
 
 class OwnLogs(Logs):
@@ -160,7 +200,7 @@ class OwnLogs(Logs):
         super().__init__(job)
         self._procedure = procedure
 
-    def of(self, batch: int, seq: int) -> Log:
+    def _made(self, batch: int, seq: int) -> Log:
         step = self._job.step
         ledger = step.ledger(unrolled=True, events=Events())
         Loop(ledger, step).run(self._procedure)
