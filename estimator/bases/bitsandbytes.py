@@ -8,17 +8,12 @@ them. They are freed with the graph, not as soon as the node has run.
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from .. import operators as ops
 from ..errors import InputError
 from ..ledger import Call, Ledger, Shape, Size, Tensor, product, record, whole
 from ..ledger.sizes import is_so
 from ..programs import Builder
-from .linear import QuantLinear
-
-if TYPE_CHECKING:
-    from .formats import Base
+from .linear import Quantisation, QuantLinear
 
 BLOCK = 64
 """Weights that share a scale."""
@@ -83,7 +78,7 @@ def _blocks(count: Size) -> int:
     return -(-whole(count) // BLOCK)
 
 
-def matmul_4bit(x: Tensor, shape: Shape, bias: Tensor | None, base: Base) -> Tensor:
+def matmul_4bit(x: Tensor, shape: Shape, bias: Tensor | None, base: Quantisation) -> Tensor:
     """``bitsandbytes.matmul_4bit`` by a weight of ``shape`` [n_out, n_in].
 
     Release 0.50 dequantises the weight to ``x``'s dtype unless a fused kernel multiplies (``gemm_4bit``; on a CPU
@@ -114,7 +109,7 @@ def matmul_4bit(x: Tensor, shape: Shape, bias: Tensor | None, base: Base) -> Ten
     return out
 
 
-def _fused(x: Tensor, shape: Shape, base: Base) -> bool:
+def _fused(x: Tensor, shape: Shape, base: Quantisation) -> bool:
     """Whether a GPU multiplies by the packed weight itself (``matmul_4bit``), whose rows must be whole blocks.
 
     Release 0.50 does so for a few tokens, earlier ones for a single token that needs no gradient.
@@ -128,7 +123,7 @@ def _fused(x: Tensor, shape: Shape, base: Base) -> bool:
     return tokens == 1 and not x.requires_grad
 
 
-def _fused_product(x: Tensor, shape: Shape, base: Base) -> Tensor:
+def _fused_product(x: Tensor, shape: Shape, base: Quantisation) -> Tensor:
     scales = None
     if base.double_quant and base.bitsandbytes != "0.50":  # gemv_4bit
         without_offset = _scales(x.ledger, shape)
@@ -140,7 +135,7 @@ def _fused_product(x: Tensor, shape: Shape, base: Base) -> Tensor:
     return out
 
 
-def _dequantize(x: Tensor, shape: Shape, base: Base) -> Tensor:
+def _dequantize(x: Tensor, shape: Shape, base: Quantisation) -> Tensor:
     """``functional.dequantize_4bit(...).to(x.dtype)``: first to the dtype that the weight had before quantisation."""
     scales = _scales(x.ledger, shape) if base.double_quant else None  # their offset is added in place
     weight = x.ledger.empty(shape, base.dtype)

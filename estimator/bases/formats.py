@@ -13,7 +13,7 @@ from typing import Literal, get_args
 from ..ledger import Size
 from ..programs import Builder
 from .bitsandbytes import Linear4bit, Linear8bitLt
-from .linear import QuantLinear
+from .linear import Quantisation, QuantLinear
 from .packed import AwqLinear, GptqLinear
 from .torchao import Float8Linear, Int8Linear
 
@@ -30,20 +30,8 @@ OPEN_SIZES = ("int8", *TORCHAO)
 
 
 @dataclass(frozen=True)
-class Base:
-    """How a model's linear layers are quantised."""
-
-    format: str
-    dtype: str
-    """The dtype of the weights before quantisation."""
-    compute_dtype: str = "float32"
-    """The dtype in which 4-bit layers multiply (``bnb_4bit_compute_dtype``)."""
-    double_quant: bool = False
-    """Whether the block scales of 4-bit layers are quantised too (``bnb_4bit_use_double_quant``)."""
-    bitsandbytes: str = "0.50"
-    """0.43.1, 0.49 or 0.50: each is the last of the releases whose 4-bit layers run alike."""
-    group_size: int = 128
-    """Inputs of GPTQ's and AWQ's layers that share a scale and a zero point; -1: all of them."""
+class Base(Quantisation):
+    """A quantised base: its format decides which layers it has."""
 
     def linear(self, build: Builder, path: str, n_in: Size, n_out: Size, bias: bool) -> QuantLinear:
         """The layer that takes the place of ``nn.Linear`` at ``path``."""

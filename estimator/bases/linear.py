@@ -1,20 +1,34 @@
-"""The base class of quantised linear layers."""
+"""How linear layers are quantised, and the base class of such layers."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from dataclasses import dataclass
 
 from ..ledger import Size, Tensor
 from ..programs import Builder, Linear
 
-if TYPE_CHECKING:
-    from .formats import Base
+
+@dataclass(frozen=True)
+class Quantisation:
+    """How a model's linear layers are quantised."""
+
+    format: str
+    dtype: str
+    """The dtype of the weights before quantisation."""
+    compute_dtype: str = "float32"
+    """The dtype in which 4-bit layers multiply (``bnb_4bit_compute_dtype``)."""
+    double_quant: bool = False
+    """Whether the block scales of 4-bit layers are quantised too (``bnb_4bit_use_double_quant``)."""
+    bitsandbytes: str = "0.50"
+    """0.43.1, 0.49 or 0.50: each is the last of the releases whose 4-bit layers run alike."""
+    group_size: int = 128
+    """Inputs of GPTQ's and AWQ's layers that share a scale and a zero point; -1: all of them."""
 
 
 class QuantLinear(Linear):
     """A frozen linear layer whose weight [n_out, n_in] is stored packed."""
 
-    def __init__(self, build: Builder, base: Base, path: str, n_in: Size, n_out: Size, bias: bool) -> None:
+    def __init__(self, build: Builder, base: Quantisation, path: str, n_in: Size, n_out: Size, bias: bool) -> None:
         self.path, self.ledger, self.base = path, build.ledger, base
         self.weight = self.ledger.parameter(
             f"{path}.weight", (n_out, n_in), "uint8", requires_grad=False, nbytes=self.pack(n_out, n_in)

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from .. import operators as ops
 from ..ledger import Size, Tensor
 from ..programs import Builder, Embedding, Linear, Module
-
-if TYPE_CHECKING:
-    from .lora import Lora
 
 
 class DoraLayer(Module):
     """Trained magnitudes of the rows [n_out] of a linear layer's weight, or of the columns [H] of an embedding's."""
 
-    def __init__(self, build: Builder, base: Linear | Embedding, size: Size, lora: Lora) -> None:
+    def __init__(self, build: Builder, base: Linear | Embedding, size: Size, dtype: str) -> None:
         self.path, self.ledger = f"{base.path}.lora_magnitude_vector", build.ledger
-        self.weight = build.adapter(f"{self.path}.weight", (size,), lora.adapter_dtype)
+        self.weight = build.adapter(f"{self.path}.weight", (size,), dtype)
 
     @staticmethod
     def weight_norm(weight: Tensor, lora_weight: Tensor) -> Tensor:

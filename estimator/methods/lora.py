@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Callable, Hashable
-from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictBool
+from pydantic import BaseModel, ConfigDict, Field, StrictBool
 
 from .. import operators as ops
 from ..bases.bitsandbytes import Linear4bit
@@ -15,30 +14,22 @@ from ..bases.formats import BITSANDBYTES
 from ..bases.linear import QuantLinear
 from ..bases.packed import AwqLinear
 from ..errors import InputError
-from ..fields import Name, Number, Rank
+from ..fields import Name, Rank
 from ..ledger import Size, Tensor
 from ..programs import Builder, Config, Embedding, Linear, Method, Module
-from ..programs.module_table import Kind, endings
+from ..programs.module_table import endings
 from . import patterns
 from .base import Targets
 from .dora import DoraEmbeddingLayer, DoraLinearLayer
 from .layered import Adapters, name_of
-from .options import LayerOptions, Pattern, check_modules_to_save
+from .lora_config import LoraConfig
+from .options import check_modules_to_save
+from .param_wrapper import ParamWrapper
 from .target_parameters import TargetParameters
-from .trainable_tokens import TokenRows, Tokens
+from .trainable_tokens import TokenRows
 
 if TYPE_CHECKING:
     from ..programs.interpreter import RecordedModule
-
-DATA_DRIVEN = ("corda", "loftq", "lora_ga")
-"""Initialisations that need data or a configuration of their own. The training steps after them are LoRA's."""
-
-
-def _initialisation(value: str) -> str:
-    known = ("gaussian", "eva", "olora", "pissa", "orthogonal", "mica", *DATA_DRIVEN)
-    if value not in known and not re.fullmatch("pissa_niter_[0-9]+", value):
-        raise ValueError(f"must be true, false, pissa_niter_N or one of {', '.join(known)}")
-    return value
 
 
 class BlockDiagonal(BaseModel):
@@ -51,42 +42,8 @@ class BlockDiagonal(BaseModel):
     match_strict: StrictBool = True
 
 
-class LoraOptions(LayerOptions):
+class LoraOptions(LoraConfig):
     """Options of LoRA and of the methods that share PEFT's ``LoraConfig``."""
-
-    harmless: ClassVar[frozenset[str]] = frozenset(
-        {"qalora_group_size", "corda_config", "eva_config", "loftq_config", "lora_ga_config"}
-    )
-    adapted: ClassVar[tuple[Kind, ...]] = ("linear", "embedding")
-    r: Rank = Field(8, description="rank")
-    lora_alpha: Number = Field(8, description="scale numerator (no effect on memory)")
-    lora_dropout: Annotated[Number, Field(ge=0, lt=1)] = Field(0.0, description="dropout before lora_A")
-    bias: Literal["none", "all", "lora_only"] = Field("none", description="biases to train")
-    lora_bias: StrictBool = Field(False, description="lora_B has a bias")
-    use_rslora: StrictBool = Field(False, description="scale by 1/sqrt(r) (no effect on memory)")
-    use_dora: StrictBool = Field(False, description="DoRA: train the magnitudes of the weight's rows as well")
-    init_lora_weights: StrictBool | Annotated[str, AfterValidator(_initialisation)] = Field(
-        True, description="initialisation (no effect on memory, but mica freezes lora_B)"
-    )
-    rank_pattern: dict[Pattern, Rank] | None = Field(None, description="ranks for modules by regular expression")
-    alpha_pattern: dict[Pattern, Number] | None = Field(
-        None, description="scale numerators for modules by regular expression (they matter for parameters alone)"
-    )
-    target_parameters: list[Name] | None = Field(
-        None, description="parameters to adapt, such as experts' weights, by the ends of their names"
-    )
-    trainable_token_indices: Tokens | dict[str, Tokens] | None = Field(
-        None, description="ids of tokens to train as well: a list for embed_tokens, or lists by the embedding's name"
-    )
-
-    def open_values(self) -> dict[str, int]:
-        return {"r": self.r}
-
-    def peft_options(self) -> dict[str, Any]:
-        options = super().peft_options()
-        if self.init_lora_weights in DATA_DRIVEN:
-            del options["init_lora_weights"]
-        return options
 
     def build(self, config: Config, dtype: str, rank: Size | None = None) -> Method:
         self._check_text()
@@ -185,9 +142,16 @@ class Lora(Adapters[LoraOptions]):
         return () if self.parameters is None else self.parameters.of_module.get(path, ())
 
     def wrap_parameters(self, build: Builder, base: RecordedModule) -> Module:
-        from .param_wrapper import wrapped
-
-        return wrapped(build, base, self.parameters_of(base.path), self)
+        module: RecordedModule | ParamWrapper = base
+        names = self.parameters_of(base.path)
+        for number, name in enumerate(names, 1):
+            dtype = self.dtype_at(base.own[name])
+            transposed = self.parameters is not None and self.parameters.transposed
+            prefix = f"{base.path}.{'base_layer.' * (len(names) - number)}"
+            module = ParamWrapper(
+                build, module, name, prefix, *self.rank_of_parameter(name), dtype, transposed, self.frozen
+            )
+        return module
 
     def trains(self, path: str) -> bool:
         if super().trains(path):
@@ -232,7 +196,7 @@ class LoraLinear(Module):
         self.lora_B = build.adapter_linear(
             f"{self.path}.lora_B", rank, n_out, lora.options.lora_bias, dtype, trained=lora.frozen != "lora_B"
         )
-        self.dora = DoraLinearLayer(build, base, n_out, lora) if lora.options.use_dora else None
+        self.dora = DoraLinearLayer(build, base, n_out, lora.adapter_dtype) if lora.options.use_dora else None
 
     def forward(self, x: Tensor) -> Tensor:
         result = self.base_layer(x)
@@ -295,7 +259,7 @@ class LoraEmbedding(Module):
         self.lora_B = build.adapter(
             f"{self.path}.lora_embedding_B", (size, rank), dtype, trained=lora.frozen != "lora_B"
         )
-        self.dora = DoraEmbeddingLayer(build, base, size, lora) if lora.options.use_dora else None
+        self.dora = DoraEmbeddingLayer(build, base, size, lora.adapter_dtype) if lora.options.use_dora else None
 
     def forward(self, ids: Tensor) -> Tensor:
         result = self.base_layer(ids)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING
 
@@ -12,7 +12,6 @@ from ..programs import Builder, Module
 
 if TYPE_CHECKING:
     from ..programs.interpreter import Recorded, RecordedModule
-    from .lora import Lora
 
 
 class Given:
@@ -38,11 +37,20 @@ class ParamWrapper(Module):
     """A module with a LoRA on one of its parameters, [experts, n_out, n_in] or [n_out, n_in].
 
     lora_A is [rank x experts, n_in] and lora_B [n_out, rank x experts]. Transposed parameters are [experts, n_in,
-    n_out]. ``outside``: the number of wrappers around this one.
+    n_out]. ``path`` is that of the adapter; ``scales`` says whether what it adds is scaled.
     """
 
     def __init__(
-        self, build: Builder, inner: RecordedModule | ParamWrapper, name: str, outside: int, lora: Lora
+        self,
+        build: Builder,
+        inner: RecordedModule | ParamWrapper,
+        name: str,
+        path: str,
+        rank: Size,
+        scales: bool,
+        dtype: str,
+        transposed: bool,
+        frozen: str,
     ) -> None:
         self.path, self.ledger, self.base_layer, self.name = inner.path, inner.ledger, inner, name
         self.recorded: Recorded = inner.recorded
@@ -50,17 +58,12 @@ class ParamWrapper(Module):
         self.weight = self.own[name]
         shape = self.weight.shape
         self.experts: Size = shape[0] if len(shape) == 3 else 1
-        self.transposed = len(shape) == 3 and lora.parameters is not None and lora.parameters.transposed
+        self.transposed = len(shape) == 3 and transposed
         n_out, n_in = shape[:-3:-1] if self.transposed else shape[-2:]
-        self.rank, self.scales = lora.rank_of_parameter(name)
-        path = f"{self.path}.{'base_layer.' * outside}"
-        dtype = lora.dtype_at(self.weight)
-        self.lora_A = build.adapter_linear(
-            f"{path}lora_A", n_in, self.experts * self.rank, False, dtype, trained=lora.frozen != "lora_A"
-        )
-        self.lora_B = build.adapter_linear(
-            f"{path}lora_B", self.experts * self.rank, n_out, False, dtype, trained=lora.frozen != "lora_B"
-        )
+        self.rank, self.scales = rank, scales
+        rows = self.experts * rank
+        self.lora_A = build.adapter_linear(f"{path}lora_A", n_in, rows, False, dtype, trained=frozen != "lora_A")
+        self.lora_B = build.adapter_linear(f"{path}lora_B", rows, n_out, False, dtype, trained=frozen != "lora_B")
 
     def forward(self, *args: Tensor) -> Tensor:
         """``_activate_lora``: registering a parametrization calls it once, to compare what it gives."""
@@ -101,11 +104,3 @@ class ParamWrapper(Module):
         delta = ops.mul(ops.matmul(b, a), ops.SCALAR)
         delta = ops.to(delta, dtype)
         return ops.to(delta, self.weight.dtype)
-
-
-def wrapped(build: Builder, base: RecordedModule, names: Sequence[str], lora: Lora) -> Module:
-    """A module in a wrapper for each of these parameters, the last one outermost."""
-    module: RecordedModule | ParamWrapper = base
-    for number, name in enumerate(names):
-        module = ParamWrapper(build, module, name, len(names) - 1 - number, lora)
-    return module

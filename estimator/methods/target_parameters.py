@@ -17,10 +17,10 @@ from ..programs.releases import is_older
 from .base import Targets, by_layer
 from .default_targets import ADAPTED_EXPERTS, EXPERT_LAYERS, TRANSPOSED_EXPERTS
 from .layered import name_of
+from .lora_config import LoraConfig
 
 if TYPE_CHECKING:
     from ..programs import Config
-    from .lora import LoraOptions
 
 
 def parameters_of_layers(config: Config) -> Mapping[str, str]:
@@ -30,7 +30,7 @@ def parameters_of_layers(config: Config) -> Mapping[str, str]:
     return EXPERT_LAYERS[ADAPTED_EXPERTS[config.family]] if config.family in ADAPTED_EXPERTS else {}
 
 
-def converted(options: LoraOptions, config: Config) -> tuple[LoraOptions, dict[str, int]]:
+def converted(options: LoraConfig, config: Config) -> tuple[LoraConfig, dict[str, int]]:
     """The options with parameters in the place of experts' layers (``_convert_peft_config_moe``).
 
     Gives how many layers each of these parameters is the weight of, too. Raises ``InputError`` where PEFT refuses it.
@@ -73,7 +73,7 @@ def fused(parameters: Mapping[str, str], parameter: str) -> list[str]:
     return [layer for layer, name in parameters.items() if name == parameter]
 
 
-def _leaf_names(options: LoraOptions, config: Config, parameters: Mapping[str, str]) -> list[str]:
+def _leaf_names(options: LoraConfig, config: Config, parameters: Mapping[str, str]) -> list[str]:
     """The last parts of the names that a text stands for (``_resolve_string_target_modules``)."""
     assert isinstance(options.target_modules, str)
     modules = config.modules
@@ -93,7 +93,7 @@ def _leaf_names(options: LoraOptions, config: Config, parameters: Mapping[str, s
 class TargetParameters:
     """The parameters that are adapted (``peft/tuners/tuners_utils.py: _inject_parameters``)."""
 
-    def __init__(self, options: LoraOptions, config: Config) -> None:
+    def __init__(self, options: LoraConfig, config: Config) -> None:
         """Raises ``InputError`` for a name that no parameter has, and for options that PEFT refuses here."""
         self.options, self._several = converted(options, config)
         self.names = tuple(self.options.target_parameters or ())
@@ -139,7 +139,7 @@ def _ends_with(name: str, target: str) -> bool:
     return name == target or name.endswith(f".{target}")
 
 
-def _check_options(options: LoraOptions, have_weights: bool) -> None:
+def _check_options(options: LoraConfig, have_weights: bool) -> None:
     """Raise ``InputError`` for options that PEFT refuses for parameters (``ParamWrapper``).
 
     ``have_weights``: all their modules have a weight, which some initialisations read.
