@@ -18,7 +18,7 @@ from .attention_cuda import flash_attn
 from .casts import autocast, from_host, to, widens
 from .convolution import conv1d, conv_transpose2d
 from .copies import block_diag, block_diag_of, cat, diff, flip, pad, repeat, repeat_interleave, roll, stack, triu
-from .device import CPU, THREADS, Cpu, Cuda, Device
+from .device import CPU, DEVICES, THREADS, Cpu, Cuda, Device
 from .elementwise import (
     INTEGER, SCALAR, Operand, abs, add, add_sparse_, ceil, clamp, clamp_by, cos, div, dropout,
     erfinv, exp, expm1, floor, gelu, log, log1p, logsigmoid, masked_fill, maximum, mul, neg, polar, pow,

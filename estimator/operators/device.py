@@ -55,6 +55,8 @@ class Device:
     """RMS norm is one kernel. If not, it is several operators."""
     foreach: ClassVar[bool]
     """Optimizers and clipping take lists of tensors by default (``_default_to_fused_or_foreach``)."""
+    lapack: ClassVar[bool]
+    """LAPACK factors matrices, whose results it fills column by column."""
     compiled_bitsandbytes: ClassVar[bool]
     """bitsandbytes has kernels of its own. If not, it calls PyTorch's operators one after the other."""
     tiles_on_chip: ClassVar[bool]
@@ -103,7 +105,7 @@ class Cpu(Device):
     has_own_memory = converts_on_load = autocasts_to_float32 = fuses_dropout = uses_cublas = False
     float32_statistics = sorts_ids = flattens_indices = multiplies_for_softmax = foreach = compiled_bitsandbytes = False
     tiles_on_chip = selects_attention = fuses_rms_norm = False
-    splits_by_thread = copies_by_blocks = buffers_scatters = copies_to_select_columns = True
+    splits_by_thread = copies_by_blocks = buffers_scatters = copies_to_select_columns = lapack = True
     cublas_workspace = 0
     takes_grouped_heads = adds_products_in_place = runs_flash_attn = True
 
@@ -142,7 +144,7 @@ class Cuda(Device):
     float32_statistics = sorts_ids = flattens_indices = multiplies_for_softmax = foreach = compiled_bitsandbytes = True
     tiles_on_chip = selects_attention = fuses_rms_norm = True
     onednn_bfloat16: bool = False
-    splits_by_thread = copies_by_blocks = buffers_scatters = copies_to_select_columns = False
+    splits_by_thread = copies_by_blocks = buffers_scatters = copies_to_select_columns = lapack = False
 
     @property
     def cublas_workspace(self) -> int:
@@ -176,3 +178,7 @@ class Cuda(Device):
         return ()
 
     workspace_of_mean = workspace_of_sum
+
+
+DEVICES: dict[str, Device] = {device.type: device for device in (CPU, Cuda())}
+"""A device of each type."""

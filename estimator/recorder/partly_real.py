@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from ..operators import DEVICES
 from .calls.data import tensors_in
 
 LARGEST_FLOATING = 2**16
@@ -37,7 +38,7 @@ class PartlyReal(TorchDispatchMode):  # type: ignore[misc]
         tensors = list(tensors_in((args, kwargs)))
         if any(x.is_meta for x in tensors):
             out = _without_data(function, args, kwargs, all(x.is_meta for x in tensors))
-            return _as_lapack(out) if function in _SVD and self.device == "cpu" else out
+            return _as_lapack(out) if function in _SVD and DEVICES[self.device].lapack else out
         if not tensors and "device" in kwargs:
             shapes = function(*args, **{**kwargs, "device": "meta", **_no_generator(kwargs)})
             if not isinstance(shapes, torch.Tensor) or not _is_small(shapes):

@@ -16,6 +16,7 @@ from typing import Any
 import torch
 
 from ...errors import InputError
+from ...operators import DEVICES
 from ...operators.table import SAME
 from ...programs.program import (
     CACHED,
@@ -456,7 +457,7 @@ class Recorder(torch.overrides.TorchFunctionMode):  # type: ignore[misc]
         dtype = torch.get_autocast_dtype(self.device.type)
         if name in AUTOCAST_LOWER:
             args, kwargs = cast_all((args, kwargs), dtype)
-        elif self.device.type == "cuda" and name in AUTOCAST_FLOAT32:
+        elif DEVICES[self.device.type].autocasts_to_float32 and name in AUTOCAST_FLOAT32:
             args, kwargs = cast_all((args, kwargs), torch.float32)
         elif name in ("cat", "stack"):
             widest = max((x.dtype for x in tensors_in(args)), key=lambda d: d.itemsize)
