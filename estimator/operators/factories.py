@@ -8,21 +8,27 @@ from ..ledger import Tensor
 from .layout import empty_like
 from .table import Result, recorded
 
-
-@recorded(
+_NEW = (
     "arange", "zeros", "ones", "empty", "full", "tensor", "rand", "randn", "eye", "scalar_tensor", "as_tensor",
     "new_tensor", "linspace", "randint", "tril_indices", "triu_indices", "randperm",
 )  # fmt: skip
+_NEW_BESIDE = ("new_zeros", "new_ones", "new_empty", "new_full")
+_LIKE = ("zeros_like", "ones_like", "empty_like", "full_like", "rand_like", "randn_like")
+FACTORIES = {*_NEW, *_NEW_BESIDE, *_LIKE}
+"""Functions that take a ``device``."""
+
+
+@recorded(*_NEW)
 def _new(out: Result, *_: Any, **__: Any) -> Tensor:
     return out.ledger.empty(out.shape, out.dtype)
 
 
-@recorded("new_zeros", "new_ones", "new_empty", "new_full")
+@recorded(*_NEW_BESIDE)
 def _new_beside(out: Result, x: Tensor, *_: Any, dtype: str | None = None, **__: Any) -> Tensor:
     return out.ledger.empty(out.shape, dtype or x.dtype)
 
 
-@recorded("zeros_like", "ones_like", "empty_like", "full_like", "rand_like", "randn_like", "bernoulli")
+@recorded(*_LIKE, "bernoulli")
 def _like(
     out: Result, x: Tensor, *_: Any, dtype: str | None = None, memory_format: str = "preserve_format", **__: Any
 ) -> Tensor:

@@ -387,6 +387,7 @@ TWO: dict[str, tuple[Callable[..., Any], tuple[int, ...]]] = {
     "scatter": (lambda x, y: x.scatter(1, places(x), y), (24, 5)),
     "scatter_add_": (lambda x, y: torch.zeros_like(x).scatter_add_(1, places(x), y) + x, (24, 5)),
     "index_add_": (lambda x, y: torch.zeros_like(x).index_add_(0, rows(x), y) + x, (5, 40)),
+    "mse_loss": (functional.mse_loss, (24, 40)),
     "rms_norm": (lambda x, y: functional.rms_norm(x, (40,), y), (40,)),
     "layer_norm": (lambda x, y: functional.layer_norm(x, (40,), y), (40,)),
     "linear: and an update": (lambda x, y: functional.linear(x.view(2, 12, 40), y).add_(1.0), (32, 40)),

@@ -19,6 +19,7 @@ from ...errors import InputError
 from ...programs.libraries import without_collector
 from ...programs.module_table import Kind, NamedModule, Role
 from ...programs.program import LOSS, Call, Enter, Event, Exit, Program, Ref, Stored, fold, renamed
+from . import special  # noqa: F401 (enters its functions)
 from .data import Routing, data_of_input, tensors_in
 from .functions import Vmap
 from .functions import apply as apply_function

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 
 from ...errors import InputError
 from ...programs.program import Event, Function, Hook, Made, Weight
 from .marks import MARK, dtype_name
-
-if TYPE_CHECKING:
-    from .mode import Recorder
+from .mode import Recorder
 
 
 class _Context:

@@ -2,14 +2,9 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import torch
 
 from .data import Known
-
-if TYPE_CHECKING:
-    from .mode import Recorder
 
 MARK = "_estimator_mark"
 
@@ -33,7 +28,9 @@ class Mark:
 
     __slots__ = ("answer", "known", "memory", "own", "recorder", "slot")
 
-    def __init__(self, slot: int, recorder: Recorder, requires_grad: bool, memory: Memory) -> None:
+    def __init__(
+        self, slot: int, recorder: torch.overrides.TorchFunctionMode, requires_grad: bool, memory: Memory
+    ) -> None:
         self.slot, self.recorder, self.own, self.memory = slot, recorder, requires_grad, memory
         self.known: Known | None = None
         """What is known of its data."""

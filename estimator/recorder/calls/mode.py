@@ -17,6 +17,7 @@ import torch
 
 from ...errors import InputError
 from ...operators import DEVICES
+from ...operators.factories import FACTORIES
 from ...operators.table import SAME
 from ...programs.program import (
     CACHED,
@@ -39,14 +40,13 @@ from .names import (
     ANSWERS,
     AUTOCAST_FLOAT32,
     AUTOCAST_LOWER,
-    FACTORIES,
     PYTHON_DTYPES,
     QUESTIONS,
     READS,
+    SPECIAL,
     cast_all,
 )
 from .results import Results
-from .special import SPECIAL
 
 torch.empty(1, device="meta").sin()  # a process's first such call leaves its operands in a cycle of references
 

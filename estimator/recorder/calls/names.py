@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Callable
+from typing import Any, TypeVar
 
 import torch
 
@@ -23,12 +24,6 @@ QUESTIONS = {
     "is_same_size", "storage", "_nnz", "is_coalesced",
 }  # fmt: skip
 """Functions that answer something about a tensor without its data."""
-FACTORIES = {
-    "arange", "zeros", "ones", "empty", "full", "tensor", "rand", "randn", "eye", "linspace", "tril_indices",
-    "triu_indices", "randint", "randperm", "scalar_tensor", "as_tensor", "from_numpy", "full_like", "zeros_like",
-    "ones_like", "empty_like", "rand_like", "randn_like", "new_zeros", "new_ones", "new_empty", "new_full",
-    "new_tensor",
-}  # fmt: skip
 AUTOCAST_LOWER = {
     "linear", "matmul", "mm", "bmm", "addmm", "baddbmm", "addbmm", "conv1d", "conv2d", "conv3d",
     "conv_transpose2d", "einsum", "scaled_dot_product_attention", "chain_matmul", "mv", "addmv", "prelu",
@@ -41,6 +36,21 @@ AUTOCAST_FLOAT32 = {
     "margin_ranking_loss", "binary_cross_entropy_with_logits", "dist", "pdist", "cdist", "renorm", "logsumexp",
     "softmax", "log_softmax", "prod", "sum", "cumprod", "cumsum", "rms_norm",
 }  # fmt: skip
+
+
+SPECIAL: dict[str, Callable[..., Any]] = {}
+"""What notes a function that needs handling of its own. It takes the recorder, the function and its arguments."""
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def special(*names: str) -> Callable[[F], F]:
+    """Enter what notes the functions of these names."""
+
+    def enter(note: F) -> F:
+        SPECIAL.update(dict.fromkeys(names, note))
+        return note
+
+    return enter
 
 
 def cast_all(tree: Any, dtype: torch.dtype) -> Any:

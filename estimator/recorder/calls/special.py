@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Sequence
+from functools import partial
+from typing import Any
 
 import torch
 
@@ -13,12 +14,11 @@ from ...ledger import Ledger, Storage, Tensor
 from ...operators.layout import normalised
 from .data import tensors_in
 from .marks import dtype_name
-from .names import cast_all
-
-if TYPE_CHECKING:
-    from .mode import Recorder
+from .mode import Recorder
+from .names import cast_all, special
 
 
+@special("to")
 def _to(recorder: Recorder, function: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
     dtype, copy = kwargs.get("dtype"), bool(kwargs.get("copy", False))
     for argument in (*args, kwargs.get("other")):
@@ -30,13 +30,19 @@ def _to(recorder: Recorder, function: Any, x: torch.Tensor, *args: Any, **kwargs
     return recorder.cast(x, dtype or x.dtype, copy)
 
 
-def _as_dtype(dtype: torch.dtype) -> Callable[..., Any]:
-    def to(recorder: Recorder, _: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-        return recorder.cast(x, dtype, False)
+for _name, _dtype in {
+    "float": torch.float32,
+    "half": torch.float16,
+    "bfloat16": torch.bfloat16,
+    "double": torch.float64,
+    "long": torch.int64,
+    "int": torch.int32,
+    "bool": torch.bool,
+}.items():
+    special(_name)(partial(_to, dtype=_dtype))
 
-    return to
 
-
+@special("type")
 def _type(recorder: Recorder, function: Any, x: torch.Tensor, dtype: Any = None, **kwargs: Any) -> Any:
     if dtype is None:
         return function(x)
@@ -47,15 +53,18 @@ def _type(recorder: Recorder, function: Any, x: torch.Tensor, dtype: Any = None,
     return recorder.cast(x, dtype, False)
 
 
+@special("type_as")
 def _type_as(recorder: Recorder, _: Any, x: torch.Tensor, other: torch.Tensor) -> Any:
     recorder.asked_dtype(other)
     return recorder.cast(x, other.dtype, False)
 
 
+@special("cpu", "cuda", "register_hook", "retain_grad")
 def _same(recorder: Recorder, _: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
     return x
 
 
+@special("__getitem__")
 def _getitem(recorder: Recorder, function: Any, x: torch.Tensor, index: Any) -> Any:
     """``x[index]`` as the views and gathers that it is made of."""
     view, indices = _sliced(recorder, x, index)
@@ -123,6 +132,7 @@ def _counted(recorder: Recorder, indices: Sequence[torch.Tensor | None]) -> list
     return found
 
 
+@special("nonzero", "argwhere", "where", "bincount", "_unique2", "unique_consecutive")
 def _by_data(recorder: Recorder, function: Any, *args: Any, **kwargs: Any) -> Any:
     """A function whose result's shape depends on its operands' data."""
     name = function.__name__
@@ -146,12 +156,14 @@ def _made(data: torch.Tensor) -> torch.Tensor:
     return out if out.is_meta else out.copy_(data)
 
 
+@special("masked_select")
 def _masked_select(recorder: Recorder, function: Any, x: torch.Tensor, mask: torch.Tensor) -> Any:
     shape = torch.broadcast_shapes(x.shape, mask.shape)
     (out,) = [torch.ops.aten.index.Tensor(x.expand(shape), _counted(recorder, [mask.expand(shape)]))]
     return recorder.note("masked_select", (x, mask), {}, out)
 
 
+@special("repeat_interleave")
 def _repeat_interleave(recorder: Recorder, function: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
     named = dict(kwargs)
     repeats = args[0] if args else kwargs.get("repeats", x)
@@ -165,6 +177,7 @@ def _repeat_interleave(recorder: Recorder, function: Any, x: torch.Tensor, *args
     return recorder.note("repeat_interleave", (x, *args), kwargs, function(x, *args, **named))
 
 
+@special("_grouped_mm")
 def _grouped_mm(recorder: Recorder, function: Any, a: Any, b: Any, *, offs: Any = None, **kwargs: Any) -> Any:
     """The product of each group of rows with its own matrix (``GroupedMMUtils.h: create_grouped_gemm_output_tensor``).
 
@@ -179,27 +192,33 @@ def _grouped_mm(recorder: Recorder, function: Any, a: Any, b: Any, *, offs: Any 
     return recorder.note("_grouped_mm", (a, b), {"offs": offs}, a.new_empty((a.shape[0], b.shape[-1]), device="meta"))
 
 
+@special("tril", "triu")
 def _triangle(recorder: Recorder, function: Any, x: torch.Tensor, diagonal: int = 0) -> Any:
     """``tril`` and ``triu``. Which diagonal it is changes no memory, and may be a size below zero."""
     return recorder.note(function.__name__, (x,), {}, function(x, diagonal))
 
 
+@special("__iter__")
 def _iter(recorder: Recorder, function: Any, x: torch.Tensor) -> Any:
     return iter(recorder.note("unbind", (x, 0), {}, x.unbind(0)))
 
 
+@special("detach")
 def _detach(recorder: Recorder, function: Any, x: torch.Tensor) -> Any:
     return recorder.note("detach", (x,), {}, x.view(x.shape))
 
 
+@special("_set_grad_enabled", "set_grad_enabled")
 def _set_grad_enabled(recorder: Recorder, _: Any, enabled: bool) -> None:
     recorder.grad_mode(enabled)
 
 
+@special("requires_grad_")
 def _require_grad(recorder: Recorder, _: Any, x: Any, value: bool = True) -> Any:
     return recorder.set_requires_grad(x, value)
 
 
+@special("scaled_dot_product_attention")
 def _sdpa(
     recorder: Recorder,
     function: Any,
@@ -233,6 +252,7 @@ def _sdpa(
     return recorder.note("scaled_dot_product_attention", (query, key, value), named, out)
 
 
+@special("flash_attn_func")
 def _flash_attn(recorder: Recorder, function: Any, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> Any:
     """Attention of the package flash-attn. Its result has the query's layout.
 
@@ -244,6 +264,7 @@ def _flash_attn(recorder: Recorder, function: Any, q: torch.Tensor, k: torch.Ten
     return recorder.note("flash_attn", (q, k, v), {}, torch.empty_like(q, dtype=dtype))
 
 
+@special("cross_entropy_loss")
 def _cross_entropy(recorder: Recorder, function: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
     if recorder.autocasts and x.dtype != torch.float32:
         raise InputError("a loss of 16-bit logits under autocast, which computes it in float32, has no rule")
@@ -253,6 +274,7 @@ def _cross_entropy(recorder: Recorder, function: Any, x: torch.Tensor, *args: An
 _MATRICES = ("mat1", "batch1", "mat2", "batch2")
 
 
+@special("addmm", "baddbmm")
 def _scaled_product(recorder: Recorder, function: Any, x: Any, *matrices: Any, **kwargs: Any) -> Any:
     """``addmm`` and ``baddbmm``: of ``beta`` and ``alpha`` it is noted whether they differ from one."""
     factors = {name: kwargs.pop(name, 1) for name in ("beta", "alpha")}
@@ -265,6 +287,7 @@ def _scaled_product(recorder: Recorder, function: Any, x: Any, *matrices: Any, *
     return recorder.note(function.__name__, (x, a, b), {name: f != 1 for name, f in factors.items()}, out)
 
 
+@special("__setitem__")
 def _setitem(recorder: Recorder, function: Any, x: torch.Tensor, index: Any, value: Any) -> None:
     """``x[index] = value`` as the views that it writes to, and what writes to them.
 
@@ -288,16 +311,19 @@ def _setitem(recorder: Recorder, function: Any, x: torch.Tensor, index: Any, val
         recorder.note("fill_", (view, value), {}, view)
 
 
+@special("lift_fresh.default")
 def _lift_fresh(recorder: Recorder, function: Any, x: torch.Tensor) -> Any:
     """``torch.Tensor(data)``, which makes a tensor and then hands it over to autograd."""
     return recorder.note("tensor", ((),), {}, _made(x))
 
 
+@special("embedding")
 def _embedding(recorder: Recorder, function: Any, weight: Any, ids: Any, *_: Any, **__: Any) -> Any:
     """A lookup. The row that padding has, which gets no gradient, changes no memory and is left out."""
     return recorder.note("embedding", (weight, ids), {}, function(weight, ids))
 
 
+@special("sparse_coo_tensor")
 def _sparse_coo_tensor(
     recorder: Recorder, function: Any, indices: torch.Tensor, values: torch.Tensor, size: Any, **_: Any
 ) -> Any:
@@ -311,61 +337,17 @@ def _sparse(entries: Any, dtype: torch.dtype, size: Any) -> torch.Tensor:
     return torch.sparse_coo_tensor(indices, values, tuple(size), device="meta", check_invariants=False)
 
 
+@special("coalesce")
 def _coalesce(recorder: Recorder, function: Any, x: torch.Tensor) -> Any:
     return recorder.note("coalesce", (x,), {}, _sparse((x._nnz(),), x.dtype, x.shape))
 
 
+@special("_sparse_mm")
 def _sparse_mm(recorder: Recorder, function: Any, x: torch.Tensor, dense: torch.Tensor) -> Any:
     out = torch.empty((x.shape[0], dense.shape[1]), dtype=dense.dtype, device="meta")
     return recorder.note("sparse_mm", (x, dense), {}, out)
 
 
+@special("to_dense")
 def _to_dense(recorder: Recorder, function: Any, x: torch.Tensor) -> Any:
     return recorder.note("to_dense", (x,), {}, torch.empty(x.shape, dtype=x.dtype, device="meta"))
-
-
-SPECIAL: dict[str, Callable[..., Any]] = {
-    "cross_entropy_loss": _cross_entropy,
-    "flash_attn_func": _flash_attn,
-    "nonzero": _by_data,
-    "argwhere": _by_data,
-    "where": _by_data,
-    "bincount": _by_data,
-    "_unique2": _by_data,
-    "unique_consecutive": _by_data,
-    "masked_select": _masked_select,
-    "repeat_interleave": _repeat_interleave,
-    "_grouped_mm": _grouped_mm,
-    "tril": _triangle,
-    "triu": _triangle,
-    "to": _to,
-    "float": _as_dtype(torch.float32),
-    "half": _as_dtype(torch.float16),
-    "bfloat16": _as_dtype(torch.bfloat16),
-    "double": _as_dtype(torch.float64),
-    "long": _as_dtype(torch.int64),
-    "int": _as_dtype(torch.int32),
-    "bool": _as_dtype(torch.bool),
-    "type": _type,
-    "type_as": _type_as,
-    "cpu": _same,
-    "cuda": _same,
-    "register_hook": _same,
-    "retain_grad": _same,
-    "__getitem__": _getitem,
-    "__setitem__": _setitem,
-    "__iter__": _iter,
-    "detach": _detach,
-    "requires_grad_": _require_grad,
-    "_set_grad_enabled": _set_grad_enabled,
-    "set_grad_enabled": _set_grad_enabled,
-    "scaled_dot_product_attention": _sdpa,
-    "embedding": _embedding,
-    "lift_fresh.default": _lift_fresh,
-    "sparse_coo_tensor": _sparse_coo_tensor,
-    "coalesce": _coalesce,
-    "_sparse_mm": _sparse_mm,
-    "to_dense": _to_dense,
-    "addmm": _scaled_product,
-    "baddbmm": _scaled_product,
-}
