@@ -3,21 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any, NoReturn
 
-from ...errors import shown
+from ...errors import InputError, shown
 from ..program import LOSS, SPAN, Call, Drop, Enter, Event, Exit, Function, Program, Ref, Weight, layer_numbers, made
 from ..shared_tensors import shared_slots
 from .writing import slot_text
 
-if TYPE_CHECKING:
-    from .reading import Reader
+
+class Checker:
+    """What a reader of a program notes on its way. ``where``: what messages call the file."""
+
+    def __init__(self, where: str) -> None:
+        self.where, self.place = where, "the file"
+        self.weights: set[str] = set()
+        self.paths: set[str] = set()
+
+    def wrong(self, what: str) -> NoReturn:
+        """Raise ``InputError`` for what is wrong at the place."""
+        raise InputError(f"'{self.where}', {self.place}: {what}")
 
 
 class Flow:
     """Checks that what a program uses is there: slots, weights, and modules that are entered and left."""
 
-    def __init__(self, reader: Reader, program: Program) -> None:
+    def __init__(self, reader: Checker, program: Program) -> None:
         self.reader, self.program = reader, program
         self.layers = program.paths
         self.results: set[int] = {0}

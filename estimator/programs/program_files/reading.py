@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from dataclasses import replace
-from typing import Any, NoReturn
+from typing import Any
 
 from ...errors import InputError, shown
 from ...ledger import ITEMSIZE
@@ -43,7 +43,7 @@ from ..setting import ALONE, VALUES, Settings
 from ..step import CACHED_SIZES
 from ..substitution import DTYPE, LAYER, PASS, sizes_symbol
 from ..switches import Switch
-from .flow import Flow
+from .flow import Checker, Flow
 from .limits import (
     FORMAT,
     LONGEST_NAME,
@@ -66,25 +66,20 @@ class OtherFormat(InputError):
 _EMPTY = Program((), (), (), (), {}, {}, (), (), (), ())
 
 
-class Reader:
-    """Reads one program. ``where``: what messages call the file. ``known``: the calls that have rules."""
+class Reader(Checker):
+    """Reads one program. ``known``: the calls that have rules."""
 
     def __init__(self, where: str, known: Collection[str]) -> None:
-        self.where, self.known = where, known
-        self.place = "the file"
+        super().__init__(where)
+        self.known = known
         self.symbols: set[str] = {"B", "S", PASS}
         self.generates = False
         """The program is a pass of ``generate``, which starts with a cache."""
         self.taken: set[tuple[str, int]] = set()
         """The part of the program and the slot of each tensor that is taken from the cache."""
-        self.weights: set[str] = set()
         self.rates: set[str] = set()
-        self.paths: set[str] = set()
         self.count = 0
         self.sizes: dict[str, Size] = {}
-
-    def wrong(self, what: str) -> NoReturn:
-        raise InputError(f"'{self.where}', {self.place}: {what}")
 
     # -- simple values -------------------------------------------------------------------------------------------
 
