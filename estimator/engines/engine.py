@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
+from ..errors import InputError
 from ..ledger import Size
 from ..programs import Method, Procedure, Step
 from .assumptions import Assumption
@@ -147,6 +148,8 @@ class Engine:
     """What the uncertainty is, and of how many processes."""
     context_key: ClassVar[str] = "seq"
     """The key that a context or sequence grows with."""
+    has_witness: ClassVar[bool] = False
+    """An engine without steps: ``witnesses/`` asks the installed one for its buffers."""
     context_step: ClassVar[int] = 1
     """A sequence's context is rounded up to a multiple of so many tokens."""
     fixed_keys: ClassVar[Sequence[str]] = ("batch", "seq")
@@ -216,7 +219,9 @@ class Engine:
 
         Raises ``InputError`` where there is none.
         """
-        raise NotImplementedError
+        raise InputError(
+            f"a function of the context has no rule with runtime: {plan.runtime}; ask `estimator estimate`"
+        )
 
     def at_context(self, plan: Any, context: int) -> Any:
         """The plan with a context of so many tokens, of all sequences."""

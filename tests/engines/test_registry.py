@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import ast
+import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -101,3 +103,53 @@ def test_every_engine_is_listed_once() -> None:
     keys = [key for one in KEYS.values() for key in one.fields.model_fields]
     assert len(keys) == len(set(keys))
     assert set(keys) <= set(Plan.model_fields)
+
+
+PAGE = (ROOT.parent / "docs" / "add-an-engine.md").read_text(encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def with_toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the package, of links, with the page's two files and its row, and nothing else changed."""
+    folder = tmp_path_factory.mktemp("copy")
+    package = folder / "estimator"
+    toy = package / "engines" / "toy"
+    toy.mkdir(parents=True)
+    for place, without in ((ROOT, "engines"), (ROOT / "engines", "registry.py")):
+        for one in place.iterdir():
+            if one.name not in (without, "__pycache__"):
+                (package / place.relative_to(ROOT) / one.name).symlink_to(one)
+    (folder / "model_specs").symlink_to(ROOT.parent / "model_specs")
+    options, engine = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
+    row = re.findall(r'gets `("toy": "toy",)`', PAGE)[0]
+    (toy / "__init__.py").write_text("")
+    (toy / "options.py").write_text(options)
+    (toy / "engine.py").write_text(engine)
+    registry = (ROOT / "engines" / "registry.py").read_text(encoding="utf-8")
+    (package / "engines" / "registry.py").write_text(
+        re.sub(r"(FOLDERS = {.*?)(?=^})", rf"\1    {row}\n", registry, flags=re.DOTALL | re.MULTILINE)
+    )
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("arguments", "status", "says"),
+    [
+        ("smollm-135m --runtime toy --kv-bits 8 --seq 100 --budget 1GiB", 0, "Fits in 1.00 GiB"),
+        ("smollm-135m --runtime toy --budget 10MiB", 1, "Does not fit in 10.00 MiB"),
+        ("smollm-135m --runtime toy --task train", 2, "task: train does not go with runtime: toy"),
+        ("smollm-135m --runtime torch-cpu --dtype toy-4bit", 2, "dtype: toy-4bit does not go with runtime: torch-cpu"),
+        ("smollm-135m --runtime toy_engine", 2, "is runtime: toy"),
+        ("smollm-135m --runtime torch-cpu --kv-bits 8", 2, "toy belongs to runtime: toy, not torch-cpu"),
+        ("--help-toy", 0, "--kv-bits"),
+        ("smollm-135m --seq 8", 0, "A training step in PyTorch on a CPU"),
+    ],
+)
+def test_the_page_s_engine_answers(arguments: str, status: int, says: str, with_toy: Path) -> None:
+    """Witness: the command line of a package that has the page's files."""
+    command = [sys.executable, "-m", "estimator", "estimate", *arguments.split()]
+    environment = {**os.environ, "PYTHONPATH": str(with_toy)}
+    run = subprocess.run(command, capture_output=True, text=True, cwd=with_toy, env=environment)
+    assert (run.returncode, says in " ".join((run.stdout + run.stderr).split())) == (status, True), (
+        run.stdout + run.stderr
+    )

@@ -32,6 +32,8 @@ def configure(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None
 def execute(args: argparse.Namespace) -> int:
     """Run the step in a fresh process, and print the measured bytes beside the predicted ones."""
     plan = plan_from(args)
+    if not (plan.engine.runs_steps or plan.engine.has_witness):
+        raise InputError(f"a measurement has no rule with runtime: {plan.runtime}; ask `estimator estimate`")
     if not plan.engine.runs_steps:
         return _engine(plan, args.json)
     resolve(plan)  # refuses a plan before the progress bar appears
