@@ -1,17 +1,21 @@
-"""An explanation, of one method or of two side by side, as its table, its page and its figure show it."""
+"""Explanations as they are shown: of one method, or of two side by side, with each row that both keep once."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, replace
 from fractions import Fraction
+from itertools import takewhile
+from typing import Any
 
 from ..errors import InputError
 from ..plans.plan import Plan
 from .comparison import label
 from .config_names import named
-from .explanation import Explanation, Part, Row
-from .two_methods import Pair, TwoMethods
+from .explanation import Explanation, Part, Row, exact, layers_name
+
+BOTH, FIRST, SECOND = (True, True), (True, False), (False, True)
+"""Which of two methods keeps a row."""
 
 
 @dataclass(frozen=True)
@@ -28,9 +32,11 @@ class Section:
 
     name: str
     layers: tuple[tuple[int, ...], ...]
-    lines: tuple[Line, ...]
+    """As in ``Part``."""
     parts: tuple[Part | None, ...]
-    """What each method keeps there."""
+    """What each method keeps there; ``None`` for nothing."""
+    lines: tuple[Line, ...]
+    """In the order of the forward pass: what one of two methods adds follows what both keep there."""
 
     @property
     def count(self) -> int:
@@ -55,28 +61,73 @@ class Section:
         kind = "layers" if len(self.layers[0]) == 1 else "checkpoints"
         return f"{self.name} ({self.count} equal {kind})"
 
+    def rows(self, kept: tuple[bool, ...]) -> list[Row]:
+        """The rows that ``BOTH`` methods keep, or only one: the first drops them, or the second adds them."""
+        found = {id(line.row) for line in self.lines if line.kept == kept}
+        part = self.parts[kept.index(True)]
+        return [] if part is None else [row for row in part.rows if id(row) in found]
+
     def only(self, method: int) -> Fraction:
         """Bytes per token of what one of two methods alone keeps."""
-        rows = (line.row for line in self.lines if line.kept[method] and not all(line.kept))
-        return sum((row.per_token for row in rows), Fraction(0))
+        return sum((row.per_token for row in self.rows((FIRST, SECOND)[method])), Fraction(0))
+
+    def to_dict(self) -> dict[str, Any]:
+        """A section of two methods as one JSON object."""
+        return {
+            "name": self.name,
+            "layers": [list(unit) for unit in self.layers],
+            "count": self.count,
+            "bytes": list(self.nbytes),
+            "bytes_per_token": [exact(value) for value in self.per_token],
+            "dropped_bytes_per_token": exact(self.only(0)),
+            "added_bytes_per_token": exact(self.only(1)),
+            "formulas": [None if part is None else part.to_dict()["formula"] for part in self.parts],
+            "both": [row.to_dict() for row in self.rows(BOTH)],
+            "only_first": [row.to_dict() for row in self.rows(FIRST)],
+            "only_second": [row.to_dict() for row in self.rows(SECOND)],
+        }
 
 
 @dataclass(frozen=True)
 class View:
-    """What is shown of one explanation or of two."""
+    """What is shown of one explanation or of two; of two, the second is the plan's own."""
 
-    plan: Plan
-    labels: tuple[str, ...]
-    """The methods' names; of two, first the one that the plan's own is compared with."""
+    explanations: tuple[Explanation, ...]
     sections: tuple[Section, ...]
-    saved: tuple[int, ...]
-    values: tuple[tuple[str, int], ...]
+
+    @property
+    def plan(self) -> Plan:
+        """The plan that was asked about."""
+        return self.explanations[-1].plan
+
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The methods' names."""
+        return tuple(label_of(one.plan) for one in self.explanations)
+
+    @property
+    def saved(self) -> tuple[int, ...]:
+        """Bytes of all rows of each method."""
+        return tuple(one.saved for one in self.explanations)
+
+    @property
+    def values(self) -> tuple[tuple[str, int], ...]:
+        """The names in formulas, with their values."""
+        return tuple({name: value for one in self.explanations for name, value in one.values}.items())
 
     @property
     def total_per_token(self) -> tuple[Fraction, ...]:
         """Bytes per token of each method, of all layers and what lies outside of them."""
         tokens = self.plan.batch * self.plan.seq
         return tuple(Fraction(nbytes, tokens) for nbytes in self.saved)
+
+    def to_dict(self) -> dict[str, Any]:
+        """One JSON object; sizes are bytes."""
+        if len(self.explanations) == 1:
+            return self.explanations[0].to_dict()
+        first, second = self.explanations
+        pairs = [section.to_dict() for section in self.sections]
+        return {"schema": 1, "first": first.to_dict(), "second": second.to_dict(), "pairs": pairs}
 
     def of_layer(self, text: str) -> View:
         """The section of one layer alone. Raises ``InputError`` where there is none."""
@@ -90,48 +141,94 @@ class View:
         found = [s for s in self.sections if any(int(text) in unit for unit in s.layers)]
         if not found:
             raise InputError(f"--layer: layer {text} saves nothing; leave --layer out to see those that do")
-        return View(self.plan, self.labels, tuple(found), self.saved, self.values)
+        return replace(self, sections=tuple(found))
 
 
 def view_of(explanation: Explanation) -> View:
     """One method's rows."""
     return View(
-        explanation.plan,
-        (label_of(explanation.plan),),
+        (explanation,),
         tuple(
-            Section(part.name, part.layers, tuple(Line(row, (True,)) for row in part.rows), (part,))
+            Section(part.name, part.layers, (part,), tuple(Line(row, (True,)) for row in part.rows))
             for part in explanation.parts
         ),
-        (explanation.saved,),
-        explanation.values,
     )
 
 
-def view_of_two(two: TwoMethods) -> View:
+def side_by_side(first: Explanation, second: Explanation) -> View:
     """Two methods' rows: what both keep, what the second drops, and what it adds."""
-    return View(
-        two.second.plan,
-        (label_of(two.first.plan), label_of(two.second.plan)),
-        tuple(Section(pair.name, pair.layers, _lines(pair), pair.parts) for pair in two.pairs),
-        (two.first.saved, two.second.saved),
-        tuple({**dict(two.first.values), **dict(two.second.values)}.items()),
-    )
+    places: dict[tuple[Part | None, Part | None], list[tuple[int, ...]]] = {}
+    ours, theirs = _units(first), _units(second)
+    for unit in sorted({*ours, *theirs}):
+        places.setdefault((ours.get(unit), theirs.get(unit)), []).append(unit)
+    layers = [_section(layers_name(units), tuple(units), *parts) for parts, units in places.items()]
+    outside = [{part.name: part for part in one.parts if not part.layers} for one in (first, second)]
+    others = {name: _section(name, (), outside[0].get(name), outside[1].get(name)) for name in _merged(*outside)}
+    before = {part.name for one in (first, second) for part in takewhile(lambda part: not part.layers, one.parts)}
+    in_order = [
+        *(section for name, section in others.items() if name in before),
+        *layers,
+        *(section for name, section in others.items() if name not in before),
+    ]
+    return View((first, second), tuple(in_order))
 
 
-def _lines(pair: Pair) -> tuple[Line, ...]:
-    """The rows of both methods in the order of the forward pass: what one method adds follows what both keep there."""
-    first, second = (() if part is None else part.rows for part in pair.parts)
-    place = {id(row): (number, 0) for number, row in enumerate(first)}
-    same = {id(other): row for row, other in pair.both}
-    at, lines = -1, [Line(row, (True, True)) for row, _ in pair.both]
-    for number, row in enumerate(second):
+def _merged(first: Iterable[str], second: Iterable[str]) -> list[str]:
+    """The names of both, where those of the second alone follow what precedes them there."""
+    names = list(first)
+    at = 0
+    for name in second:
+        if name not in names:
+            names.insert(at, name)
+        at = names.index(name) + 1
+    return names
+
+
+def _units(explanation: Explanation) -> dict[tuple[int, ...], Part]:
+    return {unit: part for part in explanation.parts for unit in part.layers}
+
+
+def _section(name: str, layers: tuple[tuple[int, ...], ...], first: Part | None, second: Part | None) -> Section:
+    return Section(name, layers, (first, second), _lines(first, second))
+
+
+def _lines(first: Part | None, second: Part | None) -> tuple[Line, ...]:
+    """Rows are equal if operator, shape and bytes are, and their modules; else if one's module is in the other's."""
+    ours, theirs = (list(part.rows) if part else [] for part in (first, second))
+    place = {id(row): (number, 0) for number, row in enumerate(ours)}
+    same: dict[int, Row] = {}
+    lines = []
+    for equal in (_is_equal, _is_within):
+        for row in list(ours):
+            other = next((one for one in theirs if equal(row, one)), None)
+            if other is not None:
+                same[id(other)] = row
+                lines.append(Line(row, BOTH))
+                ours.remove(row)
+                theirs.remove(other)
+    at = -1
+    for number, row in enumerate(second.rows if second else ()):
         if id(row) in same:
             at = place[id(same[id(row)])][0]
         else:
             place[id(row)] = at, 1 + number
-            lines.append(Line(row, (False, True)))
-    lines += [Line(row, (True, False)) for row in pair.first]
+            lines.append(Line(row, SECOND))
+    lines += [Line(row, FIRST) for row in ours]
     return tuple(sorted(lines, key=lambda line: place[id(line.row)]))
+
+
+def _is_equal(a: Row, b: Row) -> bool:
+    return a.module == b.module and _kept_alike(a) == _kept_alike(b)
+
+
+def _is_within(a: Row, b: Row) -> bool:
+    """Whether an adapter within a layer keeps what the layer itself keeps, or the other way round."""
+    inner, outer = sorted((f"{a.module}.", f"{b.module}."), key=len, reverse=True)
+    return inner.startswith(outer) and _kept_alike(a) == _kept_alike(b)
+
+
+def _kept_alike(row: Row) -> tuple[object, ...]:
+    return row.operator, row.position, row.shape, row.dtype, row.nbytes
 
 
 def label_of(plan: Plan) -> str:

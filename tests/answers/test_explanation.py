@@ -14,8 +14,8 @@ import pytest
 from estimator.answers.config_names import named
 from estimator.answers.estimate import estimate
 from estimator.answers.explanation import Explanation, explain, layers_name
+from estimator.answers.explanation_view import FIRST, SECOND, side_by_side
 from estimator.answers.reasons import reason
-from estimator.answers.two_methods import side_by_side
 from estimator.errors import InputError
 from estimator.ledger import Input, SavedBy
 from estimator.ledger.sizes import symbol
@@ -125,15 +125,15 @@ def test_the_layer_of_the_page() -> None:
     full, lora = (explained({"model": "llama-3.2-1b", "method": method}) for method in ({"name": "full"}, LORA))
     inner = [next(part for part in one.parts if len(part.layers) == 15) for one in (full, lora)]
     assert [f"{int(part.per_token):,}" for part in inner] == list(sums.groups())
-    pair = next(pair for pair in side_by_side(full, lora).pairs if len(pair.layers) == 15)
+    pair = next(pair for pair in side_by_side(full, lora).sections if len(pair.layers) == 15)
     dropped = Counter({4096: 4, 16384: 1})  # both norms' results, the inputs of q_proj and gate_proj, of down_proj
-    assert Counter(int(row.per_token) for row in pair.first) == dropped
-    assert [row.module.rpartition(".")[2] for row in pair.second] == ["lora_A", "lora_B"] * 2
-    assert (pair.dropped, pair.added) == (32768, 16512)
-    assert pair.per_token[0] - pair.dropped + pair.added == pair.per_token[1]
+    assert Counter(int(row.per_token) for row in pair.rows(FIRST)) == dropped
+    assert [row.module.rpartition(".")[2] for row in pair.rows(SECOND)] == ["lora_A", "lora_B"] * 2
+    assert (pair.only(0), pair.only(1)) == (32768, 16512)
+    assert pair.per_token[0] - pair.only(0) + pair.only(1) == pair.per_token[1]
     names = ["embedding", "layer 0", "layers 1 to 15", "final norm", "lm_head", "loss"]
     for two in (side_by_side(full, lora), side_by_side(lora, full)):
-        assert [one.name for one in two.pairs] == names
+        assert [one.name for one in two.sections] == names
     o_proj = next(row for row in inner[0].rows if "self_attn.o_proj (MmBackward0)" in row.also)
     assert o_proj.operator == "ScaledDotProductFlashAttentionForCpuBackward0"
     of_v = next(row for row in inner[1].rows if row.module == "self_attn.v_proj.lora_A")

@@ -49,18 +49,16 @@ def execute(args: argparse.Namespace) -> int:
     keys = plan_mapping(args)
     plan = parse_plan(keys)
     from ...answers.explanation import explain
-    from ...answers.explanation_view import view_of, view_of_two
+    from ...answers.explanation_view import side_by_side, view_of
 
     explanation = explain(plan)
     if args.against is None:
-        view, record = view_of(explanation), explanation.to_dict
+        view = view_of(explanation)
     else:
-        from ...answers.two_methods import side_by_side
-
         block = value_of("against", args.against, dict) if args.against.lstrip().startswith("{") else args.against
         other = parse_plan({**keys, "method": method_block(block)})
-        two = side_by_side(explain(other), explanation)
-        view, record = view_of_two(two), two.to_dict
+        view = side_by_side(explain(other), explanation)
+    record = view.to_dict
     if args.layer != "all":
         view = view.of_layer(args.layer)
     if args.output is not None:
