@@ -80,3 +80,11 @@ def test_files_list_settings_in_their_shortest_form() -> None:
     """So that what is recorded anew is the same text."""
     for path in recorded_programs.program_files():
         assert all(program.settings == merged(program.settings) for program in load_together(path)), path.name
+
+
+def test_in_words() -> None:
+    assert str(Setting()) == "training with attention: sdpa, device: cpu, dtype: bfloat16"
+    padded = Setting(trains=False, attention_mask=True, autocast="float16", use_cache=True)
+    assert str(padded) == (
+        "inference on padded rows with attention: sdpa, device: cpu, dtype: bfloat16, autocast: float16, use_cache: True"
+    )

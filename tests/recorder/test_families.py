@@ -131,3 +131,8 @@ def test_a_window_makes_two_programs() -> None:
     step = Step(family="mistral", dtype="float32")
     for seq in (9, 15, 16, 17, 40):
         assert shipped.at(step, 2, seq) == live.at(step, 2, seq)
+
+
+def test_a_case_in_words() -> None:
+    assert str(Case(interfaces=True)) == "training in all settings"
+    assert str(Case()) == "training with attention: sdpa, device: cpu, dtype: float32"

@@ -38,6 +38,10 @@ class Case:
     fixed: tuple[str, ...] = ()
     """Symbols that are 1, of ``ONES``."""
 
+    def __str__(self) -> str:
+        first = self.settings[0]
+        return f"{first.task} in all settings" if self.interfaces else str(first)
+
     @property
     def holds_cache(self) -> bool:
         """As ``Family.holds_cache``."""

@@ -71,8 +71,7 @@ def execute(args: argparse.Namespace) -> int:
         written_together(good), family, word, None if args.output is None else Path(args.output), release
     )
     for reason, case in refused.items():
-        first = case.settings[0]
-        show(f"No program for {f'{first.task} in all settings' if case.interfaces else first}: {reason}.")
+        show(f"No program for {case}: {reason}.")
     show_answer(f"{len(good)} programs of {family} in {path}", brief=str(path))
     return 0
 
