@@ -86,5 +86,6 @@ def test_in_words() -> None:
     assert str(Setting()) == "training with attention: sdpa, device: cpu, dtype: bfloat16"
     padded = Setting(trains=False, attention_mask=True, autocast="float16", use_cache=True)
     assert str(padded) == (
-        "inference on padded rows with attention: sdpa, device: cpu, dtype: bfloat16, autocast: float16, use_cache: True"
+        "inference on padded rows with attention: sdpa, device: cpu, dtype: bfloat16, autocast: float16, "
+        "use_cache: True"
     )
