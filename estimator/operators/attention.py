@@ -16,25 +16,16 @@ from .attention_math import INPUTS, LSE, MASK, OUT, QKV, additive_mask, math
 from .casts import autocast
 from .device import THREADS
 from .layout import empty_like
-from .table import Result, recorded, saves
+from .table import operator, saves
 from .views import contiguous, transpose
 
 
-@recorded("scaled_dot_product_attention")
-def _sdpa(
-    out: Result,
-    query: Tensor,
-    key: Tensor,
-    value: Tensor,
-    attn_mask: Tensor | None = None,
-    dropout_p: float = 0.0,
-    is_causal: bool = False,
-    scale: Any = None,
-    enable_gqa: bool = False,
-) -> Tensor:
-    return scaled_dot_product_attention(query, key, value, attn_mask, dropout_p, is_causal, enable_gqa)
-
-
+@operator(
+    "scaled_dot_product_attention",
+    args=lambda out, query, key, value, attn_mask=None, dropout_p=0.0, is_causal=False, scale=None, enable_gqa=False: (
+        query, key, value, attn_mask, dropout_p, is_causal, enable_gqa
+    ),
+)  # fmt: skip
 def scaled_dot_product_attention(
     query: Tensor,
     key: Tensor,

@@ -13,24 +13,16 @@ from ..ledger.sizes import compared
 from .casts import autocast
 from .layout import Grads
 from .products import holds_operands
-from .table import Kept, Result, recorded, saves
+from .table import Kept, Result, operator, recorded, saves
 from .views import contiguous
 
 
-@recorded("conv1d")
-def _conv1d(
-    out: Result,
-    x: Tensor,
-    weight: Tensor,
-    bias: Tensor | None = None,
-    stride: Any = 1,
-    padding: Any = 0,
-    dilation: Any = 1,
-    groups: int = 1,
-) -> Tensor:
-    return conv1d(x, weight, bias, out.shape[-1], groups)
-
-
+@operator(
+    "conv1d",
+    args=lambda out, x, weight, bias=None, stride=1, padding=0, dilation=1, groups=1: (
+        x, weight, bias, out.shape[-1], groups
+    ),
+)  # fmt: skip
 @saves(
     "ConvolutionBackward0",
     Kept("its input", (-2,)),

@@ -10,7 +10,7 @@ from .casts import widened, widens
 from .device import THREADS
 from .elementwise import elementwise, with_number, without_gradient, wrapped_number
 from .layout import Grads, empty_like
-from .table import Kept, Result, operator, recorded, saves
+from .table import Kept, Result, operator, saves
 from .views import expand, unsqueeze
 
 Dims = int | Sequence[int] | None
@@ -97,11 +97,12 @@ def _mean_backward(call: Call) -> Grads:
     return (out,)
 
 
-@recorded("var")
-def _var(out: Result, x: Tensor, dim: Any = None, *args: Any, keepdim: bool = False, **_: Any) -> Tensor:
-    return var(x, None if isinstance(dim, bool) else dim, keepdim or (len(args) > 1 and bool(args[1])))
+def _of_rows(out: Result, x: Tensor, dim: Any = None, *args: Any, keepdim: bool = False, **_: Any) -> tuple[Any, ...]:
+    """``dim`` and ``keepdim`` of ``x.var(dim, unbiased, keepdim)``, of ``x.var(unbiased)`` and as keywords."""
+    return x, None if isinstance(dim, bool) else dim, keepdim or (len(args) > 1 and bool(args[1]))
 
 
+@operator("var", args=_of_rows)
 @saves("VarBackward0", Kept("its input", because="the derivative is the distance from the mean"))
 def var(x: Tensor, dim: Dims = None, keepdim: bool = False) -> Tensor:
     """``x.var(dim)``: saves ``x``. CUDA's workspace is taken for that of a sum."""
@@ -130,11 +131,7 @@ def _deviations(grad: Tensor, x: Tensor, dims: Sequence[int]) -> Tensor:
     return elementwise((scaled, difference), x.dtype)
 
 
-@recorded("std")
-def _std(out: Result, x: Tensor, dim: Any = None, *args: Any, keepdim: bool = False, **_: Any) -> Tensor:
-    return std(x, None if isinstance(dim, bool) else dim, keepdim or (len(args) > 1 and bool(args[1])))
-
-
+@operator("std", args=_of_rows)
 @saves(
     "StdBackward0",
     Kept("its input", because="the derivative is the distance from the mean, over the result"),
