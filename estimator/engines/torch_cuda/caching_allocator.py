@@ -107,8 +107,10 @@ class OutOfMemory(Exception):
 class _Pool:
     """The free blocks of a pool, by size, rank and address, and its unmapped blocks, by address."""
 
-    def __init__(self, small: bool) -> None:
+    def __init__(self, small: bool, expandable_segments: bool) -> None:
         self.small = small
+        self.unsplit = ROUNDING - 1 if small or expandable_segments else SMALL_REQUEST
+        """The most bytes that a request leaves of a block and that do not become a block of their own."""
         self.granule = SMALL_SEGMENT if small else LARGE_SEGMENT
         self.spare = 0
         """Bytes of free segments of one granule each that many equal blocks had taken."""
@@ -130,12 +132,12 @@ class _Pool:
     def insert(self, block: Block) -> Block:
         """Merge a block with its free, or unmapped, neighbours and add the result, which is returned, to its list."""
         before, after = block.prev, block.next
-        if before and not before.allocated and before.mapped == block.mapped:
+        if before is not None and not before.allocated and before.mapped == block.mapped:
             self.remove(before)
             _absorb_next(before)
             before.rank = block.rank
             block = before
-        if after and not after.allocated and after.mapped == block.mapped:
+        if after is not None and not after.allocated and after.mapped == block.mapped:
             self.remove(after)
             _absorb_next(block)
         self.add(block)
@@ -170,7 +172,7 @@ class CachingAllocator:
         self.allocated = self.reserved = self.peak_allocated = self.peak_reserved = 0
         self.gave_back = False
         """Whether a request found no room before cached memory was given back to the device."""
-        self._large, self._small = _Pool(small=False), _Pool(small=True)
+        self._large, self._small = _Pool(False, expandable_segments), _Pool(True, expandable_segments)
         self._heads: dict[int, Block] = {}  # the first block of every segment or range, by address
         self._next_address = self._made = 0
         self.watch: Callable[[str, int, int], None] = lambda action, address, size: None
@@ -186,24 +188,11 @@ class CachingAllocator:
         Raises ``OutOfMemory`` when ``capacity`` leaves no room for another segment. The free segments have then been
         given back, as in PyTorch.
         """
-        size = _rounded(nbytes, ROUNDING)
+        size = -(-nbytes // ROUNDING) * ROUNDING
         pool = self._small if size <= SMALL_REQUEST else self._large
         if copies > 1:
             return self._many(pool, size, copies)
-        block = self._fitting(pool, size) or self._new(pool, size)
-        if block is None and self._release_oversize(pool, size):
-            block, self.gave_back = self._new(pool, size), True
-        self.gave_back |= block is None
-        if block is None:
-            self.empty_cache()
-            block = self._new(pool, size)
-        if block is None:
-            assert self.capacity is not None
-            raise OutOfMemory(nbytes, self.allocated, self.reserved, self.capacity)
-        if self._splits(block, size):
-            pool.add(_cut(block, size))
-            self._new_rank(block)
-        return self._take(block)
+        return self._take(self._fitting(pool, size) or self._new_or_given_back(pool, size, nbytes), size)
 
     def free(self, block: Block) -> None:
         """Give a block back to its pool. Raises ``ValueError`` for a block that is not allocated."""
@@ -258,12 +247,6 @@ class CachingAllocator:
         del free[at]
         return block
 
-    def _splits(self, block: Block, size: int) -> bool:
-        """Whether the rest of a request's block becomes a free block (``should_split``)."""
-        if block.pool.small or self.expandable_segments:
-            return block.size - size >= ROUNDING
-        return size < self.max_split_size and block.size - size > SMALL_REQUEST
-
     def _new(self, pool: _Pool, size: int) -> Block | None:
         """A block of memory newly taken from the device; ``None`` if the device has no room (``alloc_block``)."""
         if self.expandable_segments:
@@ -288,10 +271,7 @@ class CachingAllocator:
         if pool.spare < granules:
             block = self._fitting(pool, whole)
             if block is not None:
-                if self._splits(block, whole):
-                    pool.add(_cut(block, whole))
-                    self._new_rank(block)
-                return self._take(block)
+                return self._take(block, whole)
             needed = granules - pool.spare
             if not self._reserve(needed):
                 self.gave_back = True
@@ -305,12 +285,32 @@ class CachingAllocator:
         unsplit = rest if not pool.small and rest <= SMALL_REQUEST else 0  # the last block of a segment has it, too
         block = Block(pool, -1, whole + granules // segment * unsplit, 0)
         block.granules = granules
-        return self._take(block)
+        return self._take(block, block.size)
 
-    def _take(self, block: Block) -> Block:
+    def _take(self, block: Block, size: int) -> Block:
+        """Allocate a block for a request. What is left of it may become a free block (``should_split``)."""
+        unsplit = block.pool.unsplit
+        if block.size - size > unsplit and (size < self.max_split_size or unsplit < ROUNDING):
+            block.pool.add(_cut(block, size))
+            self._new_rank(block)
         block.allocated = True
-        self.allocated += block.size
-        self.peak_allocated = max(self.peak_allocated, self.allocated)
+        self.allocated = allocated = self.allocated + block.size
+        if allocated > self.peak_allocated:
+            self.peak_allocated = allocated
+        return block
+
+    def _new_or_given_back(self, pool: _Pool, size: int, nbytes: int) -> Block:
+        """A block of memory newly taken from the device, for which cached memory may have to be given back."""
+        block = self._new(pool, size)
+        if block is None and self._release_oversize(pool, size):
+            block, self.gave_back = self._new(pool, size), True
+        self.gave_back |= block is None
+        if block is None:
+            self.empty_cache()
+            block = self._new(pool, size)
+        if block is None:
+            assert self.capacity is not None
+            raise OutOfMemory(nbytes, self.allocated, self.reserved, self.capacity)
         return block
 
     def _place(self, pool: _Pool, size: int, mapped: bool = True) -> Block:
