@@ -6,12 +6,9 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from copy import copy
 from sys import maxsize
-from typing import TYPE_CHECKING, NamedTuple
+from typing import NamedTuple, Protocol
 
 from .sizes import Size, evaluated
-
-if TYPE_CHECKING:
-    from .ledger import Ledger
 
 
 class Origin(NamedTuple):
@@ -22,6 +19,16 @@ class Origin(NamedTuple):
     """The path of the module that runs, or the part of the model outside of its modules."""
     operator: str
     """The operator that runs, by autograd's or the function's name; empty where none is known."""
+
+
+class Running(Protocol):
+    """What the log asks of the ledger whose step runs: see there."""
+
+    segment: int
+    phase: str
+    within: str
+    scope: str
+    running: str
 
 
 class Events:
@@ -62,7 +69,7 @@ class Events:
         """For each thread (``main``, ``backward``), the index in ``order`` where cuBLAS gets its workspace on a GPU:
         just after the result of the thread's first matrix product."""
 
-    def allocated(self, nbytes: Size, ledger: Ledger) -> int:
+    def allocated(self, nbytes: Size, ledger: Running) -> int:
         """Note an allocation; returns its number."""
         number = len(self.sizes)
         self.sizes.append(nbytes)  # type: ignore[arg-type]
@@ -87,7 +94,7 @@ class Events:
         log.sizes = [found[place] for place in self._distinct[1]]
         return log
 
-    def freed(self, number: int, ledger: Ledger) -> None:
+    def freed(self, number: int, ledger: Running) -> None:
         """Note that an allocation was released."""
         self.order.append(~number)
         self.segments.append(ledger.segment)

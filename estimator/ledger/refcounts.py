@@ -17,12 +17,16 @@ from __future__ import annotations
 import platform
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any, Protocol
 
 from ..errors import InputError
 
-if TYPE_CHECKING:
-    from .tensors import Tensor
+
+class Sharing(Protocol):
+    """A tensor."""
+
+    storage: Any
+
 
 getrefcount: Callable[[Any], int] = getattr(sys, "getrefcount", lambda _: 0)
 _ALONE = 2
@@ -34,7 +38,7 @@ def is_alone(holder: Any, key: Any) -> bool:
     return getrefcount(holder[key]) <= _ALONE
 
 
-def shares_its_storage(tensor: Tensor | _Thing) -> bool:
+def shares_its_storage(tensor: Sharing) -> bool:
     """Whether another tensor, or a name, refers to the tensor's storage."""
     return getrefcount(tensor.storage) > _ALONE
 
