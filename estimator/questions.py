@@ -44,7 +44,7 @@ def _figure(answer: Drawn) -> Figure:
 
 
 def _html(result: Result) -> str:
-    from .answers.report import result_html
+    from .answers.sentences import result_html
 
     return result_html(result)
 

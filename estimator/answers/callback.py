@@ -23,7 +23,7 @@ from ..text import dumped, human
 from ..witnesses.machine import peak_rss, reset_peak_rss, versions
 from .check import Checked, check
 from .measured_runs import MeasuredRun
-from .report import verdict
+from .sentences import verdict
 
 if TYPE_CHECKING:
     from typing import Unpack

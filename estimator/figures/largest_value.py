@@ -7,8 +7,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ..answers.inverse import Solution
-from ..answers.report import runtime_of
 from ..answers.result import Result
+from ..answers.sentences import runtime_of
 from ..text import GIB
 from .canvas import FAINT, INK, LIMIT, LINES, add_heading, drawn, model_in_short, new_figure
 from .labels import label_at

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from ..answers.advice import Advice
-from ..answers.report import runtime_of
+from ..answers.sentences import runtime_of
 from ..text import GIB
 from .canvas import FAINT, INK, LIMIT, LINES, add_heading, drawn, model_in_short, new_figure
 from .labels import label_limit, log_heights

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from ..answers.comparison import Comparison, Row
-from ..answers.report import runtime_of
+from ..answers.sentences import runtime_of
 from ..text import GIB, few_digits
 from .canvas import FAINT, GREY, INK, LINES, MARKERS, add_heading, drawn, model_in_short, new_figure, short
 from .labels import label_at, label_ends, label_limit, log_heights

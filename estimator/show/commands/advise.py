@@ -10,7 +10,7 @@ from typing import Any
 from ...answers.advice import ANY, Advice, Candidate, Step, advise
 from ...answers.estimate import estimate
 from ...answers.file_advice import FileAdvice, advise_file
-from ...answers.report import verdict
+from ...answers.sentences import verdict
 from ...errors import InputError
 from ...plans.margins import MARGIN_HELP, Margin
 from ...text import human

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ...answers.check import Checked, check
-from ...answers.report import shown_value
+from ...answers.sentences import shown_value
 from ...errors import InputError
 from ...plans.plan import Plan
 from ...text import dumped

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ...answers.comparison import Comparison, Row, all_methods, compare
-from ...answers.report import runtime_of
+from ...answers.sentences import runtime_of
 from ...errors import InputError, nearest
 from ...files import existing, parse_yaml
 from ...methods.other import installed_methods

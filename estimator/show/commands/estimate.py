@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 from ...answers.estimate import estimate
-from ...answers.report import breakdown, moment_rows, moments_summary, run_summary, runtime_of, summary, verdict
 from ...answers.result import Result
+from ...answers.sentences import breakdown, moment_rows, moments_summary, run_summary, runtime_of, summary, verdict
 from ...errors import InputError
 from ...files import STANDARD_INPUT, lines, opened, standard_input
 from ...plans.plan import Plan

@@ -80,7 +80,7 @@ def _of_layer(record: dict[str, Any], layer: str) -> dict[str, Any]:
 
 def _write(view: View, path: Path) -> None:
     if path.suffix.lower() in PAGE:
-        from ..explained_page import write_page
+        from ..explanation_page import write_page
 
         about = f"{asked(view.plan.asked)} {title(view.plan)}"
         with written_to(path) as part:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from ...answers.inverse import LIMITS, QUESTIONS, Solution, curve, solve
-from ...answers.report import verdict, what_binds
+from ...answers.sentences import verdict, what_binds
 from ...errors import InputError
 from ...methods.registry import METHODS
 from ...plans.margins import MARGIN_HELP, Margin

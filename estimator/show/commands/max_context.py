@@ -9,8 +9,8 @@ from typing import Any, get_args
 
 from ...answers.inverse import Solution, solve
 from ...answers.max_context import RUNTIME, Fit, Row, curve, rows, runs_at
-from ...answers.report import counted
 from ...answers.result import SCHEMA
+from ...answers.sentences import counted
 from ...engines.devices import find
 from ...engines.engine import Engine, Limit
 from ...engines.llama_cpp.options import CacheType, LlamaCppOptions

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 
 from ...answers.inverse import DeviceAnswer, DeviceFit, smallest_device
-from ...answers.report import verdict, what_binds
+from ...answers.sentences import verdict, what_binds
 from ...errors import InputError
 from ...plans.margins import MARGIN_HELP, Margin
 from ...text import human

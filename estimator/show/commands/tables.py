@@ -17,7 +17,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...answers.report import assumed
+from ...answers.sentences import assumed
 from ...engines.assumptions import Assumption
 from ...errors import InputError
 from ...files import READ
