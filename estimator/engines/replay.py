@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from ..ledger import Events, Ledger, Origin, whole
+from ..programs import Method, Step
 from ..steps.optimizers import made as made_optimizer
-from .engine import Job
 
 KINDS = ("parameters", "optimizer states", "gradients", "saved activations", "temporaries")
 """The kinds of allocations in a timeline. Buffers and cuBLAS's workspace count as parameters."""
@@ -14,16 +14,15 @@ PARAMETER, STATE, _GRADIENT, _SAVED, _TEMPORARY = range(len(KINDS))
 STATES = Origin("step", "optimizer", "state")
 
 
-def state_sizes(job: Job, ledger: Ledger) -> tuple[int, ...]:
+def state_sizes(step: Step, method: Method, ledger: Ledger) -> tuple[int, ...]:
     """The bytes of each state of the optimizer and of the method, in the order in which they are made."""
-    step = job.step
     if not step.procedure.trains:
         return ()
     optimizer = made_optimizer(step.optimizer, step.optimizer_rank, step.wide_states)
     trained = [p for p in ledger.parameters if p.requires_grad and not p.unreached]
     states = [n for p in trained for n in optimizer.state_sizes(p)] + list(optimizer.shared_sizes(trained))
     if step.procedure.runs_backward:
-        states += [n for p in trained for n in job.method.state_sizes(p)]
+        states += [n for p in trained for n in method.state_sizes(p)]
     return tuple(map(whole, states))
 
 

@@ -95,7 +95,7 @@ def checkpoint_of(job: Job, weights: Weights) -> Checkpoint:
     ledger = step.ledger(unrolled=True)
     build = Builder(ledger, job.method, step.dtype, base=step.base)
     model = job.method.wrap_model(build, model_of(build, job.sizes()))
-    states = state_sizes(job, ledger)
+    states = state_sizes(job.step, job.method, ledger)
     if job.plan.method.inner.name in WHOLE:
         tensors = tuple(sorted(weights.parameters, key=lambda weight: _natural(weight.name)))
         return Checkpoint(tensors, model_files(tensors), states)

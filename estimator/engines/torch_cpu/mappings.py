@@ -90,7 +90,7 @@ def replay(job: Job, timeline: Timeline | None = None, snapshot: Snapshot | None
     snapshot.step = 1
     enter("load")
     play(0, start)
-    for nbytes in filter(None, state_sizes(job, ledger)):
+    for nbytes in filter(None, state_sizes(job.step, job.method, ledger)):
         allocator.malloc(nbytes, STATE, STATES._replace(phase="load"))
     marks = sorted((at, part) for part, at in events.marks.items())
     for (at, part), (stop, _) in zip(marks, [*marks[1:], (len(events.order), "")], strict=True):

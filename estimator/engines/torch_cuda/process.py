@@ -92,7 +92,7 @@ def log_step(job: Job, batch: Size, seq: Size, with_origins: bool = False) -> Lo
         found[p.added].append(Loaded(p.name, nbytes, loaded, unpacked if packed else 0, own))
         if packed:
             constants.clear()
-    states = state_sizes(job, ledger)
+    states = state_sizes(job.step, job.method, ledger)
     return Log(events, tuple(found[False]), tuple(found[True]), tuple(constants), states)
 
 
