@@ -152,6 +152,7 @@ def test_runs_of_different_layers(family: str, point: str) -> None:
     assert figures(a) == figures(b)
 
 
+@pytest.mark.share(2)
 @each_point
 @each_method
 @each_option

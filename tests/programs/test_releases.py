@@ -69,6 +69,7 @@ def test_what_no_program_has_is_refused(plan: dict[str, Any], message: str) -> N
     assert "\n" not in str(raised.value)
 
 
+@pytest.mark.share(2)
 def test_it_needs_no_torch() -> None:
     script = (
         "import estimator\n"

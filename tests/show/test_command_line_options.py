@@ -346,7 +346,7 @@ def test_every_key_of_every_method_is_an_option(name: str) -> None:
         assert METHODS[name].model_fields.keys() - {"name"} <= options
 
 
-@pytest.mark.share(3)
+@pytest.mark.share(4)
 @pytest.mark.parametrize("key", PLAN_OPTIONS)
 def test_every_plan_key_is_an_option(key: str) -> None:
     """Asks the contract: the option gives what the key gives, and something else than leaving it out."""

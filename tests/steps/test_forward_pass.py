@@ -38,6 +38,7 @@ GRID = [
 ]
 
 
+@pytest.mark.share(2)
 @pytest.mark.extra("trace")
 @pytest.mark.parametrize("number", range(len(GRID)), ids=["-".join(case) for case in GRID])
 def test_families(number: int, tmp_path: Path) -> None:

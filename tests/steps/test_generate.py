@@ -35,6 +35,7 @@ def test_random_calls(seed: int, tmp_path: Path) -> None:
     assert_call(config, plan, tmp_path)
 
 
+@pytest.mark.share(2)
 @pytest.mark.extra("trace")
 @pytest.mark.parametrize("cache", ["dynamic", "static", "quantized"])
 @pytest.mark.parametrize("beams", [1, 4])
