@@ -329,7 +329,7 @@ MODEL: Refusals = {
         and isinstance(r.spec.config, RecordedConfig)
         and not r.spec.config.source.supports_checkpointing
     ),
-    "target_seq belongs to head: seq2seq-lm, and the model's is {r.spec.head}; leave it out": (
+    "target_seq does not go with head: {r.spec.head}, which has no decoder beside an encoder; leave it out": (
         lambda r: "target_seq" in r.plan.model_fields_set and r.spec.head != "seq2seq-lm"
     ),
     "dtype: {r.plan.dtype} has no rule with head: {r.spec.head}; take an unquantised dtype": (

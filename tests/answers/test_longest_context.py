@@ -205,7 +205,7 @@ def test_catalogue_at_a_context() -> None:
 def test_catalogue_without_the_models_that_refuse_a_cache(monkeypatch: pytest.MonkeyPatch) -> None:
     """Latent attention has one type for keys and values; the other models answer. What all refuse is refused."""
     some = ["qwen3-0.6b", "deepseek-v2-lite", "deepseek-v3", "llama-3.2-1b"]
-    monkeypatch.setattr("estimator.answers.max_context.llama_cpp_names", lambda: some)
+    monkeypatch.setattr("estimator.answers.max_context.names_for", lambda runtime: some)
     mixed = {fit.plan.model for fit in runs_at({"budget": "3GiB"}, 8192, ["q4_k_m"], [("q8_0", "f16")])}
     alike = {fit.plan.model for fit in runs_at({"budget": "3GiB"}, 8192, ["q4_k_m"], [("q8_0", "q8_0")])}
     assert alike - mixed == {"deepseek-v2-lite", "deepseek-v3"}

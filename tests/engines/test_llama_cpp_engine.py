@@ -22,7 +22,7 @@ from estimator.engines.llama_cpp.recipes import RECIPES
 from estimator.engines.llama_cpp.usage import Usage, usage
 from estimator.engines.llama_cpp.weights import weights
 from estimator.errors import InputError
-from estimator.plans.models import builtin_names, llama_cpp_names, load
+from estimator.plans.models import builtin_names, load, names_for
 from estimator.witnesses import llama_cpp as engine
 from tests.cases.llama_cpp_runs import RECORDED, legacy, real_header
 
@@ -133,7 +133,7 @@ def test_a_tied_output_that_is_made_first(use_mmap: bool, tmp_path: Path) -> Non
 
 
 @pytest.mark.share(16)
-@pytest.mark.parametrize("model", llama_cpp_names())
+@pytest.mark.parametrize("model", names_for("llama.cpp"))
 def test_parts_of_the_peak(model: str) -> None:
     """What is resident holds all weights, and the peak is that and what a batch touches."""
     for dtype, use_mmap in itertools.product(("f16", "q4_0", "q8_0"), (True, False)):

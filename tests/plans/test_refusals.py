@@ -34,6 +34,20 @@ C3A = {"name": "c3a", "block_size": 4, "target_modules": ["o_proj"]}
 QUANTISED_CACHE = {"generate": {"cache_implementation": "quantized"}}
 EVALUATES = {"run": {"eval_samples": 9}}
 ON_HOST = {"saved_activations": "on-host"}
+HEAD = {"head": "sequence-classification"}
+CAUSAL: dict[str, Any] = {
+    "loss": "chunked",
+    "mlp_chunks": 2,
+    "generate": {},
+    "data_collator": True,
+    "packing": True,
+    "neftune_noise_alpha": 5.0,
+    "run": {},
+    "lengths": {"histogram": {8: 1}},
+    "use_cache": True,
+    "trainer": "loop",
+}
+"""What only a causal language model has."""
 
 REFUSED: list[dict[str, Any]] = [
     {"attention": "flash"},
@@ -113,6 +127,9 @@ REFUSED: list[dict[str, Any]] = [
         "data_collator": True,
     },
     {"model": {"model_type": "ctrl", "dff": 64, "n_embd": 32, "n_head": 2, "n_layer": 2}, "checkpointing": "layer"},
+    {"target_seq": 4},
+    {**HEAD, "dtype": "nf4", "method": LORA},
+    *({**HEAD, key: CAUSAL[key]} for key in refusals.CAUSAL_KEYS),
     {"packing": True, "method": PROMPT},
     {"experts_implementation": "eager"},
     {"routing": "worst"},
@@ -199,6 +216,8 @@ VALUES: dict[str, Any] = {
     "use_cache": True,
     "previous_output": True,
     "ios_increased_memory_limit": True,
+    "head": "sequence-classification",
+    "target_seq": 4,
 }
 """A value of every key that belongs to something: not its default."""
 

@@ -107,7 +107,7 @@ def test_the_head_is_what_the_architectures_say(architectures: Any, encoder: boo
     ("config", "keys", "words"),
     [
         (BERT, {"head": "masked-lm", "loss": "chunked"}, "loss has no rule with head: masked-lm; leave it out"),
-        (BERT, {"head": "masked-lm", "target_seq": 4}, "target_seq belongs to head: seq2seq-lm, and the model's is"),
+        (BERT, {"head": "masked-lm", "target_seq": 4}, "target_seq does not go with head: masked-lm"),
         (BERT, {"head": "masked-lm", "dtype": "nf4", "method": "lora"}, "dtype: nf4 has no rule with head: masked-lm"),
         (T5, {"checkpointing": "layer"}, "whose attention makes other tensors within checkpoints"),
         (T5, {"head": "causal-lm"}, "has an encoder beside its decoder; set head: seq2seq-lm"),

@@ -56,7 +56,7 @@ def test_catalogue_on_the_command_line(capsys: pytest.CaptureFixture[str], monke
     text = capsys.readouterr().out
     assert "models that were made for it run with 8,192 tokens in raspberry-pi-5-8gb" in text
     assert "Assumed limit of one application, 7.13 GiB: the operating system is assumed to take 750 MiB" in text
-    monkeypatch.setattr("estimator.answers.max_context.llama_cpp_names", lambda: ["qwen3-0.6b", "llama-3.1-8b"])
+    monkeypatch.setattr("estimator.answers.max_context.names_for", lambda runtime: ["qwen3-0.6b", "llama-3.1-8b"])
     assert main(["max-context", "--runs-at", "8192", "--budget", "2GiB", "--json"]) == 0
     models = json.loads(capsys.readouterr().out)["models"]
     assert {row["verdict"] for row in models} == {"fits", "does not fit"}
