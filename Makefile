@@ -51,6 +51,12 @@ figures: .venv/base
 	.venv-trl-$*/bin/python -m pip install --quiet --editable '.[trace]' 'trl==$*.*' pytest
 	touch $@
 
+.venv-litgpt/made: pyproject.toml # litgpt, whose model is recorded, and whose loop's steps are measured
+	$(PYTHON) -m venv .venv-litgpt
+	.venv-litgpt/bin/python -m pip install --quiet --editable '.[trace]' lightning jsonargparse pytest
+	.venv-litgpt/bin/python -m pip install --quiet --no-deps 'litgpt==0.5.13' # it asks for an older transformers
+	touch $@
+
 .venv-%/made: pyproject.toml # an earlier release of transformers, whose steps are measured
 	$(PYTHON) -m venv .venv-$*
 	.venv-$*/bin/python -m pip install --quiet --editable . torch accelerate 'transformers==$*.*' 'peft==0.18.*'

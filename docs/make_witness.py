@@ -24,6 +24,7 @@ RESULTS = ("tests/data", "docs", "model_specs", ":!docs/*.py")
 """What the steps write."""
 DATE = re.compile(rb"20\d\d-[01]\d-[0-3]\d")
 TRL, TRANSFORMERS = ("1.14", "1.16"), ("4.45", "4.48", "4.57")
+LITGPT = ("tests/programs/test_litgpt.py", "tests/recorder/test_litgpt.py")
 
 STEPS: dict[str, list[str]] = {
     "tests that `make test` leaves out": [*PYTEST, "-m", "witness"],
@@ -38,6 +39,10 @@ for release in TRL:
     STEPS[f"install trl {release}"] = ["make", f".venv-trl-{release}/made"]
     for what in ("steps", "evaluations"):
         STEPS[f"trl {release}: {what}"] = [f".venv-trl-{release}/bin/python", "-m", f"tests.cases.trl_{what}"]
+STEPS["install litgpt"] = ["make", ".venv-litgpt/made"]
+STEPS["litgpt: programs"] = [".venv-litgpt/bin/python", "model_specs/make_programs.py"]
+STEPS["litgpt: steps"] = [".venv-litgpt/bin/python", "-m", "tests.cases.litgpt_steps"]
+STEPS["litgpt: tests"] = [".venv-litgpt/bin/python", "-m", "pytest", *LITGPT]
 for release in TRANSFORMERS:
     STEPS[f"install transformers {release}"] = ["make", f".venv-{release}/made"]
     STEPS[f"transformers {release}: steps"] = [f".venv-{release}/bin/python", "-m", "tests.cases.release_steps"]

@@ -2,6 +2,7 @@
 
 A file has the programs of one structure of a config: one of ``programs/structures.yaml`` or that of a built-in model,
 where none of the earlier files of the family fits. Under an earlier release the built-in models alone are recorded.
+Where litgpt is installed, its models are, and nothing else.
 Give names of files, or of families, to write those alone: ``python model_specs/make_programs.py gpt2.default opt``.
 """
 
@@ -15,14 +16,15 @@ from typing import Any
 import yaml
 
 from estimator.errors import InputError
-from estimator.plans import models, recorded_programs
+from estimator.plans import litgpt, models, recorded_programs
 from estimator.programs.family import Family
+from estimator.programs.libraries import is_installed
 from estimator.programs.program_files import written_together
 from estimator.programs.releases import NEWEST, installed_release
 from estimator.recorder import families
 from estimator.recorder.families import record
 
-release = installed_release()
+release = litgpt.PROGRAMS if is_installed("litgpt") else installed_release()
 STRUCTURES: dict[str, dict[str, Any]] = yaml.safe_load(
     (recorded_programs.shipped_folder() / "structures.yaml").read_text(encoding="utf-8")
 )
@@ -30,6 +32,11 @@ STRUCTURES: dict[str, dict[str, Any]] = yaml.safe_load(
 
 def structures() -> Iterator[tuple[str, dict[str, Any]]]:
     """The name of each file, and the config that it is recorded from."""
+    if release == litgpt.PROGRAMS:
+        for name, row in litgpt.models().items():
+            yield f"litgpt.{name}", litgpt.config(row)
+            yield f"litgpt.{name}-0.4.12", litgpt.config(litgpt.before(row, "lora"))
+        return
     if release == NEWEST:
         yield from ((name, {"model_type": name.partition(".")[0], **keys}) for name, keys in STRUCTURES.items())
     for name in models.builtin_names():
@@ -53,6 +60,14 @@ def fits(raw: dict[str, Any], families: list[Family]) -> bool:
     return False
 
 
+def _recorded(raw: dict[str, Any]) -> dict[families.Case, Family | InputError]:
+    if release == litgpt.PROGRAMS:  # the loop has one setting
+        from estimator.recorder import litgpt as _  # noqa: F401
+
+        return families.record_families(raw, [families.Case(), families.Case(fixed=("B",))])
+    return record(raw, cases_of(raw))
+
+
 def _good(name: str, found: dict[families.Case, Family | InputError]) -> list[Family]:
     """The programs. Why there are no others is printed."""
     for case, error in found.items():
@@ -70,7 +85,7 @@ def main(only: list[str]) -> None:
             continue
         started = time.monotonic()
         try:
-            found = record(raw, cases_of(raw))
+            found = _recorded(raw)
         except InputError as error:
             print(f"{name}: {error}")
             continue

@@ -10,7 +10,6 @@ from ..errors import InputError, TooLong, defect
 from ..files import LONGEST_LINE, parse_json
 from ..plans.plan import Plan, parse_plan
 from ..plans.resolve import Resolved, resolve
-from ..programs.recorded import RecordedSizes
 from ..text import dumped
 from .estimate import estimate
 from .formulas import compile_plan, regime_of
@@ -71,7 +70,7 @@ class FormulaCache:
                 sizes = resolved.sizes(symbolic=True)
             except InputError:  # of the formulas; this plan may have an answer
                 return estimate(plan)
-            structure = sizes.structure if isinstance(sizes, RecordedSizes) else sizes
+            structure = sizes.structure
             self._resolved[key] = resolved
             self._structures[key] = (resolved.step, structure, json.dumps(block), regime)
         resolved, structure = self._resolved[key], self._structures[key]

@@ -12,8 +12,8 @@ from ..ledger import SavedBy, SavedRow, Size, whole
 from ..ledger.sizes import Poly, symbol
 from ..plans.plan import Plan
 from ..plans.refusals import check_question
-from ..plans.resolve import AnySizes, Resolved, resolve
-from ..programs.recorded import RecordedConfig
+from ..plans.resolve import Resolved, resolve
+from ..programs.recorded import Sizes
 from ..programs.sizes import Segment, layers_stood_for, segments
 from ..steps.checkpointing import segment_length
 from ..steps.step import StepTotals, run
@@ -161,7 +161,7 @@ class _Unit(NamedTuple):
     stands_for: tuple[tuple[int, ...], ...]
 
 
-def _units(resolved: Resolved, sizes: AnySizes) -> dict[tuple[int, int], _Unit]:
+def _units(resolved: Resolved, sizes: Sizes) -> dict[tuple[int, int], _Unit]:
     """The layers of each segment and group that the ledger has numbers for."""
     length = segment_length(resolved.step.checkpointing) or 1
     ledger = resolved.step.ledger()
@@ -287,13 +287,10 @@ def _condition(compiled: Compiled, rows: Iterable[SavedRow]) -> str:
 
 def _is_known(resolved: Resolved, regime: Regime) -> bool:
     """Whether a regime has formulas without recording the model first, which may take a minute."""
-    config = resolved.spec.config
-    if not isinstance(config, RecordedConfig):
-        return True
     step = replace(resolved.step, window_reached=bool(regime.window_reached))
     batch: Size = 1 if regime.batch_one else symbol("B")
     seq: Size = 1 if regime.seq_one else symbol("S")
-    return config.source.knows(step, batch, seq + resolved.method.virtual_tokens)
+    return resolved.spec.config.source.knows(step, batch, seq + resolved.method.virtual_tokens)
 
 
 def _agree(formula: SavedRow, row: SavedRow, values: Mapping[str, int]) -> bool:

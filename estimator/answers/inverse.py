@@ -26,7 +26,6 @@ from ..plans.margins import NO_MARGIN, STATED, Margin, verdict_of
 from ..plans.plan import Plan, parse_plan
 from ..plans.refusals import budget_of
 from ..plans.resolve import resolve, window_of
-from ..programs.recorded import RecordedConfig
 from ..programs.step import Step
 from ..steps.loss import SHIFTING
 from .estimate import Progress, answer, estimate, live_result
@@ -368,8 +367,7 @@ class _Search:
     @property
     def _chunk(self) -> int | None:
         """The tokens of a chunk of the sequence, where layers cut it."""
-        config = self.resolved.spec.config
-        return config.source.chunk_of(self.resolved.step) if isinstance(config, RecordedConfig) else None
+        return self.resolved.spec.config.source.chunk_of(self.resolved.step)
 
     def _run(self, value: int) -> float:
         try:

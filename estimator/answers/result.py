@@ -15,8 +15,6 @@ from ..plans.margins import STATED, Margin, verdict_of
 from ..plans.models import ModelSpec
 from ..plans.plan import Plan
 from ..plans.recorded_programs import ignored
-from ..programs.recorded import RecordedConfig
-from ..programs.releases import NEWEST
 from ..steps.optimizers import OPTIMIZERS
 from ..text import human
 from .tabular import Drawn
@@ -159,10 +157,7 @@ class Result(Drawn):
 
 def _experts_note(plan: Plan, spec: ModelSpec) -> list[str]:
     """A warning that experts are not quantised, where all of a layer are one parameter, which is no linear layer."""
-    config = spec.config
-    if plan.dtype not in (*BITSANDBYTES, *TORCHAO) or not isinstance(config, RecordedConfig):
-        return []
-    if not config.source.has_experts:
+    if plan.dtype not in (*BITSANDBYTES, *TORCHAO) or not spec.config.source.has_experts:
         return []
     return [
         f"dtype: {plan.dtype} does not quantise the experts: under transformers {plan.transformers} those of a layer "
@@ -261,24 +256,18 @@ def _on_disk(plan: Plan, spec: ModelSpec, parameters: int) -> list[str]:
 
 def _origin(spec: ModelSpec) -> list[str]:
     """A warning that says which releases of the libraries a recorded program is from."""
-    config = spec.config
-    return [config.source.origin] if isinstance(config, RecordedConfig) and config.source.origin else []
+    return [origin] if (origin := spec.config.source.origin) else []
 
 
 def transformers_of(plan: Plan, spec: ModelSpec) -> str:
     """The release of transformers whose modules run; empty for another library's, or the user's own."""
-    config = spec.config
-    if isinstance(config, RecordedConfig):
-        return config.source.release
-    return NEWEST if plan.implementation == "transformers" else ""
+    return spec.config.source.release if plan.implementation == "transformers" else ""
 
 
 def _peft(plan: Plan, spec: ModelSpec) -> str:
     """The release of PEFT whose adapters run; empty for a method that PEFT does not make, and for another library's."""
-    config = spec.config
-    if isinstance(config, RecordedConfig) and config.source.peft_release:
-        return config.source.peft_release
-    return plan.method.inner.peft_release if plan.implementation == "transformers" else ""
+    of_method = plan.method.inner.peft_release if plan.implementation == "transformers" else ""
+    return spec.config.source.peft_release or of_method
 
 
 def _beyond(plan: Plan, spec: ModelSpec) -> list[str]:

@@ -1,8 +1,9 @@
 """The quantised formats of a base model, and the linear layer of each.
 
 Every linear layer but the output embedding is quantised, as transformers does
-(``quantizers/base.py: get_keys_to_not_convert``). Packed weights count as parameters. The constants that
-dequantise them (scales, zero points, code tables) count as buffers here, whatever the library makes them.
+(``quantizers/base.py: get_keys_to_not_convert``). Lightning quantises that, too. Packed weights count as parameters.
+The constants that dequantise them (scales, zero points, code tables) count as buffers here, whatever the library makes
+them.
 """
 
 from __future__ import annotations

@@ -23,6 +23,8 @@ class Quantisation:
     """0.43.1, 0.49 or 0.50: each is the last of the releases whose 4-bit layers run alike."""
     group_size: int = 128
     """Inputs of GPTQ's and AWQ's layers that share a scale and a zero point; -1: all of them."""
+    quantises_head: bool = False
+    """The output embedding is quantised, too."""
 
 
 class QuantLinear(Linear):

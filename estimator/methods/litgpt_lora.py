@@ -6,22 +6,23 @@ from collections.abc import Callable, Collection
 
 from .. import operators as ops
 from ..ledger import Size, Tensor
-from ..programs import Builder, Linear, Method, Module
-from ..programs.module_table import ModuleTable
+from ..programs import Builder, Config, Embedding, Linear, Method, Module
 
 PARTS = ("query", "key", "value", "projection", "mlp", "head")
 """The parts of a model that litgpt's options ``lora_query``, ``lora_key`` and so on adapt."""
 
 
 class LitLora(Method):
-    """y = W x + B(A(dropout(x))) * scale, in the parts that litgpt's config switches on."""
+    """y = W x + B(A(dropout(x))) * scale, in the parts that litgpt's config switches on.
 
-    def __init__(
-        self, parts: Collection[str], r: Size, dropout: float, qkv_sizes: tuple[Size, ...], modules: ModuleTable
-    ) -> None:
-        self.r, self.dropout, self.parts, self.modules = r, dropout, parts, modules
-        self.enabled = [size for name, size in zip(PARTS, qkv_sizes, strict=False) if name in parts]
-        self.qkv_sizes = qkv_sizes
+    ``stable``: the input embedding is replaced, as beside a quantised base.
+    """
+
+    def __init__(self, parts: Collection[str], r: Size, dropout: float, config: Config, stable: bool = False) -> None:
+        self.r, self.dropout, self.parts, self.modules, self.stable = r, dropout, parts, config.modules, stable
+        kv_size = config.num_key_value_heads * config.head_dim
+        self.qkv_sizes = (config.num_attention_heads * config.head_dim, kv_size, kv_size)
+        self.enabled = [size for name, size in zip(PARTS, self.qkv_sizes, strict=False) if name in parts]
 
     def trains(self, path: str) -> bool:
         return False
@@ -34,6 +35,8 @@ class LitLora(Method):
         return module.kind == "linear" and part in self.parts
 
     def wrap(self, build: Builder, base: Module, copy: Callable[[], Module]) -> Module:
+        if self.stable and isinstance(base, Embedding):
+            return StableEmbedding(build, base)
         if not self.adapts(base.path):
             return base
         assert isinstance(base, Linear)
@@ -100,3 +103,28 @@ class LoRAQKVLinear(Module):
         result = self.ledger.empty((*x.shape[:-1], self.n_out), x.dtype)
         index = self.ledger.empty((self.adapted,), "int64")  # a clone of _lora_ind
         return ops.index_copy_(result, index, x)
+
+
+class StableEmbedding(Module):
+    """The embedding and layer norm that replace the embedding of a quantised base (``finetune/lora.py: main``).
+
+    They are made after the model is frozen and the optimizer has its parameters. So nothing ever clears the gradients
+    of their three parameters. The old embedding stays too, since ``main`` has a name for it.
+    """
+
+    def __init__(self, build: Builder, old: Embedding) -> None:
+        self.path, self.ledger = old.path, old.ledger
+        weight = self.ledger.parameters.pop()
+        self.ledger.buffers.append(weight)
+        self.ledger.buffer_bytes = self.ledger.buffer_bytes + weight.nbytes
+        self.weight = self._parameter("weight", weight)
+        self.norm_weight, self.norm_bias = (self._parameter(f"norm.{name}", weight, 1) for name in ("weight", "bias"))
+
+    def _parameter(self, name: str, old: Tensor, first: int = 0) -> Tensor:
+        shape = old.shape[first:]
+        parameter = self.ledger.parameter(f"{self.path}.{name}", shape, old.dtype, requires_grad=True)
+        parameter.grad = self.ledger.buffer(shape, old.dtype)
+        return parameter
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return ops.layer_norm(ops.embedding(ids, self.weight), self.norm_weight, self.norm_bias)

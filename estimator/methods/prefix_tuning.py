@@ -50,8 +50,7 @@ class PrefixTuning(PromptMethod):
         width = token_dim if self.width is None else self.width
         return PrefixEncoder(build, self.virtual_tokens, token_dim, width, size)
 
-    def wrap_model(self, build: Builder, model: Module) -> Module:
-        assert isinstance(model, RecordedCausalLM)
+    def wrap_model(self, build: Builder, model: RecordedCausalLM) -> Module:
         return PrefixedModel(build, model, self)
 
 

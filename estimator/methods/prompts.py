@@ -97,8 +97,7 @@ class PromptMethod(AdapterMethod):
         """The module that maps ids of virtual tokens, [B, virtual tokens], to prompts [B, virtual tokens, ...]."""
         raise NotImplementedError
 
-    def wrap_model(self, build: Builder, model: Module) -> Module:
-        assert isinstance(model, RecordedCausalLM)
+    def wrap_model(self, build: Builder, model: RecordedCausalLM) -> Module:
         return EmbeddedPrompts(build, model, self)
 
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 from ..errors import InputError
-from ..programs import RecordedConfig
+from ..programs import Config
 from ..programs.module_table import KINDS
 from ..programs.releases import is_older
 from .base import Targets, by_layer
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 def parameters_of_layers(config: Config) -> Mapping[str, str]:
     """For each name of experts' layers, the parameter that PEFT adapts instead. Empty for most models."""
-    if not isinstance(config, RecordedConfig) or is_older(config.source.release or "5", "5"):
+    if is_older(config.source.release or "5", "5"):
         return {}
     return EXPERT_LAYERS[ADAPTED_EXPERTS[config.family]] if config.family in ADAPTED_EXPERTS else {}
 

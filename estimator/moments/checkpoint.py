@@ -17,8 +17,7 @@ from ..engines.replay import state_sizes
 from ..ledger import ITEMSIZE, product, whole
 from ..methods.base import AdapterMethod
 from ..programs import Builder
-from ..programs.families import model_of
-from ..programs.recorded import RecordedConfig
+from ..programs.interpreter import RecordedCausalLM
 from .weights import Weight, Weights
 
 if TYPE_CHECKING:
@@ -85,7 +84,7 @@ def unknown(job: Job, weights: Weights) -> str:
     if isinstance(job.method, AdapterMethod) and any(job.method.adapts(path) for path in embeddings):
         return "adapters on an embedding, which PEFT writes whole"
     config = job.spec.config
-    recorded = isinstance(config, RecordedConfig) and config.source.peft_release
+    recorded = config.source.peft_release
     return f"method: {method.name} on {config.family}, whose names are not known here" if recorded else ""
 
 
@@ -94,7 +93,7 @@ def checkpoint_of(job: Job, weights: Weights) -> Checkpoint:
     step = job.step
     ledger = step.ledger(unrolled=True)
     build = Builder(ledger, job.method, step.dtype, base=step.base)
-    model = job.method.wrap_model(build, model_of(build, job.sizes()))
+    model = job.method.wrap_model(build, RecordedCausalLM(build, job.sizes()))
     states = state_sizes(job.step, job.method, ledger)
     if job.plan.method.inner.name in WHOLE:
         tensors = tuple(sorted(weights.parameters, key=lambda weight: _natural(weight.name)))

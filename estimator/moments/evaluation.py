@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from .. import operators as ops
 from ..ledger import Ledger, Shape, Tensor, whole
 from ..programs import Builder, Inputs
-from ..programs.families import model_of
+from ..programs.interpreter import RecordedCausalLM
 from ..steps.fused_loss import fused_loss, fused_loss_after
 from .moment import Moment
 
@@ -50,7 +50,7 @@ class Machine:
         step, seq = job.step, job.plan.seq
         sizes = job.sizes(batch=rows, seq=seq)
         build = Builder(device, job.method, step.dtype, base=step.base)
-        model = job.method.wrap_model(build, model_of(build, sizes))
+        model = job.method.wrap_model(build, RecordedCausalLM(build, sizes))
         device.autocast = step.autocast
         inputs = Inputs(device, rows, seq, step, None, fused_loss(step), fused_loss_after(step), attention_mask=mask)
         loss, logits, *_ = model(ids, ids, inputs)

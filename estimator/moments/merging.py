@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from ..ledger import ITEMSIZE, whole
 from ..methods.lora import LoraOptions
 from ..programs import Builder
-from ..programs.families import model_of
+from ..programs.interpreter import RecordedCausalLM
 from .checkpoint import OTHER_FILES, model_files, split
 from .moment import Moment
 from .weights import Weights
@@ -72,7 +72,7 @@ def _adapted(job: Job) -> list[tuple[int, int, int, str]]:
     step = job.step
     ledger = step.ledger(unrolled=True)
     build = Builder(ledger, job.method, step.dtype, base=step.base)
-    model = job.method.wrap_model(build, model_of(build, job.sizes()))
+    model = job.method.wrap_model(build, RecordedCausalLM(build, job.sizes()))
     found: dict[str, dict[str, tuple[tuple[int, ...], str]]] = {}
     for p in ledger.parameters:
         path, _, part = p.name.rpartition(".lora_")

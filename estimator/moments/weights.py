@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ..ledger import product, whole
 from ..programs import Builder
-from ..programs.families import model_of
+from ..programs.interpreter import RecordedCausalLM
 
 if TYPE_CHECKING:
     from ..engines.engine import Job
@@ -56,8 +56,7 @@ def weights_of(job: Job) -> Weights:
     step = job.step
     ledger = step.ledger(unrolled=True)
     build = Builder(ledger, job.method, loaded_dtype(job), base=step.base)
-    model = model_of(build, job.sizes())
-    model = job.method.wrap_model(build, model)
+    model = job.method.wrap_model(build, RecordedCausalLM(build, job.sizes()))
     found = [
         Weight(_base_name(p.name), tuple(map(whole, p.shape)), p.dtype, whole(p.storage.nbytes))
         for p in ledger.parameters

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,63 +12,44 @@ from ..errors import InputError, nearest
 from ..methods.full import FullMethod
 from ..methods.litgpt_lora import PARTS, LitLora
 from ..methods.lora import LoraMethod
-from ..programs.config import Config
-from ..programs.litgpt import LitSizes
+from ..programs import Config
 from ..programs.method import Method
-from ..programs.sizes import Run
 from .models import ModelSpec
 
 if TYPE_CHECKING:
     from .plan import Plan
 
 SOURCE = "litgpt 0.5.13, litgpt/config.py (github.com/Lightning-AI/litgpt, commit 26857050)"
+PROGRAMS = "litgpt"
+"""The folder of the programs that are litgpt's."""
 
 
-@dataclass(frozen=True)
-class LitConfig(Config):
-    """A litgpt config's numbers."""
-
-    switches: Mapping[str, Any] = field(kw_only=True)
-    """Options of the config that are not sizes, for ``LitSizes``."""
-
-    def numbers(self, runs: tuple[Run, ...]) -> LitSizes:
-        return LitSizes(*self.counts, runs, **self.switches)
-
-
-_SWITCHES = {
-    "bias": False,
-    "lm_head_bias": False,
-    "parallel_residual": False,
-    "shared_attention_norm": False,
-    "scale_embeddings": False,
-    "post_attention_norm": False,
-    "post_mlp_norm": False,
-    "attention_logit_softcapping": False,
-    "final_logit_softcapping": False,
-    "add_unit_offset": False,
-    "stable_embedding": False,
-}
+def config(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The keys that a program is of (``recorder/litgpt.py``), from a row of ``litgpt.yaml``."""
+    keys = dict(row)
+    windowed, every = bool(keys.pop("sliding_window_size", None)), keys.pop("sliding_window_every", 1)
+    return {
+        "model_type": "litgpt",
+        "partial_rotary_factor": keys.pop("rope_n_elem") / keys["head_size"],
+        "sliding_window_indices": [int(windowed and i % every == 0) for i in range(keys["n_layer"])],
+        **keys,
+    }
 
 
-def config(row: Mapping[str, Any]) -> LitConfig:
-    """The config of a row of ``litgpt.yaml``."""
-    row = {**_SWITCHES, "sliding_window_size": None, "sliding_window_every": 1, **row}
-    layers, window = row["n_layer"], row["sliding_window_size"]
-    names = (*_SWITCHES, "block_size", "rope_n_elem", "norm_class_name", "mlp_class_name")
-    return LitConfig(
-        family="litgpt",
-        vocab_size=row["padded_vocab_size"],
-        hidden_size=row["n_embd"],
-        intermediate_size=row["intermediate_size"],
-        num_hidden_layers=layers,
-        num_attention_heads=row["n_head"],
-        num_key_value_heads=row["n_query_groups"],
-        head_dim=row["head_size"],
-        tie_word_embeddings=False,
-        sliding_window=window,
-        windowed_layers=tuple(window is not None and i % row["sliding_window_every"] == 0 for i in range(layers)),
-        switches={name: row[name] for name in names},
-    )
+def before(row: Mapping[str, Any], method: str) -> dict[str, Any]:
+    """A row of ``litgpt.yaml`` as release 0.4.12 runs it."""
+    row = dict(row)
+    if not row.get("attention_logit_softcapping"):
+        row["sliding_window_size"] = None  # Gemma 2 alone had windows; the others' came with 0.4.13
+    if method == "lora":
+        row["final_logit_softcapping"] = None  # logits in chunks were not capped before 0.5.5
+    return row
+
+
+def model(name: str, row: Mapping[str, Any]) -> ModelSpec:
+    """The model of a row of ``litgpt.yaml``."""
+    spec = ModelSpec(name, config(row), SOURCE, where=name, release=PROGRAMS)
+    return replace(spec, read=replace(spec.config, longest=row["block_size"]))
 
 
 @cache
@@ -91,14 +72,9 @@ def load(plan: Plan) -> ModelSpec:
             f"known are {', '.join(names.values())}"
         )
     row = models()[name]
-    if plan.litgpt == "0.5.13":
-        row = {**row, "stable_embedding": plan.base is not None}  # since 0.5.0
-    else:
-        if not row.get("attention_logit_softcapping"):
-            row = {**row, "sliding_window_size": None}  # Gemma 2 alone had windows; the others' came with 0.4.13
-        if plan.method.name == "lora":
-            row = {**row, "final_logit_softcapping": False}  # logits in chunks were not capped before 0.5.5
-    return ModelSpec(name, row, SOURCE, read=config(row))
+    if plan.litgpt != "0.5.13":
+        row = before(row, plan.method.name)
+    return model(name, row)
 
 
 def method(plan: Plan, config: Config) -> Method:
@@ -120,13 +96,8 @@ def method(plan: Plan, config: Config) -> Method:
             )
     if not parts:
         raise InputError(f"target_modules is empty; name a part: {', '.join(PARTS)}")
-    return LitLora(parts, options.r, options.lora_dropout, qkv_sizes(config), config.modules)
+    stable = plan.base is not None and plan.litgpt == "0.5.13"  # since 0.5.0
+    return LitLora(parts, options.r, options.lora_dropout, config, stable)
 
 
 _OF_LORA = ("name", "r", "lora_alpha", "lora_dropout", "target_modules")
-
-
-def qkv_sizes(config: Config) -> tuple[int, int, int]:
-    """Output features of query, key and value in the fused layer."""
-    kv_size = config.num_key_value_heads * config.head_dim
-    return config.num_attention_heads * config.head_dim, kv_size, kv_size

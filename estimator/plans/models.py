@@ -16,10 +16,9 @@ from ..engines.registry import RUNTIMES, engine_of
 from ..errors import InputError, nearest, options, shown
 from ..fields import torch_dtype
 from ..files import STANDARD_INPUT, existing, read_json
-from ..programs.config import Config
 from ..programs.heads import head_of
 from ..programs.libraries import is_installed
-from ..programs.recorded import RecordedConfig, Source, language_model_alone, refuse_encoder
+from ..programs.recorded import Config, Source, language_model_alone, refuse_encoder
 from ..programs.releases import NEWEST, installed_release
 from . import checkpoints
 from .checkpoints import Checkpoint
@@ -46,7 +45,7 @@ class ModelSpec:
     warnings: tuple[str, ...] = field(default=())
     where: str = ""
     """The config's name in messages."""
-    read: Config | RecordedConfig | None = None
+    read: Config | None = None
     """The config's numbers, where the model is not one of transformers."""
     release: str = NEWEST
     """The release of transformers whose modules run."""
@@ -68,7 +67,7 @@ class ModelSpec:
         return str(torch_dtype(found or self.raw.get("dtype") or self.raw.get("torch_dtype") or "float32"))
 
     @cached_property
-    def config(self) -> Config | RecordedConfig:
+    def config(self) -> Config:
         """The numbers that the PyTorch runtimes need. Raises ``InputError`` where they have no rules for the family."""
         if self.read is not None:
             return self.read
@@ -99,7 +98,7 @@ class ModelSpec:
         return {}
 
 
-def _recorded(raw: Mapping[str, Any], family: str, where: str, asked: str, release: str) -> RecordedConfig:
+def _recorded(raw: Mapping[str, Any], family: str, where: str, asked: str, release: str) -> Config:
     """The numbers of a model of a recorded family: from a file of programs, or recorded now where PyTorch is there."""
     from ..programs.config_values import BadValue
     from ..programs.shipped import shipped_config
@@ -120,9 +119,7 @@ def _recorded(raw: Mapping[str, Any], family: str, where: str, asked: str, relea
     return _live(raw, where, asked, reason, release)
 
 
-def _live(
-    raw: Mapping[str, Any], where: str, asked: str, reason: str, release: str, head: str = "causal-lm"
-) -> RecordedConfig:
+def _live(raw: Mapping[str, Any], where: str, asked: str, reason: str, release: str, head: str = "causal-lm") -> Config:
     """The numbers of a model that is recorded now. Raises ``InputError`` without PyTorch, and where the installed
     transformers is not the earlier release that the plan names. ``asked`` is what ``estimator record`` is to be given;
     empty where it would write no program that answers.

@@ -333,7 +333,8 @@ class Plan(_WithEngines):
         if self.dtype not in FORMATS:
             return None
         if self.implementation == "litgpt":  # Lightning quantises from float16 and sets the compute dtype
-            return Base(self.dtype, "float16", self.rest_dtype, self.double_quant, self.bitsandbytes)
+            four_bit = self.rest_dtype, self.double_quant, self.bitsandbytes
+            return Base(self.dtype, "float16", *four_bit, quantises_head=True)
         four_bit = self.compute_dtype, self.double_quant, self.bitsandbytes
         return Base(self.dtype, self.rest_dtype, *four_bit, self.weight_group_size)
 

@@ -26,7 +26,6 @@ from ..engines.registry import KEYS as ENGINES
 from ..engines.registry import RUNTIMES
 from ..errors import InputError, options
 from ..methods.base import AdapterMethod
-from ..programs.recorded import RecordedConfig
 from ..programs.releases import NEWEST
 from ..steps.loss import SHIFTING
 from ..steps.optimizers import OPTIMIZERS
@@ -285,13 +284,12 @@ STEP: Refusals = {
 def _may_route(r: Any) -> bool:
     """Whether tokens may choose experts. Of a model that is recorded when it is asked for, the recording says it."""
     config = r.spec.config
-    return isinstance(config, RecordedConfig) and (config.source.has_experts or not config.open_sizes)
+    return config.source.has_experts or not config.open_sizes
 
 
 def _has_fixed_dtypes(r: Any) -> bool:
     """Whether the model's program is of one setting alone, with the dtypes and masks of its recording."""
-    config = r.spec.config
-    return isinstance(config, RecordedConfig) and config.source.opened(r.step, None) is None
+    return r.spec.config.source.opened(r.step, None) is None
 
 
 def _beyond_causal(key: str) -> Callable[[Any], object]:
@@ -325,9 +323,7 @@ MODEL: Refusals = {
     ),
     "checkpointing: {r.plan.checkpointing} does not go with {r.spec.config.family}, whose class in transformers has no "
     "checkpoints; use checkpointing: none": lambda r: (
-        r.plan.checkpointing in ("layer", "offloaded")
-        and isinstance(r.spec.config, RecordedConfig)
-        and not r.spec.config.source.supports_checkpointing
+        r.plan.checkpointing in ("layer", "offloaded") and not r.spec.config.source.supports_checkpointing
     ),
     "target_seq does not go with head: {r.spec.head}, which has no decoder beside an encoder; leave it out": (
         lambda r: "target_seq" in r.plan.model_fields_set and r.spec.head != "seq2seq-lm"
@@ -340,8 +336,7 @@ MODEL: Refusals = {
     "method": lambda r: r.plan.packing and (r.method.virtual_tokens or r.plan.method.name == "prefix_tuning"),
     "experts_implementation does not go with {r.spec.config.family}, which has no experts whose weights are one "
     "parameter; leave it out": lambda r: (
-        r.plan.experts_implementation is not None
-        and not (isinstance(r.spec.config, RecordedConfig) and r.spec.config.source.has_experts)
+        r.plan.experts_implementation is not None and not r.spec.config.source.has_experts
     ),
     "routing: worst does not go with {r.spec.config.family}, which is no mixture of experts; leave it out": (
         lambda r: r.plan.routing == "worst" and not _may_route(r)

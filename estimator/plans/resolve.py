@@ -12,20 +12,15 @@ from ..methods.options import MethodOptions
 from ..methods.other import OtherMethod
 from ..methods.patterns import spelt_out
 from ..methods.target_parameters import parameters_of_layers
-from ..programs.config import Config
 from ..programs.libraries import is_installed, silence
 from ..programs.method import Method
-from ..programs.recorded import RecordedConfig, RecordedSizes
+from ..programs.recorded import Config, Sizes
 from ..programs.releases import NEWEST, installed_release
-from ..programs.sizes import Sizes
 from ..programs.step import Procedure, Step
 from ..steps.procedures import procedure_of
 from .models import ModelSpec, load
 from .plan import Plan
 from .refusals import check_model, check_step
-
-AnyConfig = Config | RecordedConfig
-AnySizes = Sizes | RecordedSizes
 
 
 @dataclass(frozen=True)
@@ -49,7 +44,7 @@ class Resolved:
         """The same plan with another step."""
         return replace(self, step=step)
 
-    def sizes(self, symbolic: bool = False, batch: Size | None = None, seq: Size | None = None) -> AnySizes:
+    def sizes(self, symbolic: bool = False, batch: Size | None = None, seq: Size | None = None) -> Sizes:
         """The model's sizes. Layers that the method treats alike are counted as one run.
 
         ``batch`` and ``seq`` are by default the plan's.
@@ -60,7 +55,7 @@ class Resolved:
         return config.sizes(layer_signature(config, self.method), self.step, batch, seq, symbolic)
 
 
-def layer_signature(config: AnyConfig, method: Method) -> Callable[[int], Hashable]:
+def layer_signature(config: Config, method: Method) -> Callable[[int], Hashable]:
     """A function of a layer's index: what the method does to each module of that layer."""
     if not method.by_layer:
         return lambda layer: None
@@ -74,13 +69,12 @@ def resolve(plan: Plan) -> Resolved:
         from . import litgpt
 
         spec = litgpt.load(plan)
-        assert isinstance(spec.config, Config)
         method = litgpt.method(plan, spec.config)
     else:
         plan = _with_targets(plan)
         spec, method = _model(plan)
     config = spec.config
-    if isinstance(config, RecordedConfig) and "attention" not in plan.model_fields_set:
+    if "attention" not in plan.model_fields_set:
         plan = plan.model_copy(update={"attention": config.source.attention})
     return _resolved(plan, spec, method)
 
@@ -92,7 +86,7 @@ def _resolved(plan: Plan, spec: ModelSpec, method: Method) -> Resolved:
     return resolved
 
 
-def step_of(plan: Plan, config: AnyConfig, window: int | None, head: str = "causal-lm") -> Step:
+def step_of(plan: Plan, config: Config, window: int | None, head: str = "causal-lm") -> Step:
     """The frozen step of a plan. ``window``: see ``window_of``."""
     return Step(
         family=config.family,
@@ -113,7 +107,8 @@ def step_of(plan: Plan, config: AnyConfig, window: int | None, head: str = "caus
         if plan.embedding_optim_bits == 32
         else frozenset(),
         keep_logits=plan.keep_logits,
-        drop_output_before_step=plan.drop_output_before_step,
+        # litgpt's loop keeps the loss as a Python number
+        drop_output_before_step=plan.drop_output_before_step or plan.implementation == "litgpt",
         attention_mask=plan.attention_mask or _masks_without_padding(plan, config, window),
         data_collator=plan.data_collator,
         packing=plan.packing,
@@ -131,13 +126,13 @@ def step_of(plan: Plan, config: AnyConfig, window: int | None, head: str = "caus
         experts_implementation=plan.experts_implementation,
         routing=plan.routing,
         head=head,
-        num_labels=config.num_labels if isinstance(config, RecordedConfig) else 0,
+        num_labels=config.num_labels,
         lengths=(("T", plan.target_seq),) if head == "seq2seq-lm" else (),
         device=plan.engine.kernels(plan),
     )
 
 
-def _masks_without_padding(plan: Plan, config: AnyConfig, window: int | None) -> bool:
+def _masks_without_padding(plan: Plan, config: Config, window: int | None) -> bool:
     """Whether all masks are made of a padding mask without padding. SDPA takes none where no window hides keys
     (``masking_utils.py: _ignore_causal_mask_sdpa``), and flash attention never (``flash_attention_mask``).
     """
@@ -192,8 +187,6 @@ def _model(plan: Plan) -> tuple[ModelSpec, Method]:
 def _acts_not(method: MethodOptions, spec: ModelSpec) -> bool:
     """Whether the method's rules do not act on the model's program, which is recorded."""
     config = spec.config
-    if not isinstance(config, RecordedConfig):
-        return False
     if method.acts_on_interfaces:
         return not config.open_sizes or (method.name == "adaption_prompt" and config.family not in ("llama", "mistral"))
     return not method.acts_on_programs
@@ -205,7 +198,7 @@ def _procedure(plan: Plan, window: int | None) -> Procedure:
     return procedure_of("inference" if plan.task == "infer" else plan.method.procedure)
 
 
-def window_of(config: AnyConfig, method: Method) -> int | None:
+def window_of(config: Config, method: Method) -> int | None:
     """The shortest sequence in which a sliding window hides keys; ``None`` where no layer has a window."""
     if config.sliding_window is None or not any(config.windowed_layers):
         return None

@@ -3,12 +3,8 @@
 # ruff: noqa: F401
 # mypy: implicit-reexport
 
-from .config import Config as WrittenConfig
 from .method import Method
 from .modules import Builder, Embedding, Linear, Module
-from .recorded import RecordedConfig
-from .sizes import Run, Sizes
+from .recorded import Config, Sizes
+from .sizes import Run
 from .step import CachedTokens, Generated, Inputs, Procedure, Sharding, Step
-
-Config = WrittenConfig | RecordedConfig
-"""The numbers of a model: of one of litgpt, whose program is written by hand, or of a recorded one."""

@@ -47,7 +47,7 @@ from .program import (
     free_slots,
     made,
 )
-from .recorded import RecordedSizes
+from .recorded import Sizes
 from .sizes import segments
 from .step import Inputs, LayerHooks, Step
 
@@ -502,7 +502,7 @@ class Region(Module):
 class RecordedCausalLM(Module):
     """A causal language model run from a program: ids or embeddings, and labels -> (loss, logits, cache)."""
 
-    def __init__(self, build: Builder, sizes: RecordedSizes) -> None:
+    def __init__(self, build: Builder, sizes: Sizes) -> None:
         self.path, self.ledger, self.c = "", build.ledger, sizes
         self.model = self  # whose segments and embeddings steps and methods ask for
         self.recorded = Recorded(self.ledger)
@@ -555,7 +555,8 @@ class RecordedCausalLM(Module):
             build.tied[name] = recorded.weights[program.tied[name]]
         adapted = build.method.parameters_of(path)
         self._adapts_head = self._adapts_head or (bool(adapted) and path == self._head)
-        quantised = row is not None and row.role is None and f"{path}.weight" not in program.tied
+        whole = build.base is None or not build.base.quantises_head
+        quantised = row is not None and not (whole and row.role) and f"{path}.weight" not in program.tied
         if adapted and build.base is not None and quantised and row is not None and row.kind == "linear":
             raise InputError(
                 f"PEFT adapts the weight of {path} as a parameter, and it is quantised, for which there is no rule; "

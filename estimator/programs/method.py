@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from ..ledger import Ledger, Size, Tensor
-    from .interpreter import RecordedModule
+    from .interpreter import RecordedCausalLM, RecordedModule
     from .modules import Builder, Module
 
 
@@ -50,7 +50,7 @@ class Method:
         """The module that replaces a layer's attention."""
         return base
 
-    def wrap_model(self, build: Builder, model: Module) -> Module:
+    def wrap_model(self, build: Builder, model: RecordedCausalLM) -> Module:
         """What replaces the model. It is called with ``(input_ids, labels, inputs)``; inference has no labels."""
         return model
 

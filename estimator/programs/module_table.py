@@ -1,16 +1,13 @@
-"""A model's modules as a table. Other folders ask it, so that they need not know a family's module names.
-
-A program gives one ``Row`` per module. The rows of a layer stand once for all layers. Their sizes may be symbols.
-"""
+"""A model's modules as a table. Other folders ask it, so that they need not know a family's module names."""
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable
 from functools import cached_property, lru_cache
 from itertools import groupby
 from typing import Generic, Literal, NamedTuple, TypeVar, get_args
 
-from ..ledger import Size, whole
+from ..ledger import Size
 
 Kind = Literal["linear", "embedding", "norm", "attention", "mlp", "container"]
 """What a module is. A container has no parameters except those of the modules in it."""
@@ -26,7 +23,7 @@ class NamedModule(NamedTuple, Generic[SizeT]):
     """A module of a model."""
 
     path: str
-    """Its name in ``named_modules()``; in a program's row, with ``{}`` for the index of the layer."""
+    """Its name in ``named_modules()``."""
     kind: Kind
     shape: tuple[SizeT, ...] = ()
     """The weight's shape: a linear layer's [n_out, n_in], an embedding's [rows, size], a norm's [size]."""
@@ -34,10 +31,6 @@ class NamedModule(NamedTuple, Generic[SizeT]):
     role: Role | None = None
     layer: int | None = None
     """The index of the layer that the module is, or is in."""
-
-
-Row = NamedModule[Size]
-"""A module of a program, whose sizes may be symbols."""
 
 
 @lru_cache(maxsize=20_000)
@@ -88,13 +81,3 @@ class ModuleTable:
     def path_of(self, role: Role) -> str:
         """The path of the module with that role."""
         return next(module.path for module in self.modules if module.role == role)
-
-
-def written_out(rows: Sequence[Row], layers: int) -> Iterator[NamedModule[int]]:
-    """The modules of all layers, from the rows of one."""
-    for of_layers, group in groupby(rows, key=lambda row: "{}" in row.path):
-        found = [(row, tuple(map(whole, row.shape))) for row in group]
-        for layer in range(layers) if of_layers else (None,):
-            for row, shape in found:
-                path = row.path if layer is None else row.path.format(layer)
-                yield NamedModule(path, row.kind, shape, row.bias, row.role, layer)

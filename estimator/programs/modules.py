@@ -40,6 +40,10 @@ class Base(Protocol):
     def dtype(self) -> str:
         """The dtype of the weights before they were quantised."""
 
+    @property
+    def quantises_head(self) -> bool:
+        """Whether the output embedding is quantised, too."""
+
     def linear(self, build: Builder, path: str, n_in: Size, n_out: Size, bias: bool) -> Linear:
         """The quantised layer that replaces ``nn.Linear`` at ``path``."""
 

@@ -84,14 +84,14 @@ class Opened(Protocol):
 
 
 @dataclass(frozen=True)
-class RecordedSizes:
+class Sizes:
     """What a recorded model is built from: a program, its runs of equal layers, and where its other programs are."""
 
     source: Source | Opened
     program: Program
     runs: tuple[Run, ...]
     hidden: Size
-    config: RecordedConfig | None = None
+    config: Config | None = None
     given: tuple[Stored, ...] = ()
     """The inputs of a module of the user's own, which a step makes. Empty for a language model."""
     open: Mapping[str, Size] = field(default_factory=dict)
@@ -137,7 +137,7 @@ class RecordedSizes:
 
 
 @dataclass(frozen=True)
-class RecordedConfig:
+class Config:
     """The numbers of a recorded model that methods and answers ask for."""
 
     family: str
@@ -200,7 +200,7 @@ class RecordedConfig:
 
     def sizes(
         self, signature: Callable[[int], Hashable], step: Step, batch: Size, seq: Size, symbolic: bool = False
-    ) -> RecordedSizes:
+    ) -> Sizes:
         """Sizes for a program. Neighbouring layers form a run if they call the same and their signatures are equal."""
         equal = len({(windowed, signature(i)) for i, windowed in enumerate(self.windowed_layers)}) == 1
         layers = self.num_hidden_layers if equal and self.num_hidden_layers > KEPT else None
@@ -211,11 +211,9 @@ class RecordedConfig:
             else:
                 runs = (Run(0, symbol("L"), self.windowed_layers[0], program.kinds[0]),)
             values = opened.values
-            return RecordedSizes(opened, program, runs, values.get("H", self.hidden_size), self, self.given, values)
+            return Sizes(opened, program, runs, values.get("H", self.hidden_size), self, self.given, values)
         programs = [self.source.at(*one) for one in step.procedure.passes(step, batch, seq)]
-        return RecordedSizes(
-            self.source, programs[0], self._runs(programs, signature), self.hidden_size, self, self.given
-        )
+        return Sizes(self.source, programs[0], self._runs(programs, signature), self.hidden_size, self, self.given)
 
     def _runs(self, programs: Sequence[Program], signature: Callable[[int], Hashable]) -> tuple[Run, ...]:
         program = programs[0]
@@ -256,9 +254,9 @@ def language_model_alone(parts: Iterable[str]) -> str:
     )
 
 
-def no_language_model(name: str, source: Source, given: tuple[Stored, ...] = ()) -> RecordedConfig:
+def no_language_model(name: str, source: Source, given: tuple[Stored, ...] = ()) -> Config:
     """What answers ask of a module or a step of the user's own. A language model's numbers are zero."""
-    return RecordedConfig(
+    return Config(
         family=name,
         vocab_size=0,
         hidden_size=0,

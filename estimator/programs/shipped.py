@@ -17,7 +17,7 @@ from .expressions import evaluate
 from .family import Family
 from .module_table import NamedModule
 from .program import Call, Program, Weight
-from .recorded import RecordedConfig, Source
+from .recorded import Config, Source
 from .releases import NEWEST, RELEASES
 from .setting import Setting
 from .sizes import KEPT
@@ -284,7 +284,7 @@ def shipped_config(
     where: str,
     live: Callable[[str], Source] | None = None,
     release: str = NEWEST,
-) -> RecordedConfig:
+) -> Config:
     """The numbers of a model of a recorded family. Raises ``InputError``."""
     source = Shipped(families, raw, where, live, release)
     family, config = source.families[0], source.config
@@ -304,7 +304,7 @@ def shipped_config(
         "num_key_value_heads": values["K"],
         "head_dim": values.get("D", values["H"] // heads),
     }
-    return RecordedConfig(
+    return Config(
         family=family.model_type,
         vocab_size=values.get("V", 0),
         hidden_size=values["H"],

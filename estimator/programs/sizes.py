@@ -163,30 +163,3 @@ def repeats_of(kinds: Sequence[Hashable], kept: int = KEPT) -> list[tuple[int, i
         start += best[0] * best[1]
     check_runs(len(found))
     return found
-
-
-@dataclass(frozen=True)
-class Sizes:
-    """A model's sizes. Each may be a polynomial."""
-
-    vocab: Size
-    hidden: Size
-    intermediate: Size
-    kv_heads: Size
-    groups: Size
-    """Query heads per key/value head."""
-    head_dim: Size
-    runs: tuple[Run, ...]
-
-    @property
-    def heads(self) -> Size:
-        """Query heads."""
-        return self.kv_heads * self.groups
-
-    def layers(self, windowed: bool | None = None) -> Size:
-        """The number of all layers, or of those with (``True``) or without (``False``) a sliding window."""
-        total: Size = 0
-        for run in self.runs:
-            if windowed in (None, run.windowed):
-                total = total + run.count
-        return total

@@ -18,7 +18,7 @@ from ..ledger.events import Events
 from ..methods.full import FullMethod
 from ..operators import CPU, Cuda
 from ..programs.family import Family
-from ..programs.recorded import RecordedConfig
+from ..programs.recorded import Config
 from ..programs.setting import DTYPES, VALUES, Setting, Settings, merged
 from ..programs.shipped import shipped_config
 from ..programs.step import CachedTokens, Step
@@ -136,7 +136,7 @@ def agrees(programs: Sequence[Family], live: HuggingFaceModel, batch: int, seq: 
     return ours[0] == theirs[0] and (not exact or ours[1:] == theirs[1:])
 
 
-def _ran(config: RecordedConfig, step: Step, batch: int, seq: int) -> tuple[Any, ...]:
+def _ran(config: Config, step: Step, batch: int, seq: int) -> tuple[Any, ...]:
     """The totals of a step, and the bytes of each allocation and release, which are negative."""
     events = Events()
     ledger = step.ledger(unrolled=True, events=events)

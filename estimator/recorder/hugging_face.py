@@ -24,7 +24,7 @@ from ..programs.heads import HEADS
 from ..programs.libraries import silence, without_collector
 from ..programs.module_table import NamedModule
 from ..programs.program import Program, layer_numbers
-from ..programs.recorded import RecordedConfig, language_model_alone, refuse_encoder
+from ..programs.recorded import Config, language_model_alone, refuse_encoder
 from ..programs.releases import is_before, with_its_keys
 from ..programs.setting import Setting
 from ..programs.step import Step
@@ -535,14 +535,16 @@ _FIRST: WeakKeyDictionary[torch.nn.Module, tuple[dict[str, float], dict[str, tor
 """The numbers that each module had as plain attributes before its first pass, and its buffers."""
 
 
-def _plain_attributes(model: torch.nn.Module) -> set[tuple[str, str]]:
-    """The tensors that modules have as plain attributes, such as frequencies which a first pass computes."""
+def _plain_attributes(model: torch.nn.Module) -> set[tuple[str, str, torch.Size | None]]:
+    """The tensors that modules have as plain attributes, such as frequencies which a first pass computes, and the
+    buffers with their shapes, which it may change.
+    """
     return {
-        (path, name)
+        (path, name, None)
         for path, module in model.named_modules()
         for name, value in vars(module).items()
         if isinstance(value, torch.Tensor)
-    }
+    } | {("", name, x.shape) for name, x in model.named_buffers()}
 
 
 @contextmanager
@@ -564,10 +566,10 @@ def quiet() -> Iterator[None]:
 
 MOST_HELD = 8
 """The most models whose programs are held, the latest ones. Each takes some megabytes."""
-_CONFIGS: dict[str, RecordedConfig] = {}
+_CONFIGS: dict[str, Config] = {}
 
 
-def recorded_config(raw: Mapping[str, Any], where: str, head: str = "causal-lm") -> RecordedConfig:
+def recorded_config(raw: Mapping[str, Any], where: str, head: str = "causal-lm") -> Config:
     """The numbers of a model of any class of the installed transformers with a head. Raises ``InputError``."""
     key = json.dumps([raw, where, head], default=str)
     if key not in _CONFIGS:
@@ -577,7 +579,7 @@ def recorded_config(raw: Mapping[str, Any], where: str, head: str = "causal-lm")
     return _CONFIGS[key]
 
 
-def config_of(raw: Mapping[str, Any], source: HuggingFaceModel) -> RecordedConfig:
+def config_of(raw: Mapping[str, Any], source: HuggingFaceModel) -> Config:
     """The numbers of a recorded model, by the names that transformers' configs have for them."""
     config = source.config
 
@@ -603,7 +605,7 @@ def config_of(raw: Mapping[str, Any], source: HuggingFaceModel) -> RecordedConfi
         windowed = tuple(kind == "sliding_attention" for kind in kinds)
     else:
         windowed = (window is not None,) * layers
-    return RecordedConfig(
+    return Config(
         family=str(config.model_type if source.is_part else raw["model_type"]),
         vocab_size=number("vocab_size"),
         hidden_size=hidden,

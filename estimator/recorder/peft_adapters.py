@@ -16,7 +16,7 @@ import transformers
 
 from ..errors import InputError
 from ..programs.method import Method
-from ..programs.recorded import RecordedConfig
+from ..programs.recorded import Config
 from . import partly_real
 from .calls import Wrapped
 from .hugging_face import MOST_HELD, HuggingFaceModel, config_of
@@ -149,7 +149,7 @@ def _raised_by_peft(error: Exception) -> bool:
 class RecordedMethod(Method):
     """A method that a program has in it: what is trained is what PEFT trains."""
 
-    def __init__(self, config: RecordedConfig) -> None:
+    def __init__(self, config: Config) -> None:
         assert isinstance(config.source, PeftModel)
         self._source = config.source
 
@@ -173,7 +173,7 @@ def wrapped_config(
     method: MethodOptions,
     spelt_out: Callable[[Any, Sequence[str]], Any],
     device: str = "cpu",
-) -> RecordedConfig:
+) -> Config:
     """The numbers of a model that PEFT has wrapped with a method's options on a ``device``, ``cpu`` or ``cuda``.
 
     ``spelt_out`` gives the options for the paths of the model's modules. Raises ``InputError``.
@@ -196,4 +196,4 @@ def wrapped_config(
     return _CONFIGS[key]
 
 
-_CONFIGS: dict[str, RecordedConfig] = {}
+_CONFIGS: dict[str, Config] = {}

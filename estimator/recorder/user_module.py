@@ -13,7 +13,7 @@ from ..ledger import Size
 from ..programs.method import Method
 from ..programs.module_table import NamedModule
 from ..programs.program import Program, Stored
-from ..programs.recorded import RecordedConfig, no_language_model
+from ..programs.recorded import Config, no_language_model
 from ..programs.step import Step
 from .calls import dtype_name, modules_of, record
 from .hugging_face import autocast, first_line
@@ -102,7 +102,7 @@ class AsRecorded(Method):
         return self._trained[path]
 
 
-def own_config(module: torch.nn.Module, inputs: Mapping[str, Any], loss: Loss | None) -> RecordedConfig:
+def own_config(module: torch.nn.Module, inputs: Mapping[str, Any], loss: Loss | None) -> Config:
     """What answers ask of a model, for a module of the user's own."""
     given = tuple(
         Stored(name, tuple(x.shape), dtype_name(x.dtype)) for name, x in inputs.items() if isinstance(x, torch.Tensor)

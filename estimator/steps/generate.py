@@ -16,7 +16,7 @@ from ..programs import CachedTokens, Generated, Inputs, Procedure, Step
 from ..programs.attention import Cache
 from ..programs.interpreter import RecordedCausalLM
 from ..programs.masks import create_causal_mask
-from ..programs.recorded import RecordedSizes
+from ..programs.recorded import Sizes
 from .caches import CACHES, DynamicCache, Layer, Pair
 from .decoding import BeamSearch, Greedy
 from .generate_options import GenerateOptions
@@ -176,7 +176,7 @@ class CachedCall(Call):
     """A call with a model whose program asks the setting for its cache. ``layers`` are those that are run."""
 
     def __init__(self, model: Model, generate: Generate, layers: Sequence[Layer]) -> None:
-        c: RecordedSizes = model.causal_lm.c
+        c: Sizes = model.causal_lm.c
         super().__init__(model, generate, c.vocab)
         self.layers, self.window, self.dtype = layers, generate.window, model.step.dtype
         self.states = (self.rows, c.kv_heads, c.head_dim)

@@ -10,9 +10,8 @@ from .. import operators as ops
 from ..ledger import Counted, Ledger, SavedBy, SavedRow, Size, Tensor
 from ..programs import Builder, Inputs, Method, Procedure, Sharding, Sizes, Step
 from ..programs.attention import Cache
-from ..programs.families import model_of
-from ..programs.recorded import RecordedSizes
-from . import chunks, saved_activations
+from ..programs.interpreter import RecordedCausalLM
+from . import chunks, litgpt, saved_activations
 from .batch import Batch, make_batch
 from .checkpointing import gradient_checkpointing_func, segment_length
 from .clipping import clip
@@ -59,18 +58,16 @@ class Model:
     ``batch`` and ``seq`` are of the sequences that a loop gives it (``Step.rows``).
     """
 
-    def __init__(
-        self, ledger: Ledger, step: Step, sizes: Sizes | RecordedSizes, method: Method, batch: Size, seq: Size
-    ) -> None:
+    def __init__(self, ledger: Ledger, step: Step, sizes: Sizes, method: Method, batch: Size, seq: Size) -> None:
         self.ledger, self.step, self.method = ledger, step, method
         before = len(ledger.parameters)
         build = Builder(
             ledger, method, step.dtype, segment_length(step.checkpointing) or 1, step.base, chunks.checkpoints(step)
         )
-        self.causal_lm: Any = model_of(build, sizes)
+        self.causal_lm: Any = (litgpt.GPT if step.family == "litgpt" else RecordedCausalLM)(build, sizes)
         checkpoints = gradient_checkpointing_func(step.checkpointing, step.use_reentrant)
         inputs = Inputs(ledger, *step.rows(batch, seq), step, checkpoints, fused_loss(step), fused_loss_after(step))
-        self.inputs = replace(inputs, makes_own=isinstance(sizes, RecordedSizes) and bool(sizes.given))
+        self.inputs = replace(inputs, makes_own=bool(sizes.given))
         self._wrapped: Any = method.wrap_model(build, self.causal_lm)
         self.scope = None if step.sharding is None else self._sharded(step.sharding, ledger.parameters[before:])
         own = ledger.parameters[before:] if step.procedure.trains else []

@@ -5,7 +5,6 @@ from __future__ import annotations
 from ..ledger import Ledger, Size
 from ..programs import Method, Sizes, Step
 from ..programs.libraries import without_collector
-from ..programs.recorded import RecordedSizes
 from .loop import Loop, Model
 from .loop import StepTotals as StepTotals
 
@@ -13,7 +12,7 @@ from .loop import StepTotals as StepTotals
 @without_collector()
 def run(
     step: Step,
-    sizes: Sizes | RecordedSizes,
+    sizes: Sizes,
     method: Method,
     batch: Size,
     seq: Size,

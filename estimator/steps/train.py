@@ -35,8 +35,8 @@ class Train(Procedure):
             loop.note_saved()
             yield "backward"
             ledger.backward(out[0])
-            if step.drop_output_before_step or step.family == "litgpt":
-                del out  # litgpt's loop has only the loss as a Python number; the model holds its logits
+            if step.drop_output_before_step:
+                del out
         yield "update"
         loop.update()
         batch.pop("attention_mask", None)

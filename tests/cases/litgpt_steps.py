@@ -12,9 +12,10 @@ from typing import Any
 
 from estimator.bases.formats import Base
 from estimator.methods.litgpt_lora import LitLora
-from estimator.plans.litgpt import config, qkv_sizes
+from estimator.plans.litgpt import model as of_row
 from estimator.programs.method import Method
 from estimator.programs.step import Step
+from estimator.steps.procedures import procedure_of
 from estimator.steps.step import run
 from tests.helpers.files import DATA
 
@@ -65,13 +66,13 @@ MODELS: dict[str, dict[str, Any]] = {
         "n_query_groups": 2,
         "post_attention_norm": True,
         "post_mlp_norm": True,
-        "attention_logit_softcapping": True,
-        "final_logit_softcapping": True,
+        "attention_logit_softcapping": 50.0,
+        "final_logit_softcapping": 30.0,
         "sliding_window_size": 32,
         "sliding_window_every": 2,
     },
 }
-NF4 = Base("nf4", "float16", "bfloat16")
+NF4 = Base("nf4", "float16", "bfloat16", quantises_head=True)
 METHODS: dict[str, dict[str, Any] | None] = {
     "full": None,
     "query-value": {"parts": ["query", "value"], "r": 3, "dropout": 0.1},
@@ -98,11 +99,18 @@ def cases() -> list[tuple[str, str, str, int, int, int, int]]:
 
 def predicted(model: str, method: str, precision: str, vocab: int, batch: int, seq: int, micro: int) -> dict[str, int]:
     """The ledger's bytes of a case."""
-    c = config({**MODELS[model], "padded_vocab_size": vocab, "stable_embedding": method == "nf4-stable"})
-    lora = METHODS[method]
-    way = Method() if lora is None else LitLora(lora["parts"], lora["r"], lora["dropout"], qkv_sizes(c), c.modules)
+    c = of_row(model, {**MODELS[model], "padded_vocab_size": vocab}).config
+    lora, stable = METHODS[method], method == "nf4-stable"
+    way = Method() if lora is None else LitLora(lora["parts"], lora["r"], lora["dropout"], c, stable)
     base = None if lora is None else lora.get("base")
-    options = Step("litgpt", PRECISIONS[precision], base=base, gradients_alive=micro > 1)
+    options = Step(
+        "litgpt",
+        PRECISIONS[precision],
+        base=base,
+        gradients_alive=micro > 1,
+        drop_output_before_step=True,
+        procedure=procedure_of("backpropagation"),
+    )
     totals: Any = run(options, c.sizes(lambda path: None, options, batch, seq), way, batch, seq)
     names = ("parameters", "buffers", "gradients", "optimizer", "saved", "trainable_parameters")
     return {
@@ -195,12 +203,11 @@ def _without_scratch(events: list[tuple[int, str]]) -> list[tuple[int, str]]:
 def litgpt_config(row: dict[str, Any], lora: dict[str, Any] | None) -> Any:
     """litgpt's config of a row as ``plans/litgpt.yaml`` has them."""
     row = dict(row)
-    every, capped = row.pop("sliding_window_every", 1), ("attention_logit_softcapping", "final_logit_softcapping")
+    every = row.pop("sliding_window_every", 1)
     keys = {
         "name": "Gemma" if row.pop("add_unit_offset", False) else "other",
         "vocab_size": row["padded_vocab_size"],
         "rotary_percentage": row.pop("rope_n_elem") / row["head_size"],
-        **{name: 30.0 for name in capped if row.pop(name, False)},
         "bias": row.pop("bias", False),
         "parallel_residual": row.pop("parallel_residual", False),
     }

@@ -44,6 +44,12 @@ def test_step(case: tuple[str, str, str, int, int, int, int]) -> None:
     assert_figures(witness.predicted(*case), witness.measured(*case))
 
 
+SWITCHES = (
+    *("bias", "lm_head_bias", "parallel_residual", "shared_attention_norm", "scale_embeddings"),
+    *("post_attention_norm", "post_mlp_norm", "attention_logit_softcapping", "final_logit_softcapping"),
+)
+
+
 def test_models_are_litgpts() -> None:
     """Witness: litgpt's own config, where litgpt is installed."""
     theirs = pytest.importorskip("litgpt.config").Config
@@ -54,11 +60,10 @@ def test_models_are_litgpts() -> None:
             assert row[key] == getattr(other, key)
         for key in ("intermediate_size", "rope_n_elem", "norm_class_name", "mlp_class_name", "sliding_window_size"):
             assert row.get(key) == getattr(other, key)
-        for key, value in c.switches.items():
-            if key not in ("add_unit_offset", "stable_embedding"):
-                assert value == (getattr(other, key) if not key.endswith("softcapping") else bool(getattr(other, key)))
-        windows = other.sliding_window_indices or [0] * other.n_layer
-        assert c.windowed_layers == tuple(map(bool, windows))
+        for key in SWITCHES:
+            assert row.get(key, False) == (getattr(other, key) or False)
+        assert c["sliding_window_indices"] == (other.sliding_window_indices or [0] * other.n_layer)
+        assert int(c["partial_rotary_factor"] * c["head_size"]) == other.rope_n_elem
 
 
 RESOURCE_TABLE: list[tuple[str, str, int, int, float | None, int]] = [

@@ -19,7 +19,7 @@ from estimator.answers.result import Result
 from estimator.errors import InputError
 from estimator.plans.models import load
 from estimator.plans.plan import parse_plan
-from estimator.programs.recorded import RecordedConfig
+from estimator.programs.recorded import Config
 from estimator.recorder.hugging_face import HuggingFaceModel
 from tests.cases.causal_classes import CLASSES
 
@@ -30,7 +30,7 @@ def test_the_class_is_the_one_that_transformers_picks(model_type: str, tmp_path:
     path = tmp_path / "config.json"
     path.write_text(json.dumps({**CLASSES[model_type], "model_type": model_type}))
     config = load(str(path)).config
-    assert isinstance(config, RecordedConfig)
+    assert isinstance(config, Config)
     assert isinstance(config.source, HuggingFaceModel)
     assert [type(config.source.build("float32")).__name__] == CLASSES[model_type]["architectures"]
 

@@ -17,7 +17,7 @@ from ...errors import InputError
 from ...ledger import ITEMSIZE, Events, Ledger, Origin, Size, whole
 from ...ledger.sizes import Taken, evaluated, symbol, taking
 from ...programs import Procedure, Step
-from ...programs.recorded import RecordedConfig
+from ...programs.recorded import Config
 from ...programs.sizes import segments
 from ...steps.checkpointing import segment_length
 from ...steps.loop import Loop, apply_update, zero_grad
@@ -187,10 +187,8 @@ class Logs:
 
 def _knows(job: Job, batch: Size, seq: Size) -> bool:
     """Whether there is a program for sizes that are symbols, without recording one."""
-    config = job.spec.config
-    return not isinstance(config, RecordedConfig) or config.source.knows(
-        job.step, batch, seq + job.method.virtual_tokens
-    )
+    config: Config = job.spec.config
+    return config.source.knows(job.step, batch, seq + job.method.virtual_tokens)
 
 
 class OwnLogs(Logs):

@@ -110,7 +110,7 @@ def structure_of(
         found.derived["chunks"] = f"int((S + {found.chunk} - 1) / {found.chunk})"
     if found.chunk is not None and found.chunk.isdigit():
         found.derived["padded"] = f"{found.chunk} * int((S + {found.chunk} - 1) / {found.chunk})"
-    head_dim = config.get("head_dim") or config[hidden] // config[found.heads]
+    head_dim = config.get(name("head_dim")) or config[hidden] // config[found.heads]
     reads_it = "D" not in found.roles and _reads_head_dim(found, rng)
     if reads_it:
         raw["head_dim"], found.roles["D"] = head_dim, "head_dim"

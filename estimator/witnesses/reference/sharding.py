@@ -13,7 +13,6 @@ import torch
 
 from ...plans.resolve import Resolved
 from ...programs import Sharding
-from ...programs.recorded import RecordedSizes
 
 
 @contextmanager
@@ -38,7 +37,6 @@ def shard(model: Any, resolved: Resolved) -> None:
 
     sharding, sizes = resolved.step.sharding, resolved.sizes()
     assert sharding is not None
-    assert isinstance(sizes, RecordedSizes)
     mesh = init_device_mesh("cpu", (sharding.world_size,))
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
     for path in sizes.program.paths:
