@@ -19,11 +19,9 @@ class Given(str):
 _N, _LIST, _SIZE, _NAME = Given("N"), Given("LIST"), Given("SIZE"), Given("NAME")
 _DTYPE = Given("DTYPE")
 _LORA = {"method": "lora"}
-_GENERATED = {"max_new_tokens": _N}
+_DORA, _RSLORA = {**_LORA, "use_dora": True}, {**_LORA, "use_rslora": True}
+_ACCUMULATED, _GENERATED = {"gradient_accumulation_steps": _N}, {"max_new_tokens": _N}
 _4BIT, _8BIT = {"dtype": "nf4"}, {"dtype": "int8"}
-_BATCH, _SEQ, _RANK = {"batch": _N}, {"seq": _N}, {"r": _N, **_LORA}
-_LAYER = {"checkpointing": "layer"}
-_FLASH = {"attention": "flash"}
 _SEVERAL = "spreads a step over several GPUs, which has no rules here: ask about one of them, with its own batch"
 _OFFLOADED = "keeps weights or states outside the GPU, which has no rules here: ask with a smaller optimizer or dtype"
 _REWARDED = "is a loop with more than one model or pass, which has no rules here: ask about its training step alone"
@@ -31,135 +29,83 @@ _REWARDED = "is a loop with more than one model or pass, which has no rules here
 Meaning = Mapping[str, Any] | str
 """Keys and values to write in a plan or its blocks, or the reason why there are none."""
 
-KEYS: Mapping[str, Meaning] = {
+
+def _each(*rows: tuple[Meaning, str]) -> dict[str, Meaning]:
+    """The meaning of each word, from rows of a meaning and the words that have it."""
+    return {word: meaning for meaning, words in rows for word in words.split()}
+
+
+KEYS: Mapping[str, Meaning] = _each(
     # the batch and its sequences
-    "batch_size": _BATCH,
-    "bs": _BATCH,
-    "micro_batch": _BATCH,
-    "micro_batch_size": _BATCH,
-    "train_batch_size": _BATCH,
-    "per_device_train_batch_size": _BATCH,
-    "per_device_batch_size": _BATCH,
-    "grad_accum": {"gradient_accumulation_steps": _N},
-    "grad_accumulation": {"gradient_accumulation_steps": _N},
-    "gradient_accumulation": {"gradient_accumulation_steps": _N},
-    "accumulation_steps": {"gradient_accumulation_steps": _N},
-    "max_length": _SEQ,
-    "max_len": _SEQ,
-    "max_seq": _SEQ,
-    "max_seq_length": _SEQ,
-    "max_seq_len": _SEQ,
-    "model_max_length": _SEQ,
-    "seq_len": _SEQ,
-    "seq_length": _SEQ,
-    "sequence_length": _SEQ,
-    "sequence_len": _SEQ,
-    "cutoff_len": _SEQ,
-    "context_length": _SEQ,
-    "ctx_size": {"n_ctx": _N},
-    "num_ctx": {"n_ctx": _N},
-    "max_tokens": _GENERATED,
+    ({"batch": _N}, "batch_size bs micro_batch micro_batch_size train_batch_size"),
+    ({"batch": _N}, "per_device_train_batch_size per_device_batch_size"),
+    (_ACCUMULATED, "grad_accum grad_accumulation gradient_accumulation accumulation_steps"),
+    ({"seq": _N}, "max_length max_len max_seq max_seq_length max_seq_len model_max_length seq_len seq_length"),
+    ({"seq": _N}, "sequence_length sequence_len cutoff_len context_length"),
+    ({"n_ctx": _N}, "ctx_size num_ctx"),
+    (_GENERATED, "max_tokens"),
     # precision
-    "torch_dtype": {"dtype": _DTYPE},
-    "bf16": {"autocast": "bfloat16"},
-    "fp16": {"autocast": "float16"},
-    "amp": {"autocast": "bfloat16"},
-    "mixed_precision": {"autocast": "bfloat16"},
-    "precision": {"dtype": _DTYPE},
-    "pure_bf16": {"dtype": "bfloat16"},
-    "quantization": _4BIT,
-    "quantize": _4BIT,
-    "quantization_bit": _4BIT,
-    "quant": _4BIT,
-    "bits": _4BIT,
-    "load_in_4bit": _4BIT,
-    "4bit": _4BIT,
-    "load_in_8bit": _8BIT,
-    "8bit": _8BIT,
-    "bnb_4bit_quant_type": _4BIT,
-    "bnb_4bit_compute_dtype": {"compute_dtype": _DTYPE, **_4BIT},
-    "bnb_4bit_use_double_quant": {"double_quant": True, **_4BIT},
-    "double_quantization": {"double_quant": True, **_4BIT},
-    "prepare_model_for_kbit_training": {"kbit_preparation": True, **_4BIT},
-    "qlora": {"method": "qlora"},
+    ({"dtype": _DTYPE}, "torch_dtype precision"),
+    ({"autocast": "bfloat16"}, "bf16 amp mixed_precision"),
+    ({"autocast": "float16"}, "fp16"),
+    ({"dtype": "bfloat16"}, "pure_bf16"),
+    (_4BIT, "quantization quantize quantization_bit quant bits load_in_4bit 4bit bnb_4bit_quant_type"),
+    (_8BIT, "load_in_8bit 8bit"),
+    ({"compute_dtype": _DTYPE, **_4BIT}, "bnb_4bit_compute_dtype"),
+    ({"double_quant": True, **_4BIT}, "bnb_4bit_use_double_quant double_quantization"),
+    ({"kbit_preparation": True, **_4BIT}, "prepare_model_for_kbit_training"),
+    ({"method": "qlora"}, "qlora"),
     # LoRA
-    "rank": _RANK,
-    "lora_r": _RANK,
-    "lora_rank": _RANK,
-    "lora_dim": _RANK,
-    "lora_target": {"target_modules": _LIST, **_LORA},
-    "lora_target_modules": {"target_modules": _LIST, **_LORA},
-    "dora": {**_LORA, "use_dora": True},
-    "rslora": {**_LORA, "use_rslora": True},
-    "peft": {"method": _NAME},
-    "peft_type": {"method": _NAME},
-    "finetuning_type": {"method": _NAME},
-    "adapter_name": {"method": _NAME},
+    ({"r": _N, **_LORA}, "rank lora_r lora_rank lora_dim"),
+    ({"target_modules": _LIST, **_LORA}, "lora_target lora_target_modules"),
+    (_DORA, "dora"),
+    (_RSLORA, "rslora"),
+    ({"method": _NAME}, "peft peft_type finetuning_type adapter_name"),
     # savings
-    "gradient_checkpointing": _LAYER,
-    "activation_checkpointing": _LAYER,
-    "use_gradient_checkpointing": _LAYER,
-    "grad_checkpointing": _LAYER,
-    "recompute": _LAYER,
-    "flash_attention": _FLASH,
-    "flash_attention_2": _FLASH,
-    "use_flash_attention_2": _FLASH,
-    "fa2": _FLASH,
-    "attn": {"attention": _NAME},
-    "attn_implementation": {"attention": _NAME},
-    "liger": {"loss": "liger"},
-    "liger_kernel": {"loss": "liger"},
-    "use_liger": {"loss": "liger"},
-    "use_liger_kernel": {"loss": "liger"},
-    "cut_cross_entropy": {"loss": "cce"},
+    ({"checkpointing": "layer"}, "gradient_checkpointing activation_checkpointing use_gradient_checkpointing"),
+    ({"checkpointing": "layer"}, "grad_checkpointing recompute"),
+    ({"attention": "flash"}, "flash_attention flash_attention_2 use_flash_attention_2 fa2"),
+    ({"attention": _NAME}, "attn attn_implementation"),
+    ({"loss": "liger"}, "liger liger_kernel use_liger use_liger_kernel"),
+    ({"loss": "cce"}, "cut_cross_entropy"),
     # the optimizer
-    "optim": {"optimizer": _NAME},
-    "max_grad_norm": {"gradient_clipping": True},
-    "clip_grad_norm": {"gradient_clipping": True},
+    ({"optimizer": _NAME}, "optim"),
+    ({"gradient_clipping": True}, "max_grad_norm clip_grad_norm"),
     # where it runs
-    "gpu": {"device": _NAME},
-    "gpu_name": {"device": _NAME},
-    "vram": {"budget": _SIZE},
-    "memory": {"budget": _SIZE},
-    "max_memory": {"budget": _SIZE},
-    "gpu_memory": {"budget": _SIZE},
-    "inference": {"task": "infer"},
-    "kv_cache_dtype": {"type_k": _NAME, "type_v": _NAME},
-    "cache_type_k": {"type_k": _NAME},
-    "cache_type_v": {"type_v": _NAME},
+    ({"device": _NAME}, "gpu gpu_name"),
+    ({"budget": _SIZE}, "vram memory max_memory gpu_memory"),
+    ({"task": "infer"}, "inference"),
+    ({"type_k": _NAME, "type_v": _NAME}, "kv_cache_dtype"),
+    ({"type_k": _NAME}, "cache_type_k"),
+    ({"type_v": _NAME}, "cache_type_v"),
     # what no key is for
-    **dict.fromkeys(("deepspeed", "zero", "zero1", "zero2", "zero3", "zero_stage", "fsdp", "ddp"), _SEVERAL),
-    **dict.fromkeys(("tensor_parallel", "tensor_parallel_size", "tp", "pipeline_parallel", "pp"), _SEVERAL),
-    **dict.fromkeys(("num_gpus", "n_gpus", "gpus", "world_size", "nproc_per_node", "num_processes"), _SEVERAL),
-    **dict.fromkeys(("cpu_offload", "offload", "offload_optimizer", "offload_param"), _OFFLOADED),
-    **dict.fromkeys(("dpo", "grpo", "ppo", "rlhf"), _REWARDED),
-}
+    (_SEVERAL, "deepspeed zero zero1 zero2 zero3 zero_stage fsdp ddp"),
+    (_SEVERAL, "tensor_parallel tensor_parallel_size tp pipeline_parallel pp"),
+    (_SEVERAL, "num_gpus n_gpus gpus world_size nproc_per_node num_processes"),
+    (_OFFLOADED, "cpu_offload offload offload_optimizer offload_param"),
+    (_REWARDED, "dpo grpo ppo rlhf"),
+)
 """What words mean that stand in place of a key or an option."""
 
-_METHODS: Mapping[str, Meaning] = {
-    "qdora": {**_4BIT, **_LORA, "use_dora": True},
-    "dora": KEYS["dora"],
-    "rslora": KEYS["rslora"],
-    "pissa": {**_LORA, "init_lora_weights": "pissa"},
-    "olora": {**_LORA, "init_lora_weights": "olora"},
-    "sft": {"method": "full"},
-    "fft": {"method": "full"},
-    "full_finetune": {"method": "full"},
-    "full_finetuning": {"method": "full"},
-    "full_fine_tuning": {"method": "full"},
-    "full_parameter": {"method": "full"},
-    "galore": {"method": "full", "optimizer": "galore-adamw"},
-    "lomo": {"method": "full", "optimizer": "lomo"},
-    "prompt": {"method": "prompt_tuning"},
-    "prefix": {"method": "prefix_tuning"},
-    "ptuning": {"method": "p_tuning"},
-    "llama_adapter": {"method": "adaption_prompt"},
-    "layernorm": {"method": "ln_tuning"},
-    "4bit": KEYS["4bit"],
-    "8bit": KEYS["8bit"],
-    **dict.fromkeys(("deepspeed", "zero1", "zero2", "zero3", "fsdp", "ddp"), _SEVERAL),
-    **dict.fromkeys(("dpo", "grpo", "ppo", "rlhf"), _REWARDED),
-}
+_METHODS = _each(
+    ({**_4BIT, **_DORA}, "qdora"),
+    (_DORA, "dora"),
+    (_RSLORA, "rslora"),
+    ({**_LORA, "init_lora_weights": "pissa"}, "pissa"),
+    ({**_LORA, "init_lora_weights": "olora"}, "olora"),
+    ({"method": "full"}, "sft fft full_finetune full_finetuning full_fine_tuning full_parameter"),
+    ({"method": "full", "optimizer": "galore-adamw"}, "galore"),
+    ({"method": "full", "optimizer": "lomo"}, "lomo"),
+    ({"method": "prompt_tuning"}, "prompt"),
+    ({"method": "prefix_tuning"}, "prefix"),
+    ({"method": "p_tuning"}, "ptuning"),
+    ({"method": "adaption_prompt"}, "llama_adapter"),
+    ({"method": "ln_tuning"}, "layernorm"),
+    (_4BIT, "4bit"),
+    (_8BIT, "8bit"),
+    (_SEVERAL, "deepspeed zero1 zero2 zero3 fsdp ddp"),
+    (_REWARDED, "dpo grpo ppo rlhf"),
+)
 _OTHER_NAMES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "dtype": {
         "nf4": ("4bit", "int4", "bnb", "bnb_4bit", "load_in_4bit", "bnb_nf4"),
@@ -227,13 +173,8 @@ def _plain(word: str) -> str:
 
 _BITS, _MIXED = {"8": _8BIT, "int8": _8BIT}, {"fp16": {"autocast": "float16"}, "float16": {"autocast": "float16"}}
 OF_VALUE: Mapping[str, Mapping[str, Meaning]] = {
-    "bits": _BITS,
-    "quantization_bit": _BITS,
-    "quantization": _BITS,
-    "quantize": _BITS,
-    "quant": _BITS,
-    "mixed_precision": _MIXED,
-    "amp": _MIXED,
+    **dict.fromkeys(("bits", "quantization_bit", "quantization", "quantize", "quant"), _BITS),
+    **dict.fromkeys(("mixed_precision", "amp"), _MIXED),
     "bnb_4bit_quant_type": {"fp4": {"dtype": "fp4"}},
 }
 """What a word of ``KEYS`` means where its value is one of these."""
