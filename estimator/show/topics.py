@@ -7,83 +7,50 @@ from collections.abc import Mapping
 from ..engines.registry import KEYS as ENGINES
 from ..engines.registry import RUNTIMES
 
+_TOPICS: Mapping[str, tuple[str, str]] = {
+    "model": (
+        "model and task",
+        "model task implementation litgpt transformers trainer head experts_implementation routing",
+    ),
+    "method": ("method", "method"),
+    "optimizer": (
+        "optimizer and update",
+        "optimizer optimizer_rank embedding_optim_bits gradient_clipping neftune_noise_alpha",
+    ),
+    "precision": ("precision", "dtype autocast"),
+    "quantised": (
+        "quantised base",
+        "rest_dtype compute_dtype double_quant weight_group_size bitsandbytes kbit_preparation",
+    ),
+    "attention": ("attention", "attention sdpa_kernel attention_mask use_cache"),
+    "lengths": (
+        "batch and length",
+        "batch seq target_seq lengths data_collator packing return_seq_idx gradient_accumulation_steps previous_seq",
+    ),
+    "memory": ("savings", "checkpointing use_reentrant saved_activations activation_group_size mlp_chunks"),
+    "loss": (
+        "loss and the model's output",
+        "loss loss_chunk num_output_chunks label_share keep_logits convert_outputs_to_fp32 previous_output "
+        "drop_output_before_step",
+    ),
+    "where": ("where it runs", "runtime device budget ios_increased_memory_limit"),
+    "gpu": ("GPUs (runtime torch-cuda)", ""),
+    "generate": ("generate (transformers' names)", "generate"),
+    "run": ("the run around the step (the Trainer's names)", "run"),
+}
+"""The title of each topic, and the keys of a plan that it is of. The keys of a block have the block's topic."""
+
 TOPICS: Mapping[str, str] = {
-    "model": "model and task",
-    "method": "method",
-    "optimizer": "optimizer and update",
-    "precision": "precision",
-    "quantised": "quantised base",
-    "attention": "attention",
-    "lengths": "batch and length",
-    "memory": "savings",
-    "loss": "loss and the model's output",
-    "where": "where it runs",
-    "gpu": "GPUs (runtime torch-cuda)",
-    "generate": "generate (transformers' names)",
-    "run": "the run around the step (the Trainer's names)",
+    **{topic: title for topic, (title, _) in _TOPICS.items()},
     **dict(keys.topic for keys in ENGINES.values() if keys.topic is not None),
 }
 """The topics of ``--help-TOPIC``, and their titles."""
 
 TOPIC_OF: Mapping[str, str] = {
     **{key: keys.topic[0] for keys in ENGINES.values() if keys.topic for key in keys.fields.model_fields},
-    "model": "model",
-    "task": "model",
-    "implementation": "model",
-    "litgpt": "model",
-    "transformers": "model",
-    "trainer": "model",
-    "method": "method",
-    "optimizer": "optimizer",
-    "optimizer_rank": "optimizer",
-    "embedding_optim_bits": "optimizer",
-    "gradient_clipping": "optimizer",
-    "dtype": "precision",
-    "autocast": "precision",
-    "rest_dtype": "quantised",
-    "compute_dtype": "quantised",
-    "double_quant": "quantised",
-    "weight_group_size": "quantised",
-    "bitsandbytes": "quantised",
-    "kbit_preparation": "quantised",
-    "attention": "attention",
-    "sdpa_kernel": "attention",
-    "head": "model",
-    "experts_implementation": "model",
-    "routing": "model",
-    "attention_mask": "attention",
-    "data_collator": "lengths",
-    "packing": "lengths",
-    "return_seq_idx": "lengths",
-    "use_cache": "attention",
-    "batch": "lengths",
-    "seq": "lengths",
-    "target_seq": "lengths",
-    "lengths": "lengths",
-    "gradient_accumulation_steps": "lengths",
-    "previous_seq": "lengths",
-    "checkpointing": "memory",
-    "use_reentrant": "memory",
-    "saved_activations": "memory",
-    "activation_group_size": "memory",
-    "mlp_chunks": "memory",
-    "loss": "loss",
-    "loss_chunk": "loss",
-    "num_output_chunks": "loss",
-    "label_share": "loss",
-    "keep_logits": "loss",
-    "convert_outputs_to_fp32": "loss",
-    "neftune_noise_alpha": "optimizer",
-    "previous_output": "loss",
-    "drop_output_before_step": "loss",
-    "runtime": "where",
-    "device": "where",
-    "budget": "where",
-    "ios_increased_memory_limit": "where",
-    "generate": "generate",
-    "run": "run",
+    **{key: topic for topic, (_, own) in _TOPICS.items() for key in own.split()},
 }
-"""The topic of each key of a plan. The keys of a block have the block's topic."""
+"""The topic of each key of a plan."""
 
 COMMON: Mapping[str, Mapping[str, tuple[str, str]]] = {
     "model and task": {
