@@ -21,6 +21,7 @@ from ..plans.resolve import Resolved, resolve
 from ..programs.sizes import layers_stood_for
 from ..steps.step import run
 from ..witnesses.trace import Polynomial, TracedTensor, build, counts, saved_polynomial, trace
+from .explanation import exact
 from .formulas import Regime, compile_plan, regimes
 
 Progress = Callable[[int, int], None]
@@ -121,8 +122,8 @@ class Validation:
                     "coefficients": [
                         {
                             "monomial": c.monomial,
-                            "formula": _number(c.formula),
-                            "trace": _number(c.trace),
+                            "formula": exact(c.formula),
+                            "trace": exact(c.trace),
                             "equal": c.equal,
                         }
                         for c in r.coefficients
@@ -133,10 +134,6 @@ class Validation:
                 for r in self.regimes
             ],
         }
-
-
-def _number(value: Fraction) -> int | str:
-    return value.numerator if value.denominator == 1 else str(value)
 
 
 def validate(
@@ -159,15 +156,11 @@ def validate(
         progress(done, total)
 
     results = tuple(_compare(resolved, model, regime, grid, traced) for regime, grid in zip(found, grids, strict=True))
-    return Validation(plan, results, _counts(plan, model))
+    return Validation(plan, results, counts_of(plan, model))
 
 
-def validate_counts(plan: Plan) -> tuple[Count, ...]:
-    """Compare only the totals that need no forward pass. Raises ``InputError``."""
-    return _counts(plan, build(resolve(plan)))
-
-
-def _counts(plan: Plan, model: Any) -> tuple[Count, ...]:
+def counts_of(plan: Plan, model: Any) -> tuple[Count, ...]:
+    """The totals that need no forward pass, of a plan's formulas and of its traced model."""
     totals = compile_plan(plan).totals
     return tuple(Count(name, whole(getattr(totals, name)), value) for name, value in counts(model).items())
 

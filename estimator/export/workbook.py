@@ -185,12 +185,14 @@ def _estimate_sheet(book: Any, f: Function, styles: Mapping[str, Any]) -> None:
 
 def _curve_sheet(book: Any, f: Function, styles: Mapping[str, Any]) -> None:
     """The components against one variable, the others as on the first sheet."""
+    from xlsxwriter.utility import xl_col_to_name
+
     sheet = book.add_worksheet("Curve")
     along = next((v for v in f.variables if v.name in ("seq", "n_ctx")), f.variables[0])
     names = [v.name for v in f.variables]
     made = formulas(f, lambda name: name)
     columns = [*names, *made]
-    letters = {name: _letter(number) for number, name in enumerate(columns)}
+    letters = {name: xl_col_to_name(number) for number, name in enumerate(columns)}
     sheet.set_column(0, len(columns) - 1, 18)
     sheet.write_row(0, 0, columns, styles["head"])
     for row, value in enumerate(_points(along), 1):
@@ -259,10 +261,3 @@ def _points(v: Variable) -> list[int]:
 def _name(name: str) -> str:
     """The name of a cell. A prefix keeps it from being taken for a cell's address, such as R."""
     return f"estimate_{name}"
-
-
-def _letter(number: int) -> str:
-    from xlsxwriter.utility import xl_col_to_name
-
-    letter: str = xl_col_to_name(number)
-    return letter

@@ -197,27 +197,10 @@ def _mean_batches(samples: int, marked: int, draws: int, batch: int) -> float:
     return mean / total
 
 
-def expected(distribution: Distribution) -> float:
-    """Mean length in tokens."""
-    return math.fsum(length * chance for length, chance in distribution)
-
-
 def quantile(distribution: Distribution, share: float) -> int:
     """The shortest length that a ``share`` of the batches (0 to 1) or more do not exceed."""
     reached = list(accumulate(chance for _, chance in distribution))
     return distribution[min(bisect_left(reached, share), len(reached) - 1)][0]
-
-
-def histogram(distribution: Distribution, bins: int = 12) -> list[tuple[int, int, float]]:
-    """Bins (shortest, longest, probability) of equal width, ascending; one for each length where lengths are few."""
-    if len(distribution) <= bins:
-        return [(length, length, chance) for length, chance in distribution]
-    first = distribution[0][0]
-    width = -(-(distribution[-1][0] - first + 1) // bins)
-    chances = [0.0] * bins
-    for length, chance in distribution:
-        chances[(length - first) // width] += chance
-    return [(first + i * width, first + (i + 1) * width - 1, chance) for i, chance in enumerate(chances)]
 
 
 def _histogram(value: Any) -> dict[int, int]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 import warnings
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from fractions import Fraction
 from typing import Any, NamedTuple
@@ -86,18 +86,6 @@ def trace(
     with within or without_data(), position, hooks, watch_products(pack):
         forward(model, plan, batch, seq)
     return rows
-
-
-def new_storages(tree: Any, *known: Collection[int]) -> Iterator[tuple[Any, Any]]:
-    """The tensors in a tree of arguments or results whose storages are not ``known`` by address, each with its storage.
-
-    A storage that the caller adds to ``known`` does not come again.
-    """
-    for x in torch.utils._pytree.tree_leaves(tree):
-        if isinstance(x, torch.Tensor):
-            storage = x.untyped_storage()
-            if not any(storage._cdata in addresses for addresses in known):
-                yield x, storage
 
 
 def forward(model: Any, plan: Plan, batch: int, seq: int) -> Any:

@@ -25,6 +25,7 @@ from estimator.errors import InputError
 from estimator.plans.models import builtin_names, load, names_for
 from estimator.witnesses import llama_cpp as engine
 from tests.cases.llama_cpp_runs import RECORDED, legacy, real_header
+from tests.helpers.engine_recipes import quantised_types
 
 INSTALLED = BUILDS["b11739"]
 SETTINGS = (
@@ -182,7 +183,7 @@ def test_recipes_equal_the_engine(recipe: str) -> None:
         if load(model).raw["model_type"] not in convert.FAMILIES:
             continue
         header = real_header(model, recipe)
-        chosen = engine.quantised_types(header, recipe)
+        chosen = quantised_types(header, recipe)
         assert chosen == {name: header.tensors[name].kind for name in chosen}, model
         kept = {tensor.kind for name, tensor in header.tensors.items() if name not in chosen}
         assert kept <= {"f32", "bf16"}
