@@ -148,8 +148,8 @@ class Engine:
     """What the uncertainty is, and of how many processes."""
     context_key: ClassVar[str] = "seq"
     """The key that a context or sequence grows with."""
-    has_witness: ClassVar[bool] = False
-    """An engine without steps: ``witnesses/`` asks the installed one for its buffers."""
+    witness: ClassVar[str] = ""
+    """Of an engine without steps the module of ``witnesses/`` whose ``measured`` asks the installed one for buffers."""
     context_step: ClassVar[int] = 1
     """A sequence's context is rounded up to a multiple of so many tokens."""
     fixed_keys: ClassVar[Sequence[str]] = ("batch", "seq")

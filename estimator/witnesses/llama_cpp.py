@@ -11,16 +11,23 @@ from __future__ import annotations
 import ctypes
 import json
 import sys
-from collections.abc import Iterator
+import tempfile
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+from ..engines.llama_cpp.builds import BUILDS
 from ..engines.llama_cpp.context import Parameters
+from ..engines.llama_cpp.engine import usage_of
 from ..engines.llama_cpp.ggml import TYPES, pad
 from ..engines.llama_cpp.header import Header
+from ..engines.llama_cpp.usage import PROGRAM_BYTES
+from ..engines.llama_cpp.weights import weights
 from ..errors import InputError
+from ..plans.models import load
+from ..plans.plan import Plan
 from . import fresh
 
 _BREAKDOWN = "_Z26llama_get_memory_breakdownPK13llama_context"
@@ -46,6 +53,53 @@ _Tensor._fields_ = [
     ("data", ctypes.c_void_p),
     ("name", ctypes.c_char * _NAME),
 ]
+
+
+class Measured(NamedTuple):
+    """What the installed engine takes for a plan, beside what is predicted."""
+
+    engine: str
+    """Its version."""
+    build: str
+    """The build that the prediction is for."""
+    rows: Sequence[tuple[str, int, int]]
+    """A buffer, and its measured and predicted bytes."""
+
+
+def measured(plan: Plan) -> Measured:
+    """Ask the engine for its buffers; with a file of real weights, decode and measure the process, too.
+
+    Raises ``InputError`` for a plan on another device than this machine's CPU, and for what the engine refuses.
+    """
+    options = plan.llama_cpp
+    if options.backend in ("metal", "vulkan", "cuda") or plan.device is not None:
+        raise InputError("measure asks the engine on this machine's CPU; leave device and a GPU's backend out")
+    if "build" not in options.model_fields_set and version() in BUILDS:
+        options = options.model_copy(update={"build": version()})
+        plan = plan.model_copy(update={"llama_cpp": options})
+    model = plan.engine.model(plan, load)
+    use = usage_of(plan, model)
+    p, context, of_process = use.context.parameters, use.context, 0
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(plan.model).expanduser()
+        if not model.from_file:
+            path = Path(folder) / "model.gguf"
+            write_sparse(model.header, path)
+        try:
+            report = ask(path, p, repack=options.repack)
+            if model.from_file:
+                of_process = resident(path, p, use_mmap=options.use_mmap, repack=options.repack)
+        except EngineError as error:
+            raise InputError(f"the engine refuses: {error}") from None
+    unmapped = weights(use.header, use.backend, use_mmap=False, repack=options.repack)  # as the engine was asked
+    rows = [
+        ("weights", report.total("model"), unmapped.total),
+        ("KV cache and recurrent state", report.total("context"), context.kv_bytes + context.recurrent_bytes),
+        ("compute", report.total("compute"), use.reserved[0]),
+    ]
+    if of_process:
+        rows.append(("resident, beside the program", of_process, use.clean + use.dirty - PROGRAM_BYTES))
+    return Measured(version(), use.build.name, rows)
 
 
 @dataclass(frozen=True)

@@ -168,7 +168,7 @@ class LlamaCpp(Engine):
     title = "llama.cpp"
     maps_weights = takes_budget_on_cards = True
     reads_checkpoints = False
-    has_witness = True
+    witness = "llama_cpp"
     defaults = MappingProxyType({"task": "infer", "dtype": "q4_k_m"})
     rows = (
         ("weights", "weights"),

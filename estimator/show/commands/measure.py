@@ -5,10 +5,10 @@ from __future__ import annotations
 import argparse
 import sys
 from collections.abc import Sequence
+from importlib import import_module
 
 from ...answers.result import SCHEMA
 from ...errors import InputError
-from ...plans.models import load
 from ...plans.plan import Plan
 from ...plans.resolve import resolve
 from ...text import dumped
@@ -32,10 +32,8 @@ def configure(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None
 def execute(args: argparse.Namespace) -> int:
     """Run the step in a fresh process, and print the measured bytes beside the predicted ones."""
     plan = plan_from(args)
-    if not (plan.engine.runs_steps or plan.engine.has_witness):
-        raise InputError(f"a measurement has no rule with runtime: {plan.runtime}; ask `estimator estimate`")
     if not plan.engine.runs_steps:
-        return _engine(plan, args.json)
+        return _buffers(plan, args.json)
     resolve(plan)  # refuses a plan before the progress bar appears
     from rich.console import Console
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
@@ -86,53 +84,18 @@ def _compared(name: str, measured: int, predicted: int) -> list[str]:
     return [name, f"{measured:,} B", f"{predicted:,} B", f"{predicted - measured:+,} B"]
 
 
-def _engine(plan: Plan, as_json: bool) -> int:
-    """Ask the installed llama.cpp for its buffers; with a file of real weights, decode and measure the process."""
-    import tempfile
-    from pathlib import Path
-
-    from ...engines.llama_cpp.builds import BUILDS
-    from ...engines.llama_cpp.engine import usage_of
-    from ...engines.llama_cpp.usage import PROGRAM_BYTES
-    from ...engines.llama_cpp.weights import weights
-    from ...witnesses import llama_cpp as engine
-
-    options = plan.llama_cpp
-    if options.backend in ("metal", "vulkan", "cuda") or plan.device is not None:
-        raise InputError("measure asks the engine on this machine's CPU; leave device and a GPU's backend out")
-    if "build" not in options.model_fields_set and engine.version() in BUILDS:
-        options = options.model_copy(update={"build": engine.version()})
-        plan = plan.model_copy(update={"llama_cpp": options})
-    model = plan.engine.model(plan, load)
-    use = usage_of(plan, model)
-    p, context = use.context.parameters, use.context
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(plan.model).expanduser()
-        if not model.from_file:
-            path = Path(folder) / "model.gguf"
-            engine.write_sparse(model.header, path)
-        try:
-            report = engine.ask(path, p, repack=options.repack)
-            resident = (
-                engine.resident(path, p, use_mmap=options.use_mmap, repack=options.repack) if model.from_file else 0
-            )
-        except engine.EngineError as error:
-            raise InputError(f"the engine refuses: {error}") from None
-    unmapped = weights(use.header, use.backend, use_mmap=False, repack=options.repack)  # as the engine was asked
-    rows = [
-        ("weights", report.total("model"), unmapped.total),
-        ("KV cache and recurrent state", report.total("context"), context.kv_bytes + context.recurrent_bytes),
-        ("compute", report.total("compute"), use.reserved[0]),
-    ]
-    if resident:
-        rows.append(("resident, beside the program", resident, use.clean + use.dirty - PROGRAM_BYTES))
+def _buffers(plan: Plan, as_json: bool) -> int:
+    """Ask the installed engine for its buffers, as the module of ``witnesses/`` does that the engine names."""
+    if not plan.engine.witness:
+        raise InputError(f"a measurement has no rule with runtime: {plan.runtime}; ask `estimator estimate`")
+    found = import_module(f"estimator.witnesses.{plan.engine.witness}").measured(plan)
     if as_json:
-        record = {name: {"measured": measured, "predicted": predicted} for name, measured, predicted in rows}
-        about = {"schema": SCHEMA, "model": plan.model, "engine": engine.version(), "build": use.build.name}
+        record = {name: {"measured": measured, "predicted": predicted} for name, measured, predicted in found.rows}
+        about = {"schema": SCHEMA, "model": plan.model, "engine": found.engine, "build": found.build}
         print(dumped({**about, "bytes": record}, indent=2))
         return 0
-    show(f"llama.cpp {engine.version()} on this machine, predicted for build {use.build.name}")
-    cells = [[*_compared(name, a, b), f"{100 * (b / a - 1):+.2f} %"] for name, a, b in rows]
+    show(f"{plan.engine.title} {found.engine} on this machine, predicted for build {found.build}")
+    cells = [[*_compared(name, a, b), f"{100 * (b / a - 1):+.2f} %"] for name, a, b in found.rows]
     show(table(["buffer", "measured", "predicted", "difference", ""], cells))
     show_answer(brief="\n".join(f"{name}: {a} measured, {b} predicted" for name, a, b, *_ in cells))
     return 0
