@@ -12,7 +12,7 @@ from importlib import import_module
 from typing import Any
 
 from .engine import Engine
-from .keys import Keys
+from .keys import Keys, Refusals
 
 FOLDERS = {
     "torch-cpu": "torch_cpu",
@@ -47,3 +47,8 @@ def meant(data: Mapping[str, Any]) -> Engine:
 def claimed(data: Mapping[str, Any]) -> str | None:
     """The engine that a plan's keys mean without naming it: the last in order that claims them."""
     return next((name for name in reversed(RUNTIMES) if KEYS[name].claims(data)), None)
+
+
+def refused_on(runtime: str) -> list[Refusals]:
+    """What does not go with an engine: its own rows, and those of what the others alone have."""
+    return [keys.refused if name == runtime else keys.refused_elsewhere for name, keys in KEYS.items()]

@@ -23,7 +23,7 @@ from ..engines.devices import find
 from ..engines.engine import Job
 from ..engines.keys import Refusals
 from ..engines.registry import KEYS as ENGINES
-from ..engines.registry import RUNTIMES
+from ..engines.registry import RUNTIMES, refused_on
 from ..errors import InputError, options
 from ..methods.base import AdapterMethod
 from ..programs.releases import NEWEST
@@ -85,8 +85,8 @@ CAUSAL_KEYS = (
 """Keys that have rules for causal language models alone."""
 
 
-def _runs_on(name: str, plan: Any) -> bool:
-    return bool(plan.runtime == name)
+def _has_engine_with(keys: tuple[str, ...], plan: Any) -> bool:
+    return set(keys) <= set(ENGINES[plan.runtime].names)
 
 
 OWNERS = (
@@ -98,7 +98,10 @@ OWNERS = (
     Owner(f"dtype: {', '.join(FOUR_BIT)}", lambda p: p.dtype in FOUR_BIT, FOUR_BIT_KEYS),
     Owner(f"dtype: {', '.join(PACKED)}", lambda p: p.dtype in PACKED, PACKED_KEYS),
     Owner("implementation: litgpt", lambda p: p.implementation == "litgpt", ("litgpt",)),
-    *(Owner(f"runtime: {name}", partial(_runs_on, name), ENGINES[name].names) for name in RUNTIMES),
+    *(
+        Owner(f"runtime: {name}", partial(_has_engine_with, ENGINES[name].names), ENGINES[name].names)
+        for name in RUNTIMES
+    ),
     Owner("attention: sdpa", lambda p: p.attention == "sdpa", ("sdpa_kernel",)),
     Owner("lengths", lambda p: p.lengths is not None, ("empty_cache",)),
     Owner("a plan of one length", lambda p: p.lengths is None, ("previous_seq",)),
@@ -489,8 +492,8 @@ def listed() -> list[str]:
 def check(plan: Any) -> None:
     """Raise ``InputError`` for what does not go together in a plan, before its model is known."""
     _check_owners(OWNERS, plan)
-    for name, keys in ENGINES.items():
-        _refuse(keys.refused if plan.runtime == name else keys.refused_elsewhere, plan)
+    for rows in refused_on(plan.runtime):
+        _refuse(rows, plan)
     _refuse(PLAN, plan)
     if plan.device is not None and plan.engine.runs_steps:
         check_device(plan.device)
