@@ -11,6 +11,7 @@ import pytest
 
 from estimator.engines.llama_cpp.engine import ENGINE
 from estimator.show.cli import main
+from tests.helpers.commands import output, refusal
 from tests.helpers.drawings import has_colour, pixels
 
 
@@ -147,3 +148,11 @@ def test_wrong_arguments(options: list[str], message: str, capsys: pytest.Captur
     error = capsys.readouterr().err
     assert message in error
     assert error.count("\n") == 1
+
+
+def test_training_is_asked_about_one_model() -> None:
+    """The longest sequence of a step, and one line for several models."""
+    asked = ["--budget", "1GiB", "--methods", "lora", "--quiet"]
+    name, answer = output("max-context", "smollm2-135m", *asked).split(": ")
+    assert (name, int(answer) > 100) == ("lora", True)
+    assert "name one" in refusal("max-context", "smollm2-135m,qwen3-0.6b", *asked)
