@@ -57,3 +57,46 @@ def test_ligers_loss_is_a_part_of_its_kernels(keys: dict[str, Any], loss: str, t
     base = {"model_name_or_path": "HuggingFaceTB/SmolLM2-135M", "finetuning_type": "lora", "cutoff_len": 64}
     path.write_text(json.dumps({**base, "stage": "sft", "bf16": True, **keys}))
     assert check(str(path)).plan.loss == loss
+
+
+def test_batches_of_an_evaluation_that_are_not_joined(tmp_path: Path) -> None:
+    """Witness: TrainingArguments, whose default joins them."""
+    path = tmp_path / "train.yaml"
+    base = {"model_name_or_path": "HuggingFaceTB/SmolLM2-135M", "finetuning_type": "lora", "cutoff_len": 64}
+    evaluates = {
+        "stage": "sft",
+        "bf16": True,
+        "eval_strategy": "steps",
+        "eval_steps": 9,
+        "per_device_eval_batch_size": 2,
+    }
+    for keys, joins in (({}, True), ({"eval_do_concat_batches": False}, False)):
+        path.write_text(json.dumps({**base, **evaluates, **keys}))
+        run = check(str(path)).plan.run
+        assert (run.per_device_eval_batch_size, run.eval_do_concat_batches) == (2, joins)
+
+
+@pytest.mark.parametrize(
+    ("given", "kind"), [(None, "offloaded"), ("unsloth", "offloaded"), (False, "none"), (True, "layer")]
+)
+def test_unsloth_checkpoints_on_the_host_unless_told(given: Any, kind: str, tmp_path: Path) -> None:
+    """Witness: the default of ``FastLanguageModel.get_peft_model``."""
+    path = tmp_path / "train.yaml"
+    adapters = {"r": 8} if given is None else {"r": 8, "use_gradient_checkpointing": given}
+    calls = {"from_pretrained": {"model_name": "HuggingFaceTB/SmolLM2-135M", "max_seq_length": 64}}
+    path.write_text(json.dumps({**calls, "get_peft_model": adapters, "args": {"per_device_train_batch_size": 1}}))
+    plan = check(str(path)).plan
+    assert (plan.checkpointing, plan.seq) == (kind, 64)
+
+
+def test_modules_that_torchtune_adapts(tmp_path: Path) -> None:
+    """Witness: torchtune's builders: attention's by name, the MLP's and the output's by flags."""
+    path = tmp_path / "train.yaml"
+    model = {
+        "_component_": "torchtune.models.llama3_2.lora_llama3_2_1b",
+        "lora_attn_modules": ["q_proj", "output_proj"],
+    }
+    tokenizer = {"_component_": "t", "max_seq_len": 64}
+    for flags, more in (({}, []), ({"apply_lora_to_mlp": True}, ["gate_proj", "up_proj", "down_proj"])):
+        path.write_text(json.dumps({"model": {**model, **flags}, "tokenizer": tokenizer, "batch_size": 1}))
+        assert sorted(check(str(path)).plan.method.target_modules) == sorted(["q_proj", "o_proj", *more])
