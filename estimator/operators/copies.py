@@ -51,7 +51,7 @@ def _stack_backward(call: Call) -> Grads:
     return tuple(select(call.grad, call.args[0]) if need else None for need in call.needs)
 
 
-@operator("repeat", args=lambda out, x, *repeats: (x, *flattened(repeats)))
+@operator("repeat", args=lambda out, x, *given, repeats=(): (x, *flattened(given or repeats)))
 def repeat(x: Tensor, *repeats: Size) -> Tensor:
     """``x.repeat(*repeats)``: a copy. The backward sums over the repeats."""
     padded = (*(1,) * (len(repeats) - len(x.shape)), *x.shape)

@@ -179,9 +179,10 @@ def without_gradient(operands: tuple[Tensor, ...], dtype: str, number: Any = Non
 @recorded(
     "logical_and", "logical_or", "logical_not", "logical_xor", "isnan", "isin"
 )  # fmt: skip
-def _without_gradient(out: Result, *args: Any, **_: Any) -> Tensor:
-    tensors = tuple(x for x in args if isinstance(x, Tensor))
-    numbers = [x for x in args if isinstance(x, (int, float))]
+def _without_gradient(out: Result, *args: Any, **named: Any) -> Tensor:
+    operands = (*args, *(named[name] for name in ("other", "elements", "test_elements") if name in named))
+    tensors = tuple(x for x in operands if isinstance(x, Tensor))
+    numbers = [x for x in operands if isinstance(x, (int, float))]
     return without_gradient(tensors, out.dtype, numbers[0] if numbers and len(tensors) == 1 else None)
 
 
@@ -581,7 +582,8 @@ def _clamp(out: Result, x: Tensor, min: Any = None, max: Any = None) -> Tensor:
 
 
 @recorded("clamp_min", "clamp_max")
-def _clamp_one(out: Result, x: Tensor, bound: Any) -> Tensor:
+def _clamp_one(out: Result, x: Tensor, *given: Any, **named: Any) -> Tensor:
+    (bound,) = (*given, *named.values())
     return clamp_by(x, (bound,)) if isinstance(bound, Tensor) else clamp(x, 1)
 
 

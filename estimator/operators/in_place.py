@@ -205,7 +205,7 @@ sigmoid_ = _saving_result("sigmoid_")
 tanh_ = _saving_result("tanh_")
 
 
-@operator("masked_fill_", args=lambda out, x, mask, *_: (x, mask))
+@operator("masked_fill_", args=lambda out, x, mask, *_, **__: (x, mask))
 def masked_fill_(x: Tensor, mask: Tensor) -> Tensor:
     """``x.masked_fill_(mask, number)``: saves the mask."""
     return write(x, (), "MaskedFillBackward0", (mask,), masked_fill_backward)

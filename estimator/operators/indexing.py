@@ -165,23 +165,25 @@ def _index_by_mask_backward(call: Call) -> Grads:
 def index_put(x: Tensor, indices: Sequence[Tensor | None], values: Tensor, accumulate: bool = False) -> Tensor:
     """``x.index_put(indices, values)``: a copy; saves the indices."""
     given = tuple(index for index in indices if index is not None)
-    return record("IndexPutBackward0", lambda: empty_like(x), (x, values), given, _index_put_backward, values.shape)
+    return record(
+        "IndexPutBackward0", lambda: empty_like(x), (x, values), given, _index_put_backward, values.shape, accumulate
+    )
 
 
 @operator("index_put_")
-def index_put_(x: Tensor, indices: Sequence[Tensor | None], values: Operand) -> Tensor:
+def index_put_(x: Tensor, indices: Sequence[Tensor | None], values: Operand, accumulate: bool = False) -> Tensor:
     """``x[indices] = values`` in place: saves the indices. A boolean index takes a number only."""
     given = tuple(index for index in indices if index is not None)
     others = (values,) if isinstance(values, Tensor) else ()
     shape = values.shape if isinstance(values, Tensor) else ()
-    return write(x, others, "IndexPutBackward0", given, _index_put_backward, shape)
+    return write(x, others, "IndexPutBackward0", given, _index_put_backward, shape, accumulate)
 
 
 def _index_put_backward(call: Call) -> Grads:
-    # grad.index_put(indices, zeros of the values), grad.index(indices)
-    grad, ledger, shape = call.grad, call.ledger, call.args[0]
-    grad_x = None
-    if call.needs[0]:
+    # grad.index_put(indices, zeros of the values), which accumulated is grad; grad.index(indices)
+    grad, ledger, (shape, accumulate) = call.grad, call.ledger, call.args
+    grad_x = grad if call.needs[0] and accumulate else None
+    if call.needs[0] and not accumulate:
         zeros = ledger.empty(shape, grad.dtype)
         grad_x = empty_like(grad)
         del zeros
@@ -480,7 +482,7 @@ def _index_copy_backward(call: Call) -> Grads:
     )
 
 
-@operator("searchsorted", args=lambda out, boundaries, values, **_: (boundaries, values, out.dtype))
+@operator("searchsorted", args=lambda out, boundaries, input, **_: (boundaries, input, out.dtype))
 @operator("bucketize", args=lambda out, values, boundaries, **_: (boundaries, values, out.dtype))
 def searchsorted(boundaries: Tensor, values: Tensor, dtype: str = "int64") -> Tensor:
     """``torch.searchsorted(boundaries, values)``: has no derivative. Operands are copied if not contiguous."""

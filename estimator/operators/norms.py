@@ -14,7 +14,7 @@ from .table import Kept, operator, saves
 SOFTMAX = Kept("its result", because="softmax's gradient is computed from its result")
 
 
-@operator("layer_norm", args=lambda out, x, shape, weight=None, bias=None, *_: (x, weight, bias))
+@operator("layer_norm", args=lambda out, x, shape=None, weight=None, bias=None, *_, **__: (x, weight, bias))
 @saves(
     "NativeLayerNormBackward0",
     Kept("its input", because="normalised again in backward"),
@@ -70,7 +70,7 @@ def _layer_norm_backward(call: Call) -> Grads:
     return grads
 
 
-@operator("rms_norm", args=lambda out, x, shape, weight=None, *_: (x, weight))
+@operator("rms_norm", args=lambda out, x, shape=None, weight=None, *_, **__: (x, weight))
 def rms_norm(x: Tensor, weight: Tensor | None = None) -> Tensor:
     """``F.rms_norm(x, (n,), weight)``: one kernel on CUDA, which saves its input and each row's reciprocal norm.
 

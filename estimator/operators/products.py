@@ -112,9 +112,9 @@ def _flat_gradient(call: Call) -> Tensor | None:
 @operator("mm")
 @saves("MmBackward0", *PRODUCT, inputs=("input", "weight"))
 @holds_operands
-def mm(a: Tensor, b: Tensor) -> Tensor:
-    """``a.mm(b)``: saves each factor if the other requires a gradient."""
-    b = autocast(b)
+def mm(a: Tensor, mat2: Tensor) -> Tensor:
+    """``a.mm(mat2)``: saves each factor if the other requires a gradient."""
+    b = autocast(mat2)
     a = autocast(a)
     saved = (b if a.requires_grad else None, a if b.requires_grad else None)
     shape = (a.shape[0], b.shape[1])
@@ -198,9 +198,9 @@ def _maybe_multiply(x: Tensor, scales: bool) -> Tensor:
 @operator("mv")
 @saves("MvBackward0", *PRODUCT, inputs=FACTORS)
 @holds_operands
-def mv(a: Tensor, b: Tensor) -> Tensor:
-    """``a.mv(b)`` of a matrix and a vector: saves each factor if the other requires a gradient."""
-    b = autocast(b)
+def mv(a: Tensor, vec: Tensor) -> Tensor:
+    """``a.mv(vec)`` of a matrix and a vector: saves each factor if the other requires a gradient."""
+    b = autocast(vec)
     a = autocast(a)
     saved = (b if a.requires_grad else None, a if b.requires_grad else None)
     return record("MvBackward0", lambda: _product_of(a, a.shape[:1], a.shape[1]), (a, b), saved, _mv_backward)
@@ -231,9 +231,9 @@ def _dot_backward(call: Call) -> Grads:
 
 @operator("matmul", same=("__matmul__",))
 @holds_operands
-def matmul(a: Tensor, b: Tensor) -> Tensor:
-    """``torch.matmul(a, b)``, which is ``mm``, ``bmm``, ``mv`` or ``dot`` of views or copies of its operands."""
-    b = autocast(b)
+def matmul(a: Tensor, other: Tensor) -> Tensor:
+    """``torch.matmul(a, other)``, which is ``mm``, ``bmm``, ``mv`` or ``dot`` of views or copies of its operands."""
+    b = autocast(other)
     a = autocast(a)
     return _matmul(a, b)
 
@@ -297,9 +297,9 @@ def _folded_matmul(a: Tensor, b: Tensor) -> Tensor:
 @operator("bmm")
 @saves("BmmBackward0", *PRODUCT, inputs=FACTORS)
 @holds_operands
-def bmm(a: Tensor, b: Tensor) -> Tensor:
-    """``a.bmm(b)``: saves each factor if the other requires a gradient."""
-    b = autocast(b)
+def bmm(a: Tensor, mat2: Tensor) -> Tensor:
+    """``a.bmm(mat2)``: saves each factor if the other requires a gradient."""
+    b = autocast(mat2)
     a = autocast(a)
     saved = (b if a.requires_grad else None, a if b.requires_grad else None)
     shape = (a.shape[0], a.shape[1], b.shape[2])
@@ -407,10 +407,10 @@ def _packed_bytes(x: Tensor) -> Size:
 
 
 @operator("kron")
-def kron(a: Tensor, b: Tensor) -> Tensor:
+def kron(a: Tensor, other: Tensor) -> Tensor:
     """``torch.kron`` of [m, n] and [p, q]: views [m, 1, n, 1] and [1, p, 1, q], their product viewed as [m p, n q]."""
-    (m, n), (p, q) = a.shape, b.shape
-    product = mul(unsafe_view(a, (m, 1, n, 1)), unsafe_view(b, (1, p, 1, q)))
+    (m, n), (p, q) = a.shape, other.shape
+    product = mul(unsafe_view(a, (m, 1, n, 1)), unsafe_view(other, (1, p, 1, q)))
     return unsafe_view(product, (m * p, n * q))
 
 

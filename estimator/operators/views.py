@@ -101,7 +101,7 @@ def split(x: Tensor, split_size: Size, dim: int = 0, count: int | None = None) -
 
 @operator(
     "split_with_sizes", "split", "chunk",
-    args=lambda out, x, sizes, dim=0: (x, [shape[dim] for _, shape, _ in out.all], dim),
+    args=lambda out, x, sizes=None, dim=0, **_: (x, [shape[dim] for _, shape, _ in out.all], dim),
 )  # fmt: skip
 def split_with_sizes(x: Tensor, split_sizes: Sequence[Size], dim: int = 0) -> list[Tensor]:
     """``x.split(split_sizes, dim)``: views. The backward joins their gradients."""
@@ -182,7 +182,9 @@ def _expand_backward(call: Call) -> Grads:
     return (call.grad if call.grad.shape == shape else sum_to(call.grad, shape),)
 
 
-@operator("permute", args=lambda out, x, *dims: (x, tuple(d % len(x.shape) for d in flattened(dims))))
+@operator(
+    "permute", args=lambda out, x, *given, dims=(): (x, tuple(d % len(x.shape) for d in flattened(given or dims)))
+)
 def permute(x: Tensor, order: tuple[int, ...]) -> Tensor:
     """``x.permute(order)``: a view."""
     shape, strides = tuple(x.shape[i] for i in order), strides_of(x)

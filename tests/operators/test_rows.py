@@ -194,6 +194,37 @@ def test_function_of_one_tensor(reference_threads: None, name: str, dtype: str) 
     agree(recorded(name, ONE[name], given), ONE[name], *given)
 
 
+KEYWORDS: dict[str, Callable[..., Any]] = {
+    "permute": lambda x: x.permute(dims=(1, 0)),
+    "chunk": lambda x: x.chunk(chunks=2, dim=-1)[0],
+    "repeat": lambda x: x.repeat(repeats=(2, 1)),
+    "tril": lambda x: torch.tril(input=x, diagonal=1),
+    "clamp_min": lambda x: x.clamp_min(min=0.0),
+    "clamp_max": lambda x: torch.clamp_max(x, max=1.0),
+    "where": lambda x: torch.where(condition=x > 0, input=x, other=0.0),
+    "where: a method": lambda x: x.where(x > 0, torch.zeros_like(x)),
+    "where: a method's keywords": lambda x: x.where(condition=x > 0, other=torch.zeros_like(x)),
+    "masked_fill_": lambda x: (-x).masked_fill_(mask=x > 0, value=0.0),
+    "layer_norm": lambda x: torch.layer_norm(x, normalized_shape=(40,), eps=1e-5),
+    "index_put: accumulates": lambda x: x.index_put((rows(x),), x[:5], accumulate=True),
+    "index_put_: accumulates": lambda x: (-x).index_put_((rows(x),), x[:5], accumulate=True),
+    "mm": lambda x: torch.mm(x, mat2=x.t()),
+    "bmm": lambda x: torch.bmm(x.view(2, 12, 40), mat2=x.view(2, 40, 12)),
+    "matmul": lambda x: torch.matmul(x, other=x.t()),
+    "mv": lambda x: torch.mv(x, vec=x[0]),
+    "addmm": lambda x: torch.addmm(input=x[:, :24], mat1=x, mat2=x.t(), beta=0, alpha=2),
+    "kron": lambda x: torch.kron(x[:2, :3], other=x[:2, :3]),
+    "searchsorted": lambda x: torch.searchsorted(torch.zeros_like(x[0]), input=x.detach()),
+    "isin": lambda x: torch.isin(elements=places(x), test_elements=rows(x)),
+}
+
+
+@pytest.mark.parametrize("name", KEYWORDS)
+def test_arguments_by_their_names(reference_threads: None, name: str) -> None:
+    given = (Given((24, 40), F32),)
+    agree(recorded(name, KEYWORDS[name], given), KEYWORDS[name], *given)
+
+
 def of_zeros(name: str, *args: Any) -> Callable[[torch.Tensor], torch.Tensor]:
     """Of an operator in place on a tensor that needs no gradient."""
     return lambda x: getattr(torch.zeros_like(x), name)(*args) + x

@@ -292,6 +292,8 @@ class Recorder(torch.overrides.TorchFunctionMode):  # type: ignore[misc]
     def __torch_function__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         name = getattr(function, "__name__", str(function))
+        if not args and (first := next((key for key in ("condition", "input") if key in kwargs), "")):
+            args, kwargs = (kwargs[first],), {key: x for key, x in kwargs.items() if key != first}
         if name in ("__get__", "__set__"):
             return self._attribute(function, name, args)
         if name in READS:
@@ -328,8 +330,6 @@ class Recorder(torch.overrides.TorchFunctionMode):  # type: ignore[misc]
         )
 
     def plain_call(self, function: Any, name: str, args: Any, kwargs: Any) -> Any:
-        if "input" in kwargs:
-            args, kwargs = (kwargs["input"], *args), {k: v for k, v in kwargs.items() if k != "input"}
         if isinstance(kwargs.get("out"), torch.Tensor):
             raise InputError(
                 f"the model lets {name} write into a tensor that it gives (out=), for which there is no rule"

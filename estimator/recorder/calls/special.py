@@ -137,6 +137,9 @@ def _by_data(recorder: Recorder, function: Any, *args: Any, **kwargs: Any) -> An
     """A function whose result's shape depends on its operands' data."""
     name = function.__name__
     if name == "where" and len(args) + len(kwargs) > 1:
+        if function is torch.Tensor.where:  # x.where(condition, other)
+            condition, *others = [kwargs[key] for key in ("condition", "other") if key in kwargs] or args[1:]
+            function, args, kwargs = torch.where, (condition, args[0], *others), {}
         return recorder.plain_call(function, name, args, kwargs)
     try:
         data = recorder.data.read(lambda *given: function(*given, **kwargs), args)
