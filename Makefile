@@ -53,8 +53,8 @@ figures: .venv/base
 
 .venv-litgpt/made: pyproject.toml # litgpt, whose model is recorded, and whose loop's steps are measured
 	$(PYTHON) -m venv .venv-litgpt
-	.venv-litgpt/bin/python -m pip install --quiet --editable '.[trace]' lightning jsonargparse pytest
-	.venv-litgpt/bin/python -m pip install --quiet --no-deps 'litgpt==0.5.13' # it asks for an older transformers
+	.venv-litgpt/bin/python -m pip install --quiet --editable '.[quantised]' lightning jsonargparse psutil pytest hypothesis
+	.venv-litgpt/bin/python -m pip install --quiet --no-deps 'litgpt==0.5.13' # it asks for an older huggingface-hub
 	touch $@
 
 .venv-%/made: pyproject.toml # an earlier release of transformers, whose steps are measured
