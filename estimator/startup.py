@@ -27,6 +27,7 @@ def _prepare(program: str, words: list[str]) -> None:
         del sys.path[0]
     if as_module or os.path.basename(program) in ("estimator", "estimator.exe"):
         sys.excepthook = _interrupted
+        os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")  # else each installed package is looked through
 
 
 _prepare(sys.argv[0] if sys.argv else "", sys.orig_argv)

@@ -215,3 +215,18 @@ def test_ctrl_c_while_modules_are_imported(tmp_path: Path) -> None:
     for words in (["-m", "estimator"], ["-P", str(script)]):
         done = subprocess.run([sys.executable, *words], env=environment, cwd=root, capture_output=True, text=True)
         assert (done.returncode, done.stdout, done.stderr) == (-signal.SIGINT, "", "estimator: interrupted\n")
+
+
+def test_the_command_looks_for_no_plugin_of_pydantic(tmp_path: Path) -> None:
+    """An installed package with a plugin is not imported, and not looked for among the others."""
+    package = tmp_path / "plugged-1.0.dist-info"
+    package.mkdir()
+    (package / "METADATA").write_text("Name: plugged\nVersion: 1.0\n")
+    (package / "entry_points.txt").write_text("[pydantic]\nplugged = plugged:plugin\n")
+    (tmp_path / "plugged.py").write_text("print('imported')\nplugin = None\n")
+    paths = os.pathsep.join([str(tmp_path), str(Path(__file__).parents[2])])
+    environment = {**os.environ, "PYTHONPATH": paths}
+    environment.pop("PYDANTIC_DISABLE_PLUGINS", None)
+    done = command("estimate", "llama-3.2-1b", "--quiet", "--budget", "60GiB", env=environment)
+    assert done.returncode == 0, done.stderr
+    assert "imported" not in done.stdout

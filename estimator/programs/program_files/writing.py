@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
-from difflib import SequenceMatcher
 from typing import Any
 
 from ...errors import InputError
@@ -252,6 +251,8 @@ def _parts(data: Mapping[str, Any]) -> str:
 
 def _like(first: Sequence[Any], second: Sequence[Any]) -> list[Any]:
     """The second list, with the places of what the first one has."""
+    from difflib import SequenceMatcher  # not for a file that is read
+
     matcher = SequenceMatcher(None, [_json(row) for row in first], [_json(row) for row in second], autojunk=False)
     made: list[Any] = []
     for tag, start, stop, from_, to in matcher.get_opcodes():

@@ -163,6 +163,8 @@ def value_of(name: str, text: Any, annotation: Any) -> Any:
         return text == "true"
     if LengthOptions in parts and not text.lstrip().startswith("{"):
         return int(text) if text.isdecimal() else text
+    if MethodOptions in parts and text in METHODS:
+        return text
     if dict in parts or MethodOptions in parts or LengthOptions in parts:
         import yaml
 
