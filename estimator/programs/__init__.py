@@ -1,4 +1,4 @@
-"""Programs: each model family's forward pass, and the modules and sizes that it is written with."""
+"""Programs: each model family's forward pass as data, and what runs it."""
 
 # ruff: noqa: F401
 # mypy: implicit-reexport

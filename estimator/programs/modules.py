@@ -1,4 +1,4 @@
-"""Modules: the building blocks that a family's program is written with.
+"""Modules: what runs in the place of a recorded one, and what makes a model's parameters.
 
 ``Module.__call__`` holds its arguments for as long as ``torch.nn.Module._call_impl`` does, so temporaries live as long.
 """
