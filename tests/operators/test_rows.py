@@ -225,6 +225,12 @@ def test_arguments_by_their_names(reference_threads: None, name: str) -> None:
     agree(recorded(name, KEYWORDS[name], given), KEYWORDS[name], *given)
 
 
+def test_wrong_arguments_name_the_function() -> None:
+    """Asks Python; the interpreter puts its words into a refusal."""
+    with pytest.raises(TypeError, match=r"^narrow\(\) got an unexpected keyword argument 'step'"):
+        table.RULES["narrow"](None, None, step=3)
+
+
 def of_zeros(name: str, *args: Any) -> Callable[[torch.Tensor], torch.Tensor]:
     """Of an operator in place on a tensor that needs no gradient."""
     return lambda x: getattr(torch.zeros_like(x), name)(*args) + x
