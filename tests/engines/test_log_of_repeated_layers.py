@@ -184,3 +184,11 @@ def test_shapes_with_the_same_formulas_run_a_step_once(monkeypatch: pytest.Monke
     sizes = {shape: sum(logs.of(*shape).events.sizes) for shape in ((2, 100), (3, 1000), (4, 5000), (8, 30))}
     assert len(runs) == 1
     assert len(set(sizes.values())) == len(sizes)
+
+
+def test_few_logs_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch_cuda, "MOST_KEPT", 10_000)
+    logs = torch_cuda.Logs(resolve(parse_plan({**BASE, "method": "lora"})))
+    entries = [len(logs.of(1, seq).events.order) for seq in range(2, 12)]
+    assert 1 < len(logs._logs) < 10
+    assert sum(entries[-len(logs._logs) :]) <= 10_000 + entries[-1]

@@ -32,8 +32,8 @@ from .expansion import Expansion, NotPeriodic
 
 MOST_PASSES = 60
 """The most passes of a loop within a layer, such as that over chunks of the sequence, that are replayed one by one."""
-MOST_LOGS = 16
-"""The most logs that are kept, so that a search over lengths takes little memory."""
+MOST_KEPT = 600_000
+"""The most entries of the logs that are kept, some 70 MB: a search over lengths takes little memory."""
 
 
 @dataclass(frozen=True)
@@ -160,7 +160,7 @@ class Logs:
     def of(self, batch: int, seq: int) -> Log:
         """The log of a step of [batch, seq] tokens."""
         if (batch, seq) not in self._logs:
-            while len(self._logs) >= MOST_LOGS:
+            while sum(len(log.events.order) for log in self._logs.values()) > MOST_KEPT:
                 del self._logs[next(iter(self._logs))]
             self._logs[batch, seq] = self._made(batch, seq)
         return self._logs[batch, seq]
