@@ -91,7 +91,7 @@ def keys() -> dict[str, list[str]]:
             if name == "name" and model is not Plan:
                 continue
             texts = parts(field.annotation, reader_of(field.metadata))
-            if name in ("method",):
+            if name in ("method", "sharding"):
                 texts = ["str", *texts]
             if name == "lengths":
                 texts = ["str", *texts]

@@ -19,6 +19,7 @@ from estimator.show.cli import COMMANDS
 from estimator.show.commands import module_of
 from estimator.show.commands.options import add_plan_options
 from estimator.steps.generate_options import GenerateOptions
+from estimator.steps.sharding.options import ShardingOptions
 
 PAGE = Path(__file__).with_name("command-reference.md")
 
@@ -40,8 +41,8 @@ Written by `python docs/make_reference.py`; do not edit by hand.
 
 A plan is one YAML or JSON object: `--plan FILE`, a line of `--plans FILE`, or the keywords of `estimator.estimate`.
 Every key is also an option, `--key value`, with dashes for underscores and `--no-key` for false. Keys of the blocks
-`method`, `generate` and `llama_cpp` stand beside the others as options and as keywords: `--method lora --r 16`,
-`estimate("llama-3.2-1b", method="lora", r=16)`.
+`method`, `generate`, `sharding` and `llama_cpp` stand beside the others as options and as keywords: `--method lora --r
+16`, `--sharding fsdp2 --world-size 8`, `estimate("llama-3.2-1b", method="lora", r=16)`.
 
 A name in the singular is one value of the plan: `--seq 2048`, `--method lora`. Its plural is a list with commas, of
 what a command compares or is asked about: `--seqs`, `--methods`, `--dtypes`, `--caches`, `--devices` (candidates, in
@@ -249,7 +250,7 @@ def page() -> str:
         if name != "full":
             lines += ["", f"### method: {name}", "", cleandoc(model.__doc__ or ""), "", *fields(model)]
     lines += ["", "### lengths", "", cleandoc(LengthOptions.__doc__ or ""), "", *fields(LengthOptions)]
-    for key, block in (("generate", GenerateOptions), ("llama_cpp", LlamaCppOptions)):
+    for key, block in (("generate", GenerateOptions), ("sharding", ShardingOptions), ("llama_cpp", LlamaCppOptions)):
         lines += ["", f"### {key}", "", cleandoc(block.__doc__ or ""), "", *fields(block)]
     lines += [RESULT.rstrip(), SOLUTION, "## Commands"]
     for name, description in COMMANDS.items():

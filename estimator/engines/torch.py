@@ -38,7 +38,9 @@ class Torch(Engine):
         else:
             what = "inference (one forward pass)" if plan.generate is None else "inference (a call of generate)"
         program = "PyTorch" if plan.implementation == "transformers" else f"PyTorch with {plan.implementation}"
-        return f"{what} in {program} on {self.place}"
+        sharding = plan.sharding
+        first = f", the first of {sharding.world_size:,} processes of {sharding.name}" if sharding is not None else ""
+        return f"{what} in {program} on {self.place}{first}"
 
     def release(self, plan: Any) -> str:
         return ""

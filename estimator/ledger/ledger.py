@@ -297,7 +297,7 @@ class Ledger:
         for name in ("requires_grad", "name", "copies", "added", "unreached"):
             setattr(local, name, getattr(whole, name))
         local.whole = whole
-        whole.storage.resident, whole.storage.nbytes = False, 0
+        whole.storage.unload()
         self.parameters[next(i for i, p in enumerate(self.parameters) if p is whole)] = local
         return local
 

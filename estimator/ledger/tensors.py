@@ -56,6 +56,16 @@ class Storage:
         if ledger.events is not None and nbytes:  # an allocator is not called for zero bytes
             self.event = ledger.events.allocated(nbytes, ledger)
 
+    def unload(self) -> None:
+        """Free a resident storage, which may be given bytes again by ``resize``."""
+        self.resident, self.nbytes = False, 0
+        self._freed()
+
+    def _freed(self) -> None:
+        if self.event >= 0:
+            self.ledger.events.freed(self.event, self.ledger)  # type: ignore[union-attr]
+            self.event = -1
+
     def resize(self, nbytes: Size) -> None:
         """``UntypedStorage.resize_`` of what is no resident storage: its bytes are freed, and others allocated.
 
@@ -64,9 +74,7 @@ class Storage:
         ledger = self.ledger
         if self.nbytes:
             ledger.free(self.nbytes)
-            if self.event >= 0:
-                ledger.events.freed(self.event, ledger)  # type: ignore[union-attr]
-                self.event = -1
+            self._freed()
         self.nbytes = nbytes
         if nbytes:
             ledger.allocate(nbytes)
@@ -76,8 +84,7 @@ class Storage:
     def __del__(self) -> None:
         if not self.resident:
             self.ledger.free(self.nbytes)
-        if self.event >= 0:
-            self.ledger.events.freed(self.event, self.ledger)  # type: ignore[union-attr]
+        self._freed()
 
 
 class Tensor:

@@ -10,6 +10,7 @@ from textwrap import fill
 from typing import Any, TypeVar
 
 from pydantic import BaseModel
+from pydantic.fields import FieldInfo
 
 from ..engines.registry import KEYS
 from ..errors import InputError, nearest, shown
@@ -17,15 +18,26 @@ from ..methods.options import MethodOptions
 from ..methods.registry import METHODS, RECIPES, method_block
 from ..moments.options import RunOptions
 from ..steps.generate_options import GenerateOptions
+from ..steps.sharding.options import ShardingOptions
 from .plan import Plan, words_explained
 
 _OF_ENGINES = {name: field for keys in KEYS.values() for name, field in keys.fields.model_fields.items()}
 BLOCKS: Mapping[str, type[BaseModel]] = {
     **{name: type(field.default) for name, field in _OF_ENGINES.items() if isinstance(field.default, BaseModel)},
     "generate": GenerateOptions,
+    "sharding": ShardingOptions,
     "run": RunOptions,
 }
-"""The plan's blocks beside ``method``. A test checks that no two of them, nor one and the plan, share a key."""
+"""The plan's blocks beside ``method``."""
+
+
+def own_keys(block: str) -> dict[str, FieldInfo]:
+    """The keys of a block that may stand beside the plan's. A block's name is the value of its own key.
+
+    A test checks that no two blocks, nor one and the plan, share a key.
+    """
+    return {key: field for key, field in BLOCKS[block].model_fields.items() if key != "name"}
+
 
 Convert = Callable[[str, Any, Any], Any]
 Question = TypeVar("Question", bound=Callable[..., Any])
@@ -44,7 +56,7 @@ def _keys_listed() -> str:
     for name, field in Plan.model_fields.items():
         default = "" if field.is_required() or name in (*BLOCKS, "method") else f" (default {field.default})"
         found[f"{name}{default}"] = field.description or f"full (default), {', '.join(list(METHODS)[1:])}"
-    found |= {f"beside them, of {name}": ", ".join(block.model_fields) for name, block in BLOCKS.items()}
+    found |= {f"beside them, of {name}": ", ".join(own_keys(name)) for name in BLOCKS}
     found["beside them, of the method, by PEFT's names"] = "r, target_modules, ..."
     lines = [
         fill(f"{name}: {text}", 100, initial_indent=" " * 4, subsequent_indent=" " * 8) for name, text in found.items()
@@ -76,9 +88,9 @@ def nested(base: Mapping[str, Any], keys: Mapping[str, Any], convert: Convert = 
     key that is given twice, or that neither the plan nor a block has.
     """
     data, method = {name: _plain(value) for name, value in base.items()}, {}
-    for name, value in keys.items():
+    for name, value in sorted(keys.items(), key=lambda item: item[0] not in Plan.model_fields):
         value = _plain(value)
-        block = next((block for block, options in BLOCKS.items() if name in options.model_fields), None)
+        block = next((block for block in BLOCKS if name in own_keys(block)), None)
         if name in Plan.model_fields:
             data[name] = convert(name, value, Plan.model_fields[name].annotation)
         elif block is None:
@@ -86,9 +98,11 @@ def nested(base: Mapping[str, Any], keys: Mapping[str, Any], convert: Convert = 
         else:
             _refuse_twice(name, keys.get(block), block)
             own = data.get(block) or {}
-            converted = convert(name, value, BLOCKS[block].model_fields[name].annotation)
+            converted = convert(name, value, own_keys(block)[name].annotation)
             if isinstance(own, BaseModel):
                 own = own.model_dump(exclude_unset=True)
+            if isinstance(own, str) and own_keys(block).keys() != BLOCKS[block].model_fields.keys():
+                own = {"name": own}
             data[block] = {**own, name: converted} if isinstance(own, Mapping) else own
     if method:
         data["method"] = _method(data.get("method", "full"), method, keys.get("method"), convert)
@@ -134,6 +148,7 @@ def unknown(name: str, value: Any = None) -> InputError:
     refuse_word(name, value)
     known = [
         *Plan.model_fields,
-        *(key for options in (*BLOCKS.values(), *METHODS.values()) for key in options.model_fields),
+        *(key for block in BLOCKS for key in own_keys(block)),
+        *(key for options in METHODS.values() for key in options.model_fields),
     ]
     return InputError(f"unknown key '{name}'{nearest(name, dict.fromkeys(known))}; see `estimator estimate --help-all`")

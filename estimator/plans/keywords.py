@@ -77,6 +77,7 @@ class PlanKeys(TypedDict, total=False):
     neftune_noise_alpha: float | None
     previous_output: bool | None
     gradient_clipping: bool
+    sharding: Mapping[str, Any] | str | None
     run: Mapping[str, Any] | None
     runtime: Literal['torch-cpu', 'torch-cuda', 'llama.cpp']
     llama_cpp: Mapping[str, Any]
@@ -113,6 +114,7 @@ class PlanKeys(TypedDict, total=False):
     max_new_tokens: int
     num_beams: int
     cache_implementation: Literal['dynamic', 'static', 'quantized']
+    world_size: int
     moment: Literal['loading', 'first step', 'step', 'evaluation', 'saving', 'merging'] | None
     checkpoint_dtype: (
         Literal['float32', 'float', 'fp32', 'f32', 'bfloat16', 'bf16', 'float16', 'half', 'fp16', 'f16'] | None

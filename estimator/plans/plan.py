@@ -36,6 +36,7 @@ from ..programs.heads import HeadName
 from ..programs.releases import NEWEST, is_older, release_of
 from ..steps.generate_options import GenerateOptions
 from ..steps.optimizers import OPTIMIZERS
+from ..steps.sharding.options import ShardingOptions, checked_words
 from .lengths import LengthOptions, length_options
 from .presets import preset_assumptions, with_presets
 from .quantised_checkpoints import checkpoint_assumptions, with_checkpoint
@@ -62,6 +63,13 @@ if TYPE_CHECKING:
 _generate = block_reader(GenerateOptions, "generate", "{max_new_tokens: 256, cache_implementation: static}")
 _run = block_reader(RunOptions, "run", "{eval_samples: 500, compute_metrics: true}")
 
+_read_sharding = block_reader(ShardingOptions, "sharding", "{name: fsdp2, world_size: 8}")
+
+
+def _sharding(value: Any) -> ShardingOptions:
+    return _read_sharding(checked_words(value))
+
+
 if TYPE_CHECKING:
     Runtime = str
     Dtype = str
@@ -69,6 +77,24 @@ else:
     Runtime = Literal[RUNTIMES]
     _own = [keys.dtypes for keys in KEYS.values() if keys.dtypes is not None]
     Dtype = Union[(Literal["float32", "bfloat16", "float16"], Format, *_own)]
+
+
+SHARDED = frozenset(
+    {
+        *("model", "sharding", "task", "batch", "seq", "attention_mask", "data_collator", "keep_logits"),
+        *("drop_output_before_step", "experts_implementation", "routing", "device", "budget"),
+    }
+)
+"""The keys that a sharded step may have beside it, whatever their values."""
+SHARDED_VALUES = {
+    "dtype": ("float32", "bfloat16"),
+    "attention": ("eager",),
+    "autocast": ("bfloat16",),
+    "checkpointing": ("layer",),
+    "method": ("lora",),
+    "optimizer": ("sgd", "sgd-momentum"),
+}
+"""Values of other keys that it may have, beside their defaults."""
 
 
 class _Question(BaseModel):
@@ -265,6 +291,9 @@ class _Question(BaseModel):
         "in training on torch-cuda with keep_logits and without drop_output_before_step, else false",
     )
     gradient_clipping: StrictBool = Field(False, description="clip_grad_norm_ before the optimizer's step")
+    sharding: Annotated[ShardingOptions, Block(_sharding)] | None = Field(
+        None, description="how processes share the model: a block such as {name: fsdp2, world_size: 8}"
+    )
     run: Annotated[RunOptions, Block(_run)] | None = Field(
         None,
         description="what surrounds the step, by the Trainer's names: loading, evaluation, saving; the verdict is on "
@@ -362,6 +391,8 @@ class Plan(_WithEngines):
             return "implementation: litgpt"
         if not (self.method.open_sizes and self.method.inner.open_sizes):
             return f"method: {self.method.name}"
+        if self.sharding is not None:
+            return f"sharding: {self.sharding.name}"
         if self.saved_activations != "as-is":
             return f"saved_activations: {self.saved_activations}"
         if self.dtype in FORMATS and self.dtype not in OPEN_SIZES:
@@ -387,6 +418,16 @@ class Plan(_WithEngines):
         if self.row == 1:
             return "a batch of one token, which is one sequence"
         return "lengths, which pad each batch to its longest sequence" if self.lengths is not None else None
+
+    @property
+    def beside_sharding(self) -> str | None:
+        """The first key and value for which a sharded step has no rule yet; ``None`` without one."""
+        for key, field in type(self).model_fields.items():
+            value = getattr(self, key)
+            named = getattr(value, "name", value)
+            if key not in SHARDED and not (value == field.default or named in SHARDED_VALUES.get(key, ())):
+                return key if isinstance(named, BaseModel) else f"{key}: {named}"
+        return None
 
     @property
     def row(self) -> int:

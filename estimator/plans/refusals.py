@@ -52,7 +52,7 @@ TRAINING_KEYS = (
     "embedding_optim_bits",
     *("drop_output_before_step", "gradient_clipping", "previous_seq", "empty_cache", "run"),
     *("data_collator", "convert_outputs_to_fp32", "neftune_noise_alpha", "label_share"),
-    *("packing", "return_seq_idx", "trainer"),
+    *("packing", "return_seq_idx", "trainer", "sharding"),
 )
 """Keys that only a step with labels, a backward pass and an update uses. ``mlp_chunks`` makes checkpoints."""
 PYTORCH_KEYS = (
@@ -187,6 +187,9 @@ STEP: Refusals = {
     "loss: {p.loss} does not go with method: {p.method.name}, whose added tokens have no label and would be left out; "
     "use loss: chunked": lambda p: p.method.pads_labels and p.loss in SHIFTING,
     "packing: true does not go with {p.packed_beside}; leave one of them out": lambda p: p.packing and p.packed_beside,
+    "sharding: {p.sharding.name} has no rule with {p.beside_sharding}; leave one of them out": (
+        lambda p: p.sharding is not None and p.beside_sharding
+    ),
     "label_share: {p.label_share} does not go with data_collator: false, where token ids are their own labels; set "
     "data_collator: true": lambda p: p.label_share < 1 and not (p.data_collator or p.packing),
     "saved_activations: {p.saved_activations} has no rule with method: {p.method.name}, which saves sparse or "
@@ -428,6 +431,7 @@ QUESTIONS: Mapping[str, Refusals] = {
     },
     "--phases": _IS_NO_GPU,
     "a trace": {
+        f"sharding: {{p.sharding.name}}, since it sees one process alone; {_MEASURE}": lambda p: p.sharding is not None,
         f"task: infer, which saves nothing for backward; {_MEASURE}": lambda p: p.task == "infer",
         f"method: {{p.method.name}}, which saves nothing for backward; {_MEASURE}": (
             lambda p: p.method.procedure != "backpropagation"

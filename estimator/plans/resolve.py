@@ -16,7 +16,7 @@ from ..programs.libraries import is_installed, silence
 from ..programs.method import Method
 from ..programs.recorded import Config, Sizes
 from ..programs.releases import NEWEST, installed_release
-from ..programs.step import Procedure, Step
+from ..programs.step import Procedure, Sharding, Step
 from ..steps.procedures import procedure_of
 from .models import ModelSpec, load
 from .plan import Plan
@@ -119,6 +119,7 @@ def step_of(plan: Plan, config: Config, window: int | None, head: str = "causal-
         window_reached=window is not None and plan.row >= window,
         gradients_alive=plan.gradient_accumulation_steps > 1,
         procedure=_procedure(plan, window),
+        sharding=None if plan.sharding is None else Sharding(plan.sharding.name, plan.sharding.world_size),
         saved_activations=plan.saved_activations,
         activation_group_size=plan.activation_group_size,
         gradient_clipping=plan.gradient_clipping,

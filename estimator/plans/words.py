@@ -81,7 +81,7 @@ KEYS: Mapping[str, Meaning] = _each(
     # what no key is for
     (_SEVERAL, "deepspeed zero zero1 zero2 zero3 zero_stage fsdp ddp"),
     (_SEVERAL, "tensor_parallel tensor_parallel_size tp pipeline_parallel pp"),
-    (_SEVERAL, "num_gpus n_gpus gpus world_size nproc_per_node num_processes"),
+    (_SEVERAL, "num_gpus n_gpus gpus nproc_per_node num_processes"),
     (_OFFLOADED, "cpu_offload offload offload_optimizer offload_param"),
     (_REWARDED, "dpo grpo ppo rlhf"),
 )

@@ -49,7 +49,7 @@ from .program import (
 )
 from .recorded import Sizes
 from .sizes import segments
-from .step import Inputs, LayerHooks, Step
+from .step import Inputs, Step
 
 PROMPT_ENCODER = "prompt_encoder.default"
 """The module of PEFT's that makes the tokens which a method puts before each sequence."""
@@ -850,35 +850,31 @@ class RecordedCausalLM(Module):
         return next((row.path for row in self.c.program.modules if row.role == role), None)
 
     def _run_layers(self, program: Program, layers: Sequence[int], inputs: Inputs, frame: Frame) -> None:
-        recorded = self.recorded
-        if inputs.gradient_checkpointing_func is None:
-            for layer in layers:
-                self._run_layer(program, layer, inputs.layer_hooks, frame)
-            return
-        first, last = program.events_of(layers[0]), program.events_of(layers[-1])
-        end = program.exit_of(layers[-1])
-        enter = first[0]
-        assert isinstance(enter, Enter)
-        parts = [program.events_of(layer) for layer in layers[:-1]] + [last[:end]]
-        recorded.run_in_checkpoint(parts, enter, last[end:], frame)
-        for part in parts[:-1]:
-            recorded._drop_outer(part, 0, len(part), frame)
-        recorded.run(last, end + 1, len(last), frame)
-
-    def _run_layer(self, program: Program, layer: int, hooks: LayerHooks | None, frame: Frame) -> None:
-        recorded, events = self.recorded, program.events_of(layer)
-        if hooks is None:
-            recorded.run(events, 0, len(events), frame)
-            return
-        number, end = self.layers_run.index(layer), program.exit_of(layer)
-        enter, exit_ = events[0], events[end]
-        assert isinstance(enter, Enter)
-        assert isinstance(exit_, Exit)
-        given = [x.slot for x in (*enter.args, *enter.keywords) if isinstance(x, Ref) and x.slot in frame]
-        frame.update(zip(given, hooks.before_layer(number, [frame[slot] for slot in given]), strict=True))
-        recorded.run(events, 0, end + 1, frame)
-        hooks.after_layer(number, [frame[x.slot] for x in exit_.out if isinstance(x, Ref) and x.slot in frame])
-        recorded.run(events, end + 1, len(events), frame)
+        recorded, hooks = self.recorded, inputs.layer_hooks
+        in_checkpoint = inputs.gradient_checkpointing_func is not None
+        for group in [layers] if in_checkpoint else [[layer] for layer in layers]:
+            first, last = program.events_of(group[0]), program.events_of(group[-1])
+            if hooks is None and not in_checkpoint:
+                recorded.run(last, 0, len(last), frame)
+                continue
+            enter, end = first[0], program.exit_of(group[-1])
+            exit_ = last[end]
+            assert isinstance(enter, Enter)
+            assert isinstance(exit_, Exit)
+            given = [x.slot for x in (*enter.args, *enter.keywords) if isinstance(x, Ref) and x.slot in frame]
+            if hooks is not None:  # outside of the checkpoint, as module hooks are (`modeling_layers.py`)
+                number = self.layers_run.index(group[0])
+                frame.update(zip(given, hooks.before_layer(number, [frame[slot] for slot in given]), strict=True))
+            if not in_checkpoint:
+                recorded.run(last, 0, end + 1, frame)
+            else:
+                parts = [program.events_of(layer) for layer in group[:-1]] + [last[:end]]
+                recorded.run_in_checkpoint(parts, enter, last[end:], frame)
+                for part in parts[:-1]:
+                    recorded._drop_outer(part, 0, len(part), frame)
+            if hooks is not None:
+                hooks.after_layer(number, [frame[x.slot] for x in exit_.out if isinstance(x, Ref) and x.slot in frame])
+            recorded.run(last, end + 1, len(last), frame)
 
     @cached_property
     def layers_run(self) -> list[int]:

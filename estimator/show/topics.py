@@ -33,7 +33,7 @@ _TOPICS: Mapping[str, tuple[str, str]] = {
         "loss loss_chunk num_output_chunks label_share keep_logits convert_outputs_to_fp32 previous_output "
         "drop_output_before_step",
     ),
-    "where": ("where it runs", "runtime device budget ios_increased_memory_limit"),
+    "where": ("where it runs", "sharding runtime device budget ios_increased_memory_limit"),
     "gpu": ("GPUs (runtime torch-cuda)", ""),
     "generate": ("generate (transformers' names)", "generate"),
     "run": ("the run around the step (the Trainer's names)", "run"),

@@ -45,7 +45,7 @@ def measured(plan: Plan, default_malloc: bool = False, timeout: float = 3600) ->
         environment["PYTORCH_CUDA_ALLOC_CONF"] = "expandable_segments:True"
     if not default_malloc:
         environment["MALLOC_MMAP_THRESHOLD_"] = str(MMAP_THRESHOLD_BYTES)
-    process = fresh.run("measure", plan.model_dump(), environment, timeout)
+    process = fresh.run("measure", plan.model_dump(exclude_unset=True), environment, timeout)
     if process.returncode == 2:
         raise InputError(process.stderr.strip().splitlines()[-1].removeprefix("estimator: "))
     if process.returncode:

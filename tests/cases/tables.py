@@ -14,6 +14,7 @@ from tests.cases import (
     optimizers,
     prompts_and_subsets,
     quantised_bases,
+    sharding,
     small_models,
     structured_updates,
     trainer_loops,
@@ -33,6 +34,7 @@ MEASURED: dict[str, list[Case]] = {
     "optimizers": optimizers.MEASURED,
     "beft": beft.MEASURED,
     "trainer_loops": trainer_loops.MEASURED,
+    "sharding": sharding.MEASURED,
 }
 REFUSED: dict[str, list[Refused]] = {
     "lora_variants": lora_variants.REFUSED,
@@ -47,6 +49,7 @@ REFUSED: dict[str, list[Refused]] = {
     "optimizers": optimizers.REFUSED,
     "inference": inference.REFUSED,
     "trainer_loops": trainer_loops.REFUSED,
+    "sharding": sharding.REFUSED,
 }
 FORMULAS: dict[str, list[Formulas]] = {
     "lora_variants": lora_variants.FORMULAS,
@@ -59,4 +62,5 @@ FORMULAS: dict[str, list[Formulas]] = {
     "quantised_bases": quantised_bases.FORMULAS,
     "inference": inference.FORMULAS,
     "trainer_loops": trainer_loops.FORMULAS,
+    "sharding": sharding.FORMULAS,
 }

@@ -236,7 +236,7 @@ WITHOUT_EFFECT = (
 
 def test_every_key_has_an_example_here() -> None:
     """Asks the contract: every key is an option. A new key needs a row in the tables above."""
-    assert PLAN_OPTIONS.keys() | {"model", "llama_cpp", "generate", "run"} == Plan.model_fields.keys()
+    assert PLAN_OPTIONS.keys() | {"model", "llama_cpp", "generate", "run", "sharding"} == Plan.model_fields.keys()
     assert ENGINE_OPTIONS.keys() == LlamaCppOptions.model_fields.keys()
     assert GENERATE_OPTIONS.keys() == GenerateOptions.model_fields.keys()
     assert RUN_OPTIONS.keys() == RunOptions.model_fields.keys()

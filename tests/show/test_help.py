@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from estimator.methods.registry import METHODS
-from estimator.plans.flat import BLOCKS
+from estimator.plans.flat import BLOCKS, own_keys
 from estimator.plans.plan import Plan
 from estimator.show.cli import COMMANDS, main
 from estimator.show.topics import COMMON, TOPIC_OF, TOPICS
@@ -87,7 +87,8 @@ def test_help_shows_twenty_options_and_topics_the_rest(printed: Callable[..., st
         assert own == {f"--{key.replace('_', '-')}" for key in method.model_fields if key != "name"}
         of_topics |= own
     assert everything - of_topics == {"--plan", "--plans", "--phases", "--json", "--quiet"}
-    keys = [key for block in (Plan, *BLOCKS.values()) for key in block.model_fields if key not in ("model", *BLOCKS)]
+    blocks = [key for block in BLOCKS for key in own_keys(block)]
+    keys = [key for key in (*Plan.model_fields, *blocks) if key not in ("model", *BLOCKS)]
     assert {f"--{key.replace('_', '-')}" for key in keys} <= everything
     assert printed("estimate", "--help-lora") == printed("estimate", "--help-method", "lora")
 

@@ -84,7 +84,7 @@ def test_the_procedure_of_the_page(method: str, sam: type[Procedure], tmp_path: 
     predicted = to_result(resolved, run(resolved.step, resolved.sizes(), resolved.method, plan.batch, plan.seq))
 
     def make(resolved: Resolved, model: Any) -> Step:
-        return _SamStep(plan, resolved.spec.config.vocab_size, model, build_optimizer(resolved, model))
+        return _SamStep(resolved, resolved.spec.config.vocab_size, model, build_optimizer(resolved, model))
 
     assert_measured(plan, predicted, run_step(resolved, make_step=make), tolerance=TOLERANCE)
 
@@ -161,7 +161,7 @@ def test_two_models_in_a_ledger(tmp_path: Path) -> None:
     totals = run(step, resolved.sizes(), resolved.method, plan.batch, plan.seq)
 
     def make(resolved: Resolved, model: Any) -> Step:
-        made = _DistilStep(plan, resolved.spec.config.vocab_size, model, build_optimizer(resolved, model))
+        made = _DistilStep(resolved, resolved.spec.config.vocab_size, model, build_optimizer(resolved, model))
         made.teacher = build_model(teacher).requires_grad_(False)
         return made
 

@@ -12,7 +12,7 @@ from ...errors import InputError
 from ...files import STANDARD_INPUT, parse_yaml, standard_input
 from ...methods.options import MethodOptions
 from ...methods.registry import METHODS, method_block, read_adapter_config
-from ...plans.flat import BLOCKS, nested
+from ...plans.flat import BLOCKS, nested, own_keys
 from ...plans.lengths import LengthOptions, read_counts
 from ...plans.models import read_model
 from ...plans.plan import Plan, parse_plan, read_plan_mapping, words_explained
@@ -54,7 +54,9 @@ def add_plan_options(parser: argparse.ArgumentParser, arguments: Sequence[str], 
     for name, field in Plan.model_fields.items():
         group = groups[TOPIC_OF[name]]
         if name in BLOCKS:
-            for key, own in BLOCKS[name].model_fields.items():
+            if (named := BLOCKS[name].model_fields.get("name")) is not None and name not in without:
+                add_field(group, name, named)
+            for key, own in own_keys(name).items():
                 if key not in without:
                     add_field(group, key, own)
         elif name == "method" and name not in without:
@@ -117,7 +119,7 @@ def _hashed(part: Any) -> Any:
 
 def given_options(args: argparse.Namespace) -> dict[str, Any]:
     """The keys of the plan and of its method that a command line gives, MODEL among them."""
-    blocks = [name for options in BLOCKS.values() for name in options.model_fields]
+    blocks = [name for block in BLOCKS for name in own_keys(block)]
     keys = (*Plan.model_fields, *blocks, *args.method_keys)
     return {name: value for name in keys if (value := getattr(args, name, None)) is not None}
 

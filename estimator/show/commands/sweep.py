@@ -11,7 +11,7 @@ from typing import Any
 
 from ...errors import InputError
 from ...outputs import place_of
-from ...plans.flat import BLOCKS
+from ...plans.flat import BLOCKS, own_keys
 from ...plans.plan import Plan, read_plan_mapping
 from .options import add_plan_options, add_spellings, given_options, listed, takes_list, value_of
 from .tables import Progress, refuse_input
@@ -65,11 +65,7 @@ _RANGE = re.compile(r"(\d+):(\d+)(?::(\d+))?")
 def _value(name: str, text: Any, method_keys: Mapping[str, Sequence[Any]]) -> Any:
     """An option's value, its values in a list, or its range. Commas of a key that takes a list are its own."""
     field = next(
-        (
-            fields[name]
-            for fields in (Plan.model_fields, *(options.model_fields for options in BLOCKS.values()))
-            if name in fields
-        ),
+        (fields[name] for fields in (Plan.model_fields, *map(own_keys, BLOCKS)) if name in fields),
         None,
     )
     annotation = (method_keys[name][0] if field is None else field).annotation

@@ -31,7 +31,7 @@ class _Communication:
 
     def __init__(self) -> None:
         self.gathered: Tensor | None = None
-        """In forward, the output of the last all-gather, which the next group frees before it copies its own out."""
+        """In forward, the output of the last all-gather, which the next group frees once it has copied its own out."""
         self.reduced: Tensor | None = None
         """The input of the last reduce-scatter, which the next group frees before its own."""
         self.post_forward_order: list[_Group] = []
@@ -65,12 +65,12 @@ class _Group:
         """Copy each parameter out of the all-gather's output."""
         if not self.pending:
             return
-        if forward:
-            self.shared.gathered = None
+        previous = self.shared.gathered if forward else None  # which a local name holds to the end of the original
         for shard in self.shards:
             shard.whole.storage.resize(shard.padded(ITEMSIZE[shard.whole.dtype]))
         if forward:  # freed by the next group, so that its all-gather overlaps with this copy
             self.shared.gathered = self.gathered
+        del previous
         self.gathered, self.pending, self.unsharded = None, False, True
 
     def reshard(self) -> None:
