@@ -11,7 +11,9 @@ from .engine import Engine
 class Torch(Engine):
     """PyTorch, on whatever device."""
 
+    title = "PyTorch"
     place: ClassVar[str]
+    """Where, in words."""
     runs_steps = True
     rows = (
         ("parameters", "parameters"),

@@ -70,8 +70,8 @@ def test_what_counts_as_telling_apart(source: str) -> None:
     assert list(_told_apart(ast.parse(source))) == [1]
 
 
-def test_an_engine_says_no_more_than_the_protocol() -> None:
-    """What callers ask of any engine is a member of the protocol, whose value some engine overrides."""
+def test_every_capability_tells_engines_apart() -> None:
+    """A capability that all engines have, or none, is none to ask for."""
     for name, member in vars(Engine).items():
         if not name.startswith("_") and isinstance(member, bool):
             assert {getattr(engine_of(one), name) for one in FOLDERS} == {True, False}, name
