@@ -20,7 +20,7 @@ from ..ledger.sizes import Poly, Symbol, dominates, symbol, value_of
 from ..plans.plan import Plan
 from ..plans.refusals import check_question
 from ..plans.resolve import resolve, window_of
-from ..programs.method import Method
+from ..programs.modules import Method
 from ..steps.step import StepTotals, run
 from .result import COMPONENTS as TOTALS
 

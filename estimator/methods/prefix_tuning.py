@@ -74,7 +74,7 @@ class PrefixedModel(PromptModel):
     """The model, called with a cache of keys and values [B, kv_heads, virtual tokens, D] in every layer."""
 
     def forward(self, input_ids: Tensor, labels: Tensor | None, inputs: Inputs) -> Any:
-        """``PeftModelForRecordedCausalLM.forward``."""
+        """``PeftModelForCausalLM.forward``."""
         attention_mask = self.extended(inputs)  # noqa: F841 (held during the call)
         self.ledger.scope = "prompt encoder"
         cache = self.get_prompt(inputs)

@@ -126,7 +126,7 @@ class EmbeddedPrompts(PromptModel):
     """Puts prompts [B, virtual tokens, H] before the embeddings [B, S, H] of the sequences."""
 
     def forward(self, input_ids: Tensor, labels: Tensor | None, inputs: Inputs) -> Any:
-        """``PeftModelForRecordedCausalLM.forward``."""
+        """``PeftModelForCausalLM.forward``."""
         attention_mask = self.extended(inputs)  # noqa: F841 (held during the call)
         batch, seq = inputs.batch, self.virtual_tokens + inputs.seq
         inputs_embeds = self.base_model.model.embed(input_ids, inputs)

@@ -13,7 +13,7 @@ from ..methods.full import FullMethod
 from ..methods.litgpt_lora import PARTS, LitLora
 from ..methods.lora import LoraMethod
 from ..programs import Config
-from ..programs.method import Method
+from ..programs.modules import Method
 from .models import ModelSpec
 
 if TYPE_CHECKING:

@@ -13,7 +13,7 @@ from ..methods.other import OtherMethod
 from ..methods.patterns import spelt_out
 from ..methods.target_parameters import parameters_of_layers
 from ..programs.libraries import is_installed, silence
-from ..programs.method import Method
+from ..programs.modules import Method
 from ..programs.recorded import Config, Sizes
 from ..programs.releases import NEWEST, installed_release
 from ..programs.step import Procedure, Sharding, Step

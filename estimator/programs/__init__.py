@@ -3,8 +3,7 @@
 # ruff: noqa: F401
 # mypy: implicit-reexport
 
-from .method import Method
-from .modules import Builder, Embedding, Linear, Module
+from .modules import Builder, Embedding, Linear, Method, Module
 from .recorded import Config, Sizes
 from .sizes import Run
 from .step import CachedTokens, Generated, Inputs, Procedure, Sharding, Step

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal, Protocol
 
 from ..ledger import Ledger, Size, Tensor, whole
 from ..operators import CPU, Device
 from .heads import HEADS, Input
-
-if TYPE_CHECKING:
-    from .modules import Base, Module
+from .modules import Base, Module
 
 CACHED_SIZES = ("past", "stored")
 """The names of ``CachedTokens.sizes``."""

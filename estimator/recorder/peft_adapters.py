@@ -15,7 +15,7 @@ import torch
 import transformers
 
 from ..errors import InputError
-from ..programs.method import Method
+from ..programs.modules import Method
 from ..programs.recorded import Config
 from . import partly_real
 from .calls import Wrapped

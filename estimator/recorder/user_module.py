@@ -10,8 +10,8 @@ import torch
 
 from ..errors import InputError
 from ..ledger import Size
-from ..programs.method import Method
 from ..programs.module_table import NamedModule
+from ..programs.modules import Method
 from ..programs.program import Program, Stored
 from ..programs.recorded import Config, no_language_model
 from ..programs.step import Step

@@ -13,7 +13,7 @@ from typing import Any
 from estimator.bases.formats import Base
 from estimator.methods.litgpt_lora import LitLora
 from estimator.plans.litgpt import model as of_row
-from estimator.programs.method import Method
+from estimator.programs.modules import Method
 from estimator.programs.step import Step
 from estimator.steps.procedures import procedure_of
 from estimator.steps.step import run

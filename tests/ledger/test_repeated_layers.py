@@ -18,7 +18,7 @@ from estimator.methods.ia3 import Ia3, Ia3Method
 from estimator.methods.lora import Lora, LoraMethod
 from estimator.operators import CPU
 from estimator.plans.models import ModelSpec
-from estimator.programs.method import Method
+from estimator.programs.modules import Method
 from estimator.programs.step import Step
 from estimator.steps.step import StepTotals, run
 

@@ -30,8 +30,7 @@ from estimator.plans.plan import parse_plan
 from estimator.plans.resolve import resolve
 from estimator.programs import Config
 from estimator.programs.interpreter import RecordedCausalLM
-from estimator.programs.method import Method
-from estimator.programs.modules import Builder
+from estimator.programs.modules import Builder, Method
 from estimator.programs.step import Step
 from estimator.recorder.model_classes import build_model
 from tests.cases.causal_classes import CLASSES
