@@ -33,6 +33,7 @@ ADAPTION = {"name": "adaption_prompt", "adapter_len": 3, "adapter_layers": 2}
 C3A = {"name": "c3a", "block_size": 4, "target_modules": ["o_proj"]}
 QUANTISED_CACHE = {"generate": {"cache_implementation": "quantized"}}
 EVALUATES = {"run": {"eval_samples": 9}}
+SHARDED = {"name": "fsdp2", "world_size": 2}
 ON_HOST = {"saved_activations": "on-host"}
 HEAD = {"head": "sequence-classification"}
 CAUSAL: dict[str, Any] = {
@@ -77,6 +78,7 @@ REFUSED: list[dict[str, Any]] = [
     {"mlp_chunks": 4, "method": "lars"},
     {"loss": "cce", "method": PROMPT},
     {"packing": True, "attention_mask": True},
+    {"sharding": SHARDED, "mlp_chunks": 2},
     {"label_share": 0.5},
     {"saved_activations": "int8", "method": C3A},
     {**CUDA, "attention": "flash", "data_collator": True, "batch": 2},
@@ -151,6 +153,7 @@ NOT_ASKED: dict[str, list[dict[str, Any]]] = {
     "a memory snapshot": [LLAMA_CPP],
     "--phases": [{}],
     "a trace": [
+        {"sharding": SHARDED},
         {"task": "infer"},
         {"method": "mezo"},
         {"saved_activations": "int8"},
@@ -167,6 +170,7 @@ NOT_ASKED: dict[str, list[dict[str, Any]]] = {
 """A plan of every row of ``QUESTIONS``, in their order."""
 
 VALUES: dict[str, Any] = {
+    "sharding": SHARDED,
     "lengths": {"histogram": {8: 1}},
     "kbit_preparation": True,
     "checkpointing": "layer",
