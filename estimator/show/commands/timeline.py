@@ -7,10 +7,11 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
-from ...answers.snapshots import Replayed, replayed
-from ...engines.replay import KINDS
+from ...engines.replay import KINDS, Timeline, Usage
+from ...engines.snapshot import Snapshot, pickled
 from ...plans.plan import Plan
 from ...plans.refusals import check_question
+from ...plans.resolve import resolve
 from ...text import dumped, human
 from .estimate import asked, title
 from .options import add_plan_options, plan_from
@@ -40,48 +41,49 @@ def execute(args: argparse.Namespace) -> int:
     plan.budget_bytes()  # refuses an unknown device or a budget that is no size
     to_snapshot = args.output is not None and args.output.suffix.lower() == SNAPSHOT
     check_question("a memory snapshot" if to_snapshot else "a timeline", plan)
-    used = replayed(plan, with_snapshot=to_snapshot)
+    engine, timeline, snapshot = plan.engine, Timeline(), Snapshot() if to_snapshot else None
+    used = engine.replay(resolve(plan), engine.batches(plan), engine.capacity(plan), timeline, snapshot)
+    failed = "" if used.out_of_memory is None else f"Out of memory in {used.out_of_memory}."
     if args.json:
-        print(dumped(_record(used, plan)))
+        print(dumped(_record(used, timeline, failed, plan)))
     else:
-        _print(used, plan)
-    if to_snapshot:
+        _print(used, failed, plan)
+    if snapshot is not None:
         with written_to(args.output) as part:
-            part.write_bytes(used.snapshot_file())
+            part.write_bytes(pickled(snapshot.to_dict(plan.expandable_segments)))
     elif args.output is not None:
-        _draw(used, plan, args.output)
-    return 1 if used.failed else 0
+        heading = failed or f"{human(used.reserved_peak)} reserved for {human(used.allocated_peak)} allocated"
+        _draw(timeline, heading, plan, args.output)
+    return 1 if failed else 0
 
 
-def _record(used: Replayed, plan: Plan) -> dict[str, object]:
+def _record(used: Usage, timeline: Timeline, failed: str, plan: Plan) -> dict[str, object]:
     return {
         "kinds": KINDS,
-        "parts": [{"event": at, "part": part} for at, part in used.timeline.parts],
-        "live_bytes": used.timeline.live,
-        "reserved_bytes": used.timeline.reserved,
+        "parts": [{"event": at, "part": part} for at, part in timeline.parts],
+        "live_bytes": timeline.live,
+        "reserved_bytes": timeline.reserved,
         "allocated_peak": used.allocated_peak,
         "reserved_peak": used.reserved_peak,
-        "out_of_memory": used.failed or None,
+        "out_of_memory": failed or None,
         "assumptions": [asdict(one) for one in plan.assumptions()],
     }
 
 
-def _print(used: Replayed, plan: Plan) -> None:
+def _print(used: Usage, failed: str, plan: Plan) -> None:
     show(asked(plan.asked), title(plan))
     for phase in used.phases:
         show(f"  {phase.name}: allocated {human(phase.allocated)}, reserved {human(phase.reserved)}")
     reserved = f", reserved peak {human(used.reserved_peak)}" if plan.engine.replays else ""
     show_answer(f"Allocated peak {human(used.allocated_peak)}{reserved}.")
     show_assumptions(plan.assumptions())
-    if used.failed:
-        show_answer(used.failed)
+    if failed:
+        show_answer(failed)
 
 
-def _draw(used: Replayed, plan: Plan, path: Path) -> None:
+def _draw(timeline: Timeline, heading: str, plan: Plan, path: Path) -> None:
     from ...figures.timeline import timeline_figure
-
-    heading = used.failed or f"{human(used.reserved_peak)} reserved for {human(used.allocated_peak)} allocated"
 
     steps = [f"{one.rows} × {one.seq:,} tokens" for one in plan.engine.batches(plan)]
     capacity = plan.engine.capacity(plan)
-    write_figure(lambda: timeline_figure(used.timeline, steps, heading, title(plan), capacity), path)
+    write_figure(lambda: timeline_figure(timeline, steps, heading, title(plan), capacity), path)
