@@ -10,6 +10,7 @@ import pytest
 from estimator import operators as ops
 from estimator.errors import InputError
 from estimator.ledger import Events, Ledger, Tensor, refcounts
+from estimator.ledger.graph import record
 
 
 def test_the_question_at_import_is_short() -> None:
@@ -81,3 +82,21 @@ def test_gaps_between_elements(shape: tuple[int, ...], strides: tuple[int, ...],
     """By hand; those without gaps are the ones whose strides ``torch.empty_like`` keeps."""
     whole = Ledger(ops.CPU).empty((99,), "float32")
     assert Tensor(whole.storage, shape, "float32", strides).is_dense == dense
+
+
+def test_an_operator_within_another_runs_under_the_outer_ones_name() -> None:
+    """As in a profile: what is saved for either is the outer one's."""
+    ledger = Ledger(ops.CPU)
+    x = ledger.parameter("w", (3,), "float32", requires_grad=True)
+    names: list[str] = []
+
+    def inner() -> Tensor:
+        names.append(ledger.running)
+        return ledger.empty((3,), "float32")
+
+    def outer() -> Tensor:
+        return record("Inner", inner, (x,), (), lambda call: (None,))
+
+    record("Outer", outer, (x,), (), lambda call: (None,))
+    record("Inner", inner, (x,), (), lambda call: (None,))
+    assert (names, ledger.running) == (["Outer", "Inner"], "")

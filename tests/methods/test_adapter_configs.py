@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -54,6 +55,16 @@ def test_defaults(name: str, tmp_path: Path) -> None:
     options = METHODS[name]
     assert options.model_validate(read_adapter_config(tmp_path)) == options(name=name, **given_in_config(name))
     assert options.peft_options(options(name=name)).keys() <= adapted(name).to_dict().keys()
+
+
+@pytest.mark.parametrize("name", [name for name in METHODS if METHODS[name].peft])
+def test_defaults_of_every_key(name: str) -> None:
+    """Witness: PEFT's configurations. Keys without an effect have its defaults, too."""
+    ours = METHODS[name].model_fields
+    fields = dataclasses.fields(peft.PEFT_TYPE_TO_CONFIG_MAPPING[name.upper()])
+    theirs = {one.name: one.default for one in fields if isinstance(one.default, (bool, int, float, str))}
+    shared = theirs.keys() & ours.keys()
+    assert {key: ours[key].default for key in shared} == {key: theirs[key] for key in shared}
 
 
 def given_in_config(name: str) -> dict[str, Any]:
