@@ -14,10 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from estimator.answers.estimate import estimate
-from estimator.engines.llama_cpp import gguf_file, hparams
+from estimator.engines.llama_cpp import convert, gguf_file, hparams
 from estimator.engines.llama_cpp.ggml import TYPES
 from estimator.engines.llama_cpp.hparams import FACTORS, RANGES
 from estimator.errors import InputError
+from estimator.plans.models import load
 from estimator.witnesses import llama_cpp as engine
 from tests.cases.hostile_input import MODELS, gguf, headers
 from tests.cases.llama_cpp_runs import real_header
@@ -239,3 +240,14 @@ def test_a_header_without_the_size_of_heads() -> None:
     sizes = {"attention.key_length", "attention.value_length"}
     read = hparams.read(replace(header, metadata={k: v for k, v in header.metadata.items() if k not in sizes}))
     assert (read.n_embd_head_k, read.n_embd_head_v) == (576 // 9, 576 // 9)
+
+
+@pytest.mark.parametrize("key", ["rope_type", "type"])
+def test_scaled_frequencies_are_a_tensor(key: str) -> None:
+    """Asks the converter's rule; earlier releases of transformers wrote ``type``."""
+    raw = dict(load("llama-3.2-1b").raw)
+    scaling = raw.pop("rope_parameters", None) or raw.pop("rope_scaling")
+    scaling = {name: value for name, value in scaling.items() if name not in ("rope_type", "type")}
+    for kind, there in (("llama3", True), ("linear", False)):
+        header = convert.header({**raw, "rope_scaling": {**scaling, key: kind}}, "m", "q8_0")
+        assert ("rope_freqs.weight" in header.tensors) == there
