@@ -29,7 +29,7 @@ from .target_parameters import TargetParameters
 from .trainable_tokens import TokenRows
 
 if TYPE_CHECKING:
-    from ..programs.interpreter import RecordedModule
+    from ..programs.replaced_modules import RecordedModule
 
 
 class BlockDiagonal(BaseModel):

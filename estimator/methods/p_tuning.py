@@ -12,7 +12,7 @@ from ..errors import InputError
 from ..fields import Number, Rank
 from ..ledger import Size, Tensor
 from ..programs import Builder, Config, Method, Module
-from ..programs.interpreter import RecordedCausalLM
+from ..programs.causal_lm import RecordedCausalLM
 from .prompts import EmbeddedPromptOptions, PromptEmbedding, PromptMethod, encoder_linear
 
 

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from functools import partial
-from typing import TYPE_CHECKING
 
 from .. import operators as ops
 from ..ledger import Size, Tensor
 from ..programs import Builder, Module
-
-if TYPE_CHECKING:
-    from ..programs.interpreter import Recorded, RecordedModule
+from ..programs.event_loop import EventLoop
+from ..programs.replaced_modules import RecordedModule
 
 
 class Given:
@@ -53,7 +51,7 @@ class ParamWrapper(Module):
         frozen: str,
     ) -> None:
         self.path, self.ledger, self.base_layer, self.name = inner.path, inner.ledger, inner, name
-        self.recorded: Recorded = inner.recorded
+        self.recorded: EventLoop = inner.recorded
         self.own: Mapping[str, Tensor] = inner.own
         self.weight = self.own[name]
         shape = self.weight.shape

@@ -13,7 +13,7 @@ from ..fields import Rank
 from ..ledger import Size, Tensor
 from ..programs import Builder, Config, Inputs, Method, Module
 from ..programs.attention import Cache
-from ..programs.interpreter import RecordedCausalLM
+from ..programs.causal_lm import RecordedCausalLM
 from .prompts import PromptEmbedding, PromptMethod, PromptModel, PromptOptions, encoder_linear
 
 

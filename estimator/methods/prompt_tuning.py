@@ -9,7 +9,7 @@ from pydantic import Field
 from ..errors import InputError
 from ..ledger import Size
 from ..programs import Builder, Config, Method, Module
-from ..programs.interpreter import RecordedCausalLM
+from ..programs.causal_lm import RecordedCausalLM
 from .prompts import EmbeddedPromptOptions, PromptEmbedding, PromptMethod
 
 

@@ -13,7 +13,7 @@ from ..errors import InputError
 from ..fields import Name, Rank, Whole
 from ..ledger import Size, Tensor
 from ..programs import Builder, Config, Inputs, Linear, Module
-from ..programs.interpreter import RecordedCausalLM
+from ..programs.causal_lm import RecordedCausalLM
 from .base import AdapterMethod, Targets
 from .options import MethodOptions, check_modules_to_save
 

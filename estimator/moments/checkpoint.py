@@ -17,7 +17,7 @@ from ..engines.replay import state_sizes
 from ..ledger import ITEMSIZE, product, whole
 from ..methods.base import AdapterMethod
 from ..programs import Builder
-from ..programs.interpreter import RecordedCausalLM
+from ..programs.causal_lm import RecordedCausalLM
 from .weights import Weight, Weights
 
 if TYPE_CHECKING:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from .. import operators as ops
 from ..ledger import Ledger, Shape, Tensor, whole
 from ..programs import Builder, Inputs
-from ..programs.interpreter import RecordedCausalLM
+from ..programs.causal_lm import RecordedCausalLM
 from ..steps.fused_loss import fused_loss, fused_loss_after
 from .moment import Moment
 

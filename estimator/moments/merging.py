@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from ..ledger import ITEMSIZE, whole
 from ..methods.lora import LoraOptions
 from ..programs import Builder
-from ..programs.interpreter import RecordedCausalLM
+from ..programs.causal_lm import RecordedCausalLM
 from .checkpoint import OTHER_FILES, model_files, split
 from .moment import Moment
 from .weights import Weights

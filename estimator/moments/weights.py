@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from ..ledger import product, whole
 from ..programs import Builder
-from ..programs.interpreter import RecordedCausalLM
+from ..programs.causal_lm import RecordedCausalLM
 
 if TYPE_CHECKING:
     from ..engines.engine import Job

@@ -79,7 +79,7 @@ class Method:
         return ()
 
     def wrap_parameters(self, build: Builder, base: Any) -> Any:
-        """The module that replaces ``base``, an ``interpreter.RecordedModule`` of which it adapts parameters."""
+        """The module that replaces ``base``, an ``replaced_modules.RecordedModule`` of which it adapts parameters."""
         return base
 
     def wrap_attention(self, build: Builder, base: Module) -> Module:

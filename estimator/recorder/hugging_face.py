@@ -102,7 +102,7 @@ class HuggingFaceModel:
         if self._class is None:
             raise InputError(
                 f"{where}: transformers {transformers.__version__} has no model of model_type {self.config.model_type} "
-                f"with head {head}; heads are {', '.join(HEADS)}"
+                f"with head: {head}; other heads are {', '.join(one for one in HEADS if one != head)}"
             )
         if self._class.main_input_name != "input_ids":
             raise InputError(

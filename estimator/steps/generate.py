@@ -14,7 +14,7 @@ from .. import operators as ops
 from ..ledger import ITEMSIZE, Size, Tensor, whole
 from ..programs import CachedTokens, Generated, Inputs, Procedure, Step
 from ..programs.attention import Cache
-from ..programs.interpreter import RecordedCausalLM
+from ..programs.causal_lm import RecordedCausalLM
 from ..programs.masks import create_causal_mask
 from ..programs.recorded import Sizes
 from .caches import CACHES, DynamicCache, Layer, Pair

@@ -14,7 +14,7 @@ from ..errors import InputError
 from ..ledger import Tensor, whole
 from ..programs import Builder, Inputs, Module, Sizes
 from ..programs.attention import Cache
-from ..programs.interpreter import RecordedCausalLM
+from ..programs.causal_lm import RecordedCausalLM
 from ..programs.step import FusedLoss
 from .fused_loss import SOFT_CAP
 

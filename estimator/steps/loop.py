@@ -10,7 +10,7 @@ from .. import operators as ops
 from ..ledger import Counted, Ledger, SavedBy, SavedRow, Size, Tensor
 from ..programs import Builder, Inputs, Method, Procedure, Sharding, Sizes, Step
 from ..programs.attention import Cache
-from ..programs.interpreter import RecordedCausalLM
+from ..programs.causal_lm import RecordedCausalLM
 from . import chunks, litgpt, saved_activations
 from .batch import Batch, make_batch
 from .checkpointing import gradient_checkpointing_func, segment_length

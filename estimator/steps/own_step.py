@@ -6,7 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from ..programs import Procedure
-from ..programs.interpreter import Frame, Recorded
+from ..programs.event_loop import EventLoop, Frame
 from ..programs.program import Backward, Program
 from .loop import Loop
 
@@ -21,7 +21,7 @@ class OwnStep(Procedure):
 
     def phases(self, loop: Loop) -> Iterator[str]:
         ledger, program = loop.ledger, self.program
-        recorded = Recorded(ledger)
+        recorded = EventLoop(ledger)
         for p in program.parameters:
             recorded.weights[p.name] = ledger.parameter(p.name, p.shape, p.dtype, p.requires_grad)
         for tensor in program.attributes:

@@ -18,8 +18,8 @@ from torch.nn import functional
 
 from estimator.ledger import Tensor
 from estimator.operators import elementwise, table
-from estimator.programs import interpreter
-from estimator.programs.interpreter import Frame, Recorded
+from estimator.programs import event_loop
+from estimator.programs.event_loop import EventLoop, Frame
 from estimator.programs.program import Call, Weight
 from estimator.recorder.calls import record
 from tests.helpers.operator_rules import BF16, F32, Given, agree
@@ -34,7 +34,7 @@ def recorded(name: str, function: Callable[..., Any], given: tuple[Given, ...]) 
     assert row_of(name) in {event.op for event in program.before if isinstance(event, Call)}
 
     def rule(*tensors: Tensor) -> Tensor:
-        run = Recorded(tensors[0].ledger)
+        run = EventLoop(tensors[0].ledger)
         run.program = program
         run.start()
         frame = Frame()
@@ -552,7 +552,7 @@ def test_the_page_that_adds_an_operator_works_as_written(monkeypatch: pytest.Mon
     rules, saved = dict(table.RULES), dict(table.SAVED)
     monkeypatch.setattr(table, "RULES", rules)
     monkeypatch.setattr(table, "SAVED", saved)
-    monkeypatch.setattr(interpreter, "RULES", rules)
+    monkeypatch.setattr(event_loop, "RULES", rules)
     (code,) = re.findall(r"```python\n(.*?)```", PAGE, re.DOTALL)
     exec(code, dict(vars(elementwise)))
     given = tuple(Given(shape, grad=grad) for shape, grad in zip(((24, 40), (40,)), grads, strict=True))

@@ -29,7 +29,7 @@ from estimator.plans.models import ModelSpec
 from estimator.plans.plan import parse_plan
 from estimator.plans.resolve import resolve
 from estimator.programs import Config
-from estimator.programs.interpreter import RecordedCausalLM
+from estimator.programs.causal_lm import RecordedCausalLM
 from estimator.programs.modules import Builder, Method
 from estimator.programs.step import Step
 from estimator.recorder.model_classes import build_model

@@ -111,10 +111,10 @@ def test_the_head_is_what_the_architectures_say(architectures: Any, encoder: boo
         (BERT, {"head": "masked-lm", "dtype": "nf4", "method": "lora"}, "dtype: nf4 has no rule with head: masked-lm"),
         (T5, {"checkpointing": "layer"}, "whose attention makes other tensors within checkpoints"),
         (T5, {"head": "causal-lm"}, "has an encoder beside its decoder; set head: seq2seq-lm"),
-        (LLAMA, {"head": "masked-lm"}, "has no model of model_type llama with head masked-lm; heads are causal-lm"),
+        (LLAMA, {"head": "masked-lm"}, "has no model of model_type llama with head: masked-lm; other heads are"),
         (
             {"model_type": "whisper", "architectures": ["WhisperForConditionalGeneration"], "is_encoder_decoder": True},
-            {}, "has no model of model_type whisper with head seq2seq-lm",
+            {}, "has no model of model_type whisper with head: seq2seq-lm",
         ),
     ],
 )  # fmt: skip

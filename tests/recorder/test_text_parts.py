@@ -107,7 +107,7 @@ def test_a_decoder_alone_is_answered(tmp_path: Path) -> None:
 def test_what_is_no_language_model_is_refused(model_type: str, tmp_path: Path) -> None:
     """The line names the kind of model, and quotes nothing."""
     with pytest.raises(
-        InputError, match=r"has no causal language model of model_type \w+, and others are not answered"
+        InputError, match=r"has no model of model_type \w+ with head: causal-lm; other heads are masked-lm"
     ):
         _asked({"model_type": model_type}, tmp_path)
 
