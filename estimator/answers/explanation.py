@@ -13,8 +13,8 @@ from ..ledger.sizes import Poly, symbol
 from ..plans.plan import Plan
 from ..plans.refusals import check_question
 from ..plans.resolve import Resolved, resolve
+from ..programs.layer_runs import Segment, layers_stood_for, segments
 from ..programs.recorded import Sizes
-from ..programs.sizes import Segment, layers_stood_for, segments
 from ..steps.checkpointing import segment_length
 from ..steps.step import StepTotals, run
 from .config_names import NAMES, named, names_in

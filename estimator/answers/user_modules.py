@@ -92,7 +92,7 @@ def step(function: Callable[[], Any], **keys: Any) -> Result:
     if not callable(function):
         raise InputError(f"{shown(function)} is no function; give one without arguments, which runs a step")
     from ..recorder.user_step import record_step
-    from ..steps.own_step import OwnStep
+    from ..steps.user_step import OwnStep
 
     name = getattr(function, "__name__", "step")
     plan = parse_plan(nested({"model": name, "batch": 1, "seq": 1}, keys))

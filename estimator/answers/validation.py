@@ -18,7 +18,7 @@ from ..ledger import SavedRow, Size, whole
 from ..ledger.sizes import Poly
 from ..plans.plan import Plan
 from ..plans.resolve import Resolved, resolve
-from ..programs.sizes import layers_stood_for
+from ..programs.layer_runs import layers_stood_for
 from ..steps.step import run
 from ..witnesses.trace import Polynomial, TracedTensor, build, counts, saved_polynomial, trace
 from .explanation import exact

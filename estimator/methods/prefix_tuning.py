@@ -12,7 +12,7 @@ from .. import operators as ops
 from ..fields import Rank
 from ..ledger import Size, Tensor
 from ..programs import Builder, Config, Inputs, Method, Module
-from ..programs.attention import Cache
+from ..programs.attention_functions import Cache
 from ..programs.causal_lm import RecordedCausalLM
 from .prompts import PromptEmbedding, PromptMethod, PromptModel, PromptOptions, encoder_linear
 

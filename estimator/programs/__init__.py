@@ -3,7 +3,7 @@
 # ruff: noqa: F401
 # mypy: implicit-reexport
 
+from .layer_runs import Run
 from .modules import Builder, Embedding, Linear, Method, Module
 from .recorded import Config, Sizes
-from .sizes import Run
 from .step import CachedTokens, Generated, Inputs, Procedure, Sharding, Step

@@ -11,9 +11,10 @@ from typing import Any
 
 from ..errors import InputError
 from ..ledger import Size, Tensor
-from .attention import Cache
+from .attention_functions import Cache
 from .event_loop import EventLoop, Frame
 from .interfaces import Interfaces
+from .layer_runs import segments
 from .modules import Builder, Module
 from .neftune import noised
 from .program import (
@@ -28,7 +29,6 @@ from .program import (
 )
 from .recorded import Sizes
 from .replaced_modules import RecordedEmbedding, RecordedLinear, RecordedModule
-from .sizes import segments
 from .step import Inputs, Step
 
 PROMPT_ENCODER = "prompt_encoder.default"

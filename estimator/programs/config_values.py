@@ -10,7 +10,20 @@ from typing import Any
 from ..errors import InputError, shown
 from .depth import Signature
 from .expressions import LARGEST, evaluate
-from .keys import LARGEST_SIZE, LIMITS
+
+LIMITS = {
+    "vocab_size": 10**8,
+    "hidden_size": 10**7,
+    "intermediate_size": 10**8,
+    "num_hidden_layers": 10**4,
+    "num_attention_heads": 10**5,
+    "num_key_value_heads": 10**5,
+    "head_dim": 10**5,
+    "sliding_window": 10**10,
+    "max_window_layers": 10**5,
+}
+LARGEST_SIZE = 10**8
+"""The largest value of each key, and of other keys."""
 
 NAMES_BEFORE = {
     "mamba": "linear_attention",

@@ -10,7 +10,7 @@ from typing import Any
 
 from ..errors import InputError, shown
 from ..ledger import Size
-from .attention import WIDE
+from .attention_functions import WIDE
 from .config_values import (
     ACTIVATIONS,
     CHECKED,
@@ -18,6 +18,7 @@ from .config_values import (
     DEPTH_KEYS,
     GENERATION,
     IGNORED,
+    LIMITS,
     NAMES_BEFORE,
     STATIC_ROPE,
     BadValue,
@@ -36,7 +37,6 @@ from .config_values import (
 )
 from .depth import Kinds, Signature, deepened
 from .expressions import evaluate, names
-from .keys import LIMITS
 from .program import Program
 from .repeats import counted
 from .setting import Setting, Settings

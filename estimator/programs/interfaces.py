@@ -9,7 +9,7 @@ from typing import Any
 from ..errors import InputError
 from ..ledger import Size, Tensor
 from ..ledger.sizes import Poly
-from .attention import WIDE, Cache, eager, flash, sdpa
+from .attention_functions import WIDE, Cache, eager, flash, sdpa
 from .masks import create_causal_mask
 from .program import ATTENTION, MASK, UPDATE
 from .step import Inputs

@@ -10,9 +10,9 @@ from typing import Any, Protocol
 from ..errors import InputError
 from ..ledger import Size
 from ..ledger.sizes import symbol
+from .layer_runs import KEPT, Run, runs_of
 from .module_table import ModuleTable, NamedModule
 from .program import Program, Stored
-from .sizes import KEPT, Run, runs_of
 from .step import Step
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from ..errors import InputError
+from .layer_runs import KEPT
 from .program import (
     CACHED,
     INTERFACES,
@@ -23,7 +24,6 @@ from .program import (
     Repeat,
     renamed,
 )
-from .sizes import KEPT
 from .substitution import at_pass
 
 MOST_REPEATED = 4_000_000

@@ -11,16 +11,16 @@ from typing import Any
 from ..errors import InputError
 from ..ledger import Size
 from ..ledger.sizes import Poly, product, symbol
-from .attention import WIDE
+from .attention_functions import WIDE
 from .config_values import NoWindow, OtherStructure
 from .expressions import evaluate
 from .family import Family
+from .layer_runs import KEPT
 from .module_table import NamedModule
 from .program import Call, Program, Weight
 from .recorded import Config, Source
 from .releases import NEWEST, RELEASES
 from .setting import Setting
-from .sizes import KEPT
 from .step import Step
 from .substitution import substitute
 

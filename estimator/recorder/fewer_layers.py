@@ -14,7 +14,7 @@ from typing import Any
 import torch
 
 from ..programs.config_values import SHARING
-from ..programs.sizes import KEPT, repeats_of
+from ..programs.layer_runs import KEPT, repeats_of
 
 
 @contextmanager

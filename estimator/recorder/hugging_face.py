@@ -387,7 +387,7 @@ class HuggingFaceModel:
 
         Without ``cached`` the model is given no cache: some take none but their own.
         """
-        from .calls.interfaces import Cache
+        from .calls.noted_interfaces import Cache
 
         generates = setting.cache is not None
         model = self._model(setting.dtype)

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from typing import ClassVar, NamedTuple
 
 from ..ledger import ITEMSIZE, Ledger, Size, Tensor, whole
-from ..programs.attention import Cache, behind
+from ..programs.attention_functions import Cache, behind
 
 
 class Layer(NamedTuple):

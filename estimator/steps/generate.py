@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 from .. import operators as ops
 from ..ledger import ITEMSIZE, Size, Tensor, whole
 from ..programs import CachedTokens, Generated, Inputs, Procedure, Step
-from ..programs.attention import Cache
+from ..programs.attention_functions import Cache
 from ..programs.causal_lm import RecordedCausalLM
 from ..programs.masks import create_causal_mask
 from ..programs.recorded import Sizes

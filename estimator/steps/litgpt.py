@@ -13,7 +13,7 @@ from .. import operators as ops
 from ..errors import InputError
 from ..ledger import Tensor, whole
 from ..programs import Builder, Inputs, Module, Sizes
-from ..programs.attention import Cache
+from ..programs.attention_functions import Cache
 from ..programs.causal_lm import RecordedCausalLM
 from ..programs.step import FusedLoss
 from .fused_loss import SOFT_CAP

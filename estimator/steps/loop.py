@@ -9,7 +9,7 @@ from typing import Any
 from .. import operators as ops
 from ..ledger import Counted, Ledger, SavedBy, SavedRow, Size, Tensor
 from ..programs import Builder, Inputs, Method, Procedure, Sharding, Sizes, Step
-from ..programs.attention import Cache
+from ..programs.attention_functions import Cache
 from ..programs.causal_lm import RecordedCausalLM
 from . import chunks, litgpt, saved_activations
 from .batch import Batch, make_batch

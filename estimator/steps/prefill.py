@@ -8,7 +8,7 @@ from typing import ClassVar
 
 from ..ledger import Ledger
 from ..programs import Procedure
-from ..programs.attention import Cache
+from ..programs.attention_functions import Cache
 from .loop import Loop
 
 

@@ -18,7 +18,7 @@ from estimator import operators as ops
 from estimator.errors import InputError
 from estimator.ledger import Ledger, Tensor
 from estimator.operators import CPU
-from estimator.programs import attention
+from estimator.programs import attention_functions
 from tests.helpers.operator_rules import (
     BF16,
     F16,
@@ -65,7 +65,7 @@ def shown(mask: Any, given: Cases) -> Any:
 @pytest.mark.parametrize("groups", [1, 3])
 @varied([((2, 4, 6, 20),), ((2, 1, 6, 20),), ((1, 4, 6, 20),), ((2, 4, 1, 20),), ((1, 1, 1, 64),)], swaps=[(1, 2)])
 def test_repeat_kv(given: Cases, groups: int) -> None:
-    agree(lambda x: attention.repeat_kv(x, groups), lambda x: modeling_llama.repeat_kv(x, groups), *given)
+    agree(lambda x: attention_functions.repeat_kv(x, groups), lambda x: modeling_llama.repeat_kv(x, groups), *given)
 
 
 def causal(q: Any, k: Any, v: Any) -> Any:
@@ -120,7 +120,7 @@ def test_sdpa_of_fused_queries(dim: int, tokens: tuple[int, int], joined: bool, 
 def test_sdpa_of_one_token(given: Cases) -> None:
     part = module(given)
     agree(
-        lambda q, k, v: attention.sdpa(q, k, v, None, part.num_key_value_groups, 0.0),
+        lambda q, k, v: attention_functions.sdpa(q, k, v, None, part.num_key_value_groups, 0.0),
         lambda q, k, v: sdpa_attention_forward(part, q, k, v, None),
         *given,
     )
@@ -132,7 +132,7 @@ def test_sdpa_of_one_token(given: Cases) -> None:
 def test_sdpa(given: Cases, mask: int | None) -> None:
     part = module(given)
     agree(
-        lambda q, k, v, m=None: attention.sdpa(q, k, v, shown(m, given), part.num_key_value_groups, 0.0),
+        lambda q, k, v, m=None: attention_functions.sdpa(q, k, v, shown(m, given), part.num_key_value_groups, 0.0),
         lambda q, k, v, m=None: sdpa_attention_forward(part, q, k, v, shown(m, given)),
         *with_mask(given, mask),
     )
@@ -143,7 +143,7 @@ def test_sdpa(given: Cases, mask: int | None) -> None:
 def test_sdpa_under_autocast(given: Cases) -> None:
     part = module(given)
     agree(
-        lambda q, k, v: attention.sdpa(q, k, v, None, part.num_key_value_groups, 0.0),
+        lambda q, k, v: attention_functions.sdpa(q, k, v, None, part.num_key_value_groups, 0.0),
         lambda q, k, v: sdpa_attention_forward(part, q, k, v, None),
         *given,
         autocast=BF16,
@@ -155,7 +155,7 @@ def test_sdpa_under_autocast(given: Cases) -> None:
 def test_eager(given: Cases, mask: int | None, dropout: float) -> None:
     part = module(given)
     agree(
-        lambda q, k, v, m=None: attention.eager(q, k, v, shown(m, given), part.num_key_value_groups, dropout),
+        lambda q, k, v, m=None: attention_functions.eager(q, k, v, shown(m, given), part.num_key_value_groups, dropout),
         lambda q, k, v, m=None: modeling_llama.eager_attention_forward(part, q, k, v, shown(m, given), 0.25, dropout),
         *with_mask(given, mask, given[0].dtype),
     )

@@ -26,7 +26,7 @@ from estimator.ledger.sizes import Poly, registered, symbol
 from estimator.operators import Cuda, attention_cuda, attention_math
 from estimator.plans.plan import parse_plan
 from estimator.plans.resolve import resolve
-from estimator.programs import attention
+from estimator.programs import attention_functions
 from estimator.steps.step import run
 from estimator.text import human
 from tests.cases.small_models import write_config
@@ -401,14 +401,14 @@ def test_flash_attn() -> None:
     ledger = Ledger(Cuda())
     query, key, value = inputs(ledger, (6, 2, 2), 40, 16, BF16, True)
     before = ledger.live
-    out, weights = attention.flash(query, key, value, BF16)
+    out, weights = attention_functions.flash(query, key, value, BF16)
     assert (out.shape, out.strides, weights) == ((2, 40, 6, 16), None, None)
     assert ledger.live - before == out.nbytes + 2 * 6 * 40 * 4 + 16
     ledger.backward(out)
     for dtype, capability in ((F32, AMPERE), (BF16, TURING)):
         given = inputs(Ledger(Cuda(capability)), (4, 4, 4), 8, 16, dtype, True)
         with pytest.raises(InputError, match="attention flash needs"):
-            attention.flash(*given, dtype)
+            attention_functions.flash(*given, dtype)
 
 
 def test_flash_attn_pads_the_head_size() -> None:
@@ -416,7 +416,7 @@ def test_flash_attn_pads_the_head_size() -> None:
     ledger = Ledger(Cuda())
     query, key, value = inputs(ledger, (6, 2, 2), 40, 100, BF16, True)
     before = ledger.live
-    out, _ = attention.flash(query, key, value, BF16)
+    out, _ = attention_functions.flash(query, key, value, BF16)
     assert out.shape == (2, 40, 6, 100)
     padded = 2 * 40 * 104 * 2 * (6 + 2 + 2 + 6)
     assert ledger.live - before == ledger.saved == padded + 2 * 6 * 40 * 4 + 16

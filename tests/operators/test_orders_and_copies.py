@@ -14,7 +14,7 @@ from torch.nn import functional
 from transformers.integrations.sdpa_attention import sdpa_attention_forward
 
 from estimator import operators as ops
-from estimator.programs import attention
+from estimator.programs import attention_functions
 from tests.helpers.operator_rules import (
     BF16,
     F32,
@@ -41,7 +41,7 @@ flash = pytest.mark.usefixtures("reference_threads")
 
 
 def ours_sdpa(q: Any, k: Any, v: Any, mask: Any = None) -> Any:
-    return attention.sdpa(q, k, v, mask, q.shape[1] // k.shape[1], 0.0)
+    return attention_functions.sdpa(q, k, v, mask, q.shape[1] // k.shape[1], 0.0)
 
 
 def real_sdpa(q: Any, k: Any, v: Any, mask: Any = None) -> Any:

@@ -8,7 +8,7 @@ import pytest
 
 from estimator.ledger import Ledger, Tensor
 from estimator.operators import CPU
-from estimator.programs import attention
+from estimator.programs import attention_functions
 
 
 @pytest.mark.parametrize(("seq", "masked", "causal"), [(1, False, False), (2, False, True), (2, True, False)])
@@ -22,8 +22,8 @@ def test_several_tokens_without_a_mask_are_causal(
         asked.append(is_causal)
         return query
 
-    monkeypatch.setattr(attention.ops, "scaled_dot_product_attention", called)
+    monkeypatch.setattr(attention_functions.ops, "scaled_dot_product_attention", called)
     ledger = Ledger(CPU)
     x, mask = ledger.empty((1, 2, seq, 8), "float32"), ledger.empty((1, 1, seq, seq), "float32")
-    attention.sdpa(x, x, x, mask if masked else None, 1, wide_heads=False)
+    attention_functions.sdpa(x, x, x, mask if masked else None, 1, wide_heads=False)
     assert asked == [causal]

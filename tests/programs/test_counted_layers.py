@@ -7,7 +7,7 @@ import pytest
 from estimator.ledger import Ledger
 from estimator.ledger.sizes import symbol
 from estimator.operators import CPU
-from estimator.programs.sizes import Run, layers_stood_for, segments
+from estimator.programs.layer_runs import Run, layers_stood_for, segments
 
 EQUAL, ALTERNATE = (Run(0, 30),), tuple(Run(i, 1, kind=i % 2) for i in range(20))
 

@@ -33,8 +33,8 @@ from estimator.programs.program import (
 from estimator.programs.step import Step
 from estimator.recorder.calls import record
 from estimator.recorder.calls.data import tensors_in
-from estimator.recorder.calls.interfaces import Cache
 from estimator.recorder.calls.marks import storage_of
+from estimator.recorder.calls.noted_interfaces import Cache
 from estimator.recorder.calls.results import Results
 from estimator.recorder.hugging_face import HuggingFaceModel
 from tests.cases.causal_classes import CLASSES

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ...errors import InputError, shown
-from ...programs.keys import Keys
+from .config_keys import ConfigKeys
 from .header import Header, TensorInfo
 from .recipes import types
 
@@ -23,7 +23,7 @@ class _File:
     """A header under construction."""
 
     architecture: str
-    keys: Keys
+    keys: ConfigKeys
     metadata: dict[str, Any] = field(default_factory=dict)
     shapes: Shapes = field(default_factory=dict)
 
@@ -417,7 +417,7 @@ def header(raw: Mapping[str, Any], where: str, recipe: str) -> Header:
         got = "no model_type" if family is None else f"model_type {shown(family)}"
         raise InputError(f"{where}: {got}; runtime llama.cpp knows {', '.join(FAMILIES)}")
     architecture, write = FAMILIES[family]
-    keys = Keys(raw, where)
+    keys = ConfigKeys(raw, where)
     file = _File(architecture, keys)
     write(file)
     if file.layers > 512:

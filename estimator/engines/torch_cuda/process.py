@@ -17,8 +17,8 @@ from ...errors import InputError
 from ...ledger import ITEMSIZE, Events, Ledger, Origin, Size, whole
 from ...ledger.sizes import Taken, evaluated, symbol, taking
 from ...programs import Procedure, Step
+from ...programs.layer_runs import segments
 from ...programs.recorded import Config
-from ...programs.sizes import segments
 from ...steps.checkpointing import segment_length
 from ...steps.loop import Loop, apply_update, zero_grad
 from ...steps.optimizers import OPTIMIZERS

@@ -211,7 +211,7 @@ def record(
         if before is not None:
             recorder.start_with(before)
         if interfaces is not None:
-            from .interfaces import noted
+            from .noted_interfaces import noted
 
             recorder.sources = []
             stack.enter_context(noted(recorder, model, interfaces))

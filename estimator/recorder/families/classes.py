@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ...errors import InputError
-from ...programs.attention import WIDE
+from ...programs.attention_functions import WIDE
 from ...programs.config_values import SHARING, letters_of, one_for_all, with_rope
 from ...programs.expressions import names
 from ...programs.program import layer_numbers

@@ -10,7 +10,7 @@ from typing import Any
 from ...errors import InputError
 from ...ledger import whole
 from ...operators import CPU, Cuda
-from ...programs.attention import WIDE
+from ...programs.attention_functions import WIDE
 from ...programs.config_values import DEPTH_KEYS, INDEX_KEYS, SHARING, number_of
 from ...programs.expressions import evaluate, names
 from ...programs.program import Program

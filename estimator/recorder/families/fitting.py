@@ -11,7 +11,7 @@ import torch
 import transformers
 
 from ...errors import InputError
-from ...programs.attention import WIDE
+from ...programs.attention_functions import WIDE
 from ...programs.config_values import structural
 from ...programs.expressions import names
 from ...programs.family import ONES, Family

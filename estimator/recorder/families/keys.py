@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from ...errors import InputError
-from ...programs.attention import WIDE
+from ...programs.attention_functions import WIDE
 from ...programs.config_values import (
     DEPTH_KEYS,
     GENERATION,

@@ -1,4 +1,4 @@
-"""Numbers from a config.json, checked as they are read."""
+"""A config.json's keys, checked as they are read."""
 
 from __future__ import annotations
 
@@ -6,25 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..errors import InputError, shown
-
-LIMITS = {
-    "vocab_size": 10**8,
-    "hidden_size": 10**7,
-    "intermediate_size": 10**8,
-    "num_hidden_layers": 10**4,
-    "num_attention_heads": 10**5,
-    "num_key_value_heads": 10**5,
-    "head_dim": 10**5,
-    "sliding_window": 10**10,
-    "max_window_layers": 10**5,
-}
-LARGEST_SIZE = 10**8
-"""The largest value of each key, and of other keys."""
+from ...errors import InputError, shown
+from ...programs.config_values import LARGEST_SIZE, LIMITS
 
 
 @dataclass(frozen=True)
-class Keys:
+class ConfigKeys:
     """A config's keys. A key whose value is null counts as missing."""
 
     raw: Mapping[str, Any]

@@ -7,10 +7,10 @@ from typing import Any
 
 import pytest
 
+from estimator.engines.llama_cpp.config_keys import ConfigKeys
 from estimator.errors import InputError
-from estimator.programs.keys import Keys
 
-READ: dict[str, Callable[[Keys], Any]] = {
+READ: dict[str, Callable[[ConfigKeys], Any]] = {
     "number": lambda keys: keys.number("key", least=2),
     "flag": lambda keys: keys.flag("key", True),
     "factor": lambda keys: keys.factor("key", 0.5),
@@ -37,15 +37,15 @@ REFUSED: list[tuple[str, Any, str]] = [
 
 @pytest.mark.parametrize(("kind", "value", "read"), TAKEN)
 def test_what_is_taken(kind: str, value: Any, read: Any) -> None:
-    assert READ[kind](Keys({"key": value}, "config.json")) == read
+    assert READ[kind](ConfigKeys({"key": value}, "config.json")) == read
 
 
 @pytest.mark.parametrize(("kind", "value", "words"), REFUSED)
 def test_what_is_refused(kind: str, value: Any, words: str) -> None:
     with pytest.raises(InputError, match=f"^config.json: key .*{words}|^config.json: {words}"):
-        READ[kind](Keys({"key": value}, "config.json"))
+        READ[kind](ConfigKeys({"key": value}, "config.json"))
 
 
 def test_a_default_takes_the_place_of_a_number_alone() -> None:
-    assert Keys({}, "config.json").number("key", 7) == 7
-    assert Keys({"key": 3}, "config.json").number("key", 7) == 3
+    assert ConfigKeys({}, "config.json").number("key", 7) == 7
+    assert ConfigKeys({"key": 3}, "config.json").number("key", 7) == 3
