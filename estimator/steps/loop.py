@@ -19,7 +19,6 @@ from .fused_loss import fused_loss, fused_loss_after
 from .optimizers import made as made_optimizer
 from .optimizers.base import Optimizer
 from .sharding import scope_of
-from .sharding.fsdp2 import Fsdp2
 
 Outputs = tuple[Any, ...]
 """A model's outputs: the loss (``None`` in inference), the logits and, perhaps, the cache."""
@@ -75,7 +74,7 @@ class Model:
         self.trained = [p for p in own if p.requires_grad and p.grad is None]
         self.updated = [p for p in self.trained if not p.unreached]
 
-    def _sharded(self, sharding: Sharding, parameters: Sequence[Tensor]) -> Fsdp2:
+    def _sharded(self, sharding: Sharding, parameters: Sequence[Tensor]) -> Any:
         groups: list[list[Tensor]] = [[] for _ in range(1 + len(self.causal_lm.layers_run))]
         for p in parameters:
             layer = self.causal_lm.layer_of(p.name)

@@ -15,6 +15,21 @@ TINY = {"batch": 1, "seq": 2, "dtype": "float32"}
 MANY = {"batch": 2, "seq": 33, "dtype": "float32"}
 BF16 = {**TINY, "dtype": "bfloat16"}
 LAYER = {"checkpointing": "layer"}
+GEMMA_3N = {
+    "model_type": "gemma3n_text",
+    "hidden_size": 64,
+    "num_hidden_layers": 10,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 16,
+    "intermediate_size": 128,
+    "num_kv_shared_layers": 4,
+    "layer_types": ["full_attention"] * 10,
+    "vocab_size_per_layer_input": 100,
+    "hidden_size_per_layer_input": 16,
+    "activation_sparsity_pattern": [0.0] * 10,
+}
+"""Its layers have two inputs with gradients."""
 
 
 def sharded(keys: dict[str, Any], world: int) -> dict[str, Any]:
@@ -34,6 +49,7 @@ MEASURED: list[Case] = [
         ("conv1d", 5, {"model_type": "gpt2"}, {**TINY, "seq": 8}),
         ("windows", 2, {"model_type": "gemma3_text"}, {**TINY, "seq": 8}),
         ("experts", 5, {"model_type": "mixtral"}, {**TINY, "seq": 8}),
+        ("two-inputs", 2, GEMMA_3N, {**TINY, "seq": 4}),
         ("momentum", 7, {}, {**TINY, "optimizer": "sgd-momentum"}),
         ("two-dtypes", 2, {}, {**BF16, "method": "lora"}),
         ("lora-layer", 7, {}, {**TINY, "seq": 20, "method": "lora", **LAYER}),

@@ -12,6 +12,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from ...ledger import ITEMSIZE, Call, Ledger, Size, Tensor, ceiling, product, record
+from ...ledger.graph import Output
 
 
 class _Shard(NamedTuple):
@@ -158,7 +159,7 @@ class Fsdp2:
         """Before the layer of a number, of those that are run. Its inputs' gradients are its last, and reduce."""
         group = self.layers[number]
         group.pre_forward()
-        return [_with_post_backward(x, group) for x in inputs]
+        return _with_post_backward(inputs, group)
 
     def after_layer(self, number: int, outputs: Sequence[Tensor]) -> None:
         """After the layer has returned its outputs, before whose gradients are used it is gathered."""
@@ -179,11 +180,23 @@ def _before_backward(outputs: Sequence[Any], group: _Group) -> None:
             x.node.hooks = (*x.node.hooks, group.pre_backward)
 
 
-def _with_post_backward(x: Tensor, group: _Group) -> Tensor:
-    """The tensor, behind a node that ends the backward pass of what follows it (``RegisterPostBackwardFunction``)."""
-    return record("RegisterPostBackwardFunctionBackward", x.alias, (x,), (), partial(_post_backward, group))
+def _with_post_backward(inputs: Sequence[Tensor], group: _Group) -> list[Tensor]:
+    """The inputs, those with a gradient behind one node, which runs last (``RegisterPostBackwardFunction``)."""
+    trained = [i for i, x in enumerate(inputs) if x.requires_grad]
+    out = list(inputs)
+    if not trained or not group.ledger.grad_enabled:
+        return out
+    given = [inputs[i] for i in trained]
+    rule = partial(_post_backward, group)
+    node = record("RegisterPostBackwardFunctionBackward", given[0].alias, given, (), rule).node
+    assert node is not None
+    node.outputs = [Output(x.shape, x.dtype) for x in given]
+    for number, i in enumerate(trained):
+        out[i] = inputs[i].alias()
+        out[i].requires_grad, out[i].node, out[i].number = True, node, number
+    return out
 
 
 def _post_backward(group: _Group, call: Call) -> tuple[Tensor | None, ...]:
     group.post_backward()
-    return (call.grad,)
+    return tuple(call.grads)
