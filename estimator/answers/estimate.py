@@ -61,7 +61,7 @@ def answer(plan: Plan, logs: dict[str, Any]) -> Result:
         return result_of(plan, engine.figures(plan, engine.model(plan, load)))
     resolved = resolve(plan)
     totals = run(resolved.step, resolved.sizes(), resolved.method, plan.batch, plan.seq)
-    alike = plan.model_dump_json(exclude={"batch", "seq", "budget", "lengths", "run"})
+    alike = repr(plan.model_dump(exclude={"batch", "seq", "budget", "lengths", "run"}))  # a path may be no text
     result = to_result(resolved, totals, logs=logs.setdefault(alike, engine.logs(resolved)))
     if plan.lengths is not None:
         result = replace(result, run=_run_of(plan, result, logs))
