@@ -18,7 +18,7 @@ from estimator.recorder.kinds import examples, smallest
 B, S, H, K, G, D, V = map(symbol, "BSHKGDV")
 ROTARY = sizes_symbol("rotary")
 EXPRESSIONS = [
-    B, S * S, 2 * S, 4 * H, 6 * B * S, 8 * B * H, 3 * B * K * G * D // 2, B * S * K * G, 3 * B * S * H,
+    B, S * S, 2 * S, 4 * H, 6 * B * S, 8 * B * H, 3 * S * K * G * D // 2, B * S * K * G, 3 * B * S * H,
     D // 2, K * G * D // 4, V + 1, V - 1, H + 2, K * D + K * G * D,
     K * G * D + 2 * K * D, D - ROTARY, B * S - B, H + K * D + V,
     B * H * K * D + B * K * G * D, 2 * B * S + 2 * H,
