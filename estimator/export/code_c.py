@@ -21,11 +21,12 @@ class _C(Braced, C99CodePrinter):  # type: ignore[misc]
     def _print_Pow(self, expression: Any) -> str:
         return " * ".join([self._print(expression.base)] * int(expression.exp))
 
-    def _print_Max(self, expression: Any) -> str:
-        return _nested("largest", [self._print(x) for x in expression.args])
-
-    def _print_Min(self, expression: Any) -> str:
-        return _nested("smallest", [self._print(x) for x in expression.args])
+    def _called(self, name: str, arguments: Sequence[str]) -> str:
+        """A function of two arguments applied to all: as a balanced tree, so that nesting stays small."""
+        if len(arguments) == 1:
+            return arguments[0]
+        middle = len(arguments) // 2
+        return f"{name}({self._called(name, arguments[:middle])}, {self._called(name, arguments[middle:])})"
 
 
 class _Double(_C):
@@ -36,14 +37,6 @@ class _Double(_C):
 
     def _print_Symbol(self, expression: Any) -> str:
         return f"(double){expression.name}"
-
-
-def _nested(name: str, parts: Sequence[str]) -> str:
-    """A function of two arguments applied to all parts: as a balanced tree, so that nesting stays small."""
-    if len(parts) == 1:
-        return parts[0]
-    middle = len(parts) // 2
-    return f"{name}({_nested(name, parts[:middle])}, {_nested(name, parts[middle:])})"
 
 
 def to_c(f: Function) -> str:

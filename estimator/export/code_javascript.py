@@ -19,12 +19,6 @@ class _JavaScript(Braced, JavascriptCodePrinter):  # type: ignore[misc]
     def _print_Pow(self, expression: Any) -> str:
         return f"{self._print(expression.base)} ** {self._print(expression.exp)}"
 
-    def _print_Max(self, expression: Any) -> str:
-        return f"largest({', '.join(map(self._print, expression.args))})"
-
-    def _print_Min(self, expression: Any) -> str:
-        return f"smallest({', '.join(map(self._print, expression.args))})"
-
     def _print_Relational(self, expression: Any) -> str:
         sign = {"==": "==="}.get(expression.rel_op, expression.rel_op)
         return f"{self._print(expression.lhs)} {sign} {self._print(expression.rhs)}"

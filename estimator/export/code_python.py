@@ -14,7 +14,7 @@ from ..errors import InputError
 from .components import EXPORTED
 from .function import Assignment, Function, Variable
 from .heading import filled, heading, origin
-from .statements import Products, Syntax, code_of, statements, wrapped
+from .statements import Functions, Products, Syntax, code_of, statements, wrapped
 
 _BRANCHES = ("if {}:", "elif {}:", "else:", "")
 
@@ -25,13 +25,7 @@ class _Python(Products, PythonCodePrinter):  # type: ignore[misc]
         return f"({above}) // {below if expression.args[1].is_Atom else f'({below})'}"
 
 
-class _NumPy(_Python):
-    def _print_Max(self, expression: Any) -> str:
-        return f"largest({', '.join(map(self._print, expression.args))})"
-
-    def _print_Min(self, expression: Any) -> str:
-        return f"smallest({', '.join(map(self._print, expression.args))})"
-
+class _NumPy(Functions, _Python):
     def _print_Piecewise(self, expression: Any) -> str:
         *rows, (last, _) = expression.args
         conditions = ", ".join(self._print(condition) for _, condition in rows)

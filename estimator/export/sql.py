@@ -34,7 +34,7 @@ def query(f: Function, dialect: str = "duckdb") -> Any:
     names = [v.name for v in f.variables]
     given = [_GIVEN + name for name in names]
     sizes, totals = f.needed
-    in_range = reduce(_and, (test for v in f.variables for test in _tests(v)))
+    in_range = _joined(exp.And, (test for v in f.variables for test in _tests(v)))
     fits = exp.LT(this=tree.of(f.largest, floating=True), expression=exp.Literal.number(repr(_TOO_LARGE)))
     select = exp.select()
     source = "plans"
@@ -98,20 +98,9 @@ def _where(condition: str, value: Any) -> Any:
     return exp.case().when(exp.column(condition), value)
 
 
-def _and(a: Any, b: Any) -> Any:
-    return exp.And(this=a, expression=b)
-
-
-def _or(a: Any, b: Any) -> Any:
-    return exp.Or(this=a, expression=b)
-
-
-def _add(a: Any, b: Any) -> Any:
-    return exp.Add(this=a, expression=b)
-
-
-def _multiply(a: Any, b: Any) -> Any:
-    return exp.Mul(this=a, expression=b)
+def _joined(kind: Any, parts: Iterable[Any]) -> Any:
+    """All parts with an operator of two between them."""
+    return reduce(lambda a, b: kind(this=a, expression=b), parts)
 
 
 _RELATIONS = {"==": exp.EQ, ">=": exp.GTE, ">": exp.GT, "<=": exp.LTE, "<": exp.LT}
@@ -141,11 +130,11 @@ class _Trees:
             column = exp.column(x.name)
             return exp.cast(column, "DOUBLE") if floating else column
         if x.is_Add:
-            return reduce(_add, map(tree, x.as_ordered_terms()))
+            return _joined(exp.Add, map(tree, x.as_ordered_terms()))
         if x.is_Mul:
-            return reduce(_multiply, (tree(y) if y.is_Atom or y.is_Pow else exp.paren(tree(y)) for y in factors_of(x)))
+            return _joined(exp.Mul, (tree(y) if y.is_Atom or y.is_Pow else exp.paren(tree(y)) for y in factors_of(x)))
         if x.is_Pow:
-            return reduce(_multiply, [tree(x.base) for _ in range(int(x.exp))])
+            return _joined(exp.Mul, [tree(x.base) for _ in range(int(x.exp))])
         if isinstance(x, (Max, Min)):
             first, *rest = map(tree, x.args)
             made = exp.Greatest if isinstance(x, Max) else exp.Least
@@ -162,5 +151,5 @@ class _Trees:
 
     def _condition(self, x: Any) -> Any:
         if isinstance(x, (And, Or)):
-            return reduce(_and if isinstance(x, And) else _or, (exp.paren(self._condition(one)) for one in x.args))
+            return _joined(exp.And if isinstance(x, And) else exp.Or, (exp.paren(self._condition(y)) for y in x.args))
         return _RELATIONS[x.rel_op](this=self.of(x.lhs), expression=self.of(x.rhs))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
@@ -111,15 +111,40 @@ class Products:
         return sign + " * ".join(texts)
 
 
-class Braced(Products):
-    """Printers for languages with braces, whose division of integers drops the rest."""
+class Functions:
+    """Printers of sympy for languages in which a maximum, a minimum and what else ``names`` has are functions."""
 
-    def _print_Quotient(self, expression: Any) -> str:
-        return "({}) / ({})".format(*map(self._print, expression.args))
+    names: Mapping[str, str] = {"Max": "largest", "Min": "smallest"}
+    """The functions by sympy's classes."""
+
+    def _print(self, expression: Any, **options: Any) -> Any:
+        if name := self.names.get(type(expression).__name__):
+            return self._called(name, [self._print(x) for x in expression.args])
+        return super()._print(expression, **options)  # type: ignore[misc]
+
+    def _called(self, name: str, arguments: Sequence[str]) -> str:
+        return f"{name}({', '.join(arguments)})"
+
+
+class Choices:
+    """Printers of sympy for languages with an expression that chooses between two others."""
+
+    choice: str
+    """It, with places for the condition and both."""
+    _print: Any
 
     def _print_Piecewise(self, expression: Any) -> str:
         *rows, (last, _) = expression.args
         text: str = self._print(last)
         for value, condition in reversed(rows):
-            text = f"(({self._print(condition)}) ? {self._print(value)} : {text})"
+            text = self.choice.format(self._print(condition), self._print(value), text)
         return text
+
+
+class Braced(Functions, Products, Choices):
+    """Printers for languages with braces, whose division of integers drops the rest."""
+
+    choice = "(({}) ? {} : {})"
+
+    def _print_Quotient(self, expression: Any) -> str:
+        return "({}) / ({})".format(*map(self._print, expression.args))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ from ..text import human
 from .code_python import steps_at
 from .function import Function, Variable
 from .heading import heading
-from .statements import factors_of
+from .statements import Choices, Functions, factors_of
 
 _LONGEST_FORMULA = 8192
 """Excel's limit in characters."""
@@ -27,12 +27,18 @@ _POINTS = 25
 """Rows of the curve."""
 
 
-class _Excel(StrPrinter):  # type: ignore[misc]
+class _Excel(Functions, Choices, StrPrinter):  # type: ignore[misc]
     """Formulas of a spreadsheet. ``cell`` gives the reference of a name."""
+
+    names: Mapping[str, str] = {name: name.upper() for name in ("Max", "Min", "And", "Or", "Quotient")}
+    choice = "IF({},{},{})"
 
     def __init__(self, cell: Callable[[str], str]) -> None:
         super().__init__()
         self.cell = cell
+
+    def _called(self, name: str, arguments: Sequence[str]) -> str:
+        return f"{name}({','.join(arguments)})"
 
     def _print_Symbol(self, expression: Any) -> str:
         return self.cell(expression.name)
@@ -42,28 +48,6 @@ class _Excel(StrPrinter):  # type: ignore[misc]
 
     def _print_Pow(self, expression: Any) -> str:
         return "*".join([self._print(expression.base)] * int(expression.exp))
-
-    def _print_Max(self, expression: Any) -> str:
-        return f"MAX({','.join(map(self._print, expression.args))})"
-
-    def _print_Min(self, expression: Any) -> str:
-        return f"MIN({','.join(map(self._print, expression.args))})"
-
-    def _print_Quotient(self, expression: Any) -> str:
-        return "QUOTIENT({},{})".format(*map(self._print, expression.args))
-
-    def _print_Piecewise(self, expression: Any) -> str:
-        *rows, (last, _) = expression.args
-        text: str = self._print(last)
-        for value, condition in reversed(rows):
-            text = f"IF({self._print(condition)},{self._print(value)},{text})"
-        return text
-
-    def _print_And(self, expression: Any) -> str:
-        return f"AND({','.join(map(self._print, expression.args))})"
-
-    def _print_Or(self, expression: Any) -> str:
-        return f"OR({','.join(map(self._print, expression.args))})"
 
     def _print_Relational(self, expression: Any) -> str:
         sign = {"==": "=", "!=": "<>"}.get(expression.rel_op, expression.rel_op)
