@@ -73,8 +73,10 @@ def _sharding(value: Any) -> ShardingOptions:
 if TYPE_CHECKING:
     Runtime = str
     Dtype = str
+    Optimizer = str
 else:
     Runtime = Literal[RUNTIMES]
+    Optimizer = Literal[tuple(OPTIMIZERS)]
     _own = [keys.dtypes for keys in KEYS.values() if keys.dtypes is not None]
     Dtype = Union[(Literal["float32", "bfloat16", "float16"], Format, *_own)]
 
@@ -229,26 +231,7 @@ class _Question(BaseModel):
         1.0, description="TRL's losses: share of the tokens that have a label; below 1 for a loss on completions only"
     )
     method: Annotated[MethodOptions, Block(method_options)] = FullMethod.model_construct()
-    optimizer: Annotated[
-        Literal[
-            "adamw",
-            "adamw-foreach",
-            "adamw-fused",
-            "adamw-master",
-            "adamw-in-backward",
-            "adamw-8bit",
-            "paged-adamw",
-            "paged-adamw-8bit",
-            "adafactor",
-            "galore-adamw",
-            "lion",
-            "lomo",
-            "muon",
-            "sgd",
-            "sgd-momentum",
-        ],
-        BeforeValidator(_dashed),
-    ] = Field("adamw", description="optimizer")
+    optimizer: Annotated[Optimizer, BeforeValidator(_dashed)] = Field("adamw", description="optimizer")
     optimizer_rank: Rank | None = Field(None, description="rank of galore-adamw's projection; 128 if not given")
     embedding_optim_bits: Literal[8, 32] = Field(
         8, description="8-bit optimizers: bits of the states of embeddings; 32 in transformers' Trainer"

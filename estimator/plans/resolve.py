@@ -86,46 +86,36 @@ def _resolved(plan: Plan, spec: ModelSpec, method: Method) -> Resolved:
     return resolved
 
 
+_ALIKE = (
+    "autocast", "attention", "checkpointing", "mlp_chunks", "loss", "loss_chunk", "num_output_chunks", "label_share",
+    "optimizer", "keep_logits", "data_collator", "packing", "return_seq_idx", "convert_outputs_to_fp32", "use_cache",
+    "saved_activations", "activation_group_size", "gradient_clipping", "experts_implementation", "routing",
+)  # fmt: skip
+"""The keys of a plan that its step takes as they are."""
+
+
 def step_of(plan: Plan, config: Config, window: int | None, head: str = "causal-lm") -> Step:
     """The frozen step of a plan. ``window``: see ``window_of``."""
+    alike = {name: getattr(plan, name) for name in _ALIKE}
     return Step(
+        **alike,
         family=config.family,
         dtype=plan.held_dtype,
         base=plan.base,
-        autocast=plan.autocast,
-        attention=plan.attention,
-        checkpointing=plan.checkpointing,
         use_reentrant=plan.reentrant,
-        mlp_chunks=plan.mlp_chunks,
-        loss=plan.loss,
-        loss_chunk=plan.loss_chunk,
-        num_output_chunks=plan.num_output_chunks,
-        label_share=plan.label_share,
-        optimizer=plan.optimizer,
         optimizer_rank=plan.optimizer_rank or Step.optimizer_rank,
         wide_states=frozenset(f"{module.path}.weight" for module in config.modules.of("embedding"))
         if plan.embedding_optim_bits == 32
         else frozenset(),
-        keep_logits=plan.keep_logits,
         # litgpt's loop keeps the loss as a Python number
         drop_output_before_step=plan.drop_output_before_step or plan.implementation == "litgpt",
         attention_mask=plan.attention_mask or _masks_without_padding(plan, config, window),
-        data_collator=plan.data_collator,
-        packing=plan.packing,
-        return_seq_idx=plan.return_seq_idx,
-        convert_outputs_to_fp32=plan.convert_outputs_to_fp32,
         neftune=plan.neftune_noise_alpha is not None,
-        use_cache=plan.use_cache,
         window_reached=window is not None and plan.row >= window,
         gradients_alive=plan.gradient_accumulation_steps > 1,
         procedure=_procedure(plan, window),
         sharding=None if plan.sharding is None else Sharding(plan.sharding.name, plan.sharding.world_size),
-        saved_activations=plan.saved_activations,
-        activation_group_size=plan.activation_group_size,
-        gradient_clipping=plan.gradient_clipping,
         previous_output=plan.holds_previous_output and not plan.engine.replays,  # a replay has the previous step itself
-        experts_implementation=plan.experts_implementation,
-        routing=plan.routing,
         head=head,
         num_labels=config.num_labels,
         lengths=(("T", plan.target_seq),) if head == "seq2seq-lm" else (),
