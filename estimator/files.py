@@ -13,6 +13,7 @@ import os
 import stat
 import sys
 from collections.abc import Iterator
+from contextlib import nullcontext
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -107,19 +108,20 @@ def _input_once(stream: Any, limit: int) -> bytes:
     return standard_input().read(limit + 1)
 
 
-def lines(file: BinaryIO, where: str) -> Iterator[bytes]:
-    """The lines of a file, one at a time. A longer line is cut after ``LONGEST_LINE + 1`` bytes.
+def lines(name: str, wanted: str) -> Iterator[bytes]:
+    """The lines of a file, or of standard input for ``-``. A longer line is cut after ``LONGEST_LINE + 1`` bytes.
 
-    Raises ``InputError`` for a line of more than ``_ENDLESS`` bytes.
+    Raises ``InputError``, whose message asks for ``wanted``, also for a line of more than ``_ENDLESS`` bytes.
     """
-    while line := file.readline(LONGEST_LINE + 1):
-        yield line
-        skipped = len(line)
-        while len(line) == LONGEST_LINE + 1 and not line.endswith(b"\n"):
-            line = file.readline(LONGEST_LINE + 1)
-            skipped += len(line)
-            if skipped > _ENDLESS:
-                raise InputError(f"'{where}' has a line of more than {_ENDLESS >> 20} MiB; write one plan per line")
+    with nullcontext(standard_input()) if name == STANDARD_INPUT else opened(Path(name), wanted) as file:
+        while line := file.readline(LONGEST_LINE + 1):
+            yield line
+            skipped = len(line)
+            while len(line) == LONGEST_LINE + 1 and not line.endswith(b"\n"):
+                line = file.readline(LONGEST_LINE + 1)
+                skipped += len(line)
+                if skipped > _ENDLESS:
+                    raise InputError(f"'{name}' has a line of more than {_ENDLESS >> 20} MiB; write one plan per line")
 
 
 class NotJson(InputError):

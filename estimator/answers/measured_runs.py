@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from statistics import median
 from typing import Any
 
+from pydantic import StrictInt, TypeAdapter, ValidationError
+
 from ..errors import InputError
-from ..files import STANDARD_INPUT, lines, opened, parse_json, standard_input
+from ..files import lines, parse_json
 from ..text import human
 
 MEASURES = ("allocated", "reserved", "process")
@@ -23,11 +24,11 @@ class MeasuredRun:
     model: str
     device: str
     date: str
-    predicted: Mapping[str, int]
-    measured: Mapping[str, int]
+    predicted: Mapping[str, StrictInt]
+    measured: Mapping[str, StrictInt]
     versions: Mapping[str, str]
     plan: Mapping[str, Any]
-    error: str = ""
+    error: str
     """Why there is no prediction; empty where there is one."""
 
     def to_dict(self) -> dict[str, Any]:
@@ -60,15 +61,7 @@ def read(names: list[str]) -> list[MeasuredRun]:
 
 
 def _of_file(name: str) -> Iterator[MeasuredRun]:
-    if name == STANDARD_INPUT:
-        yield from _rows(lines(standard_input(), name), name)
-        return
-    with opened(Path(name), "a file of records that estimator.callback wrote") as file:
-        yield from _rows(lines(file, name), name)
-
-
-def _rows(found: Iterator[bytes], name: str) -> Iterator[MeasuredRun]:
-    for number, line in enumerate(found, 1):
+    for number, line in enumerate(lines(name, "a file of records that estimator.callback wrote"), 1):
         if line.strip():
             try:
                 yield _row(parse_json(line))
@@ -76,20 +69,18 @@ def _rows(found: Iterator[bytes], name: str) -> Iterator[MeasuredRun]:
                 raise InputError(f"{name}, line {number}: {error}") from None
 
 
+_RECORD = TypeAdapter(MeasuredRun)
+
+
 def _row(data: Any) -> MeasuredRun:
     if not isinstance(data, dict) or data.get("schema") != SCHEMA:
         raise InputError(f"no record of schema {SCHEMA}; estimator.callback writes them")
-    texts = {key: data.get(key) for key in ("model", "device", "date", "error")}
-    sizes = {key: data.get(key) for key in ("predicted", "measured")}
-    versions = data.get("versions")
-    good = all(isinstance(value, str) for value in texts.values()) and isinstance(versions, dict)
-    if not good or not all(_sizes(value) for value in sizes.values()):
-        raise InputError("the record is not whole: model, device, date and error are texts, sizes are bytes by name")
-    return MeasuredRun(**texts, **sizes, versions=versions, plan=data.get("plan") or {})  # type: ignore[arg-type]
-
-
-def _sizes(value: Any) -> bool:
-    return isinstance(value, dict) and all(isinstance(one, int) and not isinstance(one, bool) for one in value.values())
+    try:
+        return _RECORD.validate_python(data)
+    except ValidationError:
+        raise InputError(
+            "the record is not whole: model, device, date and error are texts, sizes are bytes by name"
+        ) from None
 
 
 def medians(rows: list[MeasuredRun]) -> dict[str, float]:

@@ -152,11 +152,12 @@ def test_a_defect_costs_one_line_of_a_batch(monkeypatch: pytest.MonkeyPatch) -> 
     assert answers[1] == {"error": "wrong"}
 
 
-def test_a_line_too_long_costs_one_answer() -> None:
+def test_a_line_too_long_costs_one_answer(monkeypatch: pytest.MonkeyPatch) -> None:
     """Asks the contract; what never ends is refused, in little memory."""
     good = json.dumps({"model": SMOLLM2, "seq": 8}).encode()
     file = io.BytesIO(good + b"\n" + b"x" * (3 * LONGEST_LINE) + b"\n" + good + b"\n" + b"y" * LONGEST_LINE)
-    answers = [json.loads(line) for line in estimate_lines(lines(file, "plans"))]
+    monkeypatch.setattr("estimator.files.standard_input", lambda: file)
+    answers = [json.loads(line) for line in estimate_lines(lines("-", "plans"))]
     assert ["error" in answer for answer in answers] == [False, True, False, True]
     assert "longer than" in answers[1]["error"]
 
@@ -164,8 +165,9 @@ def test_a_line_too_long_costs_one_answer() -> None:
         def readline(self, size: int | None = -1) -> bytes:
             return b"z" * (size or 0)
 
+    monkeypatch.setattr("estimator.files.standard_input", Endless)
     with pytest.raises(InputError, match="a line of more than"):
-        list(lines(Endless(), "plans"))  # type: ignore[arg-type]
+        list(lines("-", "plans"))
 
 
 @pytest.mark.parametrize(

@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from pathlib import Path
-from typing import BinaryIO
 
 from ...answers.estimate import estimate
 from ...answers.result import Result
 from ...answers.sentences import breakdown, moment_rows, moments_summary, run_summary, runtime_of, summary, verdict
 from ...errors import InputError
-from ...files import STANDARD_INPUT, lines, opened, standard_input
+from ...files import lines
 from ...plans.plan import Plan
 from ...plans.refusals import check_question
 from ...text import human, printable
@@ -130,15 +128,8 @@ def title(plan: Plan) -> str:
 
 
 def _many(source: str) -> int:
-    if source == STANDARD_INPUT:
-        return _answer_lines(standard_input(), source)
-    with opened(Path(source), "a file with one JSON plan per line") as file:
-        return _answer_lines(file, source)
-
-
-def _answer_lines(file: BinaryIO, source: str) -> int:
     from ...answers.bulk import estimate_lines
 
-    for answer in estimate_lines(lines(file, source)):
+    for answer in estimate_lines(lines(source, "a file with one JSON plan per line")):
         print(answer, flush=True)  # another program may wait for it before it sends the next plan
     return 0
