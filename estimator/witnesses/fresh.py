@@ -33,3 +33,8 @@ def run(
         )
     except subprocess.TimeoutExpired:
         raise InputError(f"the measured process did not end within {timeout:g} seconds; ask for less") from None
+
+
+def reason(process: subprocess.CompletedProcess[str]) -> str:
+    """The last line that a failed process wrote on standard error, else its exit status."""
+    return (process.stderr.strip() or f"exit status {process.returncode}").splitlines()[-1]

@@ -29,6 +29,7 @@ from ..errors import InputError
 from ..plans.models import load
 from ..plans.plan import Plan
 from . import fresh
+from .machine import status
 
 _BREAKDOWN = "_Z26llama_get_memory_breakdownPK13llama_context"
 _RESERVE = "_Z19llama_graph_reserveP13llama_contextjjj"
@@ -307,14 +308,14 @@ def resident(path: Path, parameters: Parameters, *, use_mmap: bool = True, repac
     question = {"path": str(path), "parameters": asdict(parameters), "use_mmap": use_mmap, "repack": repack}
     done = fresh.run("llama_cpp", question)
     if done.returncode:
-        raise EngineError(done.stderr.strip().splitlines()[-1] if done.stderr.strip() else "the engine's process died")
+        raise EngineError(fresh.reason(done))
     return int(done.stdout)
 
 
 def _decode(path: Path, p: Parameters, use_mmap: bool, repack: bool) -> int:
     ffi, lib, _ = _libraries()
     report = Report()
-    start = _status("VmRSS")
+    start = status()["VmRSS"]
     with (
         _model(ffi, lib, report, path, use_mmap, repack, False) as model,
         _context(ffi, lib, report, model, p) as context,
@@ -324,15 +325,7 @@ def _decode(path: Path, p: Parameters, use_mmap: bool, repack: bool) -> int:
         for count in (tokens, 1, 1):
             if lib.llama_decode(context, lib.llama_batch_get_one(ids, count)):
                 raise EngineError("the engine could not decode")
-        return _status("VmHWM") - start
-
-
-def _status(key: str) -> int:
-    """An entry of this process's status, in bytes (Linux)."""
-    for line in Path("/proc/self/status").read_text(encoding="ascii").splitlines():
-        if line.startswith(f"{key}:"):
-            return int(line.split()[1]) * 1024
-    raise EngineError(f"the system has no {key}")
+        return status()["VmHWM"] - start
 
 
 def _main() -> int:
@@ -340,7 +333,7 @@ def _main() -> int:
     try:
         parameters = Parameters(**question["parameters"])
         print(_decode(Path(question["path"]), parameters, question["use_mmap"], question["repack"]))
-    except (EngineError, InputError) as error:
+    except (EngineError, InputError, OSError) as error:
         print(error, file=sys.stderr)
         return 2
     return 0

@@ -16,7 +16,7 @@ from typing import Any
 
 from ..errors import InputError
 from . import fresh
-from .machine import reset_peak_rss
+from .machine import reset_peak_rss, status
 from .measure import MMAP_THRESHOLD_BYTES
 
 INTERVAL = 0.0005
@@ -31,20 +31,8 @@ def measured(folder: Path, dtype: str, base: str = "", disable_mmap: bool = Fals
     question = {"folder": str(folder), "dtype": dtype, "base": base, "disable_mmap": disable_mmap}
     process = fresh.run("loading", question, {"MALLOC_MMAP_THRESHOLD_": str(MMAP_THRESHOLD_BYTES)}, 600)
     if process.returncode:
-        tail = process.stderr.strip().splitlines()[-1:] or [f"exit status {process.returncode}"]
-        raise InputError(f"the model was not loaded: {tail[0]}")
+        raise InputError(f"the model was not loaded: {fresh.reason(process)}")
     found: dict[str, int] = json.loads(process.stdout.splitlines()[-1])
-    return found
-
-
-def _resident() -> dict[str, int]:
-    """Bytes of the resident set, and its anonymous pages."""
-    found = {}
-    with open("/proc/self/status", encoding="utf-8") as lines:
-        for line in lines:
-            name, _, value = line.partition(":")
-            if name in ("VmHWM", "VmRSS", "RssAnon"):
-                found[name] = int(value.split()[0]) * 1024
     return found
 
 
@@ -72,18 +60,18 @@ def _measure(folder: str, **keys: Any) -> dict[str, int]:
         _load(tiny, **keys)
     gc.collect()
     reset_peak_rss()
-    before = _resident()
+    before = status()
     readings, done = [before], threading.Event()
 
     def read() -> None:
         while not done.wait(INTERVAL):
-            readings.append(_resident())
+            readings.append(status())
 
     reader = threading.Thread(target=read)
     reader.start()
     try:
         model = _load(folder, **keys)
-        after = _resident()
+        after = status()
     finally:
         done.set()
         reader.join()

@@ -7,12 +7,20 @@ import platform
 import sys
 
 
+def status() -> dict[str, int]:
+    """What the process's memory is, in bytes, by the names of ``/proc/self/status``: ``VmRSS``, ``RssAnon``, ...
+
+    Raises ``OSError`` where the system is not Linux.
+    """
+    with open("/proc/self/status", encoding="utf-8") as lines:
+        rows = [line.split() for line in lines if line.endswith(" kB\n")]
+    return {name.rstrip(":"): int(number) * 1024 for name, number, _ in rows}
+
+
 def peak_rss() -> int:
     """The process's largest resident set so far, in bytes."""
-    with contextlib.suppress(OSError), open("/proc/self/status", encoding="utf-8") as lines:
-        for line in lines:
-            if line.startswith("VmHWM:"):  # ru_maxrss would also count the parent process before exec
-                return int(line.split()[1]) * 1024
+    with contextlib.suppress(OSError, KeyError):
+        return status()["VmHWM"]  # ru_maxrss would also count the parent process before exec
     import resource
 
     unit = 1 if sys.platform == "darwin" else 1024

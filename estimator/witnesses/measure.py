@@ -47,10 +47,9 @@ def measured(plan: Plan, default_malloc: bool = False, timeout: float = 3600) ->
         environment["MALLOC_MMAP_THRESHOLD_"] = str(MMAP_THRESHOLD_BYTES)
     process = fresh.run("measure", plan.model_dump(exclude_unset=True), environment, timeout)
     if process.returncode == 2:
-        raise InputError(process.stderr.strip().splitlines()[-1].removeprefix("estimator: "))
+        raise InputError(fresh.reason(process).removeprefix("estimator: "))
     if process.returncode:
-        tail = process.stderr.strip().splitlines()[-1:] or [f"exit status {process.returncode}"]
-        raise InputError(f"the measured step did not finish: {tail[0]}; is there enough memory for it?")
+        raise InputError(f"the measured step did not finish: {fresh.reason(process)}; is there enough memory for it?")
     found: dict[str, Any] = json.loads(process.stdout.splitlines()[-1])
     return found
 
