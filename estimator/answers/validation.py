@@ -11,6 +11,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from fractions import Fraction
+from functools import partial
 from typing import Any, NamedTuple
 
 from ..errors import InputError
@@ -24,8 +25,8 @@ from ..witnesses.trace import Polynomial, TracedTensor, build, counts, saved_pol
 from .explanation import exact
 from .formulas import Regime, compile_plan, regimes
 
-Progress = Callable[[int, int], None]
-"""A function that is called after each traced point, with the numbers of traced points and of all points."""
+Progress = Callable[[int], None]
+"""A function that is called after each traced point, with the number of all points."""
 
 
 class Coefficient(NamedTuple):
@@ -136,9 +137,7 @@ class Validation:
         }
 
 
-def validate(
-    plan: Plan, progress: Progress = lambda done, total: None, chosen: Sequence[Regime] | None = None
-) -> Validation:
+def validate(plan: Plan, progress: Progress = lambda total: None, chosen: Sequence[Regime] | None = None) -> Validation:
     """Compare a plan's formulas with a trace of its model, in every regime or in the ``chosen`` ones.
 
     Raises ``InputError`` where the plan is wrong or cannot be traced.
@@ -148,13 +147,7 @@ def validate(
     found = regimes(plan) if chosen is None else chosen
     grids = [_grid(regime) for regime in found]
     total = sum(len(batches) * len(lengths) + (check is not None) for batches, lengths, check in grids)
-    done = 0
-
-    def traced() -> None:
-        nonlocal done
-        done += 1
-        progress(done, total)
-
+    traced = partial(progress, total)
     results = tuple(_compare(resolved, model, regime, grid, traced) for regime, grid in zip(found, grids, strict=True))
     return Validation(plan, results, counts_of(plan, model))
 

@@ -95,11 +95,11 @@ def test_columns_count_one_quantity(tmp_path: Path, capsys: pytest.CaptureFixtur
 WRONG: list[tuple[list[str], str]] = [
     (["qwen3-0.6b"], "needs something to fit"),
     (["qwen3-0.6b", "--budget", "4GiB", "--dtypes", "q4_k_x"], "is no recipe"),
-    (["qwen3-0.6b", "--budget", "4GiB", "--dtypes", ","], "--dtypes is empty"),
+    (["qwen3-0.6b", "--budget", "4GiB", "--dtypes", ","], "--dtypes is an empty list"),
     (["qwen3-0.6b", "--budget", "4GiB", "--caches", "q9"], "'q9' is no cache type"),
     ([",", "--budget", "4GiB"], "no model given"),
     (["qwen3-0.6b", "--budget", "4GiB", "--runtime", "torch-cpu"], "max-context is about llama.cpp"),
-    (["qwen3-0.6b", "--budget", "4GiB", "--methods", ","], "--methods is empty"),
+    (["qwen3-0.6b", "--budget", "4GiB", "--methods", ","], "--methods is an empty list"),
     (["qwen3-0.6b", "--budget", "4GiB", "--methods", "full", "--caches", "q8_0"], "does not go with --methods"),
     (["qwen3-0.6b", "--budget", "4GiB", "--margin", "150%"], "is more than the prediction"),
     (["qwen3-0.6b", "--device", "pixel-8", "--ios-increased-memory-limit"], "runs no iOS"),

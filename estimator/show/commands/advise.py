@@ -62,9 +62,8 @@ def execute(args: argparse.Namespace) -> int:
         if "method" in keys:
             raise InputError("method any takes no options of a method; leave them out, or name the method")
         keys["method"] = "any"
-    if args.output is not None:
-        check_output(args.output)
-    with Progress(None) as progress:
+    check_output(args.output)
+    with Progress() as progress:
         advice = advise(keys, progress.step, Margin.parse(args.margin))
     if args.output is not None:
         from ...figures.memory_against_compute import advice_figure
@@ -75,9 +74,8 @@ def execute(args: argparse.Namespace) -> int:
 
 
 def _of_file(args: argparse.Namespace) -> int:
-    if args.output is not None:
-        check_output(args.output)
-    with Progress(None) as progress:
+    check_output(args.output)
+    with Progress() as progress:
         found = advise_file(args.file, given_keys(args), args.format, progress.step, Margin.parse(args.margin))
     if args.output is not None:
         from ...figures.memory_against_compute import advice_figure

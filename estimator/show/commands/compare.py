@@ -17,7 +17,7 @@ from ...methods.registry import METHODS, read_adapter_config
 from ...plans.refusals import check_device
 from ...plans.words import refuse_words
 from ...text import GIB, few_digits, human
-from .options import add_plan_options, add_spellings, plan_mapping
+from .options import add_plan_options, add_spellings, listed, plan_mapping
 from .tables import (
     Progress,
     Table,
@@ -68,11 +68,11 @@ def execute(args: argparse.Namespace) -> int:
     keys = plan_mapping(args)
     block = keys.pop("method", "full")
     given = block if isinstance(block, Mapping) else {"name": block}
-    seqs = sorted({_length(text, "seqs") for text in _items(args.seqs, "seqs", SEQS_EXAMPLE)})
+    seqs = sorted({_length(text, "seqs") for text in listed(args.seqs, "seqs", SEQS_EXAMPLE)})
     at = _length(str(keys.pop("seq", 2048)) if args.at is None else args.at, "at")
     devices = [name] if (name := keys.pop("device", None)) else []
     if args.devices is not None:
-        devices = _items(args.devices, "devices", "write --devices rtx-4090,h100-80gb or leave it out")
+        devices = listed(args.devices, "devices", "write --devices rtx-4090,h100-80gb or leave it out")
     for name in devices:
         check_device(str(name))
     left_out: dict[str, str] = {}
@@ -96,13 +96,6 @@ def execute(args: argparse.Namespace) -> int:
         write_figure(lambda: comparison_figure(comparison), args.output)
     present(args, lambda: to_dict(comparison), lambda: _print(comparison, left_out))
     return 0
-
-
-def _items(text: str, option: str, example: str) -> list[str]:
-    items = [item.strip() for item in text.split(",") if item.strip()]
-    if not items:
-        raise InputError(f"--{option} is an empty list; {example}")
-    return items
 
 
 def _length(text: str, option: str) -> int:
@@ -139,7 +132,7 @@ def _methods(text: str, given: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 def _method_items(text: str) -> list[Any]:
     if not text.lstrip().startswith("["):
-        return list(_items(text, "methods", METHODS_EXAMPLE))
+        return list(listed(text, "methods", METHODS_EXAMPLE))
     import yaml
 
     try:

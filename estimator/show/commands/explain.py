@@ -44,8 +44,7 @@ def configure(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None
 
 def execute(args: argparse.Namespace) -> int:
     """Print the explanation, and write its page or figure. Returns 0."""
-    if args.output is not None:
-        check_output(args.output, PAGE)
+    check_output(args.output, PAGE)
     keys = plan_mapping(args)
     plan = parse_plan(keys)
     from ...answers.explanation import explain

@@ -82,7 +82,7 @@ def _function(args: argparse.Namespace) -> str | None:
 
     names = default_names(plan) if args.vars is None else listed(args.vars)
     only = None if args.only is None else listed(args.only, "only")
-    with Progress(None) as progress:
+    with Progress() as progress:
         f = function_of(plan, names, only is None or "process_at_most" in only, progress.step)
     if only is not None:
         f = f.only(only)
@@ -120,7 +120,7 @@ def _page(args: argparse.Namespace) -> str:
         methods = blocks if args.methods is not None or given in blocks else [given, *blocks]
     elif args.methods is not None:
         raise InputError(f"--methods is for steps in PyTorch; {plan.runtime} infers without a method, so leave it out")
-    with Progress(None) as progress:
+    with Progress() as progress:
         return to_page(choices_of(keys, methods, dtypes, names, args.dtypes is not None, progress.step))
 
 

@@ -42,11 +42,10 @@ def configure(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None
 
 def execute(args: argparse.Namespace) -> int:
     """Print the largest value that fits. Returns 1 where even the smallest does not."""
-    if args.output is not None:
-        check_output(args.output)
+    check_output(args.output)
     plan = plan_from(args)
     _refuse_key(args.question, plan, args)
-    with Progress(None) as progress:
+    with Progress() as progress:
         solution = solve(args.question, plan, args.multiple_of, progress.step, Margin.parse(args.margin))
         if args.output is not None:
             from ...figures.largest_value import solution_figure

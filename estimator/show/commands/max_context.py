@@ -22,7 +22,7 @@ from ...plans.margins import MARGIN_HELP, NO_MARGIN, STATED, Margin
 from ...plans.models import names_for
 from ...plans.plan import parse_plan
 from ...text import dumped, human
-from .options import add_plan_options, add_spellings, plan_mapping
+from .options import add_plan_options, add_spellings, listed, plan_mapping
 from .tables import Progress, check_output, gib, present, show, show_answer, show_assumptions, table, write_figure
 
 LINES_AT_MOST = 16
@@ -59,15 +59,14 @@ def configure(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None
 
 def execute(args: argparse.Namespace) -> int:
     """Print the contexts. Returns 1 where nothing fits."""
-    if args.output is not None:
-        check_output(args.output)
+    check_output(args.output)
     margin = Margin.parse(args.margin)
     if args.methods is not None:
         return _training(args, margin)
     if args.runs_at is not None:
         return _catalogue(args, margin)
     data, recipes, caches = _asked(args)
-    models = list(dict.fromkeys(name.strip() for name in data["model"].split(",") if name.strip()))
+    models = list(dict.fromkeys(listed(data["model"])))
     if not models:
         raise InputError("no model given; name one that `estimator models` lists, a .gguf file or a config.json")
     if args.output is not None and len(models) * len(recipes) * len(caches) > LINES_AT_MOST:
@@ -101,19 +100,15 @@ def _asked(args: argparse.Namespace) -> tuple[dict[str, Any], list[str], list[tu
 
 
 def _recipes(text: str) -> list[str]:
-    names = list(dict.fromkeys(name.strip().lower() for name in text.split(",") if name.strip()))
+    names = list(dict.fromkeys(listed(text.lower(), "dtypes", "name recipes such as Q4_K_M,Q8_0")))
     for name in names:
         if name not in RECIPES:
             raise InputError(f"--dtypes: '{name}' is no recipe{nearest(name, RECIPES)}; known are {', '.join(RECIPES)}")
-    if not names:
-        raise InputError("--dtypes is empty; name recipes such as Q4_K_M,Q8_0")
     return names
 
 
 def _caches(text: str) -> list[tuple[str, str]]:
-    pairs = [name.strip().lower().partition("/") for name in text.split(",") if name.strip()]
-    if not pairs:
-        raise InputError("--caches is empty; name types such as f16,q8_0")
+    pairs = [name.partition("/") for name in listed(text.lower(), "caches", "name types such as f16,q8_0")]
     known = get_args(get_args(CacheType)[0])
     for name in (kind for keys, _, values in pairs for kind in (keys, values or keys)):
         if name not in known:
@@ -237,9 +232,7 @@ def _catalogue(args: argparse.Namespace, margin: Margin) -> int:
 
 def _training(args: argparse.Namespace, margin: Margin) -> int:
     """Print the longest training sequence of each method, in PyTorch on the device's CPU."""
-    names = list(dict.fromkeys(name.strip() for name in args.methods.split(",") if name.strip()))
-    if not names:
-        raise InputError("--methods is empty; name some such as full,lora,ia3")
+    names = list(dict.fromkeys(listed(args.methods, "methods", "name some such as full,lora,ia3")))
     for option in ("dtypes", "caches", "runs_at", "output"):
         if getattr(args, option) is not None:
             raise InputError(

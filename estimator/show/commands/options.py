@@ -100,11 +100,11 @@ def _parts(annotation: Any) -> list[Any]:
     return [get_origin(annotation) or annotation, *inner]
 
 
-def listed(text: str, option: str = "") -> list[str]:
-    """The words of a list with commas. Raises ``InputError`` for none, where an option is named."""
+def listed(text: str, option: str = "", instead: str = "name something, or leave it out") -> list[str]:
+    """The words of a list with commas. Raises ``InputError`` for none, where an option is named: what to do instead."""
     words = [word.strip() for word in text.split(",") if word.strip()]
     if option and not words:
-        raise InputError(f"--{option} is an empty list; name something, or leave it out")
+        raise InputError(f"--{option} is an empty list; {instead}")
     return words
 
 

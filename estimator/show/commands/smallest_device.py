@@ -41,7 +41,7 @@ def execute(args: argparse.Namespace) -> int:
                 f"smallest-device looks for a device; leave {key} out of the plan, or name candidates with --devices"
             )
     devices = () if args.devices is None else listed(args.devices, "devices")
-    with Progress(None) as progress:
+    with Progress() as progress:
         answer = smallest_device(plan, args.kind, progress.step, Margin.parse(args.margin), devices)
     present(args, answer.to_dict, lambda: _print(answer))
     return 1 if answer.found is None else 0

@@ -47,7 +47,7 @@ def execute(args: argparse.Namespace) -> int:
     only = None if args.only is None else listed(args.only, "only")
     from ...export.sweep import Sweep
 
-    with Progress(None) as progress:
+    with Progress() as progress:
         table = Sweep(keys, only, progress.step)
         if args.output is None:
             sys.stdout.flush()

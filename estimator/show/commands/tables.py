@@ -307,8 +307,10 @@ def counted(names: Iterable[str]) -> str:
 FORMATS = (".png", ".pdf", ".svg")
 
 
-def check_output(path: Path, others: Sequence[str] = ()) -> None:
+def check_output(path: Path | None, others: Sequence[str] = ()) -> None:
     """Raise ``InputError`` where a figure cannot be written to ``path``, nor a file that ends in one of ``others``."""
+    if path is None:
+        return
     if path.suffix.lower() not in (*FORMATS, *others):
         raise InputError(f"--output '{path}' is no figure format; end it in {', '.join((*FORMATS, *others))}")
     place_of(path)
@@ -356,17 +358,17 @@ def refuse_input(path: Path) -> None:
 class Progress:
     """A progress bar on standard error, which appears only when the work takes more than a second."""
 
-    def __init__(self, total: int | None) -> None:
-        self.total, self.done, self.start = total, 0, time.monotonic()
+    def __init__(self, total: int | None = None, of: str = "estimates") -> None:
+        self.total, self.of, self.done, self.start = total, of, 0, time.monotonic()
         self.advance: Callable[[], None] | None = None
         self.close: Callable[[], None] = lambda: None
 
     def __enter__(self) -> Progress:
         return self
 
-    def step(self) -> None:
-        """Count one estimate."""
-        self.done += 1
+    def step(self, total: int | None = None) -> None:
+        """Count one piece of work, of a ``total`` that is known now."""
+        self.done, self.total = self.done + 1, total or self.total
         if self.advance is not None:
             self.advance()
         elif time.monotonic() - self.start > 1 and sys.stderr.isatty():
@@ -374,7 +376,7 @@ class Progress:
             from rich.progress import Progress
 
             bar = Progress(console=Console(stderr=True), transient=True)
-            task = bar.add_task("estimates", total=self.total, completed=self.done)
+            task = bar.add_task(self.of, total=self.total, completed=self.done)
             bar.start()
             self.advance, self.close = lambda: bar.advance(task), bar.stop
 

@@ -35,8 +35,7 @@ def configure(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None
 
 def execute(args: argparse.Namespace) -> int:
     """Replay the plan's process. Returns 1 if it runs out of memory."""
-    if args.output is not None:
-        check_output(args.output, (SNAPSHOT,))
+    check_output(args.output, (SNAPSHOT,))
     plan = plan_from(args)
     plan.budget_bytes()  # refuses an unknown device or a budget that is no size
     to_snapshot = args.output is not None and args.output.suffix.lower() == SNAPSHOT

@@ -3,21 +3,16 @@
 from __future__ import annotations
 
 import argparse
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from fractions import Fraction
 from typing import TYPE_CHECKING
 
 from ...text import dumped
 from .options import add_plan_options, plan_from
-from .tables import Table, show, show_answer, table
+from .tables import Progress, Table, show, show_answer, table
 
 if TYPE_CHECKING:  # needs PyTorch
-    from ...answers.validation import Progress, RegimeResult, Validation
-
-_QUIET_SECONDS = 1.0
-"""The progress bar appears after so many seconds."""
+    from ...answers.validation import RegimeResult, Validation
 
 
 def configure(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None:
@@ -31,36 +26,13 @@ def execute(args: argparse.Namespace) -> int:
     plan = plan_from(args)
     from ...answers.validation import validate
 
-    with _progress_bar() as progress:
-        validation = validate(plan, progress)
+    with Progress(of="traced points") as progress:
+        validation = validate(plan, progress.step)
     if args.json:
         print(dumped(validation.to_dict()))
     else:
         _print(validation)
     return 0 if validation.equal else 1
-
-
-@contextmanager
-def _progress_bar() -> Iterator[Progress]:
-    """A progress bar on standard error, which appears once tracing has taken ``_QUIET_SECONDS``."""
-    from rich.console import Console
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
-
-    console = Console(stderr=True)
-    columns = TextColumn("traced points"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn()
-    bar = Progress(*columns, console=console, transient=True, disable=not console.is_terminal)
-    task = bar.add_task("")
-    started = time.monotonic()
-
-    def advance(done: int, total: int) -> None:
-        if time.monotonic() - started > _QUIET_SECONDS:
-            bar.start()
-        bar.update(task, completed=done, total=total)
-
-    try:
-        yield advance
-    finally:
-        bar.stop()
 
 
 def _print(validation: Validation) -> None:
