@@ -141,6 +141,17 @@ class Step:
     extra_compute: float
     """Operations added so far, as a share of the plan's own."""
 
+    def to_dict(self) -> dict[str, Any]:
+        """The step as an object."""
+        return {
+            "change": dict(self.keys),
+            "text": self.text,
+            "fidelity": self.fidelity,
+            "gain_bytes": self.gain,
+            "bytes": self.bytes,
+            "extra_compute": self.extra_compute,
+        }
+
 
 @dataclass(frozen=True, repr=False)
 class Advice(Drawn):
@@ -160,14 +171,8 @@ class Advice(Drawn):
     def records(self) -> list[dict[str, Any]]:
         """A row for each change, in the order in which they are made."""
         return [
-            {
-                "change": step.text,
-                "gain_bytes": step.gain,
-                "bytes": step.bytes,
-                "extra_compute": step.extra_compute,
-                "fidelity": step.fidelity,
-            }
-            for step in self.steps
+            {"change": one["text"], **{key: one[key] for key in ("gain_bytes", "bytes", "extra_compute", "fidelity")}}
+            for one in map(Step.to_dict, self.steps)
         ]
 
     def to_dict(self) -> dict[str, Any]:
@@ -181,17 +186,7 @@ class Advice(Drawn):
             "verdict": self.verdict,
             "assumptions": [asdict(one) for one in self.best.plan.assumptions()],
             "extra_compute": self.extra_compute(self.best),
-            "steps": [
-                {
-                    "change": dict(step.keys),
-                    "text": step.text,
-                    "fidelity": step.fidelity,
-                    "gain_bytes": step.gain,
-                    "bytes": step.bytes,
-                    "extra_compute": step.extra_compute,
-                }
-                for step in self.steps
-            ],
+            "steps": [step.to_dict() for step in self.steps],
             "plan": self.best.plan.model_dump(exclude_unset=True),
             "front": [
                 {
@@ -424,31 +419,24 @@ def _allowed(axis: Axis, allowed: Allowed) -> Axis:
 
 def _working_axes(plan: Plan, allowed: Allowed = lambda change: True) -> list[Axis]:
     """Changes that leave the result of the step as it is but can take more work; checkpointing is the first axis."""
-    axes: list[Axis] = []
+    axes: list[Axis] = [(_AS_IS,)]
     if plan.checkpointing == "none":
-        axes.append(
-            (
-                _AS_IS,
-                Change("recompute attention alone (checkpointing: attention)", {"checkpointing": "attention"}),
-                Change("recompute all but matrix products (checkpointing: matmul)", {"checkpointing": "matmul"}),
-                Change("gradient checkpointing of each layer (checkpointing: layer)", {"checkpointing": "layer"}),
-                Change(
-                    "one checkpoint for two layers (checkpointing: every-2)", {"checkpointing": "every-2"}, weight=2
-                ),
-            )
+        axes[0] += (
+            _change("recompute attention alone", checkpointing="attention"),
+            _change("recompute all but matrix products", checkpointing="matmul"),
+            _change("gradient checkpointing of each layer", checkpointing="layer"),
+            _change("one checkpoint for two layers", weight=2, checkpointing="every-2"),
         )
-    else:
-        axes.append((_AS_IS,))
     if plan.use_cache:
-        axes.append((_AS_IS, Change("no KV cache in training (use_cache: false)", {"use_cache": False})))
+        axes.append((_AS_IS, _change("no KV cache in training", use_cache=False)))
     if plan.attention == "eager":
-        axes.append((_AS_IS, Change("fused attention (attention: sdpa)", {"attention": "sdpa"})))
+        axes.append((_AS_IS, _change("fused attention", attention="sdpa")))
     if plan.loss == "standard":
         kinds = ("chunked", *(("liger", "cce") if plan.engine.has_own_memory else ()), "ce-chunked-output")
         kind = next((kind for kind in kinds if allowed({"loss": kind})), "chunked")
-        axes.append((_AS_IS, Change(f"{_LOSSES[kind]} (loss: {kind})", {"loss": kind})))
+        axes.append((_AS_IS, _change(_LOSSES[kind], loss=kind)))
     if plan.mlp_chunks == 1 and plan.method.by_token:
-        axes.append((_AS_IS, Change("MLP over 8 chunks of tokens (mlp_chunks: 8)", {"mlp_chunks": 8})))
+        axes.append((_AS_IS, _change("MLP over 8 chunks of tokens", mlp_chunks=8)))
     return axes
 
 
@@ -456,54 +444,40 @@ def _free_axes(plan: Plan) -> list[Axis]:
     """Changes that leave the result and the work of the step as they are; micro-batches are the last axis."""
     axes: list[Axis] = []
     if plan.keep_logits:
-        axes.append((_AS_IS, Change("let the logits go before backward (keep_logits: false)", {"keep_logits": False})))
-    halvings = [plan.batch]
-    while halvings[-1] % 2 == 0:
-        halvings.append(halvings[-1] // 2)
-    axes.append(
-        (
-            _AS_IS,
-            *(
-                Change(
-                    f"micro-batches of {batch}, gradients accumulated (batch: {batch}, gradient_accumulation_steps: "
-                    f"{plan.gradient_accumulation_steps * plan.batch // batch})",
-                    {
-                        "batch": batch,
-                        "gradient_accumulation_steps": plan.gradient_accumulation_steps * plan.batch // batch,
-                    },
-                    weight=2 + number,
-                )
-                for number, batch in enumerate(halvings[1:])
-            ),
-        )
-    )
-    return axes
+        axes.append((_AS_IS, _change("let the logits go before backward", keep_logits=False)))
+    micro_batches, batch, steps = [_AS_IS], plan.batch, plan.gradient_accumulation_steps
+    while batch % 2 == 0:
+        batch, steps = batch // 2, steps * 2
+        words, weight = f"micro-batches of {batch}, gradients accumulated", 1 + len(micro_batches)
+        micro_batches.append(_change(words, 0, weight, batch=batch, gradient_accumulation_steps=steps))
+    return [*axes, tuple(micro_batches)]
 
 
 def _lossy_axes(plan: Plan) -> list[Axis]:
     """Changes that change the training."""
     axes: list[Axis] = []
     if plan.optimizer.startswith("adamw") and "8bit" not in plan.optimizer:
-        axes.append(
-            (_AS_IS, Change("AdamW's states in 8 bits (optimizer: adamw-8bit)", {"optimizer": "adamw-8bit"}, 1))
-        )
+        axes.append((_AS_IS, _change("AdamW's states in 8 bits", 1, optimizer="adamw-8bit")))
     if plan.saved_activations == "as-is":
-        axes.append(
-            (
-                _AS_IS,
-                Change("saved activations in 8 bits (saved_activations: int8)", {"saved_activations": "int8"}, 2),
-                Change("saved activations in 4 bits (saved_activations: int4)", {"saved_activations": "int4"}, 6),
-            )
-        )
-    base: list[Change] = [_AS_IS]
+        eight = _change("saved activations in 8 bits", 2, saved_activations="int8")
+        axes.append((_AS_IS, eight, _change("saved activations in 4 bits", 6, saved_activations="int4")))
+    base: Axis = (_AS_IS,)
     if plan.dtype == "float32":
-        base.append(Change("weights in 16 bits (dtype: bfloat16)", {"dtype": "bfloat16"}, 3))
+        base += (_change("weights in 16 bits", 3, dtype="bfloat16"),)
     if plan.dtype in ("float32", "bfloat16", "float16") and plan.method.name != "full":
-        base.append(Change("base weights in 8 bits (dtype: int8)", {"dtype": "int8", "rest_dtype": plan.dtype}, 4))
-        four = {"dtype": "nf4", "rest_dtype": plan.dtype, "compute_dtype": plan.dtype}
-        base.append(Change("base weights in 4 bits (dtype: nf4)", four, 5))
-    axes.append(tuple(base))
+        rest = {"rest_dtype": plan.dtype}
+        base += (
+            Change("base weights in 8 bits (dtype: int8)", {"dtype": "int8", **rest}, 4),
+            Change("base weights in 4 bits (dtype: nf4)", {"dtype": "nf4", **rest, "compute_dtype": plan.dtype}, 5),
+        )
+    axes.append(base)
     if plan.method.name == "lora":
         block = {**plan.method.model_dump(exclude_unset=True), "name": "lora-fa"}
         axes.append((_AS_IS, Change("lora_A frozen (method: lora-fa)", {"method": block}, 7)))
     return axes
+
+
+def _change(words: str, fidelity: int = 0, weight: int = 1, **keys: Any) -> Change:
+    """A change whose text ends in its keys, as YAML has them."""
+    said = ", ".join(f"{key}: {'false' if value is False else value}" for key, value in keys.items())
+    return Change(f"{words} ({said})", keys, fidelity, weight)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -52,37 +53,36 @@ def execute(args: argparse.Namespace) -> int:
         if args.file is None or args.model is not None:
             raise InputError("--model goes with --file, in place of a model before the options; give one of the two")
         args.model = args.model_of_file
-    if args.file is not None:
-        return _of_file(args)
-    anything = args.method == "any"
-    if anything:
-        args.method = None
-    keys = plan_mapping(args)
-    if anything:
-        if "method" in keys:
-            raise InputError("method any takes no options of a method; leave them out, or name the method")
-        keys["method"] = "any"
+    keys = _keys(args) if args.file is None else given_keys(args)
     check_output(args.output)
+    margin = Margin.parse(args.margin)
+    found: FileAdvice | None = None
     with Progress() as progress:
-        advice = advise(keys, progress.step, Margin.parse(args.margin))
+        if args.file is None:
+            advice = advise(keys, progress.step, margin)
+        else:
+            found = advise_file(args.file, keys, args.format, progress.step, margin)
+            advice = [found.advice]
     if args.output is not None:
         from ...figures.memory_against_compute import advice_figure
 
         write_figure(lambda: advice_figure(advice), args.output)
-    present(args, lambda: {"advice": [one.to_dict() for one in advice]}, lambda: _print(advice))
+    if found is None:
+        present(args, lambda: {"advice": [one.to_dict() for one in advice]}, lambda: _print(advice))
+    else:
+        present(args, found.to_dict, partial(_print_file, found))
     return 1 if advice[0].verdict == "does not fit" else 0
 
 
-def _of_file(args: argparse.Namespace) -> int:
-    check_output(args.output)
-    with Progress() as progress:
-        found = advise_file(args.file, given_keys(args), args.format, progress.step, Margin.parse(args.margin))
-    if args.output is not None:
-        from ...figures.memory_against_compute import advice_figure
-
-        write_figure(lambda: advice_figure([found.advice]), args.output)
-    present(args, found.to_dict, lambda: _print_file(found))
-    return 1 if found.advice.verdict == "does not fit" else 0
+def _keys(args: argparse.Namespace) -> dict[str, Any]:
+    """The plan's keys; for ``--method any``, of which a plan knows nothing, with that."""
+    if args.method != "any":
+        return plan_mapping(args)
+    args.method = None
+    keys = plan_mapping(args)
+    if "method" in keys:
+        raise InputError("method any takes no options of a method; leave them out, or name the method")
+    return {**keys, "method": "any"}
 
 
 def _print_file(found: FileAdvice) -> None:
