@@ -172,8 +172,16 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return mapping
 
 
+class NotYaml(InputError):
+    """Text that is no YAML; ``where`` says at which line, as in `` at line 3``, if that is known."""
+
+    def __init__(self, where: str) -> None:
+        super().__init__(f"it is no valid YAML{where}")
+        self.where = where
+
+
 def parse_yaml(text: str) -> Any:
-    """The value of a YAML text. Raises PyYAML's errors for text that is not YAML.
+    """The value of a YAML text. Raises ``NotYaml``.
 
     Raises ``InputError`` for a key given twice, and for an alias, a few of which can expand to gigabytes. libyaml's
     parser, which PyYAML's wheels have, is ten times as fast as PyYAML's own.
@@ -205,7 +213,13 @@ def parse_yaml(text: str) -> Any:
                 raise InputError(f"the mapping at line {line} has a key twice; keep one of them")
             return mapping
 
-    return yaml.load(text, Loader=Loader)
+    try:
+        return yaml.load(text, Loader=Loader)
+    except InputError:
+        raise
+    except (yaml.YAMLError, RecursionError, ValueError) as error:
+        mark = getattr(error, "problem_mark", None)
+        raise NotYaml("" if mark is None else f" at line {mark.line + 1}") from None
 
 
 def parse_json_or_yaml(text: str) -> Any:

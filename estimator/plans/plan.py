@@ -27,7 +27,7 @@ from ..engines.llama_cpp.options import is_gguf
 from ..engines.registry import KEYS, RUNTIMES, claimed, engine_of, meant
 from ..errors import InputError, shown
 from ..fields import Block, FileName, FloatDtype, Rank, Whole, block_reader, checked, parse_size, torch_dtype
-from ..files import parse_json_or_yaml, read_text
+from ..files import NotYaml, parse_json_or_yaml, read_text
 from ..methods.full import FullMethod
 from ..methods.options import MethodOptions
 from ..methods.registry import method_options
@@ -556,17 +556,13 @@ def _with_longest(data: Mapping[str, Any]) -> dict[str, Any]:
 
 def read_plan_mapping(path: Path) -> dict[str, Any]:
     """The keys of a plan in a YAML or JSON file, ``-`` for standard input. Raises ``InputError``."""
-    import yaml
-
     text = read_text(path, "a plan in YAML or JSON", limit=100_000, or_stdin=True)
     try:
         data = parse_json_or_yaml(text)
+    except NotYaml as error:
+        raise InputError(f"plan '{path}' is not valid YAML or JSON{error.where}; is the file cut off?") from None
     except InputError as error:
         raise InputError(f"plan '{path}': {error}") from None
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f" at line {mark.line + 1}" if mark is not None else ""
-        raise InputError(f"plan '{path}' is not valid YAML or JSON{where}; is the file cut off?") from None
     if not isinstance(data, dict):
         raise InputError(f"plan '{path}' holds no mapping; write keys such as model: llama-3.2-1b")
     return data

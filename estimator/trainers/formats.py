@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError, shown
-from ..files import STANDARD_INPUT, beside, existing, parse_json_or_yaml, read_json, read_text
+from ..files import STANDARD_INPUT, NotYaml, beside, existing, parse_json_or_yaml, read_json, read_text
 from ..methods.registry import read_adapter_config
 from . import accelerate, axolotl, deepspeed, llama_factory, shell, torchtune, training_arguments, trl, unsloth
 from .settings import Reading
@@ -110,17 +110,13 @@ def _read(tool: str, keys: Mapping[str, Any], where: str) -> Reading:
 
 def _keys(text: str, where: str) -> dict[str, Any]:
     """The mapping in a text of JSON or YAML. Raises ``InputError``."""
-    import yaml
-
     try:
         data = parse_json_or_yaml(text)
+    except NotYaml as error:
+        templated = "; templates ({{ }}) are not expanded" if "{{" in text or "{%" in text else ""
+        raise InputError(f"{where} is not valid YAML or JSON{error.where}{templated}; is it cut off?") from None
     except InputError as error:
         raise InputError(f"{where}: {error}") from None
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
-        mark = getattr(error, "problem_mark", None)
-        at = f" at line {mark.line + 1}" if mark is not None else ""
-        templated = "; templates ({{ }}) are not expanded" if "{{" in text or "{%" in text else ""
-        raise InputError(f"{where} is not valid YAML or JSON{at}{templated}; is it cut off?") from None
     if not isinstance(data, dict):
         raise InputError(f"{where} holds no mapping of keys; give {WANTED}")
     return data

@@ -263,11 +263,9 @@ _OTHERS = ("eval", "save", "logging", "lr_", "warmup", "hub_", "push_", "dataset
 
 
 def _mapping(text: str) -> Any:
-    import yaml
-
     from ..files import parse_yaml
 
     try:
         return parse_yaml(text)
-    except (yaml.YAMLError, RecursionError, ValueError):
+    except InputError:
         return text

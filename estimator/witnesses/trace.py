@@ -8,10 +8,10 @@ determine it exactly.
 from __future__ import annotations
 
 import re
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from fractions import Fraction
+from itertools import product
 from typing import Any, NamedTuple
 from unittest import mock
 
@@ -19,6 +19,7 @@ from ..errors import InputError
 from ..plans.plan import Plan
 from ..plans.refusals import check_question
 from ..plans.resolve import Resolved
+from ..recorder.hugging_face import quiet
 from .reference.libraries import torch
 from .reference.model import build_model, storage_bytes
 from .reference.savings import watch_products
@@ -44,7 +45,7 @@ def build(resolved: Resolved) -> Any:
     check_question("a trace", resolved.plan)
     if resolved.spec.head != "causal-lm":
         raise InputError(f"head: {resolved.spec.head} has no rule with a trace; ask `estimator measure`, which runs it")
-    with _quiet():
+    with quiet():
         return build_model(resolved, "meta")
 
 
@@ -118,26 +119,15 @@ def saved_polynomial(
 
     The degree in each is one less than the number of values. ``traced`` is called after each trace.
     """
+    from sympy import Matrix
+
     exponents = [(i, j) for i in range(len(batches)) for j in range(len(lengths))]
-    equations: list[list[Fraction]] = []
-    for batch in batches:
-        for seq in lengths:
-            saved = sum(row.nbytes for row in trace(model, plan, batch, seq))
-            traced()
-            equations.append([*(Fraction(batch**i * seq**j) for i, j in exponents), Fraction(saved)])
-    return {key: value for key, value in zip(exponents, _solve(equations), strict=True) if value}
-
-
-def _solve(rows: list[list[Fraction]]) -> list[Fraction]:
-    """The solution of linear equations, each a row of coefficients and the right-hand side."""
-    for i in range(len(rows)):
-        pivot = next(k for k in range(i, len(rows)) if rows[k][i])
-        rows[i], rows[pivot] = rows[pivot], rows[i]
-        rows[i] = [value / rows[i][i] for value in rows[i]]
-        for k in range(len(rows)):
-            if k != i and rows[k][i]:
-                rows[k] = [a - rows[k][i] * b for a, b in zip(rows[k], rows[i], strict=True)]
-    return [row[-1] for row in rows]
+    points, saved = list(product(batches, lengths)), []
+    for batch, seq in points:
+        saved.append(sum(row.nbytes for row in trace(model, plan, batch, seq)))
+        traced()
+    found = Matrix([[batch**i * seq**j for i, j in exponents] for batch, seq in points]).LUsolve(Matrix(saved))
+    return {key: Fraction(int(value.p), int(value.q)) for key, value in zip(exponents, found, strict=True) if value}
 
 
 class _Position(torch.overrides.TorchFunctionMode):  # type: ignore[misc]
@@ -176,21 +166,6 @@ def _plain_path(prefix: str, name: str) -> str:
 
 
 @contextmanager
-def _quiet() -> Iterator[None]:
-    """Suppress the libraries' advice about training, since nothing is trained here."""
-    from transformers.utils import logging
-
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.set_verbosity(verbosity)
-
-
-@contextmanager
 def without_data(attention: Callable[..., Any] | None = None) -> Iterator[None]:
     """Replace the three functions of libraries that look at values or at the device.
 
@@ -208,7 +183,7 @@ def without_data(attention: Callable[..., Any] | None = None) -> Iterator[None]:
         return padding_mask is None and ignore_causal_mask(None, *args, **kwargs)
 
     with (
-        _quiet(),
+        quiet(),
         mock.patch.object(masking_utils, "find_packed_sequence_indices", return_value=None),
         mock.patch.object(masking_utils, "_ignore_causal_mask_sdpa", ignore),
         mock.patch.object(

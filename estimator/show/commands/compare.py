@@ -133,11 +133,9 @@ def _methods(text: str, given: Mapping[str, Any]) -> list[dict[str, Any]]:
 def _method_items(text: str) -> list[Any]:
     if not text.lstrip().startswith("["):
         return list(listed(text, "methods", METHODS_EXAMPLE))
-    import yaml
-
     try:
         items = parse_yaml(text)
-    except (yaml.YAMLError, RecursionError, ValueError):
+    except InputError:
         raise InputError(
             f"--methods: '{text}' is not a YAML list; write it like '[full, {{name: lora, r: 16}}]'"
         ) from None

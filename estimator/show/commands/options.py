@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, get_args, get_origin
 
 from ...errors import InputError
-from ...files import STANDARD_INPUT, parse_yaml, standard_input
+from ...files import STANDARD_INPUT, NotYaml, parse_yaml, standard_input
 from ...methods.options import MethodOptions
 from ...methods.registry import METHODS, method_block, read_adapter_config
 from ...plans.flat import BLOCKS, nested, own_keys
@@ -168,13 +168,9 @@ def value_of(name: str, text: Any, annotation: Any) -> Any:
     if MethodOptions in parts and text in METHODS:
         return text
     if dict in parts or MethodOptions in parts or LengthOptions in parts:
-        import yaml
-
         try:
             return parse_yaml(text)
-        except InputError:
-            raise
-        except (yaml.YAMLError, RecursionError, ValueError):
+        except NotYaml:
             raise InputError(
                 f"--{name.replace('_', '-')}: '{text}' is not a mapping; write it like '{{q_proj: 8}}'"
             ) from None
