@@ -21,7 +21,7 @@ from ..plans.plan import Plan, parse_plan
 from ..plans.refusals import budget_of, check_question
 from ..plans.resolve import Resolved, resolve
 from ..steps.step import StepTotals, run
-from .comparison import label
+from .comparison import label_of
 from .estimate import Progress, live_of, to_result
 from .result import Result
 from .tabular import Drawn
@@ -202,8 +202,7 @@ class Advice(Drawn):
     @property
     def name(self) -> str:
         """The method in a few words."""
-        method = self.base.plan.method
-        return label({"name": method.name, **method.model_dump(exclude_unset=True)})
+        return label_of(self.base.plan)
 
     @property
     def changes(self) -> tuple[Change, ...]:
@@ -268,7 +267,9 @@ def _advise(plan: Plan, limit: Limit, progress: Progress, allowed: Allowed) -> A
         resolve(plan)
         raise InputError("this plan has no estimate to start from")
     axes = (_working_axes(plan, allowed), _free_axes(plan), _lossy_axes(plan))
-    working, free, losing = ([_allowed(axis, allowed) for axis in kind] for kind in axes)
+    working, free, losing = (
+        [tuple(change for change in axis if change is _AS_IS or allowed(change.keys)) for axis in kind] for kind in axes
+    )
     tried: dict[tuple[Change, ...], Candidate | None] = {(): base}
 
     def candidates(sets: Iterable[tuple[Change, ...]]) -> Iterator[Candidate]:
@@ -411,10 +412,6 @@ def _steps(plan: Plan, base: Candidate, best: Candidate, progress: Progress) -> 
             after.work / base.work - 1,
         )
         before = after
-
-
-def _allowed(axis: Axis, allowed: Allowed) -> Axis:
-    return tuple(change for change in axis if change is _AS_IS or allowed(change.keys))
 
 
 def _working_axes(plan: Plan, allowed: Allowed = lambda change: True) -> list[Axis]:

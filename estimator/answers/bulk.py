@@ -54,10 +54,9 @@ class FormulaCache:
 
     def estimate(self, plan: Plan) -> Result:
         """The result of ``estimate(plan)``, perhaps without moments that cannot be the peak. Raises ``InputError``."""
-        is_piecewise = plan.piecewise or plan.generate is not None
-        if not plan.open_sizes or is_piecewise or (not plan.engine.runs_steps or plan.engine.replays):
-            return estimate(plan)
-        if plan.lengths is not None or plan.run is not None:
+        is_one_formula = plan.open_sizes and not plan.piecewise
+        has_more = any(block is not None for block in (plan.generate, plan.lengths, plan.run))
+        if not is_one_formula or has_more or not plan.engine.runs_steps or plan.engine.replays:
             return estimate(plan)
         regime = regime_of(plan)
         fields = plan.model_dump(exclude={"batch", "seq", "device", "budget", "model", "method", "llama_cpp"})

@@ -256,6 +256,11 @@ def _share(one: Result, full: Result) -> Share:
     )
 
 
+def label_of(plan: Plan) -> str:
+    """A plan's method in a few words."""
+    return label({"name": plan.method.name, **plan.method.model_dump(exclude_unset=True)})
+
+
 def label(block: Mapping[str, Any]) -> str:
     """A method block in a few words: ``LoRA r=16 (all-linear)``."""
     name = block["name"]

@@ -296,12 +296,9 @@ def _is_known(resolved: Resolved, regime: Regime) -> bool:
 def _agree(formula: SavedRow, row: SavedRow, values: Mapping[str, int]) -> bool:
     """Whether a formula is of this row, and gives its sizes."""
     return (formula.scope, formula.operator, formula.dtype) == (row.scope, row.operator, row.dtype) and [
-        _value(size, values) for size in (formula.nbytes, formula.copies, *formula.shape)
+        int(size.evaluate(values)) if isinstance(size, Poly) else size
+        for size in (formula.nbytes, formula.copies, *formula.shape)
     ] == [row.nbytes, row.copies, *row.shape]
-
-
-def _value(size: Size, values: Mapping[str, int]) -> int:
-    return int(size.evaluate(values)) if isinstance(size, Poly) else size
 
 
 def _row(saved: SavedRow, uses: Sequence[SavedBy], unit: _Unit | None, tokens: int, linear: Container[str]) -> Row:

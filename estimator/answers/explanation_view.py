@@ -10,7 +10,7 @@ from typing import Any
 
 from ..errors import InputError
 from ..plans.plan import Plan
-from .comparison import label
+from .comparison import label_of
 from .config_names import named
 from .explanation import Explanation, Part, Row, exact, layers_name
 
@@ -229,11 +229,6 @@ def _is_within(a: Row, b: Row) -> bool:
 
 def _kept_alike(row: Row) -> tuple[object, ...]:
     return row.operator, row.position, row.shape, row.dtype, row.nbytes
-
-
-def label_of(plan: Plan) -> str:
-    """A plan's method in a few words."""
-    return label({"name": plan.method.name, **plan.method.model_dump(exclude_unset=True)})
 
 
 def shape_of(row: Row) -> str:

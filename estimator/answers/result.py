@@ -124,12 +124,8 @@ class Result(Drawn):
             "warnings": list(self.warnings),
             "assumptions": [asdict(one) for one in self.assumptions],
         }
-        if self.transformers:
-            answer["transformers"] = self.transformers
-        if self.peft:
-            answer["peft"] = self.peft
-        if self.limits:
-            answer["limits"] = dict(self.limits)
+        more = {"transformers": self.transformers, "peft": self.peft, "limits": dict(self.limits)}
+        answer |= {key: value for key, value in more.items() if value}
         if self.verdict is not None:
             answer["verdict"] = self.verdict
             answer["margin_bytes"] = self.margin_bytes

@@ -36,15 +36,9 @@ class Choice(NamedTuple):
     function: Function
 
 
-class Picker(NamedTuple):
-    """A list on the page from which one value is picked."""
-
-    name: str
-    label: str
-
-
-METHOD_AND_DTYPE = (Picker("method", "Method"), Picker("dtype", "Precision of the base"))
-RECIPE = (Picker("dtype", "Recipe"),)
+METHOD_AND_DTYPE = {"method": "Method", "dtype": "Precision of the base"}
+RECIPE = {"dtype": "Recipe"}
+"""The lists on the page from which one value is picked, with their labels."""
 
 
 def choices_of(
@@ -91,8 +85,8 @@ def to_page(choices: Sequence[Choice]) -> str:
     shown = [*([] if plan.device is None else [find(plan.device).name]), *(of_size[nbytes] for nbytes in nearest)]
     data = {
         "pickers": [
-            {**picker._asdict(), "values": list(dict.fromkeys(choice.picks[i] for choice in choices))}
-            for i, picker in enumerate(pickers)
+            {"name": name, "label": words, "values": list(dict.fromkeys(choice.picks[i] for choice in choices))}
+            for i, (name, words) in enumerate(pickers.items())
         ],
         "devices": devices,
         "shown": list(dict.fromkeys(shown))[:_SHOWN],

@@ -77,11 +77,9 @@ def mapping_of(plan: Any) -> dict[str, Any]:
     return dict(plan)
 
 
-def _as_it_is(name: str, value: Any, annotation: Any) -> Any:
-    return value
-
-
-def nested(base: Mapping[str, Any], keys: Mapping[str, Any], convert: Convert = _as_it_is) -> dict[str, Any]:
+def nested(
+    base: Mapping[str, Any], keys: Mapping[str, Any], convert: Convert = lambda name, value, annotation: value
+) -> dict[str, Any]:
     """A plan's mapping: ``base`` overridden by ``keys``, which may be the plan's or those of its blocks.
 
     ``convert`` returns a key's value from its name, the value given and the key's type. Raises ``InputError`` for a

@@ -506,14 +506,10 @@ def words_explained(data: Mapping[Any, Any]) -> Iterator[None]:
 def parse_plan(data: Mapping[str, Any]) -> Plan:
     """A plan from a mapping. Raises ``InputError`` with one line for the first thing that is wrong."""
     with words_explained(data):
-        return _parsed(data)
-
-
-def _parsed(data: Mapping[str, Any]) -> Plan:
-    data, whose = with_presets(data)
-    plan = _filled(data)
-    plan._whose = whose
-    return plan
+        data, whose = with_presets(data)
+        plan = _filled(data)
+        plan._whose = whose
+        return plan
 
 
 def _filled(data: Mapping[str, Any]) -> Plan:

@@ -110,8 +110,8 @@ def _llama_factory(plan: Keys) -> Keys:
     }
 
 
-def _reentrant(plan: Keys) -> Keys:
-    return {"use_reentrant": True} if plan.get("checkpointing") in ("layer", "offloaded") else {}
+def _reentrant(plan: Keys, value: bool = True) -> Keys:
+    return {"use_reentrant": value} if plan.get("checkpointing") in ("layer", "offloaded") else {}
 
 
 def _torchtune(plan: Keys) -> Keys:
@@ -122,12 +122,8 @@ def _torchtune(plan: Keys) -> Keys:
         "optimizer": "adamw-fused",
         "loss": "ce-chunked-output",
         "keep_logits": False,
-        **({"use_reentrant": False} if plan.get("checkpointing") in ("layer", "offloaded") else {}),
+        **_reentrant(plan, False),
     }
-
-
-def _loop(plan: Keys) -> Keys:
-    return {}
 
 
 TRAINERS: Mapping[str, Preset] = {
@@ -140,7 +136,7 @@ TRAINERS: Mapping[str, Preset] = {
         {"name": "lora", "r": 8, "lora_alpha": 16, "target_modules": "all-linear"},
     ),
     "torchtune": Preset("torchtune 0.6.1's recipes", _torchtune),
-    "loop": Preset("a bare loop of PyTorch", _loop),
+    "loop": Preset("a bare loop of PyTorch", lambda plan: {}),
 }
 """Presets by the plan's ``trainer``."""
 

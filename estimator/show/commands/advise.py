@@ -8,10 +8,10 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from ...answers.advice import ANY, Advice, Candidate, Step, advise
+from ...answers.advice import ANY, Advice, Candidate, advise
 from ...answers.estimate import estimate
 from ...answers.file_advice import FileAdvice, advise_file
-from ...answers.sentences import verdict
+from ...answers.sentences import shown_value, verdict
 from ...errors import InputError
 from ...plans.margins import MARGIN_HELP, Margin
 from ...text import human
@@ -104,7 +104,10 @@ def _print(advice: Sequence[Advice]) -> None:
     if not best.changes and best.fits:
         show_answer(verdict(best.base.result, best.limit.margin, "as it is"), brief=_answer(best))
     else:
-        rows = [_row(step) for step in best.steps]
+        rows = [
+            [step.text, human(step.gain), human(step.bytes), f"{100 * step.extra_compute:+.1f}%", step.fidelity]
+            for step in best.steps
+        ]
         show(table(["change", "gain", "then", "extra compute", "what it does to the training"], rows, left=(0, 4)))
         changed = "this change" if len(rows) == 1 else "these changes"
         show_answer(verdict(best.best.result, best.limit.margin, f"with {changed}"), brief=_answer(best))
@@ -132,16 +135,10 @@ def _answer(advice: Advice) -> str:
 
 
 def _changes(candidate: Candidate) -> str:
-    return ", ".join(f"{k}: {_value(v)}" for c in candidate.changes for k, v in c.keys.items()) or "as it is"
-
-
-def _value(value: Any) -> str:
-    return str(value["name"] if isinstance(value, dict) else value).replace("False", "false")
+    keys = [(key, value) for change in candidate.changes for key, value in change.keys.items()]
+    said = (f"{key}: {shown_value(value['name'] if isinstance(value, dict) else value)}" for key, value in keys)
+    return ", ".join(said) or "as it is"
 
 
 def _percent(advice: Advice, candidate: Candidate) -> str:
     return f"{100 * advice.extra_compute(candidate):+.1f}%"
-
-
-def _row(step: Step) -> list[str]:
-    return [step.text, human(step.gain), human(step.bytes), f"{100 * step.extra_compute:+.1f}%", step.fidelity]

@@ -62,15 +62,9 @@ def execute(args: argparse.Namespace) -> int:
     for key in _CUDA_ROWS if on_gpu else _INFERENCE_ROWS if plan.task == "infer" else _ROWS:
         rows.append(_compared(key.replace("_", " "), measured[key], predicted[key]))
     if not on_gpu:
-        difference = predicted["process"] / measured["peak_rss"] - 1
-        rows.append(
-            [
-                "process (peak RSS)",
-                human(measured["peak_rss"]),
-                human(predicted["process"]),
-                f"{100 * difference:+.1f} %",
-            ]
-        )
+        resident, process = measured["peak_rss"], predicted["process"]
+        off = f"{100 * (process / resident - 1):+.1f} %"
+        rows.append(["process (peak RSS)", human(resident), human(process), off])
     columns = ("component", "measured", "predicted", "difference")
     show(table(columns, rows, title=f"One {what}, measured on this machine"))
     if not on_gpu:

@@ -131,7 +131,7 @@ class Table:
 
     def _part(self, columns: Sequence[int], widths: Sequence[int]) -> list[str]:
         headings = [self.columns[column] for column in columns]
-        rule = GAP.join(_line_character() * width for width in widths)
+        rule = GAP.join(("─" if _encodes("─") else "-") * width for width in widths)
         found = [*self._row(headings, columns, widths, ends_low=True), rule]
         for number, row in enumerate(self.rows):
             lines = self._row([row[column] for column in columns], columns, widths)
@@ -220,10 +220,6 @@ def _columns(text: str) -> int:
     import unicodedata
 
     return sum(0 if unicodedata.combining(c) else 2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in text)
-
-
-def _line_character() -> str:
-    return "─" if _encodes("─") else "-"
 
 
 def bar(share: float, length: int = 22) -> str:
