@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from functools import cached_property
+from functools import cached_property, reduce
 from math import lcm, prod
 from typing import Any
 
@@ -107,11 +107,8 @@ class Compiled:
         )
         result = dict(zip(TOTALS, components, strict=True))
         result["resident"] = result["parameters"] + result["buffers"] + result["optimizer"]
-        above = moments[0]
-        for value in moments[1:]:
-            above = _maximum(above, value)
-        result["peak_above_resident"] = above
-        result["peak"] = result["resident"] + above
+        result["peak_above_resident"] = reduce(_maximum, moments)
+        result["peak"] = result["resident"] + result["peak_above_resident"]
         return result
 
 

@@ -411,9 +411,22 @@ def _compared(
     others = [(i, None if j is None else span[0] + j) for i, j in alignment.differences] + extra
     lives = list(_lifetimes(recorded, predicted, pairs, recorded_stop, stop))
     unequal = [one for one in lives if one[2] != one[3]]
-    found = [_by_size(recorded, predicted, i, j, pairs, span) for i, j in others[:1]]
+
+    def difference(kind: str, place: int, i: int | None, j: int | None) -> Difference:
+        ours = None if j is None else _named(predicted, j)
+        return Difference(kind, place - span[0], None if i is None else _recorded(recorded, i), ours)
+
+    found = []
+    for i, j in others[:1]:
+        if j is not None:
+            found.append(difference("predicted only" if i is None else "size", j, i, j))
+        else:
+            at = bisect_left(pairs, i, key=lambda pair: pair[0])
+            place = pairs[at][1] if at < len(pairs) else pairs[-1][1] + 1 if pairs else span[0]
+            found.append(difference("recorded only", place, i, j))
     if unequal:
-        found.append(_by_life(recorded, predicted, min(unequal, key=lambda one: min(one[2:])), span))
+        i, j, theirs, ours = min(unequal, key=lambda one: min(one[2:]))
+        found.append(difference("freed later" if theirs > ours else "freed earlier", min(theirs, ours), i, j))
     return SnapshotComparison(
         recorded.totals(alignment.start, recorded_stop),
         predicted.totals(first, stop),
@@ -444,35 +457,6 @@ def _lifetimes(
 
     for i, j in pairs:
         yield i, j, death(recorded, i, 0, recorded_stop), death(predicted, j, 1, stop)
-
-
-def _by_size(
-    recorded: Trace,
-    predicted: Trace,
-    i: int | None,
-    j: int | None,
-    pairs: Sequence[tuple[int, int]],
-    span: tuple[int, int],
-) -> Difference:
-    kind = "size" if i is not None and j is not None else "recorded only" if j is None else "predicted only"
-    if j is None:
-        assert i is not None
-        at = bisect_left(pairs, i, key=lambda pair: pair[0])
-        place = pairs[at][1] if at < len(pairs) else pairs[-1][1] + 1 if pairs else span[0]
-    else:
-        place = j
-    return Difference(
-        kind,
-        place - span[0],
-        None if i is None else _recorded(recorded, i),
-        None if j is None else _named(predicted, j),
-    )
-
-
-def _by_life(recorded: Trace, predicted: Trace, life: tuple[int, int, int, int], span: tuple[int, int]) -> Difference:
-    i, j, theirs, ours = life
-    kind = "freed later" if theirs > ours else "freed earlier"
-    return Difference(kind, min(theirs, ours) - span[0], _recorded(recorded, i), _named(predicted, j))
 
 
 def _recorded(trace: Trace, number: int) -> dict[str, Any]:

@@ -134,10 +134,8 @@ def write_workbook(f: Function, path: Path) -> None:
 
 def _estimate_sheet(book: Any, f: Function, styles: Mapping[str, Any]) -> None:
     sheet = book.add_worksheet("Estimate")
-    sheet.set_column(0, 0, 28)
-    sheet.set_column(1, 1, 22)
-    sheet.set_column(2, 2, 12)
-    sheet.set_column(3, 3, 80)
+    for column, width in enumerate((28, 22, 12, 80)):
+        sheet.set_column(column, column, width)
     sheet.write(0, 0, f"Memory of {f.plan.model}", styles["title"])
     sheet.write_row(2, 0, ["variable", "value", "", "meaning"], styles["head"])
     values = {v.name: v.value for v in f.variables}

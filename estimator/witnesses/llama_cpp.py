@@ -1,9 +1,9 @@
-"""The installed llama.cpp as a witness: the buffers that it reports for a GGUF file, and the graph that it builds.
+"""The installed llama.cpp as a witness: the buffers that it reports for a GGUF file.
 
 Needs ``pip install llama-cpp-py-sync`` (a prebuilt llama.cpp and its cffi bindings). With ``no_alloc`` the engine
-reads only a file's header and reserves nothing, so a sparse file is enough. The library exports the C++ functions
-``llama_get_memory_breakdown`` and ``llama_graph_reserve`` (``src/llama-ext.h``). The first returns a ``std::map``,
-which is read here in libstdc++'s layout on x86-64 (``bits/stl_tree.h``).
+reads only a file's header and reserves nothing, so a sparse file is enough. The library exports the C++ function
+``llama_get_memory_breakdown`` (``src/llama-ext.h``). It returns a ``std::map``, which is read here in libstdc++'s
+layout on x86-64 (``bits/stl_tree.h``).
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import ctypes
 import json
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -32,28 +32,6 @@ from . import fresh
 from .machine import status
 
 _BREAKDOWN = "_Z26llama_get_memory_breakdownPK13llama_context"
-_RESERVE = "_Z19llama_graph_reserveP13llama_contextjjj"
-_SOURCES, _NAME = 10, 64
-
-
-class _Tensor(ctypes.Structure):
-    """``struct ggml_tensor`` of ``ggml/include/ggml.h``."""
-
-
-_Tensor._fields_ = [
-    ("type", ctypes.c_int),
-    ("buffer", ctypes.c_void_p),
-    ("ne", ctypes.c_int64 * 4),
-    ("nb", ctypes.c_size_t * 4),
-    ("op", ctypes.c_int),
-    ("op_params", ctypes.c_int32 * 16),
-    ("flags", ctypes.c_int32),
-    ("src", ctypes.POINTER(_Tensor) * _SOURCES),
-    ("view_src", ctypes.POINTER(_Tensor)),
-    ("view_offs", ctypes.c_size_t),
-    ("data", ctypes.c_void_p),
-    ("name", ctypes.c_char * _NAME),
-]
 
 
 class Measured(NamedTuple):
@@ -103,23 +81,11 @@ def measured(plan: Plan) -> Measured:
     return Measured(version(), use.build.name, rows)
 
 
-@dataclass(frozen=True)
-class Node:
-    """A node of the engine's graph."""
-
-    name: str
-    op: str
-    kind: str
-    ne: tuple[int, ...]
-    nb: tuple[int, ...]
-
-
 @dataclass
 class Report:
-    """What the engine reports: by type of buffer, the bytes of model, context and computation; and its graph."""
+    """What the engine reports: by type of buffer, the bytes of model, context and computation."""
 
     buffers: dict[str, dict[str, int]] = field(default_factory=dict)
-    graph: list[Node] = field(default_factory=list)
     log: list[str] = field(default_factory=list)
 
     def total(self, part: str) -> int:
@@ -169,14 +135,24 @@ def write_sparse(header: Header, path: Path) -> None:
     writer.close()
 
 
+Libraries = tuple[ctypes.CDLL, ctypes.CDLL]
+"""llama.cpp's and ggml's."""
+
+
 class EngineError(Exception):
     """The engine refused; the message is its own."""
 
 
 def ask(
-    path: Path, parameters: Parameters, *, use_mmap: bool = True, repack: bool = True, no_alloc: bool = True
+    path: Path,
+    parameters: Parameters,
+    *,
+    use_mmap: bool = True,
+    repack: bool = True,
+    no_alloc: bool = True,
+    see: Callable[[Libraries, int], None] = lambda libraries, context: None,
 ) -> Report:
-    """Load a file, make a context, and read what the engine reports.
+    """Load a file, make a context, and read what the engine reports. ``see`` is given the context's address.
 
     Raises ``EngineError`` where the engine refuses, ``InputError`` where it is not installed.
     """
@@ -196,7 +172,7 @@ def ask(
         ):
             address = int(ffi.cast("uintptr_t", context))
             report.buffers = _breakdown(raw, address)
-            report.graph = _graph(raw, address, parameters)
+            see(raw, address)
     finally:
         lib.llama_log_set(ffi.NULL, ffi.NULL)
     return report
@@ -233,7 +209,7 @@ def _context(ffi: Any, lib: Any, report: Report, model: Any, p: Parameters) -> I
         lib.llama_free(context)
 
 
-def _libraries() -> tuple[Any, Any, tuple[ctypes.CDLL, ctypes.CDLL]]:
+def _libraries() -> tuple[Any, Any, Libraries]:
     try:
         from llama_cpp_py_sync import _cffi_bindings as bindings
     except ImportError:
@@ -259,7 +235,7 @@ def version() -> str:
     return str(llama_cpp_py_sync.__llama_cpp_tag__)
 
 
-def _breakdown(raw: tuple[ctypes.CDLL, ctypes.CDLL], context: int) -> dict[str, dict[str, int]]:
+def _breakdown(raw: Libraries, context: int) -> dict[str, dict[str, int]]:
     llama, base = raw
     tree = (ctypes.c_uint64 * 6)()  # comparator, header (colour, root, leftmost, rightmost), count
     _exported(llama, _BREAKDOWN, None, ctypes.c_void_p, ctypes.c_void_p)(ctypes.addressof(tree), context)
@@ -276,27 +252,6 @@ def _breakdown(raw: tuple[ctypes.CDLL, ctypes.CDLL], context: int) -> dict[str, 
 
     walk(tree[2])
     return found
-
-
-def _graph(raw: tuple[ctypes.CDLL, ctypes.CDLL], context: int, p: Parameters) -> list[Node]:
-    llama, base = raw
-    reserve = _exported(llama, _RESERVE, ctypes.c_void_p, ctypes.c_void_p, *[ctypes.c_uint32] * 3)
-    tokens = min(p.n_ctx, p.n_batch, p.n_ubatch)
-    graph = reserve(context, tokens, p.n_seq_max, min(tokens, p.n_outputs_max or p.n_batch))
-    node_count = _exported(base, "ggml_graph_n_nodes", ctypes.c_int, ctypes.c_void_p)
-    node_at = _exported(base, "ggml_graph_node", ctypes.POINTER(_Tensor), ctypes.c_void_p, ctypes.c_int)
-    op_name, type_name = (_exported(base, f"ggml_{of}_name", ctypes.c_char_p, ctypes.c_int) for of in ("op", "type"))
-    nodes = (node_at(graph, i).contents for i in range(node_count(graph)))
-    return [
-        Node(
-            node.name.decode(errors="replace"),
-            op_name(node.op).decode().lower(),
-            type_name(node.type).decode().lower(),
-            tuple(node.ne),
-            tuple(node.nb),
-        )
-        for node in nodes
-    ]
 
 
 def resident(path: Path, parameters: Parameters, *, use_mmap: bool = True, repack: bool = True) -> int:

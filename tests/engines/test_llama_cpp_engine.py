@@ -25,7 +25,7 @@ from estimator.errors import InputError
 from estimator.plans.models import builtin_names, load, names_for
 from estimator.witnesses import llama_cpp as engine
 from tests.cases.llama_cpp_runs import RECORDED, legacy, real_header
-from tests.helpers.engine_recipes import quantised_types
+from tests.helpers.installed_engine import Node, graph, quantised_types
 
 INSTALLED = BUILDS["b11739"]
 SETTINGS = (
@@ -107,12 +107,13 @@ def test_buffers_and_graph_equal_the_engine(model: str, tmp_path: Path) -> None:
     for p in SETTINGS:
         if not heads_allow(header, p):
             continue
-        report = engine.ask(path, p)
+        found: list[Node] = []
+        report = engine.ask(path, p, see=lambda raw, context, p=p, found=found: found.extend(graph(raw, context, p)))
         use = usage(read, p, INSTALLED, "cpu-avx512")
         nodes = [(node.op, node.kind, node.ne, node.nb) for node in graph_of(use)]
-        engines = [(node.op, node.kind, node.ne, node.nb) for node in report.graph]
+        engines = [(node.op, node.kind, node.ne, node.nb) for node in found]
         first = next((i for i, (a, b) in enumerate(zip(nodes, engines, strict=False)) if not same(a, b)), None)
-        assert first is None, f"node {first}: {nodes[first]}, the engine has {report.graph[first]}"
+        assert first is None, f"node {first}: {nodes[first]}, the engine has {found[first]}"
         assert len(nodes) == len(engines)
         context = use.context
         held = context.kv_bytes + context.recurrent_bytes

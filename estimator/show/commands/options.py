@@ -110,11 +110,7 @@ def listed(text: str, option: str = "", instead: str = "name something, or leave
 
 def takes_list(annotation: Any) -> bool:
     """Whether a key's value may be a list or a mapping, so that commas in an option are its own."""
-    return bool({list, dict, LengthOptions} & set(map(_hashed, _parts(annotation))))
-
-
-def _hashed(part: Any) -> Any:
-    return part if isinstance(part, type) else None
+    return any(part in (list, dict, LengthOptions) for part in _parts(annotation))
 
 
 def given_options(args: argparse.Namespace) -> dict[str, Any]:

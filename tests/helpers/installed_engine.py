@@ -1,11 +1,71 @@
-"""What llama-quantize makes of each tensor: asked of the installed engine, through what its library exports."""
+"""The graph that the installed llama.cpp builds, and what its llama-quantize makes of each tensor."""
 
 from __future__ import annotations
 
 import ctypes
+from dataclasses import dataclass
 
+from estimator.engines.llama_cpp.context import Parameters
 from estimator.engines.llama_cpp.header import Header
 from estimator.witnesses import llama_cpp as engine
+
+_RESERVE = "_Z19llama_graph_reserveP13llama_contextjjj"
+_SOURCES, _NAME = 10, 64
+
+
+class _Tensor(ctypes.Structure):
+    """``struct ggml_tensor`` of ``ggml/include/ggml.h``."""
+
+
+_Tensor._fields_ = [
+    ("type", ctypes.c_int),
+    ("buffer", ctypes.c_void_p),
+    ("ne", ctypes.c_int64 * 4),
+    ("nb", ctypes.c_size_t * 4),
+    ("op", ctypes.c_int),
+    ("op_params", ctypes.c_int32 * 16),
+    ("flags", ctypes.c_int32),
+    ("src", ctypes.POINTER(_Tensor) * _SOURCES),
+    ("view_src", ctypes.POINTER(_Tensor)),
+    ("view_offs", ctypes.c_size_t),
+    ("data", ctypes.c_void_p),
+    ("name", ctypes.c_char * _NAME),
+]
+
+
+@dataclass(frozen=True)
+class Node:
+    """A node of the engine's graph."""
+
+    name: str
+    op: str
+    kind: str
+    ne: tuple[int, ...]
+    nb: tuple[int, ...]
+
+
+def graph(raw: engine.Libraries, context: int, p: Parameters) -> list[Node]:
+    """The nodes of the graph that the engine reserves for a context (``src/llama-ext.h``), in order."""
+    llama, base = raw
+    reserve = engine._exported(llama, _RESERVE, ctypes.c_void_p, ctypes.c_void_p, *[ctypes.c_uint32] * 3)
+    tokens = min(p.n_ctx, p.n_batch, p.n_ubatch)
+    graph = reserve(context, tokens, p.n_seq_max, min(tokens, p.n_outputs_max or p.n_batch))
+    node_count = engine._exported(base, "ggml_graph_n_nodes", ctypes.c_int, ctypes.c_void_p)
+    node_at = engine._exported(base, "ggml_graph_node", ctypes.POINTER(_Tensor), ctypes.c_void_p, ctypes.c_int)
+    op_name, type_name = (
+        engine._exported(base, f"ggml_{of}_name", ctypes.c_char_p, ctypes.c_int) for of in ("op", "type")
+    )
+    nodes = (node_at(graph, i).contents for i in range(node_count(graph)))
+    return [
+        Node(
+            node.name.decode(errors="replace"),
+            op_name(node.op).decode().lower(),
+            type_name(node.type).decode().lower(),
+            tuple(node.ne),
+            tuple(node.nb),
+        )
+        for node in nodes
+    ]
 
 
 class _Description(ctypes.Structure):
@@ -34,7 +94,7 @@ def quantised_types(header: Header, recipe: str) -> dict[str, str]:
         n_embd_head_k=64,
         n_embd_head_v=64,
     )
-    structs = (engine._Tensor * len(tensors))()
+    structs = (_Tensor * len(tensors))()
     for struct, (name, tensor) in zip(structs, tensors, strict=True):
         struct.type = 30  # GGML_TYPE_BF16, the type after conversion; no float32 tensor is asked about
         struct.ne = (ctypes.c_int64 * 4)(*tensor.shape, *(1,) * (4 - len(tensor.shape)))
