@@ -14,8 +14,7 @@ from ..errors import InputError
 from ..fields import Number, Rank, Whole
 from ..ledger import Ledger, Size, Tensor
 from ..programs import Builder, Config, Linear, Method, Module
-from .layered import Adapters
-from .options import LayerOptions
+from .layered import Adapters, Layer, LayerOptions
 
 Steps = Annotated[Whole, Field(ge=0)]
 
@@ -32,6 +31,7 @@ class AdaLoraMethod(LayerOptions):
     """AdaLoRA (peft.AdaLoraConfig), at its initial rank."""
 
     title: ClassVar[str] = "AdaLoRA"
+    opens_rank = True
     rank_key: ClassVar[str] = "init_r"
     harmless: ClassVar[frozenset[str]] = frozenset({"alpha_pattern", "qalora_group_size"})
     name: Literal["adalora"] = "adalora"
@@ -89,23 +89,22 @@ class AdaLoraMethod(LayerOptions):
     def peft_release(self) -> str:
         return self.peft_version if self.peft_version == "0.20" else super().peft_release
 
-    def open_values(self) -> dict[str, int]:
-        return {"r": self.init_r}
-
     def build(self, config: Config, dtype: str, rank: Size | None = None) -> Method:
         if self.tinit >= self.total_step - self.tfinal:
             raise InputError(
                 f"tinit {self.tinit} and tfinal {self.tfinal} leave none of the {self.total_step} steps for pruning; "
                 "lower them or raise total_step (PEFT's rule)"
             )
-        r = self.init_r if rank is None else rank
-        return AdaLora(self, self._targets(config), self._dtype(dtype), SVDLinear, size=r)
+        return AdaLora(self, self._targets(config), dtype, rank)
 
     def peft_options(self) -> dict[str, Any]:
         options = super().peft_options()
         for key in ("lora_bias", "update_and_allocate", "peft_version"):
             options.pop(key, None)
         return options
+
+    def layer(self, base: Module) -> Layer:
+        return SVDLinear
 
 
 class AdaLora(Adapters[AdaLoraMethod]):

@@ -5,22 +5,9 @@ from __future__ import annotations
 from typing import ClassVar, Literal
 
 from .. import operators as ops
-from ..ledger import Size, Tensor
-from ..programs import Builder, Config, Linear, Method, Module
-from .layered import Absent, Adapters
-from .options import AdapterOptions
-
-
-class BeftMethod(AdapterOptions):
-    """BEFT (peft.BeftConfig)."""
-
-    title: ClassVar[str] = "BEFT"
-    harmless: ClassVar[frozenset[str]] = frozenset({"init_weights"})
-    name: Literal["beft"] = "beft"
-    exclude_modules: Absent = None
-
-    def build(self, config: Config, dtype: str, rank: Size | None = None) -> Method:
-        return Adapters(self, self._targets(config), self._dtype(dtype), BeftLinear)
+from ..ledger import Tensor
+from ..programs import Builder, Linear, Module
+from .layered import Absent, AdapterOptions, Adapters
 
 
 class BeftLinear(Module):
@@ -37,3 +24,13 @@ class BeftLinear(Module):
         orig_dtype = result.dtype
         result = ops.to(ops.add(result, beft_bias), orig_dtype)
         return result
+
+
+class BeftMethod(AdapterOptions):
+    """BEFT (peft.BeftConfig)."""
+
+    title: ClassVar[str] = "BEFT"
+    linear = BeftLinear
+    harmless: ClassVar[frozenset[str]] = frozenset({"init_weights"})
+    name: Literal["beft"] = "beft"
+    exclude_modules: Absent = None

@@ -15,26 +15,6 @@ from .layered import Adapters, integer_shape
 from .orthogonal import Blocks, OrthogonalOptions, bmm, exact_cayley
 
 
-class BoftMethod(OrthogonalOptions):
-    """BOFT (peft.BOFTConfig)."""
-
-    title: ClassVar[str] = "BOFT"
-    harmless: ClassVar[frozenset[str]] = frozenset({"init_weights"})
-    adapts_conv1d: ClassVar[bool] = False
-    name: Literal["boft"] = "boft"
-    boft_block_size: Blocks = Field(4, description="rows of a block; 0: from boft_block_num")
-    boft_block_num: Blocks = Field(0, description="blocks per module; 0: from boft_block_size")
-    boft_n_butterfly_factor: Annotated[Whole, Field(ge=1, le=64)] = Field(
-        1, description="butterfly factors (PEFT takes 1 where its CUDA extension is missing, as on a CPU)"
-    )
-    boft_dropout: Annotated[Number, Field(ge=0, lt=1)] = Field(0.0, description="dropout of blocks")
-    bias: Literal["none", "all", "boft_only"] = Field("none", description="biases to train")
-
-    def build(self, config: Config, dtype: str, rank: Size | None = None) -> Method:
-        self._check_blocks("boft_block_size", "boft_block_num")
-        return Adapters(self, self._targets(config), self._dtype(dtype), BoftLinear)
-
-
 class BoftLinear(Module):
     """y = (W R x) * s + b, where R is block diagonal and written out as a matrix [n_in, n_in].
 
@@ -107,3 +87,24 @@ class BoftLinear(Module):
             result = ops.add(result, bias)
         result = ops.to(result, previous_dtype)
         return result
+
+
+class BoftMethod(OrthogonalOptions):
+    """BOFT (peft.BOFTConfig)."""
+
+    title: ClassVar[str] = "BOFT"
+    linear = BoftLinear
+    harmless: ClassVar[frozenset[str]] = frozenset({"init_weights"})
+    adapts_conv1d: ClassVar[bool] = False
+    name: Literal["boft"] = "boft"
+    boft_block_size: Blocks = Field(4, description="rows of a block; 0: from boft_block_num")
+    boft_block_num: Blocks = Field(0, description="blocks per module; 0: from boft_block_size")
+    boft_n_butterfly_factor: Annotated[Whole, Field(ge=1, le=64)] = Field(
+        1, description="butterfly factors (PEFT takes 1 where its CUDA extension is missing, as on a CPU)"
+    )
+    boft_dropout: Annotated[Number, Field(ge=0, lt=1)] = Field(0.0, description="dropout of blocks")
+    bias: Literal["none", "all", "boft_only"] = Field("none", description="biases to train")
+
+    def build(self, config: Config, dtype: str, rank: Size | None = None) -> Method:
+        self._check_blocks("boft_block_size", "boft_block_num")
+        return super().build(config, dtype, rank)

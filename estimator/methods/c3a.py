@@ -11,39 +11,10 @@ from ..errors import InputError
 from ..fields import Rank
 from ..ledger import ITEMSIZE, Call, Shape, Size, Tensor, product, record, whole
 from ..operators.table import Kept, saves
-from ..programs import Builder, Config, Linear, Method, Module
+from ..programs import Builder, Linear, Module
 from . import patterns
-from .layered import Absent, Adapters, Bias, integer_shape, name_of, target_shapes
-from .options import LayerOptions, Pattern
-
-
-class C3AMethod(LayerOptions):
-    """C3A (peft.C3AConfig)."""
-
-    plain_saved: ClassVar[bool] = False
-    title: ClassVar[str] = "C3A"
-    open_sizes: ClassVar[bool] = False
-    pattern_alone: ClassVar[bool] = True
-    harmless: ClassVar[frozenset[str]] = frozenset({"init_weights"})
-    adapts_conv1d: ClassVar[bool] = False
-    name: Literal["c3a"] = "c3a"
-    block_size: Rank = Field(256, description="size of a circulant block; divides both sides of the weight")
-    block_size_pattern: dict[Pattern, Rank] | None = Field(None, description="block_size for modules by name")
-    bias: Bias = Field("none", description="biases to train: none, all or c3a_only")
-    exclude_modules: Absent = None
-
-    def build(self, config: Config, dtype: str, rank: Size | None = None) -> Method:
-        targets, size, by_name = self._targets(config), self.block_size, self.block_size_pattern
-        layer, form = C3ALinear, patterns.BELOW
-        method = Adapters(self, targets, self._dtype(dtype), layer, size=size, size_pattern=by_name, form=form)
-        for path, (n_out, n_in) in target_shapes(config, targets).items():
-            block = whole(method.size_at(path))
-            if n_out % block or n_in % block:
-                raise InputError(
-                    f"block_size {block} does not divide both sides of {name_of(path)}'s weight, {n_out} x {n_in} "
-                    "(PEFT's rule); take a common divisor"
-                )
-        return method
+from .layered import Absent, Adapters, Bias, LayerOptions, integer_shape, name_of
+from .options import Pattern
 
 
 class C3ALinear(Module):
@@ -136,3 +107,31 @@ def _einsum(shape: Shape, conjugated: Tensor, sizes: tuple[Size, Size, Size], ov
         copied = (i * j + second) * ITEMSIZE[_COMPLEX]
     ledger.transient(conjugated.nbytes + copied)
     return out
+
+
+class C3AMethod(LayerOptions):
+    """C3A (peft.C3AConfig)."""
+
+    plain_saved: ClassVar[bool] = False
+    title: ClassVar[str] = "C3A"
+    linear = C3ALinear
+    size_key = "block_size"
+    pattern_key = "block_size_pattern"
+    pattern_form = patterns.BELOW
+    open_sizes: ClassVar[bool] = False
+    pattern_alone: ClassVar[bool] = True
+    harmless: ClassVar[frozenset[str]] = frozenset({"init_weights"})
+    adapts_conv1d: ClassVar[bool] = False
+    name: Literal["c3a"] = "c3a"
+    block_size: Rank = Field(256, description="size of a circulant block; divides both sides of the weight")
+    block_size_pattern: dict[Pattern, Rank] | None = Field(None, description="block_size for modules by name")
+    bias: Bias = Field("none", description="biases to train: none, all or c3a_only")
+    exclude_modules: Absent = None
+
+    def check_target(self, path: str, n_out: int, n_in: int, size: Size) -> None:
+        block = whole(size)
+        if n_out % block or n_in % block:
+            raise InputError(
+                f"block_size {block} does not divide both sides of {name_of(path)}'s weight, {n_out} x {n_in} "
+                "(PEFT's rule); take a common divisor"
+            )

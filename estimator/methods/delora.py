@@ -8,33 +8,10 @@ from pydantic import Field, StrictBool
 
 from .. import operators as ops
 from ..fields import Number, Rank
-from ..ledger import Size, Tensor
-from ..programs import Builder, Config, Linear, Method, Module
-from .layered import Adapters
-from .options import LayerOptions, Pattern
-
-
-class DeloraMethod(LayerOptions):
-    """DeLoRA (peft.DeloraConfig)."""
-
-    title: ClassVar[str] = "DeLoRA"
-    harmless: ClassVar[frozenset[str]] = frozenset({"lambda_pattern"})
-    adapts_conv1d: ClassVar[bool] = False
-    name: Literal["delora"] = "delora"
-    r: Rank = Field(8, description="rank")
-    delora_lambda: Number = Field(15, description="bound of the update's norm (no effect on memory)")
-    module_dropout: Annotated[Number, Field(ge=0, lt=1)] = Field(0.0, description="dropout before delora_A")
-    bias: Literal["none", "all", "delora_only"] = Field("none", description="biases to train")
-    init_weights: StrictBool = Field(True, description="initialisation (no effect on memory)")
-    rank_pattern: dict[Pattern, Rank] | None = Field(None, description="ranks for modules by regular expression")
-
-    def open_values(self) -> dict[str, int]:
-        return {"r": self.r}
-
-    def build(self, config: Config, dtype: str, rank: Size | None = None) -> Method:
-        r = self.r if rank is None else rank
-        targets, adapter_dtype = self._targets(config), self._dtype(dtype)
-        return Adapters(self, targets, adapter_dtype, DeloraLinear, size=r, size_pattern=self.rank_pattern)
+from ..ledger import Tensor
+from ..programs import Builder, Linear, Module
+from .layered import Adapters, LayerOptions
+from .options import Pattern
 
 
 class DeloraLinear(Module):
@@ -67,3 +44,20 @@ class DeloraLinear(Module):
         result = ops.add(base_out, ops.to(add_out, base_out.dtype))
         result = ops.to(result, previous_dtype)
         return result
+
+
+class DeloraMethod(LayerOptions):
+    """DeLoRA (peft.DeloraConfig)."""
+
+    title: ClassVar[str] = "DeLoRA"
+    linear = DeloraLinear
+    opens_rank = True
+    harmless: ClassVar[frozenset[str]] = frozenset({"lambda_pattern"})
+    adapts_conv1d: ClassVar[bool] = False
+    name: Literal["delora"] = "delora"
+    r: Rank = Field(8, description="rank")
+    delora_lambda: Number = Field(15, description="bound of the update's norm (no effect on memory)")
+    module_dropout: Annotated[Number, Field(ge=0, lt=1)] = Field(0.0, description="dropout before delora_A")
+    bias: Literal["none", "all", "delora_only"] = Field("none", description="biases to train")
+    init_weights: StrictBool = Field(True, description="initialisation (no effect on memory)")
+    rank_pattern: dict[Pattern, Rank] | None = Field(None, description="ranks for modules by regular expression")

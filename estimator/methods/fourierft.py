@@ -10,36 +10,10 @@ from .. import operators as ops
 from ..errors import InputError
 from ..fields import Number, Rank, Whole
 from ..ledger import Size, Tensor, whole
-from ..programs import Builder, Config, Linear, Method, Module
+from ..programs import Builder, Linear, Module
 from . import patterns
-from .layered import Adapters, Bias, name_of, target_shapes
-from .options import LayerOptions, Pattern
-
-
-class FourierFTMethod(LayerOptions):
-    """FourierFT (peft.FourierFTConfig)."""
-
-    title: ClassVar[str] = "FourierFT"
-    harmless: ClassVar[frozenset[str]] = frozenset({"init_weights"})
-    name: Literal["fourierft"] = "fourierft"
-    n_frequency: Rank = Field(1000, description="trained entries of each weight's spectrum")
-    scaling: Number = Field(150.0, description="scale of the weight change (no effect on memory)")
-    random_loc_seed: Whole | None = Field(777, description="seed of the entries' indices (no effect on memory)")
-    n_frequency_pattern: dict[Pattern, Rank] | None = Field(None, description="n_frequency for modules by name")
-    bias: Bias = Field("none", description="biases to train: none, all or fourier_only")
-
-    def build(self, config: Config, dtype: str, rank: Size | None = None) -> Method:
-        targets, n, by_name = self._targets(config), self.n_frequency, self.n_frequency_pattern
-        layer, form = FourierFTLinear, patterns.BELOW
-        method = Adapters(self, targets, self._dtype(dtype), layer, size=n, size_pattern=by_name, form=form)
-        for path, (n_out, n_in) in target_shapes(config, targets).items():
-            count = whole(method.size_at(path))
-            if count > n_out * n_in:
-                raise InputError(
-                    f"n_frequency {count} is above the {n_out * n_in} entries of {name_of(path)}'s weight "
-                    "(PEFT's rule); lower it"
-                )
-        return method
+from .layered import Adapters, Bias, LayerOptions, name_of
+from .options import Pattern
 
 
 class FourierFTLinear(Module):
@@ -70,3 +44,27 @@ class FourierFTLinear(Module):
         result = ops.add(result, ops.linear(x, delta_w))
         result = ops.to(result, previous_dtype)
         return result
+
+
+class FourierFTMethod(LayerOptions):
+    """FourierFT (peft.FourierFTConfig)."""
+
+    title: ClassVar[str] = "FourierFT"
+    linear = FourierFTLinear
+    size_key = "n_frequency"
+    pattern_key = "n_frequency_pattern"
+    pattern_form = patterns.BELOW
+    harmless: ClassVar[frozenset[str]] = frozenset({"init_weights"})
+    name: Literal["fourierft"] = "fourierft"
+    n_frequency: Rank = Field(1000, description="trained entries of each weight's spectrum")
+    scaling: Number = Field(150.0, description="scale of the weight change (no effect on memory)")
+    random_loc_seed: Whole | None = Field(777, description="seed of the entries' indices (no effect on memory)")
+    n_frequency_pattern: dict[Pattern, Rank] | None = Field(None, description="n_frequency for modules by name")
+    bias: Bias = Field("none", description="biases to train: none, all or fourier_only")
+
+    def check_target(self, path: str, n_out: int, n_in: int, size: Size) -> None:
+        if whole(size) > n_out * n_in:
+            raise InputError(
+                f"n_frequency {size} is above the {n_out * n_in} entries of {name_of(path)}'s weight "
+                "(PEFT's rule); lower it"
+            )

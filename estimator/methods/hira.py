@@ -9,33 +9,11 @@ from pydantic import Field
 from .. import operators as ops
 from ..errors import InputError
 from ..fields import Number, Rank
-from ..ledger import Size, Tensor
-from ..programs import Builder, Config, Embedding, Linear, Method, Module
+from ..ledger import Tensor
+from ..programs import Builder, Embedding, Linear, Module
 from ..programs.module_table import Kind
-from .layered import Adapters
-from .options import LayerOptions, Pattern
-
-
-class HiraMethod(LayerOptions):
-    """HiRA (peft.HiraConfig)."""
-
-    title: ClassVar[str] = "HiRA"
-    pattern_alone: ClassVar[bool] = True
-    adapted: ClassVar[tuple[Kind, ...]] = ("linear", "embedding")
-    harmless: ClassVar[frozenset[str]] = frozenset({"init_weights"})
-    name: Literal["hira"] = "hira"
-    r: Rank = Field(32, description="rank")
-    hira_dropout: Annotated[Number, Field(ge=0, lt=1)] = Field(0.0, description="dropout before the adapted weight")
-    rank_pattern: dict[Pattern, Rank] | None = Field(
-        None, description="ranks by module, which PEFT 0.21 takes but does not apply (no effect on memory)"
-    )
-
-    def open_values(self) -> dict[str, int]:
-        return {"r": self.r}
-
-    def build(self, config: Config, dtype: str, rank: Size | None = None) -> Method:
-        r = self.r if rank is None else rank
-        return Adapters(self, self._targets(config), self._dtype(dtype), HiraLinear, HiraEmbedding, size=r)
+from .layered import Adapters, LayerOptions
+from .options import Pattern
 
 
 class HiraLinear(Module):
@@ -79,3 +57,22 @@ class HiraEmbedding(Module):
         hira_out = ops.embedding(ids, eff_weight)
         result = ops.add(result, hira_out)
         return ops.to(result, result_dtype)
+
+
+class HiraMethod(LayerOptions):
+    """HiRA (peft.HiraConfig)."""
+
+    title: ClassVar[str] = "HiRA"
+    linear = HiraLinear
+    embedding = HiraEmbedding
+    opens_rank = True
+    pattern_key = ""
+    pattern_alone: ClassVar[bool] = True
+    adapted: ClassVar[tuple[Kind, ...]] = ("linear", "embedding")
+    harmless: ClassVar[frozenset[str]] = frozenset({"init_weights"})
+    name: Literal["hira"] = "hira"
+    r: Rank = Field(32, description="rank")
+    hira_dropout: Annotated[Number, Field(ge=0, lt=1)] = Field(0.0, description="dropout before the adapted weight")
+    rank_pattern: dict[Pattern, Rank] | None = Field(
+        None, description="ranks by module, which PEFT 0.21 takes but does not apply (no effect on memory)"
+    )

@@ -8,25 +8,9 @@ from pydantic import Field, StrictBool
 
 from .. import operators as ops
 from ..fields import Rank
-from ..ledger import Size, Tensor
-from ..programs import Builder, Config, Linear, Method, Module
-from .layered import Adapters
-from .options import LayerOptions
-
-
-class HraMethod(LayerOptions):
-    """HRA (peft.HRAConfig)."""
-
-    title: ClassVar[str] = "HRA"
-    adapts_conv1d: ClassVar[bool] = False
-    name: Literal["hra"] = "hra"
-    r: Rank = Field(8, description="number of reflections")
-    apply_GS: StrictBool = Field(False, description="orthogonalise the reflections (Gram-Schmidt)")  # noqa: N815
-    bias: Literal["none", "all", "hra_only"] = Field("none", description="biases to train")
-    init_weights: StrictBool = Field(True, description="initialisation (no effect on memory)")
-
-    def build(self, config: Config, dtype: str, rank: Size | None = None) -> Method:
-        return Adapters(self, self._targets(config), self._dtype(dtype), HraLinear)
+from ..ledger import Tensor
+from ..programs import Builder, Linear, Module
+from .layered import Adapters, LayerOptions
 
 
 class HraLinear(Module):
@@ -87,3 +71,16 @@ class HraLinear(Module):
         weight = ops.cat(tuple(columns), (self.n_in, self.r))
         doubled = ops.matmul(ops.mul(weight, ops.SCALAR), ops.transpose(weight, 0, 1))
         return ops.sub(self.eye(weight.dtype), doubled)
+
+
+class HraMethod(LayerOptions):
+    """HRA (peft.HRAConfig)."""
+
+    title: ClassVar[str] = "HRA"
+    linear = HraLinear
+    adapts_conv1d: ClassVar[bool] = False
+    name: Literal["hra"] = "hra"
+    r: Rank = Field(8, description="number of reflections")
+    apply_GS: StrictBool = Field(False, description="orthogonalise the reflections (Gram-Schmidt)")  # noqa: N815
+    bias: Literal["none", "all", "hra_only"] = Field("none", description="biases to train")
+    init_weights: StrictBool = Field(True, description="initialisation (no effect on memory)")

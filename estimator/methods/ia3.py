@@ -17,8 +17,8 @@ from ..programs import Builder, Config, Linear, Method, Module
 from . import patterns
 from .base import Targets, by_layer
 from .default_targets import FEEDFORWARD_MODULES
-from .layered import Adapters
-from .options import AdapterOptions, Names
+from .layered import AdapterOptions, Adapters, Layer
+from .options import Names
 
 
 class Ia3Method(AdapterOptions):
@@ -37,16 +37,19 @@ class Ia3Method(AdapterOptions):
             for name in feedforward:
                 if name not in self.target_modules:
                     raise InputError(f"feedforward_modules '{name}' is not in target_modules; add it there too")
-        return Ia3(self, self._targets(config), self._dtype(dtype), feedforward)
+        return Ia3(self, self._targets(config), dtype, feedforward)
+
+    def layer(self, base: Module) -> Layer:
+        return Ia3BnbLinear if isinstance(base, QuantLinear) and base.base.format in BITSANDBYTES else Ia3Linear
 
 
 class Ia3(Adapters[Ia3Method]):
     """A trained vector scales the output of each target, or its input where it is a feedforward module."""
 
     def __init__(
-        self, options: Ia3Method, targets: Targets, adapter_dtype: str, feedforward_modules: str | Sequence[str]
+        self, options: Ia3Method, targets: Targets, dtype: str, feedforward_modules: str | Sequence[str]
     ) -> None:
-        super().__init__(options, targets, adapter_dtype, Ia3Linear)
+        super().__init__(options, targets, dtype)
         self.feedforward_modules = feedforward_modules
         self.by_layer = self.by_layer or by_layer(feedforward_modules)
 
@@ -58,11 +61,6 @@ class Ia3(Adapters[Ia3Method]):
 
     def signature(self, path: str) -> Hashable:
         return super().signature(path), self.feedforward(path)
-
-    def adapt(self, build: Builder, base: Module) -> Module:
-        if isinstance(base, QuantLinear) and base.base.format in BITSANDBYTES:
-            return Ia3BnbLinear(build, base, self)
-        return super().adapt(build, base)
 
 
 class Ia3Linear(Module):

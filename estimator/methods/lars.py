@@ -13,30 +13,9 @@ from pydantic import Field
 from .. import operators as ops
 from ..fields import Number, Rank
 from ..ledger import Size, Tensor
-from ..programs import Builder, Config, Linear, Method, Module
-from .layered import Adapters
-from .options import AdapterOptions, Names
-
-
-class LarsMethod(AdapterOptions):
-    """LARS: one update per sequence, computed from its pooled input."""
-
-    title: ClassVar[str] = "LARS"
-    peft: ClassVar[bool] = False
-    by_token: ClassVar[bool] = False
-    name: Literal["lars"] = "lars"
-    r: Rank = Field(8, description="rank")
-    lars_dropout: Annotated[Number, Field(ge=0, lt=1)] = Field(0.1, description="dropout on the pooled rank vector")
-
-    def default_targets(self, model_type: str) -> Names | None:
-        return "all-linear"
-
-    def open_values(self) -> dict[str, int]:
-        return {"r": self.r}
-
-    def build(self, config: Config, dtype: str, rank: Size | None = None) -> Method:
-        r = self.r if rank is None else rank
-        return Adapters(self, self._targets(config), self._dtype(dtype), LarsLinear, size=r)
+from ..programs import Builder, Linear, Module
+from .layered import AdapterOptions, Adapters
+from .options import Names
 
 
 class LarsLinear(Module):
@@ -78,3 +57,19 @@ class LarsLinear(Module):
         h = ops.add(h, self.down(ops.gelu(self.up(h))))
         update = ops.mul(self.alpha, self.lars_B(h))
         return ops.add(result, ops.unsqueeze(ops.to(update, result.dtype), 1))
+
+
+class LarsMethod(AdapterOptions):
+    """LARS: one update per sequence, computed from its pooled input."""
+
+    title: ClassVar[str] = "LARS"
+    linear = LarsLinear
+    opens_rank = True
+    peft: ClassVar[bool] = False
+    by_token: ClassVar[bool] = False
+    name: Literal["lars"] = "lars"
+    r: Rank = Field(8, description="rank")
+    lars_dropout: Annotated[Number, Field(ge=0, lt=1)] = Field(0.1, description="dropout on the pooled rank vector")
+
+    def default_targets(self, model_type: str) -> Names | None:
+        return "all-linear"

@@ -5,25 +5,11 @@ from __future__ import annotations
 from typing import ClassVar, Literal
 
 from .. import operators as ops
-from ..ledger import Call, Size, Tensor, record
+from ..ledger import Call, Tensor, record
 from ..operators.table import Kept, saves
-from ..programs import Builder, Config, Linear, Method
+from ..programs import Builder, Linear
 from .layered import Adapters
 from .lycoris import LycorisLinear, LycorisOptions
-
-
-class LohaMethod(LycorisOptions):
-    """LoHa (peft.LoHaConfig)."""
-
-    title: ClassVar[str] = "LoHa"
-    adapts_conv1d: ClassVar[bool] = False
-    name: Literal["loha"] = "loha"
-
-    def open_values(self) -> dict[str, int]:
-        return {"r": self.r}
-
-    def build(self, config: Config, dtype: str, rank: Size | None = None) -> Method:
-        return self._adapters(config, dtype, LohaLinear, rank)
 
 
 class LohaLinear(LycorisLinear):
@@ -76,3 +62,13 @@ def _hada_weight_backward(call: Call) -> tuple[Tensor, ...]:
     grad_w2a = ops.mm(temp, ops.transpose(w2b, 0, 1))
     grad_w2b = ops.mm(ops.transpose(w2a, 0, 1), temp)
     return grad_w1a, grad_w1b, grad_w2a, grad_w2b
+
+
+class LohaMethod(LycorisOptions):
+    """LoHa (peft.LoHaConfig)."""
+
+    title: ClassVar[str] = "LoHa"
+    linear = LohaLinear
+    opens_rank = True
+    adapts_conv1d: ClassVar[bool] = False
+    name: Literal["loha"] = "loha"

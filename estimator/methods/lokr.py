@@ -8,25 +8,10 @@ from pydantic import Field, StrictBool
 
 from .. import operators as ops
 from ..fields import Whole
-from ..ledger import Size, Tensor, whole
-from ..programs import Builder, Config, Linear, Method
+from ..ledger import Tensor, whole
+from ..programs import Builder, Linear
 from .layered import Adapters, integer_shape
 from .lycoris import LycorisLinear, LycorisOptions
-
-
-class LokrMethod(LycorisOptions):
-    """LoKr (peft.LoKrConfig)."""
-
-    title: ClassVar[str] = "LoKr"
-    open_sizes: ClassVar[bool] = False
-    adapts_conv1d: ClassVar[bool] = False
-    name: Literal["lokr"] = "lokr"
-    decompose_both: StrictBool = Field(False, description="also factor the left matrix of the Kronecker product")
-    decompose_factor: Whole = Field(-1, description="size of the left matrix; -1: near the square root")
-    rank_dropout_scale: StrictBool = Field(False, description="divide dropped rows by their mean")
-
-    def build(self, config: Config, dtype: str, rank: Size | None = None) -> Method:
-        return self._adapters(config, dtype, LokrLinear, None)
 
 
 class LokrLinear(LycorisLinear):
@@ -79,3 +64,16 @@ def factorization(dimension: int, factor: int) -> tuple[int, int]:
             break
         m, n = new_m, new_n
     return min(m, n), max(m, n)
+
+
+class LokrMethod(LycorisOptions):
+    """LoKr (peft.LoKrConfig)."""
+
+    title: ClassVar[str] = "LoKr"
+    linear = LokrLinear
+    open_sizes: ClassVar[bool] = False
+    adapts_conv1d: ClassVar[bool] = False
+    name: Literal["lokr"] = "lokr"
+    decompose_both: StrictBool = Field(False, description="also factor the left matrix of the Kronecker product")
+    decompose_factor: Whole = Field(-1, description="size of the left matrix; -1: near the square root")
+    rank_dropout_scale: StrictBool = Field(False, description="divide dropped rows by their mean")

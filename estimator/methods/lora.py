@@ -21,7 +21,7 @@ from ..programs.module_table import endings
 from . import patterns
 from .base import Targets
 from .dora import DoraEmbeddingLayer, DoraLinearLayer
-from .layered import Adapters, name_of
+from .layered import Adapters, Layer, name_of
 from .lora_config import LoraConfig
 from .options import check_modules_to_save
 from .param_wrapper import ParamWrapper
@@ -52,7 +52,14 @@ class LoraOptions(LoraConfig):
         parameters.check_modules(targets)
         self._check(targets, config.modules.path_of("input embedding"))
         tokens = self._tokens(config, targets, parameters)
-        return Lora(self, targets, self._dtype(dtype), rank, tokens, parameters)
+        return Lora(self, targets, dtype, rank, tokens, parameters)
+
+    def layer(self, base: Module) -> Layer:
+        if isinstance(base, Embedding):
+            return LoraEmbedding
+        if isinstance(base, QuantLinear) and base.base.format in BITSANDBYTES:
+            return LoraBnbLinear
+        return LoraAwqLinear if isinstance(base, AwqLinear) else LoraLinear
 
     def _targets(self, config: Config, **layers: Any) -> Targets:
         names = self.default_targets(config.family) if self.target_modules is None else self.target_modules
@@ -123,13 +130,12 @@ class Lora(Adapters[LoraOptions]):
         self,
         options: LoraOptions,
         targets: Targets,
-        adapter_dtype: str,
+        dtype: str,
         rank: Size | None = None,
         tokens: TokenRows | None = None,
         parameters: TargetParameters | None = None,
     ) -> None:
-        r, ranks = options.r if rank is None else rank, options.rank_pattern
-        super().__init__(options, targets, adapter_dtype, LoraLinear, LoraEmbedding, size=r, size_pattern=ranks)
+        super().__init__(options, targets, dtype, rank)
         self.frozen, self.tokens, self.parameters = options._frozen(), tokens, parameters
         self.alpha_by_pattern: patterns.Lookup[float] = patterns.Lookup(options.alpha_pattern, patterns.SUFFIX)
         self.by_layer = self.by_layer or (parameters is not None and parameters.by_layer)
@@ -175,11 +181,6 @@ class Lora(Adapters[LoraOptions]):
         if self.tokens is not None and base.path in self.tokens:
             return self.tokens.wrap(build, base, self.adapter_dtype)
         return super().wrap(build, base, copy)
-
-    def adapt(self, build: Builder, base: Module) -> Module:
-        if isinstance(base, QuantLinear) and base.base.format in BITSANDBYTES:
-            return LoraBnbLinear(build, base, self)
-        return LoraAwqLinear(build, base, self) if isinstance(base, AwqLinear) else super().adapt(build, base)
 
 
 class LoraLinear(Module):

@@ -9,7 +9,8 @@ from pydantic import AfterValidator, Field, StrictBool
 
 from ..fields import Name, Number, Rank
 from ..programs.module_table import Kind
-from .options import LayerOptions, Pattern
+from .layered import LayerOptions
+from .options import Pattern
 from .trainable_tokens import Tokens
 
 DATA_DRIVEN = ("corda", "loftq", "lora_ga")
@@ -26,6 +27,7 @@ def _initialisation(value: str) -> str:
 class LoraConfig(LayerOptions):
     """What a target, an adapter and a parameter that is adapted depend on."""
 
+    opens_rank = True
     harmless: ClassVar[frozenset[str]] = frozenset(
         {"qalora_group_size", "corda_config", "eva_config", "loftq_config", "lora_ga_config"}
     )
@@ -50,9 +52,6 @@ class LoraConfig(LayerOptions):
     trainable_token_indices: Tokens | dict[str, Tokens] | None = Field(
         None, description="ids of tokens to train as well: a list for embed_tokens, or lists by the embedding's name"
     )
-
-    def open_values(self) -> dict[str, int]:
-        return {"r": self.r}
 
     def peft_options(self) -> dict[str, Any]:
         options = super().peft_options()

@@ -8,10 +8,10 @@ from pydantic import Field
 
 from .. import operators as ops
 from ..fields import Number, Rank
-from ..ledger import Size, Tensor
-from ..programs import Config, Linear, Method, Module
-from .layered import Adapters, Layer
-from .options import LayerOptions, Pattern
+from ..ledger import Tensor
+from ..programs import Linear, Module
+from .layered import Adapters, LayerOptions
+from .options import Pattern
 
 Chance = Annotated[Number, Field(ge=0, lt=1)]
 
@@ -25,11 +25,6 @@ class LycorisOptions(LayerOptions):
     rank_dropout: Chance = Field(0.0, description="dropout of the added weight's rows")
     module_dropout: Chance = Field(0.0, description="chance to skip a module in a step; the estimate skips none")
     rank_pattern: dict[Pattern, Rank] | None = Field(None, description="ranks for modules by regular expression")
-
-    def _adapters(self, config: Config, dtype: str, linear: Layer, rank: Size | None) -> Method:
-        r = self.r if rank is None else rank
-        targets, adapter_dtype = self._targets(config), self._dtype(dtype)
-        return Adapters(self, targets, adapter_dtype, linear, size=r, size_pattern=self.rank_pattern)
 
 
 class LycorisLinear(Module):

@@ -10,44 +10,8 @@ from .. import operators as ops
 from ..errors import InputError
 from ..fields import Number, Rank
 from ..ledger import Size, Tensor
-from ..programs import Builder, Config, Linear, Method, Module
-from .layered import Adapters, Bias, integer_shape, name_of, target_shapes
-from .options import LayerOptions
-
-
-class MissMethod(LayerOptions):
-    """MiSS, with its variants Bat and mini (peft.MissConfig)."""
-
-    title: ClassVar[str] = "MiSS"
-    open_sizes: ClassVar[bool] = False
-    pattern_alone: ClassVar[bool] = True
-    adapts_conv1d: ClassVar[bool] = False
-    name: Literal["miss"] = "miss"
-    r: Rank = Field(64, description="rank along the input features")
-    miss_dropout: Annotated[Number, Field(ge=0, lt=1)] = Field(0.0, description="dropout before the input is summed")
-    mini_r: Rank = Field(1, description="rank along the output features, for init_weights mini")
-    init_weights: StrictBool | Literal["bat", "mini"] = Field(True, description="the variant: true, bat or mini")
-    bias: Bias = Field("none", description="biases to train: none, all or MiSS_only")
-
-    def build(self, config: Config, dtype: str, rank: Size | None = None) -> Method:
-        targets = self._targets(config)
-        for path, (n_out, n_in) in target_shapes(config, targets).items():
-            self._check(name_of(path), n_out, n_in)
-        layer = BatLinear if self.init_weights == "bat" else MissLinear
-        return Adapters(self, targets, self._dtype(dtype), layer)
-
-    def _check(self, name: str, n_out: int, n_in: int) -> None:
-        if self.r > n_in:
-            raise InputError(f"r {self.r} is above the {n_in} input features of {name} (PEFT's rule); lower it")
-        if self.init_weights == "bat" and (n_in % self.r or n_out % self.r):
-            raise InputError(
-                f"init_weights bat divides weights into r x r blocks, but {name} is {n_out} x {n_in} and "
-                f"r is {self.r} (PEFT's rule); take an r that divides both"
-            )
-        if self.init_weights == "mini" and n_out % self.mini_r:
-            raise InputError(
-                f"mini_r {self.mini_r} does not divide the {n_out} output features of {name} (PEFT's rule)"
-            )
+from ..programs import Builder, Linear, Module
+from .layered import Adapters, Bias, Layer, LayerOptions, integer_shape, name_of
 
 
 class MissLinear(Module):
@@ -116,3 +80,35 @@ class BatLinear(Module):
         result = ops.linear(x, orig_weight, bias)
         result = ops.to(result, previous_dtype)
         return result
+
+
+class MissMethod(LayerOptions):
+    """MiSS, with its variants Bat and mini (peft.MissConfig)."""
+
+    title: ClassVar[str] = "MiSS"
+    open_sizes: ClassVar[bool] = False
+    pattern_alone: ClassVar[bool] = True
+    adapts_conv1d: ClassVar[bool] = False
+    name: Literal["miss"] = "miss"
+    r: Rank = Field(64, description="rank along the input features")
+    miss_dropout: Annotated[Number, Field(ge=0, lt=1)] = Field(0.0, description="dropout before the input is summed")
+    mini_r: Rank = Field(1, description="rank along the output features, for init_weights mini")
+    init_weights: StrictBool | Literal["bat", "mini"] = Field(True, description="the variant: true, bat or mini")
+    bias: Bias = Field("none", description="biases to train: none, all or MiSS_only")
+
+    def layer(self, base: Module) -> Layer:
+        return BatLinear if self.init_weights == "bat" else MissLinear
+
+    def check_target(self, path: str, n_out: int, n_in: int, size: Size) -> None:
+        name = name_of(path)
+        if self.r > n_in:
+            raise InputError(f"r {self.r} is above the {n_in} input features of {name} (PEFT's rule); lower it")
+        if self.init_weights == "bat" and (n_in % self.r or n_out % self.r):
+            raise InputError(
+                f"init_weights bat divides weights into r x r blocks, but {name} is {n_out} x {n_in} and "
+                f"r is {self.r} (PEFT's rule); take an r that divides both"
+            )
+        if self.init_weights == "mini" and n_out % self.mini_r:
+            raise InputError(
+                f"mini_r {self.mini_r} does not divide the {n_out} output features of {name} (PEFT's rule)"
+            )

@@ -15,31 +15,6 @@ from .layered import Adapters
 from .orthogonal import Blocks, OrthogonalOptions, bmm, exact_cayley
 
 
-class OftMethod(OrthogonalOptions):
-    """OFT (peft.OFTConfig)."""
-
-    title: ClassVar[str] = "OFT"
-    adapted: ClassVar[tuple[Kind, ...]] = ("linear", "embedding")
-    rank_key: ClassVar[str] = "oft_block_size"
-    harmless: ClassVar[frozenset[str]] = frozenset({"eps", "init_weights"})
-    adapts_conv1d: ClassVar[bool] = False
-    name: Literal["oft"] = "oft"
-    r: Blocks = Field(0, description="blocks per module; 0: from oft_block_size")
-    oft_block_size: Blocks = Field(32, description="rows of a block; 0: from r")
-    module_dropout: Annotated[Number, Field(ge=0, lt=1)] = Field(
-        0.0, description="dropout of blocks (PEFT's forward does not apply it: no effect on memory)"
-    )
-    bias: Literal["none", "all", "oft_only"] = Field("none", description="biases to train")
-    coft: StrictBool = Field(False, description="constrained OFT: project the blocks in every forward")
-    block_share: StrictBool = Field(False, description="all blocks of a module are the same trained block")
-    use_cayley_neumann: StrictBool = Field(True, description="approximate the Cayley transform by a Neumann series")
-    num_cayley_neumann_terms: Annotated[Whole, Field(ge=1, le=1000)] = Field(5, description="terms of the series")
-
-    def build(self, config: Config, dtype: str, rank: Size | None = None) -> Method:
-        self._check_blocks("r", "oft_block_size")
-        return Adapters(self, self._targets(config), self._dtype(dtype), OftLinear, OftEmbedding)
-
-
 def divisor(features: int, wanted: int) -> int:
     """PEFT's replacement for a number that does not divide ``features`` (``adjust_oft_parameters``)."""
     if wanted >= features:
@@ -161,3 +136,30 @@ class OftEmbedding(Module):
         result = ops.to(result, self.oft_embedding_R.weight.dtype)
         result = self.oft_embedding_R(result)
         return ops.to(result, out_dtype)
+
+
+class OftMethod(OrthogonalOptions):
+    """OFT (peft.OFTConfig)."""
+
+    title: ClassVar[str] = "OFT"
+    linear = OftLinear
+    embedding = OftEmbedding
+    adapted: ClassVar[tuple[Kind, ...]] = ("linear", "embedding")
+    rank_key: ClassVar[str] = "oft_block_size"
+    harmless: ClassVar[frozenset[str]] = frozenset({"eps", "init_weights"})
+    adapts_conv1d: ClassVar[bool] = False
+    name: Literal["oft"] = "oft"
+    r: Blocks = Field(0, description="blocks per module; 0: from oft_block_size")
+    oft_block_size: Blocks = Field(32, description="rows of a block; 0: from r")
+    module_dropout: Annotated[Number, Field(ge=0, lt=1)] = Field(
+        0.0, description="dropout of blocks (PEFT's forward does not apply it: no effect on memory)"
+    )
+    bias: Literal["none", "all", "oft_only"] = Field("none", description="biases to train")
+    coft: StrictBool = Field(False, description="constrained OFT: project the blocks in every forward")
+    block_share: StrictBool = Field(False, description="all blocks of a module are the same trained block")
+    use_cayley_neumann: StrictBool = Field(True, description="approximate the Cayley transform by a Neumann series")
+    num_cayley_neumann_terms: Annotated[Whole, Field(ge=1, le=1000)] = Field(5, description="terms of the series")
+
+    def build(self, config: Config, dtype: str, rank: Size | None = None) -> Method:
+        self._check_blocks("r", "oft_block_size")
+        return super().build(config, dtype, rank)

@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Union, get_args
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from ..errors import InputError
-from ..fields import FloatDtype, FloatName, Name, Whole
+from ..fields import FloatDtype, FloatName, Name
 from ..ledger import Size
 from ..programs import Config, Method
 from ..programs.module_table import KINDS, Kind, ModuleTable, NamedModule, endings
@@ -17,19 +17,12 @@ from .base import Targets
 from .default_targets import PEFT, TARGET_MODULES
 
 
-def _list_name(text: str) -> str:
-    if set(text) & set("(|)"):
-        raise ValueError("must be the name of the list the layers are in, such as layers")
-    return patterns.check(text)
-
-
 def _lower_word(names: str | list[str]) -> str | list[str]:
     """PEFT's word all-linear in lower case, as it reads it."""
     return "all-linear" if isinstance(names, str) and names.lower() == "all-linear" else names
 
 
 Pattern = Annotated[str, AfterValidator(patterns.check)]
-ListName = Annotated[str, AfterValidator(_list_name)]
 MOST_SAVED = 1000
 """Most names in ``modules_to_save``. Each is compared with the end of every module's path."""
 Names = Union[Pattern, list[str]]
@@ -187,52 +180,6 @@ class TargetOptions(MethodOptions):
                 *most, last = (_PLURAL[kind] for kind in self.adapted)
                 kinds = f"{', '.join(most)} and {last}" if most else last
                 raise InputError(f"{self.title} adapts {kinds} only; take {name} out of target_modules")
-
-
-class AdapterOptions(TargetOptions):
-    """Options of methods that put adapters on chosen modules."""
-
-    adapter_dtype: AdapterDtype = Field(
-        "float32", description="dtype of the adapters: float32 (PEFT's cast) or the base's"
-    )
-
-    def _dtype(self, dtype: str) -> str:
-        return checked_dtype(self.adapter_dtype, dtype)
-
-
-class LayerOptions(AdapterOptions):
-    """Options of methods whose modules may be chosen by layer as well as by name."""
-
-    pattern_alone: ClassVar[bool] = False
-    """Whether PEFT takes ``layers_pattern`` without ``layers_to_transform``."""
-    text_with_layers: ClassVar[bool] = False
-    """Whether PEFT takes these two keys where ``target_modules`` is a regular expression."""
-    layers_to_transform: Whole | list[Whole] | None = Field(None, description="indices of the layers to adapt")
-    layers_pattern: ListName | list[ListName] | None = Field(None, description="name of the list the layers are in")
-
-    def _targets(self, config: Config, **layers: Any) -> Targets:
-        given, pattern = self.layers_to_transform, self.layers_pattern
-        chosen = [given] if isinstance(given, int) else given
-        for index in chosen or ():
-            if not 0 <= index < config.num_hidden_layers:
-                raise InputError(
-                    f"layers_to_transform {index}: the model's layers are 0 to {config.num_hidden_layers - 1}"
-                )
-        if pattern and chosen is None and not self.pattern_alone:
-            raise InputError("layers_pattern needs layers_to_transform (PEFT's rule)")
-        self._check_text()
-        names = [pattern] if isinstance(pattern, str) else pattern
-        return super()._targets(config, layers_to_transform=chosen or None, layers_pattern=names, **layers)
-
-    def _check_text(self) -> None:
-        """Raise ``InputError`` for a choice of layers beside a text, where PEFT takes it beside a list alone."""
-        chosen, pattern = self.layers_to_transform, self.layers_pattern
-        given = chosen is not None and chosen != []
-        if isinstance(self.target_modules, str) and not self.text_with_layers and (given or pattern):
-            raise InputError(
-                f"{'layers_to_transform' if given else 'layers_pattern'} needs target_modules as a list of names, "
-                f"not '{self.target_modules}' (PEFT's rule)"
-            )
 
 
 def checked_dtype(adapter_dtype: str, dtype: str) -> str:

@@ -10,7 +10,7 @@ from .. import operators as ops
 from ..errors import InputError
 from ..fields import Whole
 from ..ledger import Tensor
-from .options import LayerOptions
+from .layered import LayerOptions
 
 Blocks = Annotated[Whole, Field(ge=0, le=10**6)]
 

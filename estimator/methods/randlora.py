@@ -12,8 +12,7 @@ from ..ledger import Call, Size, Tensor, record
 from ..operators.table import Kept, saves
 from ..programs import Builder, Config, Linear, Method, Module
 from .base import Targets
-from .layered import Absent, Adapters, Bias, integer_shape, largest_shape
-from .options import LayerOptions
+from .layered import Absent, Adapters, Bias, Layer, LayerOptions, integer_shape, largest_shape
 
 
 class RandLoraMethod(LayerOptions):
@@ -34,7 +33,10 @@ class RandLoraMethod(LayerOptions):
     exclude_modules: Absent = None
 
     def build(self, config: Config, dtype: str, rank: Size | None = None) -> Method:
-        return RandLora(self, self._targets(config), self._dtype(dtype), config)
+        return RandLora(self, self._targets(config), dtype, config)
+
+    def layer(self, base: Module) -> Layer:
+        return RandLoraLinear
 
 
 class RandLora(Adapters[RandLoraMethod]):
@@ -44,8 +46,8 @@ class RandLora(Adapters[RandLoraMethod]):
     gamma, which scale the rows and columns of A, are trained.
     """
 
-    def __init__(self, options: RandLoraMethod, targets: Targets, adapter_dtype: str, config: Config) -> None:
-        super().__init__(options, targets, adapter_dtype, RandLoraLinear)
+    def __init__(self, options: RandLoraMethod, targets: Targets, dtype: str, config: Config) -> None:
+        super().__init__(options, targets, dtype)
         self.largest = largest_shape(config, targets)
 
 

@@ -11,32 +11,7 @@ from ..errors import InputError
 from ..fields import Whole
 from ..ledger import Size, Tensor, whole
 from ..programs import Builder, Config, Linear, Method, Module
-from .layered import Adapters, target_shapes
-from .options import AdapterOptions
-
-
-class RoadMethod(AdapterOptions):
-    """RoAd (peft.RoadConfig)."""
-
-    title: ClassVar[str] = "RoAd"
-    open_sizes: ClassVar[bool] = False
-    """Off, since group_size must divide the outputs."""
-    adapts_conv1d: ClassVar[bool] = False
-    name: Literal["road"] = "road"
-    variant: Literal["road_1", "road_2", "road_4"] = Field("road_1", description="parameters per output pair")
-    group_size: Annotated[Whole, Field(ge=2)] = Field(64, description="outputs per group; halves are paired")
-    init_weights: StrictBool = Field(True, description="initialisation (no effect on memory)")
-
-    def build(self, config: Config, dtype: str, rank: Size | None = None) -> Method:
-        if self.exclude_modules:
-            raise InputError("PEFT's RoadConfig has no exclude_modules; name the modules in target_modules")
-        targets = self._targets(config)
-        if self.group_size % 2:
-            raise InputError(f"group_size {self.group_size} is odd; each group's halves are paired")
-        for path, (n_out, _) in target_shapes(config, targets).items():
-            if n_out % self.group_size:
-                raise InputError(f"group_size {self.group_size} does not divide the {n_out} outputs of {path}")
-        return Adapters(self, targets, self._dtype(dtype), RoadLinear)
+from .layered import AdapterOptions, Adapters
 
 
 class RoadLinear(Module):
@@ -94,3 +69,28 @@ class RoadLinear(Module):
         shape = (self.n_out // self.group, 1, self.group // 2)
         pairs = ops.expand(ops.unsqueeze(ops.view(x, (shape[0], shape[2])), 1), (shape[0], 2, shape[2]))
         return self.flat(ops.view(ops.clone(pairs), (2 * shape[0], shape[2])))
+
+
+class RoadMethod(AdapterOptions):
+    """RoAd (peft.RoadConfig)."""
+
+    title: ClassVar[str] = "RoAd"
+    linear = RoadLinear
+    open_sizes: ClassVar[bool] = False
+    """Off, since group_size must divide the outputs."""
+    adapts_conv1d: ClassVar[bool] = False
+    name: Literal["road"] = "road"
+    variant: Literal["road_1", "road_2", "road_4"] = Field("road_1", description="parameters per output pair")
+    group_size: Annotated[Whole, Field(ge=2)] = Field(64, description="outputs per group; halves are paired")
+    init_weights: StrictBool = Field(True, description="initialisation (no effect on memory)")
+
+    def check_target(self, path: str, n_out: int, n_in: int, size: Size) -> None:
+        if self.group_size % 2:
+            raise InputError(f"group_size {self.group_size} is odd; each group's halves are paired")
+        if n_out % self.group_size:
+            raise InputError(f"group_size {self.group_size} does not divide the {n_out} outputs of {path}")
+
+    def build(self, config: Config, dtype: str, rank: Size | None = None) -> Method:
+        if self.exclude_modules:
+            raise InputError("PEFT's RoadConfig has no exclude_modules; name the modules in target_modules")
+        return super().build(config, dtype, rank)

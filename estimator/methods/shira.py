@@ -10,36 +10,8 @@ from .. import operators as ops
 from ..errors import InputError
 from ..fields import Rank, Whole
 from ..ledger import Size, Tensor
-from ..programs import Builder, Config, Linear, Method, Module
-from .layered import Absent, Adapters, name_of, target_shapes
-from .options import AdapterOptions
-
-
-class ShiraMethod(AdapterOptions):
-    """SHiRA (peft.ShiraConfig)."""
-
-    plain_saved: ClassVar[bool] = False
-    title: ClassVar[str] = "SHiRA"
-    harmless: ClassVar[frozenset[str]] = frozenset({"init_weights"})
-    adapts_conv1d: ClassVar[bool] = False
-    name: Literal["shira"] = "shira"
-    r: Rank = Field(32, description="rank of the LoRA that has as many trainable parameters")
-    mask_type: Literal["random"] = Field("random", description="which entries of the weight train")
-    random_seed: Whole | None = Field(None, description="seed of the random mask (no effect on memory)")
-    exclude_modules: Absent = None
-
-    def open_values(self) -> dict[str, int]:
-        return {"r": self.r}
-
-    def build(self, config: Config, dtype: str, rank: Size | None = None) -> Method:
-        targets = self._targets(config)
-        for path, (n_out, n_in) in target_shapes(config, targets).items():
-            if self.r * (n_out + n_in) > n_out * n_in:
-                raise InputError(
-                    f"r {self.r} trains {self.r * (n_out + n_in)} entries, but {name_of(path)}'s weight has "
-                    f"{n_out * n_in} (PEFT's rule); lower r"
-                )
-        return Adapters(self, targets, self._dtype(dtype), ShiraLinear, size=self.r if rank is None else rank)
+from ..programs import Builder, Linear, Module
+from .layered import Absent, AdapterOptions, Adapters, name_of
 
 
 class ShiraLinear(Module):
@@ -61,3 +33,26 @@ class ShiraLinear(Module):
         new_weight = ops.add_sparse_(new_weight, ops.mul(self.shira_weight, ops.SCALAR))
         result: Tensor = ops.linear(x, new_weight, self.base_layer.bias)
         return result
+
+
+class ShiraMethod(AdapterOptions):
+    """SHiRA (peft.ShiraConfig)."""
+
+    plain_saved: ClassVar[bool] = False
+    title: ClassVar[str] = "SHiRA"
+    linear = ShiraLinear
+    opens_rank = True
+    harmless: ClassVar[frozenset[str]] = frozenset({"init_weights"})
+    adapts_conv1d: ClassVar[bool] = False
+    name: Literal["shira"] = "shira"
+    r: Rank = Field(32, description="rank of the LoRA that has as many trainable parameters")
+    mask_type: Literal["random"] = Field("random", description="which entries of the weight train")
+    random_seed: Whole | None = Field(None, description="seed of the random mask (no effect on memory)")
+    exclude_modules: Absent = None
+
+    def check_target(self, path: str, n_out: int, n_in: int, size: Size) -> None:
+        if self.r * (n_out + n_in) > n_out * n_in:
+            raise InputError(
+                f"r {self.r} trains {self.r * (n_out + n_in)} entries, but {name_of(path)}'s weight has "
+                f"{n_out * n_in} (PEFT's rule); lower r"
+            )

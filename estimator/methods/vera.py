@@ -11,8 +11,7 @@ from ..fields import Number, Rank, Whole
 from ..ledger import Size, Tensor
 from ..programs import Builder, Config, Linear, Method, Module
 from .base import Targets
-from .layered import Adapters, largest_shape
-from .options import LayerOptions
+from .layered import Adapters, Layer, LayerOptions, largest_shape
 
 
 class VeraMethod(LayerOptions):
@@ -31,7 +30,10 @@ class VeraMethod(LayerOptions):
     init_weights: StrictBool = Field(True, description="initialisation (no effect on memory)")
 
     def build(self, config: Config, dtype: str, rank: Size | None = None) -> Method:
-        return Vera(self, self._targets(config), self._dtype(dtype), config)
+        return Vera(self, self._targets(config), dtype, config)
+
+    def layer(self, base: Module) -> Layer:
+        return VeraLinear
 
 
 class Vera(Adapters[VeraMethod]):
@@ -40,8 +42,8 @@ class Vera(Adapters[VeraMethod]):
     A and B are random, frozen and shared by all targets, so they have the largest target's size. b and d are trained.
     """
 
-    def __init__(self, options: VeraMethod, targets: Targets, adapter_dtype: str, config: Config) -> None:
-        super().__init__(options, targets, adapter_dtype, VeraLinear)
+    def __init__(self, options: VeraMethod, targets: Targets, dtype: str, config: Config) -> None:
+        super().__init__(options, targets, dtype)
         self.n_out, self.n_in = largest_shape(config, targets)
 
     def adapt(self, build: Builder, base: Module) -> Module:
