@@ -13,7 +13,7 @@ from ..plans.resolve import Resolved, step_of
 from ..programs import Method
 from ..programs.libraries import is_installed
 from ..programs.program import Program
-from ..programs.recorded import no_language_model
+from ..programs.recorded import Source, no_language_model
 from ..steps.loop import Loop
 from ..steps.step import run
 from .estimate import to_result
@@ -105,13 +105,11 @@ def step(function: Callable[[], Any], **keys: Any) -> Result:
     return to_result(resolved, totals, procedure=procedure)
 
 
-class _NoModel:
+class _NoModel(Source):
     """A step of the user's own has no model that could be run by itself."""
 
     attention = "eager"
-    origin = release = peft_release = ""
-    has_experts = False
-    supports_checkpointing = True
+    origin = release = ""
 
     def modules(self) -> tuple[Any, ...]:
         return ()
@@ -121,15 +119,6 @@ class _NoModel:
 
     def at(self, *_: Any) -> Program:
         raise InputError("a step of your own can be run as a whole only")
-
-    def knows(self, *_: Any) -> bool:
-        return False
-
-    def chunk_of(self, *_: Any) -> None:
-        return None
-
-    def opened(self, *_: Any) -> None:
-        return None
 
 
 def _check(keys: Mapping[str, Any], known: tuple[str, ...], what: str) -> None:

@@ -10,7 +10,6 @@ from ..ledger import Size
 from ..methods.lora import LoraOptions
 from ..methods.options import MethodOptions
 from ..methods.other import OtherMethod
-from ..methods.patterns import spelt_out
 from ..methods.target_parameters import parameters_of_layers
 from ..programs.libraries import is_installed, silence
 from ..programs.modules import Method
@@ -170,7 +169,7 @@ def _model(plan: Plan) -> tuple[ModelSpec, Method]:
         silence()
         from ..recorder.peft_adapters import RecordedMethod, wrapped_config
 
-        config = wrapped_config(spec.raw, spec.where or spec.name, method, spelt_out, plan.engine.kernels(plan).type)
+        config = wrapped_config(spec.raw, spec.where or spec.name, method, plan.engine.kernels(plan).type)
         return replace(spec, read=config), RecordedMethod(config)
     return spec, plan.method.build(spec.config, plan.dtype)
 

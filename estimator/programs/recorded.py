@@ -17,7 +17,7 @@ from .step import Step
 
 
 class Source(Protocol):
-    """Where a model's programs come from."""
+    """Where a model's programs come from: by default, recordings of one model that are made when they are asked for."""
 
     @property
     def attention(self) -> str:
@@ -34,14 +34,17 @@ class Source(Protocol):
     @property
     def peft_release(self) -> str:
         """The release of PEFT whose adapters the programs have in them; empty where they have none."""
+        return ""
 
     @property
     def has_experts(self) -> bool:
         """Whether weights of several experts are one parameter, [experts, n_out, n_in]."""
+        return False
 
     @property
     def supports_checkpointing(self) -> bool:
         """Whether transformers can put a checkpoint around each layer."""
+        return True
 
     def modules(self) -> tuple[NamedModule[Any], ...]:
         """The model's modules, in the order of ``named_modules()``, each with the number of its layer."""
@@ -54,14 +57,17 @@ class Source(Protocol):
 
     def knows(self, step: Step, batch: Size, seq: Size) -> bool:
         """Whether there is a program that need not be recorded first."""
+        return False
 
     def chunk_of(self, step: Step) -> int | None:
         """The tokens of a chunk of the sequence, where layers cut it and the number of chunks can be a symbol."""
+        return None
 
     def opened(self, step: Step, layers: int | None) -> Opened | None:
         """The source of programs whose sizes are symbols; ``None`` where there are none for a step. Of ``layers``
         equal layers their number is a symbol, too.
         """
+        return None
 
 
 class Opened(Protocol):

@@ -24,7 +24,7 @@ from ..programs.heads import HEADS
 from ..programs.libraries import silence, without_collector
 from ..programs.module_table import NamedModule
 from ..programs.program import Program, layer_numbers
-from ..programs.recorded import Config, language_model_alone, refuse_encoder
+from ..programs.recorded import Config, Source, language_model_alone, refuse_encoder
 from ..programs.releases import is_before, with_its_keys
 from ..programs.setting import Setting
 from ..programs.step import Step
@@ -75,7 +75,7 @@ def _cut_by(config: Any) -> str | None:
     return next((key for key in _CUTS if type(getattr(config, key, None)) is int), None)
 
 
-class HuggingFaceModel:
+class HuggingFaceModel(Source):
     """The programs of a config.json's model with a head. ``where`` is what messages call the config."""
 
     def __init__(self, raw: Mapping[str, Any], where: str, head: str = "causal-lm") -> None:
@@ -87,17 +87,13 @@ class HuggingFaceModel:
             if isinstance(layers := raw.get(key), int) and layers > MOST_LAYERS:
                 raise InputError(f"{where}: {layers:,} layers; {MOST_LAYERS:,} are the most that a model is built with")
         keys = with_its_keys(_with_long_rope(keys))
-        try:
-            with quiet():
-                config = transformers.AutoConfig.for_model(**keys)
-                if config.is_encoder_decoder and head == "causal-lm":
-                    refuse_encoder(raw, where)
-                self.config = config.get_text_config() if head == "causal-lm" else config
-        except InputError:
-            raise
-        except Exception as error:
-            reason = first_line(error.__cause__ or error)  # its validation wraps what a check says
-            raise InputError(f"{where}: transformers refuses the config ({reason})") from None
+        # Its validation wraps what a check says.
+        refused = told(lambda e: f"{where}: transformers refuses the config ({first_line(e.__cause__ or e)})")
+        with refused, quiet():
+            config = transformers.AutoConfig.for_model(**keys)
+            if config.is_encoder_decoder and head == "causal-lm":
+                refuse_encoder(raw, where)
+            self.config = config.get_text_config() if head == "causal-lm" else config
         self._class = model_class(head, self.config)
         if self._class is None:
             raise InputError(
@@ -142,26 +138,22 @@ class HuggingFaceModel:
         """Build the model."""
         options = {} if experts is None else {"experts_implementation": experts}
         implementation = "flash_attention_2" if attention == "flash" else attention
-        try:
-            flash = with_flash_attn() if attention == "flash" else nullcontext()
-            with torch.device("meta"), quiet(), flash:
-                model = build_model(
-                    self.head,
-                    copy.deepcopy(self.config),
-                    dtype=getattr(torch, dtype),
-                    attn_implementation=implementation,
-                    **options,
+        refused = told(lambda error: f"{self.where}: transformers cannot build the model ({first_line(error)})")
+        flash = with_flash_attn() if attention == "flash" else nullcontext()
+        with refused, torch.device("meta"), quiet(), flash:
+            model = build_model(
+                self.head,
+                copy.deepcopy(self.config),
+                dtype=getattr(torch, dtype),
+                attn_implementation=implementation,
+                **options,
+            )
+            if experts is not None and not model._can_set_experts_implementation():
+                raise InputError(
+                    f"{self.where}: {type(model).__name__} runs its experts in its own way; leave "
+                    "experts_implementation out"
                 )
-                if experts is not None and not model._can_set_experts_implementation():
-                    raise InputError(
-                        f"{self.where}: {type(model).__name__} runs its experts in its own way; leave "
-                        "experts_implementation out"
-                    )
-                return model.to("meta")  # some make their weights on the CPU, whatever the default device
-        except InputError:
-            raise
-        except Exception as error:
-            raise InputError(f"{self.where}: transformers cannot build the model ({first_line(error)})") from None
+            return model.to("meta")  # some make their weights on the CPU, whatever the default device
 
     @cached_property
     def attention(self) -> str:
@@ -184,10 +176,6 @@ class HuggingFaceModel:
     @property
     def release(self) -> str:
         return str(transformers.__version__)
-
-    @property
-    def peft_release(self) -> str:
-        return ""
 
     @property
     def has_experts(self) -> bool:
@@ -241,17 +229,6 @@ class HuggingFaceModel:
                 idle > 0
             )
         return program
-
-    def chunk_of(self, step: Step) -> None:
-        """None: a recording has a number of chunks."""
-
-    def knows(self, step: Step, batch: Size, seq: Size) -> bool:
-        """Programs are recorded when they are asked for."""
-        return False
-
-    def opened(self, step: Step, layers: int | None) -> None:
-        """A recording has the sizes of one model."""
-        return
 
     def _fitted(self, key: tuple[Any, ...], step: Step, batch: Size, seq: Size) -> Program:
         """The program in the batch B and the sequence S, of those that are no numbers."""
@@ -329,15 +306,12 @@ class HuggingFaceModel:
             return _settled(model, once)
 
         checkpointed = is_before("5") and model.training and not step.returns_cache
+        checkpoints = layers_as_checkpointed(model) if checkpointed else nullcontext()
         flash = with_flash_attn(self._base(model)) if step.attention == "flash" else nullcontext()
-        with quiet(), self.running(), layers_as_checkpointed(model) if checkpointed else nullcontext(), flash:
-            try:
-                few = None if step.returns_cache else self._of_few_layers(model, program)
-                return few or program()
-            except InputError:
-                raise
-            except Exception as error:
-                raise InputError(self.does_not_run(error, batch, seq)) from None
+        refused = told(lambda error: self.does_not_run(error, batch, seq))
+        with quiet(), self.running(), checkpoints, flash, refused:
+            few = None if step.returns_cache else self._of_few_layers(model, program)
+            return few or program()
 
     def does_not_run(self, error: Exception, batch: int, seq: int) -> str:
         """What a message says of an error that the model raised."""
@@ -415,13 +389,8 @@ class HuggingFaceModel:
         def program() -> Program:
             return record(model, inputs, call, setting.device, packed=setting.packing, interfaces=cache)
 
-        with quiet():
-            try:
-                return _settled(model, program)
-            except InputError:
-                raise
-            except Exception as error:
-                raise InputError(self.does_not_run(error, batch, seq)) from None
+        with quiet(), told(lambda error: self.does_not_run(error, batch, seq)):
+            return _settled(model, program)
 
     def _base(self, model: Any) -> Any:
         """The model that a library may have wrapped."""
@@ -467,6 +436,17 @@ def autocast(device: str, dtype: torch.dtype | None) -> Iterator[None]:
     finally:
         torch.set_autocast_enabled(device, enabled)
         torch.set_autocast_dtype(device, other)
+
+
+@contextmanager
+def told(sentence: Callable[[Exception], str]) -> Iterator[None]:
+    """Within it, what a library raises becomes an ``InputError`` of one line."""
+    try:
+        yield
+    except InputError:
+        raise
+    except Exception as error:
+        raise InputError(sentence(error)) from None
 
 
 def first_line(error: BaseException) -> str:
@@ -571,12 +551,17 @@ _CONFIGS: dict[str, Config] = {}
 
 def recorded_config(raw: Mapping[str, Any], where: str, head: str = "causal-lm") -> Config:
     """The numbers of a model of any class of the installed transformers with a head. Raises ``InputError``."""
-    key = json.dumps([raw, where, head], default=str)
-    if key not in _CONFIGS:
+    return held([raw, where, head], lambda: config_of(raw, HuggingFaceModel(raw, where, head)))
+
+
+def held(key: Sequence[Any], make: Callable[[], Config]) -> Config:
+    """What ``make`` gives for a key, made once while it is held."""
+    text = json.dumps(key, sort_keys=True, default=str)
+    if text not in _CONFIGS:
         if len(_CONFIGS) >= MOST_HELD:
             _CONFIGS.pop(next(iter(_CONFIGS)))
-        _CONFIGS[key] = config_of(raw, HuggingFaceModel(raw, where, head))
-    return _CONFIGS[key]
+        _CONFIGS[text] = make()
+    return _CONFIGS[text]
 
 
 def config_of(raw: Mapping[str, Any], source: HuggingFaceModel) -> Config:

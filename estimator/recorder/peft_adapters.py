@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import json
 import warnings
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from functools import cached_property
-from typing import Any, ClassVar, Protocol
+from typing import Any
 from unittest import mock
 
 import peft
@@ -15,31 +14,24 @@ import torch
 import transformers
 
 from ..errors import InputError
+from ..methods.options import MethodOptions
+from ..methods.patterns import spelt_out
 from ..programs.modules import Method
 from ..programs.recorded import Config
 from . import partly_real
 from .calls import Wrapped
-from .hugging_face import MOST_HELD, HuggingFaceModel, config_of
+from .hugging_face import HuggingFaceModel, config_of, held
 from .model_classes import silent
 
 
 class PeftModel(HuggingFaceModel):
-    """The programs of a config.json's model with a method of PEFT.
+    """The programs of a config.json's model with a method of PEFT on a ``device``, ``cpu`` or ``cuda``."""
 
-    ``options`` gives the keys of PEFT's config class for the paths of the model's modules.
-    """
-
-    def __init__(
-        self,
-        raw: Mapping[str, Any],
-        where: str,
-        peft_type: str,
-        options: Callable[[Sequence[str]], Mapping[str, Any]],
-        autocast_adapter_dtype: bool = True,
-        device: str = "cpu",
-    ) -> None:
+    def __init__(self, raw: Mapping[str, Any], where: str, method: MethodOptions, device: str) -> None:
         super().__init__(raw, where)
-        self.peft_type, self.options, self.autocast_adapter_dtype = peft_type, options, autocast_adapter_dtype
+        self.peft_type, self.options = method.peft_type or method.name.upper(), method.peft_options()
+        self.in_float32 = getattr(method, "adapter_dtype", None) in ("float32", None)
+        """Whether adapters are, as PEFT casts those of models in 16 bits."""
         self.device = device
         self._parameters: dict[str, Any] = {}
 
@@ -54,7 +46,7 @@ class PeftModel(HuggingFaceModel):
     def build(self, dtype: str, attention: str | None = None, experts: str | None = None) -> Any:
         model = super().build(dtype, attention, experts)
         self._parameters = dict(model.named_parameters())
-        return wrap(model, self.peft_type, self.options, self.autocast_adapter_dtype, self.device)
+        return wrap(model, self.peft_type, self.options, self.in_float32, self.device)
 
     @property
     def peft_release(self) -> str:
@@ -81,11 +73,7 @@ class PeftModel(HuggingFaceModel):
 
 
 def wrap(
-    model: Any,
-    peft_type: str,
-    options: Callable[[Sequence[str]], Mapping[str, Any]],
-    autocast_adapter_dtype: bool = True,
-    device: str = "cpu",
+    model: Any, peft_type: str, options: Mapping[str, Any], autocast_adapter_dtype: bool = True, device: str = "cpu"
 ) -> Any:
     """``peft.get_peft_model`` of a model on the meta device, as on the ``device``.
 
@@ -95,7 +83,8 @@ def wrap(
     if peft_type in _WITH_TASKS:
         raise InputError(f"method {name} needs task_ids beside the tokens, which the step of a plan does not pass")
     try:
-        config = peft.PEFT_TYPE_TO_CONFIG_MAPPING[peft_type](**options([path for path, _ in model.named_modules()]))
+        paths = [path for path, _ in model.named_modules()]
+        config = peft.PEFT_TYPE_TO_CONFIG_MAPPING[peft_type](**spelt_out(options, paths))
         with warnings.catch_warnings(), partly_real.building(device), silent(), _even_clusters(peft_type):
             warnings.simplefilter("ignore")
             return peft.get_peft_model(model, config, autocast_adapter_dtype=autocast_adapter_dtype)
@@ -157,43 +146,7 @@ class RecordedMethod(Method):
         return self._source.trained[path]
 
 
-class MethodOptions(Protocol):
-    """What is asked of a method's options."""
-
-    name: str
-    peft_type: ClassVar[str]
-
-    def peft_options(self) -> dict[str, Any]:
-        """The keys of PEFT's config class."""
-
-
-def wrapped_config(
-    raw: Mapping[str, Any],
-    where: str,
-    method: MethodOptions,
-    spelt_out: Callable[[Any, Sequence[str]], Any],
-    device: str = "cpu",
-) -> Config:
-    """The numbers of a model that PEFT has wrapped with a method's options on a ``device``, ``cpu`` or ``cuda``.
-
-    ``spelt_out`` gives the options for the paths of the model's modules. Raises ``InputError``.
-    """
-    options = method.peft_options()
-    in_float32 = getattr(method, "adapter_dtype", None) in ("float32", None)
-    key = json.dumps([raw, where, method.name, options, in_float32, device], sort_keys=True, default=str)
-    if key not in _CONFIGS:
-        if len(_CONFIGS) >= MOST_HELD:
-            _CONFIGS.pop(next(iter(_CONFIGS)))
-        source = PeftModel(
-            raw,
-            where,
-            method.peft_type or method.name.upper(),
-            lambda paths: spelt_out(options, paths),
-            in_float32,
-            device,
-        )
-        _CONFIGS[key] = config_of(raw, source)
-    return _CONFIGS[key]
-
-
-_CONFIGS: dict[str, Config] = {}
+def wrapped_config(raw: Mapping[str, Any], where: str, method: MethodOptions, device: str = "cpu") -> Config:
+    """The numbers of a model that PEFT has wrapped with a method's options on a ``device``. Raises ``InputError``."""
+    key = [raw, where, method.name, method.peft_options(), getattr(method, "adapter_dtype", None), device]
+    return held(key, lambda: config_of(raw, PeftModel(raw, where, method, device)))

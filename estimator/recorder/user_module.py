@@ -13,22 +13,20 @@ from ..ledger import Size
 from ..programs.module_table import NamedModule
 from ..programs.modules import Method
 from ..programs.program import Program, Stored
-from ..programs.recorded import Config, no_language_model
+from ..programs.recorded import Config, Source, no_language_model
 from ..programs.step import Step
 from .calls import dtype_name, modules_of, record
-from .hugging_face import autocast, first_line
+from .hugging_face import autocast, first_line, told
 
 Loss = Callable[[Any], torch.Tensor]
 """From a module's output to the loss, a scalar."""
 
 
-class Own:
+class Own(Source):
     """The program of a module, called with ``inputs``."""
 
     attention = "eager"
-    origin = release = peft_release = ""
-    has_experts = False
-    supports_checkpointing = True
+    origin = release = ""
 
     def __init__(self, module: torch.nn.Module, inputs: Mapping[str, Any], loss: Loss | None) -> None:
         self._module, self._inputs, self._loss = module, inputs, loss
@@ -40,9 +38,6 @@ class Own:
     def parameters(self) -> dict[str, tuple[Size, ...]]:
         return {name: tuple(p.shape) for name, p in self._module.named_parameters()}
 
-    def opened(self, step: Step, layers: int | None) -> None:
-        """Nothing: a recording has the module's own sizes."""
-
     def at(self, step: Step, batch: Size, seq: Size) -> Program:
         """The program of a forward pass, and of the loss unless the step is of inference."""
         device = step.device.type
@@ -50,13 +45,6 @@ class Own:
         if key not in self._programs:
             self._programs[key] = self._record(*key)
         return self._programs[key]
-
-    def chunk_of(self, step: Step) -> None:
-        """None: a recording has a number of chunks."""
-
-    def knows(self, step: Step, batch: Size, seq: Size) -> bool:
-        """The module has one batch and one length: those of its inputs."""
-        return False
 
     def _record(self, device: str, dtype: str | None, infers: bool) -> Program:
         module = self._module
@@ -73,13 +61,10 @@ class Own:
             return {**({} if loss is None else {"loss": loss}), **{f"output {i}": x for i, x in enumerate(leaves)}}
 
         module.train(not infers)
+        name = type(module).__name__
         try:
-            with on_meta(module):
+            with told(lambda error: f"{name} does not run with these inputs ({first_line(error)})"), on_meta(module):
                 return record(module, tensors, call, device, precision)
-        except InputError:
-            raise
-        except Exception as error:
-            raise InputError(f"{type(module).__name__} does not run with these inputs ({first_line(error)})") from None
         finally:
             module.train(training)
 

@@ -16,7 +16,6 @@ from estimator.answers.formulas import compile_plan
 from estimator.errors import InputError
 from estimator.methods.default_targets import ADAPTED_EXPERTS
 from estimator.methods.lora import Lora
-from estimator.methods.patterns import spelt_out
 from estimator.plans.plan import parse_plan
 from estimator.plans.resolve import Resolved, resolve
 from estimator.recorder.model_classes import build_model
@@ -56,9 +55,7 @@ def resolved_plan(folder: Path, model_type: str, keys: Mapping[str, Any]) -> Res
 def assert_as_peft(resolved: Resolved) -> None:
     """Every total and every moment of the rules is that of a recording of PEFT's module."""
     assert isinstance(resolved.method, Lora)
-    config = wrapped_config(
-        resolved.spec.raw, "the model", resolved.plan.method.inner, spelt_out, resolved.step.device.type
-    )
+    config = wrapped_config(resolved.spec.raw, "the model", resolved.plan.method.inner, resolved.step.device.type)
     theirs = config.sizes(lambda _: None, resolved.step, 2, 9)
     of_rules = run(resolved.step, resolved.sizes(), resolved.method, 2, 9)
     of_peft = run(resolved.step, theirs, RecordedMethod(config), 2, 9)
@@ -103,7 +100,7 @@ def adapted_by_peft(model_type: str, block: Mapping[str, Any]) -> dict[str, tupl
         model = build_model(
             "causal-lm", transformers.AutoConfig.for_model(model_type, **CLASSES[model_type]), torch.bfloat16
         )
-    wrapped = wrap(model, "LORA", lambda _: {key: value for key, value in block.items() if key != "name"})
+    wrapped = wrap(model, "LORA", {key: value for key, value in block.items() if key != "name"})
     found: dict[str, tuple[int, ...]] = {}
     for name, p in wrapped.named_parameters():
         if p.requires_grad:

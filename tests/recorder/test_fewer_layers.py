@@ -16,7 +16,7 @@ import estimator
 from estimator.plans import models
 from estimator.programs.program import Program
 from estimator.programs.step import Step
-from estimator.recorder import hugging_face, peft_adapters
+from estimator.recorder import hugging_face
 from estimator.recorder.fewer_layers import fewer_layers, kept_layers
 from tests.cases.peft_methods import block
 
@@ -92,7 +92,7 @@ def test_of_a_model_that_peft_has_wrapped(
     plan = {"model": str(tmp_path), "batch": 2, "seq": 9, "dtype": "float32", "method": block(method, family)}
 
     def answer() -> tuple[Any, ...]:
-        peft_adapters._CONFIGS.clear()
+        hugging_face._CONFIGS.clear()
         result = estimator.estimate(**plan)
         return result.bytes, result.peak_at, result.trainable_parameters
 

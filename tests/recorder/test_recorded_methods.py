@@ -11,7 +11,6 @@ import pytest
 
 from estimator.errors import InputError
 from estimator.methods.lora import Lora
-from estimator.methods.patterns import spelt_out
 from estimator.plans.plan import parse_plan
 from estimator.plans.resolve import Resolved, resolve
 from estimator.recorder.peft_adapters import RecordedMethod, wrapped_config
@@ -31,7 +30,7 @@ TOTALS = ("parameters", "adapters", "buffers", "gradients", "optimizer", "saved"
 def recorded(resolved: Resolved) -> StepTotals:
     """The step of a plan, run from a recording of PEFT's module."""
     plan = resolved.plan
-    config = wrapped_config(resolved.spec.raw, "the model", plan.method.inner, spelt_out)
+    config = wrapped_config(resolved.spec.raw, "the model", plan.method.inner)
     sizes = config.sizes(lambda layer: None, resolved.step, plan.batch, plan.seq)
     return run(resolved.step, sizes, RecordedMethod(config), plan.batch, plan.seq)
 
