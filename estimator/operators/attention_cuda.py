@@ -352,25 +352,19 @@ def _efficient(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, t
     In training it also saves the log-sum-exp [B, heads, ceil32(S)] in float32. Seed and offset are on the host. 16-bit
     heads above 128 are summed in a float32 buffer (``kernel_forward.h: kNeedsOutputAccumulatorBuffer``).
     """
-
-    def outputs() -> tuple[Tensor, ...]:
-        made = efficient_outputs(query, trains, value.shape[-1])
-        _count_products(query.ledger, query, key, 2)
-        return made
-
-    return _run("ScaledDotProductEfficientAttentionBackward0", outputs, (query, key, value), bias, _efficient_backward)
-
-
-def efficient_outputs(query: Tensor, trains: bool, dim: Size) -> tuple[Tensor, Tensor]:
-    """What the forward kernel allocates: its result and the log-sum-exp. ``dim`` is the values' head size."""
     ledger = query.ledger
     batch, heads, seq, _ = query.shape
-    rows = ceiling(seq, 32) * 32 if trains else 0
-    out = ledger.product(lambda: transpose(ledger.empty((batch, seq, heads, dim), query.dtype), 1, 2))
-    logsumexp = ledger.product(lambda: ledger.empty((batch, heads, rows), "float32"))
-    if whole(dim) > 128 and query.dtype in REDUCED:
-        ledger.transient(product((batch, seq, heads, dim)) * ITEMSIZE["float32"])
-    return out, logsumexp
+
+    def outputs() -> tuple[Tensor, ...]:
+        shape, rows = (batch, seq, heads, value.shape[-1]), ceiling(seq, 32) * 32 if trains else 0
+        out = ledger.product(lambda: transpose(ledger.empty(shape, query.dtype), 1, 2))
+        logsumexp = ledger.product(lambda: ledger.empty((batch, heads, rows), "float32"))
+        if head_size(value) > 128 and query.dtype in REDUCED:
+            ledger.transient(product(shape) * ITEMSIZE["float32"])
+        _count_products(ledger, query, key, 2)
+        return out, logsumexp
+
+    return _run("ScaledDotProductEfficientAttentionBackward0", outputs, (query, key, value), bias, _efficient_backward)
 
 
 def _efficient_backward(call: Call) -> tuple[Tensor | None, ...]:
@@ -494,23 +488,17 @@ def _cudnn(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, train
     """``_cudnn_attention_forward``: saves its inputs, the bias, its result in the query's layout, and seed and offset
     (8 B each, on the device). In training it also saves the softmax's statistics [B, heads, S, 1] in float32.
     """
+    ledger = query.ledger
 
     def outputs() -> tuple[Tensor, ...]:
-        made = cudnn_outputs(query, trains)
-        _count_products(query.ledger, query, key, 2)
-        return made
+        seed, offset = (ledger.product(lambda: ledger.empty((), "int64")) for _ in range(2))
+        out = ledger.product(lambda: empty_like(query))
+        shape = *query.shape[:2], query.shape[2] if trains else 0, 1
+        statistics = ledger.product(lambda: ledger.empty(shape, "float32"))
+        _count_products(ledger, query, key, 2)
+        return out, statistics, seed, offset
 
     return _run("ScaledDotProductCudnnAttentionBackward0", outputs, (query, key, value), bias, _cudnn_backward)
-
-
-def cudnn_outputs(query: Tensor, trains: bool) -> tuple[Tensor, ...]:
-    """What the forward kernel allocates: its result, the statistics, seed and offset."""
-    ledger = query.ledger
-    rows = query.shape[2] if trains else 0
-    seed, offset = (ledger.product(lambda: ledger.empty((), "int64")) for _ in range(2))
-    out = ledger.product(lambda: empty_like(query))
-    statistics = ledger.product(lambda: ledger.empty((*query.shape[:2], rows, 1), "float32"))
-    return out, statistics, seed, offset
 
 
 def _cudnn_backward(call: Call) -> tuple[Tensor | None, ...]:
@@ -540,7 +528,3 @@ def cudnn_workspace(query: Tensor, key: Tensor) -> Size:
     text = f"8192 * ({format_poly(batch * heads)}) * ({rounded[0]}) * ({rounded[1]})"
     text = f"{format_poly(queries)} if {text} >= {DP_WORKSPACE_LIMIT + 1} else {text}"
     return _derived("cudnn_workspace", "workspace of a cuDNN attention backward", text, queries, key.shape[2])
-
-
-GRADIENTS: dict[str, Backward] = {"flash": _flash_backward, "efficient": _efficient_backward, "cudnn": _cudnn_backward}
-"""The backward rule of each kernel, for a step that is traced (``answers/traced_cuda.py``)."""

@@ -173,7 +173,7 @@ def _conv1d_backward(call: Call) -> Grads:
         columns = _columns(x, weight, grad.shape) if call.needs[1] else []
         call.ledger.transient(*_copies(groups, x, grad), *columns)
         if groups > 1:
-            grads = _joined(call, grads, shapes)
+            grads = _gradients(call, shapes)  # all groups', joined while those of each group are alive
     del copies
     return grads
 
@@ -183,8 +183,3 @@ def _gradients(call: Call, shapes: tuple[Shape, ...]) -> Grads:
     return tuple(
         call.ledger.empty(shape, dtype) if need else None for shape, need in zip(shapes, call.needs, strict=True)
     )
-
-
-def _joined(call: Call, parts: Grads, shapes: tuple[Shape, ...]) -> Grads:
-    """The gradients of all groups, joined while those of each group (``parts``) are alive."""
-    return _gradients(call, shapes)

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from typing import Any
 
-from ..ledger import FLOATING, ITEMSIZE, RESULT, Call, Shape, Size, Tensor, record
+from ..ledger import FLOATING, ITEMSIZE, RESULT, Backward, Call, Shape, Size, Tensor, record
+from ..ledger.graph import Saved
 from .casts import widened, widens
 from .device import THREADS
 from .elementwise import elementwise, with_number, without_gradient, wrapped_number
@@ -105,17 +106,20 @@ def _of_rows(out: Result, x: Tensor, dim: Any = None, *args: Any, keepdim: bool 
 @operator("var", args=_of_rows)
 @saves("VarBackward0", Kept("its input", because="the derivative is the distance from the mean"))
 def var(x: Tensor, dim: Dims = None, keepdim: bool = False) -> Tensor:
-    """``x.var(dim)``: saves ``x``. CUDA's workspace is taken for that of a sum."""
+    """``x.var(dim)``: saves ``x``."""
+    return _reduced("VarBackward0", x, dim, keepdim, (x,), _var_backward)
+
+
+def _reduced(name: str, x: Tensor, dim: Dims, keepdim: bool, saved: Saved, backward: Backward) -> Tensor:
+    """Record a reduction that is one kernel. Its backward is given the dimensions and ``keepdim``."""
     dims = _dims(x, dim)
     shape = _without(x.shape, dims, keepdim)
-    return record("VarBackward0", lambda: _spread(x, dims, shape), (x,), (x,), _var_backward, dims, keepdim)
+    return record(name, lambda: _spread(x, dims, shape), (x,), saved, backward, dims, keepdim)
 
 
 def _spread(x: Tensor, dims: Collection[int], shape: Shape) -> Tensor:
-    out = x.ledger.empty(shape, x.dtype)
-    if x.ledger.device.converts_on_load:
-        x.ledger.transient(*x.ledger.device.workspace_of_sum(x, [i in dims for i in range(len(x.shape))]))
-    return out
+    """Allocate a reduction of ``x``. CUDA's workspace is taken for that of a sum, and a CPU's kernels have none."""
+    return summed(x, dims, shape) if x.ledger.device.converts_on_load else x.ledger.empty(shape, x.dtype)
 
 
 def _var_backward(call: Call) -> Grads:
@@ -138,10 +142,8 @@ def _deviations(grad: Tensor, x: Tensor, dims: Sequence[int]) -> Tensor:
     Kept("its result", because="the derivative is the distance from the mean, over the result"),
 )
 def std(x: Tensor, dim: Dims = None, keepdim: bool = False) -> Tensor:
-    """``x.std(dim)``: saves ``x`` and its result. CUDA's workspace is taken for that of a sum."""
-    dims = _dims(x, dim)
-    shape = _without(x.shape, dims, keepdim)
-    return record("StdBackward0", lambda: _spread(x, dims, shape), (x,), (x, RESULT), _std_backward, dims, keepdim)
+    """``x.std(dim)``: saves ``x`` and its result."""
+    return _reduced("StdBackward0", x, dim, keepdim, (x, RESULT), _std_backward)
 
 
 def _std_backward(call: Call) -> Grads:
@@ -168,7 +170,7 @@ def logsumexp(x: Tensor, dim: Dims, keepdim: bool = False) -> Tensor:
     def make() -> Tensor:
         # logsumexp_out_impl: (x - largest).exp_().sum(dim).log_().add_(largest)
         rows = _without(x.shape, dims, True)
-        largest = summed(x, dims, rows) if x.ledger.device.converts_on_load else x.ledger.empty(rows, x.dtype)
+        largest = _spread(x, dims, rows)
         absolute = elementwise((largest,), x.dtype)
         infinite = without_gradient((absolute,), "bool")
         del absolute, infinite
@@ -194,9 +196,7 @@ def _logsumexp_backward(call: Call) -> Grads:
 )
 def amax(x: Tensor, dim: Dims = (), keepdim: bool = False) -> Tensor:
     """``x.amax(dim)`` or ``x.amin(dim)``: saves ``x`` and its result."""
-    dims = _dims(x, dim)
-    shape = _without(x.shape, dims, keepdim)
-    return record("AmaxBackward0", lambda: _spread(x, dims, shape), (x,), (x, RESULT), _amax_backward, dims, keepdim)
+    return _reduced("AmaxBackward0", x, dim, keepdim, (x, RESULT), _amax_backward)
 
 
 def _amax_backward(call: Call) -> Grads:
@@ -252,17 +252,7 @@ def _cumsum_backward(call: Call) -> Grads:
 def linalg_vector_norm(x: Tensor, dim: Dims = None, keepdim: bool = False) -> Tensor:
     """``torch.linalg.vector_norm(x, dim=dim)``, p = 2: saves its input and its result."""
     x = widened(x)
-    dims = _dims(x, dim)
-    shape = _without(x.shape, dims, keepdim)
-    return record(
-        "LinalgVectorNormBackward0",
-        lambda: _spread(x, dims, shape),
-        (x,),
-        (x, RESULT),
-        _vector_norm_backward,
-        dims,
-        keepdim,
-    )
+    return _reduced("LinalgVectorNormBackward0", x, dim, keepdim, (x, RESULT), _vector_norm_backward)
 
 
 def _vector_norm_backward(call: Call) -> Grads:
