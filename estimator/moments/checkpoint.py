@@ -16,9 +16,7 @@ from typing import TYPE_CHECKING
 from ..engines.replay import state_sizes
 from ..ledger import ITEMSIZE, product, whole
 from ..methods.base import AdapterMethod
-from ..programs import Builder
-from ..programs.causal_lm import RecordedCausalLM
-from .weights import Weight, Weights
+from .weights import Weight, Weights, built
 
 if TYPE_CHECKING:
     from ..engines.engine import Job
@@ -90,10 +88,7 @@ def unknown(job: Job, weights: Weights) -> str:
 
 def checkpoint_of(job: Job, weights: Weights) -> Checkpoint:
     """What a save of a plan's run writes, of a plan with a rule for it (``unknown``)."""
-    step = job.step
-    ledger = step.ledger(unrolled=True)
-    build = Builder(ledger, job.method, step.dtype, base=step.base)
-    model = job.method.wrap_model(build, RecordedCausalLM(build, job.sizes()))
+    ledger = built(job, job.step.dtype)
     states = state_sizes(job.step, job.method, ledger)
     if job.plan.method.inner.name in WHOLE:
         tensors = tuple(sorted(weights.parameters, key=lambda weight: _natural(weight.name)))
@@ -103,7 +98,6 @@ def checkpoint_of(job: Job, weights: Weights) -> Checkpoint:
         for p in ledger.parameters
         if p.added and not p.name.endswith(".ranknum")  # AdaLoRA's number of ranks, which PEFT leaves out
     )
-    del model
     return Checkpoint(added, {"adapter_model.safetensors": file_bytes(added)}, states)
 
 

@@ -12,11 +12,9 @@ from typing import TYPE_CHECKING
 
 from ..ledger import ITEMSIZE, whole
 from ..methods.lora import LoraOptions
-from ..programs import Builder
-from ..programs.causal_lm import RecordedCausalLM
 from .checkpoint import OTHER_FILES, model_files, split
 from .moment import Moment
-from .weights import Weights
+from .weights import Weights, built
 
 if TYPE_CHECKING:
     from ..engines.engine import Job
@@ -69,14 +67,9 @@ def _work(n_out: int, n_in: int, rank: int, adapter: int, job: Job, safe: bool) 
 
 def _adapted(job: Job) -> list[tuple[int, int, int, str]]:
     """Outputs, inputs, rank and dtype of each linear layer with a LoRA."""
-    step = job.step
-    ledger = step.ledger(unrolled=True)
-    build = Builder(ledger, job.method, step.dtype, base=step.base)
-    model = job.method.wrap_model(build, RecordedCausalLM(build, job.sizes()))
     found: dict[str, dict[str, tuple[tuple[int, ...], str]]] = {}
-    for p in ledger.parameters:
+    for p in built(job, job.step.dtype).parameters:
         path, _, part = p.name.rpartition(".lora_")
         if part in ("A.weight", "B.weight"):
             found.setdefault(path, {})[part[0]] = tuple(map(whole, p.shape)), p.dtype
-    del model
     return [(pair["B"][0][0], pair["A"][0][1], pair["A"][0][0], pair["B"][1]) for pair in found.values()]

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
-from ..ledger import product, whole
+from ..ledger import Ledger, product, whole
 from ..programs import Builder
 from ..programs.causal_lm import RecordedCausalLM
 
@@ -53,18 +53,22 @@ class Weights:
 
 def weights_of(job: Job) -> Weights:
     """The weights of a plan's base model, every layer's, in the order of the model's state dict."""
-    step = job.step
-    ledger = step.ledger(unrolled=True)
-    build = Builder(ledger, job.method, loaded_dtype(job), base=step.base)
-    model = job.method.wrap_model(build, RecordedCausalLM(build, job.sizes()))
+    ledger = built(job, loaded_dtype(job))
     found = [
         Weight(_base_name(p.name), tuple(map(whole, p.shape)), p.dtype, whole(p.storage.nbytes))
         for p in ledger.parameters
         if not p.added
     ]
-    del model
     # Other buffers, such as those of rotary positions, are not in the files, and small.
-    return Weights(tuple(found), whole(ledger.buffer_bytes) if step.base else 0)
+    return Weights(tuple(found), whole(ledger.buffer_bytes) if job.step.base else 0)
+
+
+def built(job: Job, dtype: str) -> Ledger:
+    """A ledger with the parameters of a plan's model, every layer's, as its method makes it of weights of a dtype."""
+    ledger = job.step.ledger(unrolled=True)
+    build = Builder(ledger, job.method, dtype, base=job.step.base)
+    job.method.wrap_model(build, RecordedCausalLM(build, job.sizes()))
+    return ledger
 
 
 def loaded_dtype(job: Job) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import fields
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
@@ -87,18 +88,9 @@ class LlamaCppOptions(BaseModel):
         from .context import Parameters
 
         sequences = self.sequences(batch)
-        return Parameters(
-            n_ctx=self.n_ctx or (n_ctx_train if seq is None else sequences * seq),
-            n_batch=self.n_batch,
-            n_ubatch=self.n_ubatch,
-            type_k=self.type_k,
-            type_v=self.type_v,
-            flash_attn=self.flash_attn,
-            n_seq_max=sequences,
-            kv_unified=self.kv_unified,
-            swa_full=self.swa_full,
-            n_outputs_max=self.n_outputs_max,
-        )
+        own = {one.name: getattr(self, one.name) for one in fields(Parameters)}
+        n_ctx = self.n_ctx or (n_ctx_train if seq is None else sequences * seq)
+        return Parameters(**{**own, "n_ctx": n_ctx, "n_seq_max": sequences})
 
 
 DEFAULTS = LlamaCppOptions.model_construct()
