@@ -13,7 +13,7 @@ from ..fields import Number, Rank
 from ..ledger import Size, Tensor
 from ..programs import Builder, Config, Method, Module
 from ..programs.causal_lm import RecordedCausalLM
-from .prompts import EmbeddedPromptOptions, PromptEmbedding, PromptMethod, encoder_linear
+from .prompts import EmbeddedPromptOptions, PromptMethod, encoder_embedding, encoder_linear
 
 
 class PTuningMethod(EmbeddedPromptOptions):
@@ -52,7 +52,7 @@ class PromptEncoder(Module):
 
     def __init__(self, build: Builder, virtual_tokens: int, hidden: Size, width: Size) -> None:
         self.ledger = build.ledger
-        self.embedding = PromptEmbedding(build, "prompt_encoder.embedding", virtual_tokens, hidden)
+        self.embedding = encoder_embedding(build, virtual_tokens, hidden)
         self.mlp_head = (
             encoder_linear(build, "mlp_head.0", hidden, width),
             encoder_linear(build, "mlp_head.2", width, width),

@@ -14,7 +14,7 @@ from ..ledger import Size, Tensor
 from ..programs import Builder, Config, Inputs, Method, Module
 from ..programs.attention_functions import Cache
 from ..programs.causal_lm import RecordedCausalLM
-from .prompts import PromptEmbedding, PromptMethod, PromptModel, PromptOptions, encoder_linear
+from .prompts import PromptMethod, PromptModel, PromptOptions, encoder_embedding, encoder_linear
 
 
 class PrefixTuningMethod(PromptOptions):
@@ -46,7 +46,7 @@ class PrefixTuning(PromptMethod):
         token_dim = model.c.kv_heads * model.c.head_dim
         size = model.c.layers() * 2 * token_dim
         if not self.projection:
-            return PromptEmbedding(build, "prompt_encoder.embedding", self.virtual_tokens, size)
+            return encoder_embedding(build, self.virtual_tokens, size)
         width = token_dim if self.width is None else self.width
         return PrefixEncoder(build, self.virtual_tokens, token_dim, width, size)
 
@@ -59,7 +59,7 @@ class PrefixEncoder(Module):
 
     def __init__(self, build: Builder, virtual_tokens: int, token_dim: Size, width: Size, size: Size) -> None:
         self.ledger = build.ledger
-        self.embedding = PromptEmbedding(build, "prompt_encoder.embedding", virtual_tokens, token_dim)
+        self.embedding = encoder_embedding(build, virtual_tokens, token_dim)
         self.first = encoder_linear(build, "transform.0", token_dim, width)
         self.last = encoder_linear(build, "transform.2", width, size)
 

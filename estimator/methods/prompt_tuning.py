@@ -10,7 +10,7 @@ from ..errors import InputError
 from ..ledger import Size
 from ..programs import Builder, Config, Method, Module
 from ..programs.causal_lm import RecordedCausalLM
-from .prompts import EmbeddedPromptOptions, PromptEmbedding, PromptMethod
+from .prompts import EmbeddedPromptOptions, PromptMethod, encoder_embedding
 
 
 class PromptTuningMethod(EmbeddedPromptOptions):
@@ -44,4 +44,4 @@ class PromptTuning(PromptMethod):
     """One trained embedding for each virtual token."""
 
     def encoder(self, build: Builder, model: RecordedCausalLM) -> Module:
-        return PromptEmbedding(build, "prompt_encoder.embedding", self.virtual_tokens, model.c.hidden)
+        return encoder_embedding(build, self.virtual_tokens, model.c.hidden)

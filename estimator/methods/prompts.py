@@ -12,7 +12,7 @@ from .. import operators as ops
 from ..errors import InputError
 from ..fields import Name, Rank, Whole
 from ..ledger import Size, Tensor
-from ..programs import Builder, Config, Inputs, Linear, Module
+from ..programs import Builder, Config, Embedding, Inputs, Linear, Module
 from ..programs.causal_lm import RecordedCausalLM
 from .base import AdapterMethod, Targets
 from .options import MethodOptions, check_modules_to_save
@@ -145,16 +145,10 @@ class EmbeddedPrompts(PromptModel):
         return ops.repeat(prompts, batch, 1, 1)
 
 
-class PromptEmbedding(Module):
-    """``nn.Embedding`` of virtual tokens: weight [virtual tokens, size]."""
-
-    def __init__(self, build: Builder, path: str, *shape: Size) -> None:
-        self.path, self.ledger = path, build.ledger
-        self.weight = build.adapter(f"{path}.weight", shape, "float32")
-
-    def forward(self, ids: Tensor) -> Tensor:
-        """Ids [B, virtual tokens] -> [B, virtual tokens, size]."""
-        return ops.embedding(ids, self.weight)
+def encoder_embedding(build: Builder, virtual_tokens: int, size: Size) -> Embedding:
+    """The embedding of a prompt encoder: weight [virtual tokens, size]."""
+    path = "prompt_encoder.embedding"
+    return Embedding(build, path, build.adapter(f"{path}.weight", (virtual_tokens, size), "float32"))
 
 
 def encoder_linear(build: Builder, name: str, n_in: Size, n_out: Size) -> Linear:

@@ -8,12 +8,12 @@ from typing import Any
 from ..errors import InputError
 from ..ledger import Call, Shape, Size, Tensor, record
 from .casts import check_promotion, promote_types, to
-from .elementwise import sub
+from .elementwise import sub, zeros_backward
 from .in_place import write
 from .layout import Grads, channels_last_strides, empty_like, is_channels_last, strides_of, view_of
 from .reductions import summed
 from .table import Result, first, flattened, operator, recorded
-from .views import clone, expand, input_backward, narrow, reshape, select, unsqueeze, view
+from .views import clone, contiguous_backward, expand, input_backward, narrow, reshape, select, unsqueeze, view
 
 
 @operator("cat", same=("concat", "concatenate"), args=lambda out, tensors, dim=0: (tensors, out.shape))
@@ -125,33 +125,25 @@ def block_diag_of(x: Tensor) -> Tensor:
 @operator("triu", "tril")
 def triu(x: Tensor, diagonal: int = 0) -> Tensor:
     """``x.triu(diagonal)`` or ``x.tril(diagonal)``: a contiguous copy. So is the gradient."""
-    return record("TriuBackward0", lambda: x.ledger.empty(x.shape, x.dtype), (x,), (), _contiguous_backward)
+    return record("TriuBackward0", lambda: x.ledger.empty(x.shape, x.dtype), (x,), (), contiguous_backward)
 
 
 @operator("roll", args=first)
 def roll(x: Tensor) -> Tensor:
     """``x.roll(shifts, dims)`` of one dimension: a contiguous copy. So is the gradient."""
-    return record("RollBackward0", lambda: x.ledger.empty(x.shape, x.dtype), (x,), (), _contiguous_backward)
+    return record("RollBackward0", lambda: x.ledger.empty(x.shape, x.dtype), (x,), (), contiguous_backward)
 
 
 @operator("triu_", "tril_")
 def triu_(x: Tensor, diagonal: int = 0) -> Tensor:
     """``x.triu_(diagonal)`` or ``x.tril_(diagonal)``. The gradient is a contiguous copy."""
-    return write(x, (), "TriuBackward0", (), _contiguous_backward)
-
-
-def _contiguous_backward(call: Call) -> Grads:
-    return (call.ledger.empty(call.grad.shape, call.grad.dtype),)
+    return write(x, (), "TriuBackward0", (), contiguous_backward)
 
 
 @operator("flip", args=first)
 def flip(x: Tensor) -> Tensor:
     """``x.flip(dims)``: a copy with ``x``'s strides."""
-    return record("FlipBackward0", lambda: empty_like(x), (x,), (), _like_backward)
-
-
-def _like_backward(call: Call) -> Grads:
-    return (empty_like(call.grad),)
+    return record("FlipBackward0", lambda: empty_like(x), (x,), (), zeros_backward)
 
 
 @operator("diff", args=lambda out, x, n=1, dim=-1, prepend=None, append=None: (x, dim, (prepend, append)))

@@ -10,7 +10,7 @@ from ..ledger import FLOATING, ITEMSIZE, RESULT, Backward, Beside, Call, Ledger,
 from .casts import promote, to, widened
 from .layout import Grads, broadcast, elementwise_strides, empty_like
 from .table import FACTORS, PRODUCT, Kept, Result, first, operator, recorded, saves
-from .views import pass_on
+from .views import contiguous_backward, pass_on
 
 Operand = Tensor | complex
 """A tensor or a Python number. Memory depends on the kind of a number, not on its value."""
@@ -462,7 +462,8 @@ def _erfinv_backward(call: Call) -> Grads:
     return (binary(scaled, call.grad),)
 
 
-def _zeros_backward(call: Call) -> Grads:
+def zeros_backward(call: Call) -> Grads:
+    """The backward of an operator whose result does not change with its input."""
     return (empty_like(call.grad),)
 
 
@@ -541,11 +542,11 @@ reciprocal = _unary(
 )
 erfinv = _unary("erfinv", "input", _erfinv_backward, "the derivative depends on x", widens=True)
 softplus = _unary("softplus", "input", one_kernel_backward, "the derivative of softplus(x) depends on x", widens=True)
-sign = _unary("sign", "nothing", _zeros_backward)
-floor = _unary("floor", "nothing", _zeros_backward)
-ceil = _unary("ceil", "nothing", _zeros_backward)
-round = _unary("round", "nothing", _zeros_backward)
-trunc = _unary("trunc", "nothing", _zeros_backward)
+sign = _unary("sign", "nothing", zeros_backward)
+floor = _unary("floor", "nothing", zeros_backward)
+ceil = _unary("ceil", "nothing", zeros_backward)
+round = _unary("round", "nothing", zeros_backward)
+trunc = _unary("trunc", "nothing", zeros_backward)
 relu = _unary("relu", "result", relu_backward, "gradients pass where the result is above zero")
 gelu = _unary("gelu", "input", one_kernel_backward, "the derivative of gelu(x) depends on x")
 silu = _unary("silu", "input", one_kernel_backward, "the derivative of silu(x) depends on x")
@@ -622,7 +623,7 @@ def logsigmoid(x: Tensor) -> Tensor:
     """
     ledger = x.ledger
     if ledger.device.has_own_memory:
-        return record("LogSigmoidBackward0", lambda: ledger.empty(x.shape, x.dtype), (x,), (x,), _zeros_backward)
+        return record("LogSigmoidBackward0", lambda: ledger.empty(x.shape, x.dtype), (x,), (x,), zeros_backward)
     buffer = ledger.empty(x.shape, x.dtype)
 
     def make() -> Tensor:
@@ -631,7 +632,7 @@ def logsigmoid(x: Tensor) -> Tensor:
             ledger.transient(x.nbytes)  # input.contiguous()
         return out
 
-    return record("LogSigmoidBackward0", make, (x,), (x, buffer), _zeros_backward)
+    return record("LogSigmoidBackward0", make, (x,), (x, buffer), zeros_backward)
 
 
 @operator("polar")
@@ -679,12 +680,7 @@ def _where_backward(call: Call) -> Grads:
 def masked_fill(x: Tensor, mask: Tensor) -> Tensor:
     """``x.masked_fill(mask, number)``: a contiguous copy; saves the mask."""
     shape = broadcast(x.shape, mask.shape)
-    return record("MaskedFillBackward0", lambda: x.ledger.empty(shape, x.dtype), (x,), (mask,), masked_fill_backward)
-
-
-def masked_fill_backward(call: Call) -> Grads:
-    """``grad.masked_fill(mask, 0)``."""
-    return (call.ledger.empty(call.grad.shape, call.grad.dtype),)
+    return record("MaskedFillBackward0", lambda: x.ledger.empty(shape, x.dtype), (x,), (mask,), contiguous_backward)
 
 
 @operator("maximum", "minimum")

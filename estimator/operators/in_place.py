@@ -20,7 +20,6 @@ from .elementwise import (
     casts_for,
     clamp_backward,
     div_backward,
-    masked_fill_backward,
     mul_backward,
     negative_backward,
     one_kernel_backward,
@@ -29,10 +28,11 @@ from .elementwise import (
     scaled_backward,
     sub_backward,
     wrapped_number,
+    zeros_backward,
 )
 from .layout import Grads, empty_like
 from .table import Kept, Result, first, operator, recorded, saves
-from .views import pass_on
+from .views import contiguous_backward, input_backward, pass_on
 
 
 @saves(
@@ -90,7 +90,7 @@ def write(
     if out.node is None:
         return x
     base.written(out.node)
-    view = record("AsStridedBackward0", x.alias, (out,), (), _as_strided_backward, whole.shape)
+    view = record("AsStridedBackward0", x.alias, (out,), (), input_backward, whole.shape)
     x.node, x.number, x.requires_grad = view.node, view.number, True
     return x
 
@@ -104,11 +104,6 @@ def _copy_slices_backward(call: Call) -> Grads:
     _, *others = backward(call)
     del whole
     return (result if call.needs[0] else None, *others)
-
-
-def _as_strided_backward(call: Call) -> Grads:
-    # as_strided_backward copies the gradient into zeros of the storage's shape
-    return (call.ledger.empty(call.args[0], call.grad.dtype),)
 
 
 def _saved_self(x: Tensor, wanted: bool) -> Tensor | None:
@@ -180,48 +175,29 @@ def clamp_(x: Tensor, bounds: int = 1) -> Tensor:
     return write(x, (), "ClampBackward1", (_saved_self(x, x.requires_grad),), clamp_backward, bounds)
 
 
-@operator("neg_", args=first)
-def neg_(x: Tensor) -> Tensor:
-    """``x.neg_()``: saves nothing."""
-    return write(x, (), "NegBackward0", (), negative_backward)
+def _of_one(names: Sequence[str], node: str, saved: Sequence[Any], backward: Backward) -> Callable[[Tensor], Tensor]:
+    """The row of operators that write to a tensor whatever is in it, or a function of it."""
 
-
-@operator("relu_", args=first)
-def relu_(x: Tensor) -> Tensor:
-    """``x.relu_()``: saves its result."""
-    return write(x, (), "ReluBackward0", (RESULT,), relu_backward)
-
-
-def _saving_result(name: str) -> Callable[[Tensor], Tensor]:
-    @operator(name, args=first)
+    @operator(*names, args=first)
     def rule(x: Tensor) -> Tensor:
-        return write(x, (), f"{name[:-1].title()}Backward0", (RESULT,), one_kernel_backward)
+        return write(x, (), node, saved, backward)
 
     return rule
 
 
-exp_ = _saving_result("exp_")
-sigmoid_ = _saving_result("sigmoid_")
-tanh_ = _saving_result("tanh_")
+neg_ = _of_one(("neg_",), "NegBackward0", (), negative_backward)
+relu_ = _of_one(("relu_",), "ReluBackward0", (RESULT,), relu_backward)
+exp_ = _of_one(("exp_",), "ExpBackward0", (RESULT,), one_kernel_backward)
+sigmoid_ = _of_one(("sigmoid_",), "SigmoidBackward0", (RESULT,), one_kernel_backward)
+tanh_ = _of_one(("tanh_",), "TanhBackward0", (RESULT,), one_kernel_backward)
+_FILLS = ("fill_", "zero_", "uniform_", "normal_", "exponential_", "bernoulli_", "random_")
+fill_ = _of_one(_FILLS, "FillBackward0", (), zeros_backward)
 
 
 @operator("masked_fill_", args=lambda out, x, mask, *_, **__: (x, mask))
 def masked_fill_(x: Tensor, mask: Tensor) -> Tensor:
     """``x.masked_fill_(mask, number)``: saves the mask."""
-    return write(x, (), "MaskedFillBackward0", (mask,), masked_fill_backward)
-
-
-@operator(
-    "fill_", "zero_", "uniform_", "normal_", "exponential_", "bernoulli_", "random_",
-    args=first,
-)  # fmt: skip
-def fill_(x: Tensor) -> Tensor:
-    """``x.fill_(number)`` or ``x.zero_()``: saves nothing. The gradient is zeros."""
-    return write(x, (), "FillBackward0", (), _zeros_backward)
-
-
-def _zeros_backward(call: Call) -> Grads:
-    return (empty_like(call.grad),)
+    return write(x, (), "MaskedFillBackward0", (mask,), contiguous_backward)
 
 
 @operator("copy_", args=lambda out, x, source, *_: (x, source))

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
-from ..ledger import Shape, Size, Tensor
+from ..ledger import Call, Shape, Size, Tensor
 from ..ledger.sizes import compared, is_so
 
 Grads = tuple[Tensor | None, ...]
+
+
+def gradients(call: Call, *inputs: Tensor) -> Grads:
+    """A new tensor like each input that needs a gradient, contiguous."""
+    needed = zip(inputs, call.needs, strict=True)
+    return tuple(call.ledger.empty(x.shape, x.dtype) if need else None for x, need in needed)
 
 
 def contiguous_strides(shape: Shape) -> Shape:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from ..ledger import Call, Tensor, record
 from .casts import widened
-from .layout import Grads
+from .layout import Grads, gradients
 from .norms import log_softmax
 from .table import SHAPE, Kept, operator, saves
 
@@ -66,11 +66,7 @@ def mse_loss(x: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
 
 
 def _mse_backward(call: Call) -> Grads:
-    x, target = call.saved
-    return tuple(
-        call.ledger.empty(one.shape, one.dtype) if needed else None
-        for one, needed in zip((x, target), call.needs, strict=True)
-    )
+    return gradients(call, *call.saved)
 
 
 def _nll_backward(call: Call) -> Grads:

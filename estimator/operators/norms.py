@@ -7,7 +7,7 @@ from .casts import to, widened, widens
 from .device import THREADS
 from .elementwise import SCALAR, mul, pow, rsqrt
 from .in_place import add_
-from .layout import Grads
+from .layout import Grads, gradients
 from .reductions import mean
 from .table import Kept, operator, saves
 
@@ -59,11 +59,8 @@ def _contiguous(x: Tensor) -> Tensor:
 
 def _layer_norm_backward(call: Call) -> Grads:
     x, _, _, weight, bias = call.saved
-    tensors = (x, weight, bias)
     copies = _contiguous(call.grad), _contiguous(x)
-    grads = tuple(
-        call.ledger.empty(t.shape, t.dtype) if need else None for t, need in zip(tensors, call.needs, strict=True)
-    )
+    grads = gradients(call, x, weight, bias)
     if call.ledger.device.splits_by_thread and (call.needs[1] or call.needs[2]):
         call.ledger.transient(THREADS * 2 * weight.numel * ITEMSIZE[weight.dtype])  # each thread's share
     del copies
@@ -114,9 +111,7 @@ def _fused_rms_norm(x: Tensor, weight: Tensor | None) -> Tensor:
 
 def _rms_norm_backward(call: Call) -> Grads:
     x, weight, _ = call.saved
-    return tuple(
-        call.ledger.empty(t.shape, t.dtype) if need else None for t, need in zip((x, weight), call.needs, strict=True)
-    )
+    return gradients(call, x, weight)
 
 
 @operator(

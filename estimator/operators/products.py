@@ -15,7 +15,19 @@ from .elementwise import elementwise, mul, with_number
 from .layout import Grads, broadcast, normalised, strides_of, view_of
 from .reductions import sum
 from .table import FACTORS, PRODUCT, SHAPE, Kept, first, operator, saves
-from .views import contiguous, expand, permute, real, reshape, squeeze, transpose, unsafe_view, unsqueeze, view
+from .views import (
+    complex_backward,
+    contiguous,
+    expand,
+    permute,
+    real,
+    reshape,
+    squeeze,
+    transpose,
+    unsafe_view,
+    unsqueeze,
+    view,
+)
 
 P = ParamSpec("P")
 
@@ -116,16 +128,20 @@ def mm(a: Tensor, mat2: Tensor) -> Tensor:
     """``a.mm(mat2)``: saves each factor if the other requires a gradient."""
     b = autocast(mat2)
     a = autocast(a)
-    saved = (b if a.requires_grad else None, a if b.requires_grad else None)
-    shape = (a.shape[0], b.shape[1])
     args = _column_major(a), _column_major(b)
+    return record("MmBackward0", lambda: _multiplied(a, b), (a, b), _factors(a, b), _mm_backward, *args)
 
-    def make() -> Tensor:
-        out = _product_of(a, shape, a.shape[1])
-        launch_cublas(a, b)
-        return out
 
-    return record("MmBackward0", make, (a, b), saved, _mm_backward, *args)
+def _multiplied(a: Tensor, b: Tensor) -> Tensor:
+    """Allocate the product of two matrices."""
+    out = _product_of(a, (a.shape[0], b.shape[1]), a.shape[1])
+    launch_cublas(a, b)
+    return out
+
+
+def _factors(a: Tensor, b: Tensor) -> tuple[Tensor | None, Tensor | None]:
+    """What a product saves: each factor if the other requires a gradient."""
+    return b if a.requires_grad else None, a if b.requires_grad else None
 
 
 def _column_major(x: Tensor) -> bool:
@@ -171,16 +187,8 @@ def addmm(bias: Tensor, a: Tensor, b: Tensor, beta: bool = False, alpha: bool = 
     b = autocast(b)
     a = autocast(a)
     bias = autocast(bias)
-    saved = (b if a.requires_grad else None, a if b.requires_grad else None)
-    shape = (a.shape[0], b.shape[1])
-
-    def make() -> Tensor:
-        out = _product_of(a, shape, a.shape[1])
-        launch_cublas(a, b)
-        return out
-
     args = _column_major(a), _column_major(b), beta, alpha
-    return record("AddmmBackward0", make, (bias, a, b), saved, _addmm_backward, *args)
+    return record("AddmmBackward0", lambda: _multiplied(a, b), (bias, a, b), _factors(a, b), _addmm_backward, *args)
 
 
 def _addmm_backward(call: Call) -> Grads:
@@ -202,8 +210,8 @@ def mv(a: Tensor, vec: Tensor) -> Tensor:
     """``a.mv(vec)`` of a matrix and a vector: saves each factor if the other requires a gradient."""
     b = autocast(vec)
     a = autocast(a)
-    saved = (b if a.requires_grad else None, a if b.requires_grad else None)
-    return record("MvBackward0", lambda: _product_of(a, a.shape[:1], a.shape[1]), (a, b), saved, _mv_backward)
+    shape = a.shape[:1]
+    return record("MvBackward0", lambda: _product_of(a, shape, a.shape[1]), (a, b), _factors(a, b), _mv_backward)
 
 
 def _mv_backward(call: Call) -> Grads:
@@ -219,8 +227,7 @@ def _mv_backward(call: Call) -> Grads:
 @saves("DotBackward0", *PRODUCT, inputs=FACTORS)
 def dot(a: Tensor, b: Tensor) -> Tensor:
     """``a.dot(b)`` of two vectors: saves each if the other requires a gradient."""
-    saved = (b if a.requires_grad else None, a if b.requires_grad else None)
-    return record("DotBackward0", lambda: _product_of(a, (), a.shape[0]), (a, b), saved, _dot_backward)
+    return record("DotBackward0", lambda: _product_of(a, (), a.shape[0]), (a, b), _factors(a, b), _dot_backward)
 
 
 def _dot_backward(call: Call) -> Grads:
@@ -301,24 +308,21 @@ def bmm(a: Tensor, mat2: Tensor) -> Tensor:
     """``a.bmm(mat2)``: saves each factor if the other requires a gradient."""
     b = autocast(mat2)
     a = autocast(a)
-    saved = (b if a.requires_grad else None, a if b.requires_grad else None)
-    shape = (a.shape[0], a.shape[1], b.shape[2])
-    return record(
-        "BmmBackward0",
-        lambda: a.ledger.product(lambda: _batched_product(shape, a, b)),
-        (a, b),
-        saved,
-        _bmm_backward,
-    )
+    return record("BmmBackward0", lambda: _batch_multiplied(a, b), (a, b), _factors(a, b), _bmm_backward)
+
+
+def _batch_multiplied(a: Tensor, b: Tensor) -> Tensor:
+    """Allocate the products of two batches of matrices."""
+    return a.ledger.product(lambda: _batched_product(a, b))
 
 
 def _bmm_backward(call: Call) -> Grads:
     grad, (b, a) = call.grad, call.saved
     grad_a = grad_b = None
     if call.needs[1]:
-        grad_b = _batched_product((grad.shape[0], a.shape[2], grad.shape[2]), _transposed(a), grad)
+        grad_b = _batched_product(_transposed(a), grad)
     if call.needs[0]:
-        grad_a = _batched_product((grad.shape[0], grad.shape[1], b.shape[1]), grad, _transposed(b))
+        grad_a = _batched_product(grad, _transposed(b))
     return grad_a, grad_b
 
 
@@ -333,17 +337,8 @@ def baddbmm(x: Tensor, a: Tensor, b: Tensor, beta: bool = False, alpha: bool = F
     b = autocast(b)
     a = autocast(a)
     x = autocast(x)
-    saved = (b if a.requires_grad else None, a if b.requires_grad else None)
-    shape = (a.shape[0], a.shape[1], b.shape[2])
-    return record(
-        "BaddbmmBackward0",
-        lambda: a.ledger.product(lambda: _batched_product(shape, a, b)),
-        (x, a, b),
-        saved,
-        _baddbmm_backward,
-        beta,
-        alpha,
-    )
+    inputs, saved = (x, a, b), _factors(a, b)
+    return record("BaddbmmBackward0", lambda: _batch_multiplied(a, b), inputs, saved, _baddbmm_backward, beta, alpha)
 
 
 def _baddbmm_backward(call: Call) -> Grads:
@@ -351,17 +346,14 @@ def _baddbmm_backward(call: Call) -> Grads:
     scales_input, scales = call.args
     grad_a = grad_b = None
     if call.needs[1]:
-        grad_a = _maybe_multiply(
-            _batched_product((grad.shape[0], grad.shape[1], b.shape[1]), grad, _transposed(b)), scales
-        )
+        grad_a = _maybe_multiply(_batched_product(grad, _transposed(b)), scales)
     if call.needs[2]:
-        grad_b = _maybe_multiply(
-            _batched_product((grad.shape[0], a.shape[2], grad.shape[2]), _transposed(a), grad), scales
-        )
+        grad_b = _maybe_multiply(_batched_product(_transposed(a), grad), scales)
     return (_maybe_multiply(grad, scales_input) if call.needs[0] else None), grad_a, grad_b
 
 
-def _batched_product(shape: Shape, a: Tensor, b: Tensor) -> Tensor:
+def _batched_product(a: Tensor, b: Tensor) -> Tensor:
+    shape = (*a.shape[:2], b.shape[2])
     a.ledger.multiply(*shape, a.shape[2])
     out = a.ledger.empty(shape, a.dtype)
     launch_cublas(a, b)
@@ -543,12 +535,8 @@ def fft(x: Tensor) -> Tensor:
         return x.ledger.empty(x.shape, "complex64")
 
     if x.dtype == "complex64":
-        return record("FftC2CBackward0", make, (x,), (), _c2c_backward)
+        return record("FftC2CBackward0", make, (x,), (), complex_backward)
     return record("FftR2CBackward0", make, (x,), (x,), _r2c_backward)
-
-
-def _c2c_backward(call: Call) -> Grads:
-    return (call.ledger.empty(call.grad.shape, "complex64"),)
 
 
 def _r2c_backward(call: Call) -> Grads:
@@ -584,7 +572,7 @@ def grouped_mm(a: Tensor, b: Tensor, offs: Tensor | None = None, bias: Any = Non
     """
     if offs is None or bias is not None or (len(a.shape), len(b.shape)) != (2, 3):
         raise InputError("grouped_mm of other operands than rows and a matrix of each group has no rule")
-    saved = (b if a.requires_grad else None, a if b.requires_grad else None, offs)
+    saved = *_factors(a, b), offs
     strides = strides_of(b)
     column_major = strides[-2] == 1 and strides[-1] != 1
 

@@ -223,6 +223,11 @@ def input_backward(call: Call) -> Grads:
     return (call.ledger.empty(call.args[0], call.grad.dtype),)
 
 
+def contiguous_backward(call: Call) -> Grads:
+    """A contiguous gradient of the incoming one's shape."""
+    return (call.ledger.empty(call.grad.shape, call.grad.dtype),)
+
+
 @operator("real")
 def real(x: Tensor) -> Tensor:
     """``x.real`` of a complex64 tensor: a float32 view of every other number."""
@@ -231,11 +236,11 @@ def real(x: Tensor) -> Tensor:
     def make() -> Tensor:
         return Tensor(x.storage, x.shape, "float32", strides, is_view=True)
 
-    return record("SelectBackward0", make, (x,), (), _real_backward)
+    return record("SelectBackward0", make, (x,), (), complex_backward)
 
 
-def _real_backward(call: Call) -> Grads:
-    # select_backward of view_as_real: the gradient is copied into zeros
+def complex_backward(call: Call) -> Grads:
+    """A gradient of complex numbers, such as the zeros that ``select_backward`` of ``view_as_real`` copies into."""
     return (call.ledger.empty(call.grad.shape, "complex64"),)
 
 

@@ -171,7 +171,7 @@ class Builder:
 
     def embedding(self, path: str, count: Size, size: Size) -> Module:
         """``nn.Embedding``."""
-        return self.wrapped(lambda: Embedding(self, path, count, size))
+        return self.wrapped(lambda: Embedding(self, path, self.parameter(f"{path}.weight", count, size)))
 
 
 class Linear(Module):
@@ -191,9 +191,8 @@ class Linear(Module):
 class Embedding(Module):
     """``nn.Embedding``: weight [vocabulary, hidden]."""
 
-    def __init__(self, build: Builder, path: str, count: Size, size: Size) -> None:
-        self.path, self.ledger = path, build.ledger
-        self.weight = build.parameter(f"{path}.weight", count, size)
+    def __init__(self, build: Builder, path: str, weight: Tensor) -> None:
+        self.path, self.ledger, self.weight = path, build.ledger, weight
 
     def forward(self, ids: Tensor) -> Tensor:
         """Ids [B, S] -> [B, S, hidden]."""

@@ -17,7 +17,7 @@ class RecordedEmbedding(Embedding):
     """An embedding with calls of its own around the lookup."""
 
     def __init__(self, build: Builder, path: str, count: Size, size: Size, recorded: EventLoop) -> None:
-        super().__init__(build, path, count, size)
+        super().__init__(build, path, build.parameter(f"{path}.weight", count, size))
         self.recorded = recorded
 
     def forward(self, ids: Tensor) -> Tensor:
