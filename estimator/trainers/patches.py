@@ -4,116 +4,90 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 from . import hugging_face, torchtune
 
 Edits = Mapping[str, Any]
 """Values by the file's keys; a key of a block has the block's name before it: ``optimizer._component_``."""
-Write = Callable[[Any], Edits | None]
-"""The edits that say a value of a key of the plan; ``None`` where the tool has no key for it."""
+Written = str | Mapping[Any, Edits]
+"""How a file says a key of the plan: with a key of its own for any value, empty where the tool sets it by itself beside
+another one of the same change; or the edits for each value that it can say.
+"""
 
 
-def _always(key: str) -> Write:
-    return lambda value: {key: value}
+def _optimizers(key: str, names: Mapping[str, str]) -> Mapping[Any, Edits]:
+    return {plan: {key: name} for name, plan in reversed([*names.items()])}
 
 
-def _only(values: Mapping[Any, Edits]) -> Write:
-    return lambda value: values.get(value)
-
-
-def _optimizers(key: str, names: Mapping[str, str]) -> Write:
-    known: dict[str, str] = {}
-    for name, plan in names.items():
-        known.setdefault(plan, name)
-    return lambda value: {key: known[value]} if value in known else None
-
-
-def _implied(value: Any) -> Edits:
-    """The tool sets the key by itself where it sets another one of the same change."""
-    return {}
-
-
-_TRANSFORMERS: Mapping[str, Write] = {
-    "batch": _always("per_device_train_batch_size"),
-    "gradient_accumulation_steps": _always("gradient_accumulation_steps"),
-    "checkpointing": _only({"layer": {"gradient_checkpointing": True}}),
+_TRANSFORMERS: Mapping[str, Written] = {
+    "batch": "per_device_train_batch_size",
+    "gradient_accumulation_steps": "gradient_accumulation_steps",
+    "checkpointing": {"layer": {"gradient_checkpointing": True}},
     "optimizer": _optimizers("optim", hugging_face.OPTIMIZERS),
-    "loss": _only({"liger": {"use_liger_kernel": True}}),
+    "loss": {"liger": {"use_liger_kernel": True}},
 }
-_QUANTISED = {"rest_dtype": _implied, "compute_dtype": _implied}
+_QUANTISED = {"rest_dtype": "", "compute_dtype": ""}
 _SIZES = ("batch", "gradient_accumulation_steps")
-WRITERS: Mapping[str, Mapping[str, Write]] = {
+WRITERS: Mapping[str, Mapping[str, Written]] = {
     "training-arguments": _TRANSFORMERS,
     "trl": {
         **{key: write for key, write in _TRANSFORMERS.items() if key != "loss"},
-        "dtype": _only(
-            {
-                "bfloat16": {"dtype": "bfloat16"},
-                "int8": {"load_in_8bit": True},
-                "nf4": {"load_in_4bit": True},
-            }
-        ),
+        "dtype": {
+            "bfloat16": {"dtype": "bfloat16"},
+            "int8": {"load_in_8bit": True},
+            "nf4": {"load_in_4bit": True},
+        },
         **_QUANTISED,
     },
     "axolotl": {
-        "batch": _always("micro_batch_size"),
-        "gradient_accumulation_steps": _always("gradient_accumulation_steps"),
-        "checkpointing": _only({"layer": {"gradient_checkpointing": True}}),
+        "batch": "micro_batch_size",
+        "gradient_accumulation_steps": "gradient_accumulation_steps",
+        "checkpointing": {"layer": {"gradient_checkpointing": True}},
         "optimizer": _optimizers("optimizer", hugging_face.OPTIMIZERS),
-        "loss": _only(
-            {
-                "liger": {
-                    "liger_fused_linear_cross_entropy": True,
-                    "plugins": ["axolotl.integrations.liger.LigerPlugin"],
-                },
-                "cce": {
-                    "cut_cross_entropy": True,
-                    "plugins": ["axolotl.integrations.cut_cross_entropy.CutCrossEntropyPlugin"],
-                },
-            }
-        ),
-        "dtype": _only({"int8": {"load_in_8bit": True}, "nf4": {"load_in_4bit": True, "adapter": "qlora"}}),
+        "loss": {
+            "liger": {
+                "liger_fused_linear_cross_entropy": True,
+                "plugins": ["axolotl.integrations.liger.LigerPlugin"],
+            },
+            "cce": {
+                "cut_cross_entropy": True,
+                "plugins": ["axolotl.integrations.cut_cross_entropy.CutCrossEntropyPlugin"],
+            },
+        },
+        "dtype": {"int8": {"load_in_8bit": True}, "nf4": {"load_in_4bit": True, "adapter": "qlora"}},
         **_QUANTISED,
     },
     "llama-factory": {
         **_TRANSFORMERS,
-        "checkpointing": _only(
-            {
-                "layer": {"disable_gradient_checkpointing": False},
-                "offloaded": {"disable_gradient_checkpointing": False, "use_unsloth_gc": True},
-            }
-        ),
-        "loss": _only({"liger": {"enable_liger_kernel": True}}),
-        "dtype": _only(
-            {"int8": {"quantization_bit": 8}, "nf4": {"quantization_bit": 4}, "bfloat16": {"pure_bf16": True}}
-        ),
+        "checkpointing": {
+            "layer": {"disable_gradient_checkpointing": False},
+            "offloaded": {"disable_gradient_checkpointing": False, "use_unsloth_gc": True},
+        },
+        "loss": {"liger": {"enable_liger_kernel": True}},
+        "dtype": {"int8": {"quantization_bit": 8}, "nf4": {"quantization_bit": 4}, "bfloat16": {"pure_bf16": True}},
         **_QUANTISED,
     },
     "torchtune": {
-        "batch": _always("batch_size"),
-        "gradient_accumulation_steps": _always("gradient_accumulation_steps"),
-        "checkpointing": _only(
-            {
-                "layer": {"enable_activation_checkpointing": True},
-                "offloaded": {"enable_activation_checkpointing": True, "enable_activation_offloading": True},
-            }
-        ),
+        "batch": "batch_size",
+        "gradient_accumulation_steps": "gradient_accumulation_steps",
+        "checkpointing": {
+            "layer": {"enable_activation_checkpointing": True},
+            "offloaded": {"enable_activation_checkpointing": True, "enable_activation_offloading": True},
+        },
         "optimizer": _optimizers("optimizer._component_", torchtune.OPTIMIZERS),
-        "loss": _only({"ce-chunked-output": {"loss._component_": "torchtune.modules.loss.CEWithChunkedOutputLoss"}}),
+        "loss": {"ce-chunked-output": {"loss._component_": "torchtune.modules.loss.CEWithChunkedOutputLoss"}},
     },
     "unsloth": {
-        "batch": _always("per_device_train_batch_size"),
-        "gradient_accumulation_steps": _always("gradient_accumulation_steps"),
-        "checkpointing": _only(
-            {
-                "layer": {"use_gradient_checkpointing": True},
-                "offloaded": {"use_gradient_checkpointing": "unsloth"},
-            }
-        ),
+        "batch": "per_device_train_batch_size",
+        "gradient_accumulation_steps": "gradient_accumulation_steps",
+        "checkpointing": {
+            "layer": {"use_gradient_checkpointing": True},
+            "offloaded": {"use_gradient_checkpointing": "unsloth"},
+        },
         "optimizer": _optimizers("optim", hugging_face.OPTIMIZERS),
-        "dtype": _only({"int8": {"load_in_8bit": True, "load_in_4bit": False}, "nf4": {"load_in_4bit": True}}),
+        "dtype": {"int8": {"load_in_8bit": True, "load_in_4bit": False}, "nf4": {"load_in_4bit": True}},
         **_QUANTISED,
     },
 }
@@ -127,8 +101,11 @@ def edits(tool: str, keys: Mapping[str, Any], said_by: Mapping[str, str]) -> Edi
     """
     found: dict[str, Any] = {}
     for key, value in keys.items():
-        write = WRITERS.get(tool, {}).get(key)
-        said = None if write is None else write(value)
+        written = WRITERS.get(tool, {}).get(key)
+        if isinstance(written, str):
+            said: Edits | None = {written: value} if written else {}
+        else:
+            said = None if written is None else written.get(value)
         if said is None:
             return None
         found |= {said_by.get(key, name) if key in _SIZES else name: own for name, own in said.items()}
