@@ -133,7 +133,7 @@ class Ledger:
     unrolled: bool = False
     """Every one of equal layers and chunks is run: no part is counted."""
     outlined: bool = False
-    """An unrolled program leaves out some inner layers, which the reader of ``events`` adds (``programs/layer_runs.py``)."""
+    """An unrolled program leaves out inner layers, which the reader of ``events`` adds (``programs/layer_runs.py``)."""
     segment: int = -1
     """Number of the layer that runs now, or of the layers that one checkpoint spans; -1 outside the layers."""
     group: int = 0
