@@ -19,7 +19,6 @@ from ..errors import InputError
 from ..plans.plan import Plan
 from ..plans.refusals import check_question
 from ..plans.resolve import Resolved
-from ..recorder.hugging_face import quiet
 from .reference.libraries import torch
 from .reference.model import build_model, storage_bytes
 from .reference.savings import watch_products
@@ -45,6 +44,8 @@ def build(resolved: Resolved) -> Any:
     check_question("a trace", resolved.plan)
     if resolved.spec.head != "causal-lm":
         raise InputError(f"head: {resolved.spec.head} has no rule with a trace; ask `estimator measure`, which runs it")
+    from ..recorder.hugging_face import quiet
+
     with quiet():
         return build_model(resolved, "meta")
 
@@ -176,6 +177,8 @@ def without_data(attention: Callable[..., Any] | None = None) -> Iterator[None]:
     matrix products: here it is ``attention``, by default the kernel of a CPU.
     """
     from transformers import masking_utils
+
+    from ..recorder.hugging_face import quiet
 
     ignore_causal_mask = masking_utils._ignore_causal_mask_sdpa
 
