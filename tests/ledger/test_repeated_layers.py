@@ -21,6 +21,7 @@ from estimator.plans.models import ModelSpec
 from estimator.programs.modules import Method
 from estimator.programs.step import Step
 from estimator.steps.step import StepTotals, run
+from estimator.steps.train import Train
 
 METHODS: dict[str, Method] = {
     "full": Method(),
@@ -30,7 +31,7 @@ METHODS: dict[str, Method] = {
 }
 POINTS = {"gradients": (1, 2), "activations": (2, 300)}
 """Batch and sequence, by what is large at them."""
-BASE = Step(family="llama", dtype="float32")
+BASE = Step(family="llama", dtype="float32", procedure=Train())
 OPTIONS: dict[str, Step] = {
     "plain": BASE,
     "16 bit": replace(BASE, dtype="bfloat16"),

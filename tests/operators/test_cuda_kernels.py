@@ -27,6 +27,7 @@ from estimator.steps.clipping import clip
 from estimator.steps.optimizers import OPTIMIZERS
 from estimator.steps.optimizers.eight_bit import PagedAdamW8bit
 from estimator.steps.step import run
+from estimator.steps.train import Train
 from estimator.witnesses.measure import allocator_events, peak_of
 from estimator.witnesses.reference.model import storage_bytes
 from estimator.witnesses.reference.optimizers import make_optimizer
@@ -241,7 +242,7 @@ def test_published_optimizer_steps(step: tuple[int, ...]) -> None:
     loaded, peak, trainable, batch, seq, vocab, hidden = step
     ledger = gpu(capability=(7, 5), multiprocessors=40)
     ledger.unrolled = True
-    options = Step("llama", "float32", base=Base("nf4", "float16", "float16"), checkpointing="layer")
+    options = Step("llama", "float32", base=Base("nf4", "float16", "float16"), checkpointing="layer", procedure=Train())
     raw = {"model_type": "llama", "vocab_size": vocab, "hidden_size": 64, "intermediate_size": 64}
     own = {"num_attention_heads": 1, "num_key_value_heads": 1, "num_hidden_layers": 4}
     sizes = ModelSpec("test", {**raw, **own}, "test").config.sizes(lambda layer: None, options, 1, 40)
