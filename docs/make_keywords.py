@@ -13,7 +13,7 @@ from pydantic import BaseModel, BeforeValidator
 
 from estimator.bases.formats import FORMATS
 from estimator.engines.llama_cpp.recipes import RECIPES
-from estimator.fields import SPELLINGS, FloatName
+from estimator.io.fields import SPELLINGS, FloatName
 from estimator.methods.registry import METHODS
 from estimator.plans.flat import BLOCKS
 from estimator.plans.plan import Plan

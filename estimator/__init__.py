@@ -9,6 +9,7 @@ from .answers.estimate import estimate
 from .answers.result import Result
 from .answers.user_modules import record, step
 from .errors import InputError
+from .io.version import __version__ as __version__
 from .plans.plan import Plan
 from .questions import (
     advise,
@@ -25,7 +26,6 @@ from .questions import (
     smallest_device,
     sweep,
 )
-from .version import __version__ as __version__
 
 __all__ = [
     "InputError",

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from ..errors import InputError, TooLong, defect
-from ..files import LONGEST_LINE, parse_json
+from ..io.files import LONGEST_LINE, parse_json
 from ..plans.plan import Plan, parse_plan
 from ..plans.resolve import Resolved, resolve
 from ..text import dumped

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from ..engines.devices import find
 from ..errors import InputError, defect
-from ..outputs import append_line
+from ..io.outputs import append_line
 from ..programs.libraries import is_installed
 from ..text import dumped, human
 from ..witnesses.machine import peak_rss, reset_peak_rss, versions

@@ -10,7 +10,7 @@ from ..bases.formats import FORMATS
 from ..engines.assumptions import Assumption
 from ..engines.devices import find
 from ..errors import InputError
-from ..fields import parse_size
+from ..io.fields import parse_size
 from ..methods.registry import METHODS
 from ..plans.plan import Plan, parse_plan
 from ..plans.refusals import check_question

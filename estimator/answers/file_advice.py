@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..errors import InputError
-from ..files import read_text
+from ..io.files import read_text
 from ..plans.margins import STATED, Margin
 from ..trainers import patches
 from ..trainers.formats import WANTED, of_text, with_adapter

@@ -10,7 +10,7 @@ from typing import Any
 from pydantic import StrictInt, TypeAdapter, ValidationError
 
 from ..errors import InputError
-from ..files import lines, parse_json
+from ..io.files import lines, parse_json
 from ..text import human
 
 MEASURES = ("allocated", "reserved", "process")

@@ -15,7 +15,7 @@ from typing import Any
 from ..engines.replay import Batch
 from ..engines.snapshot import UNNAMED, Snapshot
 from ..errors import InputError
-from ..plain_pickle import read_pickle
+from ..io.plain_pickle import read_pickle
 from ..plans.plan import Plan
 from ..plans.resolve import resolve
 from .result import SCHEMA

@@ -8,9 +8,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..answers.result import transformers_of
+from ..io.version import __version__
 from ..plans.plan import Plan
 from ..plans.resolve import resolve
-from ..version import __version__
 from .components import plan_line
 from .function import Function
 from .plain_text import fixed_lines

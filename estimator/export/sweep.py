@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from ..answers.estimate import Progress, estimate
 from ..answers.tabular import Tabular, html_table
 from ..errors import InputError, options, shown
-from ..outputs import replacing
+from ..io.outputs import replacing
 from ..plans.flat import BLOCKS, nested
 from ..plans.plan import Plan, parse_plan
 from ..programs.libraries import is_installed

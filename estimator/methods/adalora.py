@@ -11,7 +11,7 @@ from pydantic import BeforeValidator, Field, StrictBool
 
 from .. import operators as ops
 from ..errors import InputError
-from ..fields import Number, Rank, Whole
+from ..io.fields import Number, Rank, Whole
 from ..ledger import Ledger, Size, Tensor
 from ..programs import Builder, Config, Linear, Method, Module
 from .layered import Adapters, Layer, LayerOptions

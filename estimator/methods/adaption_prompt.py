@@ -9,7 +9,7 @@ from pydantic import Field
 
 from .. import operators as ops
 from ..errors import InputError
-from ..fields import Rank
+from ..io.fields import Rank
 from ..ledger import Size, Tensor
 from ..programs import Builder, Config, Method, Module
 from ..programs.module_table import ModuleTable

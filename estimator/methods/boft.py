@@ -8,7 +8,7 @@ from pydantic import Field
 
 from .. import operators as ops
 from ..errors import InputError
-from ..fields import Number, Whole
+from ..io.fields import Number, Whole
 from ..ledger import Size, Tensor
 from ..programs import Builder, Config, Linear, Method, Module
 from .layered import Adapters, integer_shape

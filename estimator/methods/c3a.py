@@ -8,7 +8,7 @@ from pydantic import Field
 
 from .. import operators as ops
 from ..errors import InputError
-from ..fields import Rank
+from ..io.fields import Rank
 from ..ledger import ITEMSIZE, Call, Shape, Size, Tensor, product, record, whole
 from ..operators.table import Kept, saves
 from ..programs import Builder, Linear, Module

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from .. import operators as ops
 from ..errors import InputError
-from ..fields import Number, Rank, Whole
+from ..io.fields import Number, Rank, Whole
 from ..ledger import Size, Tensor, whole
 from ..programs import Builder, Linear, Module
 from . import patterns

@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, StrictBool
 
 from ..errors import InputError
-from ..fields import Whole
+from ..io.fields import Whole
 from ..ledger import Size
 from ..programs import Config, Method
 from .options import MethodOptions

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from .. import operators as ops
 from ..errors import InputError
-from ..fields import Number, Rank
+from ..io.fields import Number, Rank
 from ..ledger import Tensor
 from ..programs import Builder, Embedding, Linear, Module
 from ..programs.module_table import Kind

@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 from pydantic import Field, StrictBool
 
 from .. import operators as ops
-from ..fields import Rank
+from ..io.fields import Rank
 from ..ledger import Tensor
 from ..programs import Builder, Linear, Module
 from .layered import Adapters, LayerOptions

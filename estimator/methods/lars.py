@@ -11,7 +11,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field
 
 from .. import operators as ops
-from ..fields import Number, Rank
+from ..io.fields import Number, Rank
 from ..ledger import Size, Tensor
 from ..programs import Builder, Linear, Module
 from .layered import AdapterOptions, Adapters

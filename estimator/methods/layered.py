@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Generic, TypeVar
 from pydantic import AfterValidator, BeforeValidator, Field
 
 from ..errors import InputError
-from ..fields import Whole
+from ..io.fields import Whole
 from ..ledger import Size, whole
 from ..programs import Builder, Config, Embedding, Linear, Method, Module
 from . import patterns

@@ -7,7 +7,7 @@ from typing import ClassVar, Literal
 from pydantic import Field, StrictBool
 
 from .. import operators as ops
-from ..fields import Whole
+from ..io.fields import Whole
 from ..ledger import Tensor, whole
 from ..programs import Builder, Linear
 from .layered import Adapters, integer_shape

@@ -14,7 +14,7 @@ from ..bases.formats import BITSANDBYTES
 from ..bases.linear import QuantLinear
 from ..bases.packed import AwqLinear
 from ..errors import InputError
-from ..fields import Name, Rank
+from ..io.fields import Name, Rank
 from ..ledger import Size, Tensor
 from ..programs import Builder, Config, Embedding, Linear, Method, Module
 from ..programs.module_table import endings

@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, Field, StrictBool
 
-from ..fields import Name, Number, Rank
+from ..io.fields import Name, Number, Rank
 from ..programs.module_table import Kind
 from .layered import LayerOptions
 from .options import Pattern

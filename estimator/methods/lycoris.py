@@ -7,7 +7,7 @@ from typing import Annotated, Any, ClassVar
 from pydantic import Field
 
 from .. import operators as ops
-from ..fields import Number, Rank
+from ..io.fields import Number, Rank
 from ..ledger import Tensor
 from ..programs import Linear, Module
 from .layered import Adapters, LayerOptions

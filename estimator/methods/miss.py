@@ -8,7 +8,7 @@ from pydantic import Field, StrictBool
 
 from .. import operators as ops
 from ..errors import InputError
-from ..fields import Number, Rank
+from ..io.fields import Number, Rank
 from ..ledger import Size, Tensor
 from ..programs import Builder, Linear, Module
 from .layered import Adapters, Bias, Layer, LayerOptions, integer_shape, name_of

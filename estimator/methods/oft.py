@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, StrictBool
 
 from .. import operators as ops
-from ..fields import Number, Whole
+from ..io.fields import Number, Whole
 from ..ledger import Size, Tensor, whole
 from ..programs import Builder, Config, Embedding, Linear, Method, Module
 from ..programs.module_table import Kind

@@ -8,7 +8,7 @@ from typing import Annotated, Any, ClassVar, Union, get_args
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from ..errors import InputError
-from ..fields import FloatDtype, FloatName, Name
+from ..io.fields import FloatDtype, FloatName, Name
 from ..ledger import Size
 from ..programs import Config, Method
 from ..programs.module_table import KINDS, Kind, ModuleTable, NamedModule, endings

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from .. import operators as ops
 from ..errors import InputError
-from ..fields import Whole
+from ..io.fields import Whole
 from ..ledger import Tensor
 from .layered import LayerOptions
 

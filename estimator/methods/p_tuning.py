@@ -9,7 +9,7 @@ from pydantic import Field
 
 from .. import operators as ops
 from ..errors import InputError
-from ..fields import Number, Rank
+from ..io.fields import Number, Rank
 from ..ledger import Size, Tensor
 from ..programs import Builder, Config, Method, Module
 from ..programs.causal_lm import RecordedCausalLM

@@ -9,7 +9,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, StrictBool
 
 from .. import operators as ops
-from ..fields import Rank
+from ..io.fields import Rank
 from ..ledger import Size, Tensor
 from ..programs import Builder, Config, Inputs, Method, Module
 from ..programs.attention_functions import Cache

@@ -10,7 +10,7 @@ from pydantic import Field
 
 from .. import operators as ops
 from ..errors import InputError
-from ..fields import Name, Rank, Whole
+from ..io.fields import Name, Rank, Whole
 from ..ledger import Size, Tensor
 from ..programs import Builder, Config, Embedding, Inputs, Linear, Module
 from ..programs.causal_lm import RecordedCausalLM

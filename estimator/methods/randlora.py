@@ -7,7 +7,7 @@ from typing import Annotated, ClassVar, Literal
 from pydantic import Field, StrictBool
 
 from .. import operators as ops
-from ..fields import Number, Rank
+from ..io.fields import Number, Rank
 from ..ledger import Call, Size, Tensor, record
 from ..operators.table import Kept, saves
 from ..programs import Builder, Config, Linear, Method, Module

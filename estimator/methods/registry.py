@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError, nearest, shown
-from ..fields import checked
-from ..files import STANDARD_INPUT, existing, read_json
+from ..io.fields import checked
+from ..io.files import STANDARD_INPUT, existing, read_json
 from .options import MethodOptions
 from .other import OtherMethod, installed_methods
 

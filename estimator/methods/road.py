@@ -8,7 +8,7 @@ from pydantic import Field, StrictBool
 
 from .. import operators as ops
 from ..errors import InputError
-from ..fields import Whole
+from ..io.fields import Whole
 from ..ledger import Size, Tensor, whole
 from ..programs import Builder, Config, Linear, Method, Module
 from .layered import AdapterOptions, Adapters

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from .. import operators as ops
 from ..errors import InputError
-from ..fields import Rank, Whole
+from ..io.fields import Rank, Whole
 from ..ledger import Size, Tensor
 from ..programs import Builder, Linear, Module
 from .layered import Absent, AdapterOptions, Adapters, name_of

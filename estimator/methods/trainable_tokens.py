@@ -9,7 +9,7 @@ from pydantic import Field, StrictBool
 
 from .. import operators as ops
 from ..errors import InputError
-from ..fields import Whole
+from ..io.fields import Whole
 from ..ledger import Size, Tensor
 from ..programs import Builder, Config, Embedding, Linear, Method, Module
 from .base import Targets

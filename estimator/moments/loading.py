@@ -17,7 +17,7 @@ import heapq
 from typing import TYPE_CHECKING
 
 from ..bases.formats import BITSANDBYTES, FOUR_BIT
-from ..fields import parse_size
+from ..io.fields import parse_size
 from ..ledger import ITEMSIZE
 from .checkpoint import split
 from .moment import Moment

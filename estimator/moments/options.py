@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictBool
 
-from ..fields import FloatDtype, Whole, parse_size
+from ..io.fields import FloatDtype, Whole, parse_size
 
 
 def _size(text: str) -> str:

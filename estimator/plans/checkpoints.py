@@ -10,7 +10,7 @@ from math import prod
 from pathlib import Path
 
 from ..errors import InputError
-from ..files import opened
+from ..io.files import opened
 
 _MOST_FILES = 1000
 _MOST_BYTES = 50_000_000

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
-from ..files import read_json
+from ..io.files import read_json
 
 SECONDS = 20.0
 """All that the hub and its library may take together. Their own limits hold for each part of an answer alone."""

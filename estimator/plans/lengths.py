@@ -22,8 +22,8 @@ from typing import Annotated, Any, BinaryIO, Literal, NoReturn, SupportsIndex
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, model_validator
 
 from ..errors import InputError, shown
-from ..fields import FileName, Number, Whole, checked
-from ..files import STANDARD_INPUT, opened
+from ..io.fields import FileName, Number, Whole, checked
+from ..io.files import STANDARD_INPUT, opened
 
 MOST_TOKENS = 10**8
 """Most tokens of a sequence, as for a plan's ``seq``."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from ..engines.engine import Limit
 from ..errors import InputError, shown
-from ..fields import parse_size
+from ..io.fields import parse_size
 
 MARGIN_HELP = "what an answer keeps free: a share (5%%), a size (500MiB) or 0; the estimate's uncertainty if not given"
 _ZERO = re.compile(r"\s*0+(?:\.0+)?\s*(?:%|[kmgt]?i?b)?\s*", re.IGNORECASE | re.ASCII)

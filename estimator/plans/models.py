@@ -14,8 +14,8 @@ from typing import Any, NoReturn
 
 from ..engines.registry import RUNTIMES, engine_of
 from ..errors import InputError, nearest, options, shown
-from ..fields import torch_dtype
-from ..files import STANDARD_INPUT, existing, read_json
+from ..io.fields import torch_dtype
+from ..io.files import STANDARD_INPUT, existing, read_json
 from ..programs.heads import head_of
 from ..programs.libraries import is_installed
 from ..programs.recorded import Config, Source, language_model_alone, refuse_encoder

@@ -26,8 +26,8 @@ from ..engines.engine import Engine
 from ..engines.llama_cpp.options import is_gguf
 from ..engines.registry import KEYS, RUNTIMES, claimed, engine_of, meant
 from ..errors import InputError, shown
-from ..fields import Block, FileName, FloatDtype, Rank, Whole, block_reader, checked, parse_size, torch_dtype
-from ..files import NotYaml, parse_json_or_yaml, read_text
+from ..io.fields import Block, FileName, FloatDtype, Rank, Whole, block_reader, checked, parse_size, torch_dtype
+from ..io.files import NotYaml, parse_json_or_yaml, read_text
 from ..methods.full import FullMethod
 from ..methods.options import MethodOptions
 from ..methods.registry import method_options

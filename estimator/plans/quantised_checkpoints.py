@@ -11,7 +11,7 @@ from typing import Any
 from ..engines.assumptions import Assumption
 from ..engines.registry import meant
 from ..errors import InputError, shown
-from ..fields import torch_dtype
+from ..io.fields import torch_dtype
 from .models import load
 from .repacked import packing_of
 

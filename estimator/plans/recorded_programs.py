@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
-from ..outputs import replacing
+from ..io.outputs import replacing
 from ..programs.releases import NEWEST
 
 if TYPE_CHECKING:

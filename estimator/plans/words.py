@@ -9,7 +9,7 @@ from typing import Any
 
 from ..engines.registry import KEYS as ENGINES
 from ..errors import InputError, options
-from ..files import existing
+from ..io.files import existing
 
 
 class Given(str):

@@ -13,7 +13,7 @@ from types import ModuleType
 from typing import Any, NoReturn
 
 from ..errors import InputError, asked_in_a_shell, defect, nearest
-from ..files import READ
+from ..io.files import READ
 from .commands import module_of, tables
 
 COMMANDS = {
@@ -96,7 +96,7 @@ def _run(arguments: list[str]) -> int:
 
         complete(COMMANDS)
     if arguments[:1] in (["-V"], ["--version"]):
-        from ..version import __version__
+        from ..io.version import __version__
 
         print(f"estimator {__version__}")
         return 0

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from ..fields import Whole
+from ..io.fields import Whole
 
 
 class GenerateOptions(BaseModel):

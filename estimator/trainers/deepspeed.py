@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from ..files import beside, read_json
+from ..io.files import beside, read_json
 from .settings import SEVERAL, Reading, Settings
 
 TOOL = "DeepSpeed 0.19"

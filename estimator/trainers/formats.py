@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError, shown
-from ..files import STANDARD_INPUT, NotYaml, beside, existing, parse_json_or_yaml, read_json, read_text
+from ..io.files import STANDARD_INPUT, NotYaml, beside, existing, parse_json_or_yaml, read_json, read_text
 from ..methods.registry import read_adapter_config
 from . import accelerate, axolotl, deepspeed, llama_factory, shell, torchtune, training_arguments, trl, unsloth
 from .settings import Reading

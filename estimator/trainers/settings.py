@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from ..engines.assumptions import Assumption
 from ..errors import InputError, shown
-from ..fields import torch_dtype
+from ..io.fields import torch_dtype
 
 T = TypeVar("T")
 
@@ -263,7 +263,7 @@ _OTHERS = ("eval", "save", "logging", "lr_", "warmup", "hub_", "push_", "dataset
 
 
 def _mapping(text: str) -> Any:
-    from ..files import parse_yaml
+    from ..io.files import parse_yaml
 
     try:
         return parse_yaml(text)

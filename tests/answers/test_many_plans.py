@@ -16,7 +16,7 @@ from estimator.answers.bulk import estimate_lines
 from estimator.answers.estimate import estimate
 from estimator.answers.result import Result
 from estimator.errors import InputError
-from estimator.files import LONGEST_LINE, lines
+from estimator.io.files import LONGEST_LINE, lines
 from estimator.plans.plan import Plan
 from estimator.show.cli import main
 from tests.cases.small_models import write_config
@@ -156,7 +156,7 @@ def test_a_line_too_long_costs_one_answer(monkeypatch: pytest.MonkeyPatch) -> No
     """Asks the contract; what never ends is refused, in little memory."""
     good = json.dumps({"model": SMOLLM2, "seq": 8}).encode()
     file = io.BytesIO(good + b"\n" + b"x" * (3 * LONGEST_LINE) + b"\n" + good + b"\n" + b"y" * LONGEST_LINE)
-    monkeypatch.setattr("estimator.files.standard_input", lambda: file)
+    monkeypatch.setattr("estimator.io.files.standard_input", lambda: file)
     answers = [json.loads(line) for line in estimate_lines(lines("-", "plans"))]
     assert ["error" in answer for answer in answers] == [False, True, False, True]
     assert "longer than" in answers[1]["error"]
@@ -165,7 +165,7 @@ def test_a_line_too_long_costs_one_answer(monkeypatch: pytest.MonkeyPatch) -> No
         def readline(self, size: int | None = -1) -> bytes:
             return b"z" * (size or 0)
 
-    monkeypatch.setattr("estimator.files.standard_input", Endless)
+    monkeypatch.setattr("estimator.io.files.standard_input", Endless)
     with pytest.raises(InputError, match="a line of more than"):
         list(lines("-", "plans"))
 

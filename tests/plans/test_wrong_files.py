@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from estimator.errors import InputError
-from estimator.files import parse_json
+from estimator.io.files import parse_json
 from tests.cases.small_models import TINY, write_config
 from tests.helpers.commands import child, refused
 from tests.helpers.files import write

@@ -14,11 +14,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from estimator import plain_pickle
 from estimator.answers import snapshot_comparison
 from estimator.answers.snapshot_comparison import aligned
 from estimator.errors import InputError
-from estimator.plain_pickle import loads
+from estimator.io import plain_pickle
+from estimator.io.plain_pickle import loads
 from estimator.plans.plan import parse_plan
 from estimator.show.cli import main
 from tests.cases.small_models import TINY, write_config

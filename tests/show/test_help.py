@@ -7,12 +7,12 @@ from collections.abc import Callable
 
 import pytest
 
+from estimator import __version__
 from estimator.methods.registry import METHODS
 from estimator.plans.flat import BLOCKS, own_keys
 from estimator.plans.plan import Plan
 from estimator.show.cli import COMMANDS, main
 from estimator.show.topics import COMMON, TOPIC_OF, TOPICS
-from estimator.version import __version__
 
 MODEL = "smollm-135m"
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from estimator.errors import InputError
-from estimator.outputs import append_line, replacing
+from estimator.io.outputs import append_line, replacing
 from tests.cases.small_models import TINY
 from tests.helpers.commands import refusal, run
 from tests.helpers.files import write

@@ -16,7 +16,7 @@ from types import MappingProxyType
 from typing import Any
 
 from ...errors import InputError
-from ...files import existing
+from ...io.files import existing
 from ...text import human, printable
 from ..assumptions import Assumption
 from ..devices import Device, context_bytes, find

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import InputError, shown
-from ...files import opened
+from ...io.files import opened
 from .ggml import TYPES
 from .header import Header, Strings, TensorInfo
 

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from ...fields import Block, Whole, block_reader, torch_dtype
+from ...io.fields import Block, Whole, block_reader, torch_dtype
 from ..devices import Device, find
 from ..keys import Keys
 

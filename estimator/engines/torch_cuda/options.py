@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool
 
 from ...errors import InputError, shown
-from ...fields import Whole
+from ...io.fields import Whole
 from ..devices import find
 from ..keys import Keys
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ...errors import InputError
-from ...fields import parse_size
+from ...io.fields import parse_size
 from ...programs import Config
 from ..devices import Device
 from ..engine import Engine

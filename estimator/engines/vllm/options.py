@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
-from ...fields import Whole
+from ...io.fields import Whole
 from ..keys import Keys
 
 BLOCK_SIZES = (1, 8, 16, 32, 64, 128, 256)

@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import InputError
-from ...files import parse_json, read_text
+from ...io.files import parse_json, read_text
 from ...operators.table import RULES
 from ..family import ONES, Family
 from .limits import LONGEST_FILE, MOST_LAYERS, MOST_PROGRAMS

@@ -11,7 +11,7 @@ from typing import Any
 from ...answers.comparison import Comparison, Row, all_methods, compare
 from ...answers.sentences import runtime_of
 from ...errors import InputError, nearest
-from ...files import existing, parse_yaml
+from ...io.files import existing, parse_yaml
 from ...methods.other import installed_methods
 from ...methods.registry import METHODS, read_adapter_config
 from ...plans.refusals import check_device

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ...answers.snapshot_comparison import Difference, SnapshotComparison, compare_snapshot
-from ...fields import parse_size
+from ...io.fields import parse_size
 from ...plans.refusals import check_question
 from ...text import human
 from .estimate import title

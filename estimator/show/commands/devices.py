@@ -10,7 +10,7 @@ from typing import Any
 from ...answers import catalogue as answers
 from ...engines import devices
 from ...errors import InputError
-from ...fields import parse_size
+from ...io.fields import parse_size
 from ...text import dumped, matches
 from .tables import counted, fits_screen, gib, show, show_answer, table
 

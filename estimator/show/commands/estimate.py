@@ -9,7 +9,7 @@ from ...answers.estimate import estimate
 from ...answers.result import Result
 from ...answers.sentences import breakdown, moment_rows, moments_summary, run_summary, runtime_of, summary, verdict
 from ...errors import InputError
-from ...files import lines
+from ...io.files import lines
 from ...plans.plan import Plan
 from ...plans.refusals import check_question
 from ...text import human, printable

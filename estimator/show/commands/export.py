@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import InputError
+from ...io.outputs import place_of
 from ...methods.registry import method_block
-from ...outputs import place_of
 from ...plans.plan import parse_plan
 from .options import add_plan_options, listed, plan_from, plan_mapping
 from .tables import Progress, written_to

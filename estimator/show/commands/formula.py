@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from ...answers.formulas import compile_plan, general_regime, regimes
 from ...errors import InputError
 from ...export.components import EXPORTED, exported
-from ...outputs import place_of
+from ...io.outputs import place_of
 from ...text import dumped
 from .options import add_plan_options, plan_from
 from .tables import written_to

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any, get_args, get_origin
 
 from ...errors import InputError
-from ...files import STANDARD_INPUT, NotYaml, parse_yaml, standard_input
+from ...io.files import STANDARD_INPUT, NotYaml, parse_yaml, standard_input
 from ...methods.options import MethodOptions
 from ...methods.registry import METHODS, method_block, read_adapter_config
 from ...plans.flat import BLOCKS, nested, own_keys

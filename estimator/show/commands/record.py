@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import InputError
-from ...outputs import place_of
+from ...io.outputs import place_of
 from ...plans import models, recorded_programs
 from ...programs.libraries import is_installed
 from ...programs.releases import NEWEST, RELEASES, installed_release

@@ -9,7 +9,7 @@ from ...answers.serving import Serving, serving
 from ...engines.devices import assumptions, find
 from ...engines.vllm.options import ServingOptions
 from ...errors import InputError
-from ...fields import checked
+from ...io.fields import checked
 from ...text import human
 from .options import add_field, add_spellings, value_of
 from .tables import present, show, show_answer, show_assumptions, table

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ...errors import InputError
-from ...outputs import place_of
+from ...io.outputs import place_of
 from ...plans.flat import BLOCKS, own_keys
 from ...plans.plan import Plan, read_plan_mapping
 from .options import add_plan_options, add_spellings, given_options, listed, takes_list, value_of

@@ -20,8 +20,8 @@ from typing import TYPE_CHECKING, Any
 from ...answers.sentences import assumed
 from ...engines.assumptions import Assumption
 from ...errors import InputError
-from ...files import READ
-from ...outputs import place_of, replacing
+from ...io.files import READ
+from ...io.outputs import place_of, replacing
 from ...text import GIB, dumped, printable_lines
 
 if TYPE_CHECKING:

@@ -8,7 +8,7 @@ from typing import Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from ...errors import InputError, shown
-from ...fields import Whole
+from ...io.fields import Whole
 
 
 class ShardingOptions(BaseModel):

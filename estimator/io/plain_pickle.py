@@ -13,7 +13,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any, NoReturn
 
-from .errors import InputError
+from ..errors import InputError
 from .files import opened
 
 MOST_BYTES = 1 << 27

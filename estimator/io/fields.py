@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal, TypeVar
 from pydantic import BaseModel, BeforeValidator, ByteSize, Field, PlainValidator, TypeAdapter, ValidationError
 from pydantic_core.core_schema import CoreSchema, no_info_plain_validator_function
 
-from .errors import InputError, nearest, shown
+from ..errors import InputError, nearest, shown
 
 Options = TypeVar("Options", bound=BaseModel)
 

@@ -18,7 +18,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO, cast
 
-from .errors import InputError
+from ..errors import InputError
 
 STANDARD_INPUT = "-"
 """The name of standard input on the command line. A plan's keys cannot name it."""

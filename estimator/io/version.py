@@ -1,0 +1,3 @@
+"""The release of this package, as it is written into what goes out."""
+
+__version__ = "0.4.0"

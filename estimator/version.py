@@ -1,3 +1,0 @@
-"""The release of this package."""
-
-__version__ = "0.4.0"
