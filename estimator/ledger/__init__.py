@@ -9,10 +9,23 @@ integers, or polynomials in symbols (``sizes``). Nothing here knows an operator,
 # ruff: noqa: F401
 
 from .events import Events, Origin
-from .graph import RESULT, Backward, Beside, Call, Input, Node, record, record_views, sum_to
-from .ledger import MOST_WORK, Hooks, Ledger, Pinned, SavedBy, SavedRow
+from .graph import RESULT, Backward, Beside, Call, Node, backward, record, record_views, sum_to
+from .ledger import (
+    FLOATING,
+    ITEMSIZE,
+    MOST_WORK,
+    Counted,
+    Hooks,
+    Input,
+    Ledger,
+    Pinned,
+    SavedBy,
+    SavedRow,
+    Shape,
+    Storage,
+    Tensor,
+)
 from .refcounts import check
 from .sizes import Size, ceiling, product, whole
-from .tensors import FLOATING, ITEMSIZE, Counted, Shape, Storage, Tensor
 
 check()

@@ -10,16 +10,13 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 from weakref import ref
 
 from ..errors import InputError
+from .ledger import NOTHING, Counted, Ledger, Shape, Tensor, identity
 from .refcounts import is_alone, shares_its_storage
 from .sizes import Size
-from .tensors import Counted, Shape, Tensor
-
-if TYPE_CHECKING:
-    from .ledger import Ledger
 
 
 class Accumulator:
@@ -91,41 +88,6 @@ def _edge(tensor: Tensor | None) -> Edge | None:
     return Edge(accumulator, 0)
 
 
-class Input(NamedTuple):
-    """What the graph says of an operator's input.
-
-    ``parameter`` is the name of the only leaf that its gradient reaches, by way of these operators; the name is empty
-    where there are several, or more than ``FARTHEST`` operators between.
-    """
-
-    requires_grad: bool
-    parameter: str = ""
-    through: tuple[str, ...] = ()
-
-
-FARTHEST = 8
-"""The most operators between an operator's input and the leaf that it is made of."""
-
-
-def input_of(tensor: Tensor) -> Input:
-    """What the graph says of a tensor now. Keeps no tensor alive."""
-    if not tensor.requires_grad:
-        return Input(False)
-    if tensor.node is None:
-        return Input(True, tensor.name)
-    node, through = tensor.node, [tensor.node.name]
-    while len(through) <= FARTHEST:
-        edges = [edge for edge in node.edges if edge is not None]
-        if len(edges) != 1:
-            break
-        target = edges[0].target
-        if isinstance(target, Accumulator):
-            return Input(True, target.leaf.name, tuple(through))
-        node = target
-        through.append(node.name)
-    return Input(True)
-
-
 class Node:
     """One operator in the backward graph."""
 
@@ -179,15 +141,6 @@ class Node:
         if self.ledger.thrown_away is not None:
             self.ledger.thrown_away.add(tensor)
         self.saved.append((tensor, identity))
-
-
-def identity(value: Any) -> Any:
-    """The unpack function of a tensor that no hook changed."""
-    return value
-
-
-NOTHING: tuple[Any, Callable[[Any], Any]] = (None, identity)
-"""What a node holds in place of a saved tensor where its operator saves none."""
 
 
 class _Result:

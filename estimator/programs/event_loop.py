@@ -8,7 +8,7 @@ from typing import Any
 
 from ..errors import InputError
 from ..ledger import Call as BackwardCall
-from ..ledger import Ledger, Tensor
+from ..ledger import Ledger, Tensor, backward
 from ..ledger import record as record_node
 from ..operators.layout import normalised
 from ..operators.table import RULES, Result
@@ -350,7 +350,7 @@ class EventLoop:
     def _backward(self, event: Backward, frame: Frame) -> None:
         ledger = self.ledger
         ledger.mark("backward")
-        ledger.backward(frame[event.loss.slot])
+        backward(ledger, frame[event.loss.slot])
         ledger.phase = "step"
         for name, slot in event.grads:
             grad = self.weights[name].grad

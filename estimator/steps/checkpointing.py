@@ -20,8 +20,8 @@ from typing import Any
 from weakref import ReferenceType, ref
 
 from ..errors import InputError
-from ..ledger import Call, Counted, Hooks, Ledger, Tensor, record
-from ..ledger.graph import identity
+from ..ledger import Call, Counted, Hooks, Ledger, Tensor, backward, record
+from ..ledger.ledger import identity
 from ..operators.table import Kept, saves
 from .offloading import saved_on_host
 
@@ -233,7 +233,7 @@ def _reentrant_backward(call: Call) -> tuple[Tensor | None, ...]:
         detached.requires_grad, detached.node = wanted, None
         inputs.append(detached)
     out = again(inputs)
-    call.ledger.backward(out, call.grad)
+    backward(call.ledger, out, call.grad)
     return tuple(x.grad for x in inputs)
 
 

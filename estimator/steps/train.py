@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
+from ..ledger import backward
 from ..programs import Procedure
 from .loop import Loop, zero_grad
 
@@ -34,7 +35,7 @@ class Train(Procedure):
                 out = out[:1]
             loop.note_saved()
             yield "backward"
-            ledger.backward(out[0])
+            backward(ledger, out[0])
             if step.drop_output_before_step:
                 del out
         yield "update"

@@ -16,7 +16,7 @@ import pytest
 import torch
 
 from estimator import operators as ops
-from estimator.ledger import FLOATING, Ledger, Shape
+from estimator.ledger import FLOATING, Ledger, Shape, backward
 from estimator.operators import Cpu
 from estimator.witnesses.measure import allocator_events
 from tests.helpers.figures import assert_figures
@@ -98,7 +98,7 @@ def ours(rule: Callable[..., Any], given: Sequence[Given], autocast: str | None 
     kept = ledger.saved, tuple(x.storage.saved for x in leaves), y.storage.saved
     result = y.shape, meaningful(y.shape, ops.strides_of(y)), y.dtype, y.storage.nbytes
     if y.node is not None:
-        ledger.backward(y)
+        backward(ledger, y)
     del out, y
     return Footprint(*kept, *result, max(ledger.peaks.values(), default=start) - start, ledger.live - start)
 

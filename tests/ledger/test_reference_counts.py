@@ -9,7 +9,7 @@ import pytest
 
 from estimator import operators as ops
 from estimator.errors import InputError
-from estimator.ledger import Events, Ledger, Tensor, refcounts
+from estimator.ledger import Events, Ledger, Tensor, backward, refcounts
 from estimator.ledger.graph import record
 
 
@@ -43,7 +43,7 @@ def test_of_two_leaves_the_first_one_copies_their_gradient() -> None:
     """``accumulate_grad.h``: while the second one's edge holds it, the first one's gradient is a clone."""
     ledger = Ledger(ops.CPU, events=Events())
     a, b = (ledger.parameter(name, (1000,), "float32", True) for name in "ab")
-    ledger.backward(ops.neg(ops.add(a, b)))
+    backward(ledger, ops.neg(ops.add(a, b)))
     assert ledger.events is not None
     assert ledger.events.sizes == [4000] * 7  # both, sum, result, the gradient one, neg's gradient, the clone
     assert a.grad is not None

@@ -21,7 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from estimator import operators as ops
 from estimator.answers.estimate import estimate
 from estimator.errors import InputError
-from estimator.ledger import Call, Ledger, Node, Tensor
+from estimator.ledger import Call, Ledger, Node, Tensor, backward
 from estimator.ledger.sizes import Poly, registered, symbol
 from estimator.operators import Cuda, attention_cuda, attention_math
 from estimator.plans.plan import parse_plan
@@ -404,7 +404,7 @@ def test_flash_attn() -> None:
     out, weights = attention_functions.flash(query, key, value, BF16)
     assert (out.shape, out.strides, weights) == ((2, 40, 6, 16), None, None)
     assert ledger.live - before == out.nbytes + 2 * 6 * 40 * 4 + 16
-    ledger.backward(out)
+    backward(ledger, out)
     for dtype, capability in ((F32, AMPERE), (BF16, TURING)):
         given = inputs(Ledger(Cuda(capability)), (4, 4, 4), 8, 16, dtype, True)
         with pytest.raises(InputError, match="attention flash needs"):
@@ -420,7 +420,7 @@ def test_flash_attn_pads_the_head_size() -> None:
     assert out.shape == (2, 40, 6, 100)
     padded = 2 * 40 * 104 * 2 * (6 + 2 + 2 + 6)
     assert ledger.live - before == ledger.saved == padded + 2 * 6 * 40 * 4 + 16
-    ledger.backward(out)
+    backward(ledger, out)
 
 
 @pytest.mark.parametrize("capability", [AMPERE, ADA, HOPPER])

@@ -15,7 +15,7 @@ from torch.nn import functional
 from estimator import operators as ops
 from estimator.bases.bitsandbytes import matmul_4bit, matmul_8bit
 from estimator.bases.formats import Base
-from estimator.ledger import Events, Ledger, Tensor
+from estimator.ledger import Events, Ledger, Tensor, backward
 from estimator.methods.base import Targets
 from estimator.methods.lora import Lora, LoraMethod
 from estimator.operators import CPU, Cuda
@@ -104,7 +104,7 @@ def test_weight_gradient_of_a_norm() -> None:
     y = ops.mul(weight, x)
     ledger.peaks.clear()
     start = ledger.live
-    ledger.backward(y)
+    backward(ledger, y)
     token_bytes = 4 * 689 * 4096 * 2
     assert ledger.peaks["inputs backward"] - start == 2 * token_bytes + 4096 * 2 + 92_274_688 + 128
 
@@ -118,7 +118,7 @@ def test_scalars_stay_on_the_host() -> None:
     x = leaf(ledger, (40, 6))
     assert taken(ledger, lambda: ops.mul(x, ops.SCALAR)) == [480]
     y = ops.mul(x, ops.SCALAR)
-    assert taken(ledger, lambda: ledger.backward(y)) == [480, 480]  # ones, the gradient
+    assert taken(ledger, lambda: backward(ledger, y)) == [480, 480]  # ones, the gradient
 
 
 SUMS = [lambda x: ops.mean(x, -1), lambda x: ops.sum(x, 1), ops.linalg_vector_norm]
@@ -138,7 +138,7 @@ def test_embedding_gradient(count: int) -> None:
     ledger = gpu()
     ids, weight = ledger.empty((1, count), "int64"), leaf(ledger, (50, 16))
     y = ops.embedding(ids, weight)
-    sizes = taken(ledger, lambda: ledger.backward(y))[1:]
+    sizes = taken(ledger, lambda: backward(ledger, y))[1:]
     n = 8 * count
     if count == 3072:
         assert sizes == [1600]
@@ -167,7 +167,7 @@ def test_layer_norm_statistics() -> None:
     x, weight, bias = leaf(ledger, (3, 8)), leaf(ledger, (8,)), leaf(ledger, (8,))
     y = ops.layer_norm(x, weight, bias)
     assert ledger.saved == x.nbytes + weight.nbytes + bias.nbytes + sum(t.numel() * t.itemsize for t in statistics)
-    assert taken(ledger, lambda: ledger.backward(y)) == [48, 48, 16, 16]
+    assert taken(ledger, lambda: backward(ledger, y)) == [48, 48, 16, 16]
 
 
 Rule = Callable[[Any], Any]
@@ -260,7 +260,7 @@ def test_first_products() -> None:
     assert ledger.events is not None
     x, weight = leaf(ledger, (5, 6)), leaf(ledger, (7, 6))
     y = ops.linear(x, weight)
-    ledger.backward(ops.linear(y, leaf(ledger, (3, 7))))
+    backward(ledger, ops.linear(y, leaf(ledger, (3, 7))))
     places = ledger.events.products
     sizes = {thread: ledger.events.sizes[ledger.events.order[place - 1]] for thread, place in places.items()}
     assert sizes == {"main": 2 * 5 * 7, "backward": 2 * 3 * 7}  # the gradient of the weight comes first
@@ -382,5 +382,5 @@ def test_eight_bit(dtype: str) -> None:
     wide = [tokens * n_in, 1, 4 * tokens * n_out, *itertools.repeat(2 * tokens * n_out, 1 + len(half))]
     assert taken(ledger, lambda: matmul_8bit(x, (n_out, n_in), None)) == [*quantised, *wide]
     y = matmul_8bit(x, (n_out, n_in), None)
-    backward = taken(ledger, lambda: ledger.backward(y))
+    backward = taken(ledger, lambda: backward(ledger, y))
     assert backward == [2 * tokens * n_out, 2 * n_out * n_in, 4 * n_out, 2 * tokens * n_in]

@@ -14,7 +14,7 @@ import torch
 from torch.nn import functional
 
 from estimator import operators as ops
-from estimator.ledger import Ledger, Tensor
+from estimator.ledger import Ledger, Tensor, backward
 from estimator.operators import CPU
 from tests.helpers.operator_rules import (
     BF16,
@@ -271,7 +271,7 @@ def test_gathered_gradients_of_counted_parts() -> None:
                 out = y if out is None else ops.add(out, y)
         assert out is not None
         live = ledger.live
-        ledger.backward(out)
+        backward(ledger, out)
         return live, ledger.live, max(ledger.peaks.values())
 
     assert run((1, 1, 4, 1)) == run((1,) * 7)

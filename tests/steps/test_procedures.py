@@ -15,6 +15,7 @@ import torch
 
 from estimator import operators as ops
 from estimator.answers.estimate import to_result
+from estimator.ledger import backward
 from estimator.plans.plan import parse_plan
 from estimator.plans.resolve import Resolved, resolve
 from estimator.programs import Procedure
@@ -124,7 +125,7 @@ class Distil(Procedure):
         loss = ops.add(loss, ops.mean(ops.square(ops.sub(logits, wanted))))
         loop.note_saved()
         yield "backward"
-        ledger.backward(loss)
+        backward(ledger, loss)
         yield "update"
         loop.update()
         yield "zero_grad"
