@@ -332,7 +332,9 @@ MODEL: Refusals = {
         r.plan.checkpointing in ("layer", "offloaded") and not r.spec.config.source.supports_checkpointing
     ),
     "target_seq does not go with head: {r.spec.head}, which has no decoder beside an encoder; leave it out": (
-        lambda r: "target_seq" in r.plan.model_fields_set and r.spec.head != "seq2seq-lm"
+        lambda r: (
+            r.plan.target_seq != type(r.plan).model_fields["target_seq"].get_default() and r.spec.head != "seq2seq-lm"
+        )
     ),
     "dtype: {r.plan.dtype} has no rule with head: {r.spec.head}; take an unquantised dtype": (
         lambda r: r.plan.base is not None and r.spec.head != "causal-lm"
