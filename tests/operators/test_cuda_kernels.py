@@ -382,5 +382,5 @@ def test_eight_bit(dtype: str) -> None:
     wide = [tokens * n_in, 1, 4 * tokens * n_out, *itertools.repeat(2 * tokens * n_out, 1 + len(half))]
     assert taken(ledger, lambda: matmul_8bit(x, (n_out, n_in), None)) == [*quantised, *wide]
     y = matmul_8bit(x, (n_out, n_in), None)
-    backward = taken(ledger, lambda: backward(ledger, y))
-    assert backward == [2 * tokens * n_out, 2 * n_out * n_in, 4 * n_out, 2 * tokens * n_in]
+    freed = taken(ledger, lambda: backward(ledger, y))
+    assert freed == [2 * tokens * n_out, 2 * n_out * n_in, 4 * n_out, 2 * tokens * n_in]
