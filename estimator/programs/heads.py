@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Literal, NamedTuple
 
-from ..errors import InputError
 from ..ledger import Size
 
 HeadName = Literal[
@@ -86,11 +85,3 @@ def head_of(raw: Mapping[str, Any]) -> str:
         if isinstance(first, str) and first.endswith(head.ending):
             return name if name != "seq2seq-lm" or raw.get("is_encoder_decoder") is True else "causal-lm"
     return "causal-lm"
-
-
-def refuse_inputs(main: str, where: str, known: Sequence[str] = ("input_ids",)) -> None:
-    """Raise ``InputError`` for a model whose main input is none of tokens."""
-    if main not in known:
-        raise InputError(
-            f"{where}: the model takes {main}, for which there is no rule; give the config of a text model"
-        )
