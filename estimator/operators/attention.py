@@ -171,7 +171,7 @@ def query_block(seq: Size) -> Size:
     if isinstance(seq, int):
         rows: int = _query_block(seq)
         return rows
-    if not seq.symbols() & {"S", "N", "C"}:
+    if not seq.symbols() & {"S", "N", "C", "T"}:
         return seq
     meaning = "rows of a flash-attention block: 256 from $ >= 768 tokens on, 64 from 192 on, else min($, 32)"
     return _block("query_block", meaning, _query_block, "256 if $ >= 768 else 64 if $ >= 192 else min($, 32)", seq)
@@ -182,7 +182,8 @@ def key_block(seq: Size) -> Size:
     if isinstance(seq, int):
         columns: int = _key_block(seq)
         return columns
+    query_block(seq)  # registered first, so that their order in a product is fixed
     return _block("key_block", "columns of a flash-attention block: min($, 512)", _key_block, "min($, 512)", seq)
 
 
-query_block(symbol("S")), key_block(symbol("S"))  # registered from the start, so that their order is fixed
+key_block(symbol("S"))  # registered from the start, so that its place among symbols is fixed

@@ -81,4 +81,4 @@ REFUSED: list[Refused] = [
         ({"task": "infer"}, "sharding belongs to task: train, not infer"),
     )
 ]
-FORMULAS = [Formulas("fsdp2", LAYERS, sharded({"dtype": "float32", **LAYER}, 3), [(2, 40), (3, 200), (1, 90)])]
+FORMULAS = [Formulas("fsdp2", LAYERS, sharded({"dtype": "float32", **LAYER}, 3), [(2, 40), (3, 200), (5, 90)])]

@@ -77,9 +77,10 @@ def test_the_tokens_of_the_decoder_are_a_symbol(tmp_path: Path) -> None:
     plan = {"model": write_config(tmp_path / "model", BART), "batch": 2, "seq": 24, "target_seq": 9}
     compiled = compile_plan(parse_plan(plan))
     assert {"B", "S", "T"} <= set(dict(compiled.moments)["lm_head backward"].symbols())
-    values = compiled.function([m for _, m in compiled.moments])({"B": 3, "S": 17, "T": 31})
-    other = estimator.estimate(**{**plan, "batch": 3, "seq": 17, "target_seq": 31})
-    assert max(values[1]) == other.bytes["peak_above_resident"]
+    for target in (31, 120):  # beyond 32 tokens the attention kernel's blocks are others
+        values = compiled.function([m for _, m in compiled.moments])({"B": 3, "S": 17, "T": target})
+        other = estimator.estimate(**{**plan, "batch": 3, "seq": 17, "target_seq": target})
+        assert max(values[1]) == other.bytes["peak_above_resident"]
 
 
 def test_layers_of_both_stacks_are_counted(tmp_path: Path) -> None:
