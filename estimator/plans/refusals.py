@@ -300,7 +300,12 @@ def _has_fixed_dtypes(r: Any) -> bool:
 
 def _beyond_causal(key: str) -> Callable[[Any], object]:
     """A condition: the plan sets a key that has rules for causal language models alone, and the model is none."""
-    return lambda r: r.spec.head != "causal-lm" and getattr(r.plan, key) != type(r.plan).model_fields[key].get_default()
+    return lambda r: r.spec.head != "causal-lm" and _differs(r.plan, key)
+
+
+def _differs(plan: Any, key: str) -> bool:
+    """Whether a key has another value than its default."""
+    return bool(getattr(plan, key) != type(plan).model_fields[key].get_default())
 
 
 MODEL: Refusals = {
@@ -332,9 +337,7 @@ MODEL: Refusals = {
         r.plan.checkpointing in ("layer", "offloaded") and not r.spec.config.source.supports_checkpointing
     ),
     "target_seq does not go with head: {r.spec.head}, which has no decoder beside an encoder; leave it out": (
-        lambda r: (
-            r.plan.target_seq != type(r.plan).model_fields["target_seq"].get_default() and r.spec.head != "seq2seq-lm"
-        )
+        lambda r: r.spec.head != "seq2seq-lm" and _differs(r.plan, "target_seq")
     ),
     "dtype: {r.plan.dtype} has no rule with head: {r.spec.head}; take an unquantised dtype": (
         lambda r: r.plan.base is not None and r.spec.head != "causal-lm"

@@ -71,11 +71,10 @@ class RecordedCausalLM(Module):
         """Make the weights and modules, in the order of ``named_modules()``; of equal layers, only those that run."""
         ledger = self.ledger
         built: set[int] = set()
-        stacks = [k for k, stack in enumerate(program.stacks) for _ in range(stack.depth)]
         for path in program.weights_of:
             if path not in program.layer_of:
                 self._module(build, program, path)
-            elif (stack := stacks[program.layer_of[path]]) not in built:
+            elif (stack := program.stack_of[program.layer_of[path]]) not in built:
                 built.add(stack)
                 for number, segment in enumerate(self.segments):
                     if segment.stack != stack:

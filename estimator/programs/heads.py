@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any, Literal, NamedTuple
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, Literal, NamedTuple, TypeVar
 
 from ..ledger import Size
 
@@ -31,6 +31,17 @@ class Input(NamedTuple):
     def sized(self, sizes: Mapping[str, Size]) -> tuple[Size, ...]:
         """The shape with sizes in place of their names."""
         return tuple([sizes[n] if isinstance(n, str) else n for n in self.shape])
+
+
+T = TypeVar("T")
+
+
+def batch_of(inputs: Iterable[Input], make: Callable[[Input], T]) -> dict[str, T]:
+    """A batch by the names of its inputs, each of which ``make`` makes, unless it is another one."""
+    batch: dict[str, T] = {}
+    for one in inputs:
+        batch[one.name] = batch[one.same_as] if one.same_as else make(one)
+    return batch
 
 
 class Head(NamedTuple):

@@ -276,10 +276,14 @@ class Program:
         return tuple([stack.path.format(i) for stack in self.stacks for i in range(stack.depth)])
 
     @cached_property
+    def stack_of(self) -> tuple[int, ...]:
+        """For each layer, the number of its stack."""
+        return tuple([k for k, stack in enumerate(self.stacks) for _ in range(stack.depth)])
+
+    @cached_property
     def places(self) -> tuple[int, ...]:
         """For each layer, where its slots are: its number, with a free place before each stack but the first."""
-        stack_of = [k for k, stack in enumerate(self.stacks) for _ in range(stack.depth)]
-        return tuple([layer + k for layer, k in enumerate(stack_of)])
+        return tuple([layer + stack for layer, stack in enumerate(self.stack_of)])
 
     @property
     def outside(self) -> tuple[tuple[Event, ...], ...]:
@@ -353,10 +357,8 @@ class Program:
         return layer_numbers(self.rows, self.paths)
 
     def numbered_modules(self) -> tuple[NamedModule[Any], ...]:
-        """The modules, each with the number of its layer within the stack."""
-        numbers = [i for stack in self.stacks for i in range(stack.depth)]
-        layers = self.layer_of
-        return tuple([m._replace(layer=numbers[layers[m.path]] if m.path in layers else None) for m in self.modules])
+        """The modules, each with the number of its layer."""
+        return tuple([m._replace(layer=self.layer_of.get(m.path)) for m in self.modules])
 
     @cached_property
     def layer_modules(self) -> tuple[tuple[str, ...], ...]:
@@ -548,7 +550,7 @@ def fold(
     slots = _numbered(events, spans)
     bodies: dict[Body, int] = {}
     numbers = []
-    for span in spans:
+    for span in itertools.chain(*spans):
 
         def slot(old: int, place: int = span.place) -> int:
             new = slots[old]
@@ -566,15 +568,13 @@ def fold(
     def outside(start: int, stop: int | None) -> tuple[Event, ...]:
         return tuple([renamed(e, slots.__getitem__, str) for e in events[start:stop]])
 
-    ends = [span for span, following in zip(spans, [*spans[1:], None], strict=True) if _ends(span, following)]
-    firsts = [span for span in spans if span.is_first]
     parts = {
-        "before": outside(0, firsts[0].start),
+        "before": outside(0, spans[0][0].start),
         "bodies": tuple(bodies),
         "layers": tuple(numbers),
-        "after": outside(ends[-1].stop, None),
+        "after": outside(spans[-1][-1].stop, None),
         "stacks": tuple([_stack(paths) for paths in stacks]),
-        "between": tuple([outside(a.stop, b.start) for a, b in zip(ends, firsts[1:], strict=False)]),
+        "between": tuple([outside(a[-1].stop, b[0].start) for a, b in itertools.pairwise(spans)]),
     }
     return parts, slots.__getitem__
 
@@ -594,34 +594,31 @@ class _Span(NamedTuple):
     place: int
     entered: int
     """The index of its ``Enter``."""
-    is_first: bool
-    """Whether it is its stack's first."""
 
 
-def _ends(span: _Span, following: _Span | None) -> bool:
-    """Whether a layer is the last of its stack."""
-    return following is None or following.is_first
-
-
-def _spans(events: Sequence[Event], stacks: Sequence[Sequence[str]], starts: Sequence[int]) -> list[_Span]:
+def _spans(events: Sequence[Event], stacks: Sequence[Sequence[str]], starts: Sequence[int]) -> list[list[_Span]]:
+    """The layers of each stack."""
     entered = {e.path: i for i, e in enumerate(events) if isinstance(e, Enter)}
     left = {e.path: i for i, e in enumerate(events) if isinstance(e, Exit)}
-    starts = starts or [entered[path] for paths in stacks for path in paths]
-    found: list[_Span] = []
-    for k, paths in enumerate(stacks):
-        for number, path in enumerate(paths):
-            start, place = starts[len(found)], len(found) + k
-            if number + 1 < len(paths):
-                stop = starts[len(found) + 1]
-            else:
-                stop = left[path] + 1
-                while stop < len(events) and isinstance(events[stop], Drop):
-                    stop += 1  # what the loop lets go of when it takes the layer's result
-            found.append(_Span(path, start, stop, left[path], place, entered[path], not number))
+    begins = iter(starts or [entered[path] for paths in stacks for path in paths])
+    places = itertools.count()
+    found = []
+    for paths in stacks:
+        own = [next(begins) for _ in paths]
+        end = left[paths[-1]] + 1
+        while end < len(events) and isinstance(events[end], Drop):
+            end += 1  # what the loop lets go of when it takes the layer's result
+        found.append(
+            [
+                _Span(path, start, stop, left[path], next(places), entered[path])
+                for path, start, stop in zip(paths, own, [*own[1:], end], strict=True)
+            ]
+        )
+        next(places)  # stays free
     return found
 
 
-def _numbered(events: Sequence[Event], spans: Sequence[_Span]) -> dict[int, int]:
+def _numbered(events: Sequence[Event], stacks: Sequence[Sequence[_Span]]) -> dict[int, int]:
     """New slots for old ones (``SPAN``).
 
     A layer's results come first among its own, and what the first layer is called with comes first at the place before
@@ -629,14 +626,14 @@ def _numbered(events: Sequence[Event], spans: Sequence[_Span]) -> dict[int, int]
     several stacks, what others than the next layer use, such as an encoder's output, has a slot outside the layers.
     """
     found: dict[int, int] = {}
-    far = _far(events, spans) if any(span.is_first for span in spans[1:]) else set()
-    for span in spans:
-        if span.is_first:
-            first = events[span.entered]
-            assert isinstance(first, Enter)
-            for ref in first.args[:1]:
-                if isinstance(ref, Ref) and ref.slot not in far:
-                    found.setdefault(ref.slot, span.place * SPAN)
+    spans = list(itertools.chain(*stacks))
+    far = _far(events, spans) if len(stacks) > 1 else set()
+    for span, *_ in stacks:
+        first = events[span.entered]
+        assert isinstance(first, Enter)
+        for ref in first.args[:1]:
+            if isinstance(ref, Ref) and ref.slot not in far:
+                found.setdefault(ref.slot, span.place * SPAN)
     outside = itertools.count(1)
     layer = 0
     own: Iterator[int] = iter(())
@@ -665,20 +662,17 @@ def _far(events: Sequence[Event], spans: Sequence[_Span]) -> set[int]:
     """The slots that others use than the layer which makes them, the next one of its stack, and what follows a stack's
     last layer before the next stack's first.
     """
-    at: list[tuple[int, int | None]] = []  # for each event, how many layers began before it, and its layer's place
-    for number, (span, following) in enumerate(zip(spans, [*spans[1:], None], strict=True)):
-        at += [(number, None)] * (span.start - len(at)) + [(number, span.place)] * (span.stop - span.start)
-        if following is None:
-            at += [(number + 1, None)] * (len(events) - len(at))
-    made_at: dict[int, tuple[int, int | None]] = {}
+    at: list[int] = []  # for each event twice its layer's place, or one more outside, behind that layer
+    for span in spans:
+        at += [at[-1] | 1 if at else -1] * (span.start - len(at))
+        at += [2 * span.place] * (span.stop - span.start)
+    at += [at[-1] | 1] * (len(events) - len(at))
+    made_at: dict[int, int] = {}
     far: set[int] = set()
     for where, event in zip(at, events, strict=True):
-        for slot in (*used(event), *dropped(event)):
-            began, place = made_at.get(slot, (0, None))
-            near = where[1] in (place, place + 1) if where[1] is not None and place is not None else None
-            if place is not None and not (where[0] == began + 1 if near is None else near):
-                far.add(slot)
-        made_at |= dict.fromkeys((*made(event), *_inner(event)), where)
+        far.update(slot for slot in (*used(event), *dropped(event)) if where - made_at.get(slot, where) > 2)
+        if where % 2 == 0:
+            made_at |= dict.fromkeys((*made(event), *_inner(event)), where)
     return far
 
 

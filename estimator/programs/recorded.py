@@ -226,13 +226,13 @@ class Config:
         windowed = (
             self.windowed_layers if len(self.windowed_layers) == len(program.layers) else (False,) * len(program.layers)
         )
-        stacks = [k for k, stack in enumerate(program.stacks) for _ in range(stack.depth)]
         kinds = [
-            (stacks[i], kind, windowed[i], signature(i))
+            (program.stack_of[i], kind, windowed[i], signature(i))
             for i, kind in enumerate(zip(*(p.kinds for p in programs), strict=True))
         ]
         return tuple(
-            Run(start, count, windowed[start], kinds[start][1:], stacks[start]) for start, count in runs_of(kinds)
+            Run(start, count, windowed[start], kinds[start][1:], program.stack_of[start])
+            for start, count in runs_of(kinds)
         )
 
     def values(self) -> dict[str, int]:

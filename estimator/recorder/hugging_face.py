@@ -20,7 +20,7 @@ import transformers
 from ..errors import InputError
 from ..ledger import Size
 from ..programs.depth import deepened
-from ..programs.heads import HEADS
+from ..programs.heads import HEADS, batch_of
 from ..programs.libraries import silence, without_collector
 from ..programs.module_table import NamedModule
 from ..programs.program import Program, layer_numbers
@@ -266,13 +266,11 @@ class HuggingFaceModel(Source):
                 "tensors within checkpoints; use checkpointing: none"
             )
         sizes = step.sizes(batch, seq)
-        batch_of_one = replace(step, data_collator=False, packing=False, return_seq_idx=False)  # labels are the ids
-        given: dict[str, torch.Tensor] = {}
-        for one in batch_of_one.inputs():
-            made = torch.empty(one.sized(sizes), dtype=getattr(torch, one.dtype), device="meta")
-            given[one.name] = given[one.same_as] if one.same_as else made
-        own = {one.name for one in batch_of_one.inputs() if not one.same_as}
-        inputs = {name: x for name, x in given.items() if name in own}
+        rows = replace(step, data_collator=False, packing=False, return_seq_idx=False).inputs()  # labels are the ids
+        given = batch_of(
+            rows, lambda one: torch.empty(one.sized(sizes), dtype=getattr(torch, one.dtype), device="meta")
+        )
+        inputs = {one.name: given[one.name] for one in rows if not one.same_as}
         if step.packing:
             if "position_ids" not in generate_cache.taken(self._base(model)):
                 raise InputError(

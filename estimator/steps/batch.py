@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ..ledger import Ledger, Tensor
 from ..programs import Inputs
+from ..programs.heads import batch_of
 
 Batch = dict[str, Tensor]
 """What a loop gives to the model, by the names of its arguments. A module of the user's own makes its inputs itself."""
@@ -12,10 +13,7 @@ Batch = dict[str, Tensor]
 def make_batch(ledger: Ledger, inputs: Inputs) -> Batch:
     """The batch of a forward pass."""
     ledger.phase, ledger.scope = "forward", "inputs"
-    batch: Batch = {}
     if inputs.makes_own:
-        return batch
+        return {}
     sizes = inputs.step.sizes(inputs.batch, inputs.seq)
-    for one in inputs.step.inputs():
-        batch[one.name] = batch[one.same_as] if one.same_as else ledger.empty(one.sized(sizes), one.dtype)
-    return batch
+    return batch_of(inputs.step.inputs(), lambda one: ledger.empty(one.sized(sizes), one.dtype))
