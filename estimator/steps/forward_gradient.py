@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ..operators import forward_mode
 from ..programs import Procedure
-from .loop import Loop, zero_grad
+from .loop import Loop
 
 
 @dataclass(frozen=True)
@@ -29,7 +29,4 @@ class ForwardGradient(Procedure):
         yield "update"
         loop.update()
         loop.saved = ledger.saved
-        batch.pop("attention_mask", None)
-        yield "zero_grad"
-        zero_grad(loop.trained)
-        yield "end"
+        yield from loop.end(batch)

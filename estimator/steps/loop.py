@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -11,7 +11,7 @@ from ..ledger import Counted, Ledger, SavedBy, SavedRow, Size, Tensor
 from ..programs import Builder, Inputs, Method, Procedure, Sharding, Sizes, Step
 from ..programs.attention_functions import Cache
 from ..programs.causal_lm import RecordedCausalLM
-from . import chunks, litgpt, saved_activations
+from . import chunks, saved_activations
 from .batch import Batch, make_batch
 from .checkpointing import gradient_checkpointing_func, segment_length
 from .clipping import clip
@@ -63,7 +63,7 @@ class Model:
         build = Builder(
             ledger, method, step.dtype, segment_length(step.checkpointing) or 1, step.base, chunks.checkpoints(step)
         )
-        self.causal_lm: Any = (litgpt.GPT if step.family == "litgpt" else RecordedCausalLM)(build, sizes)
+        self.causal_lm: Any = _model_class(step)(build, sizes)
         checkpoints = gradient_checkpointing_func(step.checkpointing, step.use_reentrant)
         inputs = Inputs(ledger, *step.rows(batch, seq), step, checkpoints, fused_loss(step), fused_loss_after(step))
         self.inputs = replace(inputs, makes_own=bool(sizes.given))
@@ -163,6 +163,13 @@ class Loop:
         self.saved, self.rows, self.saved_by = self.ledger.saved, self.ledger.rows, self.ledger.saved_by
         self.ledger.next_forward()
 
+    def end(self, batch: Batch) -> Iterator[str]:
+        """The last phases of a training step: its mask and its gradients are freed."""
+        batch.pop("attention_mask", None)
+        yield "zero_grad"
+        zero_grad(self.trained)
+        yield "end"
+
     def update(self) -> None:
         """Clip the gradients and run the optimizer, after backward."""
         apply_update(self.ledger, self.step, self.optimizer, self.model.method, self.model.updated)
@@ -197,6 +204,15 @@ class Loop:
             host_pinned=ledger.pinned.nbytes,
             math_attention=ledger.notes.get("math attention", ""),
         )
+
+
+def _model_class(step: Step) -> type[RecordedCausalLM]:
+    """What runs the model: its program, with litgpt's own loss behind it where its loop does."""
+    if step.family != "litgpt":
+        return RecordedCausalLM
+    from .litgpt import GPT
+
+    return GPT
 
 
 def apply_update(ledger: Ledger, step: Step, optimizer: Optimizer, method: Method, updated: Sequence[Tensor]) -> None:

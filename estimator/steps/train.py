@@ -40,7 +40,4 @@ class Train(Procedure):
                 del out
         yield "update"
         loop.update()
-        batch.pop("attention_mask", None)
-        yield "zero_grad"
-        zero_grad(loop.trained)
-        yield "end"
+        yield from loop.end(batch)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from ..ledger import Ledger, Tensor
 from ..programs import Procedure
-from .loop import Loop, zero_grad
+from .loop import Loop
 from .prefill import infer
 
 
@@ -29,10 +29,7 @@ class ZerothOrder(Procedure):
         _move(ledger, loop.trained, "update")
         losses.clear()
         loop.saved = ledger.saved
-        batch.pop("attention_mask", None)
-        yield "zero_grad"
-        zero_grad(loop.trained)
-        yield "end"
+        yield from loop.end(batch)
 
 
 def _move(ledger: Ledger, parameters: Sequence[Tensor], phase: str) -> None:
