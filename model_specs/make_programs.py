@@ -22,7 +22,6 @@ from estimator.programs.libraries import is_installed
 from estimator.programs.program_files import written_together
 from estimator.programs.releases import NEWEST, installed_release
 from estimator.recorder import families
-from estimator.recorder.families import record
 
 release = litgpt.PROGRAMS if is_installed("litgpt") else installed_release()
 STRUCTURES: dict[str, dict[str, Any]] = yaml.safe_load(
@@ -65,7 +64,7 @@ def _recorded(raw: dict[str, Any]) -> dict[families.Case, Family | InputError]:
         from estimator.recorder import litgpt as _  # noqa: F401
 
         return families.record_families(raw, [families.Case(), families.Case(fixed=("B",))])
-    return record(raw, cases_of(raw))
+    return families.record(raw, cases_of(raw))
 
 
 def _good(name: str, found: dict[families.Case, Family | InputError]) -> list[Family]:

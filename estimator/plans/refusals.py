@@ -339,6 +339,8 @@ MODEL: Refusals = {
     "target_seq does not go with head: {r.spec.head}, which has no decoder beside an encoder; leave it out": (
         lambda r: r.spec.head != "seq2seq-lm" and _differs(r.plan, "target_seq")
     ),
+    "method: freeze has no rule with head: {r.spec.head}, whose encoder and decoder both have top layers; take another "
+    "method": lambda r: r.plan.method.name == "freeze" and r.spec.head == "seq2seq-lm",
     "dtype: {r.plan.dtype} has no rule with head: {r.spec.head}; take an unquantised dtype": (
         lambda r: r.plan.base is not None and r.spec.head != "causal-lm"
     ),

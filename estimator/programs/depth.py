@@ -1,7 +1,7 @@
 """A program for another number of layers, and the rule that says which layer calls what.
 
-A recording has a few layers. ``examples`` finds the kinds among them and how a layer's kind follows from the config
-(its entry in ``layer_types``, whether it is the first). ``deepened`` writes the program for any sequence of kinds.
+A recording has a few layers. ``recorder/kinds.py`` finds the kinds among them and how a layer's kind follows from the
+config (its entry in ``layer_types``, whether it is the first). ``deepened`` writes a program for any sequence of them.
 """
 
 from __future__ import annotations

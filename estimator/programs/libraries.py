@@ -1,4 +1,4 @@
-"""Optional libraries: which are installed, what they print, when they free memory, and what transformers builds."""
+"""Optional libraries: which are installed, what they print, and when they free memory."""
 
 from __future__ import annotations
 

@@ -1,7 +1,7 @@
 """A program as data: what a module's forward pass calls, in order, and where each tensor's name dies.
 
-A recorder writes it (``recorder/``), and an event loop runs it over the ledger (``event_loop.py``). A tensor is
-named by a number, its *slot*. Sizes are integers, or polynomials in the batch B and the sequence S.
+A recorder writes it (``estimator/recorder/``), and an event loop runs it over the ledger (``event_loop.py``). A tensor
+is named by a number, its *slot*. Sizes are integers, or polynomials in the sizes of the inputs, such as the batch B.
 """
 
 from __future__ import annotations

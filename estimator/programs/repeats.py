@@ -1,7 +1,7 @@
-"""Loops within a layer, such as that over the chunks of a sequence: found in a recording, and written out again.
+"""Loops within a layer, such as that over the chunks of a sequence, written out again.
 
-A recording has every pass of a loop. ``rolled`` finds passes that differ in their slots and in indices alone, and keeps
-one of them as a ``Repeat``, whose number of passes can be an expression of sizes. ``unrolled`` is the inverse.
+A program keeps one pass of a loop as a ``Repeat``, whose number of passes can be an expression of sizes. Recordings
+have every pass; ``recorder/loops.py`` finds those that differ in their slots and in indices alone.
 """
 
 from __future__ import annotations

@@ -8,9 +8,7 @@ from .. import operators as ops
 from ..ledger import Shape, Size, Tensor
 from .event_loop import EventLoop
 from .modules import Builder, Embedding, Linear, Module
-from .program import (
-    Stored,
-)
+from .program import Stored
 
 
 class RecordedEmbedding(Embedding):

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 if TYPE_CHECKING:
     from .step import Step
 
-DTYPES = ("float32", "bfloat16", "float16")
+LOWER = ("bfloat16", "float16")
+"""The dtypes of autocast, and those that the package flash-attn takes."""
+DTYPES = ("float32", *LOWER)
 Settings = Mapping[str, tuple[Any, ...]]
 """For each field of ``Setting`` the values that a program serves, any of one with any of another."""
 
@@ -83,7 +85,7 @@ VALUES: Settings = {
     "attention": ("eager", "sdpa", "flash"),
     "device": ("cpu", "cuda"),
     "dtype": DTYPES,
-    "autocast": (None, "bfloat16", "float16"),
+    "autocast": (None, *LOWER),
     "attention_mask": (False, True),
     "packing": (False, True),
     "use_cache": (False, True),

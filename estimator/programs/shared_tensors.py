@@ -2,9 +2,9 @@
 
 In a recording a slot says how far its layer is (``program.SPAN``). What a layer leaves to others than the next one,
 such as keys and values, is then at another distance in each layer, and what follows the layers lets go of it by the
-layer's number. ``lifted`` gives such tensors slots outside the layers, so that layers which share them are equal at any
-depth. What a loop computes for a layer before it calls it, such as its part of a tensor of all layers, becomes the
-layer's, with the layer's number as a symbol. ``placed`` is the inverse.
+layer's number. ``recorder/lifting.py`` gives such tensors slots outside the layers, so that layers which share them are
+equal at any depth. What a loop computes for a layer before it calls it, such as its part of a tensor of all layers,
+becomes the layer's, with the layer's number as a symbol. ``placed`` is the inverse.
 """
 
 from __future__ import annotations

@@ -136,7 +136,7 @@ class Shipped:
 
     def at(self, step: Step, batch: Size, seq: Size) -> Program:
         """The program of a forward pass. Raises ``InputError`` where none was recorded."""
-        key = (Setting.of(step), step.cached, step.window_reached, batch, seq)
+        key = _key(step, batch, seq)
         if key not in self._programs:
             try:
                 program = self._shipped(step, batch, seq)
@@ -152,7 +152,7 @@ class Shipped:
 
     def knows(self, step: Step, batch: Size, seq: Size) -> bool:
         """Whether the program is shipped."""
-        key = (Setting.of(step), step.cached, step.window_reached, batch, seq)
+        key = _key(step, batch, seq)
         if key not in self._programs:
             try:
                 self._programs[key] = self._shipped(step, batch, seq)
@@ -276,6 +276,11 @@ def open_values(family: Family, config: Mapping[str, Any]) -> dict[str, int]:
     if not family.symbols["D"].isidentifier():
         del found["H"]
     return found | {"G": values.get("G", 1), "L": family.depth(config)}
+
+
+def _key(step: Step, batch: Size, seq: Size) -> tuple[Any, ...]:
+    """What a program of a forward pass depends on."""
+    return (Setting.of(step), step.cached, step.window_reached, batch, seq)
 
 
 def shipped_config(

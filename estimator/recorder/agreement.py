@@ -19,7 +19,7 @@ from ..methods.full import FullMethod
 from ..operators import CPU, Cuda
 from ..programs.family import Family
 from ..programs.recorded import Config
-from ..programs.setting import DTYPES, VALUES, Setting, Settings, merged
+from ..programs.setting import DTYPES, LOWER, VALUES, Setting, Settings, merged
 from ..programs.shipped import shipped_config
 from ..programs.step import CachedTokens, Step
 from ..steps.generate import Generate
@@ -71,7 +71,6 @@ def _together(base: Setting, agreed: Sequence[Setting], row: Settings) -> Iterat
         if base._replace(attention=attention, device=device) not in own:
             continue
         others = {name: {getattr(one, name) for one in own} for name in ("attention_mask", "use_cache", "cache")}
-        lower = tuple(x for x in DTYPES if x != "float32")
         for dtype, autocast in {(one.dtype, one.autocast) for one in own}:
             yield {
                 **row,
@@ -79,8 +78,8 @@ def _together(base: Setting, agreed: Sequence[Setting], row: Settings) -> Iterat
                 **({} if base.cache is None else {name: VALUES[name] for name in ("past", "reordered")}),
                 "attention": (attention,),
                 "device": (device,),
-                "dtype": DTYPES if autocast is None else ("float32",) if dtype == "float32" else lower,
-                "autocast": (None,) if autocast is None else lower,
+                "dtype": DTYPES if autocast is None else ("float32",) if dtype == "float32" else LOWER,
+                "autocast": (None,) if autocast is None else LOWER,
             }
 
 

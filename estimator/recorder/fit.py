@@ -2,8 +2,8 @@
 
 A recording has integers. ``fit`` finds, for each integer that is a size, the simplest expression of the symbols that
 equals it in all recordings: a constant, a monomial, a monomial and a small number, or a sum of two or three monomials.
-What none of these equals is refused. ``fit_inputs`` is the quick case of one model: only the batch and the sequence
-differ. ``substitute`` puts numbers in place of the symbols again.
+What none of these equals is refused. ``fit_inputs`` is the quick case of one model: only the inputs' sizes differ.
+``programs/substitution.py`` puts numbers in place of the symbols again.
 
 Recordings may also differ in the dtype of the model. Then ``DTYPE`` stands for it. Where they differ in whether a rate
 of the config is zero, ``Rate`` stands for that.

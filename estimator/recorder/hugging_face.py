@@ -192,6 +192,13 @@ class HuggingFaceModel(Source):
         by_layer = any(checkpoints_itself(module) for module in base.modules())
         return by_layer or "_gradient_checkpointing_func(" in inspect.getsource(sys.modules[type(base).__module__])
 
+    @cached_property
+    def _attention_checkpoints(self) -> bool:
+        """Whether attention itself asks whether checkpoints are on, as T5's does."""
+        return any(
+            hasattr(m, "gradient_checkpointing") for m in filter(is_attention, self._model("bfloat16").modules())
+        )
+
     def modules(self) -> tuple[NamedModule[int], ...]:
         model = self._model("bfloat16")
         base = self._base(model)
@@ -207,6 +214,11 @@ class HuggingFaceModel(Source):
         return {plain(name): tuple(p.shape) for name, p in model.named_parameters()}
 
     def at(self, step: Step, batch: Size, seq: Size) -> Program:
+        if step.checkpointing != "none" and self._attention_checkpoints:
+            raise InputError(
+                f"{self.where}: checkpointing has no rule with {self.config.model_type}, whose attention makes other "
+                "tensors within checkpoints; use checkpointing: none"
+            )
         key = (Setting.of(step), step.cached, step.window_reached, step.lengths)
         if (*key, batch, seq) not in self._programs:
             sizes = step.sizes(batch, seq)
@@ -258,13 +270,6 @@ class HuggingFaceModel(Source):
         device = step.device.type
         model = self._model(step.dtype, step.attention, step.experts_implementation)
         model.train(not infers)
-        if step.checkpointing != "none" and any(
-            hasattr(m, "gradient_checkpointing") for m in filter(is_attention, model.modules())
-        ):
-            raise InputError(
-                f"{self.where}: checkpointing has no rule with {self.config.model_type}, whose attention makes other "
-                "tensors within checkpoints; use checkpointing: none"
-            )
         sizes = step.sizes(batch, seq)
         rows = replace(step, data_collator=False, packing=False, return_seq_idx=False).inputs()  # labels are the ids
         given = batch_of(
@@ -457,7 +462,7 @@ def first_line(error: BaseException) -> str:
 
 def stack_paths(model: Any) -> list[list[str]]:
     """The paths of the layers of each stack: the list of modules with the most parameters, and others beside it that
-    have attention in each layer.
+    have attention in each layer. A recording tells the same by what was called (``calls/assembling.py: _stacks``).
     """
     lists = [
         (sum(p.numel() for p in module.parameters()), path, module)

@@ -2,28 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from contextlib import contextmanager
 from typing import Any
 
 from ..programs.heads import HEADS
 from ..programs.releases import dtype_keyword
-
-
-@contextmanager
-def silent() -> Iterator[None]:
-    """Within it, libraries draw no progress bars."""
-    from unittest import mock  # which imports asyncio, and is_installed is asked at every start
-
-    from tqdm import tqdm
-
-    made = tqdm.__init__
-
-    def without_bar(self: Any, *args: Any, **kwargs: Any) -> None:
-        made(self, *args, **{**kwargs, "disable": True})
-
-    with mock.patch.object(tqdm, "__init__", without_bar):
-        yield
 
 
 def causal_class(config: Any) -> Any:

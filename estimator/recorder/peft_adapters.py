@@ -12,6 +12,7 @@ from unittest import mock
 import peft
 import torch
 import transformers
+from tqdm import tqdm
 
 from ..errors import InputError
 from ..methods.options import MethodOptions
@@ -21,7 +22,6 @@ from ..programs.recorded import Config
 from . import partly_real
 from .calls import Wrapped
 from .hugging_face import HuggingFaceModel, config_of, held
-from .model_classes import silent
 
 
 class PeftModel(HuggingFaceModel):
@@ -70,6 +70,18 @@ class PeftModel(HuggingFaceModel):
 
     def running(self) -> AbstractContextManager[Any]:
         return partly_real.PartlyReal(self.device)
+
+
+@contextmanager
+def silent() -> Iterator[None]:
+    """Within it, libraries draw no progress bars."""
+    made = tqdm.__init__
+
+    def without_bar(self: Any, *args: Any, **kwargs: Any) -> None:
+        made(self, *args, **{**kwargs, "disable": True})
+
+    with mock.patch.object(tqdm, "__init__", without_bar):
+        yield
 
 
 def wrap(

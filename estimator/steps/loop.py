@@ -66,9 +66,9 @@ class Model:
         self.causal_lm: Any = _model_class(step)(build, sizes)
         checkpoints = gradient_checkpointing_func(step.checkpointing, step.use_reentrant)
         inputs = Inputs(ledger, *step.rows(batch, seq), step, checkpoints, fused_loss(step), fused_loss_after(step))
-        self.inputs = replace(inputs, makes_own=bool(sizes.given))
         self._wrapped: Any = method.wrap_model(build, self.causal_lm)
         self.scope = None if step.sharding is None else self._sharded(step.sharding, ledger.parameters[before:])
+        self.inputs = replace(inputs, makes_own=bool(sizes.given), layer_hooks=self.scope)
         own = ledger.parameters[before:] if step.procedure.trains else []
         # The optimizer does not have parameters that get a gradient before the step.
         self.trained = [p for p in own if p.requires_grad and p.grad is None]
@@ -79,9 +79,7 @@ class Model:
         for p in parameters:
             layer = self.causal_lm.layer_of(p.name)
             groups[0 if layer is None else 1 + layer].append(p)
-        scope = scope_of(sharding, self.ledger, groups)
-        self.inputs = replace(self.inputs, layer_hooks=scope)
-        return scope
+        return scope_of(sharding, self.ledger, groups)
 
     def batch(self) -> Batch:
         """The batch of a forward pass, made anew."""

@@ -111,6 +111,7 @@ def test_the_head_is_what_the_architectures_say(architectures: Any, encoder: boo
         (BERT, {"head": "masked-lm", "target_seq": 4}, "target_seq does not go with head: masked-lm"),
         (BERT, {"head": "masked-lm", "dtype": "nf4", "method": "lora"}, "dtype: nf4 has no rule with head: masked-lm"),
         (T5, {"checkpointing": "layer"}, "whose attention makes other tensors within checkpoints"),
+        (T5, {"method": "freeze", "top_layers": 1}, "method: freeze has no rule with head: seq2seq-lm"),
         (T5, {"head": "causal-lm"}, "has an encoder beside its decoder; set head: seq2seq-lm"),
         (LLAMA, {"head": "masked-lm"}, "has no model of model_type llama with head: masked-lm; other heads are"),
         (
@@ -122,6 +123,13 @@ def test_the_head_is_what_the_architectures_say(architectures: Any, encoder: boo
 def test_refusals(config: dict[str, Any], keys: dict[str, Any], words: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=words.replace("?", ".")):
         estimator.estimate(model=write_config(tmp_path / "model", config), seq=24, **keys)
+
+
+def test_a_refusal_does_not_depend_on_what_was_asked_before(tmp_path: Path) -> None:
+    keys: dict[str, Any] = {"model": write_config(tmp_path / "model", T5), "seq": 24}
+    estimator.estimate(**keys)
+    with pytest.raises(InputError, match="whose attention makes other tensors within checkpoints"):
+        estimator.estimate(**keys, checkpointing="layer")
 
 
 def test_each_head_has_a_class_of_transformers() -> None:

@@ -2,8 +2,8 @@
 
 Every function of PyTorch that the module calls goes through a ``TorchFunctionMode``, which notes it with its operands.
 A mark on each tensor's Python object notes when the object dies. No autograd runs, since its graph would keep tensors
-alive; the interpreter's ledger has a graph of its own. Functions that PyTorch writes in Python (``F.softmax``) are
-looked through: what they call is noted.
+alive; the ledger that runs the program has a graph of its own. Functions that PyTorch writes in Python (``F.softmax``)
+are looked through: what they call is noted.
 
 The meta device has no data. What the module reads is answered as for a batch without padding (``data.py``).
 """

@@ -1,4 +1,4 @@
-"""PyTorch's functions by their names: which are the same, and which need no record or a cast of their operands."""
+"""PyTorch's functions by their names: which need no record or a cast of their operands."""
 
 from __future__ import annotations
 

@@ -8,12 +8,9 @@ from typing import Any
 
 from ...programs.family import Family
 from ...programs.releases import NEWEST, is_before
-from ...programs.setting import DTYPES, Setting
+from ...programs.setting import DTYPES, LOWER, Setting
 from ..hugging_face import HuggingFaceModel
 from .configs import KV_HEADS, chunk_key, resolved_keys, window_key
-
-LOWER = ("bfloat16", "float16")
-"""The dtypes of autocast, and those that the package flash-attn takes."""
 
 
 def of_dtypes(setting: Setting) -> tuple[Setting, ...]:

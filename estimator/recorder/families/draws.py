@@ -9,7 +9,7 @@ from typing import Any
 
 from ...errors import InputError
 from ...ledger import whole
-from ...operators import CPU, Cuda
+from ...operators import DEVICES
 from ...programs.attention_functions import WIDE
 from ...programs.config_values import DEPTH_KEYS, INDEX_KEYS, SHARING, number_of
 from ...programs.expressions import evaluate, names
@@ -79,7 +79,7 @@ def program_of(raw: Mapping[str, Any], draw: Draw, found: Structure) -> Program:
         attention=attention,
         attention_mask=setting.attention_mask,
         use_cache=setting.use_cache,
-        device={"cpu": CPU, "cuda": Cuda()}[setting.device],
+        device=DEVICES[setting.device],
         procedure=Procedure(trains=setting.trains),
         cached=draw.cached,
     )
