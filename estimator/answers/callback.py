@@ -129,7 +129,7 @@ def _checked(arguments: Any, model: Any, keys: dict[str, Any]) -> Checked:
         adapters = getattr(model, "peft_config", None)
         if isinstance(adapters, Mapping) and adapters:
             next(iter(adapters.values())).save_pretrained(folder)
-        found = {**_of_module(model, arguments), **keys}
+        found = {**_of_module(model), **keys}
         if arguments.device.type == "cuda" and "device" not in found and "budget" not in found:
             found |= _gpu()
         found.setdefault("runtime", "torch-cuda" if arguments.device.type == "cuda" else "torch-cpu")
@@ -137,7 +137,7 @@ def _checked(arguments: Any, model: Any, keys: dict[str, Any]) -> Checked:
         return check(str(folder), found)
 
 
-def _of_module(model: Any, arguments: Any) -> dict[str, Any]:
+def _of_module(model: Any) -> dict[str, Any]:
     """What the module itself says: the dtype of its frozen or first weights, quantisation, attention."""
     import torch
 

@@ -34,8 +34,8 @@ Progress = Callable[[], None]
 def estimate(plan: Plan | Mapping[str, Any] | str | PathLike[str] | None = None, /, **keys: Unpack[PlanKeys]) -> Result:
     """Answer a plan: a ``Plan``, a mapping of its keys, or a model's name and the keys themselves.
 
-    Keys of a plan's block (of its method, ``generate``, ``run`` or ``llama_cpp``) may be given beside the plan's own.
-    Keys beside a plan take the place of its own.
+    Keys of a plan's block (of its method, ``generate``, ``sharding``, ``run`` or ``llama_cpp``) may be given beside the
+    plan's own. Keys beside a plan take the place of its own.
 
     Raises:
         InputError: for wrong input.
@@ -53,16 +53,22 @@ def estimate(plan: Plan | Mapping[str, Any] | str | PathLike[str] | None = None,
 
 
 def answer(plan: Plan, logs: dict[str, Any]) -> Result:
-    """The result of ``estimate``. ``logs`` are those of plans that were answered before, and are added to: of plans
-    that differ in batch, sequence and budget alone, a replayed step runs once. Raises ``InputError``.
+    """The result of ``estimate``. ``logs`` are those of the plan that was answered before, and become this one's: of
+    plans in a row that differ in batch, sequence and budget alone, a replayed step runs once. Raises ``InputError``.
     """
     engine = plan.engine
     if not engine.runs_steps:
         return result_of(plan, engine.figures(plan, engine.model(plan, load)))
     resolved = resolve(plan)
     totals = run(resolved.step, resolved.sizes(), resolved.method, plan.batch, plan.seq)
-    alike = repr(plan.model_dump(exclude={"batch", "seq", "budget", "lengths", "run"}))  # a path may be no text
-    result = to_result(resolved, totals, logs=logs.setdefault(alike, engine.logs(resolved)))
+    own = None
+    if engine.replays:
+        alike = repr(plan.model_dump(exclude={"batch", "seq", "budget", "lengths", "run"}))  # a path may be no text
+        if alike not in logs:
+            logs.clear()  # of other plans, which come one after the other
+            logs[alike] = engine.logs(resolved)
+        own = logs[alike]
+    result = to_result(resolved, totals, logs=own)
     if plan.lengths is not None:
         result = replace(result, run=_run_of(plan, result, logs))
     if plan.run is not None:

@@ -10,6 +10,7 @@ from typing import Any
 
 from ..engines.engine import Limit
 from ..engines.llama_cpp.options import is_gguf
+from ..engines.registry import RUNTIMES, engine_of
 from ..errors import InputError
 from ..plans.margins import NO_MARGIN, STATED, Margin, verdict_of
 from ..plans.models import load, names_for
@@ -148,10 +149,18 @@ def rows(
     return found
 
 
+def check_runtime(runtime: Any) -> None:
+    """Raise ``InputError`` for an engine that runs PyTorch's steps, whose longest sequence is another question."""
+    if runtime in RUNTIMES and engine_of(runtime).runs_steps:
+        raise InputError(f"max-context is about {RUNTIME}, not {runtime}; for PyTorch ask `estimator max-seq`")
+
+
 def _plans(
     plan: Plan | Mapping[str, Any], models: Iterable[str], recipes: Sequence[str], caches: Sequence[tuple[str, str]]
 ) -> list[Plan]:
     base = plan.model_dump(exclude_unset=True) if isinstance(plan, Plan) else dict(plan)
+    runtime = base.get("runtime", RUNTIME)
+    check_runtime(runtime)
     block = dict(base.get("llama_cpp", {}))
     combinations = []
     for model in models:
@@ -161,7 +170,7 @@ def _plans(
                 data = {
                     **base,
                     "model": model,
-                    "runtime": base.get("runtime", RUNTIME),
+                    "runtime": runtime,
                     "llama_cpp": {**block, "type_k": type_k, "type_v": type_v},
                 }
                 if from_file:
@@ -203,6 +212,7 @@ def longest(plan: Plan, model: Any = None, margin: Margin = STATED) -> Row:
 
     The answer keeps ``margin`` free of each limit, by default the stated uncertainty. Raises ``InputError``.
     """
+    check_runtime(plan.runtime)
     budget_of(plan)
     engine, padding = plan.engine, plan.engine.context_step
     model = engine.model(plan, load) if model is None else model

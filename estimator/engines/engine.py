@@ -71,6 +71,9 @@ class Job(Protocol):
     def sizes(self, symbolic: bool = False, batch: Size | None = None, seq: Size | None = None) -> Any:
         """The model's sizes, with alike layers counted as one run. Batch and sequence are by default the plan's."""
 
+    def knows(self, batch: Size, seq: Size) -> bool:
+        """Whether there is a program for these sizes without recording one first."""
+
 
 class Limit(NamedTuple):
     """A limit of a plan's memory. Sizes are bytes."""

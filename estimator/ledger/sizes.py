@@ -254,7 +254,7 @@ class Taken:
     def __init__(self) -> None:
         self.differences: set[Poly] = set()
         """They are not zero: sizes that were compared, and are not the same polynomial."""
-        self.facts: list[tuple[Callable[..., Any], tuple[Size, ...], Any]] = []
+        self.facts: set[tuple[Callable[..., Any], tuple[Size, ...], Any]] = set()
         """Functions of sizes, and what they give."""
 
     def holds(self, values: Mapping[str, int]) -> bool:
@@ -283,7 +283,7 @@ def is_so(property_of: Callable[..., bool], *sizes: Size) -> bool:
     if all(isinstance(size, int) for size in sizes):
         return property_of(*sizes)
     if _taken is not None:
-        _taken.facts.append((property_of, sizes, False))
+        _taken.facts.add((property_of, sizes, False))
     return False
 
 
@@ -291,7 +291,7 @@ def compared(a: Size, b: Size) -> int:
     """1 where ``a`` is larger, -1 where ``b`` is, else 0; of symbols where each has its ``sample``."""
     sign = _sign(_sample(a), _sample(b))
     if _taken is not None and not (isinstance(a, int) and isinstance(b, int)):
-        _taken.facts.append((_sign, (a, b), sign))
+        _taken.facts.add((_sign, (a, b), sign))
     return sign
 
 

@@ -10,6 +10,7 @@ from .. import operators as ops
 from ..errors import InputError
 from ..io.fields import Rank
 from ..ledger import ITEMSIZE, Call, Shape, Size, Tensor, product, record, whole
+from ..ledger.sizes import is_so
 from ..operators.table import Kept, saves
 from ..programs import Builder, Linear, Module
 from . import patterns
@@ -102,7 +103,7 @@ def _einsum(shape: Shape, conjugated: Tensor, sizes: tuple[Size, Size, Size], ov
         return out
     out = ledger.empty(shape, _COMPLEX)
     copied: Size = 0
-    if conjugated.shape[-1] != 1 and (not isinstance(i * j * k, int) or i * j * k >= _SMALL_PRODUCT):  # type: ignore[operator]
+    if not is_so(lambda work: work < _SMALL_PRODUCT, i * j * k) and conjugated.shape[-1] != 1:
         second = j * k if k != 1 or (over_rows and i == 1) else 0
         copied = (i * j + second) * ITEMSIZE[_COMPLEX]
     ledger.transient(conjugated.nbytes + copied)

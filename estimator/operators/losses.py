@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from ..ledger import Call, Tensor, record
 from .casts import widened
 from .layout import Grads, gradients
 from .norms import log_softmax
-from .table import SHAPE, Kept, operator, saves
+from .table import SHAPE, Kept, Result, operator, saves
+
+
+def _reduced(out: Result, x: Tensor, target: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor, str]:
+    """The ``args`` of a loss: its reduction is told by the result."""
+    return x, target, "mean" if out.shape == () else "none"
 
 
 @operator(
     "cross_entropy_loss",
-    args=lambda out, x, target, *_, **__: (x, target, "mean" if out.shape == () else "none"),
+    args=_reduced,
 )
 def cross_entropy(logits: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
     """``F.cross_entropy(logits, target, reduction=reduction)`` of [N, V]: log-softmax, then ``nll_loss``."""
@@ -21,7 +28,7 @@ def cross_entropy(logits: Tensor, target: Tensor, reduction: str = "mean") -> Te
 
 @operator(
     "nll_loss", "nll_loss_nd",
-    args=lambda out, x, target, *_, **__: (x, target, "mean" if out.shape == () else "none"),
+    args=_reduced,
 )  # fmt: skip
 @saves(
     "NllLossBackward0",
@@ -40,7 +47,7 @@ def nll_loss(x: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
     )
 
 
-@operator("mse_loss", args=lambda out, x, target, *_, **__: (x, target, "mean" if out.shape == () else "none"))
+@operator("mse_loss", args=_reduced)
 @saves(
     "MseLossBackward0",
     Kept("its input", because="the gradient is a multiple of the difference"),

@@ -61,7 +61,7 @@ def operator(*names: str, same: Sequence[str] = (), args: Arguments | None = Non
 
     ``args`` makes the rule's arguments of a recorded call's ``Result`` and arguments. Without it they are the same.
     """
-    if args is not None:
+    if args is not None and args.__name__ == "<lambda>":
         args.__qualname__ = names[0]  # what Python says of wrong arguments names it
 
     def enter(rule: R) -> R:

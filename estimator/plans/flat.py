@@ -99,7 +99,7 @@ def nested(
             converted = convert(name, value, own_keys(block)[name].annotation)
             if isinstance(own, BaseModel):
                 own = own.model_dump(exclude_unset=True)
-            if isinstance(own, str) and own_keys(block).keys() != BLOCKS[block].model_fields.keys():
+            if isinstance(own, str) and "name" in BLOCKS[block].model_fields:
                 own = {"name": own}
             data[block] = {**own, name: converted} if isinstance(own, Mapping) else own
     if method:

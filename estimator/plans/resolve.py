@@ -53,6 +53,10 @@ class Resolved:
         config = self.spec.config
         return config.sizes(layer_signature(config, self.method), self.step, batch, seq, symbolic)
 
+    def knows(self, batch: Size, seq: Size) -> bool:
+        """Whether there is a program for these sizes without recording one first, which may take a minute."""
+        return self.spec.config.source.knows(self.step, batch, seq + self.method.virtual_tokens)
+
 
 def layer_signature(config: Config, method: Method) -> Callable[[int], Hashable]:
     """A function of a layer's index: what the method does to each module of that layer."""

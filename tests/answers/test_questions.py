@@ -252,6 +252,7 @@ def test_wrong_input_is_an_input_error() -> None:
         lambda: estimator.compare("smollm2-135m", methods=["lorra"]),
         lambda: estimator.sweep("smollm2-135m", seq=5),
         lambda: estimator.max_context("smollm2-135m", method="lora", device="pixel-8"),
+        lambda: estimator.max_context("smollm2-135m", runtime="torch-cpu", budget="8GiB"),
         lambda: estimator.advise("smollm2-135m", margin="lots", budget="4GiB"),
         lambda: estimator.smallest_device("smollm2-135m", sequence=5),
     ):

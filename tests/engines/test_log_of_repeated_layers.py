@@ -160,6 +160,7 @@ def test_an_optimizer_that_steps_in_backward_is_run_whole(optimizer: str, method
         {"loss": "chunked"},
         {"model": "mixtral-8x7b"},
         {"model": "gemma-3-1b"},
+        {"method": {"name": "c3a", "block_size": 448, "target_modules": ["q_proj"]}},
     ],
     ids=str,
 )

@@ -18,7 +18,6 @@ from ...ledger import ITEMSIZE, Events, Ledger, Origin, Size, whole
 from ...ledger.sizes import Taken, evaluated, symbol, taking
 from ...programs import Procedure, Step
 from ...programs.layer_runs import segments
-from ...programs.recorded import Config
 from ...steps.checkpointing import segment_length
 from ...steps.loop import Loop, apply_update, zero_grad
 from ...steps.optimizers import OPTIMIZERS
@@ -170,13 +169,13 @@ class Logs:
         sizes, regime = (1 if batch == 1 else symbol("B"), symbol("S")), (job.step, batch == 1)
         if regime not in self._formulas and seq > 1:
             self._formulas[regime] = None
-            if _knows(job, *sizes):
+            if job.knows(*sizes):
                 with suppress(InputError), taking() as taken:  # a rule may need numbers
                     self._formulas[regime] = log_step(job, *sizes, self._with_origins), taken
         values, known = {"B": batch, "S": seq}, self._formulas.get(regime)
         longest = getattr(job.spec.config, "longest", None) or seq
         if known is None or not 1 < seq <= longest or not known[1].holds(values):
-            return log_step(job, batch, seq, self._with_origins)
+            return log_step(self._job, batch, seq, self._with_origins)
         log = known[0]
         return replace(log, events=log.events.at(values), buffers=tuple(evaluated(n, values) for n in log.buffers))
 
@@ -185,18 +184,15 @@ class Logs:
         return max(self.of(batch.rows, batch.seq).events.most_copies for batch in batches)
 
 
-def _knows(job: Job, batch: Size, seq: Size) -> bool:
-    """Whether there is a program for sizes that are symbols, without recording one."""
-    config: Config = job.spec.config
-    return config.source.knows(job.step, batch, seq + job.method.virtual_tokens)
-
-
 class OwnLogs(Logs):
     """The log of a user's own procedure, whatever the batch."""
 
     def __init__(self, job: Job, procedure: Procedure) -> None:
         super().__init__(job)
         self._procedure = procedure
+
+    def of(self, batch: int, seq: int) -> Log:
+        return super().of(0, 0)
 
     def _made(self, batch: int, seq: int) -> Log:
         step = self._job.step

@@ -8,14 +8,13 @@ from pathlib import Path
 from typing import Any, get_args
 
 from ...answers.inverse import Solution, solve
-from ...answers.max_context import RUNTIME, Fit, Row, curve, rows, runs_at
+from ...answers.max_context import RUNTIME, Fit, Row, check_runtime, curve, rows, runs_at
 from ...answers.result import SCHEMA
 from ...answers.sentences import counted
 from ...engines.devices import find
 from ...engines.engine import Engine, Limit
 from ...engines.llama_cpp.options import CacheType, LlamaCppOptions
 from ...engines.llama_cpp.recipes import RECIPES
-from ...engines.registry import RUNTIMES, engine_of
 from ...errors import InputError, nearest
 from ...methods.registry import METHODS
 from ...plans.margins import MARGIN_HELP, NO_MARGIN, STATED, Margin
@@ -87,8 +86,7 @@ def _asked(args: argparse.Namespace) -> tuple[dict[str, Any], list[str], list[tu
     """The plan's other keys, and the recipes and the cache types to compare. Raises ``InputError``."""
     data = plan_mapping(args)
     runtime = data.get("runtime", RUNTIME)
-    if runtime in RUNTIMES and engine_of(runtime).runs_steps:
-        raise InputError(f"max-context is about {RUNTIME}, not {runtime}; for PyTorch ask `estimator max-seq`")
+    check_runtime(runtime)
     block = data.get("llama_cpp", {})
     block = dict(block) if isinstance(block, dict) else block
     if "seq" in data or (isinstance(block, dict) and "n_ctx" in block):
