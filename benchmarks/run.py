@@ -7,7 +7,6 @@ same machine in the same run, so figures of different machines can be set side b
 from __future__ import annotations
 
 import json
-import os
 import random
 import subprocess
 import sys
@@ -19,6 +18,7 @@ from pathlib import Path
 import numpy as np
 from rich.console import Console
 from rich.table import Table
+from startup import ENVIRONMENT, peak_mib
 
 from estimator import estimate
 from estimator.answers.bulk import estimate_lines
@@ -30,12 +30,6 @@ from estimator.export.sweep import KINDS, Sweep
 from estimator.plans.models import builtin_names
 from estimator.plans.plan import parse_plan
 from estimator.plans.resolve import resolve
-
-_MEMORY = "import resource, sys; print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // 1024)"
-
-
-_ENVIRONMENT = {**os.environ, "PYTHONDONTWRITEBYTECODE": ""}
-"""Processes keep their bytecode, as installed packages do: to compile the sources anew is no part of a start."""
 
 
 def best(function: Callable[[], object], times: int) -> float:
@@ -52,16 +46,10 @@ def process(*arguments: str) -> Callable[[], object]:
     """A call that runs a fresh interpreter, which may say that a plan does not fit."""
 
     def run() -> None:
-        done = subprocess.run([sys.executable, *arguments], capture_output=True, env=_ENVIRONMENT)
+        done = subprocess.run([sys.executable, *arguments], capture_output=True, env=ENVIRONMENT)
         assert done.returncode in (0, 1)
 
     return run
-
-
-def peak_mib(*arguments: str) -> int:
-    """Peak resident set of a fresh interpreter, in MiB."""
-    code = f"import subprocess; subprocess.run({[sys.executable, *arguments]!r}, capture_output=True); {_MEMORY}"
-    return int(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
 
 
 def plans(count: int) -> list[str]:

@@ -26,15 +26,15 @@ COMMANDS = {
     "gpu": (*_ESTIMATE, "llama-3.2-1b", "--method", "lora", "--seq", "1024", "--device", "rtx-4090"),
     "hybrid": (*_ESTIMATE, "qwen3.5-27b", "--method", "full", "--seq", "1024"),
 }
-_ENVIRONMENT = {**os.environ, "PYTHONDONTWRITEBYTECODE": ""}
+ENVIRONMENT = {**os.environ, "PYTHONDONTWRITEBYTECODE": ""}
 """Processes keep their bytecode, as installed packages do: to compile the sources anew is no part of a start."""
-_MEMORY = "import resource, sys; print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // 1024)"
+_MEMORY = "import resource; print(resource.getrusage(resource.RUSAGE_CHILDREN).ru_maxrss // 1024)"
 
 
 def cpu_seconds(*arguments: str) -> float:
     """CPU seconds of a fresh interpreter."""
     before = resource.getrusage(resource.RUSAGE_CHILDREN)
-    subprocess.run([sys.executable, *arguments], capture_output=True, env=_ENVIRONMENT, check=False)
+    subprocess.run([sys.executable, *arguments], capture_output=True, env=ENVIRONMENT, check=False)
     after = resource.getrusage(resource.RUSAGE_CHILDREN)
     return after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
 
@@ -43,10 +43,10 @@ def peak_mib(*arguments: str) -> int:
     """Peak resident set of a fresh interpreter, in MiB."""
     code = f"import subprocess; subprocess.run({[sys.executable, *arguments]!r}, capture_output=True); {_MEMORY}"
     command = [sys.executable, "-c", code]
-    return int(subprocess.run(command, capture_output=True, text=True, check=True, env=_ENVIRONMENT).stdout)
+    return int(subprocess.run(command, capture_output=True, text=True, check=True, env=ENVIRONMENT).stdout)
 
 
-def measured(pairs: int) -> dict[str, str]:
+def measured(release: str, pairs: int) -> dict[str, str]:
     """A row of the table: each command's share of what ``import sympy`` takes, and the memory of the first."""
     for command in COMMANDS.values():
         cpu_seconds(*command)  # which compiles what is not compiled yet
@@ -57,7 +57,7 @@ def measured(pairs: int) -> dict[str, str]:
             times[name].append(cpu_seconds(*command) / sympy)
     row = {name: f"{statistics.median(found):.2f}" for name, found in times.items()}
     python = ".".join(map(str, sys.version_info[:2]))
-    return {"release": __version__, "python": python, **row, "mib": str(peak_mib(*COMMANDS["cpu"]))}
+    return {"release": release, "python": python, **row, "mib": str(peak_mib(*COMMANDS["cpu"]))}
 
 
 def main() -> None:
@@ -67,7 +67,7 @@ def main() -> None:
     parser.add_argument("--release", default=__version__, help="what the row is called")
     parser.add_argument("--pairs", type=int, default=15)
     args = parser.parse_args()
-    row = {**measured(args.pairs), "release": args.release}
+    row = measured(args.release, args.pairs)
     known = TABLE.read_text().splitlines()[1:] if TABLE.exists() else []
     rows = [line.split("\t") for line in known if line.split("\t")[0] != args.release] + [list(row.values())]
     table = Table(*row)

@@ -11,15 +11,13 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from estimator.engines.llama_cpp.options import LlamaCppOptions
 from estimator.methods.registry import METHODS
+from estimator.plans.flat import BLOCKS
 from estimator.plans.lengths import LengthOptions
 from estimator.plans.plan import Plan
 from estimator.show.cli import COMMANDS
 from estimator.show.commands import module_of
 from estimator.show.commands.options import add_plan_options
-from estimator.steps.generate_options import GenerateOptions
-from estimator.steps.sharding.options import ShardingOptions
 
 PAGE = Path(__file__).with_name("command-reference.md")
 
@@ -250,7 +248,7 @@ def page() -> str:
         if name != "full":
             lines += ["", f"### method: {name}", "", cleandoc(model.__doc__ or ""), "", *fields(model)]
     lines += ["", "### lengths", "", cleandoc(LengthOptions.__doc__ or ""), "", *fields(LengthOptions)]
-    for key, block in (("generate", GenerateOptions), ("sharding", ShardingOptions), ("llama_cpp", LlamaCppOptions)):
+    for key, block in BLOCKS.items():
         lines += ["", f"### {key}", "", cleandoc(block.__doc__ or ""), "", *fields(block)]
     lines += [RESULT.rstrip(), SOLUTION, "## Commands"]
     for name, description in COMMANDS.items():

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..answers.comparison import Row
@@ -21,9 +20,7 @@ SHADES = ("#A9CCE3", "#4F93C4", "#1B4F72")
 
 
 @drawn
-def thesis_figure(
-    rows: Mapping[str, Sequence[Row]], seqs: Sequence[int], conditions: str, path: Path | None = None
-) -> Figure:
+def thesis_figure(rows: Mapping[str, Sequence[Row]], seqs: Sequence[int], conditions: str) -> Figure:
     """The shares of full fine-tuning: trainable parameters, activations and peak, by model and method.
 
     ``rows`` are the methods by model, without full fine-tuning. ``seqs`` are the lengths in tokens of the peak's bars,

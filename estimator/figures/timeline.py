@@ -21,7 +21,7 @@ TIMELINE = {
     "saved activations": PARTS["saved activations"],
     "temporaries": PARTS["temporaries and logits"],
 }
-"""The colours of ``engines.torch_cuda.process.KINDS``."""
+"""The colours of ``engines.replay.KINDS``."""
 
 
 @drawn
@@ -30,8 +30,7 @@ def timeline_figure(
 ) -> Figure:
     """The allocated bytes by kind, and the reserved bytes, after each allocation and release of a process.
 
-    ``steps`` says what each step is. ``budget`` is the most bytes that the allocator may reserve. Raises ``OSError``
-    where the file cannot be written.
+    ``steps`` says what each step is. ``budget`` is the most bytes that the allocator may reserve.
     """
     import numpy as np
 

@@ -8,7 +8,7 @@ from typing import Any, Literal, TypedDict
 
 # fmt: off
 class PlanKeys(TypedDict, total=False):
-    """The keys of a plan, of its blocks ``generate``, ``run`` and ``llama_cpp``, and of every method."""
+    """The keys of a plan, of its blocks, and of every method."""
 
     model: str
     implementation: Literal['transformers', 'litgpt']

@@ -11,7 +11,7 @@ from ...answers.result import SCHEMA
 from ...errors import InputError
 from ...plans.plan import Plan
 from ...plans.resolve import resolve
-from ...text import dumped
+from ...text import dumped, human
 from .options import add_plan_options, plan_from
 from .tables import show, show_answer, table
 
@@ -39,7 +39,6 @@ def execute(args: argparse.Namespace) -> int:
     from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
     from ...answers.measurement import measure
-    from ...text import human
     from ...witnesses.reference import libraries  # noqa: F401 (says how to install PyTorch where it is missing)
 
     progress = Progress(
