@@ -24,7 +24,6 @@ from .dora import DoraEmbeddingLayer, DoraLinearLayer
 from .layered import Adapters, Layer, name_of
 from .lora_config import LoraConfig
 from .options import check_modules_to_save
-from .param_wrapper import ParamWrapper
 from .target_parameters import TargetParameters
 from .trainable_tokens import TokenRows
 
@@ -148,6 +147,8 @@ class Lora(Adapters[LoraOptions]):
         return () if self.parameters is None else self.parameters.of_module.get(path, ())
 
     def wrap_parameters(self, build: Builder, base: RecordedModule) -> Module:
+        from .param_wrapper import ParamWrapper  # of target_parameters alone
+
         module: RecordedModule | ParamWrapper = base
         names = self.parameters_of(base.path)
         for number, name in enumerate(names, 1):
