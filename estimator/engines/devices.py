@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 from dataclasses import dataclass
 from functools import cache, lru_cache
@@ -19,7 +20,7 @@ DEFAULT_GPU = "a100-80gb"
 
 @dataclass(frozen=True, repr=False)
 class Device:
-    """A device of the catalogue (``devices.yaml``). Sizes are bytes."""
+    """A device of the catalogue (``devices.json``). Sizes are bytes."""
 
     name: str
     label: str
@@ -79,10 +80,7 @@ class Device:
 
 @cache
 def _devices() -> dict[str, Device]:
-    import yaml
-
-    text = Path(__file__).with_name("devices.yaml").read_text(encoding="utf-8")
-    groups = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    groups = json.loads(Path(__file__).with_name("devices.json").read_text(encoding="utf-8"))["groups"]
     rows = {name: {**row, "group": group} for group in groups for name, row in group["devices"].items()}
     return {name: _device(name, row, rows) for name, row in rows.items()}
 

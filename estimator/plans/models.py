@@ -5,6 +5,7 @@ Only numbers are read. Nothing that comes with a model is executed or unpickled.
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
@@ -168,7 +169,7 @@ def specs_folder() -> Path:
 
 def builtin_names() -> list[str]:
     """Names of the built-in models."""
-    return sorted(path.stem for path in specs_folder().glob("*.yaml"))
+    return sorted(path.stem for path in specs_folder().glob("*.json"))
 
 
 def names_for(runtime: str) -> list[str]:
@@ -199,10 +200,7 @@ def _family(hub_id: str) -> str:
 @cache
 def _by_hub_id() -> dict[str, Path]:
     """Files of built-in specs by hub id in lower case; also by ``_family`` of the id, and without the owner's name."""
-    ids = {}
-    for path in specs_folder().glob("*.yaml"):  # not parsed, since a hundred files take a while
-        if found := re.search(r"^hub_id: (\S+)$", path.read_text(encoding="utf-8"), re.MULTILINE):
-            ids[found[1].lower()] = path
+    ids = {str(_builtin(path).hub_id).lower(): path for path in specs_folder().glob("*.json")}
     siblings = {_family(hub_id): path for hub_id, path in ids.items()}
     names = {_family(path.stem): path for path in ids.values()}
     bare = {hub_id.rpartition("/")[2]: path for hub_id, path in {**siblings, **ids}.items()}
@@ -278,7 +276,7 @@ def load(model: str) -> ModelSpec:
         raise InputError("model is empty; name a built-in model (`estimator models` lists them) or a config.json")
     if model in _GIVEN:
         return _GIVEN[model]
-    if "/" not in model and (spec := existing(specs_folder() / f"{model.lower()}.yaml")):
+    if "/" not in model and (spec := existing(specs_folder() / f"{model.lower()}.json")):
         return _builtin(spec)
     if path := existing(Path(model)):
         return _local(path)
@@ -298,9 +296,7 @@ def load(model: str) -> ModelSpec:
 
 @cache
 def _builtin(path: Path) -> ModelSpec:
-    import yaml
-
-    data = yaml.load(path.read_text(encoding="utf-8"), Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
+    data = json.loads(path.read_text(encoding="utf-8"))
     return ModelSpec(data["name"], data["config"], data["source"], data["parameters"], data["hub_id"])
 
 

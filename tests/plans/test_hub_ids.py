@@ -69,7 +69,7 @@ def test_siblings_are_told_apart() -> None:
     from estimator.plans.models import _by_hub_id, _family
 
     families = [_family(load(name).hub_id or "") for name in builtin_names()]
-    assert len(set(families)) == len(families) == len(list(specs_folder().glob("*.yaml")))
+    assert len(set(families)) == len(families) == len(list(specs_folder().glob("*.json")))
     for other in ("Qwen/Qwen2.5-7B-Instruct-1M", "meta-llama/Llama-3.1-8B-Instruct-FP8", "google/gemma-3-4b-vision"):
         assert _family(other) not in _by_hub_id()
     assert _family("ibm-granite/granite-3.3-2b-base") not in _by_hub_id()  # a smaller vocabulary
