@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 from types import TracebackType
@@ -27,6 +28,7 @@ def _prepare(program: str, words: list[str]) -> None:
         del sys.path[0]
     if as_module or os.path.basename(program) in ("estimator", "estimator.exe"):
         sys.excepthook = _interrupted
+        gc.disable()  # until the command runs: what is imported stays, and would be looked through again and again
         os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")  # else each installed package is looked through
 
 

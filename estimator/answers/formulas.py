@@ -301,6 +301,6 @@ def compile_plan(
     lengths = {name: whole(size) for name, size in step.lengths}
     open_lengths = tuple([(name, symbol(name) if size > 1 else size) for name, size in lengths.items()])
     step = replace(step, lengths=open_lengths)
-    sizes = replace(resolved, step=step).sizes(symbolic, batch, seq)
+    sizes = resolved.with_step(step).sizes(symbolic, batch, seq)
     totals = run(step, sizes, method, batch, seq, symbolic=True, keep_rows=keep_rows)
     return Compiled(plan, regime, totals, values, lengths)

@@ -7,7 +7,6 @@ own, or a method that does the work. An engine overrides what differs from the d
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 
@@ -94,8 +93,7 @@ class Limit(NamedTuple):
         return self.budget - self.needed
 
 
-@dataclass(frozen=True)
-class Figures:
+class Figures(NamedTuple):
     """The answer of an engine to a plan. Sizes are bytes."""
 
     bytes: Mapping[str, int]

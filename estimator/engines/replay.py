@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from typing import NamedTuple
 
 from ..ledger import Events, Ledger, Origin, whole
 from ..programs import Method, Step
@@ -52,8 +53,7 @@ class Phase:
     reserved: int
 
 
-@dataclass(frozen=True)
-class Batch:
+class Batch(NamedTuple):
     """One step of a process that is replayed."""
 
     rows: int
@@ -62,8 +62,7 @@ class Batch:
     """Whether cached memory is given back to the device at its end."""
 
 
-@dataclass(frozen=True)
-class Usage:
+class Usage(NamedTuple):
     """The result of a replay, in bytes."""
 
     allocated_peak: int

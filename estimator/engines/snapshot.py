@@ -7,7 +7,6 @@ of a trace are what was asked for, and those of blocks are what the allocator ga
 
 from __future__ import annotations
 
-import pickle
 import re
 from collections.abc import Sequence
 from functools import lru_cache
@@ -181,4 +180,6 @@ class Snapshot:
 
 def pickled(snapshot: dict[str, Any]) -> bytes:
     """A snapshot as a file, which holds nothing but lists, tuples, dictionaries, numbers and text."""
+    import pickle  # of answers this one alone needs it
+
     return pickle.dumps(snapshot, protocol=PROTOCOL)

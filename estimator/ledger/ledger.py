@@ -372,7 +372,7 @@ class GradientHooks(Protocol):
         """Called after the gradient is stored (``Tensor.register_post_accumulate_grad_hook``)."""
 
 
-@dataclass
+@dataclass(eq=False, repr=False)
 class Ledger:
     """The running total of one step: ``live`` is the bytes of all storages that exist now.
 

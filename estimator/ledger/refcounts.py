@@ -14,7 +14,6 @@ A tensor of the ledger lives exactly as long as its Python object:
 
 from __future__ import annotations
 
-import platform
 import sys
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -91,6 +90,6 @@ def check() -> None:
     """Raise ``InputError`` if the interpreter does not count references as expected."""
     if not counts_as_expected():
         raise InputError(
-            f"{platform.python_implementation()} {platform.python_version()} counts references in a way that estimator "
-            "cannot rely on; use CPython, release 3.11 to 3.14"
+            f"{sys.implementation.name} {sys.version.split()[0]} counts references in a way that estimator cannot rely "
+            "on; use CPython, release 3.11 to 3.14"
         )

@@ -13,8 +13,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..errors import InputError
 from ..ledger import ITEMSIZE, RESULT, Backward, Call, Ledger, Size, Tensor, ceiling, product, record, whole
@@ -391,8 +390,7 @@ def _efficient_backward(call: Call) -> tuple[Tensor | None, ...]:
     return _wanted(call, grads)
 
 
-@dataclass(frozen=True)
-class Blocks:
+class Blocks(NamedTuple):
     """A backward kernel of ``cutlassB.h``: its tile is ``queries`` rows by ``keys`` columns."""
 
     queries: int

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from math import prod
 from pathlib import Path
+from typing import NamedTuple
 
 from ..errors import InputError
 from ..io.files import opened
@@ -21,8 +21,7 @@ _BUFFERS = ("rotary_emb.inv_freq", "masked_bias", ".attn.bias", "attention.bias"
 """Ends of names under which earlier releases of transformers saved buffers."""
 
 
-@dataclass(frozen=True)
-class Checkpoint:
+class Checkpoint(NamedTuple):
     """What the files of a folder hold."""
 
     numbers: Mapping[str, int]

@@ -13,11 +13,10 @@ import os
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import lru_cache
 from itertools import accumulate
 from pathlib import Path
-from typing import Annotated, Any, BinaryIO, Literal, NoReturn, SupportsIndex
+from typing import Annotated, Any, BinaryIO, Literal, NamedTuple, NoReturn, SupportsIndex
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, StrictBool, model_validator
 
@@ -43,8 +42,7 @@ Distribution = list[tuple[int, float]]
 """Lengths in tokens, ascending, and their probabilities, which add up to one."""
 
 
-@dataclass(frozen=True)
-class Lengths:
+class Lengths(NamedTuple):
     """The lengths of a data set's samples, how batches are made of them, and how long the run is.
 
     ``counts`` has pairs (tokens, samples), ascending, after truncation and packing. Every method that takes ``batch``,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 from ..engines.engine import Limit
 from ..errors import InputError, shown
@@ -15,8 +15,7 @@ _ZERO = re.compile(r"\s*0+(?:\.0+)?\s*(?:%|[kmgt]?i?b)?\s*", re.IGNORECASE | re.
 _SHARE = re.compile(r"\s*([0-9]{1,3}(?:\.[0-9]{1,6})?)\s*%\s*")
 
 
-@dataclass(frozen=True)
-class Margin:
+class Margin(NamedTuple):
     """What is kept free: a share of the predicted bytes, or bytes. With neither it is the answer's own uncertainty."""
 
     share: float | None = None

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..bases.formats import BITSANDBYTES, FOUR_BIT
 from ..engines.assumptions import Assumption
@@ -22,8 +21,7 @@ from .quantised_checkpoints import with_checkpoint
 Keys = Mapping[str, Any]
 
 
-@dataclass(frozen=True)
-class Preset:
+class Preset(NamedTuple):
     """The defaults of a tool or a recipe."""
 
     whose: str

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 _4BIT = {
     "quant_method": "bitsandbytes",
@@ -21,8 +20,7 @@ _NF4 = "Unsloth's 4-bit checkpoints have NF4, double quantisation and products i
 _REPLACES = "Its config.json replaces it"
 
 
-@dataclass(frozen=True)
-class Packing:
+class Packing(NamedTuple):
     """How a repository holds the linear layers' weights."""
 
     quantization: Mapping[str, Any] | None
@@ -55,12 +53,12 @@ _PACKINGS: Mapping[str, Packing] = {
     ),
 }
 """Packings by the ends of names, in lower case."""
-_ENDS = {re.compile(rf"-(?:{ends})$"): packing for ends, packing in _PACKINGS.items()}
 
 
 def packing_of(model: str) -> tuple[str, Packing] | None:
     """A hub id or a name without the words for its packing, and the packing; ``None`` for an id that says none."""
-    found = [(match.start(), packing) for end, packing in _ENDS.items() if (match := end.search(model.lower()))]
+    ends = ((re.search(rf"-(?:{end})$", model.lower()), packing) for end, packing in _PACKINGS.items())
+    found = [(match.start(), packing) for match, packing in ends if match]
     if not found:
         return None
     start, packing = min(found, key=lambda one: one[0])  # of -unsloth-bnb-4bit, all of it

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable
-from dataclasses import dataclass, replace
+from dataclasses import replace
+from typing import NamedTuple
 
 from ..errors import InputError
 from ..ledger import Size
@@ -22,8 +23,7 @@ from .plan import Plan
 from .refusals import check_model, check_step
 
 
-@dataclass(frozen=True)
-class Resolved:
+class Resolved(NamedTuple):
     """A plan whose names have been looked up and checked."""
 
     plan: Plan
@@ -41,7 +41,7 @@ class Resolved:
 
     def with_step(self, step: Step) -> Resolved:
         """The same plan with another step."""
-        return replace(self, step=step)
+        return self._replace(step=step)
 
     def sizes(self, symbolic: bool = False, batch: Size | None = None, seq: Size | None = None) -> Sizes:
         """The model's sizes. Layers that the method treats alike are counted as one run.

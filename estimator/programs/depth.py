@@ -7,8 +7,8 @@ config (its entry in ``layer_types``, whether it is the first). ``deepened`` wri
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import replace
+from typing import Any, NamedTuple
 
 from ..errors import InputError, shown
 from .program import SPAN, Program, layer_numbers, renamed
@@ -17,8 +17,7 @@ Signature = tuple[Any, ...]
 """What the config says of one layer."""
 
 
-@dataclass(frozen=True)
-class Kinds:
+class Kinds(NamedTuple):
     """Which layer of a program each layer of a deeper one is like."""
 
     looks_at: str

@@ -42,7 +42,7 @@ from .repeats import counted
 from .setting import Setting, Settings
 from .shared_tensors import placed
 from .substitution import DTYPE, substitute
-from .switches import Switch
+from .switches import Switch, switched
 
 ONES = ("B", "S", "K", "G", "chunks", "past")
 """Symbols for which 1 often makes other calls: the batch, the sequence, the key/value heads of grouped queries, the
@@ -273,15 +273,20 @@ class Family:
         self, config: Mapping[str, Any], sizes: Mapping[str, Size], like: Sequence[int], dtype: str
     ) -> Program:
         """The program with sizes in place of its symbols, and with layers like these recorded ones."""
-        program = self.program
-        for key, one in self.switches.items():
-            if bool(config.get(key)) != one.value:
-                program = one.applied(program)
+        other = tuple([key for key, one in self.switches.items() if bool(config.get(key)) != one.value])
+        if other not in self._switched:
+            self._switched[other] = switched(self.program, [self.switches[key] for key in other])
+        program = self._switched[other]
         rates = {key: float(bool(config.get(key))) for key in self.rates}
         try:
             return placed(deepened(counted(substitute(program, sizes, dtype, rates)), like))
         except InputError as error:
             raise InputError(re.sub(r"\b[a-zA-Z_]+\b", self._in_keys, str(error))) from None
+
+    @cached_property
+    def _switched(self) -> dict[tuple[str, ...], Program]:
+        """The program with the other values of some switches."""
+        return {}
 
     def _in_keys(self, word: re.Match[str]) -> str:
         """A symbol in a message, in the config's keys."""

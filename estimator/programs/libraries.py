@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import gc
-import logging
 from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 
-LOGGERS = ("torchao", "bitsandbytes", "torch.utils._pytree")
-"""Loggers that give advice about kernels, beside which an answer would get lost."""
+LOGGERS = ("torchao", "bitsandbytes", "torch.utils._pytree", "matplotlib")
+"""Loggers that give advice about kernels or say where fonts are listed, beside which an answer would get lost."""
 
 
 def is_installed(*packages: str) -> bool:
@@ -22,6 +21,8 @@ def is_installed(*packages: str) -> bool:
 
 def silence() -> None:
     """Let the libraries say nothing below a critical error."""
+    import logging  # which an answer without these libraries does not need
+
     for name in LOGGERS:
         logging.getLogger(name).setLevel(logging.CRITICAL)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import NamedTuple
 
@@ -20,22 +20,25 @@ class Switch(NamedTuple):
     fewer: tuple[str, ...]
     tied: Mapping[str, str]
 
-    def applied(self, program: Program) -> Program:
-        """The program of a model with the other value."""
-        gone = {
-            name.replace("{}", path, 1) for name in self.fewer for path in (program.paths if "{}" in name else [""])
-        }
-        weights = {name: Weight(self.tied[name]) if name in self.tied else None for name in self.fewer}
-        return replace(
-            program,
-            before=with_weights(program.before, weights),
-            between=with_weights(program.between, weights),
-            bodies=tuple([Body(with_weights(body.events, weights), body.exit) for body in program.bodies]),
-            after=with_weights(program.after, weights),
-            parameters=tuple([one for one in program.parameters if one.name not in gone]),
-            modules=tuple([row._replace(bias=False) if f"{row.path}.bias" in gone else row for row in program.modules]),
-            tied={**program.tied, **self.tied},
-        )
+
+def switched(program: Program, switches: Sequence[Switch]) -> Program:
+    """The program of a model with the other values of some switches."""
+    if not switches:
+        return program
+    fewer = [name for one in switches for name in one.fewer]
+    tied = {name: other for one in switches for name, other in one.tied.items()}
+    gone = {name.replace("{}", path, 1) for name in fewer for path in (program.paths if "{}" in name else [""])}
+    weights = {name: Weight(tied[name]) if name in tied else None for name in fewer}
+    return replace(
+        program,
+        before=with_weights(program.before, weights),
+        between=with_weights(program.between, weights),
+        bodies=tuple([Body(with_weights(body.events, weights), body.exit) for body in program.bodies]),
+        after=with_weights(program.after, weights),
+        parameters=tuple([one for one in program.parameters if one.name not in gone]),
+        modules=tuple([row._replace(bias=False) if f"{row.path}.bias" in gone else row for row in program.modules]),
+        tied={**program.tied, **tied},
+    )
 
 
 def switch(a: Program, b: Program) -> tuple[Program, Switch] | None:
@@ -52,4 +55,4 @@ def switch(a: Program, b: Program) -> tuple[Program, Switch] | None:
     tied = {name: other for name, other in less.tied.items() if name not in more.tied}
     found = Switch(True, tuple(fewer), tied)
     known = all(name in tied or name.endswith("bias") for name in gone)  # a call may be given no bias
-    return (more, found) if gone and known and found.applied(more) == less else None
+    return (more, found) if gone and known and switched(more, [found]) == less else None

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import gc
 import io
 import os
 import re
@@ -126,6 +127,9 @@ def _run(arguments: list[str]) -> int:
         return 0
     args = _parsed(module, command, arguments[1:])
     tables.start(getattr(args, "quiet", False))
+    if not gc.isenabled():  # see ``startup``
+        gc.freeze()
+        gc.enable()
     status: int = module.execute(args)
     return status
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from ...bases.formats import BITSANDBYTES, TORCHAO
@@ -113,7 +112,7 @@ class TorchCuda(Torch):
                 f"in the allocator's replay one pass over a chunk of the sequence stands for {passes:,}; reserved "
                 "bytes were within 2.5 % of those of all passes"
             )
-        return replace(used, warnings=tuple(notes))
+        return used._replace(warnings=tuple(notes))
 
     def replay(
         self,

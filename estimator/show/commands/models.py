@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
-from dataclasses import asdict, replace
+from dataclasses import asdict
 
 from ...answers.catalogue import models
 from ...text import dumped
@@ -62,6 +62,6 @@ def execute(args: argparse.Namespace) -> int:
             show(f"{len(found)} built-in models of {len(set(families))} families:", counted(families))
             show("`estimator models qwen3` shows those with this text in name, hub id or family; --all shows them all.")
         else:
-            show(f"{len(found)} built-in models; --all shows their sizes", replace(whole, optional=range(4, 11)))
+            show(f"{len(found)} built-in models; --all shows their sizes", whole._replace(optional=range(4, 11)))
         show_answer(brief="\n".join(one.name for one in found))
     return 0

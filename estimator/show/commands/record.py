@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -127,7 +126,7 @@ def _list(args: argparse.Namespace) -> int:
         show("What is answered without PyTorch", whole)
     elif args.model is not None:
         shipped = all(row["from"].startswith("the package") for row in rows)
-        show("What is answered without PyTorch", replace(whole, optional=(4,) if shipped else ()))
+        show("What is answered without PyTorch", whole._replace(optional=(4,) if shipped else ()))
     else:
         families = [row["family"] for row in rows]
         show(f"What is answered without PyTorch: {len(rows)} structures of {len(set(families))} families,")

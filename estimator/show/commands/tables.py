@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import logging
 import os
 import re
 import shutil
@@ -12,16 +11,16 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import chdir, contextmanager
-from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from ...answers.sentences import assumed
 from ...engines.assumptions import Assumption
 from ...errors import InputError
 from ...io.files import READ
 from ...io.outputs import place_of, replacing
+from ...programs.libraries import silence
 from ...text import GIB, dumped, printable_lines
 
 if TYPE_CHECKING:
@@ -60,8 +59,7 @@ def gib(size: int) -> str:
     return f"{size / GIB:,.2f}"
 
 
-@dataclass(frozen=True)
-class Table:
+class Table(NamedTuple):
     """Rows of cells under headings. A table that is too wide is split; each part repeats the first ``keys`` columns."""
 
     columns: Sequence[str]
@@ -332,7 +330,7 @@ def _start_matplotlib() -> None:
     data = Path(spec.origin).parent / "mpl-data"
     os.environ.pop("MPLBACKEND", None)
     os.environ["MATPLOTLIBRC"] = str(data / "matplotlibrc")
-    logging.getLogger("matplotlib").setLevel(logging.ERROR)  # it tells where it keeps its list of fonts
+    silence()
     with chdir(data / "fonts"):
         import matplotlib  # noqa: F401
 
