@@ -19,7 +19,7 @@ from ..plans.resolve import Resolved, resolve
 from ..programs import Procedure
 from ..steps.step import StepTotals, run
 from ..text import human
-from .result import COMPONENTS, Result, make_result, result_of
+from .result import COMPONENTS, RESIDENT, Result, make_result, result_of
 
 if TYPE_CHECKING:
     from typing import Unpack
@@ -129,7 +129,7 @@ def to_result(
         return live_of(resolved, totals)
     peak = live_peak(totals)
     notes = [_math_note(resolved, totals.math_attention, peak)] if totals.math_attention else []
-    resident = whole(totals.parameters) + whole(totals.buffers) + whole(totals.optimizer)
+    resident = sum(whole(getattr(totals, name)) for name in RESIDENT)
     usage = plan.engine.usage(resolved, resident + peak, says_where, logs or plan.engine.logs(resolved, procedure))
     return live_of(resolved, totals, usage, notes)
 

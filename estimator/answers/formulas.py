@@ -23,8 +23,19 @@ from ..plans.resolve import resolve, window_of
 from ..programs.modules import Method
 from ..steps.step import StepTotals, run
 from .result import COMPONENTS as TOTALS
+from .result import RESIDENT
 
-COMPONENTS = ("parameters", "adapters", "buffers", "gradients", "optimizer", "saved", "kv_cache", "resident")
+COMPONENTS = (
+    "parameters",
+    "adapters",
+    "buffers",
+    "gradients",
+    "optimizer",
+    "saved",
+    "kv_cache",
+    "communication",
+    "resident",
+)
 """The components of a result that are one polynomial each. The peak is a maximum over moments."""
 
 
@@ -106,7 +117,7 @@ class Compiled:
             {**self.values, **self.given, "B": batch, "S": seq}
         )
         result = dict(zip(TOTALS, components, strict=True))
-        result["resident"] = result["parameters"] + result["buffers"] + result["optimizer"]
+        result["resident"] = sum(result[name] for name in RESIDENT)
         result["peak_above_resident"] = reduce(_maximum, moments)
         result["peak"] = result["resident"] + result["peak_above_resident"]
         return result

@@ -30,7 +30,7 @@ from ..programs.step import Step
 from ..steps.loss import SHIFTING
 from .estimate import Progress, answer, estimate, live_result
 from .formulas import compile_plan
-from .result import COMPONENTS, SCHEMA, Result
+from .result import COMPONENTS, RESIDENT, SCHEMA, Result
 from .tabular import Drawn, Tabular
 
 QUESTIONS = {"max-seq": "seq", "max-batch": "batch", "max-rank": "rank"}
@@ -360,7 +360,7 @@ class _Search:
             # Python's integers, since the square of 10^8 tokens times heads and layers has more than 64 bits.
             components, moments = totals(given)
             parts = dict(zip(COMPONENTS, components, strict=True))
-            return int(parts["parameters"] + parts["buffers"] + parts["optimizer"] + max(moments))
+            return int(sum(parts[name] for name in RESIDENT) + max(moments))
 
         return live
 

@@ -35,8 +35,9 @@ class Result(Drawn):
     runtime: str
     bytes: Mapping[str, int]
     """parameters, adapters, buffers, gradients, optimizer, saved, resident, peak_above_resident, peak, process; for
-    task infer also kv_cache. host_pinned, where saved tensors wait in the host's memory, is no part of the others. run,
-    for a plan with that block, is of the process in the largest moment of the run."""
+    task infer also kv_cache; communication, where sharding keeps something between steps. host_pinned, where saved
+    tensors wait in the host's memory, is no part of the others. run, for a plan with that block, is of the process in
+    the largest moment of the run."""
     trainable_parameters: int
     total_parameters: int
     peak_at: str
@@ -49,6 +50,8 @@ class Result(Drawn):
     """The release of transformers whose modules run; empty where none does."""
     peft: str = ""
     """The release of PEFT whose adapters run; empty where none does."""
+    communicated: int = 0
+    """Bytes that a rank of a sharded step sends to others."""
     uncertainty: float = 0.0
     """The share of ``process`` by which measured processes differ from predictions."""
     against: str = "process"
@@ -124,7 +127,8 @@ class Result(Drawn):
             "warnings": list(self.warnings),
             "assumptions": [asdict(one) for one in self.assumptions],
         }
-        more = {"transformers": self.transformers, "peft": self.peft, "limits": dict(self.limits)}
+        more: dict[str, Any] = {"transformers": self.transformers, "peft": self.peft, "limits": dict(self.limits)}
+        more["communicated"] = self.communicated
         answer |= {key: value for key, value in more.items() if value}
         if self.verdict is not None:
             answer["verdict"] = self.verdict
@@ -200,9 +204,16 @@ def make_result(
 
     The process is that of ``usage``; without one the live bytes, and what the engine holds beside them.
     """
-    left_out = ("trainable_parameters", "total_parameters", *(() if plan.task == "infer" else ("kv_cache",)))
+    left_out = (
+        "communicated",
+        "trainable_parameters",
+        "total_parameters",
+        *(() if plan.task == "infer" else ("kv_cache",)),
+    )
+    if not components["communication"]:
+        left_out = (*left_out, "communication")
     sizes = {name: components[name] for name in COMPONENTS if name not in left_out}
-    sizes["resident"] = sizes["parameters"] + sizes["buffers"] + sizes["optimizer"]
+    sizes["resident"] = sum(components[name] for name in RESIDENT)
     sizes["peak_above_resident"] = max(moments.values())
     sizes["peak"] = sizes["resident"] + sizes["peak_above_resident"]
     process = plan.engine.process(plan, sizes["peak"] if usage is None else usage.reserved_peak)
@@ -231,7 +242,12 @@ def make_result(
         ),
         phases=() if usage is None else usage.phases,
     )
-    return replace(result_of(plan, figures), transformers=transformers_of(plan, spec), peft=_peft(plan, spec))
+    return replace(
+        result_of(plan, figures),
+        transformers=transformers_of(plan, spec),
+        peft=_peft(plan, spec),
+        communicated=components["communicated"],
+    )
 
 
 def _on_disk(plan: Plan, spec: ModelSpec, parameters: int) -> list[str]:
@@ -275,6 +291,8 @@ def _beyond(plan: Plan, spec: ModelSpec) -> list[str]:
     return [f"the model was made for {positions:,} positions; {tokens:,} are more"]
 
 
+RESIDENT = ("parameters", "buffers", "optimizer", "communication")
+"""The parts of what is there between steps."""
 COMPONENTS = (
     "parameters",
     "adapters",
@@ -283,6 +301,8 @@ COMPONENTS = (
     "optimizer",
     "saved",
     "kv_cache",
+    "communication",
+    "communicated",
     "trainable_parameters",
     "total_parameters",
 )

@@ -20,6 +20,7 @@ class Torch(Engine):
         ("adapters", "  of them adapters"),
         ("buffers", "buffers"),
         ("optimizer", "optimizer states"),
+        ("communication", "communication"),
         ("resident", "resident"),
         ("saved", "saved activations"),
         ("gradients", "gradients"),
@@ -53,6 +54,7 @@ class Torch(Engine):
         With ``gradients_alive``, gradients exist from the start (gradient accumulation).
         """
         parts = {"parameters": sizes["parameters"] + sizes["buffers"], "optimizer states": sizes["optimizer"]}
+        parts |= {"communication": sizes["communication"]} if "communication" in sizes else {}
         rest = sizes["peak_above_resident"]
         if gradients_alive or peak_at == "optimizer step":
             parts["gradients"] = sizes["gradients"]

@@ -17,6 +17,7 @@ EXPORTED: Mapping[str, str] = {
     "optimizer": "optimizer states after the first step",
     "saved": "activations saved for backward",
     "kv_cache": "keys and values that the model returns (task infer)",
+    "communication": "what sharding keeps between steps (sharding)",
     "resident": "parameters, buffers and optimizer states, before the step",
     "peak_above_resident": "the most that a step holds at once above resident",
     "peak": "the most that a step holds at once, resident included",
@@ -29,6 +30,7 @@ EXPORTED: Mapping[str, str] = {
 def exported(plan: Plan) -> list[str]:
     """The formulas of ``EXPORTED`` that the plan's task and runtime have."""
     missing = {"kv_cache"} if plan.task != "infer" else set()
+    missing |= {"communication"} if plan.sharding is None else set()
     missing |= set() if plan.engine.replays else set(FLOORS)
     return [name for name in EXPORTED if name not in missing]
 

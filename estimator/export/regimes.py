@@ -10,6 +10,7 @@ from typing import Any
 from sympy import And, Eq, Expr, Ge, Lt, Or, Piecewise, Symbol
 
 from ..answers.formulas import MANY_TOKENS, Compiled, Regime, undominated
+from ..answers.result import RESIDENT
 from ..ledger import Size
 from ..ledger.sizes import Poly, registered, simplify
 from ..ledger.sizes import Symbol as Sized
@@ -18,7 +19,6 @@ from .function import RESULTS, Assignment
 from .polynomials import definition, expression_of, largest_of
 
 Pieces = Sequence[tuple[Regime, Compiled]]
-_SUMS = {"resident": ("parameters", "buffers", "optimizer"), "peak": ("resident", "peak_above_resident")}
 
 
 class Steps:
@@ -47,8 +47,10 @@ class Steps:
         """Add the step of a component, and those of the components that it is made of."""
         if name in self.totals:
             return
-        if name in _SUMS:
-            self._sum(name, *_SUMS[name])
+        if name == "resident":
+            self._sum(name, *(part for part in RESIDENT if part != "communication" or self.plan.sharding is not None))
+        elif name == "peak":
+            self._sum(name, "resident", "peak_above_resident")
         elif name == "peak_above_resident":
             self._add_moments(name)
         elif name in ("process", *FLOORS):

@@ -114,7 +114,31 @@ class PlanKeys(TypedDict, total=False):
     max_new_tokens: int
     num_beams: int
     cache_implementation: Literal['dynamic', 'static', 'quantized']
-    world_size: int
+    world_size: int | None
+    replicate: int
+    tp: int
+    cp: int
+    pp: int
+    ep: int
+    reshard_after_forward: bool | int | None
+    param_dtype: Literal['float32', 'float', 'fp32', 'f32', 'bfloat16', 'bf16', 'float16', 'half', 'fp16', 'f16'] | None
+    reduce_dtype: (
+        Literal['float32', 'float', 'fp32', 'f32', 'bfloat16', 'bf16', 'float16', 'half', 'fp16', 'f16'] | None
+    )
+    groups: Literal['layers', 'accelerate', 'transformers'] | None
+    sync_each_batch: bool
+    cpu_offload: bool
+    gradient_as_bucket_view: bool
+    static_graph: bool
+    bucket_cap_mb: int | None
+    reduce_bucket_size: int | Literal['auto'] | None
+    allgather_bucket_size: int | None
+    overlap_comm: bool | None
+    contiguous_gradients: bool
+    stage3_prefetch_bucket_size: int | Literal['auto'] | None
+    stage3_param_persistence_threshold: int | Literal['auto'] | None
+    offload_optimizer: Literal['none', 'cpu']
+    offload_param: Literal['none', 'cpu']
     moment: Literal['loading', 'first step', 'step', 'evaluation', 'saving', 'merging'] | None
     checkpoint_dtype: (
         Literal['float32', 'float', 'fp32', 'f32', 'bfloat16', 'bf16', 'float16', 'half', 'fp16', 'f16'] | None

@@ -36,7 +36,8 @@ from ..programs.heads import HeadName
 from ..programs.releases import NEWEST, is_older, release_of
 from ..steps.generate_options import GenerateOptions
 from ..steps.optimizers import OPTIMIZERS
-from ..steps.sharding.options import ShardingOptions, checked_words
+from ..steps.sharding.options import ShardingOptions
+from ..steps.sharding.options import read as read_sharding
 from .lengths import LengthOptions, length_options
 from .presets import preset_assumptions, with_presets
 from .quantised_checkpoints import checkpoint_assumptions, with_checkpoint
@@ -63,13 +64,6 @@ if TYPE_CHECKING:
 _generate = block_reader(GenerateOptions, "generate", "{max_new_tokens: 256, cache_implementation: static}")
 _run = block_reader(RunOptions, "run", "{eval_samples: 500, compute_metrics: true}")
 
-_read_sharding = block_reader(ShardingOptions, "sharding", "{name: fsdp2, world_size: 8}")
-
-
-def _sharding(value: Any) -> ShardingOptions:
-    return _read_sharding(checked_words(value))
-
-
 if TYPE_CHECKING:
     Runtime = str
     Dtype = str
@@ -84,7 +78,14 @@ else:
 SHARDED = frozenset(
     {
         *("model", "sharding", "task", "batch", "seq", "attention_mask", "data_collator", "keep_logits"),
-        *("drop_output_before_step", "experts_implementation", "routing", "device", "budget"),
+        *(
+            "drop_output_before_step",
+            "experts_implementation",
+            "routing",
+            "device",
+            "budget",
+            "gradient_accumulation_steps",
+        ),
     }
 )
 """The keys that a sharded step may have beside it, whatever their values."""
@@ -274,7 +275,7 @@ class _Question(BaseModel):
         "in training on torch-cuda with keep_logits and without drop_output_before_step, else false",
     )
     gradient_clipping: StrictBool = Field(False, description="clip_grad_norm_ before the optimizer's step")
-    sharding: Annotated[ShardingOptions, Block(_sharding)] | None = Field(
+    sharding: Annotated[ShardingOptions, Block(read_sharding)] | None = Field(
         None, description="how processes share the model: a block such as {name: fsdp2, world_size: 8}"
     )
     run: Annotated[RunOptions, Block(_run)] | None = Field(

@@ -16,8 +16,9 @@ from ..programs.libraries import is_installed, silence
 from ..programs.modules import Method
 from ..programs.recorded import Config, Sizes
 from ..programs.releases import NEWEST, installed_release
-from ..programs.step import Procedure, Sharding, Step
+from ..programs.step import Procedure, Step
 from ..steps.procedures import procedure_of
+from ..steps.sharding import sharding_of
 from .models import ModelSpec, load
 from .plan import Plan
 from .refusals import check_model, check_step
@@ -117,7 +118,7 @@ def step_of(plan: Plan, config: Config, window: int | None, head: str = "causal-
         window_reached=window is not None and plan.row >= window,
         gradients_alive=plan.gradient_accumulation_steps > 1,
         procedure=_procedure(plan, window),
-        sharding=None if plan.sharding is None else Sharding(plan.sharding.name, plan.sharding.world_size),
+        sharding=None if plan.sharding is None else sharding_of(plan.sharding, plan.method.inner.peft),
         previous_output=plan.holds_previous_output and not plan.engine.replays,  # a replay has the previous step itself
         head=head,
         num_labels=config.num_labels,

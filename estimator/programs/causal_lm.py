@@ -289,6 +289,10 @@ class RecordedCausalLM(Module):
         if inputs_embeds is None:
             ledger.scope = "embedding"
         recorded.watch = self._watch
+        if inputs.module_hooks is not None:
+            within = program.paths if inputs.gradient_checkpointing_func is not None else ()  # around their checkpoints
+            recorded.hooks = inputs.module_hooks
+            recorded.hooked = frozenset(inputs.module_hooks.paths).difference(within)
         self._before(program, inputs, inputs_embeds, frame)
         del inputs_embeds
         held = Cache(ledger) if cache is None else cache
@@ -402,47 +406,46 @@ class RecordedCausalLM(Module):
         """Those of the model and of the models in it, such as an encoder."""
         return frozenset([row.path for row in self.c.program.modules if row.role == "input embedding"])
 
+    @property
+    def roles(self) -> dict[str, str]:
+        """The paths of modules by their roles, with that of the last norm beside the layers as ``final norm``."""
+        program = self.c.program
+        found = {row.role: row.path for row in reversed(program.modules) if row.role}
+        norms = [row.path for row in program.modules if row.kind == "norm" and row.path.count(".") == 1]
+        return {**found, **({"final norm": norms[-1]} if norms else {})}
+
     def _path_of(self, role: str) -> str | None:
-        return next((row.path for row in self.c.program.modules if row.role == role), None)
+        return self.roles.get(role)
 
     def _run_layers(self, program: Program, layers: Sequence[int], inputs: Inputs, frame: Frame) -> None:
-        recorded, hooks = self.recorded, inputs.layer_hooks
-        in_checkpoint = inputs.gradient_checkpointing_func is not None
-        for group in [layers] if in_checkpoint else [[layer] for layer in layers]:
-            first, last = program.events_of(group[0]), program.events_of(group[-1])
-            if hooks is None and not in_checkpoint:
-                recorded.run(last, 0, len(last), frame)
-                continue
-            enter, end = first[0], program.exit_of(group[-1])
-            exit_ = last[end]
-            assert isinstance(enter, Enter)
-            assert isinstance(exit_, Exit)
-            given = [x.slot for x in (*enter.args, *enter.keywords) if isinstance(x, Ref) and x.slot in frame]
-            if hooks is not None:  # outside of the checkpoint, as module hooks are (`modeling_layers.py`)
-                number = self.layers_run.index(group[0])
-                frame.update(zip(given, hooks.before_layer(number, [frame[slot] for slot in given]), strict=True))
-            if not in_checkpoint:
-                recorded.run(last, 0, end + 1, frame)
-            else:
-                parts = [program.events_of(layer) for layer in group[:-1]] + [last[:end]]
-                recorded.run_in_checkpoint(parts, enter, last[end:], frame)
-                for part in parts[:-1]:
-                    recorded._drop_outer(part, 0, len(part), frame)
-            if hooks is not None:
-                hooks.after_layer(number, [frame[x.slot] for x in exit_.out if isinstance(x, Ref) and x.slot in frame])
-            recorded.run(last, end + 1, len(last), frame)
+        recorded = self.recorded
+        if inputs.gradient_checkpointing_func is None:
+            for layer in layers:
+                events = program.events_of(layer)
+                recorded.run(events, 0, len(events), frame)
+            return
+        first, last = program.events_of(layers[0]), program.events_of(layers[-1])
+        enter, end = first[0], program.exit_of(layers[-1])
+        exit_ = last[end]
+        assert isinstance(enter, Enter)
+        assert isinstance(exit_, Exit)
+        hooks = inputs.module_hooks
+        if hooks is not None and enter.path in hooks.paths:
+            recorded.before_module(hooks, enter, frame)
+        parts = [program.events_of(layer) for layer in layers[:-1]] + [last[:end]]
+        recorded.run_in_checkpoint(parts, enter, last[end:], frame)
+        for part in parts[:-1]:
+            recorded._drop_outer(part, 0, len(part), frame)
+        if hooks is not None and exit_.path in hooks.paths:
+            recorded.after_module(hooks, exit_, frame)
+        recorded.run(last, end + 1, len(last), frame)
 
-    @cached_property
-    def layers_run(self) -> list[int]:
-        """The indices of the layers that are run, in order."""
-        return [index for segment in self.segments for index, _ in segment.layers]
-
-    def layer_of(self, parameter: str) -> int | None:
-        """The layer that a parameter belongs to, by its number among those that are run."""
+    def layer_of(self, parameter: str) -> str | None:
+        """The path of the layer that a parameter belongs to; ``None`` outside of the layers."""
         layer_of, path = self.c.program.layer_of, parameter
         while path and path not in layer_of:
             path = path.rpartition(".")[0]
-        return self.layers_run.index(layer_of[path]) if path else None
+        return self.c.program.paths[layer_of[path]] if path else None
 
     def _finish(self, program: Program, inputs: Inputs, labels: Tensor | None, frame: Frame) -> None:
         """What follows the layers: the last norm, the head and the loss."""

@@ -38,6 +38,7 @@ from .program import (
     free_slots,
     made,
 )
+from .step import ModuleHooks
 
 
 class Frame(dict[int, Tensor]):
@@ -105,6 +106,9 @@ class EventLoop:
         """What runs a function of tensors in a checkpoint."""
         self.watch: Callable[[str, bool], None] = lambda path, entered: None
         """Called with a module's path where it is entered and left."""
+        self.hooks: ModuleHooks
+        """What is called around the modules of ``hooked`` (``step.ModuleHooks``)."""
+        self.hooked: frozenset[str] = frozenset()
         self.interfaces: Interfaces | None = None
         """What the setting chooses of what the program calls."""
         self.dtypes: dict[int, str] = {}
@@ -129,6 +133,8 @@ class EventLoop:
                     self.weights[self._gradients.pop(event.slot)].grad = None
             elif kind is Enter:
                 module = self.replaced.get(event.path)
+                if event.path in self.hooked:
+                    self.before_module(self.hooks, event, frame)
                 outer.append(ledger.within)
                 self.watch(event.path, True)
                 outer.append(ledger.within)
@@ -143,6 +149,8 @@ class EventLoop:
                     self._drop_outer(events, i, end, frame)
                     i = end
             elif kind is Exit:
+                if event.path in self.hooked:
+                    self.after_module(self.hooks, event, frame)
                 self.watch(event.path, False)
                 ledger.within = outer.pop() if outer else ""
             elif kind is Repeat:
@@ -155,6 +163,17 @@ class EventLoop:
                 self._backward(event, frame)
             elif kind is Autocast:
                 ledger.autocast = self._autocast if event.enabled else None
+
+    @staticmethod
+    def before_module(hooks: ModuleHooks, enter: Enter, frame: Frame) -> None:
+        """Call what is called before a module, which may replace its inputs."""
+        given = [x.slot for x in (*enter.args, *enter.keywords) if isinstance(x, Ref) and x.slot in frame]
+        frame.update(zip(given, hooks.before_module(enter.path, [frame[slot] for slot in given]), strict=True))
+
+    @staticmethod
+    def after_module(hooks: ModuleHooks, exit_: Exit, frame: Frame) -> None:
+        """Call what is called with a module's outputs."""
+        hooks.after_module(exit_.path, [frame[x.slot] for x in exit_.out if isinstance(x, Ref) and x.slot in frame])
 
     def _repeat(self, loop: Repeat, frame: Frame) -> None:
         """Run a pass of a loop and count it for all, unless the ledger is unrolled."""

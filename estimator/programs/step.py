@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, Protocol
 
@@ -68,22 +68,44 @@ class Procedure:
         raise NotImplementedError
 
 
-@dataclass(frozen=True)
+class ModuleHooks(Protocol):
+    """What is called around some modules. A layer's are called outside of its checkpoint (``modeling_layers.py``)."""
+
+    @property
+    def paths(self) -> Collection[str]:
+        """The modules' paths."""
+
+    def before_module(self, path: str, inputs: list[Tensor]) -> list[Tensor]:
+        """Called with the module's inputs; gives those that take their place."""
+
+    def after_module(self, path: str, outputs: list[Tensor]) -> None:
+        """Called with the module's outputs."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Sharding:
-    """How processes share a model, by the names of a plan's block ``sharding``."""
+    """How the processes of a job share a model, by the keys of a plan's block ``sharding``. A way to share is a class
+    of its own in ``steps/sharding/``, whose fields are its options.
+    """
 
-    name: str
+    name: str | None = None
     world_size: int
+    """The product of the sizes below and ``shard``."""
+    replicate: int = 1
+    """How many groups of processes have whole models."""
+    tp: int = 1
+    """How many processes share each product (tensor parallelism)."""
+    adapted: bool = False
+    """PEFT's model is around the model."""
 
+    @property
+    def shard(self) -> int:
+        """How many processes share the parameters."""
+        return self.world_size // (self.replicate * self.tp)
 
-class LayerHooks(Protocol):
-    """What is called around each layer that is run, by its number among them."""
-
-    def before_layer(self, number: int, inputs: list[Tensor]) -> list[Tensor]:
-        """Called with the layer's inputs; gives those that take their place."""
-
-    def after_layer(self, number: int, outputs: list[Tensor]) -> None:
-        """Called with the layer's outputs."""
+    def scope(self, ledger: Ledger, parts: Any) -> Any:
+        """What acts around a model's step (``steps/sharding/scope.py: Scope``), given its parameters (``Parts``)."""
+        raise NotImplementedError
 
 
 @dataclass(frozen=True)
@@ -226,7 +248,7 @@ class Inputs:
     """If the loss needs no whole logits: the loss, given the head, the hidden states and the labels."""
     fused_loss_after: Mapping[tuple[str, ...], FusedLoss] = field(default_factory=dict)
     """That of models which call these functions between the head and the loss."""
-    layer_hooks: LayerHooks | None = None
+    module_hooks: ModuleHooks | None = None
     past: Size = 0
     """How many tokens each layer's cache has already."""
     generated: Generated | None = None

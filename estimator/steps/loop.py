@@ -8,7 +8,7 @@ from typing import Any
 
 from .. import operators as ops
 from ..ledger import Counted, Ledger, SavedBy, SavedRow, Size, Tensor
-from ..programs import Builder, Inputs, Method, Procedure, Sharding, Sizes, Step
+from ..programs import Builder, Inputs, Method, Procedure, Sizes, Step
 from ..programs.attention_functions import Cache
 from ..programs.causal_lm import RecordedCausalLM
 from . import chunks, saved_activations
@@ -18,7 +18,7 @@ from .clipping import clip
 from .fused_loss import fused_loss, fused_loss_after
 from .optimizers import made as made_optimizer
 from .optimizers.base import Optimizer
-from .sharding import scope_of
+from .sharding.scope import Parts, Scope
 
 Outputs = tuple[Any, ...]
 """A model's outputs: the loss (``None`` in inference), the logits and, perhaps, the cache."""
@@ -45,6 +45,10 @@ class StepTotals:
     """Floating-point operations of the matrix products, if the ledger counted them."""
     kv_cache: Size = 0
     """Bytes of the cache that inference returns."""
+    communication: Size = 0
+    """What sharding keeps between steps."""
+    communicated: Size = 0
+    """What a rank sends in a step."""
     host_pinned: int = 0
     """Bytes of pinned host memory that hold what was saved for backward."""
     math_attention: str = ""
@@ -67,19 +71,24 @@ class Model:
         checkpoints = gradient_checkpointing_func(step.checkpointing, step.use_reentrant)
         inputs = Inputs(ledger, *step.rows(batch, seq), step, checkpoints, fused_loss(step), fused_loss_after(step))
         self._wrapped: Any = method.wrap_model(build, self.causal_lm)
-        self.scope = None if step.sharding is None else self._sharded(step.sharding, ledger.parameters[before:])
-        self.inputs = replace(inputs, makes_own=bool(sizes.given), layer_hooks=self.scope)
+        self.scope: Scope = Scope()
+        if step.sharding is not None:
+            self.scope = step.sharding.scope(ledger, self._parts(ledger.parameters[before:]))
+        hooks = self.scope if self.scope.paths else None
+        computed = replace(step, dtype=self.scope.dtype or step.dtype)
+        self.inputs = replace(inputs, makes_own=bool(sizes.given), module_hooks=hooks, step=computed)
         own = ledger.parameters[before:] if step.procedure.trains else []
         # The optimizer does not have parameters that get a gradient before the step.
         self.trained = [p for p in own if p.requires_grad and p.grad is None]
         self.updated = [p for p in self.trained if not p.unreached]
 
-    def _sharded(self, sharding: Sharding, parameters: Sequence[Tensor]) -> Any:
-        groups: list[list[Tensor]] = [[] for _ in range(1 + len(self.causal_lm.layers_run))]
+    def _parts(self, parameters: Sequence[Tensor]) -> Parts:
+        outside: list[Tensor] = []
+        layers: dict[str, list[Tensor]] = {}
         for p in parameters:
             layer = self.causal_lm.layer_of(p.name)
-            groups[0 if layer is None else 1 + layer].append(p)
-        return scope_of(sharding, self.ledger, groups)
+            (outside if layer is None else layers.setdefault(layer, [])).append(p)
+        return Parts(outside, layers, self.causal_lm.roles)
 
     def batch(self) -> Batch:
         """The batch of a forward pass, made anew."""
@@ -103,11 +112,9 @@ class Model:
         ledger.autocast = step.autocast
         with saved_activations.held_as(ledger, step.saved_activations, step.activation_group_size):
             given = () if cache is None else (None, cache)
-            if self.scope is not None:
-                self.scope.before_forward()
+            self.scope.before_forward()
             loss, *outputs = self._wrapped(ids, labels, inputs, *given)
-            if self.scope is not None:
-                self.scope.after_forward((loss, *outputs))
+            self.scope.after_forward((loss, *outputs))
             if step.procedure.trains:
                 loss = self.method.add_to_loss(loss)
         ledger.autocast = None
@@ -170,7 +177,9 @@ class Loop:
 
     def update(self) -> None:
         """Clip the gradients and run the optimizer, after backward."""
+        self.model.scope.before_update()
         apply_update(self.ledger, self.step, self.optimizer, self.model.method, self.model.updated)
+        self.model.scope.after_update()
 
     def _totals(self) -> StepTotals:
         parameters: Size = 0
@@ -199,6 +208,8 @@ class Loop:
             saved_by=self.saved_by,
             work=ledger.work,
             kv_cache=self.kv_cache,
+            communication=sum((model.scope.communication for model in self.models.values()), 0),
+            communicated=sum((model.scope.communicated for model in self.models.values()), 0),
             host_pinned=ledger.pinned.nbytes,
             math_attention=ledger.notes.get("math attention", ""),
         )

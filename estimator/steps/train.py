@@ -25,7 +25,8 @@ class Train(Procedure):
         else:
             loop.note_gradients()
         # The second run stands for all later micro-batches or steps: what the one before left behind is live in it.
-        for again in range(2 if step.gradients_alive or step.previous_output else 1):
+        passes = 2 if step.gradients_alive or step.previous_output else 1
+        for again in range(passes):
             if again and not step.gradients_alive:
                 zero_grad(loop.trained)
             yield "forward"
@@ -35,6 +36,7 @@ class Train(Procedure):
                 out = out[:1]
             loop.note_saved()
             yield "backward"
+            model.scope.before_backward(last=again + 1 == passes or not step.gradients_alive)
             backward(ledger, out[0])
             if step.drop_output_before_step:
                 del out

@@ -306,7 +306,10 @@ class Step:
 
     def _backpropagate(self) -> Any:
         """Forward and backward. Returns the tensors that the training loop keeps."""
-        for _ in range(self.micro_steps):
+        from .reference.sharding import sync
+
+        for number in range(self.micro_steps):
+            sync(self.model, self.step.sharding, last=number + 1 == self.micro_steps)
             batch = self._batch()
             out = self._forward(batch)
             self.previous = None

@@ -32,9 +32,13 @@ GEMMA_3N = {
 """Its layers have two inputs with gradients."""
 
 
-def sharded(keys: dict[str, Any], world: int) -> dict[str, Any]:
+def sharded(keys: dict[str, Any], world: int, **options: Any) -> dict[str, Any]:
     """A plan of the first of so many processes."""
-    return {**keys, "sharding": {"name": "fsdp2", "world_size": world}}
+    return {**keys, "sharding": {"name": "fsdp2", "world_size": world, **options}}
+
+
+MIXED = {"param_dtype": "bfloat16", "reduce_dtype": "float32"}
+ACCUMULATED = {**TINY, "gradient_accumulation_steps": 3}
 
 
 MEASURED: list[Case] = [
@@ -58,13 +62,47 @@ MEASURED: list[Case] = [
         ("eager", 64, {}, {**MANY, "attention": "eager", "keep_logits": False}),
     )
 ]
+MEASURED += [
+    (name, {**LAYERS, **config}, sharded(keys, world, **options))
+    for name, world, config, keys, options in (
+        ("kept", 2, {}, TINY, {"reshard_after_forward": False}),
+        ("freed", 3, {}, MANY, {"reshard_after_forward": True}),
+        ("kept-in-parts", 8, {}, MANY, {"reshard_after_forward": 2}),
+        ("kept-in-parts-layer", 4, {"vocab_size": 3000}, {**MANY, **LAYER}, {"reshard_after_forward": 2}),
+        ("param-dtype", 3, {}, TINY, {"param_dtype": "bfloat16"}),
+        ("mixed", 2, {}, TINY, MIXED),
+        ("mixed-one", 1, {}, TINY, MIXED),
+        ("mixed-many", 5, {"vocab_size": 3000}, MANY, MIXED),
+        ("mixed-uneven", 7, {"tie_word_embeddings": True}, {**TINY, **LAYER}, MIXED),
+        ("mixed-lora", 3, {}, {**MANY, "method": "lora"}, MIXED),
+        ("mixed-windows", 2, {"model_type": "gemma3_text"}, {**TINY, "seq": 8}, MIXED),
+        ("reduced-narrow", 3, {}, TINY, {"reduce_dtype": "bfloat16"}),
+        ("wide-reduction", 3, {}, BF16, {"reduce_dtype": "float32"}),
+        ("accumulated", 3, {}, ACCUMULATED, {}),
+        ("accumulated-synced", 3, {}, ACCUMULATED, {"sync_each_batch": True}),
+        ("accumulated-mixed", 3, {}, ACCUMULATED, MIXED),
+        ("accumulated-mixed-synced", 3, {}, ACCUMULATED, {**MIXED, "sync_each_batch": True}),
+        ("accumulated-lora", 2, {}, {**ACCUMULATED, **LAYER, "method": "lora"}, MIXED),
+        ("replicated", 6, {}, TINY, {"replicate": 2}),
+        ("replicated-mixed", 8, {}, {**TINY, "seq": 8}, {**MIXED, "replicate": 4}),
+        ("replicated-narrow", 8, {}, TINY, {"reduce_dtype": "bfloat16", "replicate": 2}),
+        ("accelerate", 3, {}, TINY, {"groups": "accelerate"}),
+        ("accelerate-tied", 2, {"tie_word_embeddings": True}, TINY, {"groups": "accelerate"}),
+        ("accelerate-lora", 2, {}, {**MANY, **LAYER, "method": "lora"}, {"groups": "accelerate", **MIXED}),
+        ("accelerate-conv1d", 5, {"model_type": "gpt2"}, {**TINY, "seq": 8}, {"groups": "accelerate"}),
+    )
+]
 REFUSED: list[Refused] = [
     ({}, {"sharding": block}, says)
     for block, says in (
         ("fsdp2", "sharding has no world_size; add the number of processes"),
+        ({"name": "fsdp2", "world_size": 9, "replicate": 2}, "world_size 9 is no multiple of replicate 2; take 2 or"),
+        ({"name": "fsdp2", "world_size": 8, "zero": 2}, "unknown key 'sharding.zero'"),
+        ({"name": "fsdp2", "world_size": 8, "static_graph": True}, "static_graph True does not go with sharding fsdp2"),
+        ({"tp": 2}, "sharding.tp 2 has no rule yet"),
         ({"world_size": 8}, "sharding has no name; add one"),
-        ({"name": "hsdp", "world_size": 4}, "sharding hsdp has no rules yet; take fsdp2"),
-        ({"name": "fsdp3", "world_size": 4}, "sharding.name: input should be 'fsdp2', not 'fsdp3'"),
+        ({"name": "hsdp", "world_size": 4}, "sharding hsdp has no replicate; add"),
+        ({"name": "fsdp3", "world_size": 4}, "sharding.name: input should be"),
         ({"name": "fsdp2", "world_size": 0}, "input should be greater than or equal to 1"),
         ({"name": "fsdp2", "world_size": 4, "tp": 2}, "sharding.tp 2 has no rule yet; leave it out"),
         ({"name": "fsdp2", "world_size": 4, "ranks": 2}, "unknown key 'sharding.ranks'"),
@@ -75,7 +113,6 @@ REFUSED: list[Refused] = [
     for keys, says in (
         ({"method": "ia3"}, "sharding: fsdp2 has no rule with method: ia3; leave one of them out"),
         ({"device": "rtx-4090"}, "sharding: fsdp2 has no rule with runtime: torch-cuda"),
-        ({"gradient_accumulation_steps": 2}, "has no rule with gradient_accumulation_steps: 2"),
         ({"transformers": "4.57"}, "has no rule with transformers: 4.57"),
         ({"run": {"eval_samples": 9}}, "has no rule with run; leave one of them out"),
         ({"task": "infer"}, "sharding belongs to task: train, not infer"),

@@ -65,7 +65,8 @@ def assert_measured(
     formula = {**predicted.bytes, "trainable_parameters": predicted.trainable_parameters, "matmul scratch": 0}
     witness = {name: measured[name] for name in (*exact, "trainable_parameters")}
     witness["peak_above_resident"] = measured["peak_without_matmul_scratch"]
-    if {plan.dtype, plan.autocast} <= _dtypes_without_scratch():
+    dtypes = {plan.dtype, plan.autocast, None if plan.sharding is None else plan.sharding.param_dtype}
+    if dtypes <= _dtypes_without_scratch():
         witness["matmul scratch"] = measured["peak_above_resident"] - measured["peak_without_matmul_scratch"]
     assert_figures(formula, witness, {"peak_above_resident": tolerance})
     return predicted

@@ -2,18 +2,27 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from dataclasses import fields
 from importlib import import_module
-from typing import Any
 
-from ...ledger import Ledger, Tensor
+from ...errors import InputError, shown
 from ...programs import Sharding
+from .options import ShardingOptions
 
-SHARDINGS = {"fsdp2": "fsdp2.Fsdp2"}
-"""File and class of each scope around a step."""
+SHARDINGS = {"fsdp2": "fsdp2.Fsdp2", "hsdp": "fsdp2.Fsdp2"}
+"""File and class of each way to share, by its name."""
 
 
-def scope_of(sharding: Sharding, ledger: Ledger, parameters: Sequence[Sequence[Tensor]]) -> Any:
-    """The scope around a step. ``parameters`` are those of the model outside of its layers, then those of each."""
-    module, _, scope = SHARDINGS[sharding.name].partition(".")
-    return getattr(import_module(f".{module}", __package__), scope)(ledger, sharding.world_size, parameters)
+def sharding_of(options: ShardingOptions, adapted: bool) -> Sharding:
+    """The way to share that a block names, with its own options. ``adapted``: PEFT's model is around the model.
+
+    Raises ``InputError`` for an option of another way.
+    """
+    module, _, name = SHARDINGS[str(options.name)].partition(".")
+    kind: type[Sharding] = getattr(import_module(f".{module}", __package__), name)
+    own = {field.name for field in fields(kind)}
+    for key, field in ShardingOptions.model_fields.items():
+        if key not in own and (value := getattr(options, key)) != field.default:
+            raise InputError(f"sharding.{key} {shown(value)} does not go with sharding {options.name}; leave it out")
+    given = {key: getattr(options, key) for key in own - {"adapted"} if getattr(options, key) is not None}
+    return kind(**given, adapted=adapted)

@@ -1,4 +1,4 @@
-"""FSDP2: ``fully_shard`` of each layer, then of the model, on a mesh of one dimension.
+"""FSDP2 and HSDP: ``fully_shard`` of groups of modules, on a mesh of ``shard`` or of ``(replicate, shard)`` processes.
 
 Source: ``torch/distributed/fsdp/_fully_shard/`` of 2.13 (``_fsdp_param_group.py``, ``_fsdp_collectives.py``,
 ``_fsdp_state.py``), by whose names states and methods are called here. All is of one rank, the first, which has the
@@ -7,12 +7,63 @@ most.
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import partial
 from typing import Any, NamedTuple
 
-from ...ledger import ITEMSIZE, Call, Ledger, Size, Tensor, ceiling, product, record
+from ... import operators as ops
+from ...ledger import FLOATING, ITEMSIZE, Call, Ledger, Size, Tensor, ceiling, product, record
 from ...ledger.graph import Output
+from ...programs import Sharding
+from .scope import Parts, Scope
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fsdp2(Sharding):
+    """The options of ``fully_shard``, the same for all groups but where ``groups`` says otherwise."""
+
+    reshard_after_forward: bool | int | None = None
+    """Free parameters after forward, or keep a part among so many processes; ``None``: in all groups but the root."""
+    param_dtype: str | None = None
+    reduce_dtype: str | None = None
+    groups: str = "layers"
+    sync_each_batch: bool = False
+
+    def scope(self, ledger: Ledger, parts: Parts) -> Scope:
+        return _Scope(ledger, self, parts)
+
+
+class _Unit(NamedTuple):
+    """A call of ``fully_shard``: its modules, their parameters, and what it does after forward."""
+
+    paths: Sequence[str]
+    parameters: Sequence[Tensor]
+    reshard: bool | int | None
+
+
+def _units(sharding: Fsdp2, parts: Parts) -> list[_Unit]:
+    """All calls of ``fully_shard``, that of the whole model last."""
+    given, outside = sharding.reshard_after_forward, list(parts.outside)
+    units = [_Unit([path], own, given) for path, own in parts.layers.items()]
+    if sharding.groups == "layers":
+        return [*units, _Unit([""], outside, False if given is None else given)]
+
+    def taken(*paths: str | None) -> tuple[list[str], list[Tensor]]:
+        names = [path for path in paths if path is not None]
+        own = [p for p in outside if p.name.rpartition(".")[0] in names]
+        outside[:] = [p for p in outside if p.name.rpartition(".")[0] not in names]
+        return names, own
+
+    # accelerate/utils/fsdp_utils.py: fsdp2_prepare_model. Among the modules of PEFT's model it finds no norm.
+    embedding, head = parts.roles.get("input embedding"), parts.roles.get("output embedding")
+    norm = None if sharding.adapted else parts.roles.get("final norm")
+    tied = not any(p.name == f"{head}.weight" for p in outside)
+    if not tied:
+        units.append(_Unit(*taken(embedding), given))
+    units.append(_Unit(*taken(norm, *([embedding] if tied else []), head), False))
+    return [*units, _Unit([""], outside, False)]
 
 
 class _Shard(NamedTuple):
@@ -25,6 +76,11 @@ class _Shard(NamedTuple):
     def padded(self, itemsize: int) -> Size:
         """Bytes of the rows of all ranks."""
         return self.rows * product(self.whole.shape[1:]) * itemsize
+
+    @property
+    def gathered(self) -> Size:
+        """Bytes of the parameter as it is gathered."""
+        return self.padded(ITEMSIZE[self.whole.dtype])
 
 
 class _Communication:
@@ -41,37 +97,63 @@ class _Communication:
 class _Group:
     """Parameters that are gathered and reduced together (``FSDPParamGroup``)."""
 
-    def __init__(self, ledger: Ledger, world: int, parameters: Sequence[Tensor], shared: _Communication) -> None:
-        self.ledger, self.world, self.shared = ledger, world, shared
+    def __init__(self, ledger: Ledger, sharding: Fsdp2, unit: _Unit, scope: _Scope) -> None:
+        self.ledger, self.sharding, self.scope, self.world = ledger, sharding, scope, sharding.shard
+        self.shared = scope.shared
+        self.modules, self.reshard_after_forward = unit.paths, unit.reshard
+        self.modules_to_run_forward: set[str] = set()
         self.shards = []
-        for p in parameters:
-            rows = ceiling(p.shape[0], world)  # of each rank, also of those that have fewer or none
-            self.shards.append(_Shard(p, ledger.shard(p, (rows, *p.shape[1:])), rows * world))
+        for p in unit.parameters:
+            rows = ceiling(p.shape[0], self.world)  # of each rank, also of those that have fewer or none
+            shard = _Shard(p, ledger.shard(p, (rows, *p.shape[1:])), rows * self.world)
+            if sharding.param_dtype is not None and p.dtype in FLOATING:
+                p.dtype = sharding.param_dtype
+            self.shards.append(shard)
         self.unsharded = self.pending = False
         self.gathered: Tensor | None = None
         """The output of an all-gather that has not been copied out."""
-        self.in_backward = self.reduced = False
+        self.post_forward: list[Tensor] = []
+        """What is kept of the parameters after forward, if they are shared by fewer processes until backward."""
+        self.in_forward = self.in_backward = self.reduced = False
+        self.accumulated: list[Tensor | None] = [None] * len(self.shards)
+        """The gradients of passes that were not reduced, by parameter, where they have another dtype than it."""
+        self.all_reduced: Tensor | None = None
+        """The buffer of the all-reduce, where the gradients are none of its views."""
         self._indices: list[int] = []
 
     def unshard(self) -> None:
-        """Begin the all-gather of all parameters at once. One rank gathers nothing."""
+        """Begin the all-gather of all parameters at once (``foreach_all_gather``). One rank gathers nothing."""
         if self.pending or self.unsharded:
             return
         self.pending = True
-        if self.world > 1:
-            nbytes = sum((shard.padded(ITEMSIZE[shard.whole.dtype]) for shard in self.shards), 0)
-            self.gathered = self.ledger.empty((nbytes,), "uint8")
+        if self.world == 1:
+            return
+        processes = int(self.reshard_after_forward or 0) if self.post_forward else self.world
+        cast = sum((shard.gathered for shard in self.shards if self._is_cast(shard)), 0) // processes
+        flat = self.ledger.empty((cast,), "uint8") if cast else None
+        nbytes = sum((shard.gathered for shard in self.shards), 0)
+        self.gathered = self.ledger.empty((nbytes,), "uint8")
+        self.scope.communicated += nbytes // processes * (processes - 1) * self.ledger.copies
+        del flat
+
+    @staticmethod
+    def _is_cast(shard: _Shard) -> bool:
+        return shard.whole.dtype != shard.local.dtype
 
     def wait_for_unshard(self, forward: bool) -> None:
         """Copy each parameter out of the all-gather's output."""
         if not self.pending:
             return
         previous = self.shared.gathered if forward else None  # which a local name holds to the end of the original
+        cast = None
         for shard in self.shards:
-            shard.whole.storage.resize(shard.padded(ITEMSIZE[shard.whole.dtype]))
+            if self.world == 1 and self._is_cast(shard):
+                cast = self.ledger.empty(shard.whole.shape, shard.whole.dtype)  # the one before it dies then
+            shard.whole.storage.resize(shard.gathered)
         if forward:  # freed by the next group, so that its all-gather overlaps with this copy
             self.shared.gathered = self.gathered
-        del previous
+        del previous, cast
+        self.post_forward.clear()
         self.gathered, self.pending, self.unsharded = None, False, True
 
     def reshard(self) -> None:
@@ -81,17 +163,44 @@ class _Group:
                 shard.whole.storage.resize(0)
         self.unsharded = False
 
-    def pre_forward(self) -> None:
-        """``FSDPParamGroup.pre_forward``."""
+    def pre_forward(self, path: str, inputs: list[Tensor]) -> list[Tensor]:
+        """``FSDPState._pre_forward``: a group of several modules is gathered when the first of them is called."""
+        if not self.modules_to_run_forward:
+            self.modules_to_run_forward.update(self.modules)
+        inputs = self._cast(inputs)
         self.unshard()
         self.wait_for_unshard(forward=True)
+        if not self.in_forward:
+            inputs = _with_post_backward(inputs, self)
+        self.in_forward = True
+        return inputs
 
-    def post_forward(self, reshards: bool) -> None:
-        """``FSDPParamGroup.post_forward``. The root's parameters stay, as backward begins with them."""
-        if reshards:
+    def _cast(self, inputs: list[Tensor]) -> list[Tensor]:
+        dtype = self.sharding.param_dtype
+        return [x if dtype is None or x.dtype not in FLOATING else ops.to(x, dtype) for x in inputs]
+
+    def post_forward_of(self, path: str, outputs: Sequence[Any]) -> None:
+        """``FSDPState._post_forward``, once all modules of the group have run."""
+        self.modules_to_run_forward.discard(path)
+        if self.modules_to_run_forward:
+            return
+        self.in_forward = False
+        if self.reshard_after_forward is None or self.reshard_after_forward is True:
             self.reshard()
+        elif self.reshard_after_forward is not False:
+            self._reshard_to(self.reshard_after_forward)
         self._indices.append(len(self.shared.post_forward_order))
         self.shared.post_forward_order.append(self)
+        for x in outputs:
+            if isinstance(x, Tensor) and x.node is not None:
+                x.node.hooks = (*x.node.hooks, self.pre_backward)
+
+    def _reshard_to(self, processes: int) -> None:
+        """``FSDPParam.to_sharded_post_forward``: each parameter is freed once its part is copied."""
+        for shard in self.shards:
+            self.post_forward.append(self.ledger.empty((shard.gathered // processes,), "uint8"))
+            shard.whole.storage.resize(0)
+        self.unsharded = False
 
     def pre_backward(self) -> None:
         """Gather, and begin to gather the group before this one."""
@@ -100,32 +209,63 @@ class _Group:
         self.in_backward = True
         self.unshard()
         self.wait_for_unshard(forward=False)
-        index = self._indices.pop()
-        if index:
+        if self._indices and (index := self._indices.pop()):
             self.shared.post_forward_order[index - 1].unshard()
 
     def post_backward(self) -> None:
         """Free the parameters, then reduce the gradients, which are views of one tensor in the end."""
-        self.reduced = True
-        having = [shard for shard in self.shards if shard.whole.grad is not None]
-        grads: list[Any] = [shard.whole.grad for shard in having]
-        for shard in having:
-            shard.whole.grad = None
+        self.reduced, self.in_backward = True, False
+        for i, shard in enumerate(self.shards):
+            if (known := self.accumulated[i]) is not None and shard.whole.grad is not None:
+                ops.add_(known, shard.whole.grad)
+                shard.whole.grad = None
+        if not self.scope.sync:
+            self.reshard()
+            self._keep()
+            return
+        having, grads = [], []
+        for i, shard in enumerate(self.shards):
+            grad = shard.whole.grad if self.accumulated[i] is None else self.accumulated[i]
+            if grad is not None:
+                having.append(shard)
+                grads.append(grad)
+            self.accumulated[i] = shard.whole.grad = grad = None
         self.reshard()
         self.shared.reduced = None
-        if not having:
-            return
-        ledger, dtype = self.ledger, grads[0].dtype
-        nbytes = sum((shard.padded(ITEMSIZE[dtype]) for shard in having), 0)
-        reduced = ledger.empty((nbytes // ITEMSIZE[dtype],), dtype)
-        if not ledger.device.has_own_memory:  # a CPU copies what has to be padded (`_chunk_cat`)
-            ledger.transient(*(s.padded(ITEMSIZE[dtype]) for s in having if s.rows != s.whole.shape[0]))
-        last = grads.pop() if self.world > 1 else None  # which a loop's variable still names (`foreach_reduce`)
+        if having:
+            self._reduce(having, grads)
+
+    def _keep(self) -> None:
+        """``to_accumulated_grad_if_needed``."""
+        reduce_dtype = self.sharding.reduce_dtype
+        for i, shard in enumerate(self.shards):
+            if reduce_dtype is not None and (grad := shard.whole.grad) is not None and grad.dtype != reduce_dtype:
+                shard.whole.grad = None
+                self.accumulated[i] = ops.to(grad, reduce_dtype)
+                del grad
+
+    def _reduce(self, having: Sequence[_Shard], grads: list[Any]) -> None:
+        """``foreach_reduce``."""
+        ledger, dtype = self.ledger, self.sharding.reduce_dtype or grads[0].dtype
+        numel = sum((shard.padded(1) for shard in having), 0)
+        reduced = ledger.empty((numel,), dtype)
+        if not ledger.device.has_own_memory:
+            _chunk_cat(ledger, having, grads, dtype)
+        last = grads.pop() if self.world > 1 else None  # which a loop's variable still names
         grads.clear()
-        output = ledger.empty((nbytes // ITEMSIZE[dtype] // self.world,), dtype)
+        output = ledger.empty((numel // self.world,), dtype)
+        sent = output.nbytes * (self.world - 1)
+        replicas = self.sharding.replicate
+        if replicas > 1:
+            self.all_reduced = output
+            sent = sent + 2 * output.nbytes * (replicas - 1) // replicas
+        self.scope.communicated += sent * ledger.copies
+        stored = having[0].local.dtype
+        if stored != dtype:
+            output = ledger.empty((numel // self.world,), stored)
         for shard in having:
             if shard.local.grad is None:  # it is added in place otherwise
-                shard.local.grad = Tensor(output.storage, shard.local.shape, dtype)
+                shard.local.grad = Tensor(output.storage, shard.local.shape, stored)
         del last
         self.shared.reduced = reduced
 
@@ -134,50 +274,56 @@ class _Group:
         if not self.reduced:
             self.post_backward()
         self.in_backward = self.reduced = False
+        self.all_reduced = None
+        if self.pending:
+            self.gathered, self.pending = None, False
         self._indices.clear()
 
 
-class Fsdp2:
-    """The hooks of a model and of its layers."""
+def _chunk_cat(ledger: Ledger, having: Sequence[_Shard], grads: Sequence[Tensor], dtype: str) -> None:
+    """What ``torch._chunk_cat`` allocates on a CPU: copies of what has to be padded, and one of each that is cast."""
+    padded = [shard.padded(ITEMSIZE[grad.dtype]) for shard, grad in zip(having, grads, strict=True)]
+    uneven = [shard.rows != shard.whole.shape[0] for shard in having]
+    held = [ledger.empty((nbytes,), "uint8") for nbytes in itertools.compress(padded, uneven)]
+    for nbytes in padded if grads[0].dtype != dtype else ():
+        ledger.transient(nbytes)
+    del held
 
-    def __init__(self, ledger: Ledger, world: int, parameters: Sequence[Sequence[Tensor]]) -> None:
-        self.shared = _Communication()
-        self.root, *self.layers = [_Group(ledger, world, own, self.shared) for own in parameters]
+
+class _Scope(Scope):
+    """The hooks of the modules. The last group is the whole model's."""
+
+    def __init__(self, ledger: Ledger, sharding: Fsdp2, parts: Parts) -> None:
+        self.shared, self.sharding = _Communication(), sharding
+        self.dtype = sharding.param_dtype
+        self.sync = True
+        *groups, self.root = [_Group(ledger, sharding, unit, self) for unit in _units(sharding, parts)]
+        self.groups = (self.root, *groups)
+        self._group_of = {path: group for group in groups for path in group.modules}
+        self.paths = tuple(self._group_of)
         ledger.after_backward = self._after_backward
 
     def before_forward(self) -> None:
-        """Before the model is called."""
-        self.root.pre_forward()
+        self.root.pre_forward("", [])
 
     def after_forward(self, outputs: Sequence[Any]) -> None:
-        """After the model has returned its outputs."""
-        self.root.post_forward(reshards=False)
-        _before_backward(outputs, self.root)
+        self.root.post_forward_of("", outputs)
         self.shared.gathered = None
 
-    def before_layer(self, number: int, inputs: Sequence[Tensor]) -> list[Tensor]:
-        """Before the layer of a number, of those that are run. Its inputs' gradients are its last, and reduce."""
-        group = self.layers[number]
-        group.pre_forward()
-        return _with_post_backward(inputs, group)
+    def before_module(self, path: str, inputs: list[Tensor]) -> list[Tensor]:
+        return self._group_of[path].pre_forward(path, inputs)
 
-    def after_layer(self, number: int, outputs: Sequence[Tensor]) -> None:
-        """After the layer has returned its outputs, before whose gradients are used it is gathered."""
-        group = self.layers[number]
-        group.post_forward(reshards=True)
-        _before_backward(outputs, group)
+    def after_module(self, path: str, outputs: list[Tensor]) -> None:
+        self._group_of[path].post_forward_of(path, outputs)
+
+    def before_backward(self, last: bool) -> None:
+        self.sync = last or self.sharding.sync_each_batch
 
     def _after_backward(self) -> None:
-        for group in (self.root, *self.layers):
+        for group in self.groups:
             group.end()
         self.shared.post_forward_order.clear()
         self.shared.reduced = None
-
-
-def _before_backward(outputs: Sequence[Any], group: _Group) -> None:
-    for x in outputs:
-        if isinstance(x, Tensor) and x.node is not None:
-            x.node.hooks = (*x.node.hooks, group.pre_backward)
 
 
 def _with_post_backward(inputs: Sequence[Tensor], group: _Group) -> list[Tensor]:

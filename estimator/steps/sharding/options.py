@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
 from ...errors import InputError, shown
-from ...io.fields import Whole
+from ...io.fields import FloatDtype, Whole, checked
+
+Count = Annotated[Whole, Field(ge=1, le=10**6)]
+Elements = Annotated[Whole, Field(ge=1, le=10**12)]
 
 
 class ShardingOptions(BaseModel):
@@ -16,32 +19,106 @@ class ShardingOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
-    name: Literal["fsdp2"] = Field(description="what splits the model: fsdp2 (fully_shard of each layer and the rest)")
-    world_size: Whole = Field(ge=1, le=10**6, description="sharding: number of processes, each with its own batch")
+    name: Literal["ddp", "fsdp1", "fsdp2", "hsdp", "zero1", "zero2", "zero3"] | None = Field(
+        None,
+        description="how processes share parameters, gradients and states: ddp (not at all), fsdp1, fsdp2 or hsdp "
+        "(PyTorch's), zero1, zero2 or zero3 (DeepSpeed's)",
+    )
+    world_size: Count | None = Field(
+        None, description="sharding: number of processes; without a name the product of those below"
+    )
+    replicate: Count = Field(1, description="sharding: groups of processes that have whole models (hsdp)")
+    tp: Count = Field(1, description="sharding: processes that share each product (tensor parallelism)")
+    cp: Count = Field(1, description="sharding: processes that share each sequence")
+    pp: Count = Field(1, description="sharding: stages of layers")
+    ep: Count = Field(1, description="sharding: processes that share the experts")
+    reshard_after_forward: bool | Count | None = Field(
+        None,
+        description="fsdp1, fsdp2: parameters are freed after forward, or kept in parts among so many processes; by "
+        "default all are freed but those outside of the layers",
+    )
+    param_dtype: FloatDtype | None = Field(
+        None, description="fsdp1, fsdp2: dtype in which parameters are gathered and used; by default as they are stored"
+    )
+    reduce_dtype: FloatDtype | None = Field(
+        None, description="fsdp1, fsdp2: dtype in which gradients are reduced; by default param_dtype"
+    )
+    groups: Literal["layers", "accelerate", "transformers"] | None = Field(
+        None,
+        description="fsdp2: what is gathered together: each layer and the rest (layers; default without a trainer), "
+        "or as accelerate does it (default with one)",
+    )
+    sync_each_batch: bool = Field(
+        False, description="ddp, fsdp: each batch of gradient accumulation reduces gradients, and not the last alone"
+    )
+    cpu_offload: bool = Field(False, description="fsdp1, fsdp2: parameters, gradients and states rest on the host")
+    gradient_as_bucket_view: bool = Field(False, description="ddp: gradients are views of the buckets")
+    static_graph: bool = Field(False, description="ddp: each step uses the same parameters")
+    bucket_cap_mb: Count | None = Field(None, description="ddp: MiB of a bucket, by default 25")
+    reduce_bucket_size: Elements | Literal["auto"] | None = Field(
+        None, description="zero: elements that are reduced at once, by default 500,000,000; auto: transformers' choice"
+    )
+    allgather_bucket_size: Elements | None = Field(
+        None, description="zero1, zero2: elements that are gathered at once, by default 500,000,000"
+    )
+    overlap_comm: bool | None = Field(None, description="zero: reduce during backward; by default with zero3")
+    contiguous_gradients: bool = Field(True, description="zero: gradients are copied into one buffer")
+    stage3_prefetch_bucket_size: Elements | Literal["auto"] | None = Field(
+        None, description="zero3: elements that are gathered ahead, by default 50,000,000"
+    )
+    stage3_param_persistence_threshold: Elements | Literal["auto"] | None = Field(
+        None, description="zero3: elements of the largest parameters that stay whole, by default 100,000"
+    )
+    offload_optimizer: Literal["none", "cpu"] = Field("none", description="zero: where optimizer states rest")
+    offload_param: Literal["none", "cpu"] = Field("none", description="zero3: where parameters rest")
 
 
-_NAMES = ("ddp", "fsdp1", "hsdp", "zero1", "zero2", "zero3")
-_KEYS = (
-    *("reshard_after_forward", "param_dtype", "reduce_dtype", "groups", "sync_each_batch", "cpu_offload"),
-    *("replicate", "shard", "tp", "cp", "pp", "ep"),
-)
+SIZES = ("replicate", "tp", "cp", "pp", "ep")
+"""The keys that say how many processes share what."""
+NO_RULE_YET = ("ddp", "fsdp1", "zero1", "zero2", "zero3", "tp", "cp", "pp", "ep", "cpu_offload")
+"""The names and keys of the block for which there is no rule."""
 
 
-def checked_words(block: Any) -> Any:
-    """A block of sharding, from its name alone too. Raises ``InputError`` for what is known and has no rules yet."""
+def read(block: Any) -> ShardingOptions:
+    """A block of sharding, or its name alone, with its world. Raises ``InputError``."""
+    if isinstance(block, ShardingOptions):
+        return block
     block = {"name": block} if isinstance(block, str) else block
     if not isinstance(block, Mapping):
-        return block
+        raise InputError("sharding must be a block such as {name: fsdp2, world_size: 8}")
     name = block.get("name")
     name = name.lower().replace("_", "-") if isinstance(name, str) else name
-    if isinstance(name, str) and name in _NAMES:
-        raise InputError(f"sharding {name} has no rules yet; take fsdp2")
-    if later := [key for key in _KEYS if key in block]:
-        raise InputError(
-            f"sharding.{later[0]} {shown(block[later[0]])} has no rule yet; leave it out, for PyTorch's default"
-        )
-    if "name" not in block:
-        raise InputError("sharding has no name; add one: --sharding fsdp2, or {name: fsdp2, world_size: 8}")
-    if "world_size" not in block:
+    options = checked(ShardingOptions, {**block, "name": name} if "name" in block else block, "sharding", "sharding.")
+    for key in NO_RULE_YET:
+        if key == options.name:
+            raise InputError(f"sharding {key} has no rules yet; take fsdp2")
+        default = ShardingOptions.model_fields[key].default if key in ShardingOptions.model_fields else None
+        if (value := getattr(options, key, None)) != default:
+            raise InputError(f"sharding.{key} {shown(value)} has no rule yet; leave it out")
+    return _with_world(options)
+
+
+def _with_world(options: ShardingOptions) -> ShardingOptions:
+    """The options with their ``world_size``, and ``hsdp`` where whole models are replicated."""
+    product = options.replicate * options.tp * options.cp * options.pp
+    world = options.world_size
+    if options.name is None:
+        if product == 1:
+            raise InputError("sharding has no name; add one: --sharding fsdp2, or {name: fsdp2, world_size: 8}")
+        if options.replicate > 1:
+            raise InputError("sharding.replicate goes with a name; add one: --sharding hsdp")
+        if world not in (None, product):
+            raise InputError(f"sharding.world_size {world} is not the product of its sizes, {product}; leave it out")
+        return options.model_copy(update={"world_size": product})
+    if world is None:
         raise InputError("sharding has no world_size; add the number of processes: --world-size 8")
-    return {**block, "name": name}
+    if world % product:
+        sizes = " x ".join(f"{key} {getattr(options, key)}" for key in SIZES if getattr(options, key) > 1)
+        raise InputError(f"sharding.world_size {world} is no multiple of {sizes}; take {product} or a multiple of it")
+    if options.name == "hsdp" and options.replicate == 1:
+        raise InputError(
+            "sharding hsdp has no replicate; add the number of groups that have whole models: --replicate 2"
+        )
+    if options.name == "fsdp2" and options.replicate > 1:
+        return options.model_copy(update={"name": "hsdp"})
+    return options

@@ -13,6 +13,7 @@ import torch
 
 from ...plans.resolve import Resolved
 from ...programs import Sharding
+from ...steps.sharding.fsdp2 import Fsdp2
 
 
 @contextmanager
@@ -31,17 +32,40 @@ def first_rank(sharding: Sharding | None) -> Iterator[None]:
 
 
 def shard(model: Any, resolved: Resolved) -> None:
-    """``fully_shard`` of each layer, then of the model, with PyTorch's defaults."""
+    """Share the model as ``fully_shard`` does: each layer and the rest, or what accelerate takes together."""
     from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.fsdp import fully_shard
+    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
     sharding, sizes = resolved.step.sharding, resolved.sizes()
-    assert sharding is not None
-    mesh = init_device_mesh("cpu", (sharding.world_size,))
+    assert isinstance(sharding, Fsdp2)
+    shape = (sharding.shard,) if sharding.replicate == 1 else (sharding.replicate, sharding.shard)
+    keys: dict[str, Any] = {
+        "mesh": init_device_mesh("cpu", shape, mesh_dim_names=("replicate", "shard")[-len(shape) :])
+    }
+    dtypes = [None if name is None else getattr(torch, name) for name in (sharding.param_dtype, sharding.reduce_dtype)]
+    keys["mp_policy"] = MixedPrecisionPolicy(*dtypes)
+    given = keys | {"reshard_after_forward": sharding.reshard_after_forward}
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
     for path in sizes.program.paths:
-        fully_shard(inner.get_submodule(path), mesh=mesh)
-    fully_shard(model, mesh=mesh)
+        fully_shard(inner.get_submodule(path), **given)
+    if sharding.groups == "layers":
+        fully_shard(model, **given)
+        return
+    from accelerate.utils.fsdp_utils import _find_final_norm
+
+    embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
+    tied = embedding.weight is head.weight
+    if not tied:
+        fully_shard(embedding, **given)
+    tail = [_find_final_norm(model), *([embedding] if tied else []), head]
+    fully_shard([module for module in tail if module is not None], **keys, reshard_after_forward=False)
+    fully_shard(model, **keys)
+
+
+def sync(model: Any, sharding: Sharding | None, last: bool) -> None:
+    """Reduce gradients in the backward passes that follow, or do not, as ``Accelerator.no_sync`` asks for it."""
+    if sharding is not None and getattr(sharding, "sync_each_batch", True) is False:
+        model.set_requires_gradient_sync(last)
 
 
 def local(tensor: torch.Tensor) -> torch.Tensor:

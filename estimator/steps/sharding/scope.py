@@ -1,0 +1,54 @@
+"""What acts around a step whose model several processes share."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from typing import Any, NamedTuple
+
+from ...ledger import Size, Tensor
+
+
+class Parts(NamedTuple):
+    """The parameters of a model in the order of ``named_parameters()``, and the modules that have a role in it."""
+
+    outside: Sequence[Tensor]
+    """Those outside of its layers."""
+    layers: Mapping[str, Sequence[Tensor]]
+    """Those of each layer that is run, by its path."""
+    roles: Mapping[str, str]
+    """The paths of its modules by their roles: ``input embedding``, ``final norm``, ``output embedding``."""
+
+
+class Scope:
+    """What acts around a step, by the places in which it may act. Here it does nothing in any."""
+
+    paths: Collection[str] = ()
+    """The modules that ``before_module`` and ``after_module`` are called around."""
+    dtype: str | None = None
+    """The dtype that modules compute with, where it is not that of their parameters as they are stored."""
+    communication: Size = 0
+    """Bytes that are kept between steps beside parameters, gradients and states."""
+    communicated: Size = 0
+    """Bytes that a rank has sent so far."""
+
+    def before_forward(self) -> None:
+        """Before the model is called."""
+
+    def after_forward(self, outputs: Sequence[Any]) -> None:
+        """After the model has returned its outputs."""
+
+    def before_module(self, path: str, inputs: list[Tensor]) -> list[Tensor]:
+        """Before a module is called with its inputs. What is returned takes their place."""
+        return inputs
+
+    def after_module(self, path: str, outputs: list[Tensor]) -> None:
+        """After a module has returned its outputs."""
+
+    def before_backward(self, last: bool) -> None:
+        """Before a backward pass. It is the ``last`` of those whose gradients are accumulated."""
+
+    def before_update(self) -> None:
+        """After the last backward pass, before gradients are clipped and the optimizer steps."""
+
+    def after_update(self) -> None:
+        """After the optimizer has stepped."""
