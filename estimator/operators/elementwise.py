@@ -77,14 +77,14 @@ def _tensor_first(a: Any, b: Any) -> tuple[Any, Any]:
     return (a, b) if isinstance(a, Tensor) else (b, a)
 
 
-def _scales(alpha: Any) -> bool:
+def scales(alpha: Any) -> bool:
     """Whether ``alpha`` multiplies: of floating numbers only zero is known, so 1.0 may stand for another one."""
     return not (isinstance(alpha, int) and alpha == 1)
 
 
 @operator(
     "add", same=("__add__", "__radd__"),
-    args=lambda out, a, other, *, alpha=1: (*_tensor_first(a, other), _scales(alpha)),
+    args=lambda out, a, other, *, alpha=1: (*_tensor_first(a, other), scales(alpha)),
 )  # fmt: skip
 def add(a: Tensor, b: Operand, scaled: bool = False) -> Tensor:
     """``a + b``: saves nothing. ``scaled``: with an ``alpha`` other than one."""

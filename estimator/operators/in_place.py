@@ -26,6 +26,7 @@ from .elementwise import (
     pow_backward,
     relu_backward,
     scaled_backward,
+    scales,
     sub_backward,
     wrapped_number,
     zeros_backward,
@@ -117,7 +118,7 @@ def _computed(x: Tensor, *operands: Tensor) -> Callable[[], Any]:
 
 
 @operator(
-    "add_", same=("__iadd__",), args=lambda out, x, other, *, alpha=None: (x, other, alpha is not None)
+    "add_", same=("__iadd__",), args=lambda out, x, other, *, alpha=1: (x, other, scales(alpha))
 )  # fmt: skip
 def add_(x: Tensor, other: Operand, scaled: bool = False) -> Tensor:
     """``x.add_(other)``: saves nothing. ``scaled``: with an ``alpha`` other than one."""
@@ -126,7 +127,7 @@ def add_(x: Tensor, other: Operand, scaled: bool = False) -> Tensor:
     return write(x, (other,), "AddBackward0", (), add_scaled_backward, scaled, kernel=_computed(x, other))
 
 
-@operator("sub_", same=("__isub__",))
+@operator("sub_", same=("__isub__",), args=lambda out, x, other, *, alpha=1: (x, other))
 def sub_(x: Tensor, other: Operand) -> Tensor:
     """``x.sub_(other)``: saves nothing."""
     if not isinstance(other, Tensor):
@@ -209,13 +210,6 @@ def copy_(x: Tensor, source: Tensor) -> Tensor:
 def _copy_backward(call: Call) -> Grads:
     zeros = call.ledger.empty(call.grad.shape, call.grad.dtype) if call.needs[0] else None
     return zeros, to(call.grad, call.args[0]) if call.needs[1] else None
-
-
-@recorded("index_copy_")
-def _index_copy_(out: Result, x: Tensor, dim: int, index: Tensor, source: Tensor) -> Tensor:
-    if x.requires_grad or source.requires_grad:
-        raise InputError("index_copy_ in a trained model has no rule")
-    return x
 
 
 @recorded("bitwise_and_", same=("__iand__",))

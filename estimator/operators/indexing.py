@@ -10,7 +10,7 @@ from ..ledger import ITEMSIZE, Beside, Call, Ledger, Shape, Size, Tensor, produc
 from ..ledger.sizes import is_so
 from .casts import check_promotion
 from .device import REDUCED, THREADS
-from .elementwise import Operand, elementwise, maximum, wrapped_number
+from .elementwise import Operand, elementwise, maximum, scales, with_number, wrapped_number
 from .in_place import write
 from .layout import Grads, broadcast, elementwise_strides, empty_like, strides_of
 from .reductions import amax
@@ -242,7 +242,7 @@ def index_add(x: Tensor, dim: int, index: Tensor, source: Tensor, *, alpha: Any 
         return out
 
     saved = (index, source) if source.requires_grad else ()
-    return record("IndexAddBackward0", make, (x, source), saved, _index_add_backward, source.shape, alpha != 1)
+    return record("IndexAddBackward0", make, (x, source), saved, _index_add_backward, source.shape, scales(alpha))
 
 
 @operator("index_add_")
@@ -256,7 +256,7 @@ def index_add_(x: Tensor, dim: int, index: Tensor, source: Tensor, *, alpha: Any
         saved,
         _index_add_backward,
         source.shape,
-        alpha != 1,
+        scales(alpha),
         kernel=lambda: _buffer_of_index_add(x, dim % len(x.shape)),
     )
 
@@ -266,7 +266,7 @@ def _index_add_backward(call: Call) -> Grads:
     shape, scaled = call.args
     picked = call.ledger.empty(shape, call.grad.dtype) if call.needs[1] else None
     if scaled and picked is not None:
-        picked = empty_like(picked)
+        picked = with_number(picked, picked.dtype)
     return call.grad if call.needs[0] else None, picked
 
 
@@ -465,12 +465,11 @@ def index_copy(x: Tensor, index: Tensor, source: Tensor) -> Tensor:
     )
 
 
+@operator("index_copy_", args=lambda out, x, dim, index, source: (x, index, source))
 def index_copy_(x: Tensor, index: Tensor, source: Tensor) -> Tensor:
-    """``x.index_copy_(-1, index, source)`` for an ``x`` that needs no gradient: returns ``x`` itself.
-
-    Saves the index, and the source for its shape.
-    """
-    return record("IndexCopyBackward0", x.alias, (x, source), (index, source), _index_copy_backward, source.shape)
+    """``x.index_copy_(dim, index, source)``: see ``index_copy``."""
+    saved = index, source if source.requires_grad else None
+    return write(x, (source,), "IndexCopyBackward0", saved, _index_copy_backward, source.shape)
 
 
 def _index_copy_backward(call: Call) -> Grads:

@@ -406,6 +406,16 @@ def test_further_function_of_one_tensor(reference_threads: None, name: str) -> N
     agree(recorded(name, MORE[name], given), MORE[name], *given)
 
 
+SCALED: dict[str, tuple[Callable[..., Any], tuple[int, ...]]] = {
+    "add": (lambda x, y, alpha: torch.add(x, y, alpha=alpha), (24, 40)),
+    "add_": (lambda x, y, alpha: (-x).add_(y, alpha=alpha), (24, 40)),
+    "sub": (lambda x, y, alpha: torch.sub(x, y, alpha=alpha), (24, 40)),
+    "sub_": (lambda x, y, alpha: (-x).sub_(y, alpha=alpha), (24, 40)),
+    "rsub": (lambda x, y, alpha: torch.rsub(x, y, alpha=alpha), (24, 40)),
+    "index_add": (lambda x, y, alpha: x.index_add(0, rows(x), y, alpha=alpha), (5, 40)),
+    "index_add_": (lambda x, y, alpha: torch.zeros_like(x).index_add_(0, rows(x), y, alpha=alpha) + x, (5, 40)),
+}
+
 TWO: dict[str, tuple[Callable[..., Any], tuple[int, ...]]] = {
     "sub": (lambda x, y: x - y, (40,)),
     "div": (lambda x, y: x / y, (24, 1)),
@@ -421,8 +431,15 @@ TWO: dict[str, tuple[Callable[..., Any], tuple[int, ...]]] = {
     "index_put_: rows": (set_rows, (5, 40)),
     "copy_: within a view": (nested, (8, 7)),
     "add_: to columns": (add_to_slice, (24, 15)),
+    **{
+        f"{name}: alpha {alpha}": (lambda x, y, f=function, a=alpha: f(x, y, a), shape)
+        for alpha in (1, 0.5)
+        for name, (function, shape) in SCALED.items()
+    },
     "scatter": (lambda x, y: x.scatter(1, places(x), y), (24, 5)),
     "scatter_add_": (lambda x, y: torch.zeros_like(x).scatter_add_(1, places(x), y) + x, (24, 5)),
+    "index_copy_: of a source that trains": (lambda x, y: torch.zeros_like(x).index_copy_(0, rows(x), y) + x, (5, 40)),
+    "index_copy_: in what trains": (lambda x, y: (-x).index_copy_(0, rows(x), y), (5, 40)),
     "index_add_": (lambda x, y: torch.zeros_like(x).index_add_(0, rows(x), y) + x, (5, 40)),
     "mse_loss": (functional.mse_loss, (24, 40)),
     "rms_norm": (lambda x, y: functional.rms_norm(x, (40,), y), (40,)),
