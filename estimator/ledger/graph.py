@@ -368,14 +368,15 @@ def _store_gradient(leaf: Tensor, buffers: dict[tuple[int, int], Tensor], key: t
         buffers[key] = leaf.ledger.tensor_hooks[leaf.name](buffers.pop(key))
     alone = is_alone(buffers, key)
     grad = buffers.pop(key)
-    if leaf.grad is not None:
-        return  # added in place
     ledger = leaf.ledger
-    if ledger.gradient_hooks is not None:
-        ledger.gradient_hooks.before_gradient(leaf)
-    dense = grad.strides is None or grad.strides == leaf.strides
-    leaf.grad = grad.alias() if alone and dense else ledger.empty(leaf.shape, leaf.dtype)
-    if ledger.events is not None:
-        ledger.events.gradients[leaf.grad.storage.event] = leaf.name
+    if leaf.grad is None:  # it is added in place otherwise
+        if ledger.gradient_hooks is not None:
+            ledger.gradient_hooks.before_gradient(leaf)
+        dense = grad.strides is None or grad.strides == leaf.strides
+        leaf.grad = grad.alias() if alone and dense else ledger.empty(leaf.shape, leaf.dtype)
+        if ledger.events is not None:
+            ledger.events.gradients[leaf.grad.storage.event] = leaf.name
+    elif grad.dtype != leaf.grad.dtype and not ledger.device.has_own_memory:
+        ledger.transient(leaf.grad.nbytes)  # it is cast before it is added
     if ledger.gradient_hooks is not None:
         ledger.gradient_hooks.after_gradient(leaf)

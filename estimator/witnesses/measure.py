@@ -157,8 +157,9 @@ def _run_step(
     torch.set_num_threads(THREADS)
     baseline = peak_rss()  # of the interpreter and the libraries
     model = build_model(resolved)
+    trained = sum(p.numel() for p in model.parameters() if p.requires_grad and plan.task == "train")
     if resolved.step.sharding is not None:
-        shard(model, resolved)
+        model = shard(model, resolved)
     step = _step(resolved, model, vocab=vocab) if make_step is None else make_step(resolved, model)
 
     saved: dict[int, Any] = {}
@@ -196,7 +197,7 @@ def _run_step(
         "gradients": gradients,
         "optimizer": states,
         "saved": saved_bytes,
-        "trainable_parameters": sum(p.numel() for p in parameters if p.requires_grad and plan.task == "train"),
+        "trainable_parameters": trained,
         "peak_rss": largest,
         "malloc_mmap_threshold": os.environ.get("MALLOC_MMAP_THRESHOLD_"),
         "baseline_rss": baseline,

@@ -32,9 +32,9 @@ GEMMA_3N = {
 """Its layers have two inputs with gradients."""
 
 
-def sharded(keys: dict[str, Any], world: int, **options: Any) -> dict[str, Any]:
+def sharded(keys: dict[str, Any], world: int, name: str = "fsdp2", **options: Any) -> dict[str, Any]:
     """A plan of the first of so many processes."""
-    return {**keys, "sharding": {"name": "fsdp2", "world_size": world, **options}}
+    return {**keys, "sharding": {"name": name, "world_size": world, **options}}
 
 
 MIXED = {"param_dtype": "bfloat16", "reduce_dtype": "float32"}

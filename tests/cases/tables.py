@@ -15,6 +15,7 @@ from tests.cases import (
     prompts_and_subsets,
     quantised_bases,
     sharding,
+    sharding_fsdp1,
     small_models,
     structured_updates,
     trainer_loops,
@@ -35,6 +36,7 @@ MEASURED: dict[str, list[Case]] = {
     "beft": beft.MEASURED,
     "trainer_loops": trainer_loops.MEASURED,
     "sharding": sharding.MEASURED,
+    "sharding_fsdp1": sharding_fsdp1.MEASURED,
 }
 REFUSED: dict[str, list[Refused]] = {
     "lora_variants": lora_variants.REFUSED,
@@ -50,6 +52,7 @@ REFUSED: dict[str, list[Refused]] = {
     "inference": inference.REFUSED,
     "trainer_loops": trainer_loops.REFUSED,
     "sharding": sharding.REFUSED,
+    "sharding_fsdp1": sharding_fsdp1.REFUSED,
 }
 FORMULAS: dict[str, list[Formulas]] = {
     "lora_variants": lora_variants.FORMULAS,

@@ -9,7 +9,7 @@ from ...errors import InputError, shown
 from ...programs import Sharding
 from .options import ShardingOptions
 
-SHARDINGS = {"fsdp2": "fsdp2.Fsdp2", "hsdp": "fsdp2.Fsdp2"}
+SHARDINGS = {"fsdp1": "fsdp1.Fsdp1", "fsdp2": "fsdp2.Fsdp2", "hsdp": "fsdp2.Fsdp2"}
 """File and class of each way to share, by its name."""
 
 

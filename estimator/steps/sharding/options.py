@@ -75,7 +75,7 @@ class ShardingOptions(BaseModel):
 
 SIZES = ("replicate", "tp", "cp", "pp", "ep")
 """The keys that say how many processes share what."""
-NO_RULE_YET = ("ddp", "fsdp1", "zero1", "zero2", "zero3", "tp", "cp", "pp", "ep", "cpu_offload")
+NO_RULE_YET = ("ddp", "zero1", "zero2", "zero3", "tp", "cp", "pp", "ep", "cpu_offload")
 """The names and keys of the block for which there is no rule."""
 
 

@@ -13,6 +13,7 @@ import torch
 
 from ...plans.resolve import Resolved
 from ...programs import Sharding
+from ...steps.sharding.fsdp1 import Fsdp1
 from ...steps.sharding.fsdp2 import Fsdp2
 
 
@@ -31,12 +32,18 @@ def first_rank(sharding: Sharding | None) -> Iterator[None]:
         torch.distributed.destroy_process_group()
 
 
-def shard(model: Any, resolved: Resolved) -> None:
-    """Share the model as ``fully_shard`` does: each layer and the rest, or what accelerate takes together."""
+def shard(model: Any, resolved: Resolved) -> Any:
+    """The model as the first rank has it: each layer and the rest, or what accelerate takes together."""
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
-    sharding, sizes = resolved.step.sharding, resolved.sizes()
+    sharding = resolved.step.sharding
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    layers = [inner.get_submodule(path) for path in resolved.sizes().program.paths]
+    if isinstance(sharding, Fsdp1):
+        from .fsdp1 import wrapped
+
+        return wrapped(model, sharding, {*layers})
     assert isinstance(sharding, Fsdp2)
     shape = (sharding.shard,) if sharding.replicate == 1 else (sharding.replicate, sharding.shard)
     keys: dict[str, Any] = {
@@ -45,12 +52,10 @@ def shard(model: Any, resolved: Resolved) -> None:
     dtypes = [None if name is None else getattr(torch, name) for name in (sharding.param_dtype, sharding.reduce_dtype)]
     keys["mp_policy"] = MixedPrecisionPolicy(*dtypes)
     given = keys | {"reshard_after_forward": sharding.reshard_after_forward}
-    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
-    for path in sizes.program.paths:
-        fully_shard(inner.get_submodule(path), **given)
+    for layer in layers:
+        fully_shard(layer, **given)
     if sharding.groups == "layers":
-        fully_shard(model, **given)
-        return
+        return fully_shard(model, **given)
     from accelerate.utils.fsdp_utils import _find_final_norm
 
     embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
@@ -59,13 +64,17 @@ def shard(model: Any, resolved: Resolved) -> None:
         fully_shard(embedding, **given)
     tail = [_find_final_norm(model), *([embedding] if tied else []), head]
     fully_shard([module for module in tail if module is not None], **keys, reshard_after_forward=False)
-    fully_shard(model, **keys)
+    return fully_shard(model, **keys)
 
 
 def sync(model: Any, sharding: Sharding | None, last: bool) -> None:
     """Reduce gradients in the backward passes that follow, or do not, as ``Accelerator.no_sync`` asks for it."""
     if sharding is not None and getattr(sharding, "sync_each_batch", True) is False:
-        model.set_requires_gradient_sync(last)
+        if isinstance(sharding, Fsdp1):
+            for module in model.fsdp_modules(model):
+                module._sync_gradients = last  # as `no_sync` does
+        else:
+            model.set_requires_gradient_sync(last)
 
 
 def local(tensor: torch.Tensor) -> torch.Tensor:
@@ -78,10 +87,13 @@ def gathered(model: Any) -> list[torch.Tensor]:
     """The parameters as they are gathered, whose storages have no bytes between steps."""
     from torch.distributed.fsdp import FSDPModule
 
+    from .fsdp1 import flat_parameters
+
     groups = [
         group
         for module in model.modules()
         if isinstance(module, FSDPModule)
         for group in module._get_fsdp_state()._fsdp_param_groups
     ]
-    return [tensor for group in groups for p in group.fsdp_params for tensor in p.all_gather_outputs]
+    found = [tensor for group in groups for p in group.fsdp_params for tensor in p.all_gather_outputs]
+    return found + flat_parameters(model)

@@ -1,0 +1,260 @@
+"""FSDP1: ``FullyShardedDataParallel`` around each layer, then around the model, with ``use_orig_params``.
+
+Source: ``torch/distributed/fsdp/`` of 2.13 (``_flat_param.py``, ``_runtime_utils.py``), by whose names states and
+methods are called here. The parameters of a unit are views of its flat parameter. So where one of them trains, autograd
+makes the gradient of all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import accumulate
+from typing import Any
+
+from ... import operators as ops
+from ...errors import InputError
+from ...ledger import ITEMSIZE, Counted, Ledger, Storage, Tensor, whole
+from ...programs import Sharding
+from .scope import Parts, Scope
+
+_ALIGNMENT = 16
+"""Bytes to which each parameter is aligned in the flat one, as it is gathered (``_get_aligned_numel``)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Fsdp1(Sharding):
+    """The options of ``FullyShardedDataParallel``, the same for all units. Prefetch is that of ``BACKWARD_PRE``."""
+
+    reshard_after_forward: bool = True
+    """``FULL_SHARD`` or ``HYBRID_SHARD``; else ``SHARD_GRAD_OP`` or ``_HYBRID_SHARD_ZERO2``."""
+    param_dtype: str | None = None
+    reduce_dtype: str | None = None
+    groups: str = "layers"
+    """Accelerate's are the layers, too (``TRANSFORMER_BASED_WRAP``)."""
+    sync_each_batch: bool = False
+
+    def __post_init__(self) -> None:
+        if not isinstance(self.reshard_after_forward, bool):
+            raise InputError(
+                f"sharding.reshard_after_forward {self.reshard_after_forward} belongs to fsdp2; for fsdp1 say true "
+                "(FULL_SHARD) or false (SHARD_GRAD_OP)"
+            )
+        if self.groups == "transformers":
+            raise InputError("sharding.groups transformers has no rule with fsdp1 yet; leave it out")
+
+    def scope(self, ledger: Ledger, parts: Parts) -> Scope:
+        return _Scope(ledger, self, parts)
+
+
+class _Unit:
+    """A flat parameter (``FlatParamHandle``). Where one process has all of it, nothing is gathered (``NO_SHARD``)."""
+
+    def __init__(self, ledger: Ledger, sharding: Fsdp1, parameters: Sequence[Tensor], scope: _Scope) -> None:
+        self.ledger, self.parameters, self.scope, self.world = ledger, parameters, scope, sharding.shard
+        self.replicas = sharding.replicate
+        self.orig_dtype = _dtype_of(parameters)
+        dtype = sharding.param_dtype or self.orig_dtype
+        self.reduce_dtype = sharding.reduce_dtype or dtype
+        self.is_sharded, self.casts = self.world > 1, dtype != self.orig_dtype
+        self.reshard_after_forward = self.is_sharded and sharding.reshard_after_forward
+        self.numels: list[int] = []
+        """Elements of each parameter and of each padding, in the order of the flat parameter."""
+        self.numbers = []
+        for p in parameters:
+            self._pad(_ALIGNMENT // ITEMSIZE[dtype])
+            self.numbers.append(len(self.numels))
+            self.numels.append(whole(p.numel))
+        self._pad(self.world)
+        numel = sum(self.numels)
+        self.shard_numel = numel // self.world
+        self.flat = Tensor(Storage(ledger, 0, resident=True), (numel,), dtype)
+        self.flat.storage.unload()
+        self.flat.requires_grad = any(p.requires_grad for p in parameters)
+        self.shards: list[Tensor] = []
+        self.grad: Tensor | None = None
+        """The flat gradient of the shard (``_saved_grad_shard``), of which those of ``shards`` are views."""
+        self.inputs_left = self.post_forward_index = 0
+        self.needs_pre_backward_unshard = self.prefetched = self.ran_pre_backward_hook = False
+
+    def _pad(self, multiple: int) -> None:
+        if padding := -sum(self.numels) % multiple:
+            self.numels.append(padding)
+
+    def spans(self) -> list[tuple[int, int]]:
+        """Where each parameter begins and ends in the flat one."""
+        ends = [0, *accumulate(self.numels)]
+        return [(ends[number], ends[number + 1]) for number in self.numbers]
+
+    def shard(self, rank: int) -> None:
+        """Put in each parameter's place what the rank has of it. The parameter becomes a view of the flat one."""
+        start = rank * self.shard_numel
+        for p, (first, last) in zip(self.parameters, self.spans(), strict=True):
+            here = max(0, min(last, start + self.shard_numel) - max(first, start))
+            local = self.ledger.shard(p, (here,) if self.is_sharded else p.shape)
+            local.unreached = not here  # all that it has of a flat parameter has a gradient
+            p.storage, p.dtype = self.flat.storage, self.flat.dtype
+            self.shards.append(local)
+        padding = self.shard_numel - sum(whole(local.numel) for local in self.shards)
+        local = next((local for local in self.shards if local.numel), self.shards[0])
+        nbytes = local.nbytes + padding * ITEMSIZE[self.orig_dtype]
+        local.storage = Storage(self.ledger, nbytes, resident=True)
+
+    def unshard(self) -> None:
+        """Gather the flat parameter, in the dtype that the model computes with."""
+        if self.flat.storage.nbytes or not (self.is_sharded or self.casts):
+            return
+        mp_shard = self.ledger.empty((self.shard_numel,), self.flat.dtype) if self.casts and self.is_sharded else None
+        self.flat.storage.resize(self.flat.nbytes)
+        self.scope.communicated += self.shard_numel * ITEMSIZE[self.flat.dtype] * (self.world - 1) * self.ledger.copies
+        del mp_shard
+
+    def reshard(self, frees: bool) -> None:
+        """Free what was gathered. What was saved of it for backward has its data again once it is gathered."""
+        if frees or (self.casts and not self.is_sharded):
+            self.flat.storage.resize(0)
+        self.prefetched = False
+
+    def pre_forward(self, inputs: Sequence[Tensor]) -> None:
+        """``_pre_forward``: gather, and make the parameters views that autograd knows."""
+        self.unshard()
+        views = ops.split_with_sizes(self.flat, self.numels)
+        for p, number in zip(self.parameters, self.numbers, strict=True):
+            view = ops.view(views[number], p.shape)
+            p.requires_grad, p.node, p.number = view.requires_grad, view.node, view.number
+        if not self.flat.requires_grad:
+            nodes = [x.node for x in inputs if x.node is not None]
+            self.inputs_left = len(nodes)
+            for node in nodes:
+                node.hooks = (*node.hooks, self._post_backward_reshard_only_hook)
+
+    def post_forward(self, outputs: Sequence[Any], frees: bool) -> None:
+        """``_post_forward``."""
+        order = self.scope.post_forward_order
+        self.post_forward_index = len(order)
+        order.append(self)
+        self.reshard(frees)
+        for x in outputs:
+            if isinstance(x, Tensor) and x.node is not None:
+                x.node.hooks = (*x.node.hooks, self._pre_backward_hook)
+                self.needs_pre_backward_unshard = True
+
+    def _pre_backward_hook(self) -> None:
+        """Gather, and gather the unit before this one (``BackwardPrefetch.BACKWARD_PRE``)."""
+        if self.ran_pre_backward_hook:
+            return
+        if self.needs_pre_backward_unshard and not self.prefetched:
+            self.unshard()
+        self.needs_pre_backward_unshard, self.ran_pre_backward_hook = False, True
+        if self.post_forward_index:
+            before = self.scope.post_forward_order[self.post_forward_index - 1]
+            if before.needs_pre_backward_unshard and not before.prefetched:
+                before.unshard()
+                before.prefetched = True
+
+    def _post_backward_reshard_only_hook(self) -> None:
+        """Of a unit that does not train, when the gradients of all inputs are there."""
+        self.inputs_left -= 1
+        if not self.inputs_left:
+            self.reshard(self._frees_in_backward)
+
+    @property
+    def _frees_in_backward(self) -> bool:
+        return self.is_sharded and (self.scope.sync or self.reshard_after_forward)
+
+    def post_backward_hook(self) -> None:
+        """``_post_backward_hook``: free the flat parameter and reduce its gradient to that of the shard."""
+        self.reshard(self._frees_in_backward)
+        if not self.scope.sync:
+            return
+        ledger, grad = self.ledger, self.flat.grad
+        assert grad is not None
+        self.flat.grad = None
+        reduced = grad if grad.dtype == self.reduce_dtype else ledger.empty(grad.shape, self.reduce_dtype)
+        output = ledger.empty((self.shard_numel,), self.reduce_dtype) if self.is_sharded else reduced
+        sent = output.nbytes * (self.world - 1) + 2 * output.nbytes * (self.replicas - 1) // self.replicas
+        self.scope.communicated += sent * ledger.copies
+        if self.reduce_dtype != self.orig_dtype:
+            output = ledger.empty(output.shape, self.orig_dtype)
+        if not self.is_sharded:
+            self.grad = self.flat.grad = output
+        elif self.grad is None:  # it is added in place otherwise
+            self.grad = output
+        for local in self.shards:
+            if local.requires_grad and not local.unreached:
+                local.grad = Tensor(self.grad.storage, local.shape, local.dtype)
+
+    def finish(self) -> None:
+        """``_post_backward_final_callback``: free what no gradient told to."""
+        if self.flat.storage.nbytes:
+            self.reshard(self._frees_in_backward)
+        self.needs_pre_backward_unshard = self.prefetched = self.ran_pre_backward_hook = False
+
+    def reset_grad(self) -> None:
+        """``_reset_flat_param_grad_info_if_needed``: free what ``zero_grad`` has left no views of."""
+        if self.grad is not None and all(local.grad is None for local in self.shards):
+            counted = Counted(self.ledger)
+            counted.add(self.grad, self.parameters[0].copies)
+            self.grad = self.flat.grad = None
+            counted.clear()
+
+
+def _dtype_of(parameters: Sequence[Tensor]) -> str:
+    """The dtype of a unit's parameters. Raises ``InputError`` for several (``_validate_tensors_to_flatten``)."""
+    dtype = parameters[0].dtype
+    for p in parameters:
+        if p.dtype != dtype:
+            raise InputError(
+                f"FSDP1 must flatten tensors with uniform dtype but got {dtype} and {p.dtype} ({p.name}); give both "
+                "one dtype (adapter_dtype), or take sharding fsdp2"
+            )
+    return dtype
+
+
+class _Scope(Scope):
+    """The units: the model's, and by its path that of each module that has one."""
+
+    def __init__(self, ledger: Ledger, sharding: Fsdp1, parts: Parts) -> None:
+        self.dtype, self.sync_each_batch = sharding.param_dtype, sharding.sync_each_batch
+        self.sync = True
+        self.post_forward_order: list[_Unit] = []
+        self.root = _Unit(ledger, sharding, parts.outside, self)
+        self.units = {path: _Unit(ledger, sharding, own, self) for path, own in parts.layers.items()}
+        self.paths = tuple(self.units)
+        self._all = (self.root, *self.units.values())
+        for unit in self._all:
+            unit.shard(0)
+        self._unit_of = {id(unit.flat): unit for unit in self._all}
+        ledger.gradient_hooks, ledger.after_backward = self, self._after_backward
+
+    def before_forward(self) -> None:
+        for unit in self._all:
+            unit.reset_grad()
+        self.root.pre_forward([])
+
+    def after_forward(self, outputs: Sequence[Any]) -> None:
+        self.root.post_forward(outputs, False)  # as backward begins with it
+
+    def before_module(self, path: str, inputs: list[Tensor]) -> list[Tensor]:
+        self.units[path].pre_forward(inputs)
+        return inputs
+
+    def after_module(self, path: str, outputs: list[Tensor]) -> None:
+        unit = self.units[path]
+        unit.post_forward(outputs, unit.reshard_after_forward)
+
+    def before_backward(self, last: bool) -> None:
+        self.sync = last or self.sync_each_batch
+
+    def before_gradient(self, leaf: Tensor) -> None:
+        """Before a gradient is stored."""
+
+    def after_gradient(self, leaf: Tensor) -> None:
+        """After a gradient is stored or added."""
+        if (unit := self._unit_of.get(id(leaf))) is not None:
+            unit.post_backward_hook()
+
+    def _after_backward(self) -> None:
+        for unit in self._all:
+            unit.finish()
+        self.post_forward_order.clear()

@@ -1,0 +1,61 @@
+"""FSDP1's steps: as in ``sharding.py``, with units that mix what trains and what does not, and flat parameters padded
+for their alignment and for the world.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from tests.cases.kinds import Case, Refused
+from tests.cases.sharding import ACCUMULATED, BF16, GEMMA_3N, LAYER, LAYERS, MANY, MIXED, TINY, sharded
+
+SYNCED = {"sync_each_batch": True}
+KEPT = {"reshard_after_forward": False}
+LORA = {**TINY, "method": "lora"}
+SOME = {"name": "lora", "layers_to_transform": [3]}
+
+
+def _flattened(keys: dict[str, Any], world: int, **options: Any) -> dict[str, Any]:
+    return sharded(keys, world, name="fsdp1", **options)
+
+
+MEASURED: list[Case] = [
+    (name, {**LAYERS, **config}, _flattened(keys, world, **options))
+    for name, world, config, keys, options in (
+        ("one", 1, {}, TINY, {}),
+        ("one-mixed", 1, {}, TINY, MIXED),
+        ("one-accumulated", 1, {}, ACCUMULATED, {**MIXED, **SYNCED}),
+        ("tied", 7, {"tie_word_embeddings": True}, TINY, {}),
+        ("unaligned", 6, {"model_type": "gpt2", "hidden_size": 90, "num_attention_heads": 6}, BF16, {}),
+        ("biases", 5, {"model_type": "qwen2", "intermediate_size": 33}, {**TINY, "seq": 8}, {}),
+        ("experts", 1000, {"model_type": "mixtral"}, {**TINY, "seq": 8}, {}),
+        ("two-inputs", 2, GEMMA_3N, {**TINY, "seq": 4}, {}),
+        ("lora", 3, {}, LORA, {}),
+        ("lora-layer", 2, {}, {**LORA, "seq": 20, **LAYER}, KEPT),
+        ("lora-of-some-layers", 3, {}, {**TINY, "method": SOME}, {}),
+        ("lora-of-the-head", 3, {}, {**TINY, "method": {"name": "lora", "target_modules": ["lm_head"]}}, {}),
+        ("layer", 2, {"vocab_size": 3000}, {**MANY, **LAYER}, {}),
+        ("autocast", 2, {}, {**MANY, "autocast": "bfloat16"}, {}),
+        ("kept", 2, {}, TINY, KEPT),
+        ("kept-mixed", 3, {}, MANY, {**KEPT, **MIXED}),
+        ("param-dtype", 3, {}, TINY, {"param_dtype": "bfloat16"}),
+        ("mixed-lora", 3, {}, {**MANY, "method": "lora"}, MIXED),
+        ("reduced-narrow", 3, {}, TINY, {"reduce_dtype": "bfloat16"}),
+        ("wide-reduction", 3, {}, BF16, {"reduce_dtype": "float32"}),
+        ("accumulated", 3, {}, ACCUMULATED, {}),
+        ("accumulated-synced", 3, {}, ACCUMULATED, {**MIXED, **SYNCED}),
+        ("accumulated-kept", 3, {}, ACCUMULATED, KEPT),
+        ("accumulated-lora", 2, {}, {**ACCUMULATED, **LAYER, "method": "lora"}, MIXED),
+        ("replicated", 6, {}, TINY, {"replicate": 2}),
+        ("replicated-kept", 8, {}, TINY, {"replicate": 4, **KEPT, **MIXED}),
+        ("replicated-whole", 6, {}, TINY, {"replicate": 6}),
+    )
+]
+REFUSED: list[Refused] = [
+    ({}, _flattened(keys, 2, **options), says)
+    for keys, options, says in (
+        (TINY, {"reshard_after_forward": 2}, "sharding.reshard_after_forward 2 belongs to fsdp2; for fsdp1 say true"),
+        (TINY, {"groups": "transformers"}, "sharding.groups transformers has no rule with fsdp1 yet"),
+        (TINY, {"bucket_cap_mb": 9}, "sharding.bucket_cap_mb 9 does not go with sharding fsdp1"),
+    )
+]
