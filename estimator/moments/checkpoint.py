@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 from ..engines.replay import state_sizes
 from ..ledger import ITEMSIZE, product, whole
 from ..methods.base import AdapterMethod
-from .weights import Weight, Weights, built
+from .weights import Weight, Weights
 
 if TYPE_CHECKING:
     from ..engines.engine import Job
@@ -88,14 +88,13 @@ def unknown(job: Job, weights: Weights) -> str:
 
 def checkpoint_of(job: Job, weights: Weights) -> Checkpoint:
     """What a save of a plan's run writes, of a plan with a rule for it (``unknown``)."""
-    ledger = built(job, job.step.dtype)
-    states = state_sizes(job.step, job.method, ledger)
+    states = state_sizes(job.step, job.method, weights.trained)
     if job.plan.method.inner.name in WHOLE:
         tensors = tuple(sorted(weights.parameters, key=lambda weight: _natural(weight.name)))
         return Checkpoint(tensors, model_files(tensors), states)
     added = tuple(
         Weight(_saved_name(p.name), tuple(map(whole, p.shape)), p.dtype, whole(p.nbytes))
-        for p in ledger.parameters
+        for p in weights.trained.parameters
         if p.added and not p.name.endswith(".ranknum")  # AdaLoRA's number of ranks, which PEFT leaves out
     )
     return Checkpoint(added, {"adapter_model.safetensors": file_bytes(added)}, states)

@@ -14,7 +14,7 @@ from ..ledger import ITEMSIZE, whole
 from ..methods.lora import LoraOptions
 from .checkpoint import OTHER_FILES, model_files, split
 from .moment import Moment
-from .weights import Weights, built
+from .weights import Weights
 
 if TYPE_CHECKING:
     from ..engines.engine import Job
@@ -30,7 +30,7 @@ def unknown(job: Job, weights: Weights) -> str:
         return f"dtype: {plan.dtype}"
     if weights.experts:
         return f"experts of {job.spec.config.family}"
-    return "" if _adapted(job) else "adapters on embeddings alone, or on this model's experts"
+    return "" if _adapted(weights) else "adapters on embeddings alone, or on this model's experts"
 
 
 def merging(job: Job, options: RunOptions, weights: Weights) -> list[Moment]:
@@ -38,7 +38,7 @@ def merging(job: Job, options: RunOptions, weights: Weights) -> list[Moment]:
     has_gpu = job.step.device.has_own_memory
     base = weights.nbytes
     adapters, work = 0, 0
-    for n_out, n_in, rank, dtype in _adapted(job):
+    for n_out, n_in, rank, dtype in _adapted(weights):
         adapters += rank * (n_out + n_in) * ITEMSIZE[dtype]
         work = max(work, _work(n_out, n_in, rank, ITEMSIZE[dtype], job, options.safe_merge))
     why = "the model, its adapters and the delta of the largest adapted weight, twice"
@@ -65,10 +65,10 @@ def _work(n_out: int, n_in: int, rank: int, adapter: int, job: Job, safe: bool) 
     return max(delta, n_out * n_in * summed)
 
 
-def _adapted(job: Job) -> list[tuple[int, int, int, str]]:
+def _adapted(weights: Weights) -> list[tuple[int, int, int, str]]:
     """Outputs, inputs, rank and dtype of each linear layer with a LoRA."""
     found: dict[str, dict[str, tuple[tuple[int, ...], str]]] = {}
-    for p in built(job, job.step.dtype).parameters:
+    for p in weights.trained.parameters:
         path, _, part = p.name.rpartition(".lora_")
         if part in ("A.weight", "B.weight"):
             found.setdefault(path, {})[part[0]] = tuple(map(whole, p.shape)), p.dtype

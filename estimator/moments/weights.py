@@ -39,6 +39,8 @@ class Weights:
 
     parameters: tuple[Weight, ...]
     constants: int
+    trained: Ledger
+    """Of the model as it trains: the parameters, those that the method adds among them."""
 
     @property
     def nbytes(self) -> int:
@@ -53,17 +55,18 @@ class Weights:
 
 def weights_of(job: Job) -> Weights:
     """The weights of a plan's base model, every layer's, in the order of the model's state dict."""
-    ledger = built(job, loaded_dtype(job))
+    ledger = _built(job, loaded_dtype(job))
     found = [
         Weight(_base_name(p.name), tuple(map(whole, p.shape)), p.dtype, whole(p.storage.nbytes))
         for p in ledger.parameters
         if not p.added
     ]
     # Other buffers, such as those of rotary positions, are not in the files, and small.
-    return Weights(tuple(found), whole(ledger.buffer_bytes) if job.step.base else 0)
+    trained = ledger if loaded_dtype(job) == job.step.dtype else _built(job, job.step.dtype)
+    return Weights(tuple(found), whole(ledger.buffer_bytes) if job.step.base else 0, trained)
 
 
-def built(job: Job, dtype: str) -> Ledger:
+def _built(job: Job, dtype: str) -> Ledger:
     """A ledger with the parameters of a plan's model, every layer's, as its method makes it of weights of a dtype."""
     ledger = job.step.ledger(unrolled=True)
     build = Builder(ledger, job.method, dtype, base=job.step.base)
