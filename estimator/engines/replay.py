@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 from ..ledger import Events, Ledger, Origin, whole
 from ..programs import Method, Step
-from ..steps.optimizers import made as made_optimizer
+from ..steps.optimizers import optimizer_of, updated
 
 KINDS = ("parameters", "optimizer states", "gradients", "saved activations", "temporaries")
 """The kinds of allocations in a timeline. Buffers and cuBLAS's workspace count as parameters."""
@@ -19,8 +19,7 @@ def state_sizes(step: Step, method: Method, ledger: Ledger) -> tuple[int, ...]:
     """The bytes of each state of the optimizer and of the method, in the order in which they are made."""
     if not step.procedure.trains:
         return ()
-    optimizer = made_optimizer(step.optimizer, step.optimizer_rank, step.wide_states)
-    trained = [p for p in ledger.parameters if p.requires_grad and not p.unreached]
+    optimizer, trained = optimizer_of(step), updated(ledger.parameters)
     states = [n for p in trained for n in optimizer.state_sizes(p)] + list(optimizer.shared_sizes(trained))
     if step.procedure.runs_backward:
         states += [n for p in trained for n in method.state_sizes(p)]

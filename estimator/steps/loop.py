@@ -16,7 +16,7 @@ from .batch import Batch, make_batch
 from .checkpointing import gradient_checkpointing_func, segment_length
 from .clipping import clip
 from .fused_loss import fused_loss, fused_loss_after
-from .optimizers import made as made_optimizer
+from .optimizers import optimizer_of, updated
 from .optimizers.base import Optimizer
 from .sharding.scope import Parts, Scope
 
@@ -80,7 +80,7 @@ class Model:
         own = ledger.parameters[before:] if step.procedure.trains else []
         # The optimizer does not have parameters that get a gradient before the step.
         self.trained = [p for p in own if p.requires_grad and p.grad is None]
-        self.updated = [p for p in self.trained if not p.unreached]
+        self.updated = updated(self.trained)
 
     def _parts(self, parameters: Sequence[Tensor]) -> Parts:
         outside: list[Tensor] = []
@@ -133,7 +133,7 @@ class Loop:
     def __init__(self, ledger: Ledger, step: Step) -> None:
         self.ledger, self.step = ledger, step
         self.models: dict[str, Model] = {}
-        self.optimizer = made_optimizer(step.optimizer, step.optimizer_rank, step.wide_states)
+        self.optimizer = optimizer_of(step)
         self.trained: Sequence[Tensor] = ()
         """The parameters that ``zero_grad`` acts on."""
         self.states: Size = 0

@@ -20,8 +20,7 @@ from ...programs import Procedure, Step
 from ...programs.layer_runs import segments
 from ...steps.checkpointing import segment_length
 from ...steps.loop import Loop, apply_update, zero_grad
-from ...steps.optimizers import OPTIMIZERS
-from ...steps.optimizers import made as made_optimizer
+from ...steps.optimizers import OPTIMIZERS, optimizer_of, updated
 from ...steps.step import run
 from ..engine import Job
 from ..replay import KINDS, PARAMETER, STATE, STATES, Batch, Phase, Timeline, Usage, kind_of, state_sizes
@@ -126,16 +125,15 @@ def expanded(job: Job, step: Step, batch: Size, seq: Size, with_origins: bool = 
     outline = [(one.stands_for, len(one.layers)) for one in segments(runs, length, outlined)]
     expansion = Expansion(events, outline)
     end = events.marks["end"]
-    optimizer = made_optimizer(step.optimizer, step.optimizer_rank, step.wide_states)
     expansion.play(0, events.marks.get("update", end))
     ledger = step.ledger(unrolled=True, events=expansion.events)
     ledger.parameters = expansion.parameters(outlined.parameters, ledger)
     if "update" in events.marks:
         if any(p.grad is not None for p in outlined.parameters):
             raise NotPeriodic  # a gradient that exists from the start, and is not the optimizer's
-        trained = [p for p in ledger.parameters if p.requires_grad and not p.unreached]
+        trained = updated(ledger.parameters)
         ledger.mark("update")
-        apply_update(ledger, step, optimizer, job.method, trained)
+        apply_update(ledger, step, optimizer_of(step), job.method, trained)
         expansion.release(events.marks["update"], events.marks["zero_grad"])
         ledger.mark("zero_grad")
         zero_grad(trained)

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
+from ...ledger import Tensor
+from ...programs import Step
 from .adafactor import Adafactor
 from .adamw import AdamW, ForeachAdamW, FusedAdamW, InBackwardAdamW, MasterAdamW
 from .base import Optimizer
@@ -32,8 +36,13 @@ OPTIMIZERS: dict[str, type[Optimizer]] = {
 }
 
 
-def made(name: str, rank: int, wide: frozenset[str]) -> Optimizer:
-    """The optimizer of a name. ``rank`` is of GaLore's projection; ``wide``: see ``Optimizer.wide``."""
-    optimizer = OPTIMIZERS[name](rank)
-    optimizer.wide = wide
+def optimizer_of(step: Step) -> Optimizer:
+    """The optimizer of a step."""
+    optimizer = OPTIMIZERS[step.optimizer](step.optimizer_rank)
+    optimizer.wide = step.wide_states
     return optimizer
+
+
+def updated(parameters: Iterable[Tensor]) -> list[Tensor]:
+    """Of a model's parameters those that its optimizer updates."""
+    return [p for p in parameters if p.requires_grad and not p.unreached]
