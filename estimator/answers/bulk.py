@@ -58,7 +58,7 @@ class FormulaCache:
         has_more = any(block is not None for block in (plan.generate, plan.lengths, plan.run))
         if not is_one_formula or has_more or not plan.engine.runs_steps or plan.engine.replays:
             return estimate(plan)
-        regime = regime_of(plan)
+        regime = regime_of(resolve(plan))
         fields = plan.model_dump(exclude={"batch", "seq", "device", "budget", "model", "method", "llama_cpp"})
         method = json.dumps(plan.method.model_dump())
         key = (plan.model, method, tuple(fields.values()), regime)

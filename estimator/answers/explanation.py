@@ -224,7 +224,7 @@ def _add_formulas(places: Sequence[_Place], resolved: Resolved, rows: Sequence[S
     Where the batch is one, other operators may run than elsewhere. In a place where they do not, its formulas of other
     batches are taken, since they hold here too: they are evaluated.
     """
-    plan, own = resolved.plan, regime_of(resolved.plan)
+    plan, own = resolved.plan, regime_of(resolved)
     values = {"B": plan.batch, "S": plan.seq}
     for symbolic in (True, False) if resolved.spec.config.open_sizes else (False,):
         for regime in dict.fromkeys((replace(own, batch_one=False), own)):

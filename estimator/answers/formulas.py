@@ -19,7 +19,7 @@ from ..ledger import Size, whole
 from ..ledger.sizes import Poly, Symbol, dominates, symbol, value_of
 from ..plans.plan import Plan
 from ..plans.refusals import check_question
-from ..plans.resolve import resolve, window_of
+from ..plans.resolve import Resolved, resolve, window_of
 from ..programs.modules import Method
 from ..steps.step import StepTotals, run
 from .result import COMPONENTS as TOTALS
@@ -258,9 +258,9 @@ def _new_tokens(plan: Plan, window: int | None) -> tuple[int | None, ...]:
     return (MANY_TOKENS, 1, 2)
 
 
-def regime_of(plan: Plan) -> Regime:
+def regime_of(resolved: Resolved) -> Regime:
     """The regime of a plan's own batch and sequence."""
-    resolved = resolve(plan)
+    plan = resolved.plan
     window = window_of(resolved.spec.config, resolved.method)
     new = None if plan.generate is None else min(plan.generate.max_new_tokens, MANY_TOKENS)
     return Regime(plan.batch == 1, plan.seq == 1, None if window is None else plan.seq >= window, window, new)
@@ -269,9 +269,8 @@ def regime_of(plan: Plan) -> Regime:
 def general_regime(plan: Plan) -> Regime:
     """The regime of batches and sequences above one, unless the plan gives a batch or a sequence of one itself."""
     given = plan.model_fields_set
-    return replace(
-        regime_of(plan), batch_one="batch" in given and plan.batch == 1, seq_one="seq" in given and plan.seq == 1
-    )
+    own = regime_of(resolve(plan))
+    return replace(own, batch_one="batch" in given and own.batch_one, seq_one="seq" in given and own.seq_one)
 
 
 def compile_plan(
@@ -293,7 +292,7 @@ def compile_plan(
     check_question("a formula", plan)
     resolved = resolve(plan)
     _new_tokens(plan, window_of(resolved.spec.config, resolved.method))
-    regime = regime or regime_of(plan)
+    regime = regime or regime_of(resolved)
     step = replace(resolved.step, window_reached=bool(regime.window_reached))
     if (new := regime.new_tokens) is not None:
         generate: Any = step.procedure

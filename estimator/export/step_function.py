@@ -77,7 +77,8 @@ def function_of_step(plan: Plan, names: Sequence[str], ceiling: bool, progress: 
 
 def _function(plan: Plan, names: Sequence[str]) -> Function:
     check_question("a formula", plan)
-    resolved, own = resolve(plan), regime_of(plan)
+    resolved = resolve(plan)
+    own = regime_of(resolved)
     sizes = [name for name in names if name not in PLAN_KEYS]
     numbers = [name for name in ("batch", "seq") if name not in names]
 

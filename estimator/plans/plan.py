@@ -22,6 +22,7 @@ from pydantic import (
 
 from ..bases.formats import FORMATS, OPEN_SIZES, UPCAST, Base, Format
 from ..engines.assumptions import Assumption
+from ..engines.devices import assumptions, find, limit_of
 from ..engines.engine import Engine
 from ..engines.llama_cpp.options import is_gguf
 from ..engines.registry import KEYS, RUNTIMES, claimed, engine_of, meant
@@ -38,10 +39,12 @@ from ..steps.generate_options import GenerateOptions
 from ..steps.optimizers import OPTIMIZERS
 from ..steps.sharding.options import ShardingOptions
 from ..steps.sharding.options import read as read_sharding
+from ..text import human
 from .lengths import LengthOptions, length_options
 from .presets import preset_assumptions, with_presets
 from .quantised_checkpoints import checkpoint_assumptions, with_checkpoint
 from .refusals import check
+from .words import refuse_words
 
 
 def _checkpointing(value: Any) -> Any:
@@ -445,9 +448,6 @@ class Plan(_WithEngines):
 
         Raises ``InputError`` for a budget beside a GPU whose limit is known, and for one above the device's memory.
         """
-        from ..engines.devices import find, limit_of
-        from ..text import human
-
         device = None if self.device is None else find(self.device)
         if self.budget is not None:
             # Beside a GPU it is more likely a mistake, since drivers report what a process can have.
@@ -472,8 +472,6 @@ class Plan(_WithEngines):
 
     def assumptions(self) -> tuple[Assumption, ...]:
         """What presets set, and what ``budget_bytes`` rests on where it is a device's limit that nobody published."""
-        from ..engines.devices import assumptions, find
-
         method = self.method.model_dump(exclude_unset=True)
         values = {**method, **{key: getattr(self, key) for key in self._whose if key in Plan.model_fields}}
         preset = preset_assumptions(values, self._whose)
@@ -481,7 +479,10 @@ class Plan(_WithEngines):
             preset += checkpoint_assumptions(self.model, lambda key: getattr(self, key))
         if self.device is None:
             return tuple(preset)
-        return (*preset, *assumptions(find(self.device), self.ios_increased_memory_limit, self.budget is not None))
+        return (
+            *preset,
+            *devices.assumptions(find(self.device), self.ios_increased_memory_limit, self.budget is not None),
+        )
 
 
 SHORTER = 8
@@ -498,8 +499,6 @@ def words_explained(data: Mapping[Any, Any]) -> Iterator[None]:
     try:
         yield
     except InputError:
-        from .words import refuse_words
-
         refuse_words(data)
         raise
 

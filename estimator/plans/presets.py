@@ -16,6 +16,7 @@ from ..engines.registry import meant
 from ..errors import InputError, nearest, shown
 from ..methods.options import MethodOptions
 from ..methods.registry import METHODS, method_block
+from .models import load
 from .quantised_checkpoints import with_checkpoint
 
 Keys = Mapping[str, Any]
@@ -37,8 +38,6 @@ def checkpoint_dtype(model: Any) -> str:
 
     Raises ``InputError`` for a model that is not known.
     """
-    from .models import load
-
     return load(model).dtype if isinstance(model, str) else "float32"
 
 

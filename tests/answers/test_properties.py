@@ -29,6 +29,7 @@ from estimator.answers import bulk as batch
 from estimator.answers.formulas import compile_plan, regime_of, regimes
 from estimator.plans.models import load
 from estimator.plans.plan import Plan, parse_plan
+from estimator.plans.resolve import resolve
 
 CONFIGS: dict[str, dict[str, Any]] = {
     "llama": {"model_type": "llama", "hidden_size": 48, "num_attention_heads": 4, "num_key_value_heads": 2},
@@ -160,7 +161,7 @@ def test_more_tokens_never_need_less(keys: dict[str, Any], key: str, more: int, 
     """Asks the formula itself, at two batches or sequences of one regime."""
     small = plan_of(keys, folder)
     large = small.model_copy(update={key: getattr(small, key) + more})
-    assume(regime_of(small) == regime_of(large))
+    assume(regime_of(resolve(small)) == regime_of(resolve(large)))
     less, need = estimate(small).bytes, estimate(large).bytes
     for name in ("saved", "peak_above_resident", "peak", "process"):
         assert less[name] <= need[name], name
@@ -258,7 +259,7 @@ def test_compiled_formulas_equal_estimates(keys: dict[str, Any], points: list[tu
     at = {(plan.batch, plan.seq): plan}
     for b, s in points:
         other = plan.model_copy(update={"batch": b, "seq": s})
-        if regime_of(other) == compiled.regime:
+        if regime_of(resolve(other)) == compiled.regime:
             at[b, s] = other
     expected = [estimate(other) for other in at.values()]
     arrays = compiled.evaluate(*(np.array(values, dtype=np.int64) for values in zip(*at, strict=True)))
@@ -278,7 +279,7 @@ def test_regimes_cover_every_point_once(keys: dict[str, Any], folder: Path) -> N
     for b in (1, 2, 5):
         for s in (1, 2, 15, 16, 17, 23, 24, 25):
             holding = [r for r in regimes(plan) if eval(r.condition(), {"B": b, "S": s})]
-            assert holding == [regime_of(plan.model_copy(update={"batch": b, "seq": s}))]
+            assert holding == [regime_of(resolve(plan.model_copy(update={"batch": b, "seq": s})))]
 
 
 @pytest.mark.consistency
@@ -353,5 +354,5 @@ def test_a_window_side_is_a_regime(folder: Path) -> None:
     """Asks the formula itself why growth is asked within a regime: the window's mask appears at its length."""
     plan = plan_of({"model": "mistral", "batch": 2, "seq": 23}, folder)
     assert load(plan.model).config.sliding_window == 24
-    general = regime_of(plan)
-    assert regime_of(plan.model_copy(update={"seq": 24})) == replace(general, window_reached=True)
+    general = regime_of(resolve(plan))
+    assert regime_of(resolve(plan.model_copy(update={"seq": 24}))) == replace(general, window_reached=True)

@@ -104,7 +104,7 @@ def test_floor(keys: dict[str, Any]) -> None:
     plan = planned(**keys)
     found = estimate(plan).bytes
     if plan.piecewise is None:
-        compiled = compile_plan(plan, regime_of(plan))
+        compiled = compile_plan(plan, regime_of(resolve(plan)))
         formulas = {name: formula(compiled, name) for name in FLOORS}
         at, process = (
             evaluate(f, {v.name: compiled.given[v.name] for v in f.variables})[name] for name, f in formulas.items()

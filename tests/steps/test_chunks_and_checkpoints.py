@@ -19,6 +19,7 @@ from estimator.answers.validation import validate
 from estimator.errors import InputError
 from estimator.ledger import Tensor
 from estimator.plans.plan import parse_plan
+from estimator.plans.resolve import resolve
 from estimator.steps.checkpointing import checkpoint
 from estimator.steps.chunks import chunks
 from tests.cases.small_models import METHODS, write_config
@@ -63,7 +64,7 @@ def test_trace(checkpointing: str, tmp_path: Path) -> None:
     model = write_config(tmp_path / "model", {"num_hidden_layers": 5})
     keys = {"model": model, "checkpointing": checkpointing, "method": LORA, "attention": "eager"}
     plan = parse_plan({**keys, "batch": 2, "seq": 33})
-    assert validate(plan, chosen=[regime_of(plan)]).equal
+    assert validate(plan, chosen=[regime_of(resolve(plan))]).equal
 
 
 @pytest.mark.parametrize("keys", [{"loss": "chunked"}, {"loss": "liger"}, {"loss": "cce"}, {"mlp_chunks": 8}], ids=str)

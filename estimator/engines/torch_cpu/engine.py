@@ -14,11 +14,11 @@ from typing import TYPE_CHECKING, Any
 from ...bases.formats import TORCHAO
 from ...operators import CPU
 from ..engine import Job
+from ..replay import Batch, Timeline, Usage
 from ..torch import Torch
 
 if TYPE_CHECKING:
     from ...operators.device import Device as Kernels
-    from ..replay import Batch, Timeline, Usage
     from ..snapshot import Snapshot
 
 LIBRARIES_BYTES = 385 * 1024 * 1024
@@ -60,15 +60,12 @@ class TorchCpu(Torch):
         snapshot: Snapshot | None = None,
     ) -> Usage:
         """One step of the plan. Nothing is reserved beyond what is allocated, and nothing is out of memory."""
-        from ..replay import Usage
         from .mappings import replay
 
         peak = replay(job, timeline, snapshot)
         return Usage(peak, peak, ())
 
     def batches(self, plan: Any) -> list[Batch]:
-        from ..replay import Batch
-
         return [Batch(plan.batch, plan.seq, False)]
 
 
