@@ -481,7 +481,7 @@ class Plan(_WithEngines):
             return tuple(preset)
         return (
             *preset,
-            *devices.assumptions(find(self.device), self.ios_increased_memory_limit, self.budget is not None),
+            *assumptions(find(self.device), self.ios_increased_memory_limit, self.budget is not None),
         )
 
 
