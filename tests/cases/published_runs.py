@@ -36,6 +36,8 @@ BARS = {
     ("fms-acceleration", "allocated_peak"): 0.005,
     ("fms-acceleration-granite", "allocated_peak"): 0.005,
     ("fms-acceleration-liger", "allocated_peak"): 0.005,
+    ("fms-acceleration-fsdp", "allocated_peak"): 0.03,
+    ("fms-acceleration-granite-fsdp", "allocated_peak"): 0.03,
     ("litgpt-config-hub", "allocated_peak"): 0.03,
     ("litgpt-resource-tables", "allocated_peak"): 0.03,
 }
@@ -61,6 +63,11 @@ class Run:
     outcome: str
     """``completed`` or ``oom``, where that is all that was published."""
     fits: bool | None
+
+    @property
+    def shared(self) -> bool:
+        """Whether several processes shared the model: a *complete* run on several GPUs (``several-gpus.yaml``)."""
+        return "sharding" in self.plan
 
     def error(self, metric: str) -> float | None:
         """Predicted against measured, as a share."""

@@ -11,6 +11,8 @@ import pytest
 
 from estimator.answers.estimate import estimate
 from estimator.engines.torch_cuda.engine import UNCERTAINTY
+from estimator.plans.plan import parse_plan
+from estimator.steps.sharding.options import ShardingOptions
 from tests.cases.published_runs import BARS, Run, sources
 from tests.cases.recorded_bytes import published as runs
 from tests.helpers.figures import assert_figures
@@ -44,6 +46,34 @@ UNEXPLAINED = {
     "t4-sweep-2026-09-15/38",
     "waveft/llama-3.2-3B-n_frequency-5000",
 }
+
+
+SHARED = {
+    "fms-acceleration-fsdp": 32,
+    "fms-acceleration-granite-fsdp": 8,
+    "litgpt-resource-tables": 12,
+}
+"""How many complete runs on several GPUs each source has. They were listed before any of them was predicted."""
+
+
+def test_runs_on_several_gpus() -> None:
+    """Witness: published measurements, of the runs that have rules; the others are refused and listed as such."""
+    found = {source: [run for run in runs(source) if run.shared] for source in sources()}
+    assert {source: len(shared) for source, shared in found.items() if shared} == SHARED
+    complete = [run for shared in found.values() for run in shared]
+    assert all(run.predicted or run.refused for run in complete)
+    off = sorted(abs(error) for run in complete if (error := run.error("allocated_peak")) is not None)
+    if off:
+        assert statistics.median(off) <= 0.01
+        assert sum(error <= 0.03 for error in off) >= 0.9 * len(off)
+
+
+@pytest.mark.parametrize("source", SHARED)
+def test_plans_of_runs_on_several_gpus(source: str) -> None:
+    """Without its sharding such a plan is read, so that only what several processes share can be without a rule."""
+    for plan in (run.plan for run in runs(source) if run.shared):
+        parse_plan({key: value for key, value in plan.items() if key != "sharding"})
+        assert ShardingOptions(**plan["sharding"]).world_size in (2, 4)
 
 
 def test_t4() -> None:
