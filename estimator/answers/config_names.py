@@ -9,7 +9,7 @@ from itertools import groupby
 from typing import Union
 
 from ..ledger import Size
-from ..ledger.sizes import Poly, Symbol, registered, value_of
+from ..ledger.sizes import Symbol, registered, symbols_of, value_of
 
 HEADS = "num_attention_heads"
 """The query heads: key/value heads times the query heads of each."""
@@ -103,7 +103,7 @@ def _product(powers: Powers) -> str:
 
 def names_in(sizes: Iterable[Size], values: Mapping[str, int]) -> dict[str, int]:
     """The names in formulas of ``sizes``, with their values; ``values`` are those of the symbols."""
-    used = {name for size in sizes if isinstance(size, Poly) for name in size.symbols()}
+    used = symbols_of(*sizes)
     used |= {argument for name in used for argument in registered(name).arguments}
     found: dict[str, int] = {}
     for symbol in sorted((one for name in used if not (one := registered(name)).function), key=lambda s: s.index):

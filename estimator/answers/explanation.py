@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 
 from ..errors import InputError
 from ..ledger import SavedBy, SavedRow, Size, whole
-from ..ledger.sizes import Poly, symbol
+from ..ledger.sizes import Poly, symbol, symbols_of
 from ..plans.plan import Plan
 from ..plans.refusals import check_question
 from ..plans.resolve import Resolved, resolve
@@ -268,11 +268,8 @@ def _of_heads(compiled: Compiled) -> Sequence[SavedRow]:
 
 def _condition(compiled: Compiled, rows: Iterable[SavedRow]) -> str:
     """Where formulas hold, in the config's names. With one head or one group, copies become views."""
-    used = {
-        name for row in rows for size in (row.nbytes, *row.shape) if isinstance(size, Poly) for name in size.symbols()
-    }
-    parameters = compiled.component("parameters")
-    free = parameters.symbols() if isinstance(parameters, Poly) else set()
+    used = symbols_of(*(size for row in rows for size in (row.nbytes, *row.shape)))
+    free = symbols_of(compiled.component("parameters"))
     parts = [" ".join(NAMES.get(word, word) for word in compiled.regime.condition().split(" "))]
     if used.isdisjoint(_HEADS):
         return parts[0]

@@ -8,7 +8,7 @@ from typing import Any
 from sympy import Integer, Symbol
 
 from ..answers.formulas import MANY_TOKENS, Compiled, Regime
-from ..ledger.sizes import Poly, registered
+from ..ledger.sizes import registered, symbols_of
 from .function import LENGTHS, Function, Variable, least, most
 from .regimes import Steps
 
@@ -33,8 +33,7 @@ def formula(compiled: Compiled, component: str, *others: Compiled) -> Function:
             lower, upper = (least(name), most(name)) if others else _range(name, regime)
             variables.append(Variable(name, min(max(known[name], lower), upper), lower, upper, symbol.meaning))
     bounds = [f"{v.name} >= {v.least}" for v in variables if v.name not in LENGTHS and v.least > 1]
-    parameters = compiled.totals.parameters
-    free = parameters.symbols() if isinstance(parameters, Poly) else set()
+    free = symbols_of(compiled.totals.parameters)
     return replace(
         f,
         variables=tuple(variables),

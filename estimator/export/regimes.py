@@ -12,7 +12,7 @@ from sympy import And, Eq, Expr, Ge, Lt, Or, Piecewise, Symbol
 from ..answers.formulas import MANY_TOKENS, Compiled, Regime, undominated
 from ..answers.result import RESIDENT
 from ..ledger import Size
-from ..ledger.sizes import Poly, registered, simplify
+from ..ledger.sizes import Poly, registered, simplify, symbols_of
 from ..ledger.sizes import Symbol as Sized
 from .components import FLOORS, floors
 from .function import RESULTS, Assignment
@@ -85,8 +85,7 @@ class Steps:
         scale = lcm(*(c.denominator for c in rows.values()))
         for key, coefficient in rows.items():
             self._bound[key] = max(self._bound.get(key, 0), abs(int(coefficient * scale)))
-        used = map(registered, size.symbols() if isinstance(size, Poly) else ())
-        for symbol in sorted(used, key=lambda one: one.index):
+        for symbol in sorted(map(registered, symbols_of(size)), key=lambda one: one.index):
             if symbol.function is not None and symbol.name not in self.names:
                 called, meaning = self._told(symbol)
                 self.sizes.append(Assignment(called, definition(symbol, self.names.__getitem__), meaning))

@@ -11,7 +11,7 @@ from ..answers.estimate import Progress
 from ..answers.formulas import Regime, compile_plan, regime_of, regimes
 from ..errors import InputError
 from ..ledger import Size
-from ..ledger.sizes import Poly, registered
+from ..ledger.sizes import Poly, registered, symbols_of
 from ..ledger.sizes import Symbol as Sized
 from ..plans.plan import Plan
 from ..plans.refusals import check_question
@@ -96,7 +96,7 @@ def _function(plan: Plan, names: Sequence[str]) -> Function:
         if occurs(regime)
     ]
     compiled = pieces[0][1]
-    free = _symbols(compiled.totals.parameters)
+    free = symbols_of(compiled.totals.parameters)
     for name in sizes:
         if SYMBOLS[name] in compiled.values and SYMBOLS[name] not in free:
             raise InputError(f"'{name}' cannot be a variable of this plan: formulas differ elsewhere; leave it out")
@@ -138,10 +138,6 @@ def _function(plan: Plan, names: Sequence[str]) -> Function:
     variables = tuple(_variable(name, config[name], groups) for name in names)
     totals = tuple(steps.totals.values())
     return Function(plan, variables, (*made, *steps.sizes), totals, tuple(steps.totals), largest)
-
-
-def _symbols(size: Size) -> set[str]:
-    return size.symbols() if isinstance(size, Poly) else set()
 
 
 def _variable(name: str, value: int, groups: int) -> Variable:

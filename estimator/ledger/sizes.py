@@ -215,6 +215,11 @@ def value_of(sym: Symbol, values: Mapping[str, Any]) -> Any:
     return values[sym.name]
 
 
+def symbols_of(*sizes: Size) -> set[str]:
+    """Names of the symbols that occur in sizes."""
+    return {name for size in sizes if isinstance(size, Poly) for name in size.symbols()}
+
+
 def evaluated(size: Size, values: Mapping[str, int]) -> int:
     """The size where the symbols have these values."""
     number: int = size if isinstance(size, int) else size.evaluate(values)

@@ -14,7 +14,7 @@ from ..errors import InputError
 from ..io.fields import Number, Rank, Whole
 from ..ledger import Ledger, Size, Tensor
 from ..programs import Builder, Config, Linear, Method, Module
-from .layered import Adapters, Layer, LayerOptions
+from .layered import Adapters, LayerOptions
 
 Steps = Annotated[Whole, Field(ge=0)]
 
@@ -27,10 +27,40 @@ def _release(value: Any) -> str:
     return "0.20" if (int(numbers[1]), int(numbers[2])) < (0, 21) else "0.21"
 
 
+class SVDLinear(Module):
+    """A linear layer with lora_A [r, n_in], lora_B [n_out, r], E [r, 1] as lora_E, and the rank in ranknum [1]."""
+
+    def __init__(self, build: Builder, base: Linear, adalora: AdaLora) -> None:
+        self.path, self.ledger, self.base_layer, self.p = base.path, base.ledger, base, adalora.options.lora_dropout
+        n_out, n_in = base.weight.shape
+        r, dtype = adalora.size, adalora.adapter_dtype
+        self.lora_A = build.adapter(f"{self.path}.lora_A", (r, n_in), dtype)
+        self.lora_B = build.adapter(f"{self.path}.lora_B", (n_out, r), dtype)
+        self.lora_E = build.adapter(f"{self.path}.lora_E", (r, 1), dtype)
+        # PEFT means to freeze it. From 0.21 on, its cast to a 16-bit base's dtype makes a new parameter, which trains.
+        trained = base.weight.dtype != "float32" and adalora.options.peft_version != "0.20"
+        self.ranknum = build.adapter(f"{self.path}.ranknum", (1,), dtype, trained=trained)
+
+    def forward(self, x: Tensor) -> Tensor:
+        result: Tensor = self.base_layer(x)
+        ranknum = ops.add(self.ranknum, ops.SCALAR)
+        x = ops.to(x, self.lora_A.dtype)
+        result = ops.add_(result, ops.div(ops.mul(self.product(x), ops.SCALAR), ranknum))
+        return result
+
+    def product(self, x: Tensor) -> Tensor:
+        """``dropout(x) @ (lora_A * lora_E).T @ lora_B.T``: each factor is freed once it is multiplied."""
+        return ops.matmul(
+            ops.matmul(ops.dropout(x, self.p), ops.transpose(ops.mul(self.lora_A, self.lora_E), 0, 1)),
+            ops.transpose(self.lora_B, 0, 1),
+        )
+
+
 class AdaLoraMethod(LayerOptions):
     """AdaLoRA (peft.AdaLoraConfig), at its initial rank."""
 
     title: ClassVar[str] = "AdaLoRA"
+    linear = SVDLinear
     opens_rank = True
     rank_key: ClassVar[str] = "init_r"
     harmless: ClassVar[frozenset[str]] = frozenset({"alpha_pattern", "qalora_group_size"})
@@ -103,9 +133,6 @@ class AdaLoraMethod(LayerOptions):
             options.pop(key, None)
         return options
 
-    def layer(self, base: Module) -> Layer:
-        return SVDLinear
-
 
 class AdaLora(Adapters[AdaLoraMethod]):
     """y = W x + B diag(E) A x * scale, and a loss that keeps A's rows and B's columns orthogonal.
@@ -161,32 +188,3 @@ def orthogonality(p: Tensor) -> Tensor:
     para_cov = ops.matmul(p, transposed) if p.name.endswith("lora_A") else ops.matmul(transposed, p)
     identity = p.ledger.empty(para_cov.shape, para_cov.dtype)
     return ops.linalg_vector_norm(ops.sub(para_cov, identity))
-
-
-class SVDLinear(Module):
-    """A linear layer with lora_A [r, n_in], lora_B [n_out, r], E [r, 1] as lora_E, and the rank in ranknum [1]."""
-
-    def __init__(self, build: Builder, base: Linear, adalora: AdaLora) -> None:
-        self.path, self.ledger, self.base_layer, self.p = base.path, base.ledger, base, adalora.options.lora_dropout
-        n_out, n_in = base.weight.shape
-        r, dtype = adalora.size, adalora.adapter_dtype
-        self.lora_A = build.adapter(f"{self.path}.lora_A", (r, n_in), dtype)
-        self.lora_B = build.adapter(f"{self.path}.lora_B", (n_out, r), dtype)
-        self.lora_E = build.adapter(f"{self.path}.lora_E", (r, 1), dtype)
-        # PEFT means to freeze it. From 0.21 on, its cast to a 16-bit base's dtype makes a new parameter, which trains.
-        trained = base.weight.dtype != "float32" and adalora.options.peft_version != "0.20"
-        self.ranknum = build.adapter(f"{self.path}.ranknum", (1,), dtype, trained=trained)
-
-    def forward(self, x: Tensor) -> Tensor:
-        result: Tensor = self.base_layer(x)
-        ranknum = ops.add(self.ranknum, ops.SCALAR)
-        x = ops.to(x, self.lora_A.dtype)
-        result = ops.add_(result, ops.div(ops.mul(self.product(x), ops.SCALAR), ranknum))
-        return result
-
-    def product(self, x: Tensor) -> Tensor:
-        """``dropout(x) @ (lora_A * lora_E).T @ lora_B.T``: each factor is freed once it is multiplied."""
-        return ops.matmul(
-            ops.matmul(ops.dropout(x, self.p), ops.transpose(ops.mul(self.lora_A, self.lora_E), 0, 1)),
-            ops.transpose(self.lora_B, 0, 1),
-        )

@@ -12,48 +12,7 @@ from ..ledger import Call, Size, Tensor, record
 from ..operators.table import Kept, saves
 from ..programs import Builder, Config, Linear, Method, Module
 from .base import Targets
-from .layered import Absent, Adapters, Bias, Layer, LayerOptions, integer_shape, largest_shape
-
-
-class RandLoraMethod(LayerOptions):
-    """RandLoRA (peft.RandLoraConfig)."""
-
-    title: ClassVar[str] = "RandLoRA"
-    open_sizes: ClassVar[bool] = False
-    pattern_alone: ClassVar[bool] = True
-    text_with_layers: ClassVar[bool] = True
-    harmless: ClassVar[frozenset[str]] = frozenset({"init_weights", "projection_prng_key", "save_projection"})
-    name: Literal["randlora"] = "randlora"
-    r: Rank = Field(32, description="rank of the random bases; fewer trainable parameters with a higher one")
-    randlora_alpha: Number = Field(640, description="scale numerator (no effect on memory)")
-    randlora_dropout: Annotated[Number, Field(ge=0, lt=1)] = Field(0.0, description="dropout before the bases")
-    sparse: StrictBool = Field(False, description="sparse random bases, stored densely (no effect on memory)")
-    very_sparse: StrictBool = Field(False, description="sparser random bases, stored densely (no effect on memory)")
-    bias: Bias = Field("none", description="biases to train: none, all or randlora_only")
-    exclude_modules: Absent = None
-
-    def build(self, config: Config, dtype: str, rank: Size | None = None) -> Method:
-        return RandLora(self, self._targets(config), dtype, config)
-
-    def layer(self, base: Module) -> Layer:
-        return RandLoraLinear
-
-
-class RandLora(Adapters[RandLoraMethod]):
-    """y = W x + B (lambda A gamma) dropout(x) * scale.
-
-    The bases A and B are random, frozen and shared by all targets, so they have the largest target's size. lambda and
-    gamma, which scale the rows and columns of A, are trained.
-    """
-
-    def __init__(self, options: RandLoraMethod, targets: Targets, dtype: str, config: Config) -> None:
-        super().__init__(options, targets, dtype)
-        self.largest = largest_shape(config, targets)
-
-
-def bases(n_out: int, n_in: int, r: int) -> int:
-    """How many bases of rank ``r`` it takes for the full rank of a weight [n_out, n_in]."""
-    return -(-min(n_out, n_in) // r)
+from .layered import Absent, Adapters, Bias, LayerOptions, integer_shape, largest_shape
 
 
 class RandLoraLinear(Module):
@@ -110,6 +69,45 @@ class RandLoraLinear(Module):
         del scaled
         result = ops.to(result, previous_dtype)
         return result
+
+
+class RandLoraMethod(LayerOptions):
+    """RandLoRA (peft.RandLoraConfig)."""
+
+    title: ClassVar[str] = "RandLoRA"
+    linear = RandLoraLinear
+    open_sizes: ClassVar[bool] = False
+    pattern_alone: ClassVar[bool] = True
+    text_with_layers: ClassVar[bool] = True
+    harmless: ClassVar[frozenset[str]] = frozenset({"init_weights", "projection_prng_key", "save_projection"})
+    name: Literal["randlora"] = "randlora"
+    r: Rank = Field(32, description="rank of the random bases; fewer trainable parameters with a higher one")
+    randlora_alpha: Number = Field(640, description="scale numerator (no effect on memory)")
+    randlora_dropout: Annotated[Number, Field(ge=0, lt=1)] = Field(0.0, description="dropout before the bases")
+    sparse: StrictBool = Field(False, description="sparse random bases, stored densely (no effect on memory)")
+    very_sparse: StrictBool = Field(False, description="sparser random bases, stored densely (no effect on memory)")
+    bias: Bias = Field("none", description="biases to train: none, all or randlora_only")
+    exclude_modules: Absent = None
+
+    def build(self, config: Config, dtype: str, rank: Size | None = None) -> Method:
+        return RandLora(self, self._targets(config), dtype, config)
+
+
+class RandLora(Adapters[RandLoraMethod]):
+    """y = W x + B (lambda A gamma) dropout(x) * scale.
+
+    The bases A and B are random, frozen and shared by all targets, so they have the largest target's size. lambda and
+    gamma, which scale the rows and columns of A, are trained.
+    """
+
+    def __init__(self, options: RandLoraMethod, targets: Targets, dtype: str, config: Config) -> None:
+        super().__init__(options, targets, dtype)
+        self.largest = largest_shape(config, targets)
+
+
+def bases(n_out: int, n_in: int, r: int) -> int:
+    """How many bases of rank ``r`` it takes for the full rank of a weight [n_out, n_in]."""
+    return -(-min(n_out, n_in) // r)
 
 
 @saves(

@@ -11,47 +11,7 @@ from ..io.fields import Number, Rank, Whole
 from ..ledger import Size, Tensor
 from ..programs import Builder, Config, Linear, Method, Module
 from .base import Targets
-from .layered import Adapters, Layer, LayerOptions, largest_shape
-
-
-class VeraMethod(LayerOptions):
-    """VeRA (peft.VeraConfig)."""
-
-    title: ClassVar[str] = "VeRA"
-    open_sizes: ClassVar[bool] = False
-    """Off, since the shared projections have the largest target's size."""
-    name: Literal["vera"] = "vera"
-    r: Rank = Field(256, description="rank")
-    vera_dropout: Annotated[Number, Field(ge=0, lt=1)] = Field(0.0, description="dropout before vera_A")
-    bias: Literal["none", "all", "vera_only"] = Field("none", description="biases to train")
-    projection_prng_key: Whole = Field(0, description="seed of the projections (no effect on memory)")
-    save_projection: StrictBool = Field(True, description="save the projections (no effect on memory)")
-    d_initial: Number = Field(0.1, description="initial lambda_d (no effect on memory)")
-    init_weights: StrictBool = Field(True, description="initialisation (no effect on memory)")
-
-    def build(self, config: Config, dtype: str, rank: Size | None = None) -> Method:
-        return Vera(self, self._targets(config), dtype, config)
-
-    def layer(self, base: Module) -> Layer:
-        return VeraLinear
-
-
-class Vera(Adapters[VeraMethod]):
-    """y = W x + b * B (d * A x), where * is elementwise.
-
-    A and B are random, frozen and shared by all targets, so they have the largest target's size. b and d are trained.
-    """
-
-    def __init__(self, options: VeraMethod, targets: Targets, dtype: str, config: Config) -> None:
-        super().__init__(options, targets, dtype)
-        self.n_out, self.n_in = largest_shape(config, targets)
-
-    def adapt(self, build: Builder, base: Module) -> Module:
-        if not build.shared:
-            r = self.options.r
-            build.shared["vera_A"] = build.ledger.buffer((r, self.n_in), self.adapter_dtype)
-            build.shared["vera_B"] = build.ledger.buffer((self.n_out, r), self.adapter_dtype)
-        return super().adapt(build, base)
+from .layered import Adapters, LayerOptions, largest_shape
 
 
 class VeraLinear(Module):
@@ -81,3 +41,41 @@ class VeraLinear(Module):
         result = ops.to(result, orig_dtype)
         result = ops.to(result, previous_dtype)
         return result
+
+
+class VeraMethod(LayerOptions):
+    """VeRA (peft.VeraConfig)."""
+
+    title: ClassVar[str] = "VeRA"
+    linear = VeraLinear
+    open_sizes: ClassVar[bool] = False
+    """Off, since the shared projections have the largest target's size."""
+    name: Literal["vera"] = "vera"
+    r: Rank = Field(256, description="rank")
+    vera_dropout: Annotated[Number, Field(ge=0, lt=1)] = Field(0.0, description="dropout before vera_A")
+    bias: Literal["none", "all", "vera_only"] = Field("none", description="biases to train")
+    projection_prng_key: Whole = Field(0, description="seed of the projections (no effect on memory)")
+    save_projection: StrictBool = Field(True, description="save the projections (no effect on memory)")
+    d_initial: Number = Field(0.1, description="initial lambda_d (no effect on memory)")
+    init_weights: StrictBool = Field(True, description="initialisation (no effect on memory)")
+
+    def build(self, config: Config, dtype: str, rank: Size | None = None) -> Method:
+        return Vera(self, self._targets(config), dtype, config)
+
+
+class Vera(Adapters[VeraMethod]):
+    """y = W x + b * B (d * A x), where * is elementwise.
+
+    A and B are random, frozen and shared by all targets, so they have the largest target's size. b and d are trained.
+    """
+
+    def __init__(self, options: VeraMethod, targets: Targets, dtype: str, config: Config) -> None:
+        super().__init__(options, targets, dtype)
+        self.n_out, self.n_in = largest_shape(config, targets)
+
+    def adapt(self, build: Builder, base: Module) -> Module:
+        if not build.shared:
+            r = self.options.r
+            build.shared["vera_A"] = build.ledger.buffer((r, self.n_in), self.adapter_dtype)
+            build.shared["vera_B"] = build.ledger.buffer((self.n_out, r), self.adapter_dtype)
+        return super().adapt(build, base)

@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 from ..errors import InputError
 from ..ledger import ITEMSIZE, RESULT, Backward, Call, Ledger, Size, Tensor, ceiling, product, record, whole
-from ..ledger.sizes import Poly, Symbol, format_poly, is_registered, is_so, symbol
+from ..ledger.sizes import Symbol, format_poly, is_registered, is_so, symbol, symbols_of
 from .attention_math import INPUTS, LSE, MASK, OUT, QKV, additive_mask, math
 from .casts import to
 from .copies import pad
@@ -463,7 +463,7 @@ def _derived(name: str, meaning: str, text: str, *sizes: Size) -> Size:
 
     name = "_".join([name, *re.findall("[0-9A-Za-z]+", text)])
     if not is_registered(name):
-        arguments = tuple(sorted(set().union(*(size.symbols() for size in sizes if isinstance(size, Poly)))))
+        arguments = tuple(sorted(symbols_of(*sizes)))
         code = compile(text, name, "eval")
 
         def one(*values: int) -> int:
