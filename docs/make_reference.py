@@ -156,6 +156,19 @@ names the devices that are no part of the answer, by the reason. Where `answer` 
 `below` is the largest device looked at. A GPU that runs CUDA is asked about torch-cuda, any other device about
 torch-cpu, unless the plan names a runtime.
 
+`smallest-cluster --devices LIST` gives every layout that fits on up to `--max-cards` of one of the cards, by the number
+of cards and then by the bytes that a rank sends in a step ([Several GPUs](several-gpus.md)). `--json` prints
+
+    {"schema": 1, "question": "smallest-cluster", "verdict": "fits",
+     "layouts": [{"device": "rtx-4090", "cards": 2, "sharding": {"name": "fsdp2", "world_size": 2}, "process": 0,
+                  "communicated": 0, "margin": 0, "verdict": "fits", "peak_at": "loss backward"}],
+     "nearest": null, "max_cards": 8, "left_out": {}, "plan": {...}, "assumptions": [], "warnings": []}
+
+A layout's `sharding` is the block of a plan, null on one card. `process` and `margin` are one rank's. `left_out` names
+devices and ways to share, by the reason. Where nothing fits, `layouts` is empty and `nearest` the layout that misses
+least; on a GPU its `process` may be the least that it takes. `plan` is that of the first layout that fits with the
+margin.
+
 ## max-context and serving
 
 `max-context --json` prints `rows`, one per model, recipe and pair of cache types:

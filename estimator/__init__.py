@@ -23,6 +23,7 @@ from .questions import (
     max_rank,
     max_seq,
     models,
+    smallest_cluster,
     smallest_device,
     sweep,
 )
@@ -44,6 +45,7 @@ __all__ = [
     "max_seq",
     "models",
     "record",
+    "smallest_cluster",
     "smallest_device",
     "step",
     "sweep",

@@ -52,7 +52,7 @@ def _in_a_shell(value: object) -> str:
 
 
 _COMMANDS = re.compile(
-    r"`estimator (advise|check|compare|devices|estimate|max-[a-z]+|models|smallest-device)( --[a-z-]+)?`"
+    r"`estimator (advise|check|compare|devices|estimate|max-[a-z]+|models|smallest-[a-z]+)( --[a-z-]+)?`"
 )
 """Commands in messages that Python has functions for."""
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from .answers.advice import Advice
     from .answers.catalogue import Model
     from .answers.check import Checked
+    from .answers.cluster import Cluster
     from .answers.comparison import Comparison
     from .answers.inverse import DeviceAnswer, Solution
     from .answers.max_context import Row
@@ -216,6 +217,31 @@ def smallest_device(
 
     asked, names = parse_plan(_keys(plan, keys)), _listed("devices", devices, str)
     return smallest(asked, _text("kind", kind), margin=Margin.parse(margin), devices=names)
+
+
+@with_keys
+def smallest_cluster(
+    plan: Asked,
+    /,
+    devices: Sequence[str] = (),
+    max_cards: int = 8,
+    margin: str | None = None,
+    **keys: Unpack[PlanKeys],
+) -> Cluster:
+    """How many of which card a step fits on, and in which layout: all that fit, those with the fewest cards first.
+
+    ``devices``: the cards to choose from, by name. The batch is one rank's.
+
+    Examples:
+        >>> smallest_cluster("smollm2-135m", devices=["rtx-4090", "t4"], max_cards=1).best.device.name
+        't4'
+
+    """
+    from .answers.cluster import smallest_cluster as smallest
+    from .plans.margins import Margin
+
+    names = _listed("devices", devices, str)
+    return smallest(_keys(plan, keys), names, max_cards, margin=Margin.parse(margin))
 
 
 @with_keys

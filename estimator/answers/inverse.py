@@ -482,7 +482,7 @@ class DeviceAnswer(Tabular):
     def on_device(self) -> Plan:
         """The plan on the device that is found; where nothing fits, on the largest device."""
         shown = self.found or self.below
-        return self.plan if shown is None else _on(self.plan, shown.device)
+        return self.plan if shown is None else on_device(self.plan, shown.device)
 
     @property
     def binding(self) -> str | None:
@@ -535,7 +535,7 @@ def smallest_device(
     candidates: list[Device] = []
     left_out: dict[str, tuple[str, ...]] = {}
     for device in of_kind:
-        if (reason := _left_out(device, named=bool(kind or devices))) is None:
+        if (reason := why_left_out(device, named=bool(kind or devices))) is None:
             candidates.append(device)
         else:
             left_out[reason] = (*left_out.get(reason, ()), device.name)
@@ -546,7 +546,7 @@ def smallest_device(
     @cache
     def fit(device: Device) -> DeviceFit:
         try:
-            return DeviceFit(device, estimate(_on(plan, device)), margin)
+            return DeviceFit(device, estimate(on_device(plan, device)), margin)
         finally:
             progress()
 
@@ -557,7 +557,7 @@ def smallest_device(
     refused: InputError | None = None
     for device in candidates:
         try:
-            resolved = resolve(_on(plan, device))
+            resolved = resolve(on_device(plan, device))
             if resolved.step not in least:
                 # Live bytes depend on the kernels only, and rule out most of the small devices.
                 least[resolved.step] = live_result(resolved).bytes["peak"]
@@ -577,7 +577,7 @@ def smallest_device(
     return DeviceAnswer(plan, found[0] if found else None, tight, tuple(found[1:]), below, left_out)
 
 
-def _left_out(device: Device, named: bool) -> str | None:
+def why_left_out(device: Device, named: bool) -> str | None:
     """Why a device is not considered for a plan in PyTorch; ``None`` where it is. ``named``: it or its kind is."""
     if device.is_card and device.capability is None:
         return "cards without CUDA, whose kernels have no rules here"
@@ -587,7 +587,8 @@ def _left_out(device: Device, named: bool) -> str | None:
     return None
 
 
-def _on(plan: Plan, device: Device) -> Plan:
+def on_device(plan: Plan, device: Device) -> Plan:
+    """The plan on a device, in PyTorch: on CUDA where the device runs it, unless the plan names a runtime."""
     runtime = plan.runtime
     if "runtime" not in plan.model_fields_set:
         runtime = "torch-cuda" if device.capability is not None else "torch-cpu"

@@ -10,16 +10,19 @@ if TYPE_CHECKING:
 
 def figure_of(answer: Any) -> Figure:
     """The figure of an answer by itself."""
-    from ..answers import advice, comparison, inverse, max_context
+    from ..answers import advice, cluster, comparison, inverse, max_context
     from .largest_value import solution_figure
     from .longest_context import context_figure
     from .memory_against_compute import advice_figure
+    from .memory_per_rank import cluster_figure
     from .methods_compared import comparison_figure
     from .process_parts import result_figure
 
     match answer:
         case advice.Advice():
             return advice_figure([answer])
+        case cluster.Cluster():
+            return cluster_figure(answer)
         case comparison.Comparison():
             return comparison_figure(answer)
         case inverse.Solution():

@@ -423,6 +423,7 @@ QUESTIONS: Mapping[str, Refusals] = {
         ),
     },
     "advice": {**_IS_INFERENCE, **_HAS_A_RUN},
+    "a search for cards": {**_IS_INFERENCE, **_HAS_A_RUN},
     "a comparison of training steps": {**_IS_INFERENCE, **_HAS_A_RUN},
     "a timeline": {
         "runtime: {p.runtime}, since it shows PyTorch's CUDA allocator; set runtime: torch-cuda, or a GPU, or write a "

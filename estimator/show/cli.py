@@ -30,6 +30,7 @@ COMMANDS = {
     "max-batch": "the largest micro-batch that fits, and what binds",
     "max-rank": "the highest rank of an adapter that fits, and what binds",
     "smallest-device": "the smallest device that a step fits",
+    "smallest-cluster": "how many of which card a step fits on, and in which layout",
     "explain": "what a step saves for backward, row by row, and why; two methods side by side",
     "formula": "a component or the peak as a formula: text, LaTeX, sympy, JSON, Python",
     "export": "a plan's bytes as a function, in a planner's language, or as a page with sliders",

@@ -80,9 +80,12 @@ def test_answers_are_those_of_the_command_line(capsys: pytest.CaptureFixture[str
     assert estimator.max_rank("smollm2-135m", method="lora", budget="4GiB", seq=512).to_dict() == told
     told = as_command(capsys, "smallest-device", *words, "--kind", "Apple")
     assert estimator.smallest_device("smollm2-135m", kind="Apple", **lora).to_dict() == told
+    told = as_command(capsys, "smallest-cluster", *words, "--devices", "raspberry-pi-5-8gb", "--max-cards", "2")
+    found = estimator.smallest_cluster("smollm2-135m", devices="raspberry-pi-5-8gb", max_cards=2, **lora)
+    assert found.to_dict() == told
     told = as_command(capsys, "advise", *words, "--seq", "8192", "--budget", "4GiB")
-    found = estimator.advise("smollm2-135m", seq=8192, budget="4GiB", **lora)
-    assert json.loads(json.dumps({"advice": [one.to_dict() for one in found]})) == told
+    advice = estimator.advise("smollm2-135m", seq=8192, budget="4GiB", **lora)
+    assert json.loads(json.dumps({"advice": [one.to_dict() for one in advice]})) == told
     told = as_command(capsys, "max-context", "qwen3-0.6b", "--dtypes", "q4_k_m", "--device", "pixel-8", "--margin", "0")
     row = estimator.max_context("qwen3-0.6b", dtype="q4_k_m", device="pixel-8", margin="0")
     assert row.answer == told["rows"][0]["answer"]
@@ -115,6 +118,7 @@ ANSWERS: dict[str, Any] = {
     "max_seq": lambda: estimator.max_seq("smollm2-135m", method="lora", budget="4GiB"),
     "max_context": lambda: estimator.max_context("qwen3-0.6b", dtype="q4_k_m", device="pixel-8"),
     "smallest_device": lambda: estimator.smallest_device("smollm2-135m", kind="Apple"),
+    "smallest_cluster": lambda: estimator.smallest_cluster("smollm2-135m", devices=["t4"], max_cards=2),
 }
 
 
@@ -174,6 +178,7 @@ KEYS: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     "max_seq": ({}, ("margin", "multiple_of", "budget")),
     "max_context": ({}, ("margin", "budget")),
     "smallest_device": ({"seq": 64, "devices": ["t4"]}, ("margin", "kind", "devices")),
+    "smallest_cluster": ({"seq": 64, "devices": ["t4"], "max_cards": 1}, ("margin", "devices", "max_cards")),
     "formula": ({}, ("component", "symbolic")),
     "check": ({}, ("format", "seq")),
     "models": ({}, ("text",)),

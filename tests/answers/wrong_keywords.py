@@ -20,3 +20,4 @@ def asked() -> None:
     estimator.max_context("qwen3-0.6b", type_v="q8", budget="2GiB")  # type: ignore[arg-type]
     estimator.check("lora.yaml", trainer="trl")  # type: ignore[arg-type]
     estimator.smallest_device("llama-3.2-1b", devices=[4090])  # type: ignore[list-item]
+    estimator.smallest_cluster("llama-3.2-1b", max_cards="8")  # type: ignore[arg-type]

@@ -121,6 +121,7 @@ OTHERS = [
     ["compare", "--seqs", "16,64", "--methods", "full,lora"],
     ["max-context", "--device", "iphone-15"],
     ["smallest-device"],
+    ["smallest-cluster", "--devices", "t4"],
     ["explain"],
     ["export", "--to", "sql", "--vars", "seq"],
 ]

@@ -16,6 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.text import Annotation
 
 from estimator.answers.advice import advise
+from estimator.answers.cluster import smallest_cluster
 from estimator.answers.comparison import all_methods, compare
 from estimator.answers.inverse import solve
 from estimator.answers.max_context import curve, rows
@@ -123,6 +124,38 @@ def test_a_comparison_leaves_no_part_of_the_picture_empty() -> None:
     ]
     marks = {(line.get_color(), line.get_marker()) for line in left.lines if line.get_marker() != "None"}
     assert {(line.get_color(), line.get_marker()) for line in right.lines} == marks
+
+
+def test_a_cluster_has_a_panel_for_each_card_and_a_line_for_each_way() -> None:
+    """With a mark for each layout, hollow where a GPU's process is not known; the answer's mark; the limits."""
+    keys = {"model": "llama-3.2-1b", "dtype": "float32", "seq": 256}
+    cards = ["raspberry-pi-5-8gb", "t4", "raspberry-pi-5-16gb"]
+    found = smallest_cluster(keys, cards, 4)
+    figure = found.plot()
+    panels = [axes for axes in figure.axes if axes.get_visible()]
+    assert [axes.get_title() for axes in panels] == ["raspberry-pi-5-8gb", "t4", "raspberry-pi-5-16gb"]
+    (legend,) = figure.legends
+    named = [text.get_text() for text in legend.get_texts()]
+    assert len(named) == len(set(named))
+    assert {"one process", "answer", "fsdp2", "fsdp2 without resharding"} <= set(named)
+    assert legend.get_window_extent().x1 <= figure.bbox.x1
+    drawn = set()
+    for axes in panels:
+        lines = [line for line in axes.lines if line.get_label() in named and line.get_label() != "answer"]
+        for line in lines:
+            of_device = [one for one in found.tried if one.device.name == axes.get_title()]
+            ends = {(one.cards, one.result.bytes["process"] / 2**30) for one in of_device}
+            assert {tuple(point) for point in line.get_xydata()} <= ends
+            drawn |= {(axes.get_title(), *point) for point in line.get_xydata()}
+        assert f"{found.tried[0].device.usable_bytes / 2**30:.3g} GiB" in "".join(
+            text.get_text() for axes in panels for text in axes.texts
+        )
+        assert_labels_are_in_front(axes)
+    assert len(drawn) == len({(one.device, one.cards, one.result.bytes["process"]) for one in found.tried})
+    stars = [line for axes in panels for line in axes.lines if line.get_label() == "answer"]
+    assert [(*line.get_xdata(), axes.get_title()) for line in stars for axes in [line.axes]] == [
+        (2, "raspberry-pi-5-16gb")
+    ]
 
 
 def test_a_timeline_says_which_step_is_which(tmp_path: Path) -> None:

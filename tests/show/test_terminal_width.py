@@ -44,6 +44,7 @@ PROSE: dict[str, tuple[list[str], int]] = {
     "max-seq": (["max-seq", MODEL, "--method", "lora", "--budget", "2GiB"], 0),
     "max-rank": (["max-rank", MODEL, "--method", "lora", "--seq", "8", "--budget", "1MiB"], 1),
     "smallest-device": (["smallest-device", MODEL, "--method", "lora", "--kind", "laptop"], 0),
+    "smallest-cluster": (["smallest-cluster", MODEL, "--seq", "64", "--devices", "rtx-4090,apple-96gb"], 0),
     "models": (["models"], 0),
     "devices": (["devices"], 0),
     "no models": (["models", "no-such-model-has-a-name-as-long-as-this-one-here"], 0),
@@ -143,6 +144,7 @@ QUIET: dict[str, str] = {
     "max-seq": r"\d+",
     "max-rank": r"none",
     "smallest-device": r"[a-z0-9-]+",
+    "smallest-cluster": r"[a-z0-9-]+",
     "models": r"[a-z0-9.-]+(\n[a-z0-9.-]+){100,}",
     "devices": r"[a-z0-9.-]+(\n[a-z0-9.-]+){200,}",
 }

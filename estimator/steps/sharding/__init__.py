@@ -13,13 +13,19 @@ SHARDINGS = {"fsdp1": "fsdp1.Fsdp1", "fsdp2": "fsdp2.Fsdp2", "hsdp": "fsdp2.Fsdp
 """File and class of each way to share, by its name."""
 
 
+def kind_of(name: str) -> type[Sharding]:
+    """The class of a way to share. Its fields are the options that it takes."""
+    module, _, kind = SHARDINGS[name].partition(".")
+    found: type[Sharding] = getattr(import_module(f".{module}", __package__), kind)
+    return found
+
+
 def sharding_of(options: ShardingOptions, adapted: bool) -> Sharding:
     """The way to share that a block names, with its own options. ``adapted``: PEFT's model is around the model.
 
     Raises ``InputError`` for an option of another way.
     """
-    module, _, name = SHARDINGS[str(options.name)].partition(".")
-    kind: type[Sharding] = getattr(import_module(f".{module}", __package__), name)
+    kind = kind_of(str(options.name))
     own = {field.name for field in fields(kind)}
     for key, field in ShardingOptions.model_fields.items():
         if key not in own and (value := getattr(options, key)) != field.default:

@@ -1,0 +1,116 @@
+"""How many of which card a step fits on. The witness of a layout's figures is ``estimate`` of its plan."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from estimator.answers.cluster import Cluster, smallest_cluster
+from estimator.answers.estimate import estimate
+from estimator.errors import InputError
+from estimator.plans.margins import Margin
+
+pytestmark = pytest.mark.consistency
+
+FULL = {"model": "llama-3.2-1b", "dtype": "float32", "seq": 256}
+ON_CPUS = ["raspberry-pi-5-8gb", "raspberry-pi-5-16gb"]
+"""Whose steps are sharded on a CPU."""
+
+
+@pytest.fixture(scope="module")
+def answer() -> Cluster:
+    return smallest_cluster(FULL, [*ON_CPUS, "t4", "mi300x"])
+
+
+def test_every_layout_is_that_of_estimate(answer: Cluster) -> None:
+    """And its block of sharding is a plan's."""
+    assert {one["device"] for one in answer.to_dict()["layouts"]} == set(ON_CPUS)
+    for row in answer.to_dict()["layouts"]:
+        result = estimate(FULL, device=row["device"], sharding=row["sharding"])
+        told = (row["process"], row["communicated"], row["margin"], row["verdict"], row["peak_at"])
+        of = result.bytes["process"], result.communicated, result.margin_bytes, result.verdict, result.peak_at
+        assert told == of
+        assert result.fits
+
+
+def test_all_that_fits_is_there_in_order(answer: Cluster) -> None:
+    """By cards, then by what a rank sends, then by a card's memory; what does not fit is not there."""
+    worlds = {one.cards for one in answer.tried}
+    assert worlds == {1, 2, 4, 8}
+    fsdp2 = [
+        (world, {"name": "fsdp2", "world_size": world, **kept})
+        for world in (2, 4, 8)
+        for kept in ({}, {"reshard_after_forward": False})
+    ]
+    expected = [
+        (world, result.communicated, result.budget_bytes, device, block)
+        for device in ON_CPUS
+        for world, block in ((1, None), *fsdp2)
+        for result in [estimate(FULL, device=device, sharding=block)]
+        if result.fits
+    ]
+    expected.sort(key=lambda row: row[:3])
+    found = [(one.cards, one.device.name, one.sharding) for one in answer.layouts]
+    shown = [row for row in found if row[2] is None or (row[2].get("name") == "fsdp2" and "tp" not in row[2])]
+    assert shown == [(world, device, block) for world, _, _, device, block in expected]
+    assert 1 not in {one.cards for one in answer.layouts}  # the smallest is a cluster indeed
+
+
+def test_what_is_not_tried_is_named(answer: Cluster) -> None:
+    """Cards without rules by their name, and ways that every one of the devices' steps is refused."""
+    assert ("mi300x",) in answer.left_out.values()
+    tried = {one.way for one in answer.tried}
+    assert "fsdp2" in tried
+    for reason, names in answer.left_out.items():
+        assert ";" not in reason
+        assert names
+
+
+def test_options_of_sharding_go_to_the_ways_that_have_them() -> None:
+    keys = {**FULL, "sharding": {"param_dtype": "bfloat16", "static_graph": True}}
+    found = smallest_cluster(keys, ON_CPUS[:1], 2)
+    (block,) = (one.sharding for one in found.tried if one.way == "fsdp2")
+    assert block == {"name": "fsdp2", "param_dtype": "bfloat16", "world_size": 2}
+
+
+def test_what_fits_without_the_margin_alone_is_tight() -> None:
+    plan = {"model": "smollm2-135m", "seq": 64}
+    found = smallest_cluster(plan, ["raspberry-pi-5-8gb"], 2, margin=Margin.parse("99%"))
+    assert found.verdict == "fits"
+    found = smallest_cluster(FULL, ["raspberry-pi-5-8gb"], 8, margin=Margin.parse("99%"))
+    assert found.verdict == "tight"
+    assert found.best == found.layouts[0]
+    assert {row["verdict"] for row in found.to_dict()["layouts"]} == {"tight"}
+
+
+def test_where_nothing_fits_the_nearest_is_named() -> None:
+    found = smallest_cluster({"model": "llama-3.1-70b", "seq": 64}, ["raspberry-pi-5-8gb", "t4"], 2)
+    assert found.verdict == "does not fit"
+    told = found.to_dict()
+    assert told["layouts"] == []
+    assert told["nearest"]["margin"] == max(one.spare for one in found.tried) < 0
+    assert found.records() == [{**told["nearest"], "sharding": found.nearest.way}]
+
+
+@pytest.mark.parametrize(
+    ("keys", "devices", "cards", "says"),
+    [
+        ({}, [], 8, "name them: devices="),
+        ({}, ["rtx-4091"], 8, "did you mean rtx-4090"),
+        ({}, ["mi300x"], 8, "no device is left: cards without CUDA"),
+        ({}, ["t4"], 0, "max_cards is 0; give a whole number from 1 to 4,096"),
+        ({}, ["t4"], True, "max_cards is True"),
+        ({"sharding": "fsdp2"}, ["t4"], 8, "looks for sharding; leave sharding out"),
+        ({"sharding": {"world_size": 4}}, ["t4"], 8, "looks for world_size; leave world_size out"),
+        ({"sharding": {"param_dtype": "float8"}}, ["raspberry-pi-5-8gb"], 2, "sharding.param_dtype"),
+        ({"sharding": {"bucket": 1}}, ["raspberry-pi-5-8gb"], 2, "unknown key 'sharding.bucket'"),
+        ({"task": "infer"}, ["t4"], 8, "a search for cards does not go with task: infer"),
+        ({"method": "lora", "r": 0}, ["t4"], 8, "r"),
+        ({"model": "no-such-model"}, ["t4"], 8, "unknown model"),
+        ({"attention": "flash"}, ["raspberry-pi-5-8gb"], 8, "attention: flash does not go with runtime: torch-cpu"),
+    ],
+)
+def test_wrong_input(keys: dict[str, Any], devices: list[str], cards: int, says: str) -> None:
+    with pytest.raises(InputError, match=says):
+        smallest_cluster({"model": "smollm2-135m", **keys}, devices, cards)
