@@ -32,13 +32,13 @@ from ..programs.substitution import substitute
 from . import generate_cache
 from .calls import (
     Wrapped,
-    attends,
     checkpoints_itself,
     is_attention,
     layers_as_checkpointed,
     modules_of,
     plain_paths,
     record,
+    stacks_among,
 )
 from .fewer_layers import fewer_layers
 from .fit import fit_inputs
@@ -461,21 +461,18 @@ def first_line(error: BaseException) -> str:
 
 
 def stack_paths(model: Any) -> list[list[str]]:
-    """The paths of the layers of each stack: the list of modules with the most parameters, and others beside it that
-    have attention in each layer. A recording tells the same by what was called (``calls/assembling.py: _stacks``).
-    """
+    """The paths of the layers of each stack, before anything was called."""
     lists = [
-        (sum(p.numel() for p in module.parameters()), path, module)
+        (module, [f"{path}.{name}" for name, _ in module.named_children()])
         for path, module in model.named_modules()
-        if isinstance(module, torch.nn.ModuleList)
+        if isinstance(module, torch.nn.ModuleList) and len(module)
     ]
-    found: list[str] = []
-    for _, path, module in sorted(lists, key=lambda one: -one[0]):
-        beside = not any(path.startswith(f"{other}.") or other.startswith(f"{path}.") for other in found)
-        if not found or (beside and len(module) > 1 and attends(module)):
-            found.append(path)
-    ordered = [path for _, path, _ in lists if path in found]
-    return [[f"{path}.{name}" for name, _ in model.get_submodule(path).named_children()] for path in ordered]
+
+    def beside(a: list[str], b: list[str]) -> bool:
+        return not any(y.startswith(f"{x}.") or x.startswith(f"{y}.") for x in a for y in b)
+
+    stacks = stacks_among(lists, beside)
+    return [paths for _, paths in lists if paths in stacks]
 
 
 def _repeats(few: Program, like: Sequence[int]) -> bool:

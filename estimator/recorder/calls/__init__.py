@@ -7,7 +7,6 @@ functions it treats in a way of their own, ``functions`` does so for custom ``to
 
 from .assembling import (
     Wrapped,
-    attends,
     checkpoints_itself,
     is_attention,
     layers_as_checkpointed,
@@ -15,6 +14,7 @@ from .assembling import (
     plain_paths,
     record,
     recording,
+    stacks_among,
 )
 from .data import Routing
 from .marks import dtype_name
@@ -24,7 +24,6 @@ __all__ = [
     "Recorder",
     "Routing",
     "Wrapped",
-    "attends",
     "checkpoints_itself",
     "dtype_name",
     "is_attention",
@@ -33,4 +32,5 @@ __all__ = [
     "plain_paths",
     "record",
     "recording",
+    "stacks_among",
 ]

@@ -382,16 +382,24 @@ def is_attention(module: torch.nn.Module) -> bool:
     return _kind(module) == "attention"
 
 
-def attends(layers: torch.nn.Module) -> bool:
-    """Whether there is attention in each of some layers."""
-    return all(any(map(is_attention, layer.modules())) for layer in layers.children())
+Layers = tuple[torch.nn.Module, list[str]]
+"""A list of modules, and their paths."""
+
+
+def stacks_among(lists: Iterable[Layers], beside: Callable[[list[str], list[str]], bool]) -> list[list[str]]:
+    """Of a model's lists of modules those that are stacks: the one with the most parameters, and others beside it that
+    have attention in each layer, as those of encoders do.
+    """
+    stacks: list[list[str]] = []
+    for layers, paths in sorted(lists, key=lambda one: -sum(p.numel() for p in one[0].parameters())):
+        attend = len(paths) > 1 and all(any(map(is_attention, layer.modules())) for layer in layers.children())
+        if not stacks or (attend and all(beside(paths, other) for other in stacks)):
+            stacks.append(paths)
+    return stacks
 
 
 def _stacks(model: torch.nn.Module, events: Sequence[Event], plain: Callable[[str], str]) -> list[list[str]]:
-    """The paths of the layers of each stack, in order: parts of the model whose modules are called one after the other.
-
-    The largest is one. Others lie beside it and have attention in each layer, as those of encoders do.
-    """
+    """The paths of the layers of each stack, in order. Its modules are called one after the other."""
     entered: dict[str, list[int]] = {}
     left: dict[str, int] = {}
     for i, event in enumerate(events):
@@ -399,7 +407,7 @@ def _stacks(model: torch.nn.Module, events: Sequence[Event], plain: Callable[[st
             entered.setdefault(event.path, []).append(i)
         elif isinstance(event, Exit):
             left[event.path] = i
-    found: list[tuple[int, bool, list[str]]] = []
+    found: list[Layers] = []
     for path, module in model.named_modules():
         if not isinstance(module, (torch.nn.ModuleList, torch.nn.Sequential)) or len(module) < 2:
             continue
@@ -407,12 +415,8 @@ def _stacks(model: torch.nn.Module, events: Sequence[Event], plain: Callable[[st
         if any(len(entered.get(p, ())) != 1 for p in paths):
             continue
         starts = [entered[p][0] for p in paths]
-        count = sum(p.numel() for p in module.parameters())
-        if starts == sorted(starts) and all(left[a] < entered[b][0] for a, b in pairwise(paths)) and count:
-            found.append((count, attends(module), paths))
-    stacks: list[list[str]] = []
-    for _, has_attention, paths in sorted(found, key=lambda one: -one[0]):
-        beside = all(left[a[-1]] < entered[paths[0]][0] or left[paths[-1]] < entered[a[0]][0] for a in stacks)
-        if not stacks or (has_attention and beside):
-            stacks.append(paths)
+        in_turn = starts == sorted(starts) and all(left[a] < entered[b][0] for a, b in pairwise(paths))
+        if in_turn and any(p.numel() for p in module.parameters()):
+            found.append((module, paths))
+    stacks = stacks_among(found, lambda a, b: left[b[-1]] < entered[a[0]][0] or left[a[-1]] < entered[b[0]][0])
     return sorted(stacks, key=lambda paths: entered[paths[0]])
