@@ -10,6 +10,7 @@ from typing import Any
 from ..engines.registry import KEYS as ENGINES
 from ..errors import InputError, options
 from ..io.files import existing
+from ..steps.sharding.options import ShardingOptions
 
 
 class Given(str):
@@ -21,8 +22,10 @@ _DTYPE = Given("DTYPE")
 _LORA = {"method": "lora"}
 _DORA, _RSLORA = {**_LORA, "use_dora": True}, {**_LORA, "use_rslora": True}
 _ACCUMULATED, _GENERATED = {"gradient_accumulation_steps": _N}, {"max_new_tokens": _N}
+_SHARDED = {"sharding": _NAME, "world_size": _N}
+_OF_SHARDING = {name: {**_SHARDED, "sharding": name} for name in ("ddp", "zero1", "zero2", "zero3")}
+_FSDP = {**_SHARDED, "sharding": "fsdp2"}
 _4BIT, _8BIT = {"dtype": "nf4"}, {"dtype": "int8"}
-_SEVERAL = "spreads a step over several GPUs, which has no rules here: ask about one of them, with its own batch"
 _OFFLOADED = "keeps weights or states outside the GPU, which has no rules here: ask with a smaller optimizer or dtype"
 _REWARDED = "is a loop with more than one model or pass, which has no rules here: ask about its training step alone"
 
@@ -78,11 +81,14 @@ KEYS: Mapping[str, Meaning] = _each(
     ({"type_k": _NAME, "type_v": _NAME}, "kv_cache_dtype"),
     ({"type_k": _NAME}, "cache_type_k"),
     ({"type_v": _NAME}, "cache_type_v"),
+    # several processes
+    (_SHARDED, "deepspeed zero zero_stage num_gpus n_gpus gpus nproc_per_node num_processes"),
+    (_FSDP, "fsdp"),
+    *((meaning, name) for name, meaning in _OF_SHARDING.items()),
+    ({"tp": _N}, "tensor_parallel tensor_parallel_size"),
+    ({"pp": _N}, "pipeline_parallel pipeline_parallel_size"),
     # what no key is for
-    (_SEVERAL, "deepspeed zero zero1 zero2 zero3 zero_stage fsdp ddp"),
-    (_SEVERAL, "tensor_parallel tensor_parallel_size tp pipeline_parallel pp"),
-    (_SEVERAL, "num_gpus n_gpus gpus nproc_per_node num_processes"),
-    (_OFFLOADED, "cpu_offload offload offload_optimizer offload_param"),
+    (_OFFLOADED, "offload"),
     (_REWARDED, "dpo grpo ppo rlhf"),
 )
 """What words mean that stand in place of a key or an option."""
@@ -103,7 +109,9 @@ _METHODS = _each(
     ({"method": "ln_tuning"}, "layernorm"),
     (_4BIT, "4bit"),
     (_8BIT, "8bit"),
-    (_SEVERAL, "deepspeed zero1 zero2 zero3 fsdp ddp"),
+    (_SHARDED, "deepspeed"),
+    (_FSDP, "fsdp"),
+    *((meaning, name) for name, meaning in _OF_SHARDING.items()),
     (_REWARDED, "dpo grpo ppo rlhf"),
 )
 _OTHER_NAMES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
@@ -176,6 +184,9 @@ OF_VALUE: Mapping[str, Mapping[str, Meaning]] = {
     **dict.fromkeys(("bits", "quantization_bit", "quantization", "quantize", "quant"), _BITS),
     **dict.fromkeys(("mixed_precision", "amp"), _MIXED),
     "bnb_4bit_quant_type": {"fp4": {"dtype": "fp4"}},
+    "zero_stage": (_STAGES := {name[-1]: meaning for name, meaning in _OF_SHARDING.items()}),
+    "zero": _STAGES,
+    "deepspeed": _OF_SHARDING,
 }
 """What a word of ``KEYS`` means where its value is one of these."""
 _OFF = ("false", "no", "off", "0")
@@ -191,7 +202,8 @@ def _say(word: str, meaning: Meaning) -> InputError:
     keys = " with ".join(
         key if isinstance(value, Given) else f"{key}: {_text(value)}" for key, value in meaning.items()
     )
-    return InputError(f"`{word}` is {keys}: give {options(meaning)}")
+    how_many = "; `estimator smallest-cluster` finds how many" if "world_size" in meaning else ""
+    return InputError(f"`{word}` is {keys}: give {options(meaning)}{how_many}")
 
 
 def refuse_word(name: str, value: Any = None) -> None:
@@ -211,6 +223,8 @@ def refuse_words(plan: Mapping[Any, Any]) -> None:
     for key, value in plan.items():
         if isinstance(key, str):
             refuse_word(key, value)
+            if key in ShardingOptions.model_fields and key != "name":
+                raise InputError(f"`{key}` is a key of the block sharding: write sharding: {{{key}: {_text(value)}}}")
             named = value
             if key == "method" and isinstance(value, Mapping):
                 named = value.get("name")

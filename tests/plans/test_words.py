@@ -15,6 +15,7 @@ from estimator.plans.flat import BLOCKS, nested
 from estimator.plans.plan import Plan, parse_plan
 from estimator.plans.words import KEYS, VALUES, Given, refuse_words
 from estimator.show.cli import main
+from estimator.steps.sharding.options import NO_RULE_YET
 
 MODEL = "smollm-135m"
 
@@ -28,10 +29,15 @@ def test_what_words_mean_are_plans() -> None:
         examples = {"N": 2, "LIST": ["q_proj"], "SIZE": "8GiB", "NAME": None, "DTYPE": "bfloat16"}
         keys = {k: examples[str(v)] if isinstance(v, Given) else v for k, v in meaning.items()}
         keys = {k: v for k, v in keys.items() if v is not None and v != "offloaded"}
+        if "world_size" in keys:
+            keys = {"sharding": "fsdp2", **keys}
+        if {keys.get("sharding"), *keys} & {*NO_RULE_YET}:
+            continue  # refused for want of rules
+        keys |= {"sharding": {}} if "tp" in keys and "sharding" not in keys else {}
         kbit = {"method": "lora"} if keys.get("dtype") in ("nf4", "int8", "float8") else {}
         cuda = {"runtime": "torch-cuda"} if keys.get("attention") == "flash" else {}
         assert parse_plan(nested({"model": MODEL}, {**kbit, **cuda, **keys}))
-        refuse_words(keys)
+        refuse_words(nested({}, keys))
 
 
 def test_no_word_is_a_key_or_a_value_already() -> None:
@@ -58,7 +64,19 @@ WORDS: list[tuple[dict[str, Any], str]] = [
     ({"per_device_train_batch_size": 4}, "`per_device_train_batch_size` is batch: give --batch N"),
     ({"cutoff_len": 512}, "`cutoff_len` is seq: give --seq N"),
     ({"lora_r": 16}, "`lora_r` is r with method: lora: give --r N --method lora"),
-    ({"deepspeed": "ds.json"}, "`deepspeed` spreads a step over several GPUs"),
+    (
+        {"deepspeed": "ds.json"},
+        "`deepspeed` is sharding with world_size: give --sharding NAME --world-size N; `estimator",
+    ),
+    (
+        {"deepspeed": "zero3"},
+        "`deepspeed: zero3` is sharding: zero3 with world_size: give --sharding zero3 --world-size N",
+    ),
+    ({"zero_stage": 2}, "`zero_stage: 2` is sharding: zero2 with world_size: give --sharding zero2 --world-size N"),
+    ({"fsdp": "full_shard"}, "`fsdp` is sharding: fsdp2 with world_size: give --sharding fsdp2 --world-size N"),
+    ({"method": "ddp"}, "`method: ddp` is sharding: ddp with world_size: give --sharding ddp --world-size N"),
+    ({"num_gpus": 8}, "`num_gpus` is sharding with world_size: give --sharding NAME --world-size N"),
+    ({"tensor_parallel_size": 2}, "`tensor_parallel_size` is tp: give --tp N"),
     ({"runtime": "vllm"}, "`estimator serving`"),
     ({"optimizer": "paged_adamw_32bit"}, "is optimizer: paged-adamw"),
 ]
@@ -78,6 +96,13 @@ def test_words_that_people_use(keys: dict[str, Any], says: str, capsys: pytest.C
         arguments = [f"--{key.replace('_', '-')}", *([] if switch else [str(value)])]
         assert main(["estimate", MODEL, *arguments]) == 2
         assert says.rpartition("` ")[2].lower() in capsys.readouterr().err.lower()
+
+
+def test_a_key_of_sharding_beside_the_block_is_sent_there() -> None:
+    """In a plan's file, which has no place for it beside the plan's keys."""
+    for key, value, written in (("tp", 2, "tp: 2"), ("world_size", 8, "world_size: 8"), ("static_graph", True, "true")):
+        with pytest.raises(InputError, match=f"`{key}` is a key of the block sharding: write sharding: .*{written}"):
+            parse_plan({"model": MODEL, key: value})
 
 
 def test_python_is_answered_in_pythons_words(capsys: pytest.CaptureFixture[str]) -> None:
