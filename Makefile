@@ -57,6 +57,11 @@ figures: .venv/base
 	.venv-litgpt/bin/python -m pip install --quiet --no-deps 'litgpt==0.5.13' # it asks for an older huggingface-hub
 	touch $@
 
+.venv-deepspeed/made: pyproject.toml # DeepSpeed, whose ZeRO steps are measured on its CPU accelerator
+	$(PYTHON) -m venv .venv-deepspeed
+	DS_BUILD_OPS=0 .venv-deepspeed/bin/python -m pip install --quiet --editable '.[trace]' 'deepspeed==0.19.*'
+	touch $@
+
 .venv-%/made: pyproject.toml # an earlier release of transformers, whose steps are measured
 	$(PYTHON) -m venv .venv-$*
 	.venv-$*/bin/python -m pip install --quiet --editable . torch accelerate 'transformers==$*.*' 'peft==0.18.*'

@@ -43,6 +43,8 @@ STEPS["install litgpt"] = ["make", ".venv-litgpt/made"]
 STEPS["litgpt: programs"] = [".venv-litgpt/bin/python", "model_specs/make_programs.py"]
 STEPS["litgpt: steps"] = [".venv-litgpt/bin/python", "-m", "tests.cases.litgpt_steps"]
 STEPS["litgpt: tests"] = [".venv-litgpt/bin/python", "-m", "pytest", *LITGPT]
+STEPS["install deepspeed"] = ["make", ".venv-deepspeed/made"]
+STEPS["deepspeed: steps"] = [".venv-deepspeed/bin/python", "-m", "tests.cases.zero_steps"]
 for release in TRANSFORMERS:
     STEPS[f"install transformers {release}"] = ["make", f".venv-{release}/made"]
     STEPS[f"transformers {release}: steps"] = [f".venv-{release}/bin/python", "-m", "tests.cases.release_steps"]

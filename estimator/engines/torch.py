@@ -42,8 +42,8 @@ class Torch(Engine):
             what = "inference (one forward pass)" if plan.generate is None else "inference (a call of generate)"
         program = "PyTorch" if plan.implementation == "transformers" else f"PyTorch with {plan.implementation}"
         sharding = plan.sharding
-        first = f", the first of {sharding.world_size:,} processes of {sharding.name}" if sharding is not None else ""
-        return f"{what} in {program} on {self.place}{first}"
+        one = "" if sharding is None else f", {sharding.which} of {sharding.world_size:,} processes of {sharding.name}"
+        return f"{what} in {program} on {self.place}{one}"
 
     def release(self, plan: Any) -> str:
         return ""

@@ -190,6 +190,13 @@ STEP: Refusals = {
     "sharding: {p.sharding.name} has no rule with {p.beside_sharding}; leave one of them out": (
         lambda p: p.sharding is not None and p.beside_sharding
     ),
+    "sharding: {p.sharding.name} does not go with autocast, which DeepSpeed switches off; take dtype: bfloat16, which "
+    "it trains with float32 copies of the parameters": (
+        lambda p: p.autocast and p.sharding is not None and str(p.sharding.name).startswith("zero")
+    ),
+    "sharding.allgather_bucket_size {p.sharding.allgather_bucket_size} is odd; DeepSpeed takes even ones": (
+        lambda p: p.sharding is not None and (p.sharding.allgather_bucket_size or 0) % 2
+    ),
     "label_share: {p.label_share} does not go with data_collator: false, where token ids are their own labels; set "
     "data_collator: true": lambda p: p.label_share < 1 and not (p.data_collator or p.packing),
     "saved_activations: {p.saved_activations} has no rule with method: {p.method.name}, which saves sparse or "

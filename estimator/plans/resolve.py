@@ -118,7 +118,9 @@ def step_of(plan: Plan, config: Config, window: int | None, head: str = "causal-
         window_reached=window is not None and plan.row >= window,
         gradients_alive=plan.gradient_accumulation_steps > 1,
         procedure=_procedure(plan, window),
-        sharding=None if plan.sharding is None else sharding_of(plan.sharding, plan.method.inner.peft),
+        sharding=None
+        if plan.sharding is None
+        else sharding_of(plan.sharding, plan.method.inner.peft, config.hidden_size),
         previous_output=plan.holds_previous_output and not plan.engine.replays,  # a replay has the previous step itself
         head=head,
         num_labels=config.num_labels,

@@ -88,6 +88,9 @@ class Sharding:
     of its own in ``steps/sharding/``, whose fields are its options.
     """
 
+    unrolled: ClassVar[bool] = False
+    """Equal layers differ, so each one is run."""
+
     name: str | None = None
     world_size: int
     """The product of the sizes below and ``shard``."""
@@ -215,7 +218,8 @@ class Step:
 
     def ledger(self, **keys: Any) -> Ledger:
         """An empty ledger for the step's device."""
-        return Ledger(self.device, **keys)
+        unrolled = self.sharding is not None and self.sharding.unrolled
+        return Ledger(self.device, **{"unrolled": unrolled, **keys})
 
 
 @dataclass(frozen=True)

@@ -49,6 +49,8 @@ class StepTotals:
     """What sharding keeps between steps."""
     communicated: Size = 0
     """What a rank sends in a step."""
+    rank: int = 0
+    """The rank that it is: of those that differ, the one that needs most."""
     host_pinned: int = 0
     """Bytes of pinned host memory that hold what was saved for backward."""
     math_attention: str = ""
@@ -80,7 +82,7 @@ class Model:
         own = ledger.parameters[before:] if step.procedure.trains else []
         # The optimizer does not have parameters that get a gradient before the step.
         self.trained = [p for p in own if p.requires_grad and p.grad is None]
-        self.updated = updated(self.trained)
+        self.updated = self.scope.updated(updated(self.trained))
 
     def _parts(self, parameters: Sequence[Tensor]) -> Parts:
         outside: list[Tensor] = []
@@ -198,7 +200,7 @@ class Loop:
             parameters=parameters,
             adapters=adapters,
             buffers=ledger.buffer_bytes,
-            gradients=self.gradients,
+            gradients=self.gradients if self.model.scope.gradients is None else self.model.scope.gradients,
             optimizer=self.states,
             saved=self.saved,
             trainable_parameters=trainable,
@@ -210,6 +212,7 @@ class Loop:
             kv_cache=self.kv_cache,
             communication=sum((model.scope.communication for model in self.models.values()), 0),
             communicated=sum((model.scope.communicated for model in self.models.values()), 0),
+            rank=self.model.scope.rank,
             host_pinned=ledger.pinned.nbytes,
             math_attention=ledger.notes.get("math attention", ""),
         )

@@ -26,7 +26,7 @@ def run(
     loop = Loop(ledger, step)
     model = loop.models["model"] = Model(ledger, step, sizes, method, batch, seq)
     loop.trained = model.trained
-    loop.states = loop.optimizer.state_bytes(model.updated)
+    loop.states = loop.optimizer.state_bytes(model.updated) + model.scope.states
     if step.procedure.runs_backward:
         for p in model.updated:
             for nbytes in method.state_sizes(p):

@@ -24,6 +24,8 @@ from ..plans.resolve import Resolved, resolve
 from ..programs.heads import HEADS
 from ..programs.libraries import without_collector
 from ..steps.loss import labelled
+from ..steps.sharding.zero import Zero
+from ..steps.step import run
 from . import fresh
 from .machine import peak_rss, reset_peak_rss, versions
 
@@ -122,23 +124,36 @@ def _step(resolved: Resolved, model: Any, device: str = "cpu", vocab: int | None
         return _Generate(resolved, vocab, model.eval(), None, device)
     if resolved.plan.task == "infer":
         return _Prefill(resolved, vocab, model.eval(), None, device)
-    return Step(resolved, vocab, model, build_optimizer(resolved, model), device)
+    optimizer = build_optimizer(resolved, model)
+    if isinstance(resolved.step.sharding, Zero):
+        from .reference.zero import Engine
+
+        optimizer = Engine(resolved, model, optimizer)
+        model = optimizer.model
+    return Step(resolved, vocab, model, optimizer, device)
 
 
 def run_step(
-    resolved: Resolved, vocab: int | None = None, make_step: Callable[[Resolved, Any], Step] | None = None
+    resolved: Resolved,
+    vocab: int | None = None,
+    make_step: Callable[[Resolved, Any], Step] | None = None,
+    rank: int | None = None,
 ) -> dict[str, Any]:
     """Build the plan's model in this process and run its step four times. Returns the measurements.
 
-    Of a sharded model they are those of the first rank. Token ids are below ``vocab``, by default the model's.
+    Of a sharded model they are those of the rank that the ledger finds largest, the first by default, or of ``rank``.
+    Token ids are below ``vocab``, by default the model's.
     ``make_step`` makes another step of the model than the plan's own loop, such as a trainer's.
 
     Two plain steps set the process's peak. The third counts saved storages, which it keeps. The last is profiled. In
     inference the bytes of the KV cache are counted, too.
     """
-    from .reference.sharding import first_rank
+    from .reference.sharding import as_rank
 
-    with first_rank(resolved.step.sharding):
+    sharding, plan = resolved.step.sharding, resolved.plan
+    if isinstance(sharding, Zero) and rank is None:
+        rank = run(resolved.step, resolved.sizes(), resolved.method, plan.batch, plan.seq).rank
+    with as_rank(sharding, rank or 0):
         return _run_step(resolved, vocab, make_step)
 
 
@@ -181,14 +196,16 @@ def _run_step(
     there = {t.untyped_storage()._cdata: t.untyped_storage() for t in (*held, *buffers, *gathered(model))}
     step.resident = set(there)
     step.note_saved = note
-    step.micro_steps = 1
+    step.micro_steps = plan.gradient_accumulation_steps if isinstance(resolved.step.sharding, Zero) else 1
     with watch_products(note):
         step.run(keep_gradients=True)
-    saved_bytes = sum(s.nbytes() for s in saved.values())
+    saved_bytes = sum(s.nbytes() for s in saved.values()) // step.micro_steps
     saved.clear()
     there.clear()
     step.note_saved = None
-    gradients = sum(local(p.grad).nbytes for p in model.parameters() if p.grad is not None)
+    gradients = getattr(step.optimizer, "gradient_bytes", None)
+    if gradients is None:
+        gradients = sum(local(p.grad).nbytes for p in model.parameters() if p.grad is not None)
     states = storage_bytes(map(local, step.end()))
     parameters = list(model.parameters())
     result = {
@@ -228,6 +245,7 @@ class Step:
         self.plan, self.vocab, self.model, self.optimizer, self.device = resolved.plan, vocab, model, optimizer, device
         plan, self.step = resolved.plan, resolved.step
         self.resident = {t.untyped_storage()._cdata for t in (*model.parameters(), *model.buffers())}
+        self.backward: Callable[[Any], None] = getattr(optimizer, "backward", lambda loss: loss.backward())
         self.note_saved: Any = None
         """A function that is called with every tensor that is held for backward."""
         self.micro_steps = 1
@@ -317,7 +335,7 @@ class Step:
             self.note_part("forward")
             if not self.plan.keep_logits:
                 out = out.loss
-            (out.loss if self.plan.keep_logits else out).backward()
+            self.backward(out.loss if self.plan.keep_logits else out)
             if self.plan.drop_output_before_step:
                 out = None
             self.note_part("backward")

@@ -37,6 +37,7 @@ def sharded(keys: dict[str, Any], world: int, name: str = "fsdp2", **options: An
     return {**keys, "sharding": {"name": name, "world_size": world, **options}}
 
 
+AUTOCAST_ZERO = {"autocast": "bfloat16", "sharding": {"name": "zero1", "world_size": 2}}
 MIXED = {"param_dtype": "bfloat16", "reduce_dtype": "float32"}
 ACCUMULATED = {**TINY, "gradient_accumulation_steps": 3}
 
@@ -106,6 +107,11 @@ REFUSED: list[Refused] = [
         ({"name": "fsdp2", "world_size": 0}, "input should be greater than or equal to 1"),
         ({"name": "fsdp2", "world_size": 4, "tp": 2}, "sharding.tp 2 has no rule yet; leave it out"),
         ({"name": "fsdp2", "world_size": 4, "ranks": 2}, "unknown key 'sharding.ranks'"),
+        ({"name": "zero2", "world_size": 4, "reshard_after_forward": True}, "does not go with sharding zero2"),
+        ({"name": "zero2", "world_size": 4, "tp": 2}, "sharding.tp 2 has no rule yet"),
+        ({"name": "zero1", "world_size": 4, "reduce_bucket_size": 0}, "sharding.reduce_bucket_size"),
+        ({"name": "zero1", "world_size": 4, "allgather_bucket_size": 7}, "is odd; DeepSpeed takes even ones"),
+        ({"name": "zero2", "world_size": 4, "offload_optimizer": "cpu"}, "sharding.offload_optimizer 'cpu' has no"),
         (["fsdp2"], "sharding must be a block such as {name: fsdp2, world_size: 8}"),
     )
 ] + [
@@ -118,4 +124,12 @@ REFUSED: list[Refused] = [
         ({"task": "infer"}, "sharding belongs to task: train, not infer"),
     )
 ]
-FORMULAS = [Formulas("fsdp2", LAYERS, sharded({"dtype": "float32", **LAYER}, 3), [(2, 40), (3, 200), (5, 90)])]
+REFUSED.append(({}, AUTOCAST_ZERO, "which DeepSpeed switches off; take dtype: bfloat16"))
+FORMULAS = [
+    Formulas(name, LAYERS, {"dtype": "float32", **LAYER, "sharding": block}, [(2, 40), (3, 200), (5, 90)])
+    for name, block in (
+        ("fsdp2", {"name": "fsdp2", "world_size": 3}),
+        # Which of several ranks is the largest depends on the activations, so gradients are not one formula.
+        ("zero2", {"name": "zero2", "world_size": 1, "reduce_bucket_size": 9_000}),
+    )
+]

@@ -7,9 +7,15 @@ from importlib import import_module
 
 from ...errors import InputError, shown
 from ...programs import Sharding
-from .options import ShardingOptions
+from .options import ShardingOptions, auto_values
 
-SHARDINGS = {"fsdp1": "fsdp1.Fsdp1", "fsdp2": "fsdp2.Fsdp2", "hsdp": "fsdp2.Fsdp2"}
+SHARDINGS = {
+    "fsdp1": "fsdp1.Fsdp1",
+    "fsdp2": "fsdp2.Fsdp2",
+    "hsdp": "fsdp2.Fsdp2",
+    "zero1": "zero.Zero",
+    "zero2": "zero.Zero",
+}
 """File and class of each way to share, by its name."""
 
 
@@ -20,8 +26,9 @@ def kind_of(name: str) -> type[Sharding]:
     return found
 
 
-def sharding_of(options: ShardingOptions, adapted: bool) -> Sharding:
-    """The way to share that a block names, with its own options. ``adapted``: PEFT's model is around the model.
+def sharding_of(options: ShardingOptions, adapted: bool, hidden_size: int) -> Sharding:
+    """The way to share that a block names, with its own options. ``adapted``: PEFT's model is around the model, of that
+    ``hidden_size``.
 
     Raises ``InputError`` for an option of another way.
     """
@@ -31,4 +38,5 @@ def sharding_of(options: ShardingOptions, adapted: bool) -> Sharding:
         if key not in own and (value := getattr(options, key)) != field.default:
             raise InputError(f"sharding.{key} {shown(value)} does not go with sharding {options.name}; leave it out")
     given = {key: getattr(options, key) for key in own - {"adapted"} if getattr(options, key) is not None}
+    given |= {key: value for key, value in auto_values(hidden_size).items() if given.get(key) == "auto"}
     return kind(**given, adapted=adapted)

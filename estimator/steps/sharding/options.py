@@ -72,10 +72,15 @@ class ShardingOptions(BaseModel):
     offload_optimizer: Literal["none", "cpu"] = Field("none", description="zero: where optimizer states rest")
     offload_param: Literal["none", "cpu"] = Field("none", description="zero3: where parameters rest")
 
+    @property
+    def which(self) -> str:
+        """The process that is answered for: the one that needs most, and the first of equal ones."""
+        return "the largest" if self.name in ("zero1", "zero2") else "the first"
+
 
 SIZES = ("replicate", "tp", "cp", "pp", "ep")
 """The keys that say how many processes share what."""
-NO_RULE_YET = ("ddp", "zero1", "zero2", "zero3", "tp", "cp", "pp", "ep", "cpu_offload")
+NO_RULE_YET = ("ddp", "zero3", "tp", "cp", "pp", "ep", "cpu_offload", "offload_optimizer", "offload_param")
 """The names and keys of the block for which there is no rule."""
 
 
@@ -96,6 +101,15 @@ def read(block: Any) -> ShardingOptions:
         if (value := getattr(options, key, None)) != default:
             raise InputError(f"sharding.{key} {shown(value)} has no rule yet; leave it out")
     return _with_world(options)
+
+
+def auto_values(hidden_size: int) -> dict[str, int]:
+    """What transformers takes where a DeepSpeed config says ``auto`` (``integrations/deepspeed.py``)."""
+    return {
+        "reduce_bucket_size": hidden_size**2,
+        "stage3_prefetch_bucket_size": int(0.9 * hidden_size**2),
+        "stage3_param_persistence_threshold": 10 * hidden_size,
+    }
 
 
 def _with_world(options: ShardingOptions) -> ShardingOptions:

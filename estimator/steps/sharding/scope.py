@@ -30,6 +30,16 @@ class Scope:
     """Bytes that are kept between steps beside parameters, gradients and states."""
     communicated: Size = 0
     """Bytes that a rank has sent so far."""
+    rank: int = 0
+    """The rank whose bytes all are."""
+    states: Size = 0
+    """Bytes of the optimizer's states beside those of ``updated``."""
+    gradients: Size | None = None
+    """Bytes of the gradients that exist at once, where they are not those of the updated parameters."""
+
+    def updated(self, parameters: Sequence[Tensor]) -> Sequence[Tensor]:
+        """What the optimizer updates, given the parameters that get a gradient."""
+        return parameters
 
     def before_forward(self) -> None:
         """Before the model is called."""

@@ -15,17 +15,21 @@ from ...plans.resolve import Resolved
 from ...programs import Sharding
 from ...steps.sharding.fsdp1 import Fsdp1
 from ...steps.sharding.fsdp2 import Fsdp2
+from ...steps.sharding.zero import Zero
+from .zero import prepare
 
 
 @contextmanager
-def first_rank(sharding: Sharding | None) -> Iterator[None]:
-    """Within it, the process is the first of the world's ranks; without ``sharding`` nothing is done."""
+def as_rank(sharding: Sharding | None, rank: int = 0) -> Iterator[None]:
+    """Within it, the process is one of the world's ranks; without ``sharding`` nothing is done."""
     if sharding is None:
         yield
         return
     from torch.testing._internal.distributed.fake_pg import FakeStore
 
-    torch.distributed.init_process_group("fake", store=FakeStore(), rank=0, world_size=sharding.world_size)
+    if isinstance(sharding, Zero):
+        prepare(sharding.world_size, rank)
+    torch.distributed.init_process_group("fake", store=FakeStore(), rank=rank, world_size=sharding.world_size)
     try:
         yield
     finally:
@@ -38,6 +42,8 @@ def shard(model: Any, resolved: Resolved) -> Any:
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
     sharding = resolved.step.sharding
+    if isinstance(sharding, Zero):
+        return model  # whose optimizer shares it
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
     layers = [inner.get_submodule(path) for path in resolved.sizes().program.paths]
     if isinstance(sharding, Fsdp1):

@@ -1,0 +1,283 @@
+"""ZeRO stages 1 and 2: DeepSpeed's partitions of optimizer states, and of gradients.
+
+Source: ``deepspeed/runtime/zero/stage_1_and_2.py`` of 0.19 (``DeepSpeedZeroOptimizer``), by whose names states and
+methods are called here. Every rank has all parameters, as views of one flat tensor (``bit16_groups_flat``). It updates
+a partition of them, of which it has a copy in float32 (``single_partition_of_fp32_groups``), which counts as a state of
+the optimizer. Between steps there is nothing else.
+
+A CPU has no streams, so ``overlap_comm`` is a second bucket and nothing else there. DeepSpeed's CPU accelerator does
+not pin memory, and ``empty_cache`` does nothing.
+
+Ranks differ in the gradients that they keep: whole ones of all parameters that reach into their partition. What is
+held here at any time is that of the rank which holds the most then, so the peak is that of the largest rank.
+"""
+
+from __future__ import annotations
+
+from bisect import bisect_right
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from itertools import accumulate, pairwise
+from typing import ClassVar
+
+from ...ledger import FLOATING, ITEMSIZE, Ledger, Storage, Tensor, ceiling, whole
+from ...programs import Sharding
+from .scope import Parts, Scope
+
+NORM_BYTES = ITEMSIZE["float64"]
+"""Bytes of an element while a norm is taken (``zero/utils.py: get_norm_dtype``), and of the norm."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Zero(Sharding):
+    """The options of DeepSpeed's block ``zero_optimization`` for stages 1 and 2, with its defaults."""
+
+    unrolled: ClassVar[bool] = True
+
+    reduce_bucket_size: int = 500_000_000
+    allgather_bucket_size: int = 500_000_000
+    """Without effect, since PyTorch gathers a whole group at once (``all_gather_into_tensor_dp_groups``)."""
+    overlap_comm: bool = False
+    contiguous_gradients: bool = True
+
+    def scope(self, ledger: Ledger, parts: Parts) -> Scope:
+        return _StageOneAndTwo(ledger, self, parts)
+
+
+@dataclass
+class _Rank:
+    """A rank, which stands for those after it with the same parameters: what it alone holds of gradients, in bytes."""
+
+    number: int
+    params: range
+    """The parameters that reach into its partition, by their places (``params_in_partition``)."""
+    grads_in_partition: int
+    padding: int
+    """Bytes of its partition that no parameter fills."""
+    pieces: tuple[int, ...]
+    """Elements of each parameter in its partition."""
+    has_partition: bool = False
+    kept: int = 0
+    """Gradients and zeros in its partition that are tensors of their own."""
+    others: int = 0
+    """Gradients of other partitions that have been reduced, which stage 1 keeps to the end, and temporaries."""
+    accumulated: int = 0
+    """Gradients of its partition that have been reduced by an earlier backward pass."""
+    gradients: int = 0
+
+    @property
+    def held(self) -> int:
+        """All that it holds now."""
+        return self.accumulated + self.kept + self.others + self.has_partition * self.grads_in_partition
+
+    @property
+    def is_one_tensor(self) -> bool:
+        """Whether its partition of gradients is one tensor, which ``flatten`` gives back as it is."""
+        return len(self.params) + bool(self.padding) == 1
+
+
+class _Flat:
+    """The trained parameters one after the other, in partitions of equal size."""
+
+    def __init__(self, numels: Sequence[int], world: int) -> None:
+        self.numels, self.world = numels, world
+        self.starts = [0, *accumulate(numels)]
+        alignment = 2 * world  # `nccl_start_alignment_factor`
+        self.numel = whole(ceiling(self.starts[-1], alignment)) * alignment
+        self.partition = self.numel // world
+
+    def owners(self, param: int) -> tuple[int, int]:
+        """The first and the last rank whose partition a parameter reaches into."""
+        return self.starts[param] // self.partition, (self.starts[param + 1] - 1) // self.partition
+
+    def ranks(self, itemsize: int) -> Iterator[_Rank]:
+        """The first of all ranks with the same parameters."""
+        rank = 0
+        while rank < self.world:
+            first, end = rank * self.partition, min((rank + 1) * self.partition, self.starts[-1])
+            if first >= end:  # all its elements are padding
+                yield _Rank(rank, range(0), 0, self.partition * itemsize, ())
+                return
+            low, high = bisect_right(self.starts, first) - 1, bisect_right(self.starts, end - 1) - 1
+            cut = [max(first, self.starts[i]) for i in range(low, high + 1)] + [end]
+            pieces = tuple(b - a for a, b in pairwise(cut))
+            padding = self.partition - (end - first)
+            kept = sum(self.numels[low : high + 1])
+            yield _Rank(rank, range(low, high + 1), kept * itemsize, padding * itemsize, pieces)
+            rank = max(rank + 1, self.owners(low)[1] if low == high else 0)
+
+    def largest_copy(self, params: Sequence[int], limit: int) -> int:
+        """The most elements that ``allreduce_and_scatter`` flattens at once of a bucket. One slice is not copied.
+
+        A slice is what one rank gets. A bucket of more than ``limit`` elements is one parameter, which goes in parts.
+        """
+        owners = [self.owners(i) for i in params]
+        if min(first for first, _ in owners) == max(last for _, last in owners):
+            return 0
+        elements = sum(self.numels[i] for i in params)
+        if elements <= limit:
+            return elements
+        begin, end = self.starts[params[0]], self.starts[params[0] + 1]
+        most = 0
+        while begin < end:
+            stop = min(((begin + limit) // self.partition + 1) * self.partition, end)
+            if (begin // self.partition + 1) * self.partition < stop:
+                most = max(most, stop - begin)
+            begin = stop
+        return most
+
+
+class _StageOneAndTwo(Scope):
+    """``DeepSpeedZeroOptimizer``, which acts on the gradients of the trained parameters as they come."""
+
+    def __init__(self, ledger: Ledger, options: Zero, parts: Parts) -> None:
+        self.ledger, self.options = ledger, options
+        self.partition_gradients = options.name == "zero2"
+        own = {id(p) for part in (parts.outside, *parts.layers.values()) for p in part}
+        every = [p for p in ledger.parameters if id(p) in own]
+        self.model_dtype = next(p.dtype for p in every if not p.added)
+        for p in every:  # `_cast_module_mixed_precision`
+            if p.dtype in FLOATING and p.dtype != self.model_dtype:
+                p.recast(self.model_dtype)
+        self.params = [p for p in every if p.requires_grad]
+        self.place = {id(p): i for i, p in enumerate(self.params)}
+        self.last = True
+        """The gradients of this backward pass are those that the optimizer gets."""
+        self.itemsize = ITEMSIZE[self.model_dtype]
+        self.flat = _Flat([whole(p.numel) for p in self.params], options.world_size)
+        # All are views of one tensor, whose padding is counted with the last of them.
+        self.params[-1].storage.nbytes += (self.flat.numel - self.flat.starts[-1]) * self.itemsize
+        size = self.flat.partition
+        self.fp32_partition = Tensor(Storage(ledger, size * ITEMSIZE["float32"], resident=True), (size,), "float32")
+        self.states = self.fp32_partition.nbytes
+        self.ranks = list(self.flat.ranks(self.itemsize))
+        self.held = Storage(ledger, 0)
+        """What the rank with the most holds of gradients that have been reduced."""
+        self.largest = self.most = self.ranks[0]
+        self.peak = 0
+        self.buffers: list[Tensor] = []
+        self.bucket: list[int] = []
+        self.elements = 0
+        self.reduced: set[int] = set()
+        self.previous_reduced_grads: list[Tensor] = []
+        ledger.gradient_hooks, ledger.after_backward = self, self.backward_epilogue
+
+    def updated(self, parameters: Sequence[Tensor]) -> Sequence[Tensor]:
+        return [self.fp32_partition]
+
+    def before_backward(self, last: bool) -> None:
+        self.last = last
+
+    def before_gradient(self, leaf: Tensor) -> None:
+        """Nothing happens."""
+
+    def after_gradient(self, leaf: Tensor) -> None:
+        """``grad_handling_hook``."""
+        if id(leaf) not in self.place:  # an input that requires a gradient
+            return
+        if self.options.contiguous_gradients and not self.buffers:  # `setup_buckets`
+            size = (self.options.reduce_bucket_size,)
+            self.buffers = [self.ledger.empty(size, self.model_dtype) for _ in range(1 + self.options.overlap_comm)]
+        if self.partition_gradients or (self.options.overlap_comm and self.last):
+            self.reduce_independent_p_g_buckets_and_remove_grads(self.place[id(leaf)])
+
+    def reduce_independent_p_g_buckets_and_remove_grads(self, param: int) -> None:
+        """Put a gradient into the bucket, which is reduced first if there is no room. A larger one stays as it is."""
+        numel, limit = self.flat.numels[param], self.options.reduce_bucket_size
+        if self.elements + numel > limit:
+            self.reduce_ipg_grads()
+        if self.options.contiguous_gradients and numel <= limit:
+            self.params[param].grad = None
+        self.bucket.append(param)
+        self.elements += numel
+
+    def reduce_ipg_grads(self) -> None:
+        """Reduce what is in the bucket. Ranks copy what is theirs, and stage 2 frees the rest."""
+        bucket, contiguous = self.bucket, self.options.contiguous_gradients
+        self.bucket, self.elements = [], 0
+        if not bucket:
+            return
+        self.reduced.update(bucket)
+        self.previous_reduced_grads.clear()
+        elements = sum(self.flat.numels[i] for i in bucket)
+        if contiguous:
+            copied = self.flat.largest_copy(bucket, self.options.reduce_bucket_size)
+        else:
+            copied = elements if len(bucket) > 1 else 0
+        self.ledger.transient(copied * self.itemsize)
+        world = self.options.world_size
+        self.communicated += 2 * (world - 1) * elements * self.itemsize // world
+        if contiguous:
+            for rank in self.ranks:
+                rank.has_partition |= any(i in rank.params for i in bucket)
+            self._hold()
+        own = [i for i in bucket if self.params[i].grad is not None]
+        if self.partition_gradients and self.options.overlap_comm and not contiguous:  # freed in the next reduction
+            self.previous_reduced_grads = [self.params[i].grad.alias() for i in own]  # type: ignore[union-attr]
+        for i in own:
+            self.params[i].grad = None
+            for rank in self.ranks:
+                if not contiguous and i in rank.params:
+                    rank.kept += self.flat.numels[i] * self.itemsize
+                elif not self.partition_gradients and i not in rank.params:
+                    rank.others += self.flat.numels[i] * self.itemsize
+        self._hold()
+
+    def backward_epilogue(self) -> None:
+        """``independent_gradient_partition_epilogue``, of stage 1 after the last micro-batch alone."""
+        if not (self.partition_gradients or self.last):
+            return
+        if not (self.partition_gradients or self.options.overlap_comm):
+            for i, p in enumerate(self.params):
+                if p.grad is not None:
+                    self.reduce_independent_p_g_buckets_and_remove_grads(i)
+        self.reduce_ipg_grads()
+        self.previous_reduced_grads.clear()
+        for rank in self.ranks:
+            rank.kept += sum(self.flat.numels[i] * self.itemsize for i in rank.params if i not in self.reduced)
+            rank.kept += rank.padding if self.last else 0
+        self._hold()
+        self.buffers.clear()
+        for rank in self.ranks:
+            new = rank.kept + (rank.grads_in_partition if rank.has_partition else 0)
+            rank.accumulated = max(rank.accumulated, new)  # those of a later micro-batch are added, and freed
+            rank.kept, rank.others, rank.has_partition = 0, 0, False
+        self.reduced.clear()
+        self._hold()
+
+    def before_update(self) -> None:
+        """Take the norm, and make one float32 gradient of the partition."""
+        size = self.flat.partition
+        for rank in self.ranks:
+            rank.others = max((NORM_BYTES * (i + 1 + piece) for i, piece in enumerate(rank.pieces)), default=0)
+        self._hold()
+        wider = self.model_dtype != "float32"
+        for rank in self.ranks:
+            flat = 0 if rank.is_one_tensor else size * self.itemsize
+            rank.others = flat + wider * size * ITEMSIZE["float32"]
+        self._hold()
+        for rank in self.ranks:
+            rank.others, rank.gradients = 0, rank.accumulated
+            if wider or not rank.is_one_tensor:
+                rank.accumulated = size * ITEMSIZE["float32"]
+        self._hold()
+
+    def after_update(self) -> None:
+        self._hold()
+        for rank in self.ranks:
+            rank.accumulated = 0
+        self._hold()
+        # Which rank is the largest depends on the activations. A formula has the most gradients of any rank.
+        one = max(self.ranks, key=lambda rank: rank.gradients) if self.ledger.symbolic else self.largest
+        self.gradients, self.rank = one.gradients, one.number
+        self.communicated += self.flat.partition * self.itemsize * (self.options.world_size - 1)
+
+    def _hold(self) -> None:
+        """Hold what the rank with the most has now. If there was a new peak, it was that of the one before."""
+        if not self.ledger.symbolic:
+            peak: int = max(self.ledger.peaks.values(), default=0)
+            if peak > self.peak:
+                self.peak, self.largest = peak, self.most
+        self.most = max(self.ranks, key=lambda rank: rank.held)
+        if self.most.held != self.held.nbytes:
+            self.held.resize(self.most.held)

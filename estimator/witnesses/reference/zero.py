@@ -1,0 +1,84 @@
+"""DeepSpeed's ZeRO as an optimizer, of one rank in one process, under PyTorch's fake process group.
+
+DeepSpeed runs on its CPU accelerator: pinning and ``empty_cache`` do nothing, streams and events are none. The two
+operators of its own that a CPU would use (collectives in shared memory, ``DeepSpeedCPUAdam``) are not built.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from contextlib import redirect_stdout
+from typing import Any
+
+import torch
+
+from ...errors import InputError
+from ...plans.resolve import Resolved
+
+
+def prepare(world: int = 1, rank: int = 0) -> None:
+    """Import DeepSpeed, for a CPU and a rank. Raises ``InputError`` where it is not installed."""
+    os.environ |= {"DS_ACCELERATOR": "cpu", "DS_BUILD_OPS": "0", "MASTER_ADDR": "localhost", "MASTER_PORT": "29500"}
+    os.environ |= {"RANK": str(rank), "LOCAL_RANK": str(rank), "WORLD_SIZE": str(world)}
+    try:
+        import deepspeed
+    except ImportError:
+        raise InputError(
+            "a step of ZeRO is measured where DeepSpeed is installed: DS_BUILD_OPS=0 pip install deepspeed"
+        ) from None
+    deepspeed.utils.logger.setLevel(logging.ERROR)
+
+
+def config_of(resolved: Resolved) -> dict[str, Any]:
+    """The plan as a DeepSpeed config. Keys that the plan leaves out are left out, for DeepSpeed's defaults."""
+    plan, sharding = resolved.plan, resolved.step.sharding
+    assert plan.sharding is not None
+    given = plan.sharding.model_dump(exclude_unset=True, exclude_none=True, exclude={"name", "world_size"})
+    zero: dict[str, Any] = {name: getattr(sharding, name) for name in given}  # numbers in place of `auto`
+    return {
+        "train_micro_batch_size_per_gpu": plan.batch,
+        "gradient_accumulation_steps": plan.gradient_accumulation_steps,
+        "bf16": {"enabled": plan.dtype == "bfloat16"},
+        "zero_optimization": {"stage": int(str(plan.sharding.name)[-1]), **zero},
+        "zero_allow_untested_optimizer": True,
+    }
+
+
+class Engine:
+    """The engine that ``deepspeed.initialize`` makes, as a step's optimizer. Its module is the model."""
+
+    def __init__(self, resolved: Resolved, model: Any, optimizer: Any) -> None:
+        import deepspeed
+
+        with redirect_stdout(sys.stderr):  # where it says what it has built
+            self.model, *_ = deepspeed.initialize(
+                model=model, optimizer=optimizer, config=config_of(resolved), dist_init_required=False
+            )
+        self.zero = self.model.optimizer
+        self.gradient_bytes = 0
+        self._ends = False
+
+    def backward(self, loss: torch.Tensor) -> None:
+        """Run backward, and what the engine does after a micro-batch that is not the last."""
+        self._ends = self.model.is_gradient_accumulation_boundary()
+        self.model.backward(loss)
+        if self._ends:
+            kept = [x.untyped_storage() for xs in self.zero.averaged_gradients.values() for x in xs]
+            self.gradient_bytes = sum({storage._cdata: storage.nbytes() for storage in kept}.values())
+        else:
+            self.model.step()
+
+    def step(self) -> None:
+        """Update the parameters, after the last micro-batch."""
+        assert self._ends
+        self.model.step()
+
+    def zero_grad(self, set_to_none: bool) -> None:
+        """The engine has done so."""
+
+    @property
+    def state(self) -> dict[Any, dict[Any, Any]]:
+        """The optimizer's states, and the float32 copies of the parameters that it updates."""
+        return {**self.zero.state, "fp32": dict(enumerate(self.zero.single_partition_of_fp32_groups))}

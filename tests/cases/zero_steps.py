@@ -1,0 +1,143 @@
+"""Steps of DeepSpeed's ZeRO on the CPU, of one rank at a time (``estimator/witnesses/reference/zero.py``).
+
+``python -m tests.cases.zero_steps`` writes ``tests/data/zero_steps.json`` anew, where DeepSpeed is installed. Names of
+cases as arguments: only theirs. With few tokens and a small vocabulary the peak is where gradients are reduced or the
+optimizer steps. Of each case that rank is recorded which has the largest peak of those that are asked.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import sys
+import tempfile
+from importlib.metadata import version
+from multiprocessing import Pipe
+from pathlib import Path
+from typing import Any
+
+from tests.cases.kinds import Case
+from tests.cases.small_models import write_config
+from tests.helpers.files import DATA
+
+RECORD = DATA / "zero_steps.json"
+FEW = {"num_hidden_layers": 3, "vocab_size": 100, "hidden_size": 48, "num_attention_heads": 4, "intermediate_size": 72}
+WIDE = {**FEW, "vocab_size": 3000}
+TINY = {"batch": 1, "seq": 2, "dtype": "float32"}
+MANY = {"batch": 2, "seq": 33, "dtype": "float32"}
+BF16 = {"dtype": "bfloat16"}
+LORA, LAYER = {"method": "lora"}, {"checkpointing": "layer"}
+APART = {"contiguous_gradients": False}
+OVERLAP = {"overlap_comm": True}
+EIGHT = {**TINY, "seq": 8}
+QUANTITIES = ("parameters", "buffers", "gradients", "optimizer", "saved", "trainable_parameters")
+
+
+def bucket(elements: int) -> dict[str, Any]:
+    """Buckets of so many elements."""
+    return {"reduce_bucket_size": elements}
+
+
+CASES: list[Case] = [
+    (f"{stage}-{name}", config, {**keys, "sharding": {"name": stage, "world_size": world, **options}})
+    for stage, name, world, config, keys, options in (
+        ("zero1", "uneven", 3, FEW, TINY, bucket(10_000)),
+        ("zero1", "many-ranks", 64, FEW, {**TINY, **BF16}, bucket(10_000)),
+        ("zero1", "larger-than-a-bucket", 8, {**FEW, "vocab_size": 5000}, TINY, bucket(500)),
+        ("zero1", "activations", 4, WIDE, MANY, bucket(100_000)),
+        ("zero1", "overlap", 3, FEW, MANY, {**bucket(9_000), **OVERLAP}),
+        ("zero1", "apart", 3, FEW, TINY, {**bucket(9_000), **APART}),
+        ("zero1", "apart-overlap", 3, FEW, TINY, {**bucket(9_000), **APART, **OVERLAP}),
+        ("zero1", "accumulated", 3, FEW, {**MANY, "gradient_accumulation_steps": 3}, bucket(10_000)),
+        ("zero1", "lora", 5, FEW, {**MANY, **LORA}, bucket(700)),
+        ("zero2", "one", 1, FEW, TINY, bucket(10_000)),
+        ("zero2", "two", 2, {**FEW, "num_hidden_layers": 7}, TINY, bucket(10_000)),
+        ("zero2", "bfloat16", 3, FEW, {**TINY, **BF16}, bucket(10_000)),
+        ("zero2", "many-ranks", 64, FEW, TINY, bucket(10_000)),
+        ("zero2", "small-buckets", 200, FEW, TINY, bucket(500)),
+        ("zero2", "more-ranks-than-rows", 1024, FEW, {**TINY, **BF16}, bucket(10_000)),
+        ("zero2", "larger-than-a-bucket", 8, {**FEW, "vocab_size": 5000}, TINY, bucket(500)),
+        ("zero2", "larger-bfloat16", 8, {**FEW, "vocab_size": 5000}, {**MANY, **BF16}, bucket(5_000)),
+        ("zero2", "default-buckets", 3, FEW, TINY, {}),
+        ("zero2", "activations", 4, WIDE, MANY, bucket(10_000)),
+        ("zero2", "overlap", 3, FEW, MANY, {**bucket(9_000), **OVERLAP}),
+        ("zero2", "apart", 3, FEW, TINY, {**bucket(9_000), **APART}),
+        ("zero2", "apart-overlap", 3, FEW, MANY, {**bucket(9_000), **APART, **OVERLAP}),
+        ("zero2", "accumulated", 3, FEW, {**MANY, "gradient_accumulation_steps": 2}, bucket(10_000)),
+        ("zero2", "accumulated-apart", 3, FEW, {**MANY, "gradient_accumulation_steps": 3}, {**bucket(10_000), **APART}),
+        ("zero2", "tied", 3, {**FEW, "tie_word_embeddings": True}, TINY, bucket(10_000)),
+        ("zero2", "conv1d", 5, {**FEW, "model_type": "gpt2"}, EIGHT, bucket(10_000)),
+        ("zero2", "windows", 2, {**FEW, "model_type": "gemma3_text"}, EIGHT, bucket(10_000)),
+        ("zero2", "biases", 5, {**FEW, "model_type": "qwen2"}, EIGHT, bucket(3_000)),
+        ("zero2", "experts", 5, {**FEW, "model_type": "mixtral"}, EIGHT, bucket(10_000)),
+        ("zero2", "layer", 3, WIDE, {**MANY, **LAYER}, bucket(10_000)),
+        ("zero2", "lora", 3, FEW, {**MANY, **LORA}, bucket(3_000)),
+        ("zero2", "lora-bfloat16", 3, FEW, {**MANY, **LORA, **BF16}, bucket(3_000)),
+        ("zero2", "lora-layer", 7, FEW, {**MANY, **LORA, **LAYER}, bucket(1_000)),
+        ("zero2", "momentum", 7, FEW, {**TINY, "optimizer": "sgd-momentum"}, bucket(1_000)),
+        ("zero2", "eager", 7, FEW, {**MANY, "attention": "eager", "keep_logits": False}, bucket(1_000)),
+    )
+]
+
+
+def measured(plan: dict[str, Any], rank: int) -> dict[str, Any]:
+    """A rank's step in a child process, since a process is of one world alone."""
+    ours, theirs = Pipe()
+    child = os.fork()
+    if not child:
+        try:
+            theirs.send(_in_child(plan, rank))
+        finally:
+            os._exit(0)
+    theirs.close()
+    found: dict[str, Any] = ours.recv()
+    os.waitpid(child, 0)
+    return found
+
+
+def _in_child(plan: dict[str, Any], rank: int) -> dict[str, Any]:
+    from estimator.plans.plan import parse_plan
+    from estimator.plans.resolve import resolve
+    from estimator.witnesses.measure import run_step
+
+    found = run_step(resolve(parse_plan(plan)), rank=rank)
+    return {**{name: found[name] for name in QUANTITIES}, "peak_above_resident": found["peak_without_matmul_scratch"]}
+
+
+def ranks_of(plan: dict[str, Any]) -> list[int]:
+    """The ranks that are asked: the first and the last, one between them, and the one that the ledger finds largest."""
+    from estimator.plans.plan import parse_plan
+    from estimator.plans.resolve import resolve
+    from estimator.steps.step import run
+
+    resolved = resolve(parse_plan(plan))
+    totals = run(resolved.step, resolved.sizes(), resolved.method, resolved.plan.batch, resolved.plan.seq)
+    world = plan["sharding"]["world_size"]
+    return sorted({0, world // 2, world - 1, totals.rank})
+
+
+def write(names: list[str]) -> None:
+    """Measure cases, all of them by default, and write their rows."""
+    import peft  # noqa: F401
+    import transformers  # noqa: F401
+
+    from estimator.witnesses.reference.zero import prepare
+
+    prepare()  # loaded once, before the children are forked
+    record = json.loads(RECORD.read_text(encoding="utf-8")) if names and RECORD.exists() else {"steps": {}}
+    for name, config, keys in CASES:
+        if names and name not in names:
+            continue
+        with tempfile.TemporaryDirectory() as folder:
+            plan = {"model": str(write_config(Path(folder), config)), **keys}
+            rows = [{"rank": rank, **measured(plan, rank)} for rank in ranks_of(plan)]
+        record["steps"][name] = max(rows, key=lambda row: row["parameters"] + row["peak_above_resident"])
+        print(name, record["steps"][name], flush=True)
+    record["date"] = str(datetime.date.today())
+    record["versions"] = {package: version(package) for package in ("deepspeed", "torch", "transformers", "peft")}
+    RECORD.write_text(json.dumps(record, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    write(sys.argv[1:])
