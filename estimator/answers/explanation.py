@@ -7,6 +7,7 @@ from dataclasses import dataclass, field, replace
 from fractions import Fraction
 from typing import Any, NamedTuple
 
+from ..engines.registry import engine_of
 from ..errors import InputError
 from ..ledger import SavedBy, SavedRow, Size, whole
 from ..ledger.sizes import Poly, symbol, symbols_of
@@ -18,8 +19,10 @@ from ..programs.recorded import Sizes
 from ..steps.checkpointing import segment_length
 from ..steps.step import StepTotals, run
 from .config_names import NAMES, named, names_in
+from .estimate import live_of, live_result
 from .formulas import Compiled, Regime, compile_plan, regime_of
 from .reasons import CHECKPOINTS, reason
+from .result import RESIDENT, Result
 
 
 @dataclass(frozen=True)
@@ -115,6 +118,23 @@ class Part:
         }
 
 
+class Exchange(NamedTuple):
+    """A figure of a sharded step beside that of the same step in one process. Sizes are bytes."""
+
+    name: str
+    alone: int
+    rank: int
+
+    @property
+    def added(self) -> int:
+        """What sharding adds; negative where it takes."""
+        return self.rank - self.alone
+
+    def to_dict(self) -> dict[str, Any]:
+        """The figure as one JSON object."""
+        return {"name": self.name, "one_process": self.alone, "rank": self.rank, "added": self.added}
+
+
 @dataclass(frozen=True)
 class Explanation:
     """What a plan's step saves for backward."""
@@ -125,6 +145,8 @@ class Explanation:
     """The bytes of all rows, each as often as it is there: the result's ``saved``."""
     values: tuple[tuple[str, int], ...] = ()
     """The names in formulas, with their values in the plan."""
+    sharding: tuple[Exchange, ...] = ()
+    """What sharding takes from a process, and what it adds to it."""
 
     def to_dict(self) -> dict[str, Any]:
         """The explanation as one JSON object; sizes are bytes."""
@@ -134,6 +156,7 @@ class Explanation:
             "saved": self.saved,
             "values": dict(self.values),
             "parts": [part.to_dict() for part in self.parts],
+            **({"sharding": [one.to_dict() for one in self.sharding]} if self.sharding else {}),
         }
 
 
@@ -151,7 +174,31 @@ def explain(plan: Plan) -> Explanation:
     places = _places(resolved, totals, _units(resolved, sizes))
     values = _add_formulas(places, resolved, totals.rows)
     of_names = [size for place in places for row in place.rows for size in (row.formula or 0, *(row.symbols or ()))]
-    return Explanation(plan, _parts(places), whole(totals.saved), tuple(names_in(of_names, values).items()))
+    names = tuple(names_in(of_names, values).items())
+    return Explanation(plan, _parts(places), whole(totals.saved), names, _exchanges(live_of(resolved, totals), plan))
+
+
+def _exchanges(rank: Result, plan: Plan) -> tuple[Exchange, ...]:
+    """What differs between steps and within one, then the peaks above resident, then the peak, by the live bytes;
+    nothing without sharding.
+    """
+    if plan.sharding is None:
+        return ()
+    alone = live_result(resolve(plan.model_copy(update={"sharding": None})))
+    figures = (
+        Exchange(label, alone.bytes.get(key, 0), rank.bytes.get(key, 0))
+        for key, label in engine_of(rank.runtime).rows
+        if key in (*RESIDENT, "gradients", "saved")
+    )
+    return (
+        *(one for one in figures if one.added),
+        *(
+            Exchange(f"peak above resident: {moment}", alone.moments.get(moment, 0), nbytes)
+            for moment, nbytes in rank.moments.items()
+        ),
+        Exchange("peak", alone.bytes["peak"], rank.bytes["peak"]),
+        Exchange("sent to other ranks in a step", 0, rank.communicated),
+    )
 
 
 class _Unit(NamedTuple):

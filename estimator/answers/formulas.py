@@ -80,8 +80,8 @@ class Compiled:
     def component(self, name: str) -> Size:
         """The formula of one of ``COMPONENTS``, in bytes."""
         if name == "resident":
-            t = self.totals
-            return t.parameters + t.buffers + t.optimizer
+            total: Size = sum((getattr(self.totals, part) for part in RESIDENT), 0)
+            return total
         value: Size = getattr(self.totals, name)
         return value
 

@@ -48,6 +48,8 @@ def plan_summary(plan: Plan) -> dict[str, Any]:
     """The keys of a plan that its formulas depend on."""
     keys = plan.model_dump(mode="json", exclude={"batch", "seq", "device", "budget", "method"})
     method = {"name": plan.method.name, **plan.method.model_dump(mode="json", exclude_defaults=True)}
+    if plan.sharding is not None:
+        keys["sharding"] = plan.sharding.model_dump(mode="json", exclude_defaults=True)
     return {**keys, "method": method}
 
 

@@ -251,3 +251,19 @@ def test_sizes_as_formulas() -> None:
     assert named(4 * batch * seq * hidden) == "4*batch*seq*hidden_size"
     assert named(batch * seq * (4 * hidden + 2)) == "batch*seq*(4*hidden_size + 2)"
     assert named(4 * batch * seq * hidden + 7) == "4*batch*seq*hidden_size + 7"
+
+
+def test_what_sharding_takes_and_adds() -> None:
+    """Asks the estimate of a rank and of one process. What does not differ is left out, and so is all of it without."""
+    keys = {"model": "llama-3.2-1b", "seq": 64, "dtype": "float32"}
+    sharding = {"name": "fsdp2", "world_size": 4}
+    alone, rank = estimate(keys), estimate(keys, sharding=sharding)
+    found = {one.name: (one.alone, one.rank) for one in explain(parse_plan({**keys, "sharding": sharding})).sharding}
+    for name, key in (("parameters", "parameters"), ("optimizer states", "optimizer"), ("peak", "peak")):
+        assert found.pop(name) == (alone.bytes[key], rank.bytes[key])
+    assert found.pop("gradients")[1] == rank.bytes["gradients"]
+    assert found.pop("sent to other ranks in a step") == (0, rank.communicated)
+    moments = {name.removeprefix("peak above resident: "): figures for name, figures in found.items()}
+    assert moments == {name: (alone.moments.get(name, 0), nbytes) for name, nbytes in rank.moments.items()}
+    assert moments["inputs forward"][1] > moments["inputs forward"][0]  # the root's parameters are gathered
+    assert explain(parse_plan(keys)).sharding == ()

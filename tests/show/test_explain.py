@@ -145,3 +145,14 @@ REFUSED = {
 def test_what_is_refused(arguments: list[str], says: str) -> None:
     """One line says what is wrong."""
     assert says in refusal("explain", MODEL, *arguments)
+
+
+def test_what_sharding_takes_and_adds(printed: Callable[..., str]) -> None:
+    """A table below the rows, and a list in the object."""
+    arguments = ["explain", MODEL, "--seq", "64", "--sharding", "fsdp2", "--world-size", "4"]
+    out = printed(*arguments, columns=120)
+    assert "what sharding takes and adds: full fine-tuning" in out
+    told = ask(*arguments, "--json")["sharding"]
+    peak = next(row for row in told if row["name"] == "peak")
+    assert peak["added"] == peak["rank"] - peak["one_process"] < 0
+    assert "sharding" not in ask("explain", MODEL, "--seq", "64", "--json")

@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from ...answers.comparison import label_of
 from ...answers.config_names import named
 from ...methods.registry import method_block
 from ...plans.plan import parse_plan
@@ -16,6 +17,7 @@ from .options import add_plan_options, plan_mapping, value_of
 from .tables import Table, check_output, present, show, show_answer, table, write_figure, written_to
 
 if TYPE_CHECKING:
+    from ...answers.explanation import Explanation
     from ...answers.explanation_view import Section, View
 
 PAGE = (".html",)
@@ -106,6 +108,9 @@ def _print(view: View) -> None:
             show(f"  bytes{of}{each} = {named(part.formula)}, for {part.condition}")
     if view.values:
         show(f"Here {', '.join(f'{name} = {value:,}' for name, value in view.values)}.")
+    for one in view.explanations:
+        if one.sharding:
+            show(_exchanges(one))
     for name, saved, per_token in zip(view.labels, view.saved, view.total_per_token, strict=True):
         of = f" by {name}" if len(view.labels) > 1 else ""
         show_answer(
@@ -113,6 +118,20 @@ def _print(view: View) -> None:
             "rows, each as often as it is there.",
             brief=f"{name}: {saved:,}" if len(view.labels) > 1 else f"{saved:,}",
         )
+
+
+def _exchanges(explanation: Explanation) -> Table:
+    """What sharding takes and adds."""
+    rows = [
+        [one.name, human(one.alone), human(one.rank), f"{'-' if one.added < 0 else '+'}{human(abs(one.added))}"]
+        for one in explanation.sharding
+    ]
+    return table(
+        ["what", "one process", "a rank", "taken or added"],
+        rows,
+        title=f"what sharding takes and adds: {label_of(explanation.plan)}",
+        strong=(len(rows) - 2,),
+    )
 
 
 def _table(section: Section, labels: Sequence[str]) -> Table:
