@@ -386,9 +386,7 @@ def _candidate(plan: Plan, changes: tuple[Change, ...], progress: Progress) -> C
         return None
     finally:
         progress()
-    # The step of a plan with gradient accumulation runs two micro-batches: the first, and one of the others.
-    micro_steps = changed.gradient_accumulation_steps
-    work = whole(totals.work) * micro_steps // (2 if resolved.step.gradients_alive else 1)
+    work = whole(totals.work) * changed.gradient_accumulation_steps // resolved.step.micro_batches
     return Candidate(changes, changed, resolved, totals, work)
 
 

@@ -37,15 +37,15 @@ class Linear4bit(QuantLinear):
                 f"{self.path} has {n_in} inputs: bitsandbytes unpacks an odd number of 4-bit weights per row with "
                 "compiled code, for which there is no rule; use int8"
             )
-        buffer, blocks = self.ledger.buffer, _blocks(n_out * n_in)
-        buffer((16,), "float32")  # code
+        constant, blocks = self.ledger.constant, _blocks(n_out * n_in)
+        constant((16,), "float32")  # code
         if self.base.double_quant:
-            buffer((blocks,), "uint8")  # absmax
-            buffer((-(-blocks // NESTED_BLOCK),), "float32")  # state2.absmax
-            buffer((256,), "float32")  # state2.code
-            buffer((), "float32")  # offset
+            constant((blocks,), "uint8")  # absmax
+            constant((-(-blocks // NESTED_BLOCK),), "float32")  # state2.absmax
+            constant((256,), "float32")  # state2.code
+            constant((), "float32")  # offset
         else:
-            buffer((blocks,), "float32")  # absmax
+            constant((blocks,), "float32")  # absmax
         return n_out * n_in // 2
 
     def make_bias(self, build: Builder, path: str, n_out: Size) -> Tensor:
@@ -65,7 +65,7 @@ class Linear8bitLt(QuantLinear):
     """
 
     def pack(self, n_out: Size, n_in: Size) -> Size:
-        self.ledger.buffer((n_out,), "float32")  # SCB
+        self.ledger.constant((n_out,), "float32")  # SCB
         return n_out * n_in
 
     def forward(self, x: Tensor) -> Tensor:

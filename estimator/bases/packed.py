@@ -12,13 +12,17 @@ from .. import operators as ops
 from ..errors import InputError
 from ..ledger import Shape, Size, Tensor, whole
 from ..programs import Builder
-from .linear import QuantLinear
+from .linear import Quantisation, QuantLinear
 
 PER_INT32 = 8
 
 
 class PackedLinear(QuantLinear):
-    """Buffers of both formats: qzeros [groups, n_out / 8] and scales [groups, n_out]; qweight is the parameter."""
+    """Buffers of both formats: qzeros [groups, n_out / 8], scales [groups, n_out] and qweight, which is the weight."""
+
+    def __init__(self, build: Builder, base: Quantisation, path: str, n_in: Size, n_out: Size, bias: bool) -> None:
+        super().__init__(build, base, path, n_in, n_out, bias)
+        self.ledger.buffers.append(self.weight)  # as the libraries register it
 
     def pack(self, n_out: Size, n_in: Size) -> Size:
         n_in, n_out = whole(n_in), whole(n_out)

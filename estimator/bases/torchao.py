@@ -18,8 +18,8 @@ class Int8Linear(QuantLinear):
     """
 
     def pack(self, n_out: Size, n_in: Size) -> Size:
-        self.scale = self.ledger.buffer((n_out,), "float32")
-        self.ledger.buffer((n_out,), "int8")  # zero point
+        self.scale = self.ledger.constant((n_out,), "float32")
+        self.ledger.constant((n_out,), "int8")  # zero point
         return n_out * n_in
 
     def forward(self, x: Tensor) -> Tensor:
@@ -38,7 +38,7 @@ class Float8Linear(QuantLinear):
     """
 
     def pack(self, n_out: Size, n_in: Size) -> Size:
-        self.scale = self.ledger.buffer((n_out, 1), "float32")
+        self.scale = self.ledger.constant((n_out, 1), "float32")
         return n_out * n_in
 
     def dequantize(self) -> Tensor:

@@ -56,6 +56,8 @@ class Torch(Engine):
         parts = {"parameters": sizes["parameters"] + sizes["buffers"], "optimizer states": sizes["optimizer"]}
         parts |= {"communication": sizes["communication"]} if "communication" in sizes else {}
         rest = sizes["peak_above_resident"]
+        if "communication" in sizes:  # which gradients may be views of
+            return {**parts, "activations, gradients and temporaries": rest}
         if gradients_alive or peak_at == "optimizer step":
             parts["gradients"] = sizes["gradients"]
             rest -= sizes["gradients"]

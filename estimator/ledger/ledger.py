@@ -413,6 +413,7 @@ class Ledger:
     """Bytes saved for backward in this forward pass, each storage once."""
     parameters: list[Tensor] = field(default_factory=list)
     buffers: list[Tensor] = field(default_factory=list)
+    constants: list[Tensor] = field(default_factory=list)
     buffer_bytes: Size = 0
     """Bytes of the buffers, copies included."""
     attributes: list[Storage] = field(default_factory=list)
@@ -566,15 +567,22 @@ class Ledger:
         return local
 
     def buffer(self, shape: Shape, dtype: str, host: bool = False, storage: Size | None = None) -> Tensor:
-        """A buffer, or the constants of a quantised weight: resident, never trained, never counted as saved.
+        """A buffer: resident, never trained, never counted as saved.
 
         ``host``: it stays in the host's memory, so on a GPU it counts zero bytes. ``storage``: the elements of its
         storage, where it is a view of more.
         """
         held = shape if storage is None else (storage,)
         tensor = Tensor(Storage(self, self._resident_bytes(held, dtype, host), resident=True), shape, dtype)
+        tensor.copies = self.copies
         self.buffer_bytes = self.buffer_bytes + tensor.storage.nbytes * self.copies
         self.buffers.append(tensor)
+        return tensor
+
+    def constant(self, shape: Shape, dtype: str) -> Tensor:
+        """A constant of a quantised weight that no module registers: it counts as a buffer, and is not broadcast."""
+        tensor = self.buffer(shape, dtype)
+        self.constants.append(self.buffers.pop())
         return tensor
 
     def attribute(self, shape: Shape, dtype: str, host: bool = False) -> Tensor:

@@ -101,6 +101,8 @@ SHARDED_VALUES = {
     "optimizer": ("sgd", "sgd-momentum"),
 }
 """Values of other keys that it may have, beside their defaults."""
+NOT_BESIDE = {"ddp": ("implementation", "trainer", "run", "runtime")}
+"""The keys that a way to share may not have beside it, where it may have all others."""
 
 
 class _Question(BaseModel):
@@ -409,10 +411,12 @@ class Plan(_WithEngines):
     @property
     def beside_sharding(self) -> str | None:
         """The first key and value for which a sharded step has no rule yet; ``None`` without one."""
+        refused = NOT_BESIDE.get(str(getattr(self.sharding, "name", None)))
         for key, field in type(self).model_fields.items():
             value = getattr(self, key)
             named = getattr(value, "name", value)
-            if key not in SHARDED and not (value == field.default or named in SHARDED_VALUES.get(key, ())):
+            known = key in SHARDED or named in SHARDED_VALUES.get(key, ()) if refused is None else key not in refused
+            if value != field.default and not known:
                 return key if isinstance(named, BaseModel) else f"{key}: {named}"
         return None
 

@@ -197,6 +197,24 @@ STEP: Refusals = {
     "sharding.allgather_bucket_size {p.sharding.allgather_bucket_size} is odd; DeepSpeed takes even ones": (
         lambda p: p.sharding is not None and (p.sharding.allgather_bucket_size or 0) % 2
     ),
+    "sharding: ddp does not go with dtype: {p.dtype}, whose weights torchao makes of several tensors, and "
+    "DistributedDataParallel broadcasts them as one (NotImplementedError); take nf4, int8 or an unquantised dtype": (
+        lambda p: _shares(p, "ddp") and p.dtype in TORCHAO
+    ),
+    "sharding: ddp has no rule with method: {p.method.name}, which has no backward pass to reduce gradients in; take "
+    "another method": lambda p: _shares(p, "ddp") and p.method.procedure != "backpropagation",
+    "sharding: ddp does not go with optimizer: {p.optimizer}, which applies gradients before they are reduced; take "
+    "another optimizer": lambda p: _shares(p, "ddp") and OPTIMIZERS[p.optimizer].in_backward,
+    "sharding: ddp with static_graph: true does not go with gradient_accumulation_steps: "
+    "{p.gradient_accumulation_steps}, whose first backward pass may not be without a reduction (PyTorch: "
+    "expect_autograd_hooks_); leave static_graph out, or set sync_each_batch: true": (
+        lambda p: (
+            _shares(p, "ddp")
+            and p.sharding.static_graph
+            and p.gradient_accumulation_steps > 1
+            and not p.sharding.sync_each_batch
+        )
+    ),
     "label_share: {p.label_share} does not go with data_collator: false, where token ids are their own labels; set "
     "data_collator: true": lambda p: p.label_share < 1 and not (p.data_collator or p.packing),
     "saved_activations: {p.saved_activations} has no rule with method: {p.method.name}, which saves sparse or "
@@ -292,6 +310,10 @@ STEP: Refusals = {
     ),
 }
 """Checked before a step is made."""
+
+
+def _shares(plan: Any, name: str) -> bool:
+    return plan.sharding is not None and plan.sharding.name == name
 
 
 def _may_route(r: Any) -> bool:

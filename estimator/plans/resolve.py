@@ -116,7 +116,7 @@ def step_of(plan: Plan, config: Config, window: int | None, head: str = "causal-
         attention_mask=plan.attention_mask or _masks_without_padding(plan, config, window),
         neftune=plan.neftune_noise_alpha is not None,
         window_reached=window is not None and plan.row >= window,
-        gradients_alive=plan.gradient_accumulation_steps > 1,
+        micro_batches=min(plan.gradient_accumulation_steps, 2 if plan.sharding is None else 3),
         procedure=_procedure(plan, window),
         sharding=None
         if plan.sharding is None

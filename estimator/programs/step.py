@@ -151,7 +151,9 @@ class Step:
     """Noise is added to the embeddings."""
     use_cache: bool = False
     window_reached: bool = False
-    gradients_alive: bool = False
+    micro_batches: int = 1
+    """Of gradient accumulation, those that differ: the first, the last, and where processes share the model, one that
+    stands for all between."""
     device: Device = CPU
     """The device that the step runs on."""
     procedure: Procedure = Procedure()

@@ -24,10 +24,10 @@ class Train(Procedure):
             ledger.gradient_hooks = loop.optimizer
         else:
             loop.note_gradients()
-        # The second run stands for all later micro-batches or steps: what the one before left behind is live in it.
-        passes = 2 if step.gradients_alive or step.previous_output else 1
+        # What a micro-batch or the step before left behind is live in a later run.
+        passes = max(step.micro_batches, 1 + step.previous_output)
         for again in range(passes):
-            if again and not step.gradients_alive:
+            if again and step.micro_batches == 1:
                 zero_grad(loop.trained)
             yield "forward"
             batch = model.batch()
@@ -36,7 +36,7 @@ class Train(Procedure):
                 out = out[:1]
             loop.note_saved()
             yield "backward"
-            model.scope.before_backward(last=again + 1 == passes or not step.gradients_alive)
+            model.scope.before_backward(last=again + 1 == passes or step.micro_batches == 1)
             backward(ledger, out[0])
             if step.drop_output_before_step:
                 del out

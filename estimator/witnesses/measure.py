@@ -166,7 +166,7 @@ def _run_step(
     from .reference.model import build_model, storage_bytes
     from .reference.quantised import resident_tensors
     from .reference.savings import watch_products
-    from .reference.sharding import gathered, local, shard
+    from .reference.sharding import communication, gathered, local, shard
 
     plan = resolved.plan
     torch.set_num_threads(THREADS)
@@ -219,6 +219,8 @@ def _run_step(
         "malloc_mmap_threshold": os.environ.get("MALLOC_MMAP_THRESHOLD_"),
         "baseline_rss": baseline,
     }
+    if kept := communication(model):
+        result["communication"] = kept
     step.micro_steps = plan.gradient_accumulation_steps
     step.previous = None
     if isinstance(step, _Prefill):
@@ -253,7 +255,7 @@ class Step:
         """The output of the previous step, where the plan's loop keeps it."""
         method = plan.method
         allocates = isinstance(method, AdaLoraMethod) and method.allocates(device.startswith("cuda"))
-        self.importance = model.base_model if allocates else None
+        self.importance = getattr(model, "module", model).base_model if allocates else None
         """AdaLoRA's model, where the loop updates the importance of its adapters."""
         self.note_part: Callable[[str], None] = lambda part: None
         """A function that is called at the end of each part of the step, with its name."""

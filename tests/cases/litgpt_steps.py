@@ -107,7 +107,7 @@ def predicted(model: str, method: str, precision: str, vocab: int, batch: int, s
         "litgpt",
         PRECISIONS[precision],
         base=base,
-        gradients_alive=micro > 1,
+        micro_batches=min(micro, 2),
         drop_output_before_step=True,
         procedure=procedure_of("backpropagation"),
     )

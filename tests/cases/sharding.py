@@ -93,6 +93,35 @@ MEASURED += [
         ("accelerate-conv1d", 5, {"model_type": "gpt2"}, {**TINY, "seq": 8}, {"groups": "accelerate"}),
     )
 ]
+VIEWS = {"gradient_as_bucket_view": True}
+DEEP = {"num_hidden_layers": 24, "vocab_size": 20, "intermediate_size": 176}
+PACKED = {"batch": 1, "seq": 2, "method": "lora", "weight_group_size": 8, **LAYER}
+"""Beside ``DEEP`` the peak is where DDP broadcasts what its layers have packed in buffers."""
+OFT = {"name": "oft", "num_cayley_neumann_terms": 1, "modules_to_save": ["lm_head"]}
+"""Its rotations are those of the identity, and get no gradient."""
+MEASURED += [
+    (f"ddp-{name}", {**LAYERS, **config}, sharded(keys, world, "ddp", **options))
+    for name, world, config, keys, options in (
+        ("one", 1, {}, TINY, {}),
+        ("many", 1000, {"vocab_size": 3000}, MANY, {"bucket_cap_mb": 1}),
+        ("views", 3, {}, BF16, VIEWS),
+        ("views-tied-layer", 7, {"tie_word_embeddings": True}, {**MANY, **LAYER}, VIEWS),
+        ("views-lora", 2, {}, {**BF16, "method": {"name": "lora", "modules_to_save": ["lm_head"]}}, VIEWS),
+        ("views-reentrant", 2, {}, {**MANY, **LAYER, "use_reentrant": True}, VIEWS),
+        ("conv1d", 5, {"model_type": "gpt2"}, {**TINY, "seq": 8}, {}),
+        ("experts", 5, {"model_type": "mixtral"}, {**TINY, "seq": 8}, VIEWS),
+        ("static-unused", 2, {}, {**BF16, "method": OFT}, {"static_graph": True}),
+        ("buffers", 4, {}, {**TINY, "method": {"name": "vera", "r": 128}}, VIEWS),
+        ("packed", 4, DEEP, {**PACKED, "dtype": "gptq"}, VIEWS),
+        ("packed-awq", 4, DEEP, {**PACKED, "dtype": "awq"}, {}),
+        ("adalora", 2, {}, {**MANY, "method": {"name": "adalora", "total_step": 100}}, VIEWS),
+        ("clipped", 3, {}, {**TINY, "gradient_clipping": True}, VIEWS),
+        ("accumulated", 3, {}, ACCUMULATED, {}),
+        ("accumulated-views", 3, {}, ACCUMULATED, VIEWS),
+        ("accumulated-twice-views", 3, {}, {**ACCUMULATED, "gradient_accumulation_steps": 2}, VIEWS),
+        ("accumulated-synced-views", 3, {}, ACCUMULATED, {**VIEWS, "sync_each_batch": True}),
+    )
+]
 REFUSED: list[Refused] = [
     ({}, {"sharding": block}, says)
     for block, says in (
@@ -125,10 +154,29 @@ REFUSED: list[Refused] = [
     )
 ]
 REFUSED.append(({}, AUTOCAST_ZERO, "which DeepSpeed switches off; take dtype: bfloat16"))
+REFUSED += [
+    ({}, sharded(keys, 2, "ddp", **options), says)
+    for keys, options, says in (
+        ({}, {"reshard_after_forward": True}, "reshard_after_forward True does not go with sharding ddp"),
+        ({}, {"bucket_cap_mb": 0}, "input should be greater than or equal to 1"),
+        ({"method": OFT}, {}, "oft_R.weight gets no gradient (`Expected to have finished reduction in the prior"),
+        ({"dtype": "float8", "method": "lora"}, {}, "sharding: ddp does not go with dtype: float8, whose weights"),
+        ({"method": "mezo", "optimizer": "sgd"}, {}, "sharding: ddp has no rule with method: mezo, which has no"),
+        ({"optimizer": "lomo"}, {}, "sharding: ddp does not go with optimizer: lomo, which applies gradients before"),
+        ({"trainer": "loop"}, {}, "sharding: ddp has no rule with trainer: loop"),
+        ({"device": "rtx-4090"}, {}, "sharding: ddp has no rule with runtime: torch-cuda"),
+        (
+            {"gradient_accumulation_steps": 2},
+            {"static_graph": True},
+            "static_graph: true does not go with gradient_accumulation_steps: 2, whose first backward pass",
+        ),
+    )
+]
 FORMULAS = [
     Formulas(name, LAYERS, {"dtype": "float32", **LAYER, "sharding": block}, [(2, 40), (3, 200), (5, 90)])
     for name, block in (
         ("fsdp2", {"name": "fsdp2", "world_size": 3}),
+        ("ddp", {"name": "ddp", "world_size": 3, **VIEWS}),
         # Which of several ranks is the largest depends on the activations, so gradients are not one formula.
         ("zero2", {"name": "zero2", "world_size": 1, "reduce_bucket_size": 9_000}),
     )

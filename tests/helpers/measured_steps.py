@@ -63,8 +63,10 @@ def assert_measured(
     """What is predicted of a plan is what was measured; see ``assert_step``."""
     __tracebackhide__ = True
     formula = {**predicted.bytes, "trainable_parameters": predicted.trainable_parameters, "matmul scratch": 0}
+    formula.setdefault("communication", 0)
     witness = {name: measured[name] for name in (*exact, "trainable_parameters")}
     witness["peak_above_resident"] = measured["peak_without_matmul_scratch"]
+    witness["communication"] = measured.get("communication", 0)
     dtypes = {plan.dtype, plan.autocast, None if plan.sharding is None else plan.sharding.param_dtype}
     if dtypes <= _dtypes_without_scratch():
         witness["matmul scratch"] = measured["peak_above_resident"] - measured["peak_without_matmul_scratch"]

@@ -40,10 +40,10 @@ OPTIONS: dict[str, Step] = {
     "cache and mask": replace(BASE, use_cache=True, attention_mask=True),
     "cache, loss only": replace(BASE, use_cache=True, keep_logits=False),
     "loss only": replace(BASE, keep_logits=False, optimizer="sgd"),
-    "gradients alive": replace(BASE, gradients_alive=True),
+    "gradients alive": replace(BASE, micro_batches=2),
     "qwen3": replace(BASE, family="qwen3"),
     "checkpointing": replace(BASE, checkpointing="layer"),
-    "checkpointing, gradients alive": replace(BASE, checkpointing="layer", gradients_alive=True, dtype="bfloat16"),
+    "checkpointing, gradients alive": replace(BASE, checkpointing="layer", micro_batches=2, dtype="bfloat16"),
     "checkpointing under autocast": replace(BASE, checkpointing="layer", autocast="bfloat16"),
 }
 each_method = pytest.mark.parametrize("method", METHODS)
@@ -122,7 +122,7 @@ def test_the_last_of_the_copies() -> None:
 
 
 CACHES = {
-    "accumulation": replace(BASE, use_cache=True, gradients_alive=True),
+    "accumulation": replace(BASE, use_cache=True, micro_batches=2),
     "loss only, mask": replace(BASE, use_cache=True, keep_logits=False, attention_mask=True),
     "loss only, eager": replace(BASE, use_cache=True, keep_logits=False, attention="eager"),
 }

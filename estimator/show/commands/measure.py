@@ -15,7 +15,7 @@ from ...text import dumped, human
 from .options import add_plan_options, plan_from
 from .tables import show, show_answer, table
 
-_ROWS = ("parameters", "buffers", "gradients", "optimizer", "saved", "peak_above_resident")
+_ROWS = ("parameters", "buffers", "gradients", "optimizer", "communication", "saved", "peak_above_resident")
 _INFERENCE_ROWS = ("parameters", "buffers", "kv_cache", "peak_above_resident")
 _CUDA_ROWS = ("allocated_peak", "reserved_peak", "process")
 
@@ -59,7 +59,8 @@ def execute(args: argparse.Namespace) -> int:
     rows = []
     on_gpu = plan.engine.has_own_memory
     for key in _CUDA_ROWS if on_gpu else _INFERENCE_ROWS if plan.task == "infer" else _ROWS:
-        rows.append(_compared(key.replace("_", " "), measured[key], predicted[key]))
+        if key in predicted:
+            rows.append(_compared(key.replace("_", " "), measured[key], predicted[key]))
     if not on_gpu:
         resident, process = measured["peak_rss"], predicted["process"]
         off = f"{100 * (process / resident - 1):+.1f} %"

@@ -10,6 +10,7 @@ from ...programs import Sharding
 from .options import ShardingOptions, auto_values
 
 SHARDINGS = {
+    "ddp": "ddp.Ddp",
     "fsdp1": "fsdp1.Fsdp1",
     "fsdp2": "fsdp2.Fsdp2",
     "hsdp": "fsdp2.Fsdp2",

@@ -16,8 +16,9 @@ ORDER = [0, 4, 1, 5, 2, 6, 3, 7]
 
 
 class PackedLinear(torch.nn.Module):  # type: ignore[misc]
-    """Takes the place of a linear layer. The packed weight is a parameter, the other tensors are buffers."""
+    """Takes the place of a linear layer. All its tensors are buffers."""
 
+    qweight: torch.Tensor
     qzeros: torch.Tensor
     scales: torch.Tensor
     bias: torch.Tensor | None
@@ -31,7 +32,7 @@ class PackedLinear(torch.nn.Module):  # type: ignore[misc]
         def packed(*shape: int) -> torch.Tensor:
             return torch.randint(0, 2**31, shape, dtype=torch.int32)
 
-        self.qweight = torch.nn.Parameter(packed(*qweight_shape), requires_grad=False)
+        self.register_buffer("qweight", packed(*qweight_shape))
         self.register_buffer("qzeros", packed(groups, self.out_features // PER_INT32))
         self.register_buffer("scales", torch.rand(groups, self.out_features).to(dtype) * 0.01)
         self.register_buffer("bias", None if linear.bias is None else linear.bias.detach().to(dtype))

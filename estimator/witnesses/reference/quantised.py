@@ -100,7 +100,9 @@ def _torchao(model: Any, plan: Plan, skipped: list[str]) -> None:
 
 def resident_tensors(model: Any) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
     """All tensors of a model: its parameters with packed weights, and its buffers with their constants."""
-    parameters, buffers = [], list(model.buffers())
+    weights = {name: buffer for name, buffer in model.named_buffers() if name.endswith(".qweight")}
+    parameters = list(weights.values())
+    buffers = [buffer for name, buffer in model.named_buffers() if name not in weights]
     for parameter in model.parameters():
         packed, constants = _unpacked(local(parameter))
         parameters.append(packed)

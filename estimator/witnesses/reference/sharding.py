@@ -13,6 +13,7 @@ import torch
 
 from ...plans.resolve import Resolved
 from ...programs import Sharding
+from ...steps.sharding.ddp import Ddp
 from ...steps.sharding.fsdp1 import Fsdp1
 from ...steps.sharding.fsdp2 import Fsdp2
 from ...steps.sharding.zero import Zero
@@ -44,6 +45,10 @@ def shard(model: Any, resolved: Resolved) -> Any:
     sharding = resolved.step.sharding
     if isinstance(sharding, Zero):
         return model  # whose optimizer shares it
+    if isinstance(sharding, Ddp):
+        from . import ddp
+
+        return ddp.wrapped(model, sharding)
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
     layers = [inner.get_submodule(path) for path in resolved.sizes().program.paths]
     if isinstance(sharding, Fsdp1):
@@ -76,11 +81,19 @@ def shard(model: Any, resolved: Resolved) -> Any:
 def sync(model: Any, sharding: Sharding | None, last: bool) -> None:
     """Reduce gradients in the backward passes that follow, or do not, as ``Accelerator.no_sync`` asks for it."""
     if sharding is not None and getattr(sharding, "sync_each_batch", True) is False:
-        if isinstance(sharding, Fsdp1):
+        if isinstance(sharding, Ddp):
+            model.require_backward_grad_sync = last  # as `no_sync` does
+        elif isinstance(sharding, Fsdp1):
             for module in model.fsdp_modules(model):
                 module._sync_gradients = last  # as `no_sync` does
         else:
             model.set_requires_gradient_sync(last)
+
+
+def communication(model: Any) -> int:
+    """Bytes of DDP's buckets."""
+    reducer = getattr(model, "reducer", None)
+    return sum(int(b.buffer().nbytes) for b in reducer._get_zeros_like_grad_buckets()) if reducer is not None else 0
 
 
 def local(tensor: torch.Tensor) -> torch.Tensor:

@@ -1,0 +1,112 @@
+"""DDP: whole models in all processes, whose gradients are copied into buckets, and reduced there.
+
+Source: ``torch/nn/parallel/distributed.py`` and ``torch/csrc/distributed/c10d/reducer.cpp`` of 2.13. Steps are those
+after the buckets have been made anew, so the third and later ones. A reduction takes no memory of PyTorch's: a gradient
+is divided by the number of processes as it is copied, and a bucket is reduced in place.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from itertools import chain, groupby
+
+from ...errors import InputError
+from ...ledger import Ledger, Storage, Tensor, whole
+from ...programs import Sharding
+from .scope import Parts, Scope
+
+BROADCAST_BUCKET = 250 * 1024 * 1024
+"""Bytes of buffers that are broadcast at once (``broadcast_bucket_size``)."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ddp(Sharding):
+    """The options of ``DistributedDataParallel``."""
+
+    gradient_as_bucket_view: bool = False
+    static_graph: bool = False
+    bucket_cap_mb: int | None = None
+    sync_each_batch: bool = False
+
+    def scope(self, ledger: Ledger, parts: Parts) -> Scope:
+        return _Scope(ledger, self, parts)
+
+
+class _Scope(Scope):
+    """What DDP does in its forward, and when a gradient is stored."""
+
+    def __init__(self, ledger: Ledger, sharding: Ddp, parts: Parts) -> None:
+        self.ledger, self.sharding = ledger, sharding
+        trained = [p for p in chain(parts.outside, *parts.layers.values()) if p.requires_grad]
+        unused = [p.name for p in trained if p.unreached]
+        if unused and not sharding.static_graph:
+            raise InputError(
+                f"sharding ddp stops in the second step, since {unused[0]} gets no gradient (`Expected to have "
+                "finished reduction in the prior iteration`); set static_graph: true"
+            )
+        self.communication = sum((p.nbytes * p.copies for p in trained), 0)
+        self.buckets = Tensor(Storage(ledger, self.communication, resident=True), (self.communication,), "uint8")
+        if sharding.gradient_as_bucket_view:
+            ledger.gradient_hooks = self
+        buffers = _sizes(ledger.buffers)
+        self.broadcast = [[buffers[i] for i in own] for own in bucket_assignment(buffers, [BROADCAST_BUCKET])]
+        self.reduces = True
+        """Whether the last backward pass reduced, or the next one will (``require_backward_grad_sync``)."""
+
+    def before_forward(self) -> None:
+        """``_sync_buffers``: buffers are broadcast as one copy, of which two exist at once (``broadcast_coalesced``).
+
+        A buffer that is alone is sent itself.
+        """
+        if not self.reduces:
+            return
+        in_flight: list[Tensor] = []
+        for bucket in self.broadcast:
+            del in_flight[:-1]
+            nbytes = sum(nbytes for _, nbytes in bucket)
+            in_flight.append(self.ledger.empty((nbytes if len(bucket) > 1 else 0,), "uint8"))
+            self.communicated += nbytes if self.sharding.world_size > 1 else 0
+
+    def before_backward(self, last: bool) -> None:
+        self.reduces = last or self.sharding.sync_each_batch
+        if self.reduces:  # each part of a bucket goes around all processes twice
+            world = self.sharding.world_size
+            self.communicated += 2 * self.communication * (world - 1) // world
+
+    def before_gradient(self, leaf: Tensor) -> None:
+        """Called before a gradient is stored."""
+
+    def after_gradient(self, leaf: Tensor) -> None:
+        """``mark_variable_ready_dense``: the gradient is a view of its bucket from now on."""
+        if self.reduces:
+            leaf.grad = Tensor(self.buckets.storage, leaf.shape, leaf.dtype)
+
+
+def _sizes(buffers: Sequence[Tensor]) -> list[tuple[str, int]]:
+    """Dtype and bytes of each buffer, in every layer. The weights of ``PackedLinear`` are packed as int32."""
+    found: list[tuple[str, int]] = []
+    for copies, run in groupby(buffers, lambda b: whole(b.copies)):
+        own = [("int32", b.storage.nbytes) if b.dtype == "uint8" else (b.dtype, b.nbytes) for b in run]
+        found += [(dtype, whole(nbytes)) for dtype, nbytes in own] * copies
+    return found
+
+
+def bucket_assignment(tensors: Sequence[tuple[str, int]], limits: Sequence[int]) -> list[list[int]]:
+    """``compute_bucket_assignment_by_size``: the numbers of tensors, given by dtype and bytes, in buckets of one dtype.
+
+    A bucket is full once it has ``limits[0]`` bytes, the next of its dtype ``limits[1]``, and so on; the last limit
+    holds for all others. Buckets are in the order of their first tensors.
+    """
+    buckets: list[list[int]] = []
+    for dtype in dict.fromkeys(dtype for dtype, _ in tensors):
+        size = closed = 0
+        bucket: list[int] = []
+        for number, nbytes in ((i, nbytes) for i, (own, nbytes) in enumerate(tensors) if own == dtype):
+            bucket.append(number)
+            size += nbytes
+            if size >= limits[min(closed, len(limits) - 1)]:
+                buckets.append(bucket)
+                bucket, size, closed = [], 0, closed + 1
+        buckets += [bucket] if bucket else []
+    return sorted(buckets, key=min)
