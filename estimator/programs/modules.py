@@ -23,7 +23,12 @@ class Module:
         ledger = self.ledger
         outer, ledger.within = ledger.within, self.path
         ledger.module = self.path
+        hooks = ledger.module_hooks.get(self.path)
+        if hooks is not None:
+            hooks.before_module(self.path, args)
         out = self.forward(*args, **kwargs)
+        if hooks is not None:
+            hooks.after_module(self.path, [out])
         ledger.within = outer
         return out
 

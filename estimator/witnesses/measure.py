@@ -24,6 +24,7 @@ from ..plans.resolve import Resolved, resolve
 from ..programs.heads import HEADS
 from ..programs.libraries import without_collector
 from ..steps.loss import labelled
+from ..steps.sharding.fsdp1 import Fsdp1
 from ..steps.sharding.zero import Zero
 from ..steps.step import run
 from . import fresh
@@ -151,7 +152,7 @@ def run_step(
     from .reference.sharding import as_rank
 
     sharding, plan = resolved.step.sharding, resolved.plan
-    if isinstance(sharding, Zero) and rank is None:
+    if isinstance(sharding, (Zero, Fsdp1)) and rank is None:
         rank = run(resolved.step, resolved.sizes(), resolved.method, plan.batch, plan.seq).rank
     with as_rank(sharding, rank or 0):
         return _run_step(resolved, vocab, make_step)
@@ -166,7 +167,7 @@ def _run_step(
     from .reference.model import build_model, storage_bytes
     from .reference.quantised import resident_tensors
     from .reference.savings import watch_products
-    from .reference.sharding import communication, gathered, local, shard
+    from .reference.sharding import communication, gathered, kept, local, shard
 
     plan = resolved.plan
     torch.set_num_threads(THREADS)
@@ -191,6 +192,7 @@ def _run_step(
     step.run()
     largest = peak_rss()
     held, buffers = resident_tensors(model)
+    held += kept(model)
     # Again, since libraries replace the data of parameters in the first forward, and the old addresses are used again.
     # Some do so in each forward (CPT), so the storages are held.
     there = {t.untyped_storage()._cdata: t.untyped_storage() for t in (*held, *buffers, *gathered(model))}

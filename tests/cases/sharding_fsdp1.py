@@ -12,6 +12,8 @@ from tests.cases.sharding import ACCUMULATED, BF16, GEMMA_3N, LAYER, LAYERS, MAN
 SYNCED = {"sync_each_batch": True}
 KEPT = {"reshard_after_forward": False}
 LORA = {**TINY, "method": "lora"}
+ODD = {"hidden_size": 90, "num_attention_heads": 5, "num_key_value_heads": 5, "intermediate_size": 33}
+PEFT = {"groups": "transformers"}
 SOME = {"name": "lora", "layers_to_transform": [3]}
 
 
@@ -31,6 +33,8 @@ MEASURED: list[Case] = [
         ("experts", 1000, {"model_type": "mixtral"}, {**TINY, "seq": 8}, {}),
         ("two-inputs", 2, GEMMA_3N, {**TINY, "seq": 4}, {}),
         ("lora", 3, {}, LORA, {}),
+        ("lora-of-a-later-rank", 23, {}, LORA, {}),
+        ("lora-unaligned", 4, ODD, {**BF16, "method": {"name": "lora", "r": 3, "adapter_dtype": "bfloat16"}}, {}),
         ("lora-layer", 2, {}, {**LORA, "seq": 20, **LAYER}, KEPT),
         ("lora-of-some-layers", 3, {}, {**TINY, "method": SOME}, {}),
         ("lora-of-the-head", 3, {}, {**TINY, "method": {"name": "lora", "target_modules": ["lm_head"]}}, {}),
@@ -49,13 +53,37 @@ MEASURED: list[Case] = [
         ("replicated", 6, {}, TINY, {"replicate": 2}),
         ("replicated-kept", 8, {}, TINY, {"replicate": 4, **KEPT, **MIXED}),
         ("replicated-whole", 6, {}, TINY, {"replicate": 6}),
+        ("peft", 3, {}, LORA, PEFT),
+        ("peft-one", 1, {}, LORA, PEFT),
+        ("peft-two-dtypes", 2, {}, {**BF16, "method": "lora"}, PEFT),
+        ("peft-layer", 2, {}, {**TINY, **LAYER, "method": {"name": "lora", "target_modules": "all-linear"}}, PEFT),
+        ("peft-mixed", 3, {}, {**MANY, "method": "lora", "autocast": "bfloat16"}, {**PEFT, **MIXED}),
+        ("peft-accumulated", 2, {"model_type": "gpt2"}, {**ACCUMULATED, "method": "lora"}, {**PEFT, **KEPT}),
     )
 ]
 REFUSED: list[Refused] = [
     ({}, _flattened(keys, 2, **options), says)
     for keys, options, says in (
         (TINY, {"reshard_after_forward": 2}, "sharding.reshard_after_forward 2 belongs to fsdp2; for fsdp1 say true"),
-        (TINY, {"groups": "transformers"}, "sharding.groups transformers has no rule with fsdp1 yet"),
+        (
+            {"dtype": "bfloat16", "method": "lora"},
+            {},
+            "must flatten tensors with uniform dtype but got bfloat16 and float32",
+        ),
+        ({"method": {"name": "lora", "use_dora": True}}, PEFT, "FSDP1 gathers an adapter where it is called, and this"),
+        (
+            {"dtype": "float32", "method": "lora"},
+            {**PEFT, **MIXED},
+            "would multiply float32 and bfloat16, which PyTorch",
+        ),
         (TINY, {"bucket_cap_mb": 9}, "sharding.bucket_cap_mb 9 does not go with sharding fsdp1"),
+    )
+] + [
+    (
+        {"model_type": "mixtral"},
+        _flattened(
+            {"dtype": "float32", "method": {"name": "lora", "target_parameters": ["mlp.experts.down_proj"]}}, 2, **PEFT
+        ),
+        "experts.lora_A elsewhere, where it is a shard; leave sharding.groups out",
     )
 ]

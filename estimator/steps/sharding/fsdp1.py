@@ -3,10 +3,13 @@
 Source: ``torch/distributed/fsdp/`` of 2.13 (``_flat_param.py``, ``_runtime_utils.py``), by whose names states and
 methods are called here. The parameters of a unit are views of its flat parameter. So where one of them trains, autograd
 makes the gradient of all.
+
+All ranks have shards of one size, but not as much of what trains. All is of the rank that has most of it.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -14,7 +17,7 @@ from typing import Any
 
 from ... import operators as ops
 from ...errors import InputError
-from ...ledger import ITEMSIZE, Counted, Ledger, Storage, Tensor, whole
+from ...ledger import FLOATING, ITEMSIZE, Counted, Ledger, Storage, Tensor, whole
 from ...programs import Sharding
 from .scope import Parts, Scope
 
@@ -31,7 +34,8 @@ class Fsdp1(Sharding):
     param_dtype: str | None = None
     reduce_dtype: str | None = None
     groups: str = "layers"
-    """Accelerate's are the layers, too (``TRANSFORMER_BASED_WRAP``)."""
+    """Accelerate's are the layers, too (``TRANSFORMER_BASED_WRAP``). In transformers' trainer adapters have units of
+    their own."""
     sync_each_batch: bool = False
 
     def __post_init__(self) -> None:
@@ -40,8 +44,6 @@ class Fsdp1(Sharding):
                 f"sharding.reshard_after_forward {self.reshard_after_forward} belongs to fsdp2; for fsdp1 say true "
                 "(FULL_SHARD) or false (SHARD_GRAD_OP)"
             )
-        if self.groups == "transformers":
-            raise InputError("sharding.groups transformers has no rule with fsdp1 yet; leave it out")
 
     def scope(self, ledger: Ledger, parts: Parts) -> Scope:
         return _Scope(ledger, self, parts)
@@ -75,25 +77,25 @@ class _Unit:
         self.grad: Tensor | None = None
         """The flat gradient of the shard (``_saved_grad_shard``), of which those of ``shards`` are views."""
         self.inputs_left = self.post_forward_index = 0
-        self.needs_pre_backward_unshard = self.prefetched = self.ran_pre_backward_hook = False
+        self.needs_pre_backward_unshard = self.prefetched = self.ran_pre_backward_hook = self.backward_pre = False
 
     def _pad(self, multiple: int) -> None:
         if padding := -sum(self.numels) % multiple:
             self.numels.append(padding)
 
-    def spans(self) -> list[tuple[int, int]]:
-        """Where each parameter begins and ends in the flat one."""
+    def spans(self) -> list[tuple[Tensor, int, int]]:
+        """Each parameter, and where it begins and ends in the flat one."""
         ends = [0, *accumulate(self.numels)]
-        return [(ends[number], ends[number + 1]) for number in self.numbers]
+        return [(p, ends[i], ends[i + 1]) for p, i in zip(self.parameters, self.numbers, strict=True)]
 
     def shard(self, rank: int) -> None:
         """Put in each parameter's place what the rank has of it. The parameter becomes a view of the flat one."""
         start = rank * self.shard_numel
-        for p, (first, last) in zip(self.parameters, self.spans(), strict=True):
+        for p, first, last in self.spans():
             here = max(0, min(last, start + self.shard_numel) - max(first, start))
             local = self.ledger.shard(p, (here,) if self.is_sharded else p.shape)
             local.unreached = not here  # all that it has of a flat parameter has a gradient
-            p.storage, p.dtype = self.flat.storage, self.flat.dtype
+            p.storage = self.flat.storage
             self.shards.append(local)
         padding = self.shard_numel - sum(whole(local.numel) for local in self.shards)
         local = next((local for local in self.shards if local.numel), self.shards[0])
@@ -117,11 +119,13 @@ class _Unit:
 
     def pre_forward(self, inputs: Sequence[Tensor]) -> None:
         """``_pre_forward``: gather, and make the parameters views that autograd knows."""
+        if self.backward_pre:  # a checkpoint runs again
+            return
         self.unshard()
         views = ops.split_with_sizes(self.flat, self.numels)
         for p, number in zip(self.parameters, self.numbers, strict=True):
             view = ops.view(views[number], p.shape)
-            p.requires_grad, p.node, p.number = view.requires_grad, view.node, view.number
+            p.dtype, p.requires_grad, p.node, p.number = view.dtype, view.requires_grad, view.node, view.number
         if not self.flat.requires_grad:
             nodes = [x.node for x in inputs if x.node is not None]
             self.inputs_left = len(nodes)
@@ -130,10 +134,15 @@ class _Unit:
 
     def post_forward(self, outputs: Sequence[Any], frees: bool) -> None:
         """``_post_forward``."""
+        if self.backward_pre:
+            return
         order = self.scope.post_forward_order
-        self.post_forward_index = len(order)
+        self.post_forward_index = self.post_forward_index or len(order)  # a checkpoint that runs again keeps it
         order.append(self)
         self.reshard(frees)
+        for p in self.parameters:
+            p.dtype = self.orig_dtype
+        self.ran_pre_backward_hook = False
         for x in outputs:
             if isinstance(x, Tensor) and x.node is not None:
                 x.node.hooks = (*x.node.hooks, self._pre_backward_hook)
@@ -145,7 +154,7 @@ class _Unit:
             return
         if self.needs_pre_backward_unshard and not self.prefetched:
             self.unshard()
-        self.needs_pre_backward_unshard, self.ran_pre_backward_hook = False, True
+        self.needs_pre_backward_unshard, self.ran_pre_backward_hook, self.backward_pre = False, True, True
         if self.post_forward_index:
             before = self.scope.post_forward_order[self.post_forward_index - 1]
             if before.needs_pre_backward_unshard and not before.prefetched:
@@ -156,6 +165,7 @@ class _Unit:
         """Of a unit that does not train, when the gradients of all inputs are there."""
         self.inputs_left -= 1
         if not self.inputs_left:
+            self.backward_pre = False
             self.reshard(self._frees_in_backward)
 
     @property
@@ -164,6 +174,7 @@ class _Unit:
 
     def post_backward_hook(self) -> None:
         """``_post_backward_hook``: free the flat parameter and reduce its gradient to that of the shard."""
+        self.backward_pre = False
         self.reshard(self._frees_in_backward)
         if not self.scope.sync:
             return
@@ -188,7 +199,8 @@ class _Unit:
         """``_post_backward_final_callback``: free what no gradient told to."""
         if self.flat.storage.nbytes:
             self.reshard(self._frees_in_backward)
-        self.needs_pre_backward_unshard = self.prefetched = self.ran_pre_backward_hook = False
+        self.post_forward_index = 0
+        self.needs_pre_backward_unshard = self.prefetched = self.ran_pre_backward_hook = self.backward_pre = False
 
     def reset_grad(self) -> None:
         """``_reset_flat_param_grad_info_if_needed``: free what ``zero_grad`` has left no views of."""
@@ -206,9 +218,51 @@ def _dtype_of(parameters: Sequence[Tensor]) -> str:
         if p.dtype != dtype:
             raise InputError(
                 f"FSDP1 must flatten tensors with uniform dtype but got {dtype} and {p.dtype} ({p.name}); give both "
-                "one dtype (adapter_dtype), or take sharding fsdp2"
+                "one dtype (adapter_dtype), or adapters units of their own (sharding.groups: transformers)"
             )
     return dtype
+
+
+def _largest_rank(units: Sequence[_Unit]) -> int:
+    """The first of the ranks that have the most bytes of what trains."""
+    changes: Counter[int] = Counter()
+    """By rank, by how many bytes it has more than the rank before it."""
+    for unit in units:
+        n, nbytes = unit.shard_numel, ITEMSIZE[unit.orig_dtype] * whole(unit.parameters[0].copies)
+        for p, start, end in unit.spans():
+            if p.requires_grad:
+                first, last = start // n, (end - 1) // n
+                here = min(end, (first + 1) * n) - start
+                left = end - last * n if last > first else 0
+                for rank, more in ((first, here), (first + 1, -here), (last, left), (last + 1, -left)):
+                    changes[rank] += more * nbytes
+                if last > first + 1:
+                    changes[first + 1] += n * nbytes
+                    changes[last] -= n * nbytes
+    ranks = sorted(changes)
+    held = list(accumulate(changes[rank] for rank in ranks))
+    return ranks[held.index(max(held))] if held else 0
+
+
+def _adapters(parameters: Sequence[Tensor]) -> dict[str, list[Tensor]]:
+    """The modules among adapters that train and have a weight, with their parameters (PEFT's
+    ``fsdp_auto_wrap_policy``).
+    """
+    paths = {p.name.removesuffix(".weight"): p for p in parameters if p.added and p.name.endswith(".weight")}
+    return {
+        path: [p for p in parameters if p.name.rpartition(".")[0] == path and p.added]
+        for path, weight in paths.items()
+        if weight.requires_grad
+    }
+
+
+def _refuse_dtypes(x: Tensor, weight: Tensor) -> None:
+    """Raise ``InputError`` for a product that ``F.linear`` refuses: PEFT casts to the dtype of the shard."""
+    if x.ledger.autocast is None and x.dtype in FLOATING and x.dtype != weight.dtype:
+        raise InputError(
+            f"FSDP1's adapters would multiply {x.dtype} and {weight.dtype}, which PyTorch refuses (expected m1 and m2 "
+            f"to have the same dtype); set autocast: {weight.dtype}, as accelerate, or leave sharding.param_dtype out"
+        )
 
 
 class _Scope(Scope):
@@ -216,32 +270,56 @@ class _Scope(Scope):
 
     def __init__(self, ledger: Ledger, sharding: Fsdp1, parts: Parts) -> None:
         self.dtype, self.sync_each_batch = sharding.param_dtype, sharding.sync_each_batch
-        self.sync = True
+        self.ledger, self.sync = ledger, True
         self.post_forward_order: list[_Unit] = []
-        self.root = _Unit(ledger, sharding, parts.outside, self)
-        self.units = {path: _Unit(ledger, sharding, own, self) for path, own in parts.layers.items()}
-        self.paths = tuple(self.units)
-        self._all = (self.root, *self.units.values())
-        for unit in self._all:
-            unit.shard(0)
-        self._unit_of = {id(unit.flat): unit for unit in self._all}
+        parameters = {"": parts.outside, **parts.layers}
+        self.paths = tuple(parts.layers)
+        if sharding.groups == "transformers" and sharding.adapted:
+            for path, own in list(parameters.items()):
+                found = _adapters(own)
+                apart = {id(p) for adapter in found.values() for p in adapter}
+                parameters |= {path: [p for p in own if id(p) not in apart], **found}
+                ledger.module_hooks |= dict.fromkeys(found, self)
+        self.uncalled = set(ledger.module_hooks)
+        """Units of adapters that were not called so far."""
+        if dora := next((path for path in self.uncalled if path.endswith("lora_magnitude_vector")), None):
+            self._refuse_reading(dora)
+        self.units = {path: _Unit(ledger, sharding, own, self) for path, own in parameters.items() if own}
+        self.rank = _largest_rank(list(self.units.values()))
+        for unit in self.units.values():
+            unit.shard(self.rank)
+        self._unit_of = {id(unit.flat): unit for unit in self.units.values()}
         ledger.gradient_hooks, ledger.after_backward = self, self._after_backward
 
+    @staticmethod
+    def _refuse_reading(path: str) -> None:
+        raise InputError(
+            "with sharding.groups transformers FSDP1 gathers an adapter where it is called, and this method reads "
+            f"{path} elsewhere, where it is a shard; leave sharding.groups out, or take sharding fsdp2"
+        )
+
     def before_forward(self) -> None:
-        for unit in self._all:
+        for unit in self.units.values():
             unit.reset_grad()
-        self.root.pre_forward([])
+        self.before_module("", [])
 
     def after_forward(self, outputs: Sequence[Any]) -> None:
-        self.root.post_forward(outputs, False)  # as backward begins with it
+        if self.uncalled:
+            self._refuse_reading(min(self.uncalled))
+        if (root := self.units.get("")) is not None:
+            root.post_forward(outputs, False)  # as backward begins with it
 
     def before_module(self, path: str, inputs: list[Tensor]) -> list[Tensor]:
-        self.units[path].pre_forward(inputs)
+        if (unit := self.units.get(path)) is not None:
+            unit.pre_forward(inputs)
+            if path in self.ledger.module_hooks:
+                self.uncalled.discard(path)
+                _refuse_dtypes(inputs[0], unit.flat)
         return inputs
 
     def after_module(self, path: str, outputs: list[Tensor]) -> None:
-        unit = self.units[path]
-        unit.post_forward(outputs, unit.reshard_after_forward)
+        if (unit := self.units.get(path)) is not None:
+            unit.post_forward(outputs, unit.reshard_after_forward)
 
     def before_backward(self, last: bool) -> None:
         self.sync = last or self.sync_each_batch
@@ -255,6 +333,6 @@ class _Scope(Scope):
             unit.post_backward_hook()
 
     def _after_backward(self) -> None:
-        for unit in self._all:
+        for unit in self.units.values():
             unit.finish()
         self.post_forward_order.clear()

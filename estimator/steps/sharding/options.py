@@ -15,7 +15,7 @@ Elements = Annotated[Whole, Field(ge=1, le=10**12)]
 
 
 class ShardingOptions(BaseModel):
-    """How the processes of a job share a model. All that is answered is of the first of them."""
+    """How the processes of a job share a model. All that is answered is of the one with the most bytes."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
@@ -45,8 +45,8 @@ class ShardingOptions(BaseModel):
     )
     groups: Literal["layers", "accelerate", "transformers"] | None = Field(
         None,
-        description="fsdp2: what is gathered together: each layer and the rest (layers; default without a trainer), "
-        "or as accelerate does it (default with one)",
+        description="fsdp1, fsdp2: what is gathered together: each layer and the rest (layers; default without a "
+        "trainer), or as accelerate does it (default with one); fsdp1: transformers' trainer, where adapters are apart",
     )
     sync_each_batch: bool = Field(
         False, description="ddp, fsdp: each batch of gradient accumulation reduces gradients, and not the last alone"
@@ -75,7 +75,7 @@ class ShardingOptions(BaseModel):
     @property
     def which(self) -> str:
         """The process that is answered for: the one that needs most, and the first of equal ones."""
-        return "the largest" if self.name in ("zero1", "zero2") else "the first"
+        return "the largest" if self.name in ("fsdp1", "zero1", "zero2") else "the first"
 
 
 SIZES = ("replicate", "tp", "cp", "pp", "ep")

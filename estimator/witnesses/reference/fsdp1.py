@@ -11,15 +11,25 @@ from torch.distributed.fsdp import FullyShardedDataParallel, MixedPrecision, Sha
 from ...steps.sharding.fsdp1 import Fsdp1
 
 
+def handles_of(model: Any) -> list[Any]:
+    """The handles of all flat parameters."""
+    return [m._handle for m in FullyShardedDataParallel.fsdp_modules(model) if m._handle is not None]
+
+
 def wrapped(model: Any, sharding: Fsdp1, layers: set[Any]) -> Any:
     """``FullyShardedDataParallel`` around each of the layers, then around the model."""
+    policy = lambda module, recurse, nonwrapped_numel: recurse or module in layers  # noqa: E731
+    if sharding.groups == "transformers" and sharding.adapted:
+        from peft.utils.other import fsdp_auto_wrap_policy
+
+        policy = fsdp_auto_wrap_policy(model)
     param, reduce = (name and getattr(torch, name) for name in (sharding.param_dtype, sharding.reduce_dtype))
     strategies = {1: ("SHARD_GRAD_OP", "FULL_SHARD")}.get(sharding.replicate, ("_HYBRID_SHARD_ZERO2", "HYBRID_SHARD"))
     mesh = {"device_mesh": init_device_mesh("cpu", (sharding.replicate, sharding.shard))}
     return FullyShardedDataParallel(
         model,
         sharding_strategy=ShardingStrategy[strategies[sharding.reshard_after_forward]],
-        auto_wrap_policy=lambda module, recurse, nonwrapped_numel: recurse or module in layers,
+        auto_wrap_policy=policy,
         mixed_precision=MixedPrecision(param_dtype=param, reduce_dtype=reduce),
         device_id=torch.device("cpu"),
         use_orig_params=True,
@@ -27,7 +37,7 @@ def wrapped(model: Any, sharding: Fsdp1, layers: set[Any]) -> Any:
     )
 
 
-def flat_parameters(model: Any) -> list[torch.Tensor]:
-    """The flat parameters as they are gathered, whose storages have no bytes between steps."""
-    flat = [vars(m._handle.flat_param) for m in FullyShardedDataParallel.fsdp_modules(model) if m._handle is not None]
-    return [held[name] for held in flat for name in ("_full_param_padded", "_mp_shard") if name in held]
+def flat_parameters(model: Any, *names: str) -> list[torch.Tensor]:
+    """The attributes of these names, of all flat parameters that have them."""
+    flat = [vars(handle.flat_param) for handle in handles_of(model)]
+    return [held[name] for held in flat for name in names if name in held]

@@ -115,4 +115,11 @@ def gathered(model: Any) -> list[torch.Tensor]:
         for group in module._get_fsdp_state()._fsdp_param_groups
     ]
     found = [tensor for group in groups for p in group.fsdp_params for tensor in p.all_gather_outputs]
-    return found + flat_parameters(model)
+    return found + flat_parameters(model, "_full_param_padded", "_mp_shard")
+
+
+def kept(model: Any) -> list[torch.Tensor]:
+    """What FSDP1 keeps of parameters, some of which it does not give back to their modules in a world of one."""
+    from .fsdp1 import flat_parameters
+
+    return flat_parameters(model, "_local_shard")
