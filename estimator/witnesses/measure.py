@@ -167,7 +167,7 @@ def _run_step(
     from .reference.model import build_model, storage_bytes
     from .reference.quantised import resident_tensors
     from .reference.savings import watch_products
-    from .reference.sharding import communication, gathered, kept, local, shard
+    from .reference.sharding import communication, gathered, local, shard, shards
 
     plan = resolved.plan
     torch.set_num_threads(THREADS)
@@ -192,7 +192,7 @@ def _run_step(
     step.run()
     largest = peak_rss()
     held, buffers = resident_tensors(model)
-    held += kept(model)
+    held += shards(model)
     # Again, since libraries replace the data of parameters in the first forward, and the old addresses are used again.
     # Some do so in each forward (CPT), so the storages are held.
     there = {t.untyped_storage()._cdata: t.untyped_storage() for t in (*held, *buffers, *gathered(model))}

@@ -118,7 +118,7 @@ def gathered(model: Any) -> list[torch.Tensor]:
     return found + flat_parameters(model, "_full_param_padded", "_mp_shard")
 
 
-def kept(model: Any) -> list[torch.Tensor]:
+def shards(model: Any) -> list[torch.Tensor]:
     """What FSDP1 keeps of parameters, some of which it does not give back to their modules in a world of one."""
     from .fsdp1 import flat_parameters
 
