@@ -21,10 +21,10 @@ class RunOptions(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     moment: Literal["loading", "first step", "step", "evaluation", "saving", "merging"] | None = Field(
-        None, description="this moment alone, and the verdict on it; if not given all, and the verdict on the largest"
+        None, description="this moment alone, and the verdict on it; if not given, all, and the verdict on the largest"
     )
     checkpoint_dtype: FloatDtype | None = Field(
-        None, description="dtype of the weights in the files; if not given the dtype in the model's config"
+        None, description="dtype of the weights in the files; if not given, the dtype in the model's config"
     )
     disable_mmap: StrictBool = Field(False, description="files are read into memory, not mapped (from_pretrained's)")
     max_shard_size: Annotated[str, AfterValidator(_size)] = Field(

@@ -123,7 +123,7 @@ class _Question(BaseModel):
     )
     task: Literal["train", "infer"] = Field(
         "train",
-        description="an optimizer step, one forward pass over the whole prompts (prefill), or generate; if not given "
+        description="an optimizer step, one forward pass over the whole prompts (prefill), or generate; if not given, "
         "infer where generate or llama.cpp is asked for",
     )
     trainer: Literal["trl-sft", "hf-trainer", "axolotl", "llama-factory", "torchtune", "loop"] | None = Field(
@@ -135,7 +135,7 @@ class _Question(BaseModel):
         Whole, Field(ge=1, le=10**8, description="head seq2seq-lm: tokens of the decoder, whose labels they are")
     ] = 128
     head: HeadName | None = Field(
-        None, description="what the model ends with; if not given what the config's architectures say, else causal-lm"
+        None, description="what the model ends with; if not given, what the config's architectures say, else causal-lm"
     )
     lengths: Annotated[LengthOptions, Block(length_options)] | None = Field(
         None,
@@ -174,7 +174,7 @@ class _Question(BaseModel):
         None, description="torch-cuda, sdpa: the one kernel allowed (torch.nn.attention.sdpa_kernel)"
     )
     experts_implementation: Literal["eager", "batched_mm", "grouped_mm"] | None = Field(
-        None, description="how a mixture of experts runs (transformers' name); if not given as transformers picks"
+        None, description="how a mixture of experts runs (transformers' name); if not given, as transformers picks"
     )
     routing: Literal["balanced", "worst"] = Field(
         "balanced",
@@ -190,7 +190,7 @@ class _Question(BaseModel):
     ] = "none"
     use_reentrant: StrictBool | None = Field(
         None,
-        description="checkpointing layer, offloaded: torch.utils.checkpoint's use_reentrant; if not given "
+        description="checkpointing layer, offloaded: torch.utils.checkpoint's use_reentrant; if not given, "
         "transformers' default, true before release 5",
     )
     saved_activations: Literal["as-is", "int8", "int4", "on-host"] = Field(

@@ -338,8 +338,8 @@ def _differs(plan: Any, key: str) -> bool:
 
 
 MODEL: Refusals = {
-    "dtype: {r.plan.dtype} has no rule with autocast and rest_dtype: {r.plan.rest_dtype} on a model whose program is "
-    "of one setting, since its layers' outputs are not in autocast's dtype; set rest_dtype: {r.plan.autocast}": (
+    "dtype: {r.plan.dtype} has no rule with autocast and rest_dtype: {r.plan.rest_dtype} on a model that was recorded "
+    "in one setting, since its layers' outputs are not in autocast's dtype; set rest_dtype: {r.plan.autocast}": (
         lambda r: (
             r.plan.autocast is not None
             and r.plan.dtype in (*FOUR_BIT, "awq")
@@ -347,12 +347,12 @@ MODEL: Refusals = {
             and _has_fixed_dtypes(r)
         )
     ),
-    "kbit_preparation: true has no rule with autocast on a model whose program is of one setting, since "
+    "kbit_preparation: true has no rule with autocast on a model that was recorded in one setting, since "
     "quantised layers give float32 behind float32 norms; leave kbit_preparation out, or autocast": lambda r: (
         r.plan.autocast is not None and r.plan.kbit_preparation and r.plan.dtype in UPCAST and _has_fixed_dtypes(r)
     ),
-    "data_collator: true has no rule with batch: {r.plan.batch} where some layers have a window and the program is "
-    "of one setting; set attention_mask: true for a batch with padding, or batch: 1": (
+    "data_collator: true has no rule with batch: {r.plan.batch} where some layers have a window and the model was "
+    "recorded in one setting; set attention_mask: true for a batch with padding, or batch: 1": (
         lambda r: (
             r.step.data_collator
             and not r.step.attention_mask

@@ -48,7 +48,7 @@ class LlamaCppOptions(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     n_ctx: Count | None = Field(
-        None, description="cells of the KV cache, of all sequences; if not given batch times seq, or the model's own"
+        None, description="cells of the KV cache, of all sequences; if not given, batch times seq, or the model's own"
     )
     n_batch: Count = Field(2048, description="most tokens submitted at once")
     n_ubatch: Count = Field(512, description="most tokens computed at once")
