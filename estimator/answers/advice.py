@@ -20,6 +20,7 @@ from ..plans.margins import STATED, Margin, verdict_of
 from ..plans.plan import Plan, parse_plan
 from ..plans.refusals import budget_of, check_question
 from ..plans.resolve import Resolved, resolve
+from ..steps.sharding.options import SIZES, ShardingOptions
 from ..steps.step import StepTotals, run
 from .comparison import label_of
 from .estimate import Progress, live_of, to_result
@@ -35,11 +36,16 @@ FIDELITY = (
     "base weights in 4 bits",
     "saved activations in 4 bits",
     "half of the adapter frozen",
+    "more cards, each with a batch of its own",
 )
 """What a change does to the training, from nothing to much; a change's ``fidelity`` is the index. The order is our own
 judgement: 8-bit states train as 32-bit ones do (arXiv 2110.02861), 8-bit activations nearly so (2104.14129), a
 quantised base costs more accuracy the fewer its bits (2208.07339, 2305.14314), a frozen lora_A is another method
-(2308.03303)."""
+(2308.03303). More cards change no step, and cost most."""
+CARDS = (2, 4, 8)
+"""How many cards share a model that one has no room for."""
+SHARES_MORE: Mapping[str, tuple[str, ...]] = {"ddp": ("fsdp2",), "zero1": ("zero2", "zero3"), "zero2": ("zero3",)}
+"""The ways to share that hold less in a process, by the way, in the same or a related library."""
 
 ANY: tuple[dict[str, Any], ...] = (
     {"name": "full"},
@@ -298,7 +304,8 @@ def _advise(plan: Plan, limit: Limit, progress: Progress, allowed: Allowed) -> A
         return []
 
     found: list[Candidate] = [base]
-    for lossy in sorted(itertools.product(*losing), key=_lost):
+    cards = [(change,) for change in _on_cards(plan) if allowed(change.keys)]
+    for lossy in [*sorted(itertools.product(*losing), key=_lost), *cards]:
         if any(change.fidelity for change in lossy):
             # Does anything fit with the most recomputation and all the other changes?
             corner = itertools.product(working[0][-2:], *(axis[-1:] for axis in working[1:]))
@@ -432,7 +439,22 @@ def _working_axes(plan: Plan, allowed: Allowed = lambda change: True) -> list[Ax
         axes.append((_AS_IS, _change(_LOSSES[kind], loss=kind)))
     if plan.mlp_chunks == 1 and plan.method.by_token:
         axes.append((_AS_IS, _change("MLP over 8 chunks of tokens", mlp_chunks=8)))
+    if plan.sharding is not None and (shares := _sharing_axis(plan.sharding)):
+        axes.append((_AS_IS, *shares))
     return axes
+
+
+def _sharing_axis(sharding: ShardingOptions) -> Axis:
+    """Changes of how the same processes share the model. They send more, which is no work of matrix products."""
+    block = sharding.model_dump(exclude_unset=True)
+    if sharding.reshard_after_forward not in (None, True):
+        freed = {key: value for key, value in block.items() if key != "reshard_after_forward"}
+        return (Change("parameters freed after forward (no reshard_after_forward)", {"sharding": freed}, weight=2),)
+    sizes = {key: block[key] for key in ("world_size", *SIZES) if key in block}
+    return tuple(
+        Change(f"another way to share (sharding: {name})", {"sharding": {"name": name, **sizes}}, weight=2 + number)
+        for number, name in enumerate(SHARES_MORE.get(str(sharding.name), ()))
+    )
 
 
 def _free_axes(plan: Plan) -> list[Axis]:
@@ -470,6 +492,19 @@ def _lossy_axes(plan: Plan) -> list[Axis]:
         block = {**plan.method.model_dump(exclude_unset=True), "name": "lora-fa"}
         axes.append((_AS_IS, Change("lora_A frozen (method: lora-fa)", {"method": block}, 7)))
     return axes
+
+
+def _on_cards(plan: Plan) -> list[Change]:
+    """Cards that share the model of a step on one. They are tried last, and beside changes that are exact alone."""
+    return [
+        Change(
+            f"{cards} cards that share the model (sharding: fsdp2, world_size: {cards})",
+            {"sharding": {"name": "fsdp2", "world_size": cards}},
+            8,
+            cards,
+        )
+        for cards in (CARDS if plan.sharding is None and plan.engine.has_own_memory else ())
+    ]
 
 
 def _change(words: str, fidelity: int = 0, weight: int = 1, **keys: Any) -> Change:

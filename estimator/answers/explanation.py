@@ -179,19 +179,15 @@ def explain(plan: Plan) -> Explanation:
 
 
 def _exchanges(rank: Result, plan: Plan) -> tuple[Exchange, ...]:
-    """What differs between steps and within one, then the peaks above resident, then the peak, by the live bytes;
-    nothing without sharding.
+    """What differs between steps and within one, then the peaks above resident, then the peak, by the live bytes:
+    all that differ.
     """
     if plan.sharding is None:
         return ()
     alone = live_result(resolve(plan.model_copy(update={"sharding": None})))
+    resident = [(key, label) for key, label in engine_of(rank.runtime).rows if key in (*RESIDENT, "gradients", "saved")]
     figures = (
-        Exchange(label, alone.bytes.get(key, 0), rank.bytes.get(key, 0))
-        for key, label in engine_of(rank.runtime).rows
-        if key in (*RESIDENT, "gradients", "saved")
-    )
-    return (
-        *(one for one in figures if one.added),
+        *(Exchange(label, alone.bytes.get(key, 0), rank.bytes.get(key, 0)) for key, label in resident),
         *(
             Exchange(f"peak above resident: {moment}", alone.moments.get(moment, 0), nbytes)
             for moment, nbytes in rank.moments.items()
@@ -199,6 +195,7 @@ def _exchanges(rank: Result, plan: Plan) -> tuple[Exchange, ...]:
         Exchange("peak", alone.bytes["peak"], rank.bytes["peak"]),
         Exchange("sent to other ranks in a step", 0, rank.communicated),
     )
+    return tuple(one for one in figures if one.added)
 
 
 class _Unit(NamedTuple):

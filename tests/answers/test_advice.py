@@ -17,6 +17,8 @@ from estimator.answers.advice import (
     Candidate,
     _candidate,
     _free_axes,
+    _lossy_axes,
+    _on_cards,
     _working_axes,
     _worth_trying,
     advise,
@@ -202,3 +204,34 @@ def test_a_file_gets_the_changes_that_the_advice_has(tmp_path: Path) -> None:
     assert all(f'"{key}"' in found.patch for key in found.edits)
     assert found.patched.result is not None
     assert found.patched.result.bytes["process"] <= found.advice.limit.budget
+
+
+@pytest.mark.parametrize(
+    ("sharding", "changed"),
+    [
+        ({"name": "fsdp2", "reshard_after_forward": False}, {"name": "fsdp2"}),
+        ({"name": "zero1"}, {"name": "zero2"}),
+    ],
+    ids=("freed", "stage"),
+)
+def test_as_many_processes_share_more(model: str, sharding: dict[str, Any], changed: dict[str, Any]) -> None:
+    """Where nothing else is changed, it is the step of the other block; it trains as before."""
+    keys = {"model": model, **KEYS, "seq": 4, "batch": 1, "keep_logits": False}
+    before, after = ({"sharding": {**block, "world_size": 8}} for block in (sharding, changed))
+    budget = estimate(keys, **after).bytes["process"]
+    assert budget < estimate(keys, **before).bytes["process"]
+    (advice,) = advise({**keys, **before, "budget": f"{budget}B"}, margin=Margin(nbytes=0))
+    assert advice.fits
+    assert [step.keys for step in advice.steps] == [after]
+    assert advice.steps[0].fidelity == FIDELITY[0]
+    assert advice.best.bytes == budget
+
+
+def test_cards_are_the_last_change_of_a_step_on_one() -> None:
+    """Of a GPU alone: a budget on a CPU is of one machine. They cost more than any other change."""
+    plan = parse_plan({"model": "llama-3.2-1b", "device": "rtx-4090"})
+    cards = _on_cards(plan)
+    assert [one.keys["sharding"]["world_size"] for one in cards] == [2, 4, 8]
+    assert {one.fidelity for one in cards} == {len(FIDELITY) - 1}
+    assert max(one.fidelity for axis in _lossy_axes(plan) for one in axis) < len(FIDELITY) - 1
+    assert _on_cards(parse_plan({"model": "llama-3.2-1b"})) == []

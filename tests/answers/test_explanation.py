@@ -264,6 +264,7 @@ def test_what_sharding_takes_and_adds() -> None:
     assert found.pop("gradients")[1] == rank.bytes["gradients"]
     assert found.pop("sent to other ranks in a step") == (0, rank.communicated)
     moments = {name.removeprefix("peak above resident: "): figures for name, figures in found.items()}
-    assert moments == {name: (alone.moments.get(name, 0), nbytes) for name, nbytes in rank.moments.items()}
+    expected = {name: (alone.moments.get(name, 0), nbytes) for name, nbytes in rank.moments.items()}
+    assert moments == {name: figures for name, figures in expected.items() if figures[0] != figures[1]}
     assert moments["inputs forward"][1] > moments["inputs forward"][0]  # the root's parameters are gathered
     assert explain(parse_plan(keys)).sharding == ()

@@ -130,7 +130,7 @@ def _exchanges(explanation: Explanation) -> Table:
         ["what", "one process", "a rank", "taken or added"],
         rows,
         title=f"what sharding takes and adds: {label_of(explanation.plan)}",
-        strong=(len(rows) - 2,),
+        strong=[number for number, row in enumerate(rows) if row[0] == "peak"],
     )
 
 
