@@ -306,7 +306,7 @@ def _advise(plan: Plan, limit: Limit, progress: Progress, allowed: Allowed) -> A
     found: list[Candidate] = [base]
     cards = [(change,) for change in _on_cards(plan) if allowed(change.keys)]
     for lossy in [*sorted(itertools.product(*losing), key=_lost), *cards]:
-        if any(change.fidelity for change in lossy):
+        if any(change.fidelity for change in lossy) and lossy not in cards:  # which have no rule with some of the most
             # Does anything fit with the most recomputation and all the other changes?
             corner = itertools.product(working[0][-2:], *(axis[-1:] for axis in working[1:]))
             least = [one for work in corner for one in extremes((*lossy, *work))]
