@@ -101,7 +101,7 @@ SHARDED_VALUES = {
     "optimizer": ("sgd", "sgd-momentum"),
 }
 """Values of other keys that it may have, beside their defaults."""
-NOT_BESIDE = {"ddp": ("implementation", "trainer", "run", "runtime")}
+NOT_BESIDE = {"ddp": ("implementation", "trainer", "run")}
 """The keys that a way to share may not have beside it, where it may have all others."""
 
 

@@ -201,6 +201,9 @@ STEP: Refusals = {
     "DistributedDataParallel broadcasts them as one (NotImplementedError); take nf4, int8 or an unquantised dtype": (
         lambda p: _shares(p, "ddp") and p.dtype in TORCHAO
     ),
+    "sharding: ddp has no rule with dtype: {p.dtype} on runtime: torch-cuda; take nf4, int8 or an unquantised dtype": (
+        lambda p: _shares(p, "ddp") and p.dtype in PACKED and p.engine.replays
+    ),
     "sharding: ddp has no rule with method: {p.method.name}, which has no backward pass to reduce gradients in; take "
     "another method": lambda p: _shares(p, "ddp") and p.method.procedure != "backpropagation",
     "sharding: ddp does not go with optimizer: {p.optimizer}, which applies gradients before they are reduced; take "
@@ -481,6 +484,9 @@ QUESTIONS: Mapping[str, Refusals] = {
         f"dtype: {{p.dtype}}, which packs data; {_MEASURE}": lambda p: p.dtype in FORMATS,
     },
     "building the real model": {
+        "sharding: {p.sharding.name} on runtime: {p.runtime}, where each process has a GPU; set runtime: torch-cpu": (
+            lambda p: p.sharding is not None and p.engine.has_own_memory
+        ),
         "implementation: litgpt; run tests/programs/test_litgpt.py, which measures it where litgpt is installed": (
             lambda p: p.implementation != "transformers"
         ),

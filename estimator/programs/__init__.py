@@ -6,4 +6,4 @@
 from .layer_runs import Run
 from .modules import Builder, Embedding, Linear, Method, Module
 from .recorded import Config, Sizes
-from .step import CachedTokens, Generated, Inputs, Procedure, Sharding, Step
+from .step import Blocks, CachedTokens, Generated, Inputs, Procedure, Sharding, Step

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Literal, Protocol
+from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
 from ..ledger import Ledger, Size, Tensor, whole
 from ..operators import CPU, Device
@@ -82,6 +82,17 @@ class ModuleHooks(Protocol):
         """Called with the module's outputs."""
 
 
+class Blocks(NamedTuple):
+    """Bytes of the tensors that sharding allocates beside the step."""
+
+    passing: Sequence[int] = ()
+    """After loading, one after the other; two exist at once."""
+    first: Sequence[int] = ()
+    """Those that are kept in the first step."""
+    later: Sequence[int] = ()
+    """Those that take their place in the second."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Sharding:
     """How the processes of a job share a model, by the keys of a plan's block ``sharding``. A way to share is a class
@@ -105,6 +116,12 @@ class Sharding:
     def shard(self) -> int:
         """How many processes share the parameters."""
         return self.world_size // (self.replicate * self.tp)
+
+    def blocks(self, stored: Sequence[tuple[str, int]], trained: Sequence[tuple[str, int]]) -> Blocks:
+        """What is allocated beside the step. ``stored`` are dtype and bytes of all parameters, ``trained`` those of the
+        trained ones in the order in which their gradients arrive.
+        """
+        return Blocks()
 
     def scope(self, ledger: Ledger, parts: Any) -> Any:
         """What acts around a model's step (``steps/sharding/scope.py: Scope``), given its parameters (``Parts``)."""

@@ -164,7 +164,11 @@ REFUSED += [
         ({"method": "mezo", "optimizer": "sgd"}, {}, "sharding: ddp has no rule with method: mezo, which has no"),
         ({"optimizer": "lomo"}, {}, "sharding: ddp does not go with optimizer: lomo, which applies gradients before"),
         ({"trainer": "loop"}, {}, "sharding: ddp has no rule with trainer: loop"),
-        ({"device": "rtx-4090"}, {}, "sharding: ddp has no rule with runtime: torch-cuda"),
+        (
+            {"device": "rtx-4090", "dtype": "gptq", "method": "lora"},
+            {},
+            "has no rule with dtype: gptq on runtime: torch",
+        ),
         (
             {"gradient_accumulation_steps": 2},
             {"static_graph": True},

@@ -30,6 +30,7 @@ RUN_WHOLE = ("prefix_tuning", "mezo", "forward-ad")
 """Methods that do something for each layer outside of the layers."""
 REFUSED = ("adaption_prompt", "c3a")
 """Methods that are not for this model."""
+VIEWS = {"name": "ddp", "world_size": 8, "gradient_as_bucket_view": True}
 SAVINGS: list[dict[str, Any]] = [
     {"checkpointing": "layer"},
     {"checkpointing": "every-3"},
@@ -49,6 +50,9 @@ SAVINGS: list[dict[str, Any]] = [
     {"dtype": "nf4", "kbit_preparation": True, "checkpointing": "layer"},
     {"dtype": "int8"},
     {"keep_logits": False},
+    {"sharding": {"name": "ddp", "world_size": 8}},
+    {"sharding": VIEWS},
+    {"sharding": VIEWS, "gradient_accumulation_steps": 4},
 ]
 
 

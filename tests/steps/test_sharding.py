@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import random
+from pathlib import Path
+from typing import Any
 
 import pytest
 
+from estimator.plans.plan import parse_plan
+from estimator.plans.resolve import resolve
 from estimator.steps.sharding.ddp import bucket_assignment
+from tests.cases.small_models import write_config
 
 
 @pytest.mark.extra("trace")
@@ -22,3 +27,40 @@ def test_buckets_are_those_of_torch() -> None:
         tensors = [torch.empty(n, dtype=chosen.choice((torch.float32, torch.bfloat16))) for n in numels]
         sizes = [(str(tensor.dtype), tensor.nbytes) for tensor in tensors]
         assert bucket_assignment(sizes, limits) == assigned(tensors, limits)[0]
+        found = assigned(tensors, limits, [False] * len(tensors), list(range(len(tensors))))[0]
+        full = [own for own in found if own not in bucket_assignment(sizes, limits, arrived=True)[-2:]]
+        assert bucket_assignment(sizes, limits, arrived=True)[: len(full)] == full
+        assert sorted(bucket_assignment(sizes, limits, arrived=True)) == sorted(found)
+
+
+WIDE = {"hidden_size": 256, "intermediate_size": 512, "num_attention_heads": 4, "num_key_value_heads": 2}
+DEEP = {**WIDE, "num_hidden_layers": 7, "vocab_size": 500}
+
+
+@pytest.mark.extra("trace")
+@pytest.mark.parametrize(
+    ("config", "plan"),
+    [
+        (DEEP, {"dtype": "float32"}),
+        ({**DEEP, "model_type": "qwen3", "tie_word_embeddings": True}, {"dtype": "bfloat16", "checkpointing": "layer"}),
+    ],
+)
+def test_buckets_of_a_replay_are_those_of_ddp(config: dict[str, Any], plan: dict[str, Any], tmp_path: Path) -> None:
+    """Witness: the buckets of a real ``DistributedDataParallel`` after three steps, in the order of gradients."""
+    from estimator.engines.torch_cuda.process import log_step
+    from estimator.witnesses.measure import _step
+    from estimator.witnesses.reference.model import build_model
+    from estimator.witnesses.reference.sharding import shard
+
+    sharding = {"name": "ddp", "world_size": 2, "bucket_cap_mb": 1}
+    keys = {"model": write_config(tmp_path / "model", config), "batch": 1, "seq": 8, **plan, "sharding": sharding}
+    resolved = resolve(parse_plan(keys))
+    model = shard(build_model(resolved), resolved)
+    step = _step(resolved, model)
+    for _ in range(3):
+        step.run()
+    buckets = [bucket.buffer().nbytes for bucket in model.reducer._get_zeros_like_grad_buckets()]
+    found = log_step(resolve(parse_plan({**keys, "device": "rtx-4090"})), 1, 8).sharding
+    assert found.later == buckets
+    assert found.first == [sum(buckets)]
+    assert len(buckets) > 4

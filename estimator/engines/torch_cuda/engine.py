@@ -107,6 +107,8 @@ class TorchCuda(Torch):
             notes.append("it fits because PyTorch's allocator gives cached memory back when there is none left")
         if used is None or used.out_of_memory is not None:
             used = replayed(job, batches, logs=logs)
+        if job.plan.sharding is not None:
+            notes.append("what NCCL allocates for itself, outside of PyTorch's allocator, is not in process")
         if (passes := logs.passes(batches)) > 1:
             notes.append(
                 f"in the allocator's replay one pass over a chunk of the sequence stands for {passes:,}; reserved "

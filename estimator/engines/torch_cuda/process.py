@@ -11,12 +11,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from ...errors import InputError
 from ...ledger import ITEMSIZE, Events, Ledger, Origin, Size, whole
 from ...ledger.sizes import Taken, evaluated, symbol, taking
-from ...programs import Procedure, Step
+from ...programs import Blocks, Procedure, Step
 from ...programs.layer_runs import segments
 from ...steps.checkpointing import segment_length
 from ...steps.loop import Loop, apply_update, zero_grad
@@ -60,6 +60,7 @@ class Log:
     buffers: tuple[int, ...]
     states: tuple[int, ...]
     """The optimizer states, in the order in which they are made."""
+    sharding: Blocks = field(default_factory=Blocks)
 
 
 def log_step(job: Job, batch: Size, seq: Size, with_origins: bool = False) -> Log:
@@ -91,7 +92,18 @@ def log_step(job: Job, batch: Size, seq: Size, with_origins: bool = False) -> Lo
         if packed:
             constants.clear()
     states = state_sizes(job.step, job.method, ledger)
-    return Log(events, tuple(found[False]), tuple(found[True]), tuple(constants), states)
+    return Log(events, tuple(found[False]), tuple(found[True]), tuple(constants), states, _blocks(step, ledger))
+
+
+def _blocks(step: Step, ledger: Ledger) -> Blocks:
+    if step.sharding is None:
+        return Blocks()
+    assert ledger.events is not None
+    stored = {p.name: (p.dtype, whole(p.storage.nbytes)) for p in ledger.parameters}
+    trained = {p.name for p in ledger.parameters if p.requires_grad}
+    arrived = [name for name in ledger.events.gradients.values() if name in trained]
+    order = dict.fromkeys([*arrived, *sorted(trained)])  # those without a gradient are last
+    return step.sharding.blocks(list(stored.values()), [stored[name] for name in order])
 
 
 def unrolled(job: Job, step: Step, batch: Size, seq: Size, with_origins: bool = False) -> Ledger:
@@ -241,7 +253,8 @@ class Process:
         self.part = ""
         self._previous: list[tuple[Block, int]] = []
         self._live = [0] * len(KINDS)
-        self._started = False
+        self._steps = 0
+        self._communication: list[tuple[Block, int]] = []
 
     def step(self, batch: int, seq: int, empty_cache: bool = False) -> None:
         """Forward, backward, update, ``zero_grad``; in inference forward only. Raises ``OutOfMemory``.
@@ -252,12 +265,23 @@ class Process:
         events, blocks = log.events, dict[int, Block]()
         start = events.marks["forward"]
         stops = [(at, part, False) for part, at in events.marks.items()]
-        first_step, self._started = not self._started, True
+        self._steps += 1
+        first_step = self._steps == 1
         if self.snapshot is not None:
             self.snapshot.step += 1
         self.phases = {name: phase for name, phase in self.phases.items() if name == "after load"}
         if first_step:
             self._load(log)
+            passing: list[tuple[Block, int]] = []
+            for nbytes in log.sharding.passing:
+                while len(passing) > 1:
+                    self._free(*passing.pop(0))
+                passing += self._kept([nbytes])
+            self._release(passing)
+            self._communication = self._kept(log.sharding.first)
+        elif self._steps == 2:
+            self._release(self._communication)
+            self._communication = self._kept(log.sharding.later)
             stops += [(at, thread, True) for thread, at in events.products.items()]
         done = start
         for at, name, is_product in sorted(stops):
@@ -353,6 +377,9 @@ class Process:
             if nbytes:
                 self._malloc(nbytes, kind, origin)
 
+    def _kept(self, sizes: Iterable[int]) -> list[tuple[Block, int]]:
+        return [(self._malloc(nbytes, PARAMETER, _COMMUNICATION), PARAMETER) for nbytes in sizes]
+
     def _release(self, held: list[tuple[Block, int]]) -> None:
         while held:
             self._free(*held.pop())
@@ -379,6 +406,7 @@ class Process:
 
 
 _WORKSPACE = Origin("", "cublas", "workspace")
+_COMMUNICATION = Origin("load", "sharding", "communication")
 _WARMUP = Origin("load", "model", "caching_allocator_warmup")
 
 

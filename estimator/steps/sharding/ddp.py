@@ -7,16 +7,20 @@ is divided by the number of processes as it is copied, and a bucket is reduced i
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain, groupby
 
 from ...errors import InputError
 from ...ledger import Ledger, Storage, Tensor, whole
-from ...programs import Sharding
+from ...programs import Blocks, Sharding
 from .scope import Parts, Scope
 
-BROADCAST_BUCKET = 250 * 1024 * 1024
+MIB = 1024 * 1024
+FIRST_BUCKET, BUCKET_CAP_MB = MIB, 25
+"""Bytes of the first bucket, and MiB of the others (``_DEFAULT_FIRST_BUCKET_BYTES``, ``_DEFAULT_BUCKET_CAP_MB``)."""
+BROADCAST_BUCKET = 250 * MIB
 """Bytes of buffers that are broadcast at once (``broadcast_bucket_size``)."""
 
 
@@ -28,6 +32,16 @@ class Ddp(Sharding):
     static_graph: bool = False
     bucket_cap_mb: int | None = None
     sync_each_batch: bool = False
+
+    def blocks(self, stored: Sequence[tuple[str, int]], trained: Sequence[tuple[str, int]]) -> Blocks:
+        """What ``_sync_module_states`` broadcasts, one bucket of each dtype, and then buckets by the order of gradients
+        (``Reducer::rebuild_buckets``). A gradient of the same operator may come before another in fact.
+        """
+        cap = (self.bucket_cap_mb or BUCKET_CAP_MB) * MIB
+        limits = [FIRST_BUCKET if self.bucket_cap_mb is None else cap, cap]
+        sent = [own for own in _buckets(stored, [BROADCAST_BUCKET]) if len(own) > 1]
+        first, later = _buckets(trained, [sys.maxsize]), _buckets(trained, limits, arrived=True)
+        return Blocks(list(map(sum, sent)), list(map(sum, first)), list(map(sum, later)))
 
     def scope(self, ledger: Ledger, parts: Parts) -> Scope:
         return _Scope(ledger, self, parts)
@@ -46,11 +60,10 @@ class _Scope(Scope):
                 "finished reduction in the prior iteration`); set static_graph: true"
             )
         self.communication = sum((p.nbytes * p.copies for p in trained), 0)
-        self.buckets = Tensor(Storage(ledger, self.communication, resident=True), (self.communication,), "uint8")
+        self.buckets = Tensor(Storage(ledger, 0, resident=True), (0,), "uint8")  # ``communication`` counts them
         if sharding.gradient_as_bucket_view:
             ledger.gradient_hooks = self
-        buffers = _sizes(ledger.buffers)
-        self.broadcast = [[buffers[i] for i in own] for own in bucket_assignment(buffers, [BROADCAST_BUCKET])]
+        self.broadcast = _buckets(_sizes(ledger.buffers), [BROADCAST_BUCKET])
         self.reduces = True
         """Whether the last backward pass reduced, or the next one will (``require_backward_grad_sync``)."""
 
@@ -64,9 +77,8 @@ class _Scope(Scope):
         in_flight: list[Tensor] = []
         for bucket in self.broadcast:
             del in_flight[:-1]
-            nbytes = sum(nbytes for _, nbytes in bucket)
-            in_flight.append(self.ledger.empty((nbytes if len(bucket) > 1 else 0,), "uint8"))
-            self.communicated += nbytes if self.sharding.world_size > 1 else 0
+            in_flight.append(self.ledger.empty((sum(bucket) if len(bucket) > 1 else 0,), "uint8"))
+            self.communicated += sum(bucket) if self.sharding.world_size > 1 else 0
 
     def before_backward(self, last: bool) -> None:
         self.reduces = last or self.sharding.sync_each_batch
@@ -83,6 +95,11 @@ class _Scope(Scope):
             leaf.grad = Tensor(self.buckets.storage, leaf.shape, leaf.dtype)
 
 
+def _buckets(tensors: Sequence[tuple[str, int]], limits: Sequence[int], arrived: bool = False) -> list[list[int]]:
+    """The bytes of the tensors of each bucket."""
+    return [[tensors[i][1] for i in own] for own in bucket_assignment(tensors, limits, arrived)]
+
+
 def _sizes(buffers: Sequence[Tensor]) -> list[tuple[str, int]]:
     """Dtype and bytes of each buffer, in every layer. The weights of ``PackedLinear`` are packed as int32."""
     found: list[tuple[str, int]] = []
@@ -92,13 +109,17 @@ def _sizes(buffers: Sequence[Tensor]) -> list[tuple[str, int]]:
     return found
 
 
-def bucket_assignment(tensors: Sequence[tuple[str, int]], limits: Sequence[int]) -> list[list[int]]:
+def bucket_assignment(
+    tensors: Sequence[tuple[str, int]], limits: Sequence[int], arrived: bool = False
+) -> list[list[int]]:
     """``compute_bucket_assignment_by_size``: the numbers of tensors, given by dtype and bytes, in buckets of one dtype.
 
     A bucket is full once it has ``limits[0]`` bytes, the next of its dtype ``limits[1]``, and so on; the last limit
-    holds for all others. Buckets are in the order of their first tensors.
+    holds for all others. Buckets are in the order of their first tensors, or where tensors ``arrived`` one by one, in
+    that in which they were full, and what was not full is last.
     """
-    buckets: list[list[int]] = []
+    full: list[list[int]] = []
+    rest: list[list[int]] = []
     for dtype in dict.fromkeys(dtype for dtype, _ in tensors):
         size = closed = 0
         bucket: list[int] = []
@@ -106,7 +127,7 @@ def bucket_assignment(tensors: Sequence[tuple[str, int]], limits: Sequence[int])
             bucket.append(number)
             size += nbytes
             if size >= limits[min(closed, len(limits) - 1)]:
-                buckets.append(bucket)
+                full.append(bucket)
                 bucket, size, closed = [], 0, closed + 1
-        buckets += [bucket] if bucket else []
-    return sorted(buckets, key=min)
+        rest += [bucket] if bucket else []
+    return [*sorted(full, key=max), *rest] if arrived else sorted((*full, *rest), key=min)
