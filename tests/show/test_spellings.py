@@ -53,6 +53,12 @@ def test_spellings_of_a_table(tmp_path: Path) -> None:
     assert tables[0].read_text() == tables[1].read_text()
 
 
+@pytest.mark.parametrize(("command", "option"), [("serving", "--device"), ("export", "--to")])
+def test_an_option_that_must_be_given_is_named(command: str, option: str, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main([command, MODEL]) == 2
+    assert f"the following arguments are required: {option}; see" in capsys.readouterr().err
+
+
 def test_help_shows_one_spelling() -> None:
     for command, hidden in (("serving", "--contexts"), ("compare", "--device "), ("sweep", "--seqs")):
         assert hidden not in output(command, "--help-all")

@@ -28,7 +28,7 @@ TEXTS = {
     "a key twice": ("base_model: a\nbase_model: b\n", "key twice"),
     "an alias": ("base_model: &a x\nadapter: *a\n", "alias"),
     "a bomb of aliases": ("a: &a [x, x]\nb: &b [*a, *a]\nc: &c [*b, *b]\n", "alias"),
-    "a template": ("base_model: {{ model }}\nmicro_batch_size: 1\n", "YAML|template"),
+    "a template": ("base_model: {{ model }}\nmicro_batch_size: 1\n", r"YAML.*; templates .* are not expanded"),
     "a template in a text": ('base_model: "{{ model }}"\nmicro_batch_size: 1\n', "variable or a template"),
     "a variable": ("base_model: ${MODEL}\nmicro_batch_size: 1\n", "variable or a template"),
     "no number": (json.dumps({**AXOLOTL, "micro_batch_size": "two"}), "micro_batch_size must be a number"),
@@ -47,7 +47,7 @@ TEXTS = {
     "mlx": ("fine_tune_type: lora\nmask_prompt: true\n", "mlx-lm"),
     "an adapter's config": ('{"peft_type": "LORA", "r": 8}', "says no step"),
     "Python in YAML": ("base_model: !!python/object/apply:os.system ['touch ran']\n", "not valid YAML"),
-    "cut off": ('{"base_model": "x", "micro', "not valid YAML or JSON"),
+    "cut off": ('{"base_model": "x", "micro', r"not valid YAML or JSON(?!.*template).*cut off"),
     "a deep block": ("base_model: a\nmicro_batch_size: 1\nb: " + "[" * 900 + "]" * 900, "more than 50 deep"),
     "many keys": ("base_model: a\n" + "".join(f"key_{i}: 1\n" for i in range(3000)), "has 3,001 keys; give 2,000"),
     "many keys of a block": (
