@@ -42,7 +42,7 @@ class Torch(Engine):
             what = "inference (one forward pass)" if plan.generate is None else "inference (a call of generate)"
         program = "PyTorch" if plan.implementation == "transformers" else f"PyTorch with {plan.implementation}"
         sharding = plan.sharding
-        one = "" if sharding is None else f", {sharding.which} of {sharding.world_size:,} processes of {sharding.name}"
+        one = "" if sharding is None else f", {sharding.which} of {sharding.world_size:,} processes of {sharding.label}"
         return f"{what} in {program} on {self.place}{one}"
 
     def release(self, plan: Any) -> str:

@@ -139,6 +139,7 @@ class PlanKeys(TypedDict, total=False):
     stage3_param_persistence_threshold: int | Literal['auto'] | None
     offload_optimizer: Literal['none', 'cpu']
     offload_param: Literal['none', 'cpu']
+    sequence_parallel: bool
     moment: Literal['loading', 'first step', 'step', 'evaluation', 'saving', 'merging'] | None
     checkpoint_dtype: (
         Literal['float32', 'float', 'fp32', 'f32', 'bfloat16', 'bf16', 'float16', 'half', 'fp16', 'f16'] | None

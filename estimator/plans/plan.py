@@ -381,7 +381,7 @@ class Plan(_WithEngines):
         if not (self.method.open_sizes and self.method.inner.open_sizes):
             return f"method: {self.method.name}"
         if self.sharding is not None:
-            return f"sharding: {self.sharding.name}"
+            return f"sharding: {self.sharding.label}"
         if self.saved_activations != "as-is":
             return f"saved_activations: {self.saved_activations}"
         if self.dtype in FORMATS and self.dtype not in OPEN_SIZES:
@@ -412,10 +412,11 @@ class Plan(_WithEngines):
     def beside_sharding(self) -> str | None:
         """The first key and value for which a sharded step has no rule yet; ``None`` without one."""
         refused = NOT_BESIDE.get(str(getattr(self.sharding, "name", None)))
+        free = SHARDED if self.task == "train" else SHARDED | {"use_cache"}
         for key, field in type(self).model_fields.items():
             value = getattr(self, key)
             named = getattr(value, "name", value)
-            known = key in SHARDED or named in SHARDED_VALUES.get(key, ()) if refused is None else key not in refused
+            known = key in free or named in SHARDED_VALUES.get(key, ()) if refused is None else key not in refused
             if value != field.default and not known:
                 return key if isinstance(named, BaseModel) else f"{key}: {named}"
         return None

@@ -52,13 +52,13 @@ TRAINING_KEYS = (
     "embedding_optim_bits",
     *("drop_output_before_step", "gradient_clipping", "previous_seq", "empty_cache", "run"),
     *("data_collator", "convert_outputs_to_fp32", "neftune_noise_alpha", "label_share"),
-    *("packing", "return_seq_idx", "trainer", "sharding"),
+    *("packing", "return_seq_idx", "trainer"),
 )
 """Keys that only a step with labels, a backward pass and an update uses. ``mlp_chunks`` makes checkpoints."""
 PYTORCH_KEYS = (
     *("method", "attention", "autocast", "implementation", "litgpt", "generate", "transformers"),
     *("experts_implementation", "routing", "head", "target_seq"),
-    *(*TRAINING_KEYS, *QUANTISED_KEYS, *FOUR_BIT_KEYS, *PACKED_KEYS, *ONE_PASS_KEYS),
+    *("sharding", *TRAINING_KEYS, *QUANTISED_KEYS, *FOUR_BIT_KEYS, *PACKED_KEYS, *ONE_PASS_KEYS),
 )
 LITGPT_FIXED = (
     *("attention", "autocast", "attention_mask", "checkpointing", "drop_output_before_step", "keep_logits"),
@@ -148,6 +148,9 @@ PLAN: Refusals = {
     "method: {p.method.name} does not go with task: infer, since it is a way to train; take full, or an adapter": (
         lambda p: p.task == "infer" and p.method.procedure != "backpropagation"
     ),
+    "sharding: {p.sharding.label} does not go with task: infer, where products alone are shared (tp); leave it out": (
+        lambda p: p.task == "infer" and p.sharding is not None and p.sharding.name is not None
+    ),
     "generate has no rule with transformers: {p.transformers}, whose caches are others; leave transformers out": (
         lambda p: p.generate is not None and p.transformers != NEWEST
     ),
@@ -187,10 +190,10 @@ STEP: Refusals = {
     "loss: {p.loss} does not go with method: {p.method.name}, whose added tokens have no label and would be left out; "
     "use loss: chunked": lambda p: p.method.pads_labels and p.loss in SHIFTING,
     "packing: true does not go with {p.packed_beside}; leave one of them out": lambda p: p.packing and p.packed_beside,
-    "sharding: {p.sharding.name} has no rule with {p.beside_sharding}; leave one of them out": (
+    "sharding: {p.sharding.label} has no rule with {p.beside_sharding}; leave one of them out": (
         lambda p: p.sharding is not None and p.beside_sharding
     ),
-    "sharding: {p.sharding.name} does not go with autocast, which DeepSpeed switches off; take dtype: bfloat16, which "
+    "sharding: {p.sharding.label} does not go with autocast, which DeepSpeed switches off; take dtype: bfloat16, which "
     "it trains with float32 copies of the parameters": (
         lambda p: p.autocast and p.sharding is not None and str(p.sharding.name).startswith("zero")
     ),
@@ -218,6 +221,8 @@ STEP: Refusals = {
             and not p.sharding.sync_each_batch
         )
     ),
+    "sharding: {p.sharding.label} has no rule with optimizer: {p.optimizer}, whose states of the embedding are whole; "
+    "take adamw or sgd": lambda p: p.sharding is not None and p.sharding.tp > 1 and p.optimizer == "sgd-momentum",
     "label_share: {p.label_share} does not go with data_collator: false, where token ids are their own labels; set "
     "data_collator: true": lambda p: p.label_share < 1 and not (p.data_collator or p.packing),
     "saved_activations: {p.saved_activations} has no rule with method: {p.method.name}, which saves sparse or "
@@ -471,7 +476,9 @@ QUESTIONS: Mapping[str, Refusals] = {
     },
     "--phases": _IS_NO_GPU,
     "a trace": {
-        f"sharding: {{p.sharding.name}}, since it sees one process alone; {_MEASURE}": lambda p: p.sharding is not None,
+        f"sharding: {{p.sharding.label}}, since it sees one process alone; {_MEASURE}": lambda p: (
+            p.sharding is not None
+        ),
         f"task: infer, which saves nothing for backward; {_MEASURE}": lambda p: p.task == "infer",
         f"method: {{p.method.name}}, which saves nothing for backward; {_MEASURE}": (
             lambda p: p.method.procedure != "backpropagation"

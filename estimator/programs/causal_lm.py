@@ -134,13 +134,15 @@ class RecordedCausalLM(Module):
         elif row.kind == "embedding" and path in program.plain:
             module = build.embedding(path, *row.shape)
         elif row.kind == "embedding":
-            module = self._wrapped(build, partial(RecordedEmbedding, build, path, row.shape[0], row.shape[1], recorded))
+            embedding = build.layers.of(path, RecordedEmbedding)
+            module = self._wrapped(build, partial(embedding, build, path, row.shape[0], row.shape[1], recorded))
         elif path in program.plain:
             module = build.linear(path, row.shape[1], row.shape[0], row.bias, quantised)
         else:
             n_out, n_in = row.shape
             transposed = own[0].shape != (n_out, n_in)
-            make = partial(RecordedLinear, build, path, (n_out, n_in), row.bias, transposed, recorded)
+            linear = build.layers.of(path, RecordedLinear)
+            make = partial(linear, build, path, (n_out, n_in), row.bias, transposed, recorded)
             module = self._wrapped(build, make)
             if module is not None and self._is_called(program, path):
                 self._check_output(program, path, n_out)
@@ -201,7 +203,7 @@ class RecordedCausalLM(Module):
             return made[-1]
 
         module = build.wrapped(make_one)
-        return None if module is made[0] else module
+        return None if module is made[0] and type(module) in _RECORDED else module
 
     def program(self, batch: Size, seq: Size) -> Program:
         """The program of a forward pass over so many tokens, with the options of the pass that runs now."""
@@ -483,6 +485,9 @@ class RecordedCausalLM(Module):
         frame[exit_.out[0].slot] = fused(recorded.replaced[enter.path], recorded.value(enter.args[0], frame), labels)
         recorded._drop_outer(events, head[0], loss[1], frame)
         recorded.run(events, loss[1] + 1, len(events), frame)
+
+
+_RECORDED = (RecordedEmbedding, RecordedLinear, RecordedModule)
 
 
 def _refuse_without_layers(step: Step) -> None:

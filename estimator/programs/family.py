@@ -94,6 +94,8 @@ class Family:
     """The class's other keys, which change nothing."""
     file: str = ""
     """Where it is from, if it did not come with the package."""
+    tp_plan: Mapping[str, str] = field(default_factory=dict)
+    """How transformers splits the weights over processes (``split.py``)."""
     settings: tuple[Settings, ...] = ()
     """The settings that the program serves."""
     interfaces: bool = False

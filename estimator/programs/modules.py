@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 from .. import operators as ops
 from ..ledger import ITEMSIZE, Ledger, Shape, Size, Tensor
@@ -115,10 +115,12 @@ class Builder:
         segment: int = 1,
         base: Base | None = None,
         within: Mapping[Kind, Callable[[Module], Module]] | None = None,
+        layers: Layers | None = None,
     ) -> None:
         self.ledger, self.method, self.dtype, self.segment, self.base = ledger, method, dtype, segment, base
         self.within = within or {}
         """For each kind of module, what wraps its modules."""
+        self.layers = layers or Layers()
         self.shared: dict[str, Tensor] = {}
         """Tensors that the method makes once and several modules use."""
         self.tied: dict[str, Tensor] = {}
@@ -145,7 +147,7 @@ class Builder:
         self, path: str, n_in: Size, n_out: Size, bias: bool, dtype: str, trained: bool = True
     ) -> Linear:
         """A linear layer that the method adds."""
-        return Linear(
+        return self.layers.of(path, Linear)(
             self,
             path,
             self.adapter(f"{path}.weight", (n_out, n_in), dtype, trained),
@@ -170,13 +172,15 @@ class Builder:
             if self.base is not None and quantised:
                 return self.base.linear(self, path, n_in, n_out, bias)
             weight = self.parameter(f"{path}.weight", n_out, n_in)
-            return Linear(self, path, weight, self.parameter(f"{path}.bias", n_out) if bias else None)
+            bias_ = self.parameter(f"{path}.bias", n_out) if bias else None
+            return self.layers.of(path, Linear)(self, path, weight, bias_)
 
         return self.wrapped(make)
 
     def embedding(self, path: str, count: Size, size: Size) -> Module:
         """``nn.Embedding``."""
-        return self.wrapped(lambda: Embedding(self, path, self.parameter(f"{path}.weight", count, size)))
+        kind = self.layers.of(path, Embedding)
+        return self.wrapped(lambda: kind(self, path, self.parameter(f"{path}.weight", count, size)))
 
 
 class Linear(Module):
@@ -202,3 +206,17 @@ class Embedding(Module):
     def forward(self, ids: Tensor) -> Tensor:
         """Ids [B, S] -> [B, S, hidden]."""
         return ops.embedding(ids, self.weight)
+
+
+LayerT = TypeVar("LayerT", bound=Module)
+
+
+class Layers:
+    """The classes of linear layers and embeddings."""
+
+    def of(self, path: str, kind: type[LayerT]) -> type[LayerT]:
+        """The class of the module at a path, which is of this kind: the kind itself, or one that does more."""
+        return kind
+
+    def join(self, scope: Any, parameters: Sequence[Tensor]) -> None:
+        """Called with what acts around the step, and with the model's parameters, once all are made."""

@@ -250,6 +250,8 @@ class Program:
     """The module gives back a cache that it is given, whatever ``use_cache`` says."""
     hooks: Mapping[str, Hook] = field(default_factory=dict)
     """For parameters that have some, what their hooks do."""
+    split: Any = None
+    """How the weights are split over processes, if it is one's (``split.Split``)."""
 
     def events_of(self, layer: int) -> tuple[Event, ...]:
         """The events of a layer, with its own slots and paths."""

@@ -46,6 +46,11 @@ class Source(Protocol):
         """Whether transformers can put a checkpoint around each layer."""
         return True
 
+    @property
+    def tp_plan(self) -> Mapping[str, str]:
+        """How transformers splits the model's weights: styles by the names of modules and parameters (``split.py``)."""
+        return {}
+
     def modules(self) -> tuple[NamedModule[Any], ...]:
         """The model's modules, in the order of ``named_modules()``, each with the number of its layer."""
 

@@ -21,6 +21,7 @@ from .program import Call, Program, Weight
 from .recorded import Config, Source
 from .releases import NEWEST, RELEASES
 from .setting import Setting
+from .split import PartOfHead, Split
 from .step import Step
 from .substitution import substitute
 
@@ -121,6 +122,10 @@ class Shipped:
         return any(len(p.shape) == 3 and p.name not in filters for p in program.parameters)
 
     @property
+    def tp_plan(self) -> Mapping[str, str]:
+        return self.families[0].tp_plan
+
+    @property
     def supports_checkpointing(self) -> bool:
         """Whether transformers can put a checkpoint around each layer: a file says where it cannot."""
         return bool(self.families[0].recorded.get("checkpointing", True))
@@ -134,6 +139,11 @@ class Shipped:
         """Names and shapes of the model's parameters."""
         return {p.name: p.shape for p in self.families[0].at(self.raw, {}).parameters}
 
+    @cached_property
+    def _whole(self) -> dict[str, tuple[Size, ...]]:
+        """The parameters' shapes, which do not change."""
+        return self.parameters()
+
     def at(self, step: Step, batch: Size, seq: Size) -> Program:
         """The program of a forward pass. Raises ``InputError`` where none was recorded."""
         key = _key(step, batch, seq)
@@ -141,7 +151,7 @@ class Shipped:
             try:
                 program = self._shipped(step, batch, seq)
             except InputError as error:
-                if self._live is None:
+                if self._live is None or isinstance(error, PartOfHead):
                     raise
                 source = self._live(str(error))
                 program = source.at(step, batch, seq)
@@ -218,8 +228,14 @@ class Shipped:
                 asked |= step.cached.sizes(family.window_of(self.config))
             numbers = {name: size for name, size in asked.items() if isinstance(size, int)}
             try:
-                program = family.at(self.raw, numbers, step.dtype)
+                split = Split.of(family.tp_plan, step.tensor_parallel, family.model_type)
+                values = {} if split is None else family.values(family.config(self.raw))
+                own = {} if split is None else {**values, **split.sizes(family.whole.program, values)}
+                program = family.at(self.raw, {**numbers, **own}, step.dtype)
+                program = program if split is None else split.applied(program, self._whole)
                 return program if len(numbers) == len(asked) else substitute(program, asked)
+            except PartOfHead:
+                raise
             except InputError as error:
                 reason = told = str(error)
         raise InputError(f"{self.where}: {reason}")
@@ -280,7 +296,7 @@ def open_values(family: Family, config: Mapping[str, Any]) -> dict[str, int]:
 
 def _key(step: Step, batch: Size, seq: Size) -> tuple[Any, ...]:
     """What a program of a forward pass depends on."""
-    return (Setting.of(step), step.cached, step.window_reached, batch, seq)
+    return (Setting.of(step), step.cached, step.window_reached, batch, seq, step.tensor_parallel)
 
 
 def shipped_config(

@@ -194,6 +194,11 @@ class Step:
     """Sizes of the inputs beside the batch and the sequence, by their symbols: ``T``, the tokens of a decoder."""
 
     @property
+    def tensor_parallel(self) -> int:
+        """How many processes share each product."""
+        return 1 if self.sharding is None else self.sharding.tp
+
+    @property
     def returns_cache(self) -> bool:
         """Whether the model returns its cache. With gradient checkpointing transformers turns ``use_cache`` off."""
         return self.cached is not None or (self.use_cache and self.checkpointing == "none")

@@ -6,6 +6,7 @@ import copy
 import inspect
 import itertools
 import json
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -27,6 +28,7 @@ from ..programs.program import Program, layer_numbers
 from ..programs.recorded import Config, Source, language_model_alone, refuse_encoder
 from ..programs.releases import is_before, with_its_keys
 from ..programs.setting import Setting
+from ..programs.split import Split
 from ..programs.step import Step
 from ..programs.substitution import substitute
 from . import generate_cache
@@ -44,6 +46,7 @@ from .fewer_layers import fewer_layers
 from .fit import fit_inputs
 from .flash_attn import with_flash_attn
 from .model_classes import build_model, model_class
+from .narrowed import narrowed
 
 try:
     from transformers.integrations.heterogeneity.configuration_utils import AmbiguousGlobalPerLayerAttributeError
@@ -183,6 +186,15 @@ class HuggingFaceModel(Source):
         modules = [m for m in self._model("bfloat16").modules() if not isinstance(m, torch.nn.Conv1d)]
         return any(p.dim() == 3 for module in modules for p in module.parameters(recurse=False))
 
+    @cached_property
+    def tp_plan(self) -> dict[str, str]:
+        """What the model has of its class's plan."""
+        model = self._model("bfloat16")
+        named = itertools.chain(model.named_modules(), model.named_parameters())
+        names = {re.sub(r"\.\d+(?=\.|$)", ".*", name) for name, _ in named}
+        plan = getattr(model, "_tp_plan", None) or {}  # in releases before 5 some classes have none
+        return {name: style for name, style in plan.items() if name in names}
+
     @property
     def supports_checkpointing(self) -> bool:
         """Whether transformers can put a checkpoint around each layer. StarCoder2 of 4.48 says so, and puts none."""
@@ -219,7 +231,7 @@ class HuggingFaceModel(Source):
                 f"{self.where}: checkpointing has no rule with {self.config.model_type}, whose attention makes other "
                 "tensors within checkpoints; use checkpointing: none"
             )
-        key = (Setting.of(step), step.cached, step.window_reached, step.lengths)
+        key = (Setting.of(step), step.cached, step.window_reached, step.lengths, step.tensor_parallel)
         if (*key, batch, seq) not in self._programs:
             sizes = step.sizes(batch, seq)
             if all(isinstance(size, int) for size in sizes.values()):
@@ -270,6 +282,7 @@ class HuggingFaceModel(Source):
         device = step.device.type
         model = self._model(step.dtype, step.attention, step.experts_implementation)
         model.train(not infers)
+        split = Split.of(self.tp_plan, step.tensor_parallel, self.config.model_type)
         sizes = step.sizes(batch, seq)
         rows = replace(step, data_collator=False, packing=False, return_seq_idx=False).inputs()  # labels are the ids
         given = batch_of(
@@ -313,8 +326,10 @@ class HuggingFaceModel(Source):
         flash = with_flash_attn(self._base(model)) if step.attention == "flash" else nullcontext()
         refused = told(lambda error: self.does_not_run(error, batch, seq))
         with quiet(), self.running(), checkpoints, flash, refused:
-            few = None if step.returns_cache else self._of_few_layers(model, program)
-            return few or program()
+            with nullcontext() if split is None else narrowed(model, split):
+                few = None if step.returns_cache else self._of_few_layers(model, program)
+                found = few or program()
+            return found if split is None else split.applied(found, self.parameters())
 
     def does_not_run(self, error: Exception, batch: int, seq: int) -> str:
         """What a message says of an error that the model raised."""

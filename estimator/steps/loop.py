@@ -18,6 +18,7 @@ from .clipping import clip
 from .fused_loss import fused_loss, fused_loss_after
 from .optimizers import optimizer_of, updated
 from .optimizers.base import Optimizer
+from .sharding import layers_of
 from .sharding.scope import Parts, Scope
 
 Outputs = tuple[Any, ...]
@@ -66,9 +67,9 @@ class Model:
     def __init__(self, ledger: Ledger, step: Step, sizes: Sizes, method: Method, batch: Size, seq: Size) -> None:
         self.ledger, self.step, self.method = ledger, step, method
         before = len(ledger.parameters)
-        build = Builder(
-            ledger, method, step.dtype, segment_length(step.checkpointing) or 1, step.base, chunks.checkpoints(step)
-        )
+        layers = layers_of(sizes.program)
+        segment, within = segment_length(step.checkpointing) or 1, chunks.checkpoints(step)
+        build = Builder(ledger, method, step.dtype, segment, step.base, within, layers)
         self.causal_lm: Any = _model_class(step)(build, sizes)
         checkpoints = gradient_checkpointing_func(step.checkpointing, step.use_reentrant)
         inputs = Inputs(ledger, *step.rows(batch, seq), step, checkpoints, fused_loss(step), fused_loss_after(step))
@@ -76,6 +77,7 @@ class Model:
         self.scope: Scope = Scope()
         if step.sharding is not None:
             self.scope = step.sharding.scope(ledger, self._parts(ledger.parameters[before:]))
+        layers.join(self.scope, ledger.parameters[before:])
         hooks = self.scope if self.scope.paths else None
         computed = replace(step, dtype=self.scope.dtype or step.dtype)
         self.inputs = replace(inputs, makes_own=bool(sizes.given), module_hooks=hooks, step=computed)

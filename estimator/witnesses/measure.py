@@ -181,6 +181,7 @@ def _run_step(
     saved: dict[int, Any] = {}
 
     def note(tensor: Any) -> None:
+        tensor = local(tensor)
         for part in (tensor._indices(), tensor._values()) if tensor.is_sparse else (tensor,):
             storage = part.untyped_storage()
             if storage._cdata not in step.resident:

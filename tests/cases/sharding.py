@@ -129,15 +129,14 @@ REFUSED: list[Refused] = [
         ({"name": "fsdp2", "world_size": 9, "replicate": 2}, "world_size 9 is no multiple of replicate 2; take 2 or"),
         ({"name": "fsdp2", "world_size": 8, "zero": 2}, "unknown key 'sharding.zero'"),
         ({"name": "fsdp2", "world_size": 8, "static_graph": True}, "static_graph True does not go with sharding fsdp2"),
-        ({"tp": 2}, "sharding.tp 2 has no rule yet"),
         ({"world_size": 8}, "sharding has no name; add one"),
         ({"name": "hsdp", "world_size": 4}, "sharding hsdp has no replicate; add"),
         ({"name": "fsdp3", "world_size": 4}, "sharding.name: input should be"),
         ({"name": "fsdp2", "world_size": 0}, "input should be greater than or equal to 1"),
-        ({"name": "fsdp2", "world_size": 4, "tp": 2}, "sharding.tp 2 has no rule yet; leave it out"),
+        ({"cp": 2}, "sharding.cp 2 has no rule yet"),
         ({"name": "fsdp2", "world_size": 4, "ranks": 2}, "unknown key 'sharding.ranks'"),
         ({"name": "zero2", "world_size": 4, "reshard_after_forward": True}, "does not go with sharding zero2"),
-        ({"name": "zero2", "world_size": 4, "tp": 2}, "sharding.tp 2 has no rule yet"),
+        ({"name": "zero2", "world_size": 4, "tp": 2}, "sharding.tp 2 has no rule with sharding zero2 yet"),
         ({"name": "zero1", "world_size": 4, "reduce_bucket_size": 0}, "sharding.reduce_bucket_size"),
         ({"name": "zero1", "world_size": 4, "allgather_bucket_size": 7}, "is odd; DeepSpeed takes even ones"),
         ({"name": "zero2", "world_size": 4, "offload_optimizer": "cpu"}, "sharding.offload_optimizer 'cpu' has no"),
@@ -150,7 +149,7 @@ REFUSED: list[Refused] = [
         ({"device": "rtx-4090"}, "sharding: fsdp2 has no rule with runtime: torch-cuda"),
         ({"transformers": "4.57"}, "has no rule with transformers: 4.57"),
         ({"run": {"eval_samples": 9}}, "has no rule with run; leave one of them out"),
-        ({"task": "infer"}, "sharding belongs to task: train, not infer"),
+        ({"task": "infer"}, "does not go with task: infer, where products alone are shared"),
     )
 ]
 REFUSED.append(({}, AUTOCAST_ZERO, "which DeepSpeed switches off; take dtype: bfloat16"))

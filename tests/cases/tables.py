@@ -18,6 +18,7 @@ from tests.cases import (
     sharding_fsdp1,
     small_models,
     structured_updates,
+    tensor_parallel,
     trainer_loops,
 )
 from tests.cases.kinds import Case, Formulas, Refused
@@ -37,6 +38,7 @@ MEASURED: dict[str, list[Case]] = {
     "trainer_loops": trainer_loops.MEASURED,
     "sharding": sharding.MEASURED,
     "sharding_fsdp1": sharding_fsdp1.MEASURED,
+    "tensor_parallel": tensor_parallel.MEASURED,
 }
 REFUSED: dict[str, list[Refused]] = {
     "lora_variants": lora_variants.REFUSED,
@@ -53,6 +55,7 @@ REFUSED: dict[str, list[Refused]] = {
     "trainer_loops": trainer_loops.REFUSED,
     "sharding": sharding.REFUSED,
     "sharding_fsdp1": sharding_fsdp1.REFUSED,
+    "tensor_parallel": tensor_parallel.REFUSED,
 }
 FORMULAS: dict[str, list[Formulas]] = {
     "lora_variants": lora_variants.FORMULAS,
@@ -66,4 +69,5 @@ FORMULAS: dict[str, list[Formulas]] = {
     "inference": inference.FORMULAS,
     "trainer_loops": trainer_loops.FORMULAS,
     "sharding": sharding.FORMULAS,
+    "tensor_parallel": tensor_parallel.FORMULAS,
 }

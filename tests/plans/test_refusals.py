@@ -34,6 +34,7 @@ C3A = {"name": "c3a", "block_size": 4, "target_modules": ["o_proj"]}
 QUANTISED_CACHE = {"generate": {"cache_implementation": "quantized"}}
 EVALUATES = {"run": {"eval_samples": 9}}
 SHARDED = {"name": "fsdp2", "world_size": 2}
+DDP = {"name": "ddp", "world_size": 2}
 ON_HOST = {"saved_activations": "on-host"}
 HEAD = {"head": "sequence-classification"}
 CAUSAL: dict[str, Any] = {
@@ -64,6 +65,7 @@ REFUSED: list[dict[str, Any]] = [
     {**CUDA, "dtype": "q8_0"},
     {**LITGPT, "task": "infer"},
     {"method": "mezo", "task": "infer"},
+    {"sharding": SHARDED, "task": "infer"},
     {"generate": {}, "transformers": "4.57"},
     {"run": {}, "transformers": "4.57"},
     {"drop_output_before_step": True, "previous_output": True},
@@ -79,6 +81,13 @@ REFUSED: list[dict[str, Any]] = [
     {"loss": "cce", "method": PROMPT},
     {"packing": True, "attention_mask": True},
     {"sharding": SHARDED, "mlp_chunks": 2},
+    {"sharding": {"name": "zero1", "world_size": 2}, "autocast": "bfloat16"},
+    {"sharding": {"name": "zero1", "world_size": 2, "allgather_bucket_size": 3}},
+    {"sharding": DDP, "dtype": "float8", "method": LORA},
+    {"sharding": DDP, "method": "mezo", "optimizer": "sgd"},
+    {"sharding": DDP, "optimizer": "lomo"},
+    {"sharding": {**DDP, "static_graph": True}, "gradient_accumulation_steps": 2},
+    {"sharding": {"tp": 2}, "optimizer": "sgd-momentum"},
     {"label_share": 0.5},
     {"saved_activations": "int8", "method": C3A},
     {**CUDA, "attention": "flash", "data_collator": True, "batch": 2},

@@ -24,6 +24,7 @@ from estimator.plans.margins import Margin
 from estimator.plans.plan import parse_plan
 from estimator.plans.resolve import resolve
 from estimator.show.cli import main
+from tests.cases import tensor_parallel
 from tests.cases.inference import BIASES, LORA, OTHERS, SHAPES
 from tests.cases.published_runs import Run
 from tests.cases.recorded_bytes import published
@@ -79,6 +80,15 @@ def test_methods(name: str, tmp_path: Path) -> None:
 @pytest.mark.extra("quantised")
 @pytest.mark.parametrize(("config", "plan"), [row[1:] for row in OTHERS], ids=[row[0] for row in OTHERS])
 def test_other_settings(config: dict[str, Any], plan: dict[str, Any], tmp_path: Path) -> None:
+    """Witness: measurement."""
+    assert_pass(config, plan, tmp_path)
+
+
+@pytest.mark.extra("trace")
+@pytest.mark.parametrize(
+    ("config", "plan"), [row[1:] for row in tensor_parallel.PREFILLS], ids=[row[0] for row in tensor_parallel.PREFILLS]
+)
+def test_split_products(config: dict[str, Any], plan: dict[str, Any], tmp_path: Path) -> None:
     """Witness: measurement."""
     assert_pass(config, plan, tmp_path)
 

@@ -342,7 +342,7 @@ class Reader(Checker):
         )  # fmt: skip
         if missing := [key for key in wanted if key not in data]:
             self.wrong(f"it has no {missing[0]}")
-        if unknown := [key for key in data if key not in (*wanted, "chunk", "returns_cache")]:
+        if unknown := [key for key in data if key not in (*wanted, "chunk", "returns_cache", "tp_plan")]:
             self.wrong(f"{shown(unknown[0])} is no part of a program")
         return plain
 
@@ -385,6 +385,7 @@ class Reader(Checker):
             layers=self.text(data["depth"], "depth"),
             **self.regime(data),
             aliases=self.mapping(data, "aliases", self.text),
+            tp_plan=self.mapping({"tp_plan": {}, **data}, "tp_plan", self.text),
             settings=settings,
             interfaces=interfaces,
             recorded=recorded,

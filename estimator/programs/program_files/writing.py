@@ -128,6 +128,7 @@ def written(family: Family) -> str:
         "aliases": dict(family.aliases),
         "window": [family.window, family.beyond_window],
         **({} if family.chunk is None else {"chunk": [family.chunk, family.whole_chunks]}),
+        **({"tp_plan": dict(family.tp_plan)} if family.tp_plan else {}),
         "ones": [list(family.fixed), list(family.ones)],
         "harmless": list(family.harmless),
         "depth": family.layers,

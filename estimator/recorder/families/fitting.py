@@ -104,6 +104,7 @@ def _fitted(found: Structure, lists: Mapping[str, Any], defaults: Mapping[str, A
             **({} if live.supports_checkpointing else {"checkpointing": False}),
             **({"every_kind": True} if every_kind else {}),
         },
+        tp_plan=live.tp_plan,
         settings=_settings(found, live),
         interfaces=case.interfaces,
         window=found.window,

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from ...ledger import Size, Tensor
+from collections.abc import Sequence
+
+from ...ledger import Ledger, Size, Tensor
 from .base import Optimizer
 
 
 class SGD(Optimizer):
     """``torch.optim.SGD``, without states."""
+
+    def step(self, ledger: Ledger, parameters: Sequence[Tensor]) -> None:
+        for p in parameters:
+            if p.grad is not None and p.grad.shape != p.shape:
+                ledger.transient(p.nbytes)  # the part of a whole gradient that a process's part of the weight takes
 
 
 class MomentumSGD(Optimizer):

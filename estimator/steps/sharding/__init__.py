@@ -7,6 +7,8 @@ from importlib import import_module
 
 from ...errors import InputError, shown
 from ...programs import Sharding
+from ...programs.modules import Layers
+from ...programs.program import Program
 from .options import ShardingOptions, auto_values
 
 SHARDINGS = {
@@ -16,8 +18,9 @@ SHARDINGS = {
     "hsdp": "fsdp2.Fsdp2",
     "zero1": "zero.Zero",
     "zero2": "zero.Zero",
+    "None": "tensor_parallel.TensorParallel",
 }
-"""File and class of each way to share, by its name."""
+"""File and class of each way to share, by its name; ``None`` where products alone are shared."""
 
 
 def kind_of(name: str) -> type[Sharding]:
@@ -41,3 +44,12 @@ def sharding_of(options: ShardingOptions, adapted: bool, hidden_size: int) -> Sh
     given = {key: getattr(options, key) for key in own - {"adapted"} if getattr(options, key) is not None}
     given |= {key: value for key, value in auto_values(hidden_size).items() if given.get(key) == "auto"}
     return kind(**given, adapted=adapted)
+
+
+def layers_of(program: Program) -> Layers:
+    """The classes of a model's layers: those of tensor parallelism where the program is one process's."""
+    if program.split is None:
+        return Layers()
+    from .tensor_parallel import SplitLayers
+
+    return SplitLayers(program)

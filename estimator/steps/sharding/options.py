@@ -71,6 +71,12 @@ class ShardingOptions(BaseModel):
     )
     offload_optimizer: Literal["none", "cpu"] = Field("none", description="zero: where optimizer states rest")
     offload_param: Literal["none", "cpu"] = Field("none", description="zero3: where parameters rest")
+    sequence_parallel: bool = Field(False, description="tp: norms and dropout share each sequence")
+
+    @property
+    def label(self) -> str:
+        """What messages call it."""
+        return self.name or f"tp {self.tp}"
 
     @property
     def which(self) -> str:
@@ -80,7 +86,7 @@ class ShardingOptions(BaseModel):
 
 SIZES = ("replicate", "tp", "cp", "pp", "ep")
 """The keys that say how many processes share what."""
-NO_RULE_YET = ("zero3", "tp", "cp", "pp", "ep", "cpu_offload", "offload_optimizer", "offload_param")
+NO_RULE_YET = ("zero3", "cp", "pp", "ep", "cpu_offload", "offload_optimizer", "offload_param")
 """The names and keys of the block for which there is no rule."""
 
 
@@ -100,6 +106,15 @@ def read(block: Any) -> ShardingOptions:
         default = ShardingOptions.model_fields[key].default if key in ShardingOptions.model_fields else None
         if (value := getattr(options, key, None)) != default:
             raise InputError(f"sharding.{key} {shown(value)} has no rule yet; leave it out")
+    if options.tp > 1 and options.name is not None:
+        raise InputError(
+            f"sharding.tp {options.tp} has no rule with sharding {options.name} yet; leave one of them out"
+        )
+    if options.sequence_parallel:
+        raise InputError(
+            "sharding.sequence_parallel: transformers reserves `enable_sequence_parallel` and has not wired it up yet; "
+            "leave it out"
+        )
     return _with_world(options)
 
 

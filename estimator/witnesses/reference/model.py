@@ -55,6 +55,10 @@ def build_model(resolved: Resolved, device: str = "cpu", attention: str | None =
             attn_implementation=_implementation(attention or plan.attention),
             **options,
         )
+    if resolved.step.tensor_parallel > 1:
+        from .tensor_parallel import split
+
+        model = split(model, resolved.step.tensor_parallel)
     if plan.base is not None:
         from .quantised import prepare_adapter, quantise
 

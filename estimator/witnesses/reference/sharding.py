@@ -16,6 +16,7 @@ from ...programs import Sharding
 from ...steps.sharding.ddp import Ddp
 from ...steps.sharding.fsdp1 import Fsdp1
 from ...steps.sharding.fsdp2 import Fsdp2
+from ...steps.sharding.tensor_parallel import TensorParallel
 from ...steps.sharding.zero import Zero
 from .zero import prepare
 
@@ -43,8 +44,8 @@ def shard(model: Any, resolved: Resolved) -> Any:
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
     sharding = resolved.step.sharding
-    if isinstance(sharding, Zero):
-        return model  # whose optimizer shares it
+    if isinstance(sharding, (TensorParallel, Zero)):
+        return model  # which is loaded so, or whose optimizer shares it
     if isinstance(sharding, Ddp):
         from . import ddp
 
