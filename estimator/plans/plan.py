@@ -101,6 +101,28 @@ SHARDED_VALUES = {
     "optimizer": ("sgd", "sgd-momentum"),
 }
 """Values of other keys that it may have, beside their defaults."""
+BESIDE: Mapping[str, Mapping[str, tuple[str, ...]]] = {
+    "fsdp1": {
+        "dtype": ("float16",),
+        "checkpointing": ("matmul",),
+        "optimizer": (
+            "adafactor",
+            "adamw-8bit",
+            "adamw-foreach",
+            "adamw-fused",
+            "muon",
+            "paged-adamw",
+            "paged-adamw-8bit",
+        ),
+        "method": (
+            *("lora-fa", "adalora", "vera", "randlora", "loha", "lokr", "delora", "hra", "oft", "boft", "fourierft"),
+            *("miss", "ia3", "ln_tuning", "bitfit"),
+        ),
+        **dict.fromkeys(("gradient_clipping", "neftune_noise_alpha", "packing", "use_reentrant", "head"), ()),
+        **dict.fromkeys(("loss", "loss_chunk", "num_output_chunks", "mlp_chunks", "label_share"), ()),
+    }
+}
+"""More that one way to share may have beside it: all values of a key where none is listed."""
 NOT_BESIDE = {"ddp": ("implementation", "trainer", "run")}
 """The keys that a way to share may not have beside it, where it may have all others."""
 
@@ -411,12 +433,15 @@ class Plan(_WithEngines):
     @property
     def beside_sharding(self) -> str | None:
         """The first key and value for which a sharded step has no rule yet; ``None`` without one."""
-        refused = NOT_BESIDE.get(str(getattr(self.sharding, "name", None)))
+        name = str(getattr(self.sharding, "name", None))
+        refused, more = NOT_BESIDE.get(name), BESIDE.get(name, {})
         free = SHARDED if self.task == "train" else SHARDED | {"use_cache"}
         for key, field in type(self).model_fields.items():
             value = getattr(self, key)
             named = getattr(value, "name", value)
-            known = key in free or named in SHARDED_VALUES.get(key, ()) if refused is None else key not in refused
+            own = more.get(key)
+            known = key in free or own == () or named in (*SHARDED_VALUES.get(key, ()), *(own or ()))
+            known = known if refused is None else key not in refused
             if value != field.default and not known:
                 return key if isinstance(named, BaseModel) else f"{key}: {named}"
         return None

@@ -193,6 +193,10 @@ STEP: Refusals = {
     "sharding: {p.sharding.label} has no rule with {p.beside_sharding}; leave one of them out": (
         lambda p: p.sharding is not None and p.beside_sharding
     ),
+    "sharding.groups: transformers does not go with checkpointing: matmul under fsdp1, as PyTorch refuses to recompute "
+    "what gathers (not found in storage); set checkpointing: layer": (
+        lambda p: _shares(p, "fsdp1") and p.sharding.groups == "transformers" and p.checkpointing == "matmul"
+    ),
     "sharding: {p.sharding.label} does not go with autocast, which DeepSpeed switches off; take dtype: bfloat16, which "
     "it trains with float32 copies of the parameters": (
         lambda p: p.autocast and p.sharding is not None and str(p.sharding.name).startswith("zero")

@@ -53,6 +53,16 @@ MEASURED: list[Case] = [
         ("replicated", 6, {}, TINY, {"replicate": 2}),
         ("replicated-kept", 8, {}, TINY, {"replicate": 4, **KEPT, **MIXED}),
         ("replicated-whole", 6, {}, TINY, {"replicate": 6}),
+        ("clipped", 3, {}, {**TINY, "gradient_clipping": True}, {}),
+        ("adafactor", 3, {}, {**TINY, "optimizer": "adafactor"}, {}),
+        ("adamw-8bit", 3, {}, {**TINY, "optimizer": "adamw-8bit"}, {}),
+        ("muon", 3, {}, {**TINY, "optimizer": "muon"}, {}),
+        ("reentrant", 2, {}, {**TINY, **LAYER, "use_reentrant": True}, {}),
+        ("chunked-loss", 2, {"vocab_size": 3000}, {**MANY, "loss": "chunked"}, {}),
+        ("ia3", 3, {}, {**TINY, "method": "ia3"}, {}),
+        ("oft", 3, {}, {**TINY, "method": "oft"}, PEFT),
+        ("vera", 3, {}, {**TINY, "method": "vera"}, PEFT),
+        ("encoder", 3, {"model_type": "bert"}, {**TINY, "head": "masked-lm"}, {}),
         ("peft", 3, {}, LORA, PEFT),
         ("peft-one", 1, {}, LORA, PEFT),
         ("peft-two-dtypes", 2, {}, {**BF16, "method": "lora"}, PEFT),
@@ -70,20 +80,22 @@ REFUSED: list[Refused] = [
             {},
             "must flatten tensors with uniform dtype but got bfloat16 and float32",
         ),
-        ({"method": {"name": "lora", "use_dora": True}}, PEFT, "FSDP1 gathers an adapter where it is called, and this"),
+        ({"method": {"name": "lora", "use_dora": True}}, {}, "FSDP1 has no rule with use_dora; leave it out"),
+        ({**LORA, "checkpointing": "matmul"}, PEFT, "does not go with checkpointing: matmul under fsdp1"),
         (
             {"dtype": "float32", "method": "lora"},
             {**PEFT, **MIXED},
             "would multiply float32 and bfloat16, which PyTorch",
         ),
+        ({"method": "mezo"}, {}, "sharding: fsdp1 has no rule with method: mezo; leave one of them out"),
+        ({"optimizer": "lomo"}, {}, "sharding: fsdp1 has no rule with optimizer: lomo"),
+        ({"device": "rtx-4090"}, {}, "sharding: fsdp1 has no rule with runtime: torch-cuda"),
         (TINY, {"bucket_cap_mb": 9}, "sharding.bucket_cap_mb 9 does not go with sharding fsdp1"),
     )
 ] + [
     (
         {"model_type": "mixtral"},
-        _flattened(
-            {"dtype": "float32", "method": {"name": "lora", "target_parameters": ["mlp.experts.down_proj"]}}, 2, **PEFT
-        ),
-        "experts.lora_A elsewhere, where it is a shard; leave sharding.groups out",
+        _flattened({**TINY, "method": {"name": "lora", "target_parameters": ["mlp.experts.down_proj"]}}, 2),
+        "experts.lora_A.weight, an adapter of a parameter: PyTorch does not let it change a view in place",
     )
 ]

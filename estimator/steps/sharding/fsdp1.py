@@ -256,6 +256,19 @@ def _adapters(parameters: Sequence[Tensor]) -> dict[str, list[Tensor]]:
     }
 
 
+def _refuse_methods(parameters: Sequence[Tensor]) -> None:
+    """Raise ``InputError`` for adapters that do not run where parameters are views, or have no rule there."""
+    batched = tuple(p.name.rpartition(".")[0] + "." for p in parameters if len(p.shape) == 3 and not p.added)
+    for p in parameters:
+        if p.added and p.name.startswith(batched):
+            raise InputError(
+                f"FSDP1 does not go with {p.name}, an adapter of a parameter: PyTorch does not let it change a view in "
+                "place; take sharding fsdp2, or other target_modules"
+            )
+        if "lora_magnitude_vector" in p.name:
+            raise InputError("FSDP1 has no rule with use_dora; leave it out, or take sharding fsdp2")
+
+
 def _refuse_dtypes(x: Tensor, weight: Tensor) -> None:
     """Raise ``InputError`` for a product that ``F.linear`` refuses: PEFT casts to the dtype of the shard."""
     if x.ledger.autocast is None and x.dtype in FLOATING and x.dtype != weight.dtype:
@@ -273,6 +286,8 @@ class _Scope(Scope):
         self.ledger, self.sync = ledger, True
         self.post_forward_order: list[_Unit] = []
         parameters = {"": parts.outside, **parts.layers}
+        for own in parameters.values():
+            _refuse_methods(own)
         self.paths = tuple(parts.layers)
         if sharding.groups == "transformers" and sharding.adapted:
             for path, own in list(parameters.items()):
@@ -280,10 +295,6 @@ class _Scope(Scope):
                 apart = {id(p) for adapter in found.values() for p in adapter}
                 parameters |= {path: [p for p in own if id(p) not in apart], **found}
                 ledger.module_hooks |= dict.fromkeys(found, self)
-        self.uncalled = set(ledger.module_hooks)
-        """Units of adapters that were not called so far."""
-        if dora := next((path for path in self.uncalled if path.endswith("lora_magnitude_vector")), None):
-            self._refuse_reading(dora)
         self.units = {path: _Unit(ledger, sharding, own, self) for path, own in parameters.items() if own}
         self.rank = _largest_rank(list(self.units.values()))
         for unit in self.units.values():
@@ -291,21 +302,12 @@ class _Scope(Scope):
         self._unit_of = {id(unit.flat): unit for unit in self.units.values()}
         ledger.gradient_hooks, ledger.after_backward = self, self._after_backward
 
-    @staticmethod
-    def _refuse_reading(path: str) -> None:
-        raise InputError(
-            "with sharding.groups transformers FSDP1 gathers an adapter where it is called, and this method reads "
-            f"{path} elsewhere, where it is a shard; leave sharding.groups out, or take sharding fsdp2"
-        )
-
     def before_forward(self) -> None:
         for unit in self.units.values():
             unit.reset_grad()
         self.before_module("", [])
 
     def after_forward(self, outputs: Sequence[Any]) -> None:
-        if self.uncalled:
-            self._refuse_reading(min(self.uncalled))
         if (root := self.units.get("")) is not None:
             root.post_forward(outputs, False)  # as backward begins with it
 
@@ -313,7 +315,6 @@ class _Scope(Scope):
         if (unit := self.units.get(path)) is not None:
             unit.pre_forward(inputs)
             if path in self.ledger.module_hooks:
-                self.uncalled.discard(path)
                 _refuse_dtypes(inputs[0], unit.flat)
         return inputs
 
