@@ -29,6 +29,7 @@ class Running(Protocol):
     within: str
     scope: str
     running: str
+    stream: str
 
 
 class Events:
@@ -36,7 +37,7 @@ class Events:
 
     An allocation's number is its index in ``sizes`` (bytes). ``order`` has the number where the allocation is made, and
     its complement (``~number``) where it is released. ``saved`` are the numbers of allocations that were saved for
-    backward. ``gradients`` are those of parameters' gradients, each with the parameter's name. ``with_origins`` also
+    backward. ``gradients`` are those of parameters' gradients, each with the parameters' names. ``with_origins`` also
     notes where each allocation is made, in ``origins``, which is empty otherwise.
 
     Of a loop of more than ``most_passes``, one pass stands for all but the first two and the last. What each of these
@@ -64,7 +65,9 @@ class Events:
         self.marks: dict[str, int] = {}
         """For each part of the step, the index in ``order`` where it starts."""
         self.saved: set[int] = set()
-        self.gradients: dict[int, str] = {}
+        self.gradients: dict[int, tuple[str, ...]] = {}
+        self.streams: dict[int, str] = {}
+        """The streams of the allocations that are made on another than the one that computes."""
         self.products: dict[str, int] = {}
         """For each thread (``main``, ``backward``), the index in ``order`` where cuBLAS gets its workspace on a GPU:
         just after the result of the thread's first matrix product."""
@@ -78,6 +81,8 @@ class Events:
         if self._passes > 1:
             self.copies[number] = self._passes
             self._undecided.add(number)
+        if ledger.stream:
+            self.streams[number] = ledger.stream
         if self.with_origins:
             self.origins.append(Origin(ledger.phase, ledger.within or ledger.scope, ledger.running))
         return number

@@ -375,7 +375,7 @@ def _store_gradient(leaf: Tensor, buffers: dict[tuple[int, int], Tensor], key: t
         dense = grad.strides is None or grad.strides == leaf.strides
         leaf.grad = grad.alias() if alone and dense else ledger.empty(leaf.shape, leaf.dtype)
         if ledger.events is not None:
-            ledger.events.gradients[leaf.grad.storage.event] = leaf.name
+            ledger.events.gradients[leaf.grad.storage.event] = (leaf.name,)
     elif grad.dtype != leaf.grad.dtype and not ledger.device.has_own_memory:
         ledger.transient(leaf.grad.nbytes)  # it is cast before it is added
     if ledger.gradient_hooks is not None:

@@ -453,6 +453,8 @@ class Ledger:
     """The operator that saved a tensor last."""
     running: str = ""
     """The operator that runs, where its name is known."""
+    stream: str = ""
+    """The CUDA stream that tensors are made on; empty for the one that computes."""
     sequence: int = 0
     """How many nodes the backward graph has had: the newest node's number."""
     copies: Size = 1
@@ -669,6 +671,13 @@ class Ledger:
         outer, self.grad_enabled = self.grad_enabled, False
         yield
         self.grad_enabled = outer
+
+    @contextmanager
+    def on_stream(self, name: str) -> Iterator[None]:
+        """``torch.cuda.stream``: tensors made in this context come from that stream's memory, and go back to it."""
+        outer, self.stream = self.stream, name
+        yield
+        self.stream = outer
 
     @contextmanager
     def standing_for(self, copies: Size) -> Iterator[None]:

@@ -40,6 +40,8 @@ class MethodOptions(BaseModel):
     """The key that says how large the adapters are, where there is such a key."""
     peft: ClassVar[bool] = True
     """Whether PEFT has the method. ``name`` is then PEFT's peft_type in lower case."""
+    tuner: ClassVar[bool] = True
+    """PEFT puts a module of its own between its model and the model, as for all methods but those of prompts."""
     peft_type: ClassVar[str] = ""
     """PEFT's peft_type, where it is not ``name`` in upper case."""
     harmless: ClassVar[frozenset[str]] = frozenset()

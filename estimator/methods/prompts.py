@@ -40,6 +40,7 @@ _FILLED_IN: Mapping[str, tuple[frozenset[str], tuple[str, ...]]] = {
 class PromptOptions(MethodOptions):
     """Options of methods with virtual tokens (peft.PromptLearningConfig)."""
 
+    tuner: ClassVar[bool] = False
     num_virtual_tokens: Rank | None = Field(None, description="virtual tokens before each sequence")
     token_dim: Whole | None = Field(None, description="hidden size, which PEFT fills in")
     num_transformer_submodules: Annotated[Whole, Field(ge=1, le=1)] | None = Field(

@@ -40,6 +40,7 @@ from ..steps.optimizers import OPTIMIZERS
 from ..steps.sharding.options import ShardingOptions
 from ..steps.sharding.options import read as read_sharding
 from ..text import human
+from .beside_sharding import without_a_rule
 from .lengths import LengthOptions, length_options
 from .presets import preset_assumptions, with_presets
 from .quantised_checkpoints import checkpoint_assumptions, with_checkpoint
@@ -76,55 +77,6 @@ else:
     Optimizer = Literal[tuple(OPTIMIZERS)]
     _own = [keys.dtypes for keys in KEYS.values() if keys.dtypes is not None]
     Dtype = Union[(Literal["float32", "bfloat16", "float16"], Format, *_own)]
-
-
-SHARDED = frozenset(
-    {
-        *("model", "sharding", "task", "batch", "seq", "attention_mask", "data_collator", "keep_logits"),
-        *(
-            "drop_output_before_step",
-            "experts_implementation",
-            "routing",
-            "device",
-            "budget",
-            "gradient_accumulation_steps",
-        ),
-    }
-)
-"""The keys that a sharded step may have beside it, whatever their values."""
-SHARDED_VALUES = {
-    "dtype": ("float32", "bfloat16"),
-    "attention": ("eager",),
-    "autocast": ("bfloat16",),
-    "checkpointing": ("layer",),
-    "method": ("lora",),
-    "optimizer": ("sgd", "sgd-momentum"),
-}
-"""Values of other keys that it may have, beside their defaults."""
-BESIDE: Mapping[str, Mapping[str, tuple[str, ...]]] = {
-    "fsdp1": {
-        "dtype": ("float16",),
-        "checkpointing": ("matmul",),
-        "optimizer": (
-            "adafactor",
-            "adamw-8bit",
-            "adamw-foreach",
-            "adamw-fused",
-            "muon",
-            "paged-adamw",
-            "paged-adamw-8bit",
-        ),
-        "method": (
-            *("lora-fa", "adalora", "vera", "randlora", "loha", "lokr", "delora", "hra", "oft", "boft", "fourierft"),
-            *("miss", "ia3", "ln_tuning", "bitfit"),
-        ),
-        **dict.fromkeys(("gradient_clipping", "neftune_noise_alpha", "packing", "use_reentrant", "head"), ()),
-        **dict.fromkeys(("loss", "loss_chunk", "num_output_chunks", "mlp_chunks", "label_share"), ()),
-    }
-}
-"""More that one way to share may have beside it: all values of a key where none is listed."""
-NOT_BESIDE = {"ddp": ("implementation", "trainer", "run")}
-"""The keys that a way to share may not have beside it, where it may have all others."""
 
 
 class _Question(BaseModel):
@@ -433,18 +385,7 @@ class Plan(_WithEngines):
     @property
     def beside_sharding(self) -> str | None:
         """The first key and value for which a sharded step has no rule yet; ``None`` without one."""
-        name = str(getattr(self.sharding, "name", None))
-        refused, more = NOT_BESIDE.get(name), BESIDE.get(name, {})
-        free = SHARDED if self.task == "train" else SHARDED | {"use_cache"}
-        for key, field in type(self).model_fields.items():
-            value = getattr(self, key)
-            named = getattr(value, "name", value)
-            own = more.get(key)
-            known = key in free or own == () or named in (*SHARDED_VALUES.get(key, ()), *(own or ()))
-            known = known if refused is None else key not in refused
-            if value != field.default and not known:
-                return key if isinstance(named, BaseModel) else f"{key}: {named}"
-        return None
+        return without_a_rule(self)
 
     @property
     def row(self) -> int:

@@ -201,9 +201,6 @@ STEP: Refusals = {
     "it trains with float32 copies of the parameters": (
         lambda p: p.autocast and p.sharding is not None and str(p.sharding.name).startswith("zero")
     ),
-    "sharding.allgather_bucket_size {p.sharding.allgather_bucket_size} is odd; DeepSpeed takes even ones": (
-        lambda p: p.sharding is not None and (p.sharding.allgather_bucket_size or 0) % 2
-    ),
     "sharding: ddp does not go with dtype: {p.dtype}, whose weights torchao makes of several tensors, and "
     "DistributedDataParallel broadcasts them as one (NotImplementedError); take nf4, int8 or an unquantised dtype": (
         lambda p: _shares(p, "ddp") and p.dtype in TORCHAO

@@ -118,15 +118,17 @@ def step_of(plan: Plan, config: Config, window: int | None, head: str = "causal-
         window_reached=window is not None and plan.row >= window,
         micro_batches=min(plan.gradient_accumulation_steps, 2 if plan.sharding is None else 3),
         procedure=_procedure(plan, window),
-        sharding=None
-        if plan.sharding is None
-        else sharding_of(plan.sharding, plan.method.inner.peft, config.hidden_size),
+        sharding=None if plan.sharding is None else sharding_of(plan.sharding, _has_tuner(plan), config.hidden_size),
         previous_output=plan.holds_previous_output and not plan.engine.replays,  # a replay has the previous step itself
         head=head,
         num_labels=config.num_labels,
         lengths=(("T", plan.target_seq),) if head == "seq2seq-lm" else (),
         device=plan.engine.kernels(plan),
     )
+
+
+def _has_tuner(plan: Plan) -> bool:
+    return plan.method.inner.peft and plan.method.inner.tuner
 
 
 def _masks_without_padding(plan: Plan, config: Config, window: int | None) -> bool:

@@ -409,6 +409,12 @@ class RecordedCausalLM(Module):
         return frozenset([row.path for row in self.c.program.modules if row.role == "input embedding"])
 
     @property
+    def segment_of(self) -> dict[str, int]:
+        """The number of the segment of each layer that is run, by the layer's path."""
+        paths = self.c.program.paths
+        return {paths[index]: number for number, one in enumerate(self.segments) for index, _ in one.layers}
+
+    @property
     def roles(self) -> dict[str, str]:
         """The paths of modules by their roles, with that of the last norm beside the layers as ``final norm``."""
         program = self.c.program

@@ -110,7 +110,7 @@ class Sharding:
     tp: int = 1
     """How many processes share each product (tensor parallelism)."""
     adapted: bool = False
-    """PEFT's model is around the model."""
+    """A tuner of PEFT's is around the model."""
 
     @property
     def shard(self) -> int:

@@ -92,7 +92,7 @@ class Model:
         for p in parameters:
             layer = self.causal_lm.layer_of(p.name)
             (outside if layer is None else layers.setdefault(layer, [])).append(p)
-        return Parts(outside, layers, self.causal_lm.roles)
+        return Parts(outside, layers, self.causal_lm.segment_of, self.causal_lm.roles)
 
     def batch(self) -> Batch:
         """The batch of a forward pass, made anew."""

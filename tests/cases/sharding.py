@@ -39,6 +39,11 @@ def sharded(keys: dict[str, Any], world: int, name: str = "fsdp2", **options: An
 
 AUTOCAST_ZERO = {"autocast": "bfloat16", "sharding": {"name": "zero1", "world_size": 2}}
 MIXED = {"param_dtype": "bfloat16", "reduce_dtype": "float32"}
+ACCELERATE = {"groups": "accelerate"}
+HEAD = {"name": "lora", "target_modules": ["q_proj", "lm_head"]}
+PROMPTS = {"name": "prompt_tuning", "num_virtual_tokens": 4}
+ADAPTERS = {"name": "adaption_prompt", "adapter_len": 4, "adapter_layers": 3}
+NF4 = {"dtype": "nf4", "compute_dtype": "bfloat16", "rest_dtype": "bfloat16"}
 ACCUMULATED = {**TINY, "gradient_accumulation_steps": 3}
 
 
@@ -87,10 +92,32 @@ MEASURED += [
         ("replicated", 6, {}, TINY, {"replicate": 2}),
         ("replicated-mixed", 8, {}, {**TINY, "seq": 8}, {**MIXED, "replicate": 4}),
         ("replicated-narrow", 8, {}, TINY, {"reduce_dtype": "bfloat16", "replicate": 2}),
-        ("accelerate", 3, {}, TINY, {"groups": "accelerate"}),
-        ("accelerate-tied", 2, {"tie_word_embeddings": True}, TINY, {"groups": "accelerate"}),
-        ("accelerate-lora", 2, {}, {**MANY, **LAYER, "method": "lora"}, {"groups": "accelerate", **MIXED}),
-        ("accelerate-conv1d", 5, {"model_type": "gpt2"}, {**TINY, "seq": 8}, {"groups": "accelerate"}),
+        ("accelerate", 3, {}, TINY, ACCELERATE),
+        ("accelerate-tied", 2, {"tie_word_embeddings": True}, TINY, ACCELERATE),
+        ("accelerate-lora", 2, {}, {**MANY, **LAYER, "method": "lora"}, {**ACCELERATE, **MIXED}),
+        ("accelerate-conv1d", 5, {"model_type": "gpt2"}, {**TINY, "seq": 8}, ACCELERATE),
+        ("accelerate-no-norm", 2, {"model_type": "opt"}, {**TINY, "seq": 8}, ACCELERATE),
+        ("accelerate-fused-tied", 2, {"tie_word_embeddings": True}, {**TINY, "loss": "liger"}, ACCELERATE),
+        ("accelerate-chunked", 3, {}, {**TINY, "loss": "chunked"}, ACCELERATE),
+        ("accelerate-head", 2, {}, {**TINY, "method": HEAD}, ACCELERATE),
+        ("accelerate-prompts", 2, {}, {**MANY, "method": PROMPTS}, ACCELERATE),
+        ("accelerate-adapters", 2, {}, {**TINY, "method": ADAPTERS}, ACCELERATE),
+        ("nf4", 3, {}, {**MANY, "dtype": "nf4", "method": "lora"}, ACCELERATE),
+        ("nf4-mixed", 2, {}, {**MANY, **LAYER, **NF4, "method": "lora"}, {**ACCELERATE, **MIXED}),
+        ("ia3", 3, {}, {**MANY, "method": "ia3"}, {}),
+        ("boft", 3, {}, {**MANY, "method": "boft"}, {}),
+        ("prefixes", 3, {}, {**TINY, "method": {"name": "prefix_tuning", "num_virtual_tokens": 4}}, {}),
+        ("frozen", 3, {}, {**MANY, "method": {"name": "freeze", "top_layers": 2}}, {}),
+        ("norms", 3, {}, {**MANY, "method": "ln_tuning"}, MIXED),
+        ("lion", 3, {}, {**MANY, "optimizer": "lion"}, {}),
+        ("clipped", 3, {}, {**MANY, "gradient_clipping": True}, {}),
+        ("packed", 3, {}, {**MANY, "packing": True}, {}),
+        ("mlp-chunks", 3, {}, {**MANY, "mlp_chunks": 2}, {}),
+        ("products", 3, {}, {**MANY, "checkpointing": "matmul"}, {}),
+        ("attention-again", 3, {}, {**MANY, "checkpointing": "attention"}, MIXED),
+        ("cached", 3, {}, {**MANY, "use_cache": True}, {}),
+        ("noise", 3, {}, {**MANY, "neftune_noise_alpha": 5}, {}),
+        ("outputs-fp32", 3, {}, {**MANY, "convert_outputs_to_fp32": True, "autocast": "bfloat16"}, {}),
     )
 ]
 VIEWS = {"gradient_as_bucket_view": True}
@@ -145,8 +172,11 @@ REFUSED: list[Refused] = [
 ] + [
     ({}, sharded(keys, 2), says)
     for keys, says in (
-        ({"method": "ia3"}, "sharding: fsdp2 has no rule with method: ia3; leave one of them out"),
-        ({"device": "rtx-4090"}, "sharding: fsdp2 has no rule with runtime: torch-cuda"),
+        ({"method": "mezo"}, "sharding: fsdp2 has no rule with method: mezo; leave one of them out"),
+        (
+            {"dtype": "nf4", "method": "lora"},
+            "cannot gather packed weights, which are no floats; set groups: accelerate",
+        ),
         ({"transformers": "4.57"}, "has no rule with transformers: 4.57"),
         ({"run": {"eval_samples": 9}}, "has no rule with run; leave one of them out"),
         ({"task": "infer"}, "does not go with task: infer, where products alone are shared"),

@@ -69,7 +69,7 @@ def whole(keys: dict[str, Any]) -> tuple[Ledger, Ledger]:
 def assert_equal(found: Ledger, expected: Ledger) -> None:
     assert found.events is not None
     assert expected.events is not None
-    for name in ("sizes", "order", "marks", "products", "saved", "gradients"):
+    for name in ("sizes", "order", "marks", "products", "saved", "gradients", "streams"):
         assert getattr(found.events, name) == getattr(expected.events, name), name
     rows = [
         [
@@ -96,6 +96,23 @@ def test_savings(keys: dict[str, Any], method: str) -> None:
         resolve(parse_plan({**BASE, **keys, "method": method}))
     except InputError:
         pytest.skip("refused")
+    assert_equal(*whole({**BASE, **keys, "method": method}))
+
+
+FSDP2 = {"name": "fsdp2", "world_size": 8}
+SHARDED: list[dict[str, Any]] = [
+    {"sharding": FSDP2, "checkpointing": "layer"},
+    {"sharding": {**FSDP2, "reshard_after_forward": False, "param_dtype": "bfloat16", "reduce_dtype": "float32"}},
+    {"sharding": {**FSDP2, "replicate": 2, "param_dtype": "bfloat16"}, "dtype": "float32"},
+    {"sharding": {**FSDP2, "groups": "accelerate", "reshard_after_forward": 2}},
+    {"sharding": {**FSDP2, "reduce_dtype": "float32"}, "gradient_accumulation_steps": 2},
+]
+
+
+@pytest.mark.share(2)
+@pytest.mark.parametrize("method", ["full", "lora"])
+@pytest.mark.parametrize("keys", SHARDED, ids=str)
+def test_sharded(keys: dict[str, Any], method: str) -> None:
     assert_equal(*whole({**BASE, **keys, "method": method}))
 
 

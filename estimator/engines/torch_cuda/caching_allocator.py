@@ -1,7 +1,8 @@
 """PyTorch's CUDA caching allocator, replayed: ``torch.cuda.memory_reserved`` for a sequence of requests.
 
 The rules are those of ``c10/cuda/CUDACachingAllocator.cpp``, the constants those of ``c10/core/AllocatorConfig.h``.
-They hold for one device and one stream, without CUDA graphs and memory pools. Of ``PYTORCH_ALLOC_CONF`` there are
+They hold for one device, without CUDA graphs and memory pools. Each stream has pools of its own: a block goes back to
+the stream that it was allocated on. Of ``PYTORCH_ALLOC_CONF`` there are
 ``expandable_segments`` and ``max_split_size_mb``; the other options have their defaults.
 
 A request is rounded up to 512 bytes. It is served by the small pool up to 1 MiB, else by the large pool. The pool's
@@ -145,7 +146,7 @@ class _Pool:
 
 
 class CachingAllocator:
-    """The allocator of one CUDA device in a process that uses one stream.
+    """The allocator of one CUDA device in a process.
 
     ``allocated``, ``reserved``, ``peak_allocated`` and ``peak_reserved`` are the bytes that ``memory_allocated``,
     ``memory_reserved``, ``max_memory_allocated`` and ``max_memory_reserved`` of ``torch.cuda`` return.
@@ -172,7 +173,8 @@ class CachingAllocator:
         self.allocated = self.reserved = self.peak_allocated = self.peak_reserved = 0
         self.gave_back = False
         """Whether a request found no room before cached memory was given back to the device."""
-        self._large, self._small = _Pool(False, expandable_segments), _Pool(True, expandable_segments)
+        self._pools: dict[tuple[str, bool], _Pool] = {}
+        """The pools of each stream, the large and the small one."""
         self._heads: dict[int, Block] = {}  # the first block of every segment or range, by address
         self._next_address = self._made = 0
         self.watch: Callable[[str, int, int], None] = lambda action, address, size: None
@@ -180,18 +182,21 @@ class CachingAllocator:
         address and the bytes.
         """
 
-    def malloc(self, nbytes: int, copies: int = 1) -> Block:
+    def malloc(self, nbytes: int, copies: int = 1, stream: str = "") -> Block:
         """A block for ``nbytes`` bytes, at least one: PyTorch allocates nothing for an empty tensor.
 
-        ``copies``: it stands for so many equal blocks.
+        ``copies``: it stands for so many equal blocks. ``stream``: whose memory it takes; empty for the default one.
 
         Raises ``OutOfMemory`` when ``capacity`` leaves no room for another segment. The free segments have then been
         given back, as in PyTorch.
         """
         size = -(-nbytes // ROUNDING) * ROUNDING
-        pool = self._small if size <= SMALL_REQUEST else self._large
+        kind = stream, size <= SMALL_REQUEST
+        pool = self._pools.get(kind)
+        if pool is None:
+            pool = self._pools[kind] = _Pool(kind[1], self.expandable_segments)
         if copies > 1:
-            return self._many(pool, size, copies)
+            return self._many(pool, size, copies, stream)
         return self._take(self._fitting(pool, size) or self._new_or_given_back(pool, size, nbytes), size)
 
     def free(self, block: Block) -> None:
@@ -207,7 +212,7 @@ class CachingAllocator:
 
     def empty_cache(self) -> None:
         """``torch.cuda.empty_cache``: give all free segments, or granules, back to the device."""
-        for pool in self._large, self._small:
+        for pool in self._pools.values():
             self.reserved -= pool.spare
             pool.spare = 0
             for *_, block in list(pool.free):
@@ -257,14 +262,14 @@ class CachingAllocator:
             return self._place(pool, segment)
         return self._place(pool, segment) if self._reserve(segment) else None
 
-    def _many(self, pool: _Pool, size: int, copies: int) -> Block:
+    def _many(self, pool: _Pool, size: int, copies: int, stream: str) -> Block:
         """A block that stands for ``copies`` blocks of ``size`` bytes.
 
         Where no free block has room for all, they are in segments of their own, each with as many blocks as fit.
         """
         whole = size * copies
         if self.expandable_segments:
-            return self.malloc(whole)
+            return self.malloc(whole, stream=stream)
         segment = _segment_for(pool, size)
         segment_blocks = segment // size
         granules = -(-copies // segment_blocks) * segment

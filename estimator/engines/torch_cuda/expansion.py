@@ -59,9 +59,12 @@ class Expansion:
             ):
                 raise NotPeriodic
 
-    def _traits(self, numbers: Sequence[int]) -> list[tuple[int, int, bool, bool]]:
+    def _traits(self, numbers: Sequence[int]) -> list[tuple[int, int, bool, bool, str | None]]:
         events = self.outlined
-        return [(events.sizes[n], events.copies.get(n, 1), n in events.saved, n in events.gradients) for n in numbers]
+        return [
+            (events.sizes[n], events.copies.get(n, 1), n in events.saved, n in events.gradients, events.streams.get(n))
+            for n in numbers
+        ]
 
     def play(self, start: int, stop: int) -> None:
         """Expand the outline's entries from ``start`` to ``stop``, with the marks between them."""
@@ -145,7 +148,9 @@ class Expansion:
         if entry in outlined.saved:
             events.saved.add(number)
         if entry in outlined.gradients:
-            events.gradients[number] = _renamed(outlined.gradients[entry], layers)
+            events.gradients[number] = tuple([_renamed(name, layers) for name in outlined.gradients[entry]])
+        if entry in outlined.streams:
+            events.streams[number] = outlined.streams[entry]
         return number
 
     def _seen_from(self, segment: int, group: int, there: int) -> int:
@@ -196,7 +201,8 @@ class Expansion:
         """The parameters of every layer with their live gradients, in ``ledger``, which then goes on with this log."""
         update = self.outlined.marks.get("update", 0)
         live = self.outlined.gradients.keys() - {~entry for entry in self.outlined.order[:update] if entry < 0}
-        gradients = {self.outlined.gradients[number]: number for number in live}
+        gradients = {name: number for number in live for name in self.outlined.gradients[number]}
+        storages: dict[int, Storage] = {}  # several gradients may be views of one tensor
         found: list[Tensor] = []
         ledger.events = None  # the log has the tensors that are made here
         try:
@@ -208,10 +214,13 @@ class Expansion:
                     for p in run:
                         found.append(_copied(p, ledger, 0 if outside else copy * self.lengths[segment]))
                         found[-1].storage.event = self._numbers[group][self._place[p.storage.event]]
-                        if (number := gradients.get(p.name)) is not None:
+                        if p.requires_grad and (number := gradients.get(p.name)) is not None:
                             there = self._seen_from(segment, group, self._segment[number])
-                            found[-1].grad = grad = ledger.empty(p.shape, p.dtype)
-                            grad.storage.event = self._numbers[there][self._place[number]]
+                            event = self._numbers[there][self._place[number]]
+                            if event not in storages:
+                                storages[event] = Storage(ledger, self.outlined.sizes[number])
+                                storages[event].event = event
+                            found[-1].grad = Tensor(storages[event], p.shape, p.dtype)
         finally:
             ledger.events = self.events
         return found

@@ -78,9 +78,11 @@ def log_step(job: Job, batch: Size, seq: Size, with_origins: bool = False) -> Lo
     parameters = {p.storage.event: p for p in ledger.parameters}
     found: dict[bool, list[Loaded]] = {False: [], True: []}
     constants: list[int] = []
-    for number in events.order[: events.marks["forward"]]:
+    before = events.order[: events.marks["forward"]]
+    gone = {~number for number in before if number < 0}  # whole parameters, of which a process keeps a part
+    for number in before:
         if number not in parameters:
-            if number >= 0:
+            if number >= 0 and number not in gone:
                 constants.append(events.sizes[number])
             continue
         p = parameters[number]
@@ -101,7 +103,7 @@ def _blocks(step: Step, ledger: Ledger) -> Blocks:
     assert ledger.events is not None
     stored = {p.name: (p.dtype, whole(p.storage.nbytes)) for p in ledger.parameters}
     trained = {p.name for p in ledger.parameters if p.requires_grad}
-    arrived = [name for name in ledger.events.gradients.values() if name in trained]
+    arrived = [name for names in ledger.events.gradients.values() for name in names if name in trained]
     order = dict.fromkeys([*arrived, *sorted(trained)])  # those without a gradient are last
     return step.sharding.blocks(list(stored.values()), [stored[name] for name in order])
 
@@ -355,11 +357,15 @@ class Process:
 
     def _play(self, events: Events, order: Sequence[int], blocks: dict[int, Block]) -> None:
         sizes, malloc, free, watched = events.sizes, self.allocator.malloc, self.allocator.free, self.timeline
-        copies, snapshot = events.copies, self.snapshot
+        copies, streams, snapshot = events.copies, events.streams, self.snapshot
         for entry in order:
             if entry >= 0:
                 if nbytes := sizes[entry]:  # PyTorch allocates nothing for an empty tensor
-                    blocks[entry] = block = malloc(nbytes, copies[entry]) if entry in copies else malloc(nbytes)
+                    if entry in copies or entry in streams:
+                        block = malloc(nbytes, copies.get(entry, 1), streams.get(entry, ""))
+                    else:
+                        block = malloc(nbytes)
+                    blocks[entry] = block
                     if watched is not None:
                         self._note(block.size, kind_of(events, entry))
                     if snapshot is not None:

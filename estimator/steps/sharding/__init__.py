@@ -31,8 +31,8 @@ def kind_of(name: str) -> type[Sharding]:
 
 
 def sharding_of(options: ShardingOptions, adapted: bool, hidden_size: int) -> Sharding:
-    """The way to share that a block names, with its own options. ``adapted``: PEFT's model is around the model, of that
-    ``hidden_size``.
+    """The way to share that a block names, with its own options. ``adapted``: a tuner of PEFT's is around the model, of
+    that ``hidden_size``.
 
     Raises ``InputError`` for an option of another way.
     """

@@ -14,6 +14,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from ... import operators as ops
+from ...errors import InputError
 from ...ledger import FLOATING, ITEMSIZE, Call, Ledger, Size, Tensor, ceiling, product, record
 from ...ledger.graph import Output
 from ...programs import Sharding
@@ -48,12 +49,14 @@ def _units(sharding: Fsdp2, parts: Parts) -> list[_Unit]:
     given, outside = sharding.reshard_after_forward, list(parts.outside)
     units = [_Unit([path], own, given) for path, own in parts.layers.items()]
     if sharding.groups == "layers":
+        if any(p.dtype not in FLOATING for own in parts.layers.values() for p in own):
+            raise InputError("sharding fsdp2 cannot gather packed weights, which are no floats; set groups: accelerate")
         return [*units, _Unit([""], outside, False if given is None else given)]
 
     def taken(*paths: str | None) -> tuple[list[str], list[Tensor]]:
         names = [path for path in paths if path is not None]
-        own = [p for p in outside if p.name.rpartition(".")[0] in names]
-        outside[:] = [p for p in outside if p.name.rpartition(".")[0] not in names]
+        own = [p for p in outside if p.name.startswith(tuple(f"{name}." for name in names))]
+        outside[:] = [p for p in outside if p not in own]
         return names, own
 
     # accelerate/utils/fsdp_utils.py: fsdp2_prepare_model. Among the modules of PEFT's model it finds no norm.
@@ -104,9 +107,11 @@ class _Group:
         self.modules_to_run_forward: set[str] = set()
         self.shards = []
         for p in unit.parameters:
+            if p.dtype not in FLOATING:  # accelerate leaves packed weights whole (`ignored_params`)
+                continue
             rows = ceiling(p.shape[0], self.world)  # of each rank, also of those that have fewer or none
             shard = _Shard(p, ledger.shard(p, (rows, *p.shape[1:])), rows * self.world)
-            if sharding.param_dtype is not None and p.dtype in FLOATING:
+            if sharding.param_dtype is not None:
                 p.dtype = sharding.param_dtype
             self.shards.append(shard)
         self.unsharded = self.pending = False
@@ -130,9 +135,10 @@ class _Group:
             return
         processes = int(self.reshard_after_forward or 0) if self.post_forward else self.world
         cast = sum((shard.gathered for shard in self.shards if self._is_cast(shard)), 0) // processes
-        flat = self.ledger.empty((cast,), "uint8") if cast else None
         nbytes = sum((shard.gathered for shard in self.shards), 0)
-        self.gathered = self.ledger.empty((nbytes,), "uint8")
+        with self.ledger.on_stream("all_gather_copy_in"):
+            flat = self.ledger.empty((cast,), "uint8") if cast else None
+            self.gathered = self.ledger.empty((nbytes,), "uint8")
         self.scope.communicated += nbytes // processes * (processes - 1) * self.ledger.copies
         del flat
 
@@ -253,16 +259,19 @@ class _Group:
             _chunk_cat(ledger, having, grads, dtype)
         last = grads.pop() if self.world > 1 else None  # which a loop's variable still names
         grads.clear()
-        output = ledger.empty((numel // self.world,), dtype)
+        stored, replicas, local = having[0].local.dtype, self.sharding.replicate, (numel // self.world,)
+        with ledger.on_stream("reduce_scatter"):
+            output = ledger.empty(local, dtype)
         sent = output.nbytes * (self.world - 1)
-        replicas = self.sharding.replicate
         if replicas > 1:
             self.all_reduced = output
             sent = sent + 2 * output.nbytes * (replicas - 1) // replicas
         self.scope.communicated += sent * ledger.copies
-        stored = having[0].local.dtype
         if stored != dtype:
-            output = ledger.empty((numel // self.world,), stored)
+            with ledger.on_stream("all_reduce" if replicas > 1 else "reduce_scatter"):
+                output = ledger.empty(local, stored)
+        if ledger.events is not None:
+            ledger.events.gradients[output.storage.event] = tuple([shard.local.name for shard in having])
         for shard in having:
             if shard.local.grad is None:  # it is added in place otherwise
                 shard.local.grad = Tensor(output.storage, shard.local.shape, stored)
@@ -297,7 +306,12 @@ class _Scope(Scope):
         self.shared, self.sharding = _Communication(), sharding
         self.dtype = sharding.param_dtype
         self.sync = True
-        *groups, self.root = [_Group(ledger, sharding, unit, self) for unit in _units(sharding, parts)]
+        groups = []
+        for unit in _units(sharding, parts):
+            ledger.segment = parts.segments.get(unit.paths[0], -1)
+            groups.append(_Group(ledger, sharding, unit, self))
+        ledger.segment = -1
+        self.root = groups.pop()
         self.groups = (self.root, *groups)
         self._group_of = {path: group for group in groups for path in group.modules}
         self.paths = tuple(self._group_of)
@@ -307,6 +321,10 @@ class _Scope(Scope):
         self.root.pre_forward("", [])
 
     def after_forward(self, outputs: Sequence[Any]) -> None:
+        for group in self.groups[:0:-1]:  # `_force_complete_incomplete_states`
+            if group.modules_to_run_forward:
+                group.modules_to_run_forward.clear()
+                group.post_forward_of("", outputs)
         self.root.post_forward_of("", outputs)
         self.shared.gathered = None
 

@@ -15,6 +15,8 @@ class Parts(NamedTuple):
     """Those outside of its layers."""
     layers: Mapping[str, Sequence[Tensor]]
     """Those of each layer that is run, by its path."""
+    segments: Mapping[str, int]
+    """The number of each layer's segment (``Ledger.segment``), by its path."""
     roles: Mapping[str, str]
     """The paths of its modules by their roles: ``input embedding``, ``final norm``, ``output embedding``."""
 

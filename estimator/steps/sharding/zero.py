@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from itertools import accumulate, pairwise
 from typing import ClassVar
 
+from ...errors import InputError
 from ...ledger import FLOATING, ITEMSIZE, Ledger, Storage, Tensor, ceiling, whole
 from ...programs import Sharding
 from .scope import Parts, Scope
@@ -39,6 +40,12 @@ class Zero(Sharding):
     """Without effect, since PyTorch gathers a whole group at once (``all_gather_into_tensor_dp_groups``)."""
     overlap_comm: bool = False
     contiguous_gradients: bool = True
+
+    def __post_init__(self) -> None:
+        if self.allgather_bucket_size % 2:
+            raise InputError(
+                f"sharding.allgather_bucket_size {self.allgather_bucket_size} is odd; DeepSpeed takes even ones"
+            )
 
     def scope(self, ledger: Ledger, parts: Parts) -> Scope:
         return _StageOneAndTwo(ledger, self, parts)

@@ -63,6 +63,8 @@ def shard(model: Any, resolved: Resolved) -> Any:
     }
     dtypes = [None if name is None else getattr(torch, name) for name in (sharding.param_dtype, sharding.reduce_dtype)]
     keys["mp_policy"] = MixedPrecisionPolicy(*dtypes)
+    if sharding.groups == "accelerate":
+        keys["ignored_params"] = {p for p in model.parameters() if not p.is_floating_point()}
     given = keys | {"reshard_after_forward": sharding.reshard_after_forward}
     for layer in layers:
         fully_shard(layer, **given)

@@ -1,0 +1,76 @@
+"""What a sharded step may have beside it: the values of other keys for which its rules were measured."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+from pydantic import BaseModel
+
+from ..methods.registry import METHODS
+
+FREE = frozenset(
+    {
+        *("model", "sharding", "task", "batch", "seq", "attention_mask", "data_collator", "keep_logits", "device"),
+        *("drop_output_before_step", "experts_implementation", "routing", "budget", "gradient_accumulation_steps"),
+        *("torch", "expandable_segments", "previous_seq", "empty_cache", "lengths", "trainer", "sdpa_kernel"),
+        *("loss_chunk", "num_output_chunks", "label_share", "rest_dtype", "compute_dtype", "double_quant"),
+        *("neftune_noise_alpha",),
+    }
+)
+"""The keys that may have any value."""
+_ALL: Mapping[str, tuple[Any, ...]] = {
+    "dtype": ("float32", "bfloat16"),
+    "attention": ("eager",),
+    "autocast": ("bfloat16",),
+    "checkpointing": ("layer",),
+    "method": ("lora",),
+    "optimizer": ("sgd", "sgd-momentum"),
+}
+_FSDP2: Mapping[str, tuple[Any, ...] | None] = {
+    "dtype": ("float32", "bfloat16", "float16", "nf4", "fp4"),
+    "attention": ("eager", "flash"),
+    "autocast": ("bfloat16", "float16"),
+    "checkpointing": ("layer", "attention", "matmul"),
+    "method": tuple(name for name in METHODS if name not in ("mezo", "forward-ad", "lars")),
+    "optimizer": ("sgd", "sgd-momentum", "lion"),
+    "loss": ("chunked", "liger"),
+    "runtime": ("torch-cuda",),
+    **dict.fromkeys(("gradient_clipping", "packing", "use_cache", "previous_output", "mlp_chunks")),
+    "convert_outputs_to_fp32": None,
+}
+_FSDP1: Mapping[str, tuple[Any, ...] | None] = {
+    **_ALL,
+    "dtype": ("float32", "bfloat16", "float16"),
+    "checkpointing": ("layer", "matmul"),
+    "optimizer": (
+        *("sgd", "sgd-momentum", "adafactor", "adamw-8bit", "adamw-foreach", "adamw-fused", "muon"),
+        *("paged-adamw", "paged-adamw-8bit"),
+    ),
+    "method": (
+        *("lora", "lora-fa", "adalora", "vera", "randlora", "loha", "lokr", "delora", "hra", "oft", "boft"),
+        *("fourierft", "miss", "ia3", "ln_tuning", "bitfit"),
+    ),
+    **dict.fromkeys(("gradient_clipping", "packing", "use_reentrant", "head", "loss", "mlp_chunks")),
+}
+VALUES: Mapping[str, Mapping[str, tuple[Any, ...] | None]] = MappingProxyType(
+    {"fsdp1": _FSDP1, "fsdp2": _FSDP2, "hsdp": _FSDP2}
+)
+"""The values that other keys may have beside their defaults, by the name of the sharding; ``None``: any."""
+REFUSED: Mapping[str, tuple[str, ...]] = {"ddp": ("implementation", "trainer", "run")}
+"""The keys that a way to share may not have beside it, where it may have all others."""
+
+
+def without_a_rule(plan: Any) -> str | None:
+    """The first key and value for which the plan's sharded step has no rule; ``None`` without one."""
+    values, refused = VALUES.get(plan.sharding.name, _ALL), REFUSED.get(plan.sharding.name)
+    free = FREE if plan.task == "train" else FREE | {"use_cache"}
+    for key, field in type(plan).model_fields.items():
+        value = getattr(plan, key)
+        named = getattr(value, "name", value)
+        allowed = values.get(key, ())
+        known = key in free or allowed is None or named in allowed if refused is None else key not in refused
+        if value != field.default and not known:
+            return key if isinstance(named, BaseModel) else f"{key}: {named}"
+    return None
