@@ -101,6 +101,7 @@ def test_the_page(tmp_path: Path) -> None:
     names = {mi.text for formula in formulas for mi in ElementTree.fromstring(formula).iter("mi")}
     assert {"batch", "seq", "hidden_size", "intermediate_size", "num_attention_heads", "r"} <= names
     assert "What a step saves for backward: full fine-tuning and LoRA r=4" in page.text
+    assert text.count("</strong> by ") == 2
     for section in text.split("<section ")[1:]:
         widths = [float(width) for width in re.findall(r'style="width:([\d.]+)%"', section)]
         assert max(widths) == 100
@@ -117,7 +118,9 @@ def test_names_in_the_page_are_text(name: str, tmp_path: Path) -> None:
     path = tmp_path / "page.html"
     seen = run(["explain", str(folder), "--seq", "8", "--output", str(path)])
     assert (seen.status, seen.err) == (0, "")
-    assert "script" not in Page(path.read_text(encoding="utf-8")).tags
+    text = path.read_text(encoding="utf-8")
+    assert "script" not in Page(text).tags
+    assert "</strong> by " not in text  # of the one method there is
 
 
 @pytest.mark.parametrize("against", [[], ["--against", "full"]], ids=["one", "two"])

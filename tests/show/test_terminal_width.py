@@ -184,6 +184,13 @@ def test_what_is_just_as_wide_as_the_terminal_is_left_as_it_is() -> None:
     assert wrapped(line, len(line) - 2) == ["  as wide as the terminal", "  is"]
 
 
+def test_a_table_is_split_where_its_numbers_are_wider_than_the_terminal() -> None:
+    """By hand: three columns of four, and two between each."""
+    rows = Table(["name", "1111", "2222"], [["a", "1", "2"]])
+    assert rows.lines(16) == ["name  1111  2222", "────  ────  ────", "a        1     2"]
+    assert rows.lines(15) == ["name  1111", "────  ────", "a        1", "", "name  2222", "────  ────", "a        2"]
+
+
 def test_a_table_that_is_one_column_too_wide_shrinks() -> None:
     """By hand: 32 columns of text, two between, and one of numbers."""
     rows = Table(["text", "n"], [["one two three four five six seven", "1"]])
