@@ -193,7 +193,7 @@ STEP: Refusals = {
     "sharding: {p.sharding.label} has no rule with {p.beside_sharding}; leave one of them out": (
         lambda p: p.sharding is not None and p.beside_sharding
     ),
-    "sharding.groups: transformers does not go with checkpointing: matmul under fsdp1, as PyTorch refuses to recompute "
+    "groups: transformers does not go with checkpointing: matmul under fsdp1, as PyTorch refuses to recompute "
     "what gathers (not found in storage); set checkpointing: layer": (
         lambda p: _shares(p, "fsdp1") and p.sharding.groups == "transformers" and p.checkpointing == "matmul"
     ),
