@@ -129,6 +129,7 @@ class PlanKeys(TypedDict, total=False):
     sync_each_batch: bool
     cpu_offload: bool
     gradient_as_bucket_view: bool
+    find_unused_parameters: bool
     static_graph: bool
     bucket_cap_mb: int | None
     reduce_bucket_size: int | Literal['auto'] | None

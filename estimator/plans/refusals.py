@@ -212,6 +212,16 @@ STEP: Refusals = {
     "another method": lambda p: _shares(p, "ddp") and p.method.procedure != "backpropagation",
     "sharding: ddp does not go with optimizer: {p.optimizer}, which applies gradients before they are reduced; take "
     "another optimizer": lambda p: _shares(p, "ddp") and OPTIMIZERS[p.optimizer].in_backward,
+    "sharding: ddp with find_unused_parameters: true does not go with reentrant checkpoints, in whose backward a "
+    "parameter is ready twice (PyTorch: Expected to mark a variable ready only once); set use_reentrant: false": (
+        lambda p: (
+            _shares(p, "ddp")
+            and p.sharding.find_unused_parameters
+            and not p.sharding.static_graph
+            and p.checkpointing in ("layer", "offloaded")
+            and p.reentrant
+        )
+    ),
     "sharding: ddp with static_graph: true does not go with gradient_accumulation_steps: "
     "{p.gradient_accumulation_steps}, whose first backward pass may not be without a reduction (PyTorch: "
     "expect_autograd_hooks_); leave static_graph out, or set sync_each_batch: true": (

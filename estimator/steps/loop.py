@@ -118,14 +118,13 @@ class Model:
             given = () if cache is None else (None, cache)
             self.scope.before_forward()
             loss, *outputs = self._wrapped(ids, labels, inputs, *given)
-            self.scope.after_forward((loss, *outputs))
             if step.procedure.trains:
                 loss = self.method.add_to_loss(loss)
         ledger.autocast = None
         ledger.clear_autocast_cache()
         if step.convert_outputs_to_fp32 and isinstance(outputs[0], Tensor):
             outputs[0] = ops.to(outputs[0], "float32")
-        return loss, *outputs
+        return self.scope.after_forward((loss, *outputs))
 
 
 class Loop:

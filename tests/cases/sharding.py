@@ -124,6 +124,7 @@ VIEWS = {"gradient_as_bucket_view": True}
 DEEP = {"num_hidden_layers": 24, "vocab_size": 20, "intermediate_size": 176}
 PACKED = {"batch": 1, "seq": 2, "method": "lora", "weight_group_size": 8, **LAYER}
 """Beside ``DEEP`` the peak is where DDP broadcasts what its layers have packed in buffers."""
+NARROW = {"vocab_size": 4000, "hidden_size": 8, "num_attention_heads": 2, "num_key_value_heads": 1}
 OFT = {"name": "oft", "num_cayley_neumann_terms": 1, "modules_to_save": ["lm_head"]}
 """Its rotations are those of the identity, and get no gradient."""
 MEASURED += [
@@ -138,6 +139,12 @@ MEASURED += [
         ("conv1d", 5, {"model_type": "gpt2"}, {**TINY, "seq": 8}, {}),
         ("experts", 5, {"model_type": "mixtral"}, {**TINY, "seq": 8}, VIEWS),
         ("static-unused", 2, {}, {**BF16, "method": OFT}, {"static_graph": True}),
+        ("unused", 2, {}, {**BF16, "method": OFT}, {"find_unused_parameters": True}),
+        ("unused-none", 3, {"vocab_size": 3000}, MANY, {"find_unused_parameters": True}),
+        ("unused-loss-alone", 3, {}, {**BF16, "keep_logits": False}, {"find_unused_parameters": True, **VIEWS}),
+        ("unused-outputs", 3, NARROW, {**MANY, "attention_mask": True}, {"find_unused_parameters": True}),
+        ("unused-static", 3, {}, TINY, {"find_unused_parameters": True, "static_graph": True}),
+        ("unused-accumulated", 3, {}, ACCUMULATED, {"find_unused_parameters": True, **VIEWS}),
         ("buffers", 4, {}, {**TINY, "method": {"name": "vera", "r": 128}}, VIEWS),
         ("packed", 4, DEEP, {**PACKED, "dtype": "gptq"}, VIEWS),
         ("packed-awq", 4, DEEP, {**PACKED, "dtype": "awq"}, {}),
@@ -193,6 +200,11 @@ REFUSED += [
         ({"method": "mezo", "optimizer": "sgd"}, {}, "sharding: ddp has no rule with method: mezo, which has no"),
         ({"optimizer": "lomo"}, {}, "sharding: ddp does not go with optimizer: lomo, which applies gradients before"),
         ({"trainer": "loop"}, {}, "sharding: ddp has no rule with trainer: loop"),
+        (
+            {**LAYER, "use_reentrant": True},
+            {"find_unused_parameters": True},
+            "does not go with reentrant checkpoints, in whose backward a parameter is ready twice",
+        ),
         (
             {"device": "rtx-4090", "dtype": "gptq", "method": "lora"},
             {},

@@ -11,9 +11,11 @@ import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain, groupby
+from typing import Any
 
 from ...errors import InputError
-from ...ledger import Ledger, Storage, Tensor, whole
+from ...ledger import ITEMSIZE, Call, Ledger, Storage, Tensor, record, whole
+from ...ledger.graph import Output
 from ...programs import Blocks, Sharding
 from .scope import Parts, Scope
 
@@ -29,6 +31,7 @@ class Ddp(Sharding):
     """The options of ``DistributedDataParallel``."""
 
     gradient_as_bucket_view: bool = False
+    find_unused_parameters: bool = False
     static_graph: bool = False
     bucket_cap_mb: int | None = None
     sync_each_batch: bool = False
@@ -40,8 +43,16 @@ class Ddp(Sharding):
         cap = (self.bucket_cap_mb or BUCKET_CAP_MB) * MIB
         limits = [FIRST_BUCKET if self.bucket_cap_mb is None else cap, cap]
         sent = [own for own in _buckets(stored, [BROADCAST_BUCKET]) if len(own) > 1]
-        first, later = _buckets(trained, [sys.maxsize]), _buckets(trained, limits, arrived=True)
-        return Blocks(list(map(sum, sent)), list(map(sum, first)), list(map(sum, later)))
+        later = [sum(own) for own in _buckets(trained, limits, arrived=True)]
+        if self.looks_for_unused:  # buckets are never made anew; their order follows names, and is nearly that of use
+            later += [ITEMSIZE["int32"] * len(trained)]  # which were used
+            return Blocks(list(map(sum, sent)), later, later)
+        return Blocks(list(map(sum, sent)), [sum(own) for own in _buckets(trained, [sys.maxsize])], later)
+
+    @property
+    def looks_for_unused(self) -> bool:
+        """Whether each step looks for parameters that get no gradient, which a static graph does once."""
+        return self.find_unused_parameters and not self.static_graph
 
     def scope(self, ledger: Ledger, parts: Parts) -> Scope:
         return _Scope(ledger, self, parts)
@@ -54,12 +65,16 @@ class _Scope(Scope):
         self.ledger, self.sharding = ledger, sharding
         trained = [p for p in chain(parts.outside, *parts.layers.values()) if p.requires_grad]
         unused = [p.name for p in trained if p.unreached]
-        if unused and not sharding.static_graph:
+        if unused and not (sharding.static_graph or sharding.find_unused_parameters):
             raise InputError(
                 f"sharding ddp stops in the second step, since {unused[0]} gets no gradient (`Expected to have "
-                "finished reduction in the prior iteration`); set static_graph: true"
+                "finished reduction in the prior iteration`); set find_unused_parameters or static_graph: true"
             )
-        self.communication = sum((p.nbytes * p.copies for p in trained), 0)
+        self.reduced = sum((p.nbytes * p.copies for p in trained), 0)
+        self.communication = self.reduced
+        if sharding.find_unused_parameters:  # which were used, on the host and on the device
+            maps = 1 if ledger.device.has_own_memory else 2
+            self.communication += maps * ITEMSIZE["int32"] * sum((p.copies for p in trained), 0)
         self.buckets = Tensor(Storage(ledger, 0, resident=True), (0,), "uint8")  # ``communication`` counts them
         if sharding.gradient_as_bucket_view:
             ledger.gradient_hooks = self
@@ -80,11 +95,26 @@ class _Scope(Scope):
             in_flight.append(self.ledger.empty((sum(bucket) if len(bucket) > 1 else 0,), "uint8"))
             self.communicated += sum(bucket) if self.sharding.world_size > 1 else 0
 
+    def after_forward(self, outputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        """``_DDPSink`` copies outputs, and gives the copies of those with a gradient."""
+        if not self.sharding.looks_for_unused:
+            return outputs
+        given = [x for x in outputs if isinstance(x, Tensor)]
+        copies = [self.ledger.empty(x.shape, x.dtype) for x in given]
+        node = record("_DDPSinkBackward", lambda: copies[0].alias(), given, (), _passed).node
+        if node is None:
+            return outputs
+        node.outputs = [Output(x.shape, x.dtype) for x in given]
+        for number, copy in enumerate(copies):
+            copy.requires_grad, copy.node, copy.number = True, node, number
+        copy_of = {id(x): copy for x, copy in zip(given, copies, strict=True) if x.requires_grad}
+        return tuple(copy_of.get(id(x), x) for x in outputs)
+
     def before_backward(self, last: bool) -> None:
         self.reduces = last or self.sharding.sync_each_batch
         if self.reduces:  # each part of a bucket goes around all processes twice
             world = self.sharding.world_size
-            self.communicated += 2 * self.communication * (world - 1) // world
+            self.communicated += 2 * self.reduced * (world - 1) // world
 
     def before_gradient(self, leaf: Tensor) -> None:
         """Called before a gradient is stored."""
@@ -93,6 +123,10 @@ class _Scope(Scope):
         """``mark_variable_ready_dense``: the gradient is a view of its bucket from now on."""
         if self.reduces:
             leaf.grad = Tensor(self.buckets.storage, leaf.shape, leaf.dtype)
+
+
+def _passed(call: Call) -> tuple[Tensor | None, ...]:
+    return tuple(call.grads)
 
 
 def _buckets(tensors: Sequence[tuple[str, int]], limits: Sequence[int], arrived: bool = False) -> list[list[int]]:

@@ -307,9 +307,10 @@ class _Scope(Scope):
             unit.reset_grad()
         self.before_module("", [])
 
-    def after_forward(self, outputs: Sequence[Any]) -> None:
+    def after_forward(self, outputs: tuple[Any, ...]) -> tuple[Any, ...]:
         if (root := self.units.get("")) is not None:
             root.post_forward(outputs, False)  # as backward begins with it
+        return outputs
 
     def before_module(self, path: str, inputs: list[Tensor]) -> list[Tensor]:
         if (unit := self.units.get(path)) is not None:

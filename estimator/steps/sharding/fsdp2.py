@@ -320,13 +320,14 @@ class _Scope(Scope):
     def before_forward(self) -> None:
         self.root.pre_forward("", [])
 
-    def after_forward(self, outputs: Sequence[Any]) -> None:
+    def after_forward(self, outputs: tuple[Any, ...]) -> tuple[Any, ...]:
         for group in self.groups[:0:-1]:  # `_force_complete_incomplete_states`
             if group.modules_to_run_forward:
                 group.modules_to_run_forward.clear()
                 group.post_forward_of("", outputs)
         self.root.post_forward_of("", outputs)
         self.shared.gathered = None
+        return outputs
 
     def before_module(self, path: str, inputs: list[Tensor]) -> list[Tensor]:
         return self._group_of[path].pre_forward(path, inputs)

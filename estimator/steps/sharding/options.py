@@ -53,6 +53,7 @@ class ShardingOptions(BaseModel):
     )
     cpu_offload: bool = Field(False, description="fsdp1, fsdp2: parameters, gradients and states rest on the host")
     gradient_as_bucket_view: bool = Field(False, description="ddp: gradients are views of the buckets")
+    find_unused_parameters: bool = Field(False, description="ddp: parameters may get no gradient; copies outputs")
     static_graph: bool = Field(False, description="ddp: each step uses the same parameters")
     bucket_cap_mb: Count | None = Field(None, description="ddp: MiB of a bucket, by default 25")
     reduce_bucket_size: Elements | Literal["auto"] | None = Field(

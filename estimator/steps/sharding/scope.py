@@ -46,8 +46,9 @@ class Scope:
     def before_forward(self) -> None:
         """Before the model is called."""
 
-    def after_forward(self, outputs: Sequence[Any]) -> None:
-        """After the model has returned its outputs."""
+    def after_forward(self, outputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        """After the model has returned its outputs. What is returned takes their place."""
+        return outputs
 
     def before_module(self, path: str, inputs: list[Tensor]) -> list[Tensor]:
         """Before a module is called with its inputs. What is returned takes their place."""

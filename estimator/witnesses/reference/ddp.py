@@ -18,6 +18,7 @@ def wrapped(model: Any, sharding: Ddp) -> Any:
         model,
         process_group=_Group(0, sharding.world_size),
         gradient_as_bucket_view=sharding.gradient_as_bucket_view,
+        find_unused_parameters=sharding.find_unused_parameters,
         static_graph=sharding.static_graph,
         bucket_cap_mb=sharding.bucket_cap_mb,
     )

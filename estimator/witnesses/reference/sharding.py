@@ -94,9 +94,12 @@ def sync(model: Any, sharding: Sharding | None, last: bool) -> None:
 
 
 def communication(model: Any) -> int:
-    """Bytes of DDP's buckets."""
-    reducer = getattr(model, "reducer", None)
-    return sum(int(b.buffer().nbytes) for b in reducer._get_zeros_like_grad_buckets()) if reducer is not None else 0
+    """Bytes of DDP's buckets, and of its two maps of parameters that were used."""
+    if not isinstance(model, torch.nn.parallel.DistributedDataParallel):
+        return 0
+    buckets = [bucket.buffer() for bucket in model.reducer._get_zeros_like_grad_buckets()]
+    maps = [model.reducer._get_local_used_map()] * 2 if model.find_unused_parameters else []
+    return sum(int(tensor.nbytes) for tensor in (*buckets, *maps))
 
 
 def local(tensor: torch.Tensor) -> torch.Tensor:
