@@ -9,10 +9,12 @@ from ...bases.formats import BITSANDBYTES, TORCHAO
 from ...operators import Cuda
 from ...operators.cuda.cublas import workspaces
 from ...programs import Procedure
+from ...text import human
 from ..devices import DEFAULT_GPU, Device, context_bytes, find
 from ..engine import Job
 from ..replay import Batch, Usage
 from ..torch import Torch
+from .nccl import nccl_bytes
 
 if TYPE_CHECKING:
     from ..replay import Timeline
@@ -58,8 +60,8 @@ class TorchCuda(Torch):
         return Cuda(capability, plan.sdpa_kernel)
 
     def beside(self, plan: Any) -> int:
-        """Bytes of the CUDA context on the plan's device, by default ``DEFAULT_GPU``."""
-        return context_bytes(self.device_of(plan))[0]
+        """Bytes of the CUDA context on the plan's device, by default ``DEFAULT_GPU``, and of NCCL's buffers."""
+        return context_bytes(self.device_of(plan))[0] + nccl_bytes(plan.sharding)
 
     def floors(self, job: Job) -> Mapping[str, int]:
         held = workspaces(job.step.procedure.runs_backward) * job.step.device.cublas_workspace
@@ -107,8 +109,11 @@ class TorchCuda(Torch):
             notes.append("it fits because PyTorch's allocator gives cached memory back when there is none left")
         if used is None or used.out_of_memory is not None:
             used = replayed(job, batches, logs=logs)
-        if job.plan.sharding is not None:
-            notes.append("what NCCL allocates for itself, outside of PyTorch's allocator, is not in process")
+        if nccl := nccl_bytes(job.plan.sharding):
+            notes.append(
+                f"process has {human(nccl)} of NCCL's buffers, as on eight H100 with NVSwitch; cards without NVLink "
+                "have less"
+            )
         if (passes := logs.passes(batches)) > 1:
             notes.append(
                 f"in the allocator's replay one pass over a chunk of the sequence stands for {passes:,}; reserved "
