@@ -54,8 +54,9 @@ _FSDP1: Mapping[str, tuple[Any, ...] | None] = {
     ),
     **dict.fromkeys(("gradient_clipping", "packing", "use_reentrant", "head", "loss", "mlp_chunks")),
 }
-VALUES: Mapping[str, Mapping[str, tuple[Any, ...] | None]] = MappingProxyType(
-    {"fsdp1": _FSDP1, "fsdp2": _FSDP2, "hsdp": _FSDP2}
+_TP: Mapping[str, tuple[Any, ...] | None] = {**_ALL, "optimizer": ("sgd",), "runtime": ("torch-cuda",)}
+VALUES: Mapping[str | None, Mapping[str, tuple[Any, ...] | None]] = MappingProxyType(
+    {"fsdp1": _FSDP1, "fsdp2": _FSDP2, "hsdp": _FSDP2, None: _TP}
 )
 """The values that other keys may have beside their defaults, by the name of the sharding; ``None``: any."""
 REFUSED: Mapping[str, tuple[str, ...]] = {"ddp": ("implementation", "trainer", "run")}
@@ -66,6 +67,8 @@ def without_a_rule(plan: Any) -> str | None:
     """The first key and value for which the plan's sharded step has no rule; ``None`` without one."""
     values, refused = VALUES.get(plan.sharding.name, _ALL), REFUSED.get(plan.sharding.name)
     free = FREE if plan.task == "train" else FREE | {"use_cache"}
+    if plan.sharding.name is None:
+        free = free - {"trainer", "neftune_noise_alpha"}  # accelerate makes DTensors of all parameters
     for key, field in type(plan).model_fields.items():
         value = getattr(plan, key)
         named = getattr(value, "name", value)

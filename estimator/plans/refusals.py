@@ -232,8 +232,6 @@ STEP: Refusals = {
             and not p.sharding.sync_each_batch
         )
     ),
-    "sharding: {p.sharding.label} has no rule with optimizer: {p.optimizer}, whose states of the embedding are whole; "
-    "take adamw or sgd": lambda p: p.sharding is not None and p.sharding.tp > 1 and p.optimizer == "sgd-momentum",
     "label_share: {p.label_share} does not go with data_collator: false, where token ids are their own labels; set "
     "data_collator: true": lambda p: p.label_share < 1 and not (p.data_collator or p.packing),
     "saved_activations: {p.saved_activations} has no rule with method: {p.method.name}, which saves sparse or "

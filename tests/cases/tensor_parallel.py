@@ -74,7 +74,8 @@ REFUSED: list[Refused] = [
     for family, keys, says in (
         ("gpt2", {}, "`tp_size=2` was requested, but gpt2 has no `tp_plan` (transformers' words)"),
         ("llama", {"method": "ia3"}, "sharding: tp 2 has no rule with method: ia3; leave one of them out"),
-        ("llama", {"optimizer": "sgd-momentum"}, "tp 2 has no rule with optimizer: sgd-momentum, whose states of"),
+        ("llama", {"optimizer": "sgd-momentum"}, "sharding: tp 2 has no rule with optimizer: sgd-momentum"),
+        ("llama", {"trainer": "hf-trainer"}, "sharding: tp 2 has no rule with trainer: hf-trainer"),
         ("llama", {"generate": {"max_new_tokens": 2}}, "sharding: tp 2 has no rule with generate"),
     )
 ] + [

@@ -53,6 +53,9 @@ SAVINGS: list[dict[str, Any]] = [
     {"sharding": {"name": "ddp", "world_size": 8}},
     {"sharding": VIEWS},
     {"sharding": VIEWS, "gradient_accumulation_steps": 4},
+    {"sharding": {"tp": 2}},
+    {"sharding": {"tp": 2}, "checkpointing": "layer"},
+    {"sharding": {"tp": 2}, "gradient_accumulation_steps": 4},
 ]
 
 

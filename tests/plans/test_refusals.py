@@ -88,7 +88,6 @@ REFUSED: list[dict[str, Any]] = [
     {"sharding": DDP, "method": "mezo", "optimizer": "sgd"},
     {"sharding": DDP, "optimizer": "lomo"},
     {"sharding": {**DDP, "static_graph": True}, "gradient_accumulation_steps": 2},
-    {"sharding": {"tp": 2}, "optimizer": "sgd-momentum"},
     {"label_share": 0.5},
     {"saved_activations": "int8", "method": C3A},
     {**CUDA, "attention": "flash", "data_collator": True, "batch": 2},

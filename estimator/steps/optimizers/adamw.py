@@ -22,7 +22,7 @@ class AdamW(Optimizer):
         return (*step_count(p), p.nbytes, p.nbytes)
 
     def step(self, ledger: Ledger, parameters: Sequence[Tensor]) -> None:
-        if ledger.device.foreach:
+        if ledger.device.foreach and not self.one_by_one:
             _foreach_step(parameters)
             return
         denominator: Tensor | None = None

@@ -33,6 +33,8 @@ class Optimizer:
     warnings: ClassVar[tuple[str, ...]] = ()
     """Warnings for every result with this optimizer."""
 
+    one_by_one = False
+    """No operator takes all parameters at once, also on a GPU: some are DTensors and others are not."""
     wide: frozenset[str] = frozenset()
     """Names of the parameters whose states an 8-bit optimizer keeps in 32 bits."""
 

@@ -247,6 +247,8 @@ def _whole_gradient(call: Call) -> tuple[Tensor | None]:
         return (Tensor(call.grad.storage, weight.shape, weight.dtype),)
     if weight.grad is None:
         weight.grad = call.grad.alias()
+        if (events := call.ledger.events) is not None:
+            events.gradients[weight.grad.storage.event] = weight.name
     return (None,)
 
 
