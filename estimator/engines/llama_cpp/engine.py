@@ -154,9 +154,7 @@ def _notes(use: Usage) -> list[str]:
     if context.n_ctx_seq > trained:
         found.append(f"the model was made for {trained:,} positions; {context.n_ctx_seq:,} are more")
     if use.gpu:
-        found.append(
-            f"backend {use.backend}: buffers as the scheduler hands them out, checked against public logs only"
-        )
+        found.append(f"backend {use.backend}: compared with public logs only, since no such GPU was at hand")
     if context.n_ctx != context.parameters.n_ctx:
         found.append(f"the engine rounds n_ctx to {context.n_ctx:,}")
     return found
