@@ -266,11 +266,17 @@ def _reason(refusal: str) -> str:
     """Why layouts are refused, the same for all that have no rule with something."""
     said = refusal.partition(";")[0]
     _, no_rule, rest = said.partition("has no rule")
-    return f"no rule{rest.removeprefix('s')}" if no_rule else said
+    if not no_rule:
+        return said
+    return "no rule yet" if "with sharding" in rest else f"no rule{rest.removeprefix('s')}"  # a pair, or a way alone
 
 
 def _ways(refused: Mapping[str, Collection[frozenset[str]]]) -> dict[str, tuple[str, ...]]:
     """The ways that are refused, by the reason. One that is refused by itself says it for its pairs."""
     ways = {way for ways in refused.values() for way in ways}
     least = {reason: [way for way in own if not any(other < way for other in ways)] for reason, own in refused.items()}
-    return {reason: tuple(sorted(" x ".join(sorted(way)) for way in own)) for reason, own in least.items() if own}
+    return {
+        reason: tuple(sorted(" x ".join(sorted(way, key=("tp").__eq__)) for way in own))
+        for reason, own in least.items()
+        if own
+    }

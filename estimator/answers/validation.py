@@ -21,6 +21,7 @@ from ..plans.plan import Plan
 from ..plans.resolve import Resolved, resolve
 from ..programs.layer_runs import layers_stood_for
 from ..steps.step import run
+from ..witnesses.reference.sharding import as_rank
 from ..witnesses.trace import Polynomial, TracedTensor, build, counts, saved_polynomial, trace
 from .explanation import exact
 from .formulas import Regime, compile_plan, regimes
@@ -143,13 +144,16 @@ def validate(plan: Plan, progress: Progress = lambda total: None, chosen: Sequen
     Raises ``InputError`` where the plan is wrong or cannot be traced.
     """
     resolved = resolve(plan)
-    model = build(resolved)
     found = regimes(plan) if chosen is None else chosen
     grids = [_grid(regime) for regime in found]
     total = sum(len(batches) * len(lengths) + (check is not None) for batches, lengths, check in grids)
     traced = partial(progress, total)
-    results = tuple(_compare(resolved, model, regime, grid, traced) for regime, grid in zip(found, grids, strict=True))
-    return Validation(plan, results, counts_of(plan, model))
+    with as_rank(resolved.step.sharding):
+        model = build(resolved)
+        counted = counts_of(plan, model)  # before a forward pass, which leaves parameters gathered
+        pairs = zip(found, grids, strict=True)
+        results = tuple(_compare(resolved, model, regime, grid, traced) for regime, grid in pairs)
+    return Validation(plan, results, counted)
 
 
 def counts_of(plan: Plan, model: Any) -> tuple[Count, ...]:

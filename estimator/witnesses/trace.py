@@ -7,6 +7,7 @@ determine it exactly.
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
@@ -22,6 +23,7 @@ from ..plans.resolve import Resolved
 from .reference.libraries import torch
 from .reference.model import build_model, storage_bytes
 from .reference.savings import watch_products
+from .reference.sharding import gathered, local, shard
 
 Polynomial = dict[tuple[int, int], Fraction]
 """Coefficients by the exponents of batch and sequence."""
@@ -47,19 +49,38 @@ def build(resolved: Resolved) -> Any:
     from ..recorder.hugging_face import quiet
 
     with quiet():
-        return build_model(resolved, "meta")
+        model = build_model(resolved, "meta")
+    return model if resolved.step.sharding is None else _sharded(model, resolved)
+
+
+def _sharded(model: Any, resolved: Resolved) -> Any:
+    """The model as the first rank has it. Its tensors are fake ones of a CPU, since FSDP takes none of the meta device.
+
+    Called within ``as_rank``, in which it is traced, too.
+    """
+    from torch._subclasses import FakeTensorMode
+
+    with FakeTensorMode():
+        made = {b: torch.empty(b.shape, dtype=b.dtype) for b in model.buffers()}
+        for p in model.parameters():
+            made[p] = torch.nn.Parameter(torch.empty(p.shape, dtype=p.dtype), p.requires_grad)
+    for module in model.modules():
+        for own in (module._parameters, module._buffers):
+            own.update({name: made[tensor] for name, tensor in own.items() if tensor is not None})
+    return shard(model, resolved)
 
 
 def counts(model: Any) -> dict[str, int]:
     """The bytes of parameters, buffers and gradients, each storage once, and the numbers of parameters."""
-    parameters = list(model.parameters())
-    trained = [p for p in parameters if p.requires_grad]
+    wholes = list(model.parameters())
+    parameters = [local(p) for p in wholes]
+    trained = [local(p) for p in wholes if p.requires_grad]
     return {
         "parameters": storage_bytes(parameters),
         "buffers": storage_bytes(list(model.buffers())),
         "gradients": sum(p.nbytes for p in trained),
-        "total_parameters": sum(p.numel() for p in parameters),
-        "trainable_parameters": sum(p.numel() for p in trained),
+        "total_parameters": sum(p.numel() for p in wholes),
+        "trainable_parameters": sum(p.numel() for p in wholes if p.requires_grad),
     }
 
 
@@ -71,7 +92,9 @@ def trace(
     The pass runs ``within`` this context, by default ``without_data()``. Raises ``InputError`` where the model reads
     its data.
     """
-    resident = {t.untyped_storage()._cdata for t in (*model.parameters(), *model.buffers())}
+    first = local(next(iter(model.parameters())))
+    mode = getattr(first, "fake_mode", contextlib.nullcontext())
+    resident = {local(t).untyped_storage()._cdata for t in (*model.parameters(), *model.buffers())}
     storages: dict[int, Any] = {}  # kept, so that no address is used twice
     rows: list[TracedTensor] = []
     position = _Position(model)
@@ -85,14 +108,15 @@ def trace(
         return tensor
 
     hooks = torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor)
-    with within or without_data(), position, hooks, watch_products(pack):
+    with within or without_data(), position, hooks, watch_products(pack), mode:
         forward(model, plan, batch, seq)
-    return rows
+    of_parameters = {t.untyped_storage()._cdata for t in gathered(model)}
+    return [row for row, storage in zip(rows, storages, strict=True) if storage not in of_parameters]
 
 
 def forward(model: Any, plan: Plan, batch: int, seq: int) -> Any:
     """The model's output for [batch, seq] tokens without data."""
-    ids = torch.empty((batch, seq), dtype=torch.int64, device="meta")
+    ids = torch.empty((batch, seq), dtype=torch.int64, device=next(iter(model.parameters())).device)
     arguments = {"attention_mask": torch.empty_like(ids)} if plan.attention_mask else {}
     return model(input_ids=ids, labels=ids, use_cache=plan.use_cache, **arguments)
 

@@ -14,18 +14,18 @@ from estimator.plans.margins import Margin
 pytestmark = pytest.mark.consistency
 
 FULL = {"model": "llama-3.2-1b", "dtype": "float32", "seq": 256}
-ON_CPUS = ["raspberry-pi-5-8gb", "raspberry-pi-5-16gb"]
-"""Whose steps are sharded on a CPU."""
+CARDS = ["raspberry-pi-5-8gb", "t4", "raspberry-pi-5-16gb"]
+"""Two whose steps run on a CPU, and a GPU between them, whose process is replayed."""
 
 
 @pytest.fixture(scope="module")
 def answer() -> Cluster:
-    return smallest_cluster(FULL, [*ON_CPUS, "t4", "mi300x"])
+    return smallest_cluster(FULL, [*CARDS, "mi300x"])
 
 
 def test_every_layout_is_that_of_estimate(answer: Cluster) -> None:
     """And its block of sharding is a plan's."""
-    assert {one["device"] for one in answer.to_dict()["layouts"]} == {*ON_CPUS, "t4"}  # shared products go with a GPU
+    assert {one["device"] for one in answer.to_dict()["layouts"]} == set(CARDS)
     for row in answer.to_dict()["layouts"]:
         result = estimate(FULL, device=row["device"], sharding=row["sharding"])
         told = (row["process"], row["communicated"], row["margin"], row["verdict"], row["peak_at"])
@@ -45,7 +45,7 @@ def test_all_that_fits_is_there_in_order(answer: Cluster) -> None:
     ]
     expected = [
         (world, result.communicated, result.budget_bytes, device, block)
-        for device in ON_CPUS
+        for device in CARDS
         for world, block in ((1, None), *fsdp2)
         for result in [estimate(FULL, device=device, sharding=block)]
         if result.fits
@@ -60,6 +60,8 @@ def test_all_that_fits_is_there_in_order(answer: Cluster) -> None:
 def test_what_is_not_tried_is_named(answer: Cluster) -> None:
     """Cards without rules by their name, and ways that every one of the devices' steps is refused."""
     assert ("mi300x",) in answer.left_out.values()
+    assert any(not one.exact for one in answer.tried)  # a GPU's layout that is not replayed, which does not fit
+    assert not [one for one in answer.tried if not one.exact and one.result.fits]
     tried = {one.way for one in answer.tried}
     assert "fsdp2" in tried
     for reason, names in answer.left_out.items():
@@ -69,7 +71,7 @@ def test_what_is_not_tried_is_named(answer: Cluster) -> None:
 
 def test_options_of_sharding_go_to_the_ways_that_have_them() -> None:
     keys = {**FULL, "sharding": {"param_dtype": "bfloat16", "static_graph": True}}
-    found = smallest_cluster(keys, ON_CPUS[:1], 2)
+    found = smallest_cluster(keys, CARDS[:1], 2)
     (block,) = (one.sharding for one in found.tried if one.way == "fsdp2")
     assert block == {"name": "fsdp2", "param_dtype": "bfloat16", "world_size": 2}
 

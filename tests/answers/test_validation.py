@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from estimator.answers import measurement
 from estimator.answers.formulas import Regime
-from estimator.answers.validation import _grid
+from estimator.answers.validation import _grid, validate
 from estimator.errors import InputError
 from estimator.plans.plan import parse_plan
+from tests.cases.small_models import TINY, write_config
 
 
 def test_points_are_of_their_regime() -> None:
@@ -35,3 +37,22 @@ def test_a_measured_process_has_a_fixed_threshold(monkeypatch: pytest.MonkeyPatc
     assert asked == [False, True]
     assert record["plan"] == plan.model_dump(exclude_none=True)
     assert record["predicted"]["bytes"]["peak"] > 0
+
+
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"sharding": {"name": "fsdp2", "world_size": 4}},
+        {"sharding": {"name": "fsdp2", "world_size": 3, "param_dtype": "bfloat16"}, "method": "lora"},
+        {"sharding": {"name": "hsdp", "world_size": 4, "replicate": 2, "groups": "accelerate"}},
+    ],
+    ids=("full", "lora-cast", "replicas"),
+)
+def test_a_rank_of_fsdp2(keys: dict[str, Any], tmp_path: Path) -> None:
+    """The witness is ``fully_shard`` of the real module, whose gathered parameters are not counted as saved."""
+    plan = parse_plan({"model": write_config(tmp_path, TINY), "dtype": "float32", **keys})
+    found = validate(plan, chosen=[Regime()])
+    assert found.equal, (found.counts, found.regimes)
+    assert (
+        found.counts[0].trace < validate(plan.model_copy(update={"sharding": None}), chosen=[Regime()]).counts[0].trace
+    )

@@ -176,7 +176,7 @@ NOT_ASKED: dict[str, list[dict[str, Any]]] = {
     "a memory snapshot": [LLAMA_CPP],
     "--phases": [{}],
     "a trace": [
-        {"sharding": SHARDED},
+        {"sharding": {"name": "ddp", "world_size": 2}},
         {"task": "infer"},
         {"method": "mezo"},
         {"saved_activations": "int8"},
