@@ -51,8 +51,32 @@ def unknown(job: Job, weights: Weights) -> str:
     return ""
 
 
+HOST = 8
+"""Processes of a host where a plan does not say: one for each of eight GPUs, as servers have them."""
+
+
 def loading(job: Job, options: RunOptions, weights: Weights) -> list[Moment]:
-    """The moments of loading, of a plan with a rule for it (``unknown``)."""
+    """The moments of loading, of a plan with a rule for it (``unknown``).
+
+    Of a model that processes share, the last is that of all processes of a host. They map the same pages of the files.
+    With ``cpu_ram_efficient_loading`` all but the first have a model without data (``modeling_utils.py:
+    _move_missing_keys_from_meta_to_device``). What a device has of a sharded model while it loads has no rule.
+    """
+    moments = _of_process(job, options, weights)
+    sharding = job.step.sharding
+    if sharding is None:
+        return moments
+    if sharding.name != "ddp":
+        moments = [one for one in moments if one.where == "host"]
+    there = min(sharding.world_size, options.processes_per_host or HOST)
+    readers = 1 if options.cpu_ram_efficient_loading else there
+    first = moments[0]
+    why = f"{there} processes on a host, of which {'one reads' if readers == 1 else 'each reads'} the weights"
+    return [*moments, Moment("loading", "host", first.droppable + readers * first.held, why, first.droppable, True)]
+
+
+def _of_process(job: Job, options: RunOptions, weights: Weights) -> list[Moment]:
+    """The moments of one process that loads the model."""
     step, base = job.step, job.step.base
     in_file, wanted = file_dtype(job, options), loaded_dtype(job)
     size = ITEMSIZE[wanted]

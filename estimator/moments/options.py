@@ -33,6 +33,16 @@ class RunOptions(BaseModel):
     device_map: Literal["none", "auto"] = Field(
         "none", description="torch-cuda: auto: from_pretrained puts each weight on the GPU as it reads it"
     )
+    processes_per_host: Whole | None = Field(
+        None,
+        ge=1,
+        le=10**6,
+        description="sharding: processes on a host, each of which loads the model; if not given all, but 8 at most",
+    )
+    cpu_ram_efficient_loading: StrictBool = Field(
+        False,
+        description="sharding fsdp1, fsdp2: of a host the first process alone reads the weights (accelerate's)",
+    )
     eval_samples: Whole | None = Field(
         None, ge=1, le=10**9, description="rows of the evaluation set, of seq tokens each; none: no evaluation"
     )

@@ -33,9 +33,11 @@ def moments_of(job: Job, options: RunOptions, resident: int) -> tuple[list[Momen
         found += loading.loading(job, options, weights)
     found += data_loading(job, options)
     found += evaluation(job, options, resident)
-    if knows("saving", checkpoint.unknown(job, weights)):
+    sharding = job.step.sharding
+    gathered = "" if sharding is None or sharding.name == "ddp" else f"sharding: {sharding.name}"
+    if knows("saving", gathered or checkpoint.unknown(job, weights)):
         found += saving(job, options, checkpoint.checkpoint_of(job, weights), resident)
     merges = options.merge_and_unload or options.moment == "merging"
-    if merges and knows("merging", merging.unknown(job, weights)):
+    if merges and knows("merging", gathered or merging.unknown(job, weights)):
         found += merging.merging(job, options, weights)
     return found, missing

@@ -16,7 +16,7 @@ FREE = frozenset(
         *("drop_output_before_step", "experts_implementation", "routing", "budget", "gradient_accumulation_steps"),
         *("torch", "expandable_segments", "previous_seq", "empty_cache", "lengths", "trainer", "sdpa_kernel"),
         *("loss_chunk", "num_output_chunks", "label_share", "rest_dtype", "compute_dtype", "double_quant"),
-        *("neftune_noise_alpha",),
+        *("neftune_noise_alpha", "run"),
     }
 )
 """The keys that may have any value."""
@@ -59,7 +59,7 @@ VALUES: Mapping[str | None, Mapping[str, tuple[Any, ...] | None]] = MappingProxy
     {"fsdp1": _FSDP1, "fsdp2": _FSDP2, "hsdp": _FSDP2, None: _TP}
 )
 """The values that other keys may have beside their defaults, by the name of the sharding; ``None``: any."""
-REFUSED: Mapping[str, tuple[str, ...]] = {"ddp": ("implementation", "trainer", "run")}
+REFUSED: Mapping[str, tuple[str, ...]] = {"ddp": ("implementation",)}
 """The keys that a way to share may not have beside it, where it may have all others."""
 
 
@@ -68,7 +68,7 @@ def without_a_rule(plan: Any) -> str | None:
     values, refused = VALUES.get(plan.sharding.name, _ALL), REFUSED.get(plan.sharding.name)
     free = FREE if plan.task == "train" else FREE | {"use_cache"}
     if plan.sharding.name is None:
-        free = free - {"trainer", "neftune_noise_alpha"}  # accelerate makes DTensors of all parameters
+        free = free - {"trainer", "run", "neftune_noise_alpha"}  # accelerate makes DTensors of all parameters
     for key, field in type(plan).model_fields.items():
         value = getattr(plan, key)
         named = getattr(value, "name", value)

@@ -148,6 +148,8 @@ class PlanKeys(TypedDict, total=False):
     disable_mmap: bool
     max_shard_size: str
     device_map: Literal['none', 'auto']
+    processes_per_host: int | None
+    cpu_ram_efficient_loading: bool
     eval_samples: int | None
     per_device_eval_batch_size: int
     compute_metrics: bool

@@ -445,6 +445,7 @@ class Plan(_WithEngines):
         """What presets set, and what ``budget_bytes`` rests on where it is a device's limit that nobody published."""
         method = self.method.model_dump(exclude_unset=True)
         values = {**method, **{key: getattr(self, key) for key in self._whose if key in Plan.model_fields}}
+        values |= {} if self.sharding is None else self.sharding.model_dump(exclude_unset=True)
         preset = preset_assumptions(values, self._whose)
         if self.engine.reads_checkpoints:
             preset += checkpoint_assumptions(self.model, lambda key: getattr(self, key))

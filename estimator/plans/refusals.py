@@ -309,6 +309,23 @@ STEP: Refusals = {
     "eval_samples has no rule with loss: {p.loss}; leave eval_samples out, or take loss: chunked": (
         lambda p: _evaluates(p) and p.loss == "liger"
     ),
+    "eval_samples has no rule with sharding: {p.sharding.name}; leave eval_samples out": (
+        lambda p: _evaluates(p) and p.sharding is not None
+    ),
+    "processes_per_host does not go with one process; leave it out, or add sharding": (
+        lambda p: p.run is not None and p.run.processes_per_host is not None and p.sharding is None
+    ),
+    "processes_per_host: {p.run.processes_per_host} does not go with sharding, which has {p.sharding.world_size} "
+    "processes in all; give fewer": (
+        lambda p: p.run is not None and p.sharding and (p.run.processes_per_host or 1) > p.sharding.world_size
+    ),
+    "cpu_ram_efficient_loading: true does not go with a model that neither fsdp1 nor fsdp2 shards; leave it out": (
+        lambda p: (
+            p.run is not None
+            and p.run.cpu_ram_efficient_loading
+            and (p.sharding is None or p.sharding.name not in ("fsdp1", "fsdp2", "hsdp"))
+        )
+    ),
     "compute_metrics: true does not go with loss: {p.loss}, which makes no logits; leave compute_metrics out, or take "
     "loss: standard": lambda p: _evaluates(p) and p.loss != "standard" and p.run is not None and p.run.compute_metrics,
     "eval_samples has no rule with mlp_chunks: {p.mlp_chunks}; leave eval_samples out, or set mlp_chunks: 1": (
