@@ -23,6 +23,7 @@ from ..plans.resolve import resolve
 from ..programs.releases import NEWEST, is_older
 from ..trainers import formats
 from ..trainers.settings import Ignored, Reading
+from ..trainers.sharing import settled
 from .estimate import estimate
 from .result import Result
 from .tabular import Brief
@@ -79,6 +80,7 @@ def check(source: str, keys: Mapping[str, Any] | None = None, tool: str | None =
 def answered(reading: Reading, source: str, keys: Mapping[str, Any] | None = None) -> Checked:
     """The answer to what a file says. ``source`` and ``keys`` as of ``check``."""
     given = dict(keys or {})
+    reading = settled(reading, given)
     if isinstance(given.get("run"), Mapping):
         given["run"] = {**reading.plan.get("run", {}), **given["run"]}
     said = {key: value for key, value in reading.plan.items() if key not in given}

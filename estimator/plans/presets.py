@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from functools import partial
 from typing import Any, NamedTuple
 
 from ..bases.formats import BITSANDBYTES, FOUR_BIT
@@ -138,6 +139,54 @@ TRAINERS: Mapping[str, Preset] = {
 """Presets by the plan's ``trainer``."""
 
 
+UNSHARDED = ("ddp",)
+"""Ways to share that leave a model's dtypes as they are."""
+ACCELERATE = ("trl-sft", "hf-trainer", "axolotl", "llama-factory")
+"""Trainers that accelerate starts processes for."""
+
+
+def by_accelerate(block: Any, precision: Any) -> Keys:
+    """The keys of a block ``sharding`` that accelerate 1.15 sets under mixed ``precision``, or under none.
+
+    Source: ``accelerate/utils/dataclasses.py: FullyShardedDataParallelPlugin.set_mixed_precision``.
+    """
+    if not str(block.get("name")).startswith(("fsdp", "hsdp")):
+        return {}
+    return {
+        "groups": "accelerate",
+        **({"param_dtype": precision, "reduce_dtype": precision} if precision is not None else {}),
+    }
+
+
+def _unused(block: Keys, plan: Keys) -> Keys:
+    """Whether the Trainer's DDP looks for unused parameters: not around checkpoints of a plain model (``trainer.py``).
+
+    Axolotl tells it not to (``core/builders/causal.py``), LLaMA-Factory not for LoRA (``hparams/parser.py``).
+    """
+    if block.get("name") != "ddp":
+        return {}
+    adapted, trainer = _named(plan.get("method", "full")) != "full", plan["trainer"]
+    told = trainer == "axolotl" or (trainer == "llama-factory" and adapted)
+    return {"find_unused_parameters": not told and (adapted or plan.get("checkpointing", "none") == "none")}
+
+
+def _for_processes(plan: Keys, preset: Preset) -> Keys:
+    """What a trainer's mixed precision is where several processes share a model.
+
+    accelerate casts what trains to float32 (``accelerator.py: prepare_model``, ``fsdp_utils.py: fsdp2_prepare_model``).
+    DeepSpeed casts the model in the place of autocast.
+    """
+    block = plan.get("sharding")
+    if plan.get("trainer") not in ACCELERATE or not isinstance(block, Mapping):
+        return {}
+    precision, name = plan.get("autocast", preset.keys(plan).get("autocast")), str(block.get("name"))
+    if precision is None or name in UNSHARDED:
+        return {}
+    if name.startswith("zero"):
+        return {"autocast": None, "dtype": precision}
+    return {"dtype": "float32"} if _named(plan.get("method", "full")) == "full" else {}
+
+
 def _qlora(plan: Keys) -> Keys:
     four_bit = plan.get("dtype", "nf4") in FOUR_BIT
     return {
@@ -175,9 +224,16 @@ def with_presets(plan: Keys) -> tuple[dict[str, Any], dict[str, str]]:
             if given is None or _named(given) in RECIPES:
                 whose["method"] = preset.whose
             filled["method"] = block
-        for key, value in preset.keys(filled).items():
-            if key not in filled:
-                filled[key], whose[key] = value, preset.whose
+        for keys_of in (partial(_for_processes, preset=preset), preset.keys):
+            for key, value in keys_of(filled).items():
+                if key not in filled:
+                    filled[key], whose[key] = value, preset.whose
+    shared = filled.get("sharding")
+    if filled.get("trainer") in ACCELERATE and isinstance(shared, Mapping):
+        more = {**by_accelerate(shared, filled.get("autocast")), **_unused(shared, filled)}
+        more = {key: value for key, value in more.items() if key not in shared}
+        filled["sharding"] = {**shared, **more}
+        whose |= dict.fromkeys(more, TRAINERS[filled["trainer"]].whose)
     return filled, whose
 
 

@@ -1,11 +1,12 @@
-"""accelerate's YAML (``accelerate/commands/config/config_args.py``, 1.15): what it means on one device."""
+"""accelerate's YAML (``accelerate/commands/config/config_args.py``, 1.15), and what its launcher adds."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from . import deepspeed
+from ..engines.assumptions import Assumption
+from . import deepspeed, sharing
 from .hugging_face import SLOWER_COPY
 from .settings import SEVERAL, Reading, Settings
 
@@ -17,21 +18,32 @@ MARKS = frozenset(
 
 
 def read(keys: Mapping[str, Any], where: str) -> Reading:
-    """What ``accelerate launch`` does with this config on one device. Raises ``InputError``."""
+    """What ``accelerate launch`` does with this config. Raises ``InputError``."""
     reading = Reading(TOOL)
     settings = Settings(keys, reading, where)
-    settings.one_device("num_processes", "num_machines")
-    kind = (settings.text("distributed_type") or "NO").upper()
-    if kind not in ("NO", "FSDP", "DEEPSPEED", "MULTI_GPU"):
+    world = settings.whole("num_processes")
+    sharing.processes(settings, world, settings.whole("num_machines") or 1)
+    several = world is None or world > 1
+    kind = (settings.text("distributed_type") or ("MULTI_GPU" if world is not None and several else "NO")).upper()
+    if kind not in ("NO", "FSDP", "DEEPSPEED", "MULTI_GPU") or (kind == "NO" and world is not None and several):
         settings.problem("distributed_type", "distributed_type", SEVERAL)
     if kind in ("FSDP", "MULTI_GPU"):
-        reading.note("distributed_type", kind, "with one process nothing is spread; its buffers are not counted")
+        why = "with one process nothing is spread; its buffers are not counted"
+        reading.alone.assumptions.append(Assumption("distributed_type", kind, why))
+    if kind == "MULTI_GPU":
+        reading.shared["name"], reading.spreads = "ddp", True
     config = settings.block("deepspeed_config")
     if kind == "DEEPSPEED":
         file = config.get("deepspeed_config_file")
         reading.add(deepspeed.read_file(str(file), where) if file else _plugin(config, where))
-    if settings.block("fsdp_config"):
+    block = settings.inner("fsdp_config")
+    if kind == "FSDP" and several:
+        sharing.fsdp(block, version=1, launched=True)
+    elif block.present():
         reading.note("fsdp_config", kind, "with one process nothing is sharded")
+    sizes = settings.inner("parallelism_config")
+    sharing.mesh(sizes, {name: sizes.given(f"parallelism_config_{name}", name) for name in _SIZES})
+    sizes.finish()
     precision = settings.text("mixed_precision")
     if precision in ("bf16", "fp16"):
         settings.say("autocast", "bfloat16" if precision == "bf16" else "float16", "mixed_precision")
@@ -44,6 +56,9 @@ def read(keys: Mapping[str, Any], where: str) -> Reading:
         settings.say("runtime", "torch-cpu", "use_cpu")
     settings.finish()
     return reading
+
+
+_SIZES = ("dp_replicate_size", "dp_shard_size", "tp_size", "cp_size", "sp_size")
 
 
 def _plugin(config: Mapping[str, Any], where: str) -> Reading:

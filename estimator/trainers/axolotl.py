@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..errors import InputError, shown
-from . import adapters, deepspeed, hugging_face
-from .settings import SEVERAL, Reading, Settings
+from . import adapters, deepspeed, hugging_face, sharing
+from .settings import Reading, Settings
 
 TOOL = "Axolotl 0.19"
 MARKS = frozenset({
@@ -75,8 +75,7 @@ def read(keys: Mapping[str, Any], where: str) -> Reading:
     )
     if (alpha := settings.number("neftune_noise_alpha")) is not None:
         settings.say("neftune_noise_alpha", alpha, "neftune_noise_alpha")
-    settings.refused(SEVERAL, "fsdp", "fsdp_config", "fsdp_version")
-    settings.one_device("dp_shard_size", "dp_replicate_size", "tensor_parallel_size", "context_parallel_size")
+    _devices(settings)
     if (given := settings.text("deepspeed")) is not None:
         reading.add(deepspeed.read_file(given, where))
     settings.without_rule(hugging_face.SLOWER_COPY, "torch_compile", "torch_compile_mode", "tiled_mlp", *_KERNELS)
@@ -87,6 +86,18 @@ def read(keys: Mapping[str, Any], where: str) -> Reading:
     )
     settings.finish()
     return reading
+
+
+def _devices(settings: Settings) -> None:
+    """``prepare_optim_env``. ``fsdp_config`` alone asks for FSDP, and the version is 1 where none is given."""
+    version = settings.whole("fsdp_version") or 1
+    if settings.raw("fsdp") or not settings.raw("fsdp_config"):
+        hugging_face.fsdp(settings, version)
+    else:
+        sharing.fsdp(settings.inner("fsdp_config"), version)
+    hugging_face.ddp(settings)
+    names = {"tp_size": "tensor_parallel_size", "cp_size": "context_parallel_size", "ep_size": "expert_parallel_size"}
+    sharing.mesh(settings, {"dp_replicate_size": "dp_replicate_size", "dp_shard_size": "dp_shard_size", **names})
 
 
 def _precision(settings: Settings) -> None:

@@ -1,4 +1,4 @@
-"""DeepSpeed's JSON (``deepspeed/runtime/config.py``): what it means on one device."""
+"""DeepSpeed's JSON (``deepspeed/runtime/config.py``): on one device and on several."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from ..engines.assumptions import Assumption
 from ..io.files import beside, read_json
 from .settings import SEVERAL, Reading, Settings
 
@@ -26,7 +27,7 @@ def read_file(name: str, where: str) -> Reading:
 
 
 def read(keys: Mapping[str, Any], where: str) -> Reading:
-    """What DeepSpeed does with these settings on one device. Raises ``InputError``."""
+    """What DeepSpeed does with these settings, which do not say on how many devices. Raises ``InputError``."""
     reading = Reading(TOOL)
     settings = Settings(keys, reading, where)
     settings.whole_of("batch", "train_micro_batch_size_per_gpu")
@@ -37,7 +38,7 @@ def read(keys: Mapping[str, Any], where: str) -> Reading:
         if settings.inner(name).flag("enabled"):
             settings.say("dtype", dtype, name)
             settings.say("autocast", None, name)
-            settings.say("optimizer", "adamw-master", name)
+            reading.alone.plan["optimizer"], reading.said_by["optimizer"] = "adamw-master", name
     _zero(settings)
     settings.one_device("sequence_parallel_size")
     settings.refused(SEVERAL, "tensor_parallel", "pipeline")
@@ -50,21 +51,49 @@ def read(keys: Mapping[str, Any], where: str) -> Reading:
 
 
 def _zero(settings: Settings) -> None:
-    zero = settings.inner("zero_optimization")
+    zero, reading, shared = settings.inner("zero_optimization"), settings.reading, settings.reading.shared
     stage = zero.whole("stage") or 0
     for name in ("offload_optimizer", "offload_param"):
         device = zero.inner(name).text("device")
         if device is not None:
             what = "keeps weights or states outside the GPU, which has no rules here; ask without it"
-            zero.problem(f"zero_optimization.{name}", name, what)
+            zero.problem(f"zero_optimization.{name}", name, what, alone=device == "cpu")
+            shared[name] = "cpu"
     zero.value("cpu_offload")
     if zero.present() and stage == 0:
-        settings.reading.note("zero_optimization.stage", 0, "nothing is sharded")
-    if stage:
-        buckets = (zero.whole("reduce_bucket_size") or _BUCKET) + (zero.whole("allgather_bucket_size") or _BUCKET)
-        settings.reading.note(
-            "zero_optimization.stage",
-            stage,
-            f"one device holds all shards, so nothing is saved; ZeRO's buckets, at most {buckets:,} elements, are not "
-            "counted, and there is no rule for several devices yet",
-        )
+        reading.note("zero_optimization.stage", 0, "nothing is sharded")
+    if not stage:
+        return
+    buckets = (zero.whole("reduce_bucket_size") or _BUCKET) + (zero.whole("allgather_bucket_size") or _BUCKET)
+    why = (
+        f"one device holds all shards, so nothing is saved; ZeRO's buckets, at most {buckets:,} elements, are not "
+        "counted; --world-size gives the number of devices"
+    )
+    reading.alone.assumptions.append(Assumption("zero_optimization.stage", stage, why))
+    shared["name"] = f"zero{stage}"
+    if stage not in (1, 2, 3):
+        zero.problem("sharding", "stage", "is none of 0 to 3")
+    for key in _SIZES[: None if stage == 3 else 2]:
+        name = zero.given(key, key.removeprefix("stage3_"))
+        size = "auto" if zero.raw(name) == "auto" else zero.whole(name)
+        if size is not None and (size != "auto" or key != "allgather_bucket_size"):
+            shared[key] = size
+    for key in ("overlap_comm", "contiguous_gradients"):
+        if zero.value(key) is not None:
+            shared[key] = zero.flag(key)
+    for name in ("zero_hpz_partition_size", "mics_shard_size"):
+        if (zero.whole(name) or 1) > 1:
+            zero.problem("sharding", name, "has no rule")
+    if zero.flag("zero_quantized_weights") or zero.flag("zero_quantized_nontrainable_weights"):
+        zero.problem("sharding", "zero_quantized_weights", "has no rule")
+    zero.without_rule("answered with DeepSpeed's default, 1e9", *_HELD)
+    zero.finish()
+
+
+_SIZES = (
+    "reduce_bucket_size", "allgather_bucket_size", "stage3_prefetch_bucket_size", "stage3_param_persistence_threshold"
+)  # fmt: skip
+_HELD = (
+    "sub_group_size", "stage3_max_live_parameters", "stage3_max_reuse_distance", "max_live_parameters",
+    "max_reuse_distance",
+)  # fmt: skip

@@ -9,8 +9,8 @@ from typing import Any
 from ..errors import InputError, shown
 from ..io.files import STANDARD_INPUT, NotYaml, beside, existing, parse_json_or_yaml, read_json, read_text
 from ..methods.registry import read_adapter_config
-from . import accelerate, axolotl, deepspeed, llama_factory, shell, torchtune, training_arguments, trl, unsloth
-from .settings import Reading
+from . import accelerate, axolotl, deepspeed, llama_factory, sharing, shell, torchtune, training_arguments, trl, unsloth
+from .settings import Reading, Settings
 
 Reader = Callable[[Mapping[str, Any], str], Reading]
 READERS: Mapping[str, Reader] = {
@@ -162,6 +162,7 @@ def _of_line(text: str, where: str, folder: Path, tool: str | None) -> Reading:
     if not keys:
         raise InputError(f"{where} gives its program no options; give {WANTED}")
     reading = _read(tool or line.tool or detect(keys, where), keys, where)
+    sharing.processes(Settings({}, reading, where), line.processes, line.hosts)
     if line.launcher:
         _add_below(reading, _launched(line.launcher, folder, where))
     return with_adapter(reading, folder)
@@ -181,16 +182,18 @@ def _launched(options: Mapping[str, Any], folder: Path, where: str) -> Reading:
     path = beside(name, folder) if isinstance(name, str) else None
     if path is not None:
         keys = _keys(read_text(path, "accelerate's config", _MOST_BYTES), str(name))
-    keys |= {key: value for key, value in options.items() if key not in ("config_file", *_SWITCHES)}
+    blocks = {"fsdp_config": ("fsdp_",), "deepspeed_config": ("zero_", "offload_", "deepspeed_config")}
+    blocks |= {"parallelism_config": ("parallelism_config_",)}
+    of_blocks = {key: block for key in options for block, starts in blocks.items() if key.startswith(starts)}
+    keys |= {key: value for key, value in options.items() if key not in ("config_file", *_SWITCHES, *of_blocks)}
     for switch, kind in _SWITCHES.items():
         if options.get(switch):
             keys["distributed_type"] = kind
-    config = {key: options[key] for key in options if key.startswith(("zero_", "offload_", "deepspeed_config"))}
-    if config:
-        keys["deepspeed_config"] = config
+    for key, block in of_blocks.items():
+        keys[block] = {**(keys.get(block) or {}), key: options[key]}
     reading = accelerate.read(keys, where)
     if isinstance(name, str) and path is None:
-        reading.note("config_file", name, "the file is not there; the answer is for one process without it")
+        reading.note("config_file", name, "the file is not there; the answer is without it")
     return reading
 
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
-from . import deepspeed
-from .settings import SEVERAL, Settings
+from ..io.files import beside, read_json
+from . import deepspeed, sharing
+from .settings import Settings
 
 OPTIMIZERS: Mapping[str, str] = {
     "adamw_torch": "adamw",
@@ -186,16 +188,58 @@ def liger(settings: Settings, config: Mapping[str, Any], fuses_loss: bool) -> No
         )
 
 
-def devices(settings: Settings) -> None:
-    """Refuse what spreads a step over several devices; read DeepSpeed's settings, which may be those of one.
+def fsdp(settings: Settings, version: int = 2) -> None:
+    """Read ``fsdp``, true or names of options, and its block, which is read only with it (``_process_fsdp_args``)."""
+    given, config = settings.value("fsdp"), settings.value("fsdp_config")
+    options = (
+        [str(one).lower() for one in (given.split() if isinstance(given, str) else given)]
+        if isinstance(given, str | list)
+        else []
+    )
+    if not given or options == ["false"]:
+        return
+    if isinstance(config, str) and not config.lstrip().startswith("{"):
+        path = beside(config, Path(settings.where).parent)
+        config = {} if path is None else read_json(path, "a block of FSDP")
+        if path is None:
+            settings.reading.note("fsdp_config", settings.raw("fsdp_config"), "the file is not there; answered without")
+        block = Settings(config, settings.reading, settings.where, "fsdp_config.")
+    else:
+        block = settings.inner("fsdp_config")
+    sharing.fsdp(block, version)
+    shared = settings.reading.shared
+    if "offload" in options:
+        shared["cpu_offload"] = True
+    if shared["name"] == "fsdp2" and "shard_grad_op" in options:
+        shared.setdefault("reshard_after_forward", False)
+    if unknown := set(options) - {"true", "full_shard", "shard_grad_op", "offload", "auto_wrap"}:
+        settings.problem("sharding", "fsdp", f"has no rule for {', '.join(sorted(unknown))}")
 
-    Raises ``InputError``.
-    """
-    settings.refused(SEVERAL, "fsdp")
-    settings.value("fsdp_config")  # read only with fsdp
+
+def ddp(settings: Settings) -> None:
+    """Read what DDP is told."""
+    for key, value in {
+        "bucket_cap_mb": settings.whole("ddp_bucket_cap_mb"),
+        "static_graph": settings.flag("ddp_static_graph") or None,
+        "find_unused_parameters": None
+        if settings.value("ddp_find_unused_parameters") is None
+        else settings.flag("ddp_find_unused_parameters"),
+    }.items():
+        if value is not None:
+            settings.reading.shared[key] = value
+
+
+def devices(settings: Settings) -> None:
+    """Read what spreads a step over several processes. Raises ``InputError``."""
+    fsdp(settings)
     parallelism = settings.inner("parallelism_config")
-    parallelism.one_device(*(name for name in parallelism.present() if name.endswith("_size")))
-    settings.one_device("world_size", "n_gpu", "_n_gpu", "num_gpus", "tp_size", "sequence_parallel_size")
+    sharing.mesh(
+        parallelism, {name: name for name in ("dp_replicate_size", "dp_shard_size", "tp_size", "cp_size", "sp_size")}
+    )
+    parallelism.finish()
+    sharing.processes(settings, settings.whole("world_size"))
+    ddp(settings)
+    settings.one_device("n_gpu", "_n_gpu", "num_gpus", "tp_size", "sequence_parallel_size")
     given = settings.value("deepspeed")
     if isinstance(given, Mapping):
         settings.reading.add(deepspeed.read(given, f"{settings.where}: deepspeed"))

@@ -26,6 +26,15 @@ class Ignored:
 
 
 @dataclass
+class Alone:
+    """What a file means for one process, and not for several."""
+
+    plan: dict[str, Any] = field(default_factory=dict)
+    assumptions: list[Assumption] = field(default_factory=list)
+    problems: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass
 class Reading:
     """What a training file says, in the plan's words."""
 
@@ -47,6 +56,14 @@ class Reading:
     """By a key: why a value of the file has no rule. Where the key is the plan's, one given beside the file takes the
     file's place.
     """
+    shared: dict[str, Any] = field(default_factory=dict)
+    """The block ``sharding`` of several processes, as far as it is said (``sharing.py: settled``)."""
+    shared_run: dict[str, Any] = field(default_factory=dict)
+    """Keys of the block ``run`` that go with it."""
+    spreads: bool = False
+    """The file spreads the model over processes whose number it need not say."""
+    hosts: int = 1
+    alone: Alone = field(default_factory=Alone)
 
     def say(self, key: str, value: Any, said_by: str) -> None:
         """Set a key of the plan that the file says with its own key ``said_by``."""
@@ -69,6 +86,13 @@ class Reading:
         self.assumptions += other.assumptions
         self.ignored += other.ignored
         self.problems |= other.problems
+        self.shared = {**other.shared, **self.shared}
+        self.shared_run = {**other.shared_run, **self.shared_run}
+        self.spreads |= other.spreads
+        self.hosts = max(self.hosts, other.hosts)
+        self.alone.plan |= other.alone.plan
+        self.alone.assumptions += other.alone.assumptions
+        self.alone.problems |= other.alone.problems
 
 
 _VARIABLE = re.compile(r"\$\{|\{\{|\{%|\$[A-Za-z_]")
@@ -212,9 +236,13 @@ class Settings:
         """Set a key of the plan that follows from a key of the file, given by its names."""
         self.reading.say(key, value, self.prefix + self.given(*names))
 
-    def problem(self, key: str, name: str, what: str) -> None:
-        """Note that the file's key has no rule, which ``key`` of the plan would have to say."""
-        self.reading.problems[key] = f"{self.where}: {self.prefix}{name}: {shown(self._keys.get(name))} {what}"
+    def problem(self, key: str, name: str, what: str, alone: bool = False) -> None:
+        """Note that the file's key has no rule, which ``key`` of the plan would have to say.
+
+        ``alone``: it has none for one process.
+        """
+        problems = self.reading.alone.problems if alone else self.reading.problems
+        problems[key] = f"{self.where}: {self.prefix}{name}: {shown(self._keys.get(name))} {what}"
 
     def without_rule(self, why: str, *names: str) -> None:
         """Read keys that change memory but have no rule. Those that are set are ignored, and the reason is said."""
@@ -252,8 +280,8 @@ class Settings:
 _CLOSE = 0.8
 """The least likeness of a misspelt key and the one that is meant: sequence_length and sequence_len have 0.89."""
 SEVERAL = (
-    "spreads the step over several devices, which has no rules here yet: ask about one of them, without this key and "
-    "with its own batch"
+    "spreads the step over several devices in a way that has no rules here: ask about one of them, without this key "
+    "and with its own batch"
 )
 """Why a key that spreads a step is refused."""
 NO_EFFECT = "no effect on memory is known here"

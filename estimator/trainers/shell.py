@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import InputError
-from .settings import SEVERAL
 
 LAUNCHERS = (
     "accelerate",
@@ -50,6 +49,9 @@ class Line:
     """Files that the line names as configs, in order."""
     options: dict[str, Any] = field(default_factory=dict)
     """The script's own options."""
+    processes: int | None = None
+    """How many processes torchrun and its kin start, on all ``hosts`` together; ``None`` where they do not say."""
+    hosts: int = 1
 
 
 def is_line(text: str) -> bool:
@@ -97,7 +99,7 @@ def _read(words: list[str], where: str) -> Line:
         line.launcher, rest = _launcher(rest[1:])
     elif first in ("torchrun", "deepspeed"):
         options, rest = _launcher(rest)
-        _one_process(options, where)
+        _count(line, options, where)
     elif first == "uv":
         options, rest = _launcher(rest[1:], takes_values=False)
         if rest and rest[0] in LAUNCHERS:
@@ -109,7 +111,7 @@ def _read(words: list[str], where: str) -> Line:
         command, rest = rest[0], rest[1:]
         if line.tool == "torchtune":
             options, rest = _launcher(rest, script=r"[a-z_0-9]+(\.py)?$")
-            _one_process(options, where)
+            _count(line, options, where)
         elif command not in ("sft", "train", "pretrain"):
             raise InputError(
                 f"{where}: {first} {command} is no training step that has rules here; known is {first} train"
@@ -120,7 +122,7 @@ def _read(words: list[str], where: str) -> Line:
         rest = rest[1:]
         if module.startswith("torch.distributed"):
             options, rest = _launcher(rest)
-            _one_process(options, where)
+            _count(line, options, where)
             module, rest = (rest[0] if rest else ""), rest[1:]
     elif first not in ("trl", "llamafactory-cli", "axolotl"):
         rest = rest[1:]
@@ -158,14 +160,20 @@ def _launcher(
     return found, words[at:]
 
 
-def _one_process(options: dict[str, Any], where: str) -> None:
-    """Raise ``InputError`` where a launcher starts several processes."""
+def _count(line: Line, options: dict[str, Any], where: str) -> None:
+    """Read how many processes a launcher starts. Raises ``InputError`` where that is no number."""
+    counts = {}
     for name in ("nproc_per_node", "num_gpus", "nnodes", "num_nodes"):
-        value = str(options.get(name, "1"))
-        if value not in ("1", "1:1"):
-            raise InputError(f"{where}: --{name} {value} {SEVERAL}")
-    if "," in (include := str(options.get("include", ""))):
-        raise InputError(f"{where}: --include {include} {SEVERAL}")
+        value = str(options.get(name, "")).partition(":")[
+            2 if name == "nnodes" and ":" in str(options.get(name)) else 0
+        ]
+        if value and not value.isdecimal():
+            raise InputError(f"{where}: --{name} {value} is no number of processes; write it as one")
+        counts[name] = int(value[:6]) if value else None
+    include = str(options.get("include", ""))
+    each = counts["nproc_per_node"] or counts["num_gpus"] or (include.count(",") + 1 if "," in include else None)
+    line.hosts = counts["nnodes"] or counts["num_nodes"] or 1
+    line.processes = each * line.hosts if each is not None else None if line.hosts == 1 else line.hosts
 
 
 def _options(words: list[str], line: Line) -> None:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..errors import InputError
+from . import sharing
 from .hugging_face import SLOWER_COPY, offloading
 from .settings import Reading, Settings
 
@@ -38,7 +39,7 @@ def is_recipe(keys: Mapping[str, Any]) -> bool:
 
 
 def read(keys: Mapping[str, Any], where: str) -> Reading:
-    """What a recipe does with these keys, on one device. Raises ``InputError``."""
+    """What a recipe does with these keys. Raises ``InputError``."""
     reading = Reading(TOOL, plan={"trainer": "torchtune"})
     settings = Settings(keys, reading, where)
     loss = settings.inner("loss")
@@ -74,13 +75,27 @@ def read(keys: Mapping[str, Any], where: str) -> Reading:
         settings.say("gradient_clipping", norm > 0, "clip_grad_norm")
     _method(settings, model, builder, dtype or "bfloat16")
     settings.without_rule(SLOWER_COPY, "compile")
-    settings.refused("keeps weights outside the GPU, which has no rules here", "fsdp_cpu_offload")
-    settings.one_device("tensor_parallel_dim", "context_parallel_dim", "data_parallel_replicate_dim")
+    _devices(settings)
     reading.plan["run"] = {}
     if settings.text("device") == "cpu":
         settings.say("runtime", "torch-cpu", "device")
     settings.finish(("checkpointer",))
     return reading
+
+
+def _devices(settings: Settings) -> None:
+    """FSDP2 of each layer, then of the model, with one choice of resharding for all (``training.shard_model``)."""
+    reading = settings.reading
+    reading.shared |= {
+        "name": "fsdp2",
+        "reshard_after_forward": settings.flag("fsdp_reshard_after_forward", default=True),
+    }
+    if settings.flag("fsdp_cpu_offload"):
+        reading.shared["cpu_offload"], reading.spreads = True, True
+    names = {"dp_replicate_size": "data_parallel_replicate_dim", "dp_shard_size": "data_parallel_shard_dim"}
+    sharing.mesh(settings, {**names, "tp_size": "tensor_parallel_dim", "cp_size": "context_parallel_dim"})
+    if (layers := settings.value("custom_sharded_layers")) is not None:
+        settings.problem("sharding", "custom_sharded_layers", f"{layers} are units of their own, which has no rule")
 
 
 def _component(settings: Settings) -> str:

@@ -81,7 +81,7 @@ REFUSED: list[Refused] = [
             "must flatten tensors with uniform dtype but got bfloat16 and float32",
         ),
         ({"method": {"name": "lora", "use_dora": True}}, {}, "FSDP1 has no rule with use_dora; leave it out"),
-        ({**LORA, "checkpointing": "matmul"}, PEFT, "does not go with checkpointing: matmul, as PyTorch"),
+        ({**LORA, "checkpointing": "matmul"}, PEFT, "does not go with checkpointing: matmul under fsdp1"),
         (
             {"dtype": "float32", "method": "lora"},
             {**PEFT, **MIXED},

@@ -87,6 +87,7 @@ REFUSED: list[dict[str, Any]] = [
     {**CUDA, "sharding": DDP, "dtype": "gptq", "method": LORA},
     {"sharding": DDP, "method": "mezo", "optimizer": "sgd"},
     {"sharding": DDP, "optimizer": "lomo"},
+    {"sharding": {**DDP, "find_unused_parameters": True}, "checkpointing": "layer", "use_reentrant": True},
     {"sharding": {**DDP, "static_graph": True}, "gradient_accumulation_steps": 2},
     {"label_share": 0.5},
     {"saved_activations": "int8", "method": C3A},

@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 
 from estimator.answers.check import check
-from estimator.errors import InputError
 from estimator.trainers.shell import parse
 
 AXOLOTL: dict[str, Any] = {
@@ -30,12 +29,11 @@ def test_a_comment_after_a_shell_line_is_no_option() -> None:
 @pytest.mark.parametrize(
     "launcher", ["torchrun --nproc_per_node {}", "deepspeed --num_gpus {}", "torchrun --nnodes {}"]
 )
-def test_a_launcher_of_one_process(launcher: str) -> None:
-    """Several are refused in one line."""
+def test_a_launcher_of_processes(launcher: str) -> None:
+    """Several are counted."""
     line = f"{launcher} sft.py --model_name_or_path HuggingFaceTB/SmolLM2-135M --max_length 64 --bf16 true"
     assert parse(line.format("1"), "the line").options["max_length"] == "64"
-    with pytest.raises(InputError, match="several devices"):
-        parse(line.format("2"), "the line")
+    assert [parse(line.format(number), "the line").processes for number in "12"] in ([1, 2], [None, 2])
 
 
 @pytest.mark.parametrize(
