@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from estimator.answers.estimate import estimate
 from estimator.plans.plan import parse_plan
 from estimator.plans.resolve import resolve
 from estimator.steps.sharding.ddp import bucket_assignment
@@ -64,3 +65,24 @@ def test_buckets_of_a_replay_are_those_of_ddp(config: dict[str, Any], plan: dict
     assert found.later == buckets
     assert found.first == [sum(buckets)]
     assert len(buckets) > 4
+
+
+@pytest.mark.parametrize(
+    ("world", "keys", "options", "passes"),
+    [
+        (1, {}, {}, 1),
+        (4, {}, {}, 1),
+        (6, {"gradient_accumulation_steps": 2}, {}, 1),
+        (6, {"gradient_accumulation_steps": 2}, {"sync_each_batch": True}, 2),
+    ],
+)
+def test_what_a_rank_sends(
+    world: int, keys: dict[str, Any], options: dict[str, Any], passes: int, tmp_path: Path
+) -> None:
+    """Each pass that reduces sends the buffers, and each gradient twice to all but one of the ranks (a ring)."""
+    sharding = {"name": "ddp", "world_size": world, **options}
+    plan = {"model": write_config(tmp_path / "model", {}), "dtype": "float32", "seq": 8, **keys, "sharding": sharding}
+    found = estimate(parse_plan(plan))
+    sent = 2 * found.bytes["gradients"] * (world - 1) // world + (found.bytes["buffers"] if world > 1 else 0)
+    assert found.communicated == passes * sent
+    assert found.bytes["communication"] == found.bytes["gradients"]
