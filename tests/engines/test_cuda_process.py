@@ -85,6 +85,18 @@ SETTINGS: list[dict[str, Any]] = [
 ]
 
 
+def test_the_first_step_makes_the_workspaces() -> None:
+    """As cuBLAS does at the first product of each thread. They stay beside the parameters in later steps."""
+    timeline = Timeline()
+    plan = planned()
+    process = Process(resolve(plan), timeline=timeline)
+    held = []
+    for _ in range(2):
+        process.step(plan.batch, plan.seq)
+        held.append(timeline.live[-1][KINDS.index("parameters")])
+    assert held[0] == held[1]
+
+
 @pytest.mark.parametrize("keys", SETTINGS, ids=lambda keys: ",".join(map(str, keys.values())) or "default")
 def test_the_log_has_the_ledgers_peak(keys: dict[str, Any]) -> None:
     """Witness: the ledger with layers counted. Every layer written out, replayed without rounding, is the same."""

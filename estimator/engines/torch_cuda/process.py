@@ -273,6 +273,7 @@ class Process:
             self.snapshot.step += 1
         self.phases = {name: phase for name, phase in self.phases.items() if name == "after load"}
         if first_step:
+            stops += [(at, thread, True) for thread, at in events.products.items()]
             self._load(log)
             passing: list[tuple[Block, int]] = []
             for nbytes in log.sharding.passing:
@@ -284,7 +285,6 @@ class Process:
         elif self._steps == 2:
             self._release(self._communication)
             self._communication = self._kept(log.sharding.later)
-            stops += [(at, thread, True) for thread, at in events.products.items()]
         done = start
         for at, name, is_product in sorted(stops):
             self._play(events, events.order[done:at], blocks)
