@@ -77,12 +77,13 @@ def verdict(result: Result, margin: Margin = STATED, how: str = "") -> str:
 def summary(result: Result) -> str:
     """The share of trainable parameters, in training, the moment of the peak, and whose adapters run."""
     adapters = f" The adapters are PEFT {result.peft}'s." if result.peft else ""
+    sent = f" A rank sends {human(result.communicated)} in a step." if result.communicated else ""
     if result.task == "infer":
-        return f"{result.total_parameters:,} parameters. The peak is at: {result.peak_at}.{adapters}"
+        return f"{result.total_parameters:,} parameters. The peak is at: {result.peak_at}.{sent}{adapters}"
     share = 100 * result.trainable_parameters / result.total_parameters
     return (
         f"{result.trainable_parameters:,} of {result.total_parameters:,} parameters train ({share:.3g} %). "
-        f"The peak is at: {result.peak_at}.{adapters}"
+        f"The peak is at: {result.peak_at}.{sent}{adapters}"
     )
 
 

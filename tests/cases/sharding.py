@@ -162,6 +162,10 @@ REFUSED: list[Refused] = [
         ("fsdp2", "sharding has no world_size; add the number of processes"),
         ({"name": "fsdp2", "world_size": 9, "replicate": 2}, "world_size 9 is no multiple of replicate 2; take 2 or"),
         ({"name": "fsdp2", "world_size": 8, "zero": 2}, "unknown key 'sharding.zero'"),
+        (
+            {"name": "fsdp2", "world_size": 8, "groups": "transformers"},
+            "groups transformers has no rule with fsdp2 yet",
+        ),
         ({"name": "fsdp2", "world_size": 8, "static_graph": True}, "static_graph True does not go with sharding fsdp2"),
         ({"world_size": 8}, "sharding has no name; add one"),
         ({"name": "hsdp", "world_size": 4}, "sharding hsdp has no replicate; add"),

@@ -8,6 +8,7 @@ import pytest
 
 from estimator.answers.estimate import estimate
 from estimator.show.cli import main
+from estimator.text import human
 
 
 @pytest.mark.consistency
@@ -18,7 +19,10 @@ def test_a_name_and_its_keys_stand_beside_the_plans(capsys: pytest.CaptureFixtur
     assert estimate("smollm-135m", seq=64, world_size=8, sharding="fsdp2") == nested
     assert main(["estimate", "smollm-135m", "--seq", "64", "--world-size", "8", "--sharding", "fsdp2", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["bytes"] == nested.bytes
+    assert main(["estimate", "smollm-135m", "--seq", "64", "--world-size", "8", "--sharding", "fsdp2"]) == 0
+    assert f"A rank sends {human(nested.communicated)} in a step." in " ".join(capsys.readouterr().out.split())
     alone = estimate(model)
+    assert alone.communicated == 0
     assert nested.trainable_parameters == alone.trainable_parameters
     assert nested.bytes["parameters"] == alone.bytes["parameters"] // 8
 

@@ -32,6 +32,10 @@ class Fsdp2(Sharding):
     groups: str = "layers"
     sync_each_batch: bool = False
 
+    def __post_init__(self) -> None:
+        if self.groups == "transformers":
+            raise InputError(f"sharding.groups transformers has no rule with {self.name} yet; leave it out")
+
     def scope(self, ledger: Ledger, parts: Parts) -> Scope:
         return _Scope(ledger, self, parts)
 
