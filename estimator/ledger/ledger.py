@@ -461,6 +461,8 @@ class Ledger:
     """How many identical tensors a tensor made now stands for: the product of ``enclosing``."""
     enclosing: list[Size] = field(default_factory=list)
     """Copies of each counted part that the program is in now, outermost first."""
+    linear: Callable[..., Tensor] | None = None
+    """What takes the place of ``F.linear`` where gradients are kept: called with its arguments and the original."""
     products: Callable[[Callable[[], Tensor]], Tensor] | None = None
     """Selective checkpointing's replacement for making the result of a matrix product."""
     peaks: dict[str, Any] = field(default_factory=dict)

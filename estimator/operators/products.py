@@ -62,6 +62,8 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     Saves the folded input if the weight requires a gradient, and the weight if the input does (``at::native::linear``,
     ``matmul``). Autocast casts both first, and caches the casts of trained parameters (``autocast_mode.cpp``).
     """
+    if x.ledger.linear is not None and x.ledger.grad_enabled:
+        return x.ledger.linear(x, weight, bias, linear)
     bias = None if bias is None else autocast(bias)
     weight = autocast(weight)
     x = autocast(x)

@@ -410,6 +410,9 @@ MODEL: Refusals = {
     **{f"{key} has no rule with head: {{r.spec.head}}; leave it out": _beyond_causal(key) for key in CAUSAL_KEYS},
     "packing: true does not go with method: {r.plan.method.name}, with which PEFT drops position ids; take another "
     "method": lambda r: r.plan.packing and (r.method.virtual_tokens or r.plan.method.name == "prefix_tuning"),
+    "sharding: zero3 has no rule with {r.spec.config.family}, which has experts, gathered as one module; take zero2": (
+        lambda r: r.plan.sharding is not None and r.plan.sharding.name == "zero3" and r.spec.config.source.has_experts
+    ),
     "experts_implementation does not go with {r.spec.config.family}, which has no experts whose weights are one "
     "parameter; leave it out": lambda r: (
         r.plan.experts_implementation is not None and not r.spec.config.source.has_experts

@@ -92,7 +92,14 @@ class Model:
         for p in parameters:
             layer = self.causal_lm.layer_of(p.name)
             (outside if layer is None else layers.setdefault(layer, [])).append(p)
-        return Parts(outside, layers, self.causal_lm.segment_of, self.causal_lm.roles)
+        program, recorded = self.causal_lm.c.program, self.causal_lm.recorded
+        modules: dict[str, list[Tensor]] = {path: [] for path in program.weights_of}
+        for p in parameters:
+            modules.setdefault(p.name.rpartition(".")[0], []).append(p)
+        for path, names in program.tied_of.items():
+            modules[path] += [recorded.weights[program.tied[name]] for name in names]
+        one = self.causal_lm
+        return Parts(outside, layers, one.segment_of, modules, recorded.replaced, one.roles)
 
     def batch(self) -> Batch:
         """The batch of a forward pass, made anew."""
@@ -181,7 +188,8 @@ class Loop:
     def update(self) -> None:
         """Clip the gradients and run the optimizer, after backward."""
         self.model.scope.before_update()
-        apply_update(self.ledger, self.step, self.optimizer, self.model.method, self.model.updated)
+        for parameters in self.model.scope.updates(self.model.updated):
+            apply_update(self.ledger, self.step, self.optimizer, self.model.method, parameters)
         self.model.scope.after_update()
 
     def _totals(self) -> StepTotals:

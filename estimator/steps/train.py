@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import ClassVar
+from typing import Any, ClassVar
 
 from ..ledger import backward
 from ..programs import Procedure
@@ -25,10 +25,15 @@ class Train(Procedure):
         else:
             loop.note_gradients()
         # What a micro-batch or the step before left behind is live in a later run.
-        passes = max(step.micro_batches, 1 + step.previous_output)
+        passes = max(step.micro_batches, 1 + (step.previous_output or model.scope.traces))
+        out: Any = None
         for again in range(passes):
             if again and step.micro_batches == 1:
                 zero_grad(loop.trained)
+            if again and model.scope.traces:
+                ledger.peaks.clear()
+                if step.micro_batches == 1:
+                    out = None
             yield "forward"
             batch = model.batch()
             out = model(batch)

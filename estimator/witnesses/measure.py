@@ -26,6 +26,7 @@ from ..programs.libraries import without_collector
 from ..steps.loss import labelled
 from ..steps.sharding.fsdp1 import Fsdp1
 from ..steps.sharding.zero import Zero
+from ..steps.sharding.zero3 import Zero3
 from ..steps.step import run
 from . import fresh
 from .machine import peak_rss, reset_peak_rss, versions
@@ -126,7 +127,7 @@ def _step(resolved: Resolved, model: Any, device: str = "cpu", vocab: int | None
     if resolved.plan.task == "infer":
         return _Prefill(resolved, vocab, model.eval(), None, device)
     optimizer = build_optimizer(resolved, model)
-    if isinstance(resolved.step.sharding, Zero):
+    if isinstance(resolved.step.sharding, (Zero, Zero3)):
         from .reference.zero import Engine
 
         optimizer = Engine(resolved, model, optimizer)
@@ -181,6 +182,8 @@ def _run_step(
     saved: dict[int, Any] = {}
 
     def note(tensor: Any) -> None:
+        if hasattr(tensor, "ds_id"):  # a parameter that DeepSpeed gathers
+            return
         tensor = local(tensor)
         for part in (tensor._indices(), tensor._values()) if tensor.is_sparse else (tensor,):
             storage = part.untyped_storage()
@@ -193,13 +196,13 @@ def _run_step(
     step.run()
     largest = peak_rss()
     held, buffers = resident_tensors(model)
-    held += shards(model)
+    held += [*shards(model), *getattr(step.optimizer, "parts", [])]
     # Again, since libraries replace the data of parameters in the first forward, and the old addresses are used again.
     # Some do so in each forward (CPT), so the storages are held.
     there = {t.untyped_storage()._cdata: t.untyped_storage() for t in (*held, *buffers, *gathered(model))}
     step.resident = set(there)
     step.note_saved = note
-    step.micro_steps = plan.gradient_accumulation_steps if isinstance(resolved.step.sharding, Zero) else 1
+    step.micro_steps = plan.gradient_accumulation_steps if isinstance(resolved.step.sharding, (Zero, Zero3)) else 1
     with watch_products(note):
         step.run(keep_gradients=True)
     saved_bytes = sum(s.nbytes() for s in saved.values()) // step.micro_steps
@@ -222,7 +225,7 @@ def _run_step(
         "malloc_mmap_threshold": os.environ.get("MALLOC_MMAP_THRESHOLD_"),
         "baseline_rss": baseline,
     }
-    if kept := communication(model):
+    if kept := communication(model) + storage_bytes(getattr(step.optimizer, "communication", [])):
         result["communication"] = kept
     step.micro_steps = plan.gradient_accumulation_steps
     step.previous = None
@@ -230,7 +233,8 @@ def _run_step(
         result["kv_cache"] = step.cache_bytes()
     replaced = storage_bytes(step.importances())
     before = {p.untyped_storage()._cdata: p.untyped_storage() for p in map(local, parameters)}
-    events = allocator_events(step.run_twice if plan.holds_previous_output or replaced else step.run)
+    twice = plan.holds_previous_output or replaced or getattr(step.optimizer, "gathers", False)
+    events = allocator_events(step.run_twice if twice else step.run)
     left = {local(p).untyped_storage()._cdata for p in parameters}
     replaced += sum(storage.nbytes() for key, storage in before.items() if key not in left)
     events.insert(0, (-replaced, ""))  # the profiler does not see the free of tensors that existed before

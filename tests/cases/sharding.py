@@ -193,6 +193,13 @@ REFUSED: list[Refused] = [
         ({"task": "infer"}, "does not go with task: infer, where products alone are shared"),
     )
 ]
+ZERO3 = {"sharding": {"name": "zero3", "world_size": 2}}
+REFUSED += [
+    ({"model_type": "mixtral"}, ZERO3, "zero3 has no rule with mixtral, which has experts"),
+    ({}, {**ZERO3, "method": {"name": "lora", "use_dora": True}}, "zero3 has no rule with what the method makes of"),
+    ({}, {**ZERO3, "method": {"name": "lora", "target_modules": ["embed_tokens"]}}, "take LoRA of linear layers"),
+    ({}, {"sharding": {**ZERO3["sharding"], "allgather_bucket_size": 8}}, "does not go with sharding zero3"),
+]
 REFUSED.append(({}, AUTOCAST_ZERO, "which DeepSpeed switches off; take dtype: bfloat16"))
 REFUSED += [
     ({}, sharded(keys, 2, "ddp", **options), says)
@@ -227,5 +234,6 @@ FORMULAS = [
         ("ddp", {"name": "ddp", "world_size": 3, **VIEWS}),
         # Which of several ranks is the largest depends on the activations, so gradients are not one formula.
         ("zero2", {"name": "zero2", "world_size": 1, "reduce_bucket_size": 9_000}),
+        ("zero3", {"name": "zero3", "world_size": 3, "stage3_prefetch_bucket_size": 9_000}),
     )
 ]

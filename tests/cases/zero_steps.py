@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.cases.kinds import Case
-from tests.cases.small_models import write_config
+from tests.cases.small_models import METHODS, write_config
 from tests.helpers.files import DATA
 
 RECORD = DATA / "zero_steps.json"
@@ -31,12 +31,18 @@ LORA, LAYER = {"method": "lora"}, {"checkpointing": "layer"}
 APART = {"contiguous_gradients": False}
 OVERLAP = {"overlap_comm": True}
 EIGHT = {**TINY, "seq": 8}
-QUANTITIES = ("parameters", "buffers", "gradients", "optimizer", "saved", "trainable_parameters")
+QUANTITIES = ("parameters", "buffers", "gradients", "optimizer", "communication", "saved", "trainable_parameters")
 
 
 def bucket(elements: int) -> dict[str, Any]:
     """Buckets of so many elements."""
     return {"reduce_bucket_size": elements}
+
+
+def gathered(elements: int = 10_000, ahead: int = 5_000, persistent: int = 100) -> dict[str, Any]:
+    """Buckets of so many elements, gathers of so many ahead, and whole parameters of so many at most."""
+    keys = {"stage3_prefetch_bucket_size": ahead, "stage3_param_persistence_threshold": persistent}
+    return {**bucket(elements), **keys}
 
 
 CASES: list[Case] = [
@@ -77,6 +83,32 @@ CASES: list[Case] = [
         ("zero2", "lora-layer", 7, FEW, {**MANY, **LORA, **LAYER}, bucket(1_000)),
         ("zero2", "momentum", 7, FEW, {**TINY, "optimizer": "sgd-momentum"}, bucket(1_000)),
         ("zero2", "eager", 7, FEW, {**MANY, "attention": "eager", "keep_logits": False}, bucket(1_000)),
+        ("zero3", "one", 1, FEW, TINY, gathered()),
+        ("zero3", "two", 2, {**FEW, "num_hidden_layers": 7}, TINY, gathered()),
+        ("zero3", "uneven", 3, FEW, TINY, gathered()),
+        ("zero3", "bfloat16", 3, FEW, {**TINY, **BF16}, gathered()),
+        ("zero3", "nothing-persists", 5, FEW, TINY, gathered(persistent=1)),
+        ("zero3", "one-ahead", 5, FEW, MANY, gathered(ahead=1)),
+        ("zero3", "default-buckets", 4, FEW, MANY, {}),
+        ("zero3", "activations-bfloat16", 7, WIDE, {**MANY, **BF16}, gathered()),
+        ("zero3", "many-ranks", 300, FEW, {**EIGHT, **BF16}, gathered()),
+        ("zero3", "accumulated", 3, FEW, {**MANY, "gradient_accumulation_steps": 3}, gathered()),
+        ("zero3", "tied", 3, {**FEW, "tie_word_embeddings": True}, TINY, gathered()),
+        ("zero3", "conv1d", 5, {**FEW, "model_type": "gpt2"}, EIGHT, gathered()),
+        ("zero3", "windows", 2, {**FEW, "model_type": "gemma3_text"}, EIGHT, gathered()),
+        (
+            "zero3",
+            "norms-of-heads",
+            4,
+            {**FEW, "model_type": "qwen3", "num_key_value_heads": 2},
+            EIGHT,
+            gathered(4_000, ahead=900),
+        ),
+        ("zero3", "layer", 3, WIDE, {**MANY, **LAYER}, gathered()),
+        ("zero3", "lora-tiny", 3, FEW, {**TINY, **LORA}, gathered()),
+        ("zero3", "lora-bfloat16", 3, FEW, {**MANY, **LORA, **BF16}, gathered()),
+        ("zero3", "lora-layer", 3, FEW, {**MANY, **LORA, **LAYER}, gathered()),
+        ("zero3", "lora-all-dropout", 3, FEW, {**EIGHT, "method": METHODS["lora-all-dropout"]}, gathered()),
     )
 ]
 
@@ -102,7 +134,10 @@ def _in_child(plan: dict[str, Any], rank: int) -> dict[str, Any]:
     from estimator.witnesses.measure import run_step
 
     found = run_step(resolve(parse_plan(plan)), rank=rank)
-    return {**{name: found[name] for name in QUANTITIES}, "peak_above_resident": found["peak_without_matmul_scratch"]}
+    return {
+        **{name: found.get(name, 0) for name in QUANTITIES},
+        "peak_above_resident": found["peak_without_matmul_scratch"],
+    }
 
 
 def ranks_of(plan: dict[str, Any]) -> list[int]:
@@ -114,6 +149,8 @@ def ranks_of(plan: dict[str, Any]) -> list[int]:
     resolved = resolve(parse_plan(plan))
     totals = run(resolved.step, resolved.sizes(), resolved.method, resolved.plan.batch, resolved.plan.seq)
     world = plan["sharding"]["world_size"]
+    if plan["sharding"]["name"] == "zero3":
+        return [0]  # all are equal
     return sorted({0, world // 2, world - 1, totals.rank})
 
 

@@ -18,6 +18,7 @@ SHARDINGS = {
     "hsdp": "fsdp2.Fsdp2",
     "zero1": "zero.Zero",
     "zero2": "zero.Zero",
+    "zero3": "zero3.Zero3",
     "None": "tensor_parallel.TensorParallel",
 }
 """File and class of each way to share, by its name; ``None`` where products alone are shared."""

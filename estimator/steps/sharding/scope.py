@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ...ledger import Size, Tensor
@@ -17,6 +17,10 @@ class Parts(NamedTuple):
     """Those of each layer that is run, by its path."""
     segments: Mapping[str, int]
     """The number of each layer's segment (``Ledger.segment``), by its path."""
+    modules: Mapping[str, Sequence[Tensor]]
+    """Those of each module itself, by its path. Tied ones are in several."""
+    replaced: Mapping[str, Any]
+    """The modules that a method has put in the place of others, by their paths."""
     roles: Mapping[str, str]
     """The paths of its modules by their roles: ``input embedding``, ``final norm``, ``output embedding``."""
 
@@ -34,6 +38,8 @@ class Scope:
     """Bytes that a rank has sent so far."""
     rank: int = 0
     """The rank whose bytes all are."""
+    traces = False
+    """The model runs twice, since what is done in a step depends on what the one before has noted."""
     states: Size = 0
     """Bytes of the optimizer's states beside those of ``updated``."""
     gradients: Size | None = None
@@ -59,6 +65,10 @@ class Scope:
 
     def before_backward(self, last: bool) -> None:
         """Before a backward pass. It is the ``last`` of those whose gradients are accumulated."""
+
+    def updates(self, parameters: Sequence[Tensor]) -> Iterator[Sequence[Tensor]]:
+        """What the optimizer updates at once, one after the other. A part of the update lies before and after each."""
+        yield parameters
 
     def before_update(self) -> None:
         """After the last backward pass, before gradients are clipped and the optimizer steps."""

@@ -18,6 +18,7 @@ from ...steps.sharding.fsdp1 import Fsdp1
 from ...steps.sharding.fsdp2 import Fsdp2
 from ...steps.sharding.tensor_parallel import TensorParallel
 from ...steps.sharding.zero import Zero
+from ...steps.sharding.zero3 import Zero3
 from .zero import prepare
 
 
@@ -29,7 +30,7 @@ def as_rank(sharding: Sharding | None, rank: int = 0) -> Iterator[None]:
         return
     from torch.testing._internal.distributed.fake_pg import FakeStore
 
-    if isinstance(sharding, Zero):
+    if isinstance(sharding, (Zero, Zero3)):
         prepare(sharding.world_size, rank)
     torch.distributed.init_process_group("fake", store=FakeStore(), rank=rank, world_size=sharding.world_size)
     try:
@@ -44,7 +45,7 @@ def shard(model: Any, resolved: Resolved) -> Any:
     from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
 
     sharding = resolved.step.sharding
-    if isinstance(sharding, (TensorParallel, Zero)):
+    if isinstance(sharding, (TensorParallel, Zero, Zero3)):
         return model  # which is loaded so, or whose optimizer shares it
     if isinstance(sharding, Ddp):
         from . import ddp

@@ -57,6 +57,8 @@ class Engine:
                 model=model, optimizer=optimizer, config=config_of(resolved), dist_init_required=False
             )
         self.zero = self.model.optimizer
+        self.gathers = bool(self.model.zero_optimization_partition_weights())
+        """Stage 3, in which each step frees and gathers anew what parameters it keeps whole."""
         self.gradient_bytes = 0
         self._ends = False
 
@@ -81,4 +83,19 @@ class Engine:
     @property
     def state(self) -> dict[Any, dict[Any, Any]]:
         """The optimizer's states, and the float32 copies of the parameters that it updates."""
-        return {**self.zero.state, "fp32": dict(enumerate(self.zero.single_partition_of_fp32_groups))}
+        zero = self.zero
+        copies = zero.fp32_partitioned_groups_flat if self.gathers else zero.single_partition_of_fp32_groups
+        return {**zero.state, "fp32": dict(enumerate(copies))}
+
+    @property
+    def parts(self) -> list[torch.Tensor]:
+        """The rank's parts of parameters that are gathered."""
+        return [p.ds_tensor for p in self.model.parameters()] if self.gathers else []
+
+    @property
+    def communication(self) -> list[torch.Tensor]:
+        """What is kept between steps beside parameters, gradients and states."""
+        if not self.gathers:
+            return []
+        buckets = [bucket.buffer for bucket in self.zero.ipg_buckets.values()]
+        return [self.zero.grad_partitions_flat_buffer, *(x for x in buckets if x is not None)]

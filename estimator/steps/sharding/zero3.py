@@ -1,0 +1,467 @@
+"""ZeRO stage 3: DeepSpeed's partitions of parameters, gradients and optimizer states.
+
+Sources, of 0.19, by whose names states and methods are called here: ``deepspeed/runtime/zero/stage3.py``
+(``DeepSpeedZeroOptimizer_Stage3``), ``parameter_offload.py`` (hooks of every module), ``partition_parameters.py``
+(gathers), ``partitioned_param_coordinator.py`` (what is gathered ahead and kept), ``linear.py`` (``F.linear``).
+
+A rank has a part of each parameter, and small (persistent) ones whole beside it. It has float32 copies of the parts
+that train, which count as states of the optimizer. Kept for communication are a bucket of gradients and the parts of
+all gradients. Parts are padded, so ranks are equal.
+
+The coordinator knows from the steps before in which order modules run. So a model runs twice here: the first time its
+modules are noted down alone.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import accumulate
+from typing import Any, ClassVar
+
+from ... import operators as ops
+from ...errors import InputError
+from ...ledger import FLOATING, ITEMSIZE, Call, Ledger, Storage, Tensor, product, record, whole
+from ...ledger.graph import Output
+from ...methods.lora import LoraLinear
+from ...programs import Sharding
+from ...programs.modules import Embedding, Linear, Module
+from .scope import Parts, Scope
+from .zero import NORM_BYTES
+
+MAX_LIVE_PARAMETERS = MAX_REUSE_DISTANCE = SUB_GROUP_SIZE = 1_000_000_000
+"""DeepSpeed's defaults, in elements."""
+NOT_AVAILABLE, INFLIGHT, AVAILABLE = range(3)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Zero3(Sharding):
+    """The options of DeepSpeed's block ``zero_optimization`` for stage 3, with its defaults."""
+
+    unrolled: ClassVar[bool] = True
+
+    reduce_bucket_size: int = 500_000_000
+    overlap_comm: bool = True
+    """Without effect where there are no streams."""
+    contiguous_gradients: bool = True
+    stage3_prefetch_bucket_size: int = 50_000_000
+    stage3_param_persistence_threshold: int = 100_000
+
+    def scope(self, ledger: Ledger, parts: Parts) -> Scope:
+        return _StageThree(ledger, self, parts)
+
+
+@dataclass(eq=False)
+class _Param:
+    """A parameter with what DeepSpeed notes on it (``ds_status`` and the like). Its storage is that of the whole."""
+
+    whole: Tensor
+    numel: int
+    world: int
+    persist: bool
+    status: int = NOT_AVAILABLE
+    active_sub_modules: set[str] = field(default_factory=set)
+
+    @property
+    def itemsize(self) -> int:
+        return ITEMSIZE[self.whole.dtype]
+
+    @property
+    def partition_numel(self) -> int:
+        return -(-self.numel // self.world)
+
+    @property
+    def aligned_bytes(self) -> int:
+        """Bytes of the parts of all ranks."""
+        return self.partition_numel * self.world * self.itemsize
+
+    def resize(self, nbytes: int) -> None:
+        """Give the whole parameter a storage of so many bytes. One rank's part is the whole."""
+        if self.world > 1:
+            self.whole.storage.resize(nbytes)
+
+
+class _Handle:
+    """An all-gather: of one parameter into its own storage, of several into one, out of which each is copied."""
+
+    def __init__(self, ledger: Ledger, params: Sequence[_Param]) -> None:
+        self.params, self.complete = params, False
+        self.flat: list[Tensor] = []
+        for p in params:
+            p.status = INFLIGHT
+        if len(params) == 1:
+            params[0].resize(params[0].aligned_bytes)
+        elif params[0].world > 1:
+            for dtype in sorted({p.whole.dtype for p in params}):
+                nbytes = sum(p.aligned_bytes for p in params if p.whole.dtype == dtype)
+                self.flat.append(ledger.empty((nbytes // ITEMSIZE[dtype],), dtype))
+
+    def wait(self) -> None:
+        """Copy out what has been gathered, which is freed with the handle."""
+        if self.complete:
+            return
+        for p in self.params:
+            if len(self.params) > 1:
+                p.resize(p.numel * p.itemsize)
+            p.status = AVAILABLE
+        self.complete = True
+
+
+class _Coordinator:
+    """``PartitionedParameterCoordinator``, before which the order of modules has been noted (``submodule_order``)."""
+
+    def __init__(self, ledger: Ledger, options: Zero3, own: dict[str, list[_Param]]) -> None:
+        self.ledger, self.own = ledger, own
+        self.prefetch_bucket_size = options.stage3_prefetch_bucket_size
+        self.submodule_order: list[str] = []
+        self.is_complete_trace = False
+        self.active_backward_submodules: dict[str, None] = {}
+        self.recompute_parameters: dict[str, set[_Param]] = {}
+        self.inflight: dict[_Param, _Handle] = {}
+        self.traversed: list[int] = []
+        """Elements of the parameters of all modules before each."""
+        self.uses: dict[_Param, list[int]] = {}
+        """The places in the order of the modules that have each parameter."""
+
+    def reset_step(self) -> None:
+        """Before a forward pass."""
+        if self.submodule_order and not self.is_complete_trace:
+            self.is_complete_trace = True
+            numels = [sum(p.numel for p in self.own.get(path, ())) for path in self.submodule_order]
+            self.traversed = [0, *accumulate(numels)]
+            for step, path in enumerate(self.submodule_order):
+                for p in self.own.get(path, ()):
+                    self.uses.setdefault(p, []).append(step)
+        for p, handle in self.inflight.items():
+            handle.wait()
+            self._release_param(p)
+        self.inflight.clear()
+        self.active_backward_submodules.clear()
+        self.param_queue = deque(
+            (p, step) for step, path in enumerate(self.submodule_order) for p in self.own.get(path, ())
+        )
+        self.fetched_for: dict[_Param, int] = {}
+        self.step_id = self.n_available_params = 0
+
+    def fetch_sub_module(self, path: str, forward: bool) -> None:
+        """Gather a module's parameters, then some of those that follow."""
+        if not self.is_complete_trace:
+            self.submodule_order.append(path)
+            return
+        params = self.own.get(path, [])
+        recomputes = self.ledger.phase == "recomputation"
+        if not forward:
+            self.active_backward_submodules[path] = None
+        self._all_gather([p for p in params if p.status == NOT_AVAILABLE])
+        for p in params:
+            p.active_sub_modules.add(path)
+            if recomputes and self.active_backward_submodules and not p.whole.requires_grad:
+                self.recompute_parameters.setdefault(next(reversed(self.active_backward_submodules)), set()).add(p)
+            if p in self.inflight:
+                self.inflight.pop(p).wait()
+        not_fetched = {p for p in params if self.fetched_for.get(p, -1) < self.step_id}
+        discarded: set[_Param] = set()
+        while self.param_queue and len(discarded) < len(not_fetched):
+            p, step = self.param_queue.popleft()
+            self.fetched_for[p] = step
+            discarded.add(p)
+        self._prefetch()
+        self.step_id += 1
+
+    def _prefetch(self) -> None:
+        most = min(MAX_LIVE_PARAMETERS - self.n_available_params, self.prefetch_bucket_size)
+        found: dict[_Param, None] = {}
+        numel = 0
+        while self.param_queue and numel < most:
+            p, step = self.param_queue.popleft()
+            self.fetched_for[p] = max(self.fetched_for.get(p, -1), step)
+            if p.status == NOT_AVAILABLE and p not in found:
+                found[p] = None
+                numel += p.numel
+        self._all_gather([*found])
+
+    def _all_gather(self, params: list[_Param]) -> None:
+        if not params:
+            return
+        self.n_available_params += sum(p.numel for p in params)
+        handle = _Handle(self.ledger, params)
+        for p in params:
+            self.inflight[p] = handle
+
+    def release_sub_module(self, path: str, forward: bool) -> None:
+        """Free a module's parameters, but those that are used again soon."""
+        if not self.is_complete_trace:
+            return
+        own = self.own.get(path, [])
+        released = {p for p in own if not p.persist and not self._is_kept(p)}
+        params = {*own}
+        if not forward:
+            again = self.recompute_parameters.pop(path, set())
+            released |= {p for p in again if not p.persist}
+            params |= again
+            self.active_backward_submodules.pop(path, None)
+        for p in params:
+            p.active_sub_modules.discard(path)
+            if p in released:
+                self._release_param(p)
+
+    def _is_kept(self, p: _Param) -> bool:
+        """``__params_to_release``: whether it has been skipped as gathered already, or is reused soon."""
+        if self.fetched_for.get(p, -1) > self.step_id:
+            return True
+        following = next((step for step in self.uses.get(p, ()) if step >= self.step_id), None)
+        return following is not None and self.traversed[following] - self.traversed[self.step_id] < MAX_REUSE_DISTANCE
+
+    def _release_param(self, p: _Param) -> None:
+        if p.status == AVAILABLE and not p.active_sub_modules:
+            p.resize(0)
+            p.status = NOT_AVAILABLE
+            self.n_available_params -= p.numel
+
+    def release_backward_leftovers(self) -> None:
+        """Free the parameters of modules whose inputs get no gradient."""
+        while self.active_backward_submodules:
+            path, _ = self.active_backward_submodules.popitem()
+            for p in (*self.own.get(path, ()), *self.recompute_parameters.pop(path, ())):
+                p.active_sub_modules.discard(path)
+                if not p.persist:
+                    self._release_param(p)
+
+    def release_and_reset_all(self, params: Sequence[_Param]) -> None:
+        """Free all parameters."""
+        for p in params:
+            if p in self.inflight:
+                self.inflight.pop(p).wait()
+            p.active_sub_modules.clear()
+            self._release_param(p)
+
+
+class _StageThree(Scope):
+    """``DeepSpeedZeroOptimizer_Stage3`` and its hooks."""
+
+    traces = True
+
+    def __init__(self, ledger: Ledger, options: Zero3, parts: Parts) -> None:
+        self.ledger, self.options, self.paths = ledger, options, [*parts.modules]
+        every = [*dict.fromkeys(p for own in parts.modules.values() for p in own)]
+        self.model_dtype = next(p.dtype for p in every if not p.added)
+        world = options.world_size
+        known: dict[int, _Param] = {}
+        for p in every:
+            if p.dtype in FLOATING and p.dtype != self.model_dtype:
+                p.recast(self.model_dtype)
+            one = _Param(p, whole(p.numel), world, whole(p.numel) <= options.stage3_param_persistence_threshold)
+            known[id(p)] = one
+            local = ledger.shard(p, (one.partition_numel,))
+            if one.persist:
+                one.status = AVAILABLE
+                if world > 1:
+                    p.storage.nbytes = one.aligned_bytes
+                    local.storage.nbytes += one.aligned_bytes
+        self.embedding = parts.roles.get("input embedding", "")
+        self.params = [*known.values()]
+        self.trained = [p for p in self.params if p.whole.requires_grad]
+        self.place = {id(p.whole): p for p in self.trained}
+        own = {path: [known[id(p)] for p in tensors] for path, tensors in parts.modules.items() if tensors}
+        self.coordinator = _Coordinator(ledger, options, own)
+        self.own, self.itemsize = own, ITEMSIZE[self.model_dtype]
+        self.gradients = sum(p.partition_numel for p in self.trained) * self.itemsize
+        self.communication = self.gradients
+        if options.contiguous_gradients:
+            self.communication += options.reduce_bucket_size * self.itemsize
+        self.fp32_groups: list[Tensor] = []
+        self.fp16_groups = [*self._sub_groups()]
+        for group in self.fp16_groups:
+            size = sum(p.partition_numel for p in group)
+            storage = Storage(ledger, size * ITEMSIZE["float32"], resident=True)
+            self.fp32_groups.append(Tensor(storage, (size,), "float32"))
+        self.states = sum(whole(group.nbytes) for group in self.fp32_groups)
+        self.bucket: list[_Param] = []
+        self.elements = 0
+        ledger.gradient_hooks, ledger.after_backward, ledger.linear = self, self._after_backward, _linear
+        for path, module in parts.replaced.items():
+            self._hook_inner(path, module)
+
+    def _sub_groups(self) -> Iterator[list[_Param]]:
+        """``_create_fp16_sub_groups``."""
+        group: list[_Param] = []
+        for p in self.trained:
+            group.append(p)
+            if sum(q.partition_numel for q in group) >= SUB_GROUP_SIZE:
+                yield group
+                group = []
+        if group:
+            yield group
+
+    def _hook_inner(self, path: str, module: Module) -> None:
+        """Hook the modules within PEFT's LoRA layer, which a program does not have."""
+        if isinstance(module, (Linear, Embedding)):
+            return
+        if not isinstance(module, LoraLinear) or module.dora is not None:
+            raise InputError(
+                f"sharding: zero3 has no rule with what the method makes of {path}; take LoRA of linear layers or zero2"
+            )
+        base, first = f"{path}.base_layer", self.own.get(f"{path}.lora_A", [])
+        self.own[base] = self.own.get(path, [])
+        # The layer asks lora_A's weight for its dtype. If it is not there then, it is gathered with the layer, too
+        # (`ZeROOrderedDict`).
+        self.own[path] = [p for p in first if not p.persist]
+        module.base_layer = _Hooked(self, base, module.base_layer)  # type: ignore[assignment]
+        module.lora_A = _Hooked(self, f"{path}.lora_A", module.lora_A, f"{path}.lora_dropout")  # type: ignore[assignment]
+        module.lora_B = _Hooked(self, f"{path}.lora_B", module.lora_B)  # type: ignore[assignment]
+
+    def updated(self, parameters: Sequence[Tensor]) -> Sequence[Tensor]:
+        return self.fp32_groups
+
+    def before_forward(self) -> None:
+        self.coordinator.reset_step()
+        self._roots = [f" {number}" for number in range(1 + self.options.adapted)]
+        for root in self._roots:
+            self.coordinator.fetch_sub_module(root, forward=True)
+
+    def after_forward(self, outputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        for root in self._roots[::-1]:
+            self.coordinator.release_sub_module(root, forward=True)
+            self._before_backward(root, outputs[:1])  # the loss, which is made of logits that are not those returned
+        return outputs
+
+    def before_module(self, path: str, inputs: list[Tensor]) -> list[Tensor]:
+        self.coordinator.fetch_sub_module(path, forward=True)
+        return self._with_post_backward(path, inputs)
+
+    def after_module(self, path: str, outputs: list[Tensor]) -> None:
+        self.coordinator.release_sub_module(path, forward=True)
+        self._before_backward(path, outputs)
+
+    def _before_backward(self, path: str, outputs: Sequence[Any]) -> None:
+        """``PreBackwardFunctionForModule``: modules around come before those within."""
+        for x in outputs:
+            if isinstance(x, Tensor) and x.node is not None:
+                hook = partial(self.coordinator.fetch_sub_module, path, forward=False)
+                x.node.hooks = (hook, *x.node.hooks)
+
+    def _with_post_backward(self, path: str, inputs: list[Tensor]) -> list[Tensor]:
+        """``PostBackwardFunctionModule`` of the inputs that get a gradient, behind one node here."""
+        trained = [i for i, x in enumerate(inputs) if x.requires_grad]
+        if not trained or not self.ledger.grad_enabled:
+            return inputs
+        given, out = [inputs[i] for i in trained], [*inputs]
+        rule = partial(_post_backward, self.coordinator, path)
+        node = record("PostBackwardFunctionModuleBackward", given[0].alias, given, (), rule).node
+        assert node is not None
+        node.outputs = [Output(x.shape, x.dtype) for x in given]
+        for number, i in enumerate(trained):
+            out[i] = inputs[i].alias()
+            out[i].requires_grad, out[i].node, out[i].number = True, node, number
+        return out
+
+    def before_gradient(self, leaf: Tensor) -> None:
+        """Nothing happens."""
+
+    def after_gradient(self, leaf: Tensor) -> None:
+        """``reduce_independent_p_g_buckets_and_remove_grads``."""
+        p = self.place.get(id(leaf))
+        if p is None:  # the embeddings, of which checkpoints ask for a gradient (`enable_input_require_grads`)
+            self.coordinator.fetch_sub_module(self.embedding, forward=False)
+            return
+        if self.bucket and self.elements + p.numel > self.options.reduce_bucket_size:
+            self.reduce_and_partition_ipg_grads()
+        if self.options.contiguous_gradients and self.elements + p.numel <= self.options.reduce_bucket_size:
+            leaf.grad = None
+        self.bucket.append(p)
+        self.elements += p.numel
+
+    def reduce_and_partition_ipg_grads(self) -> None:
+        """Reduce what is in the bucket, and copy the rank's parts (``reduce_scatter_coalesced``)."""
+        bucket, world = self.bucket, self.options.world_size
+        self.bucket, self.elements = [], 0
+        if not bucket:
+            return
+        padded = sum(p.partition_numel for p in bucket) * world
+        copied: Tensor | None = None
+        if len(bucket) > 1 or bucket[0].numel % world:
+            paddings = [p.partition_numel * world - p.numel for p in bucket]
+            held = [self.ledger.empty((padding,), self.model_dtype) for padding in paddings if padding]
+            copied = self.ledger.empty((padded,), self.model_dtype)
+            del held
+        for p in bucket:
+            p.whole.grad = None
+        del copied
+        self.communicated += padded // world * (world - 1) * self.itemsize
+
+    def _after_backward(self) -> None:
+        self.reduce_and_partition_ipg_grads()
+        self.coordinator.release_backward_leftovers()
+
+    def updates(self, parameters: Sequence[Tensor]) -> Iterator[Sequence[Tensor]]:
+        ledger = self.ledger
+        self.coordinator.release_and_reset_all(self.params)
+        for number, p in enumerate(self.trained):
+            ledger.transient(NORM_BYTES * (number + 1 + p.partition_numel))
+        for group, fp32 in zip(self.fp16_groups, self.fp32_groups, strict=True):
+            flat = None if len(group) == 1 else ledger.empty(fp32.shape, self.model_dtype)
+            grad = flat if self.model_dtype == "float32" else ledger.empty(fp32.shape, "float32")
+            del flat
+            yield [fp32]
+            del grad
+        gathered = [p for p in self.params if p.persist]
+        for p in gathered:
+            p.resize(p.aligned_bytes)
+            p.status = AVAILABLE
+
+
+class _Hooked(Module):
+    """A module that a method made, with what is called around it, and around a dropout before it."""
+
+    def __init__(self, scope: _StageThree, path: str, inner: Module, dropout: str = "") -> None:
+        self.scope, self.path, self.inner, self.dropout, self.ledger = scope, path, inner, dropout, inner.ledger
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.inner, name)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.dropout:
+            (x,) = self.scope.before_module(self.dropout, [x])
+            self.scope.after_module(self.dropout, [x])
+        (x,) = self.scope.before_module(self.path, [x])
+        out: Tensor = self.inner(x)
+        self.scope.after_module(self.path, [out])
+        return out
+
+
+def _post_backward(coordinator: _Coordinator, path: str, call: Call) -> tuple[Tensor | None, ...]:
+    coordinator.release_sub_module(path, forward=False)
+    return tuple(call.grads)
+
+
+def _linear(x: Tensor, weight: Tensor, bias: Tensor | None, run: Callable[..., Tensor]) -> Tensor:
+    """``LinearFunctionForZeroStage3``, which takes the place of ``F.linear``: saves all its inputs, and makes all
+    gradients before one of them is stored.
+    """
+
+    def make() -> Tensor:
+        with x.ledger.no_grad():
+            out = run(x, weight, bias)
+        out.is_view, out.base = False, None
+        return out
+
+    given = (x, weight, bias)
+    return record("LinearFunctionForZeroStage3Backward", make, given, given, _linear_backward)
+
+
+def _linear_backward(call: Call) -> tuple[Tensor | None, ...]:
+    ledger, grad = call.ledger, call.grad
+    x, weight, _ = call.saved
+    rows = product(grad.shape[:-1])
+    of_input = of_weight = of_bias = None
+    if call.needs[0]:
+        ledger.multiply(rows, *weight.shape)
+        of_input = ledger.empty(x.shape, grad.dtype)
+    if call.needs[1]:
+        ledger.multiply(rows, *weight.shape)
+        of_weight = ledger.empty(weight.shape, grad.dtype)
+    if call.needs[2]:
+        of_bias = ops.sum(grad, tuple(range(len(grad.shape) - 1)))
+    return of_input, of_weight, of_bias
