@@ -80,6 +80,10 @@ def check(source: str, keys: Mapping[str, Any] | None = None, tool: str | None =
 def answered(reading: Reading, source: str, keys: Mapping[str, Any] | None = None) -> Checked:
     """The answer to what a file says. ``source`` and ``keys`` as of ``check``."""
     given = dict(keys or {})
+    block = given.get("sharding")
+    if isinstance(block, Mapping) and "name" not in block:  # it adds to the file's
+        given |= {**block}
+        del given["sharding"]
     reading = settled(reading, given)
     if isinstance(given.get("run"), Mapping):
         given["run"] = {**reading.plan.get("run", {}), **given["run"]}

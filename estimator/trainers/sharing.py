@@ -184,6 +184,6 @@ def _precision_of_processes(plan: dict[str, Any], notes: list[Assumption], given
         if filled.get("dtype") == "float32" and "dtype" in plan:
             plan["dtype"] = precision
             notes.append(Assumption("dtype", precision, "DeepSpeed casts the model, and has float32 copies of its own"))
-    elif plan.get("dtype", "float32") != "float32" and method_block(filled.get("method", "full"))["name"] == "full":
+    elif filled.get("dtype") != "float32" and method_block(filled.get("method", "full"))["name"] == "full":
         plan["dtype"] = "float32"
         notes.append(Assumption("dtype", "float32", "accelerate casts what trains where precision is mixed"))

@@ -212,3 +212,38 @@ def test_experts_are_cast_one_by_one_and_joined_on_the_gpu() -> None:
     host, device = loading(resolved, options, weights)
     assert host.held == 2 * (2 * 32000 * 4096 + 2 * 28672 * 4096)
     assert device.bytes - weights.nbytes == 8 * 2 * 28672 * 4096
+
+
+@pytest.mark.parametrize(
+    ("block", "keys", "readers"),
+    [
+        ({"name": "fsdp2", "world_size": 4}, {}, 4),
+        ({"name": "fsdp2", "world_size": 16}, {}, 8),
+        ({"name": "fsdp1", "world_size": 16}, {"processes_per_host": 2}, 2),
+        ({"name": "fsdp2", "world_size": 4}, {"cpu_ram_efficient_loading": True}, 1),
+        ({"name": "ddp", "world_size": 2}, {}, 2),
+    ],
+    ids=str,
+)
+def test_every_process_of_a_host_loads(
+    block: dict[str, Any], keys: dict[str, Any], readers: int, tmp_path: Path
+) -> None:
+    """Witness: the source: pages of files are one and the same, what ``from_pretrained`` casts is each process's own."""
+    plan = {"model": write_config(tmp_path, {}), "dtype": "float32", "sharding": block}
+    options = RunOptions(checkpoint_dtype="bfloat16", **keys)
+    resolved = resolve(parse_plan({**plan, "run": {**keys, "checkpoint_dtype": "bfloat16"}}))
+    one, all_of_them = loading(resolved, options, weights_of(resolved))
+    assert (one.where, one.beside, all_of_them.where, all_of_them.beside) == ("host", False, "host", True)
+    assert one.held == 2 * one.droppable > 0
+    assert (all_of_them.droppable, all_of_them.held) == (one.droppable, readers * one.held)
+
+
+def test_saving_of_a_sharded_model_has_no_rule(tmp_path: Path) -> None:
+    from estimator import estimate
+
+    plan = {"model": write_config(tmp_path, {}), "dtype": "float32", "seq": 8, "run": {}}
+    alone = {one.moment for one in estimate(plan).run_moments}
+    for name, gathered in (("fsdp2", True), ("ddp", False)):
+        result = estimate({**plan, "sharding": {"name": name, "world_size": 2}})
+        assert ({one.moment for one in result.run_moments} == alone) is not gathered
+        assert any("saving has no rule with sharding" in one for one in result.warnings) is gathered

@@ -14,6 +14,7 @@ import pytest
 from estimator.answers.check import Checked, check
 from estimator.errors import InputError
 from estimator.plans.plan import parse_plan
+from estimator.show.cli import main
 
 MODEL = "HuggingFaceTB/SmolLM2-135M"
 ARGUMENTS: dict[str, Any] = {"model_name_or_path": MODEL, "output_dir": "o", "optim": "sgd", "max_steps": 1}
@@ -258,6 +259,24 @@ def test_options_of_accelerate_s_launcher() -> None:
 def test_processes_that_are_no_number() -> None:
     with pytest.raises(InputError, match="--nproc_per_node gpu is no number of processes"):
         check(f"torchrun --nproc_per_node gpu sft.py --model_name_or_path {MODEL} --max_length 64")
+
+
+def test_the_command_line_says_how_many(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    path = tmp_path / "ds.json"
+    path.write_text(json.dumps(zero(2)))
+    options = ["--model", MODEL, "--seq", "64", "--runtime", "torch-cpu", "--world-size", "8"]
+    assert main(["check", str(path), *options]) == 0
+    rows = [line.split() for line in capsys.readouterr().out.splitlines()]
+    assert ["sharding", "zero2"] in rows
+    assert ["world_size", "8"] in rows
+    assert main(["check", str(path), *options, "--sharding", "fsdp2", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["plan"]["sharding"]["name"] == "fsdp2"
+
+
+def test_what_trains_is_in_float32_without_a_trainer_too(tmp_path: Path) -> None:
+    """Witness: ``fsdp2_prepare_model``."""
+    checked = read({**fsdp(2), "mixed_precision": "bf16"}, tmp_path, {"model": MODEL})
+    assert (checked.keys["dtype"], checked.keys["autocast"]) == ("float32", "bfloat16")
 
 
 def test_an_option_takes_the_place_of_the_file_s_block(tmp_path: Path) -> None:

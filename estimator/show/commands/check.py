@@ -85,5 +85,5 @@ def _cells(checked: Checked) -> list[tuple[str, Any]]:
             found.append((key, block))
             continue
         own = set(block) if plan is None else {"name", *getattr(plan, key).model_fields_set}
-        found += [("method" if name == "name" else name, value) for name, value in block.items() if name in own]
+        found += [(key if name == "name" else name, value) for name, value in block.items() if name in own]
     return found
