@@ -242,7 +242,10 @@ def _unquantised(keys: Mapping[str, Any]) -> Mapping[str, Any]:
     """The keys of full fine-tuning to compare with, which has no quantised weights."""
     if keys.get("dtype") not in FORMATS:
         return keys
-    own = ("rest_dtype", "compute_dtype", "double_quant", "bitsandbytes", "weight_group_size", "kbit_preparation")
+    own = (
+        *("rest_dtype", "compute_dtype", "double_quant", "quant_storage", "bitsandbytes"),
+        *("weight_group_size", "kbit_preparation"),
+    )
     plain = {key: value for key, value in keys.items() if key not in own}
     return {**plain, "dtype": keys.get("rest_dtype", "bfloat16")}
 

@@ -23,6 +23,8 @@ class Quantisation:
     """0.43.1, 0.49 or 0.50: each is the last of the releases whose 4-bit layers run alike."""
     group_size: int = 128
     """Inputs of GPTQ's and AWQ's layers that share a scale and a zero point; -1: all of them."""
+    quant_storage: str = "uint8"
+    """The dtype of the packed weights (``bnb_4bit_quant_storage``)."""
     quantises_head: bool = False
     """The output embedding is quantised, too."""
 
@@ -33,7 +35,9 @@ class QuantLinear(Linear):
     def __init__(self, build: Builder, base: Quantisation, path: str, n_in: Size, n_out: Size, bias: bool) -> None:
         self.path, self.ledger, self.base = path, build.ledger, base
         self.weight = self.ledger.parameter(
-            f"{path}.weight", (n_out, n_in), "uint8", requires_grad=False, nbytes=self.pack(n_out, n_in)
+            *(f"{path}.weight", (n_out, n_in), base.quant_storage),
+            requires_grad=False,
+            nbytes=self.pack(n_out, n_in),
         )
         self.bias = self.make_bias(build, f"{path}.bias", n_out) if bias else None
 

@@ -42,7 +42,8 @@ _FSDP2: Mapping[str, tuple[Any, ...] | None] = {
 }
 _FSDP1: Mapping[str, tuple[Any, ...] | None] = {
     **_ALL,
-    "dtype": ("float32", "bfloat16", "float16"),
+    "dtype": ("float32", "bfloat16", "float16", "nf4", "fp4"),
+    **dict.fromkeys(("kbit_preparation", "quant_storage")),
     "checkpointing": ("layer", "matmul"),
     "optimizer": (
         *("sgd", "sgd-momentum", "adafactor", "adamw-8bit", "adamw-foreach", "adamw-fused", "muon"),

@@ -35,6 +35,7 @@ class PlanKeys(TypedDict, total=False):
     rest_dtype: Literal['float32', 'float', 'fp32', 'f32', 'bfloat16', 'bf16', 'float16', 'half', 'fp16', 'f16']
     compute_dtype: Literal['float32', 'float', 'fp32', 'f32', 'bfloat16', 'bf16', 'float16', 'half', 'fp16', 'f16']
     double_quant: bool
+    quant_storage: Literal['uint8', 'bfloat16', 'float16', 'float32']
     bitsandbytes: Literal['0.43.1', '0.49', '0.50']
     weight_group_size: Literal[-1] | int
     kbit_preparation: bool

@@ -128,6 +128,10 @@ class _Question(BaseModel):
     double_quant: StrictBool = Field(
         False, description="nf4, fp4: block scales are quantised too (bnb_4bit_use_double_quant)"
     )
+    quant_storage: Literal["uint8", "bfloat16", "float16", "float32"] = Field(
+        "uint8",
+        description="nf4, fp4: dtype of the packed weights (bnb_4bit_quant_storage); for FSDP1 that of the others",
+    )
     bitsandbytes: Literal["0.43.1", "0.49", "0.50"] = Field(
         "0.50", description="nf4, fp4: release of bitsandbytes; 0.49 stands for 0.43.2 to 0.49, which run alike"
     )
@@ -328,7 +332,7 @@ class Plan(_WithEngines):
             four_bit = self.rest_dtype, self.double_quant, self.bitsandbytes
             return Base(self.dtype, "float16", *four_bit, quantises_head=True)
         four_bit = self.compute_dtype, self.double_quant, self.bitsandbytes
-        return Base(self.dtype, self.rest_dtype, *four_bit, self.weight_group_size)
+        return Base(self.dtype, self.rest_dtype, *four_bit, self.weight_group_size, quant_storage=self.quant_storage)
 
     @property
     def held_dtype(self) -> str:

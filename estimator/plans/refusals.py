@@ -41,7 +41,7 @@ class Owner(NamedTuple):
 
 
 QUANTISED_KEYS = ("rest_dtype", "kbit_preparation")
-FOUR_BIT_KEYS = ("compute_dtype", "double_quant", "bitsandbytes")
+FOUR_BIT_KEYS = ("compute_dtype", "double_quant", "quant_storage", "bitsandbytes")
 PACKED_KEYS = ("weight_group_size",)
 ONE_PASS_KEYS = ("attention_mask", "use_cache", "previous_output")
 TRAINING_KEYS = (

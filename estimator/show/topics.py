@@ -20,7 +20,7 @@ _TOPICS: Mapping[str, tuple[str, str]] = {
     "precision": ("precision", "dtype autocast"),
     "quantised": (
         "quantised base",
-        "rest_dtype compute_dtype double_quant weight_group_size bitsandbytes kbit_preparation",
+        "rest_dtype compute_dtype double_quant quant_storage weight_group_size bitsandbytes kbit_preparation",
     ),
     "attention": ("attention", "attention sdpa_kernel attention_mask use_cache"),
     "lengths": (

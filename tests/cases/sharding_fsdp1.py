@@ -14,6 +14,14 @@ KEPT = {"reshard_after_forward": False}
 LORA = {**TINY, "method": "lora"}
 ODD = {"hidden_size": 90, "num_attention_heads": 5, "num_key_value_heads": 5, "intermediate_size": 33}
 PEFT = {"groups": "transformers"}
+QLORA = {
+    **TINY,
+    "dtype": "nf4",
+    "rest_dtype": "bfloat16",
+    "compute_dtype": "bfloat16",
+    "quant_storage": "bfloat16",
+    "method": "lora",
+}
 SOME = {"name": "lora", "layers_to_transform": [3]}
 
 
@@ -53,6 +61,10 @@ MEASURED: list[Case] = [
         ("replicated", 6, {}, TINY, {"replicate": 2}),
         ("replicated-kept", 8, {}, TINY, {"replicate": 4, **KEPT, **MIXED}),
         ("replicated-whole", 6, {}, TINY, {"replicate": 6}),
+        ("qlora", 3, {}, QLORA, PEFT),
+        ("qlora-layer", 2, {}, {**QLORA, **LAYER, "double_quant": True}, PEFT),
+        ("qlora-mixed-unit", 3, {}, {**QLORA, "method": {"name": "lora", "adapter_dtype": "bfloat16"}}, {}),
+        ("qlora-float32", 7, {}, {**QLORA, "rest_dtype": "float32", "quant_storage": "float32"}, PEFT),
         ("clipped", 3, {}, {**TINY, "gradient_clipping": True}, {}),
         ("adafactor", 3, {}, {**TINY, "optimizer": "adafactor"}, {}),
         ("adamw-8bit", 3, {}, {**TINY, "optimizer": "adamw-8bit"}, {}),
@@ -90,6 +102,7 @@ REFUSED: list[Refused] = [
         ({"method": "mezo"}, {}, "sharding: fsdp1 has no rule with method: mezo; leave one of them out"),
         ({"optimizer": "lomo"}, {}, "sharding: fsdp1 has no rule with optimizer: lomo"),
         ({"device": "rtx-4090"}, {}, "sharding: fsdp1 has no rule with runtime: torch-cuda"),
+        ({**QLORA, "quant_storage": "uint8"}, PEFT, "FSDP1 cannot flatten integer dtype tensors"),
         (TINY, {"bucket_cap_mb": 9}, "sharding.bucket_cap_mb 9 does not go with sharding fsdp1"),
     )
 ] + [

@@ -224,6 +224,7 @@ VALUES: dict[str, Any] = {
     "rest_dtype": "float16",
     "compute_dtype": "float16",
     "double_quant": True,
+    "quant_storage": "bfloat16",
     "weight_group_size": 64,
     "bitsandbytes": "0.49",
     "expandable_segments": True,

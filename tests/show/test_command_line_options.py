@@ -40,6 +40,7 @@ PLAN_OPTIONS: dict[str, tuple[list[str], Any]] = {
     "rest_dtype": (["--rest-dtype", "float32", *NF4], "float32"),
     "compute_dtype": (["--compute-dtype", "bfloat16", *NF4], "bfloat16"),
     "double_quant": (["--double-quant", *NF4], True),
+    "quant_storage": (["--quant-storage", "bfloat16", *NF4], "bfloat16"),
     "weight_group_size": (["--weight-group-size", 64, "--dtype", "awq", "--method", "lora"], 64),
     "bitsandbytes": (["--bitsandbytes", "0.43.1", *NF4], "0.43.1"),
     "kbit_preparation": (["--kbit-preparation", *NF4], True),

@@ -66,7 +66,7 @@ class _Unit:
         for p in parameters:
             self._pad(_ALIGNMENT // ITEMSIZE[dtype])
             self.numbers.append(len(self.numels))
-            self.numels.append(whole(p.numel))
+            self.numels.append(_stored(p))
         self._pad(self.world)
         numel = sum(self.numels)
         self.shard_numel = numel // self.world
@@ -93,7 +93,7 @@ class _Unit:
         start = rank * self.shard_numel
         for p, first, last in self.spans():
             here = max(0, min(last, start + self.shard_numel) - max(first, start))
-            local = self.ledger.shard(p, (here,) if self.is_sharded else p.shape)
+            local = self.ledger.shard(p, (here,) if self.is_sharded or last - first != p.numel else p.shape)
             local.unreached = not here  # all that it has of a flat parameter has a gradient
             p.storage = self.flat.storage
             self.shards.append(local)
@@ -124,8 +124,11 @@ class _Unit:
         self.unshard()
         views = ops.split_with_sizes(self.flat, self.numels)
         for p, number in zip(self.parameters, self.numbers, strict=True):
-            view = ops.view(views[number], p.shape)
-            p.dtype, p.requires_grad, p.node, p.number = view.dtype, view.requires_grad, view.node, view.number
+            view = views[number]
+            p.dtype = view.dtype
+            if view.numel == p.numel:  # else it is packed, and its layer uses its data alone
+                view = ops.view(view, p.shape)
+                p.requires_grad, p.node, p.number = view.requires_grad, view.node, view.number
         if not self.flat.requires_grad:
             nodes = [x.node for x in inputs if x.node is not None]
             self.inputs_left = len(nodes)
@@ -211,9 +214,19 @@ class _Unit:
             counted.clear()
 
 
+def _stored(p: Tensor) -> int:
+    """Elements of a parameter as it is stored: of a packed weight fewer than it has."""
+    return whole(p.storage.nbytes) // ITEMSIZE[p.dtype]
+
+
 def _dtype_of(parameters: Sequence[Tensor]) -> str:
     """The dtype of a unit's parameters. Raises ``InputError`` for several (``_validate_tensors_to_flatten``)."""
     dtype = parameters[0].dtype
+    if dtype not in FLOATING:
+        raise InputError(
+            f"FSDP1 cannot flatten integer dtype tensors ({parameters[0].name}); set quant_storage to the dtype of the "
+            "other weights, or take sharding fsdp2"
+        )
     for p in parameters:
         if p.dtype != dtype:
             raise InputError(

@@ -52,6 +52,7 @@ def _bitsandbytes(model: Any, plan: Plan, skipped: list[str]) -> None:
         bnb_4bit_quant_type=plan.dtype if four_bit else "nf4",
         bnb_4bit_compute_dtype=getattr(torch, plan.compute_dtype),
         bnb_4bit_use_double_quant=plan.double_quant,
+        bnb_4bit_quant_storage=getattr(torch, plan.quant_storage),
     )
     dense = {name: m for name, m in model.named_modules() if type(m) is torch.nn.Linear}
     replace_with_bnb_linear(model, skipped, config)
