@@ -228,7 +228,7 @@ def test_experts_are_cast_one_by_one_and_joined_on_the_gpu() -> None:
 def test_every_process_of_a_host_loads(
     block: dict[str, Any], keys: dict[str, Any], readers: int, tmp_path: Path
 ) -> None:
-    """Witness: the source: pages of files are one and the same, what ``from_pretrained`` casts is each process's own."""
+    """Witness: the source: pages of files are the same for all, what ``from_pretrained`` casts is each one's own."""
     plan = {"model": write_config(tmp_path, {}), "dtype": "float32", "sharding": block}
     options = RunOptions(checkpoint_dtype="bfloat16", **keys)
     resolved = resolve(parse_plan({**plan, "run": {**keys, "checkpoint_dtype": "bfloat16"}}))

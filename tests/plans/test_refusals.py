@@ -160,6 +160,7 @@ REFUSED: list[dict[str, Any]] = [
     {**HEAD, "dtype": "nf4", "method": LORA},
     *({**HEAD, key: CAUSAL[key]} for key in refusals.CAUSAL_KEYS),
     {"packing": True, "method": PROMPT},
+    {"model": {"model_type": "mixtral"}, "sharding": {**SHARDED, "name": "zero3"}},
     {"experts_implementation": "eager"},
     {"routing": "worst"},
     {"model": {"hidden_act": "gelu"}, "method": "forward-ad"},
