@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from copy import copy
-from sys import maxsize
 from typing import NamedTuple, Protocol
 
 from .sizes import Size, evaluated
@@ -25,6 +23,7 @@ class Running(Protocol):
     """What the log asks of the ledger whose step runs: see there."""
 
     segment: int
+    turn: int
     phase: str
     within: str
     scope: str
@@ -40,20 +39,19 @@ class Events:
     backward. ``gradients`` are those of parameters' gradients, each with the parameters' names. ``with_origins`` also
     notes where each allocation is made, in ``origins``, which is empty otherwise.
 
-    Of a loop of more than ``most_passes``, one pass stands for all but the first two and the last. What each of these
-    leaves behind is one allocation with its ``copies``.
+    With ``outlines_loops``, one pass of a loop stands for all but the first two and the last, which the reader adds.
     """
 
-    def __init__(self, with_origins: bool = False, most_passes: int = maxsize) -> None:
-        self.with_origins, self.most_passes = with_origins, most_passes
+    def __init__(self, with_origins: bool = False, outlines_loops: bool = False) -> None:
+        self.with_origins, self.outlines_loops = with_origins, outlines_loops
+        self.passes: list[Size] = []
+        """Of each loop that is outlined, for how many passes one stands."""
+        self.turns: list[int] = []
+        """For each entry of ``order``, the ledger's ``turn`` at that time."""
         self.copies: dict[int, int] = {}
         """For the allocations that stand for several: for how many."""
         self.most_copies = 1
-        """The most passes that one stood for."""
-        self._passes = 1
-        """For how many passes of a loop the one that runs now stands."""
-        self._undecided: set[int] = set()
-        """Allocations of a pass that stands for several. What is freed before the loop's last pass ends is not left."""
+        """The most passes that one stands for."""
         self.origins: list[Origin] = []
         self.sizes: list[int] = []
         """Polynomials until ``at`` gives the numbers, where the step ran with symbols."""
@@ -78,14 +76,20 @@ class Events:
         self.sizes.append(nbytes)  # type: ignore[arg-type]
         self.order.append(number)
         self.segments.append(ledger.segment)
-        if self._passes > 1:
-            self.copies[number] = self._passes
-            self._undecided.add(number)
+        self.turns.append(ledger.turn)
         if ledger.stream:
             self.streams[number] = ledger.stream
         if self.with_origins:
             self.origins.append(Origin(ledger.phase, ledger.within or ledger.scope, ledger.running))
         return number
+
+    def turn_of(self, place: int, count: Size) -> int:
+        """The ``turn`` of a pass of a loop that is outlined. ``place`` and ``count`` are those of ``Repeat``."""
+        if place < 0:
+            self.passes.append(1)
+        elif place == 0:
+            self.passes[-1] = count
+        return 3 * len(self.passes) + place + 1
 
     def at(self, values: Mapping[str, int]) -> Events:
         """The log of a step that ran with symbols, with these values."""
@@ -103,21 +107,7 @@ class Events:
         """Note that an allocation was released."""
         self.order.append(~number)
         self.segments.append(ledger.segment)
-        if number in self._undecided:
-            self._undecided.remove(number)
-            del self.copies[number]
-
-    @contextmanager
-    def counted(self, passes: int) -> Iterator[None]:
-        """A pass of a loop that stands for so many."""
-        self._passes = passes
-        self.most_copies = max(self.most_copies, passes)
-        yield
-        self._passes = 1
-
-    def end_loop(self) -> None:
-        """Note that a loop's last pass has run."""
-        self._undecided.clear()
+        self.turns.append(ledger.turn)
 
     def mark(self, part: str) -> None:
         """Note that a part of the step starts here, unless an earlier micro-batch started it already."""

@@ -105,6 +105,7 @@ class Node:
         "scope",
         "segment",
         "sequence",
+        "turn",
         "within",
     )
 
@@ -117,7 +118,7 @@ class Node:
         backward: Backward,
     ) -> None:
         self.ledger, self.name, self.backward, self.args = ledger, name, backward, args
-        self.scope, self.segment, self.within = ledger.scope, ledger.segment, ledger.within
+        self.scope, self.segment, self.turn, self.within = ledger.scope, ledger.segment, ledger.turn, ledger.within
         self.outputs: list[Output] = []
         ledger.sequence += 1
         self.sequence = ledger.sequence
@@ -260,6 +261,7 @@ def backward(ledger: Ledger, root: Tensor, grad: Tensor | None = None) -> None:
             if first <= node.sequence <= last and (not inside or first > inside[-1][0]):
                 inside.append((first, ledger.live, ledger.work, extra))
         ledger.scope, ledger.segment, ledger.within, ledger.running = node.scope, node.segment, node.within, node.name
+        ledger.turn = node.turn
         for hook in node.hooks:
             hook()
         outputs = _run(node, [buffers.pop((id(node), i), None) for i in range(len(node.outputs))])
@@ -287,6 +289,7 @@ def backward(ledger: Ledger, root: Tensor, grad: Tensor | None = None) -> None:
                 heapq.heappush(ready, (-target.sequence, key[0], target))
     _leave(ledger, inside, 0)
     ledger.grad_enabled, ledger.segment, ledger.within, ledger.running = enabled, -1, within, running
+    ledger.turn = 0
     ledger.counted_spans.clear()
     if grad is None and ledger.after_backward is not None:
         ledger.after_backward()

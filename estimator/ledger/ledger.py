@@ -402,6 +402,9 @@ class Ledger:
     """Number of the layer that runs now, or of the layers that one checkpoint spans; -1 outside the layers."""
     group: int = 0
     """Which of the segment's groups of layers runs now."""
+    turn: int = 0
+    """Which pass of an outlined loop runs now (``Events``): three numbers for each loop, which are those of the pass
+    before the one that stands for many, of this one, and of the last. Outside of them it is 0."""
     events: Events | None = None
     """The log of allocations, if one is kept. It needs ``unrolled``."""
     counts_work: bool = False
@@ -485,7 +488,7 @@ class Ledger:
         self.live = live = self.live + nbytes
         moment = f"{self.scope} {self.phase}"
         if self.symbolic:
-            self._rising = moment
+            self._rising = moment if self.events is None else ""  # a log's reader asks for no peaks
         elif live > self.peaks.get(moment, -1):
             self.peaks[moment] = live
 

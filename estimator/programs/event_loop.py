@@ -176,17 +176,19 @@ class EventLoop:
         hooks.after_module(exit_.path, [frame[x.slot] for x in exit_.out if isinstance(x, Ref) and x.slot in frame])
 
     def _repeat(self, loop: Repeat, frame: Frame) -> None:
-        """Run a pass of a loop and count it for all, unless the ledger is unrolled."""
-        ledger, count = self.ledger, loop.count
-        events = ledger.events
-        each = ledger.unrolled and (events is None or count <= events.most_passes)
-        for _ in range(count if each else 1):
-            with ledger.counted(1 if each else count) if events is None else events.counted(1 if each else count):
-                self.run(loop.events, 0, len(loop.events), frame)
-            end_pass(loop, frame)
-            end_pass(loop, self.dtypes)
-        if count == 1 and events is not None:
-            events.end_loop()
+        """Run a pass of a loop and count it for all, unless the ledger is unrolled and no log outlines loops."""
+        ledger, count, events = self.ledger, loop.count, self.ledger.events
+        each, outer = ledger.unrolled, ledger.turn
+        if events is not None and events.outlines_loops:
+            each, ledger.turn = False, events.turn_of(loop.place, count)
+        try:
+            for _ in range(count if each else 1):
+                with ledger.counted(1 if ledger.unrolled else count):
+                    self.run(loop.events, 0, len(loop.events), frame)
+                    end_pass(loop, frame)  # which frees what the pass before handed on, and this one anew
+                end_pass(loop, self.dtypes)
+        finally:  # a checkpoint stops within it
+            ledger.turn = outer
 
     def run_in_checkpoint(
         self, parts: Sequence[Sequence[Event]], enter: Enter, then: Sequence[Event], frame: Frame

@@ -151,12 +151,15 @@ class Repeat(NamedTuple):
 
     Each pass has the slots from ``first`` on ``stride`` above those of the pass before it, and so has what follows. So
     what a pass leaves is renamed by ``-stride`` when it ends, and all passes can be run with the same slots.
+
+    ``place``: of a pass beside the one that stands for many, -1 before it and 1 behind it.
     """
 
     count: Any
     first: int
     stride: int
     events: tuple[Any, ...]
+    place: int = 0
 
 
 Event = Union[Call, Drop, Enter, Exit, GradMode, Autocast, Function, Backward, Repeat]

@@ -10,6 +10,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 
 from ..errors import InputError
+from ..ledger import Size
 from .layer_runs import KEPT
 from .program import (
     CACHED,
@@ -91,10 +92,13 @@ def _kept(loop: Repeat) -> tuple[list[Event], int]:
     known = isinstance(loop.count, int)
     if not plain or (known and loop.count <= KEPT):
         return all_passes(loop)
-    counted_pass = tuple(_pass(loop, 2, 2))
-    middle = Repeat(loop.count - KEPT + 1, loop.first + 2 * loop.stride, loop.stride, counted_pass)
-    last = middle._replace(count=1, events=tuple(_pass(loop, loop.count - 1 if known else 2, 2)))
-    return [*_pass(loop, 0, 0), *_pass(loop, 1, 1), middle, last], KEPT - 2
+
+    def one(number: int, count: Size, place: int) -> Repeat:
+        """A pass with the slots of the second one, which it gets when the pass before it ends."""
+        return Repeat(count, loop.first + loop.stride, loop.stride, tuple(_pass(loop, number, 1)), place)
+
+    kept = [one(1, 1, -1), one(2, loop.count - KEPT + 1, 0), one(loop.count - 1 if known else 2, 1, 1)]
+    return [*_pass(loop, 0, 0), *kept], 1
 
 
 def _pass(loop: Repeat, number: int, place: int) -> list[Event]:

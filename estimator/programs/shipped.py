@@ -212,13 +212,14 @@ class Shipped:
             beyond = family.beyond_window
             if family.window is not None and "S" not in given and beyond not in (None, step.window_reached):
                 continue
-            if "S" not in given and (family.of_sequence or family.chunk is not None):
-                if not (family.whole_chunks and isinstance(seq, Poly) and seq.symbols() == {"C"}):
+            if isinstance(seq, Poly) and (family.of_sequence or family.chunk is not None):
+                if family.chunk is None or seq.symbols() != ({"C"} if family.whole_chunks else {"C", "P"}):
                     what = min(family.of_sequence, default="the number of chunks")
                     reason = f"{what} follows from the sequence, which must be a number here"
                     continue
+                padded = seq if family.whole_chunks else seq + symbol("P")
                 sizes |= {
-                    name: evaluate(family.symbols[name], {**family.config(self.raw), "S": seq})
+                    name: evaluate(family.symbols[name], {**family.config(self.raw), "S": padded})
                     for name in family.of_sequence
                 }
             if told and any(given.get(name, 1) != 1 for name in family.fixed):

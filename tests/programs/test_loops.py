@@ -13,11 +13,9 @@ from estimator.answers.estimate import estimate
 from estimator.answers.formulas import compile_plan
 from estimator.answers.inverse import FEW_CHUNKS, solve
 from estimator.answers.result import COMPONENTS
-from estimator.engines.torch_cuda import process
+from estimator.engines.torch_cuda import passes
 from estimator.engines.torch_cuda.process import log_step
 from estimator.errors import InputError
-from estimator.ledger import Events, Ledger
-from estimator.operators import CPU
 from estimator.plans.margins import NO_MARGIN
 from estimator.plans.plan import parse_plan
 from estimator.plans.resolve import Resolved, resolve
@@ -144,8 +142,8 @@ def test_any_length_takes_as_long(tmp_path: Path) -> None:
 def test_a_gpu_s_replay_counts_passes(keys: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What is allocated is that of a replay of all passes, and what is reserved is within 2.5 % of it."""
     plan = resolved(tmp_path, seq=64 * 60, runtime="torch-cuda", **keys).plan
-    counted = estimate(plan.model_copy(update={"seq": 64 * (process.MOST_PASSES + 20)}))
-    monkeypatch.setattr(process, "MOST_PASSES", 1000)
+    counted = estimate(plan.model_copy(update={"seq": 64 * (passes.MOST_PASSES + 20)}))
+    monkeypatch.setattr(passes, "MOST_PASSES", 1000)
     whole = estimate(plan.model_copy(update={"seq": 64 * 80}))
     assert any("stands for" in warning for warning in counted.warnings)
     assert not any("stands for" in warning for warning in whole.warnings)
@@ -196,16 +194,3 @@ def test_what_a_pass_leaves_is_renamed() -> None:
     frame = {3: "outside", 13: "state"}
     end_pass(loop, frame)
     assert frame == {3: "outside", 10: "state"}
-
-
-def test_what_a_pass_leaves_is_logged_with_its_copies() -> None:
-    """By hand: the second pass frees what the first one hands on, so only one of its two tensors is left by each."""
-    events, ledger = Events(most_passes=3), Ledger(CPU)
-    with events.counted(7):
-        kept, handed_on, freed = (events.allocated(nbytes, ledger) for nbytes in (8, 16, 32))
-        events.freed(freed, ledger)
-    events.allocated(16, ledger)
-    events.freed(handed_on, ledger)
-    events.end_loop()
-    events.freed(kept, ledger)
-    assert (events.copies, events.most_copies) == ({kept: 7}, 7)

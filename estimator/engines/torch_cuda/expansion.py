@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from itertools import groupby
 
 from ...errors import TooLong
-from ...ledger import Events, Ledger, Storage, Tensor
+from ...ledger import Events, Ledger, Size, Storage, Tensor
 
 MOST_ENTRIES = 800_000
 """The most entries of a log, which take some three seconds to replay. LoRA on all linear layers of a checkpointed model
@@ -37,8 +37,8 @@ class Expansion:
         self.outlined = outlined
         self.stands_for, self.lengths = [count for count, _ in outline], [length for _, length in outline]
         stands_for = self.stands_for
-        self.events = Events(outlined.with_origins)
-        self.events.most_copies = outlined.most_copies
+        self.events = Events(outlined.with_origins, outlined.outlines_loops)
+        self.events.passes = outlined.passes * max(stands_for, default=1)
         self.starts = [sum(stands_for[:i]) for i in range(len(stands_for))]
         """For each group of the outline, the first group that it stands for."""
         self._segment: list[int] = [0] * len(outlined.sizes)
@@ -59,12 +59,9 @@ class Expansion:
             ):
                 raise NotPeriodic
 
-    def _traits(self, numbers: Sequence[int]) -> list[tuple[int, int, bool, bool, str | None]]:
+    def _traits(self, numbers: Sequence[int]) -> list[tuple[Size, bool, bool, str | None]]:
         events = self.outlined
-        return [
-            (events.sizes[n], events.copies.get(n, 1), n in events.saved, n in events.gradients, events.streams.get(n))
-            for n in numbers
-        ]
+        return [(events.sizes[n], n in events.saved, n in events.gradients, events.streams.get(n)) for n in numbers]
 
     def play(self, start: int, stop: int) -> None:
         """Expand the outline's entries from ``start`` to ``stop``, with the marks between them."""
@@ -124,6 +121,8 @@ class Expansion:
             numbers[group],
             (group - self.starts[segment]) * self.lengths[segment],
         )
+        shift = 3 * len(self.outlined.passes) * (group - self.starts[segment])
+        events.turns += [turn and turn + shift for turn in self.outlined.turns[first:last]]
         for entry in self.outlined.order[first:last]:
             if entry >= 0:
                 append(self._new(entry, own, layers))
@@ -140,8 +139,6 @@ class Expansion:
         number = len(events.sizes)
         events.sizes.append(outlined.sizes[entry])
         own.append(number)
-        if entry in outlined.copies:
-            events.copies[number] = outlined.copies[entry]
         if outlined.with_origins:
             origin = outlined.origins[entry]
             events.origins.append(origin._replace(module=_renamed(origin.module, layers)) if layers else origin)
@@ -182,6 +179,7 @@ class Expansion:
         for at, (segment, run) in enumerate(runs):
             if segment == _OUTSIDE:
                 own = self._numbers[_OUTSIDE]
+                self.events.turns += [0] * len(run)
                 for entry in run:
                     self.events.order.append(self._new(entry, own) if entry >= 0 else ~own[self._place[~entry]])
                 continue
@@ -191,6 +189,7 @@ class Expansion:
                 groups = self._groups(segment, [one for one, _ in around])
                 if any(self._places(other) != self._places(run) for _, other in around):
                     raise NotPeriodic
+            self.events.turns += [0] * (len(groups) * len(run))
             for group in groups:
                 self.events.order += [~self._numbers[group][self._place[~entry]] for entry in run]
 

@@ -9,9 +9,10 @@ bytes and the CUDA context, which lies outside the allocator.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import cached_property, partial
 
 from ...errors import InputError
 from ...ledger import ITEMSIZE, Events, Ledger, Origin, Size, whole
@@ -27,9 +28,8 @@ from ..replay import KINDS, PARAMETER, STATE, STATES, Batch, Phase, Timeline, Us
 from ..snapshot import Snapshot, loaded
 from .caching_allocator import TIES, Block, CachingAllocator, OutOfMemory
 from .expansion import Expansion, NotPeriodic
+from .passes import Passes
 
-MOST_PASSES = 60
-"""The most passes of a loop within a layer, such as that over chunks of the sequence, that are replayed one by one."""
 MOST_KEPT = 600_000
 """The most entries of the logs that are kept, some 70 MB: a search over lengths takes little memory."""
 
@@ -51,8 +51,9 @@ class Loaded:
 
 @dataclass(frozen=True)
 class Log:
-    """The tensors that are loaded, and the event log of one step. Sizes are bytes."""
+    """The tensors that are loaded, and the event log of one step. Sizes are bytes, or polynomials until ``at``."""
 
+    passes: Passes
     events: Events
     base: tuple[Loaded, ...]
     added: tuple[Loaded, ...]
@@ -62,18 +63,26 @@ class Log:
     """The optimizer states, in the order in which they are made."""
     sharding: Blocks = field(default_factory=Blocks)
 
+    def at(self, values: Mapping[str, int]) -> Log:
+        """The log where the symbols have these values, with every pass of its loops."""
+        return replace(self, events=self.passes.at(values), buffers=tuple(evaluated(n, values) for n in self.buffers))
+
 
 def log_step(job: Job, batch: Size, seq: Size, with_origins: bool = False) -> Log:
     """The log of one step of [batch, seq] tokens with every layer; ``with_origins``: see ``Events``.
 
-    Of symbols the sizes in the log are polynomials, and ``job`` is at numbers that have the same formulas.
+    Of symbols the log is one to be evaluated (``Log.at``), and ``job`` is at numbers that have the same formulas.
     """
     if isinstance(batch, int) and isinstance(seq, int):
         job = job.at(batch, seq)
     step = replace(job.step, previous_output=False)
-    ledger = unrolled(job, step, batch, seq, with_origins)
-    events = ledger.events
-    assert events is not None
+    try:
+        ledger = unrolled(job, step, batch, seq, partial(Events, with_origins, outlines_loops=True))
+        passes = Passes(_events(ledger))
+    except NotPeriodic:
+        ledger = unrolled(job, step, batch, seq, partial(Events, with_origins))
+        passes = Passes(_events(ledger))
+    events = passes.events
     base_dtype = step.dtype if step.base is None else job.plan.rest_dtype
     parameters = {p.storage.event: p for p in ledger.parameters}
     found: dict[bool, list[Loaded]] = {False: [], True: []}
@@ -94,47 +103,53 @@ def log_step(job: Job, batch: Size, seq: Size, with_origins: bool = False) -> Lo
         if packed:
             constants.clear()
     states = state_sizes(job.step, job.method, ledger)
-    return Log(events, tuple(found[False]), tuple(found[True]), tuple(constants), states, _blocks(step, ledger))
+    blocks = _blocks(step, ledger)
+    log = Log(passes, events, tuple(found[False]), tuple(found[True]), tuple(constants), states, blocks)
+    return log.at({}) if isinstance(batch, int) and isinstance(seq, int) else log
 
 
 def _blocks(step: Step, ledger: Ledger) -> Blocks:
     if step.sharding is None:
         return Blocks()
-    assert ledger.events is not None
     stored = {p.name: (p.dtype, whole(p.storage.nbytes)) for p in ledger.parameters}
     trained = {p.name for p in ledger.parameters if p.requires_grad}
-    arrived = [name for names in ledger.events.gradients.values() for name in names if name in trained]
+    arrived = [name for names in _events(ledger).gradients.values() for name in names if name in trained]
     order = dict.fromkeys([*arrived, *sorted(trained)])  # those without a gradient are last
     return step.sharding.blocks(list(stored.values()), [stored[name] for name in order])
 
 
-def unrolled(job: Job, step: Step, batch: Size, seq: Size, with_origins: bool = False) -> Ledger:
-    """A ledger with a step's event log and parameters, of every layer."""
+def _events(ledger: Ledger) -> Events:
+    assert ledger.events is not None
+    return ledger.events
+
+
+def unrolled(job: Job, step: Step, batch: Size, seq: Size, new: Callable[[], Events] = Events) -> Ledger:
+    """A ledger with a step's event log and parameters, of every layer. ``new`` makes the log."""
     in_backward = OPTIMIZERS[step.optimizer].in_backward
     if step.procedure.layer_by_layer and not in_backward:
         with suppress(NotPeriodic):
-            return expanded(job, step, batch, seq, with_origins)
-    return _run(job, step, batch, seq, with_origins)
+            return expanded(job, step, batch, seq, new)
+    return _run(job, step, batch, seq, new)
 
 
-def _run(job: Job, step: Step, batch: Size, seq: Size, with_origins: bool, outlined: bool = False) -> Ledger:
+def _run(
+    job: Job, step: Step, batch: Size, seq: Size, new: Callable[[], Events] = Events, outlined: bool = False
+) -> Ledger:
     """The ledger of a step that has run with an event log."""
-    events = Events(with_origins) if with_origins else Events(most_passes=MOST_PASSES)
     symbolic = not (isinstance(batch, int) and isinstance(seq, int))
-    ledger = step.ledger(unrolled=True, outlined=outlined, symbolic=symbolic, events=events)
+    ledger = step.ledger(unrolled=True, outlined=outlined, symbolic=symbolic, events=new())
     run(step, job.sizes(batch=batch, seq=seq), job.method, batch, seq, ledger=ledger)
     return ledger
 
 
-def expanded(job: Job, step: Step, batch: Size, seq: Size, with_origins: bool = False) -> Ledger:
+def expanded(job: Job, step: Step, batch: Size, seq: Size, new: Callable[[], Events] = Events) -> Ledger:
     """The ledger of ``unrolled``, expanded from an outline of the layers. Raises ``NotPeriodic``.
 
     The optimizer's step is not expanded, since its log need not go layer by layer: it runs over all parameters. So the
     optimizer must not run in backward.
     """
-    outlined = _run(job, step, batch, seq, with_origins, outlined=True)
-    events = outlined.events
-    assert events is not None
+    outlined = _run(job, step, batch, seq, new, outlined=True)
+    events = _events(outlined)
     runs, length = job.sizes(batch=batch, seq=seq).runs, segment_length(step.checkpointing) or 1
     outline = [(one.stands_for, len(one.layers)) for one in segments(runs, length, outlined)]
     expansion = Expansion(events, outline)
@@ -166,7 +181,7 @@ class Logs:
     def __init__(self, job: Job, with_origins: bool = False) -> None:
         self._job, self._with_origins = job, with_origins
         self._logs: dict[tuple[int, int], Log] = {}
-        self._formulas: dict[tuple[Step, bool], tuple[Log, Taken] | None] = {}
+        self._formulas: dict[tuple[Step, bool, Size], tuple[Log, Taken] | None] = {}
 
     def of(self, batch: int, seq: int) -> Log:
         """The log of a step of [batch, seq] tokens."""
@@ -178,18 +193,40 @@ class Logs:
 
     def _made(self, batch: int, seq: int) -> Log:
         job = self._job.at(batch, seq)
-        sizes, regime = (1 if batch == 1 else symbol("B"), symbol("S")), (job.step, batch == 1)
+        tokens, values = self._symbols(seq)
+        sizes, regime = (1 if batch == 1 else symbol("B"), tokens), (job.step, batch == 1, tokens)
         if regime not in self._formulas and seq > 1:
             self._formulas[regime] = None
             if job.knows(*sizes):
                 with suppress(InputError), taking() as taken:  # a rule may need numbers
                     self._formulas[regime] = log_step(job, *sizes, self._with_origins), taken
-        values, known = {"B": batch, "S": seq}, self._formulas.get(regime)
+        values, known = {"B": batch, **values}, self._formulas.get(regime)
         longest = getattr(job.spec.config, "longest", None) or seq
-        if known is None or not 1 < seq <= longest or not known[1].holds(values):
+        if (
+            known is None
+            or not 1 < seq <= longest
+            or values.get("C") == 1
+            or not known[0].passes.run(values)
+            or not known[1].holds(values)
+        ):
             return log_step(self._job, batch, seq, self._with_origins)
-        log = known[0]
-        return replace(log, events=log.events.at(values), buffers=tuple(evaluated(n, values) for n in log.buffers))
+        return known[0].at(values)
+
+    @cached_property
+    def _chunk(self) -> int | None:
+        """The tokens of a chunk of the sequence, where layers cut it."""
+        chunk: int | None = self._job.spec.config.source.chunk_of(self._job.step)
+        return chunk
+
+    def _symbols(self, seq: int) -> tuple[Size, dict[str, int]]:
+        """The sequence in symbols, and their values: S, or of chunks, C of these of which P tokens are missing."""
+        if self._chunk is None:
+            return symbol("S"), {"S": seq}
+        virtual, chunk = self._job.method.virtual_tokens, self._chunk
+        chunks = -(-(seq + virtual) // chunk)
+        values = {"C": chunks, "P": chunks * chunk - seq - virtual}
+        padding: Size = symbol("P") if values["P"] else 0
+        return chunk * symbol("C") - padding - virtual, values
 
     def passes(self, batches: Sequence[Batch]) -> int:
         """The most passes of a loop that one stands for in the logs of batches; 1 where all are replayed."""
@@ -214,7 +251,7 @@ class OwnLogs(Logs):
         loaded = [Loaded(p.name, whole(p.nbytes), whole(p.nbytes), 0, ()) for p in ledger.parameters]
         buffers = [whole(b.storage.nbytes) for b in ledger.buffers]
         states = [whole(s.nbytes) for s in ledger.attributes]
-        return Log(ledger.events, tuple(loaded), (), tuple(buffers), tuple(states))
+        return Log(Passes(ledger.events), ledger.events, tuple(loaded), (), tuple(buffers), tuple(states))
 
 
 def _natural(name: str) -> list[tuple[int, str]]:
