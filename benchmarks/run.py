@@ -95,6 +95,7 @@ def gpu_rows(row: Callable[..., None]) -> None:
         "max-batch": (*plan, "--dtype", "nf4", "--seq", "512"),
         "max-rank": (*plan, "--dtype", "nf4", "--seq", "1024", "--target-modules", "all-linear"),
         "smallest-device": plan[:3],
+        "smallest-cluster": (*plan[:3], "--devices", "h100-80gb,a100-80gb,rtx-4090"),
     }
     for question, arguments in questions.items():
         seconds = best(process(*cli, question, *arguments), 2)

@@ -272,11 +272,12 @@ def _reason(refusal: str) -> str:
 
 
 def _ways(refused: Mapping[str, Collection[frozenset[str]]]) -> dict[str, tuple[str, ...]]:
-    """The ways that are refused, by the reason. One that is refused by itself says it for its pairs."""
-    ways = {way for ways in refused.values() for way in ways}
-    least = {reason: [way for way in own if not any(other < way for other in ways)] for reason, own in refused.items()}
-    return {
-        reason: tuple(sorted(" x ".join(sorted(way, key=("tp").__eq__)) for way in own))
-        for reason, own in least.items()
-        if own
-    }
+    """The ways that are refused, by the reason, each once. One that is refused by itself says it for its pairs."""
+    left = {way for ways in refused.values() for way in ways}
+    found: dict[str, tuple[str, ...]] = {}
+    for reason, ways in refused.items():
+        own = [way for way in ways if way in left and not any(other < way for other in left)]
+        if own:
+            found[reason] = tuple(sorted(" x ".join(sorted(way, key="tp".__eq__)) for way in own))
+        left -= {*own}
+    return found

@@ -47,8 +47,9 @@ STYLES: Mapping[str, Style] = {
     "rowwise_split_input": Style(-1, bias=False, whole=True),
     "replicated_with_grad_allreduce": Style(),
     "moe_tp_experts": Style(),
+    "mla_kv_a_proj": Style(),
 }
-"""Those that have rules. The last two exchange something in place."""
+"""Those that have rules. The last three exchange something, and split no weight."""
 
 
 @dataclass(frozen=True)
@@ -71,9 +72,6 @@ class Split:
                 f"`tp_size={parts}` was requested, but {model_type} has no `tp_plan` (transformers' words); leave "
                 "sharding.tp out"
             )
-        for name, style in plan.items():
-            if style not in STYLES:
-                raise InputError(f"sharding.tp has no rule for {model_type}, whose {name} is {style}")
         return cls(plan, parts)
 
     def style(self, name: str) -> str:
@@ -140,6 +138,9 @@ class Split:
 
         Raises ``InputError`` where the sizes do not say how a weight is split.
         """
+        for name in (*program.rows, *whole):
+            if (style := self.style(name)) and style not in STYLES:
+                raise InputError(f"sharding.tp has no rule for {name}, which is {style} in transformers' plan")
         parts = {name: self.part(name, shape) for name, shape in whole.items()}
         for stored in program.parameters:
             if stored.shape != parts[stored.name] and not self.is_whole(stored.name):

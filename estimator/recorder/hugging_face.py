@@ -6,7 +6,6 @@ import copy
 import inspect
 import itertools
 import json
-import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -188,12 +187,8 @@ class HuggingFaceModel(Source):
 
     @cached_property
     def tp_plan(self) -> dict[str, str]:
-        """What the model has of its class's plan."""
-        model = self._model("bfloat16")
-        named = itertools.chain(model.named_modules(), model.named_parameters())
-        names = {re.sub(r"\.\d+(?=\.|$)", ".*", name) for name, _ in named}
-        plan = getattr(model, "_tp_plan", None) or {}  # in releases before 5 some classes have none
-        return {name: style for name, style in plan.items() if name in names}
+        """The class's plan, also for modules that this config's model does not have."""
+        return dict(getattr(self._model("bfloat16"), "_tp_plan", None) or {})  # releases before 5 may have none
 
     @property
     def supports_checkpointing(self) -> bool:

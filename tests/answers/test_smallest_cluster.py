@@ -69,6 +69,14 @@ def test_what_is_not_tried_is_named(answer: Cluster) -> None:
         assert names
 
 
+def test_a_way_is_left_out_for_one_reason() -> None:
+    """Transformers' words name the number of processes; the first of them is said."""
+    left_out = smallest_cluster({"model": "gpt2", "seq": 64}, ["raspberry-pi-5-8gb"], 8).left_out
+    (said,) = (reason for reason, names in left_out.items() if "tp" in names)
+    assert "gpt2 has no `tp_plan`" in said
+    assert not [name for names in left_out.values() for name in names if " x " in name]
+
+
 def test_options_of_sharding_go_to_the_ways_that_have_them() -> None:
     keys = {**FULL, "sharding": {"param_dtype": "bfloat16", "static_graph": True}}
     found = smallest_cluster(keys, CARDS[:1], 2)

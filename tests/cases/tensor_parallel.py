@@ -16,6 +16,25 @@ LORA = {"method": {"name": "lora", "r": 4, "target_modules": ["q_proj", "k_proj"
 ACCUMULATED = {**TINY, "gradient_accumulation_steps": 3}
 LAYER = {"checkpointing": "layer"}
 EIGHT = {"hidden_size": 64, "num_attention_heads": 16, "num_key_value_heads": 8, "head_dim": 8, "vocab_size": 100}
+LATENT = {
+    "model_type": "deepseek_v2",
+    "hidden_size": 64,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 4,
+    "kv_lora_rank": 24,
+    "q_lora_rank": 20,
+    "qk_nope_head_dim": 16,
+    "qk_rope_head_dim": 8,
+    "v_head_dim": 16,
+    "n_routed_experts": 4,
+    "num_experts_per_tok": 2,
+    "n_shared_experts": 1,
+    "moe_intermediate_size": 64,
+    "first_k_dense_replace": 1,
+    "n_group": 2,
+    "topk_group": 1,
+    "topk_method": "group_limited_greedy",
+}
 EXPERTS = {**EIGHT, "num_local_experts": 4, "num_experts": 4, "num_experts_per_tok": 2, "intermediate_size": 128}
 
 
@@ -43,6 +62,8 @@ MEASURED: list[Case] = [
         ("scaled-windows", 2, {"model_type": "gemma3_text"}, {**SOME, **LAYER}),
         ("experts", 2, {"model_type": "mixtral", **EXPERTS}, SOME),
         ("experts-with-norms", 4, {"model_type": "qwen3_moe", **EXPERTS, "moe_intermediate_size": 64}, SOME),
+        ("latent", 2, LATENT, SOME),
+        ("latent-layer", 2, LATENT, {**TINY, **LAYER}),
         ("recorded", 2, {"model_type": "gpt_neox"}, SOME),
         ("lora", 2, {}, {**SOME, **LORA}),
         ("lora-bfloat16", 8, EIGHT, {**SOME, **LORA, "dtype": "bfloat16"}),

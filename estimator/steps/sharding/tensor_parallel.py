@@ -214,6 +214,23 @@ class SlicedRowwise(Rowwise):
         return super().forward(self.sliced(x, self.weight.shape[1]))
 
 
+class MlaKvAProj(_Part, Linear):
+    """``mla_kv_a_proj``, of DeepSeek V2: the rotary part of the output goes to this process's heads alone."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        output = super().forward(x)
+        rank = self.layers.whole[f"{self.path.rpartition('.')[0]}.kv_a_layernorm.weight"][0]
+        passed, rope = ops.split_with_sizes(output, (rank, output.shape[-1] - rank), -1)
+        if rope.requires_grad:
+            self.layers.scope.reduced(rope, self.ledger.copies)
+        rope = record("_AllReduceBackwardBackward", rope.alias, (rope,), (), _contiguous)
+        return ops.cat((passed, rope), output.shape)
+
+
+def _contiguous(call: Call) -> Grads:
+    return (ops.contiguous(call.grad),)
+
+
 class _VocabPart(_Part):
     weight: Tensor
 
@@ -278,6 +295,7 @@ _LAYERS: Mapping[tuple[str, type[Module]], type[Module]] = {
     ("colwise", Linear): Colwise,
     ("colwise_gather_output", Linear): GatheredColwise,
     ("rowwise", Linear): Rowwise,
+    ("mla_kv_a_proj", Linear): MlaKvAProj,
     ("rowwise_split_input", Linear): SlicedRowwise,
     (VOCABULARY, Embedding): VocabParallel,
     (VOCABULARY, RecordedEmbedding): ScaledVocabParallel,
