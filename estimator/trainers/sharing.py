@@ -154,6 +154,8 @@ def settled(reading: Reading, given: Mapping[str, Any]) -> Reading:
         notes.append(Assumption("sharding", block["name"], f"what {reading.tool} does with several processes"))
     if block["name"] != "ddp":
         block = {key: value for key, value in block.items() if key not in _OF_DDP}
+    if str(block["name"]).startswith("fsdp"):
+        notes = [one for one in notes if one.key != "embeddings"]  # Axolotl casts none of a model that FSDP shards
     plan["sharding"] = block
     if reading.shared_run and "run" in plan:
         plan["run"] = {**plan["run"], **reading.shared_run}

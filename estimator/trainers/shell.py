@@ -169,7 +169,7 @@ def _count(line: Line, options: dict[str, Any], where: str) -> None:
         ]
         if value and not value.isdecimal():
             raise InputError(f"{where}: --{name} {value} is no number of processes; write it as one")
-        counts[name] = int(value[:6]) if value else None
+        counts[name] = int(value[:18]) if value else None
     include = str(options.get("include", ""))
     each = counts["nproc_per_node"] or counts["num_gpus"] or (include.count(",") + 1 if "," in include else None)
     line.hosts = counts["nnodes"] or counts["num_nodes"] or 1

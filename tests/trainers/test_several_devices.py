@@ -256,6 +256,19 @@ def test_options_of_accelerate_s_launcher() -> None:
     assert {key: block[key] for key in ("name", "world_size")} == {"name": "fsdp2", "world_size": 4}
 
 
+def test_more_processes_than_there_can_be() -> None:
+    line = f"torchrun --nproc_per_node 99999999 sft.py --model_name_or_path {MODEL} --max_length 64"
+    assert "sharding.world_size" in check(line, {"runtime": "torch-cpu"}).error
+
+
+def test_axolotl_casts_no_embedding_of_a_sharded_model(tmp_path: Path) -> None:
+    """Witness: ``axolotl/loaders/model.py``, which leaves out the cast under FSDP."""
+    keys = {**AXOLOTL, "fsdp_version": 2, "fsdp_config": {"auto_wrap_policy": WRAPS}}
+    for beside, said in (({}, True), (EIGHT, False)):
+        file = AXOLOTL if not beside else keys
+        assert any(one.key == "embeddings" for one in read(file, tmp_path, beside).assumptions) is said
+
+
 def test_processes_that_are_no_number() -> None:
     with pytest.raises(InputError, match="--nproc_per_node gpu is no number of processes"):
         check(f"torchrun --nproc_per_node gpu sft.py --model_name_or_path {MODEL} --max_length 64")
