@@ -273,11 +273,11 @@ def _reason(refusal: str) -> str:
 
 def _ways(refused: Mapping[str, Collection[frozenset[str]]]) -> dict[str, tuple[str, ...]]:
     """The ways that are refused, by the reason, each once. One that is refused by itself says it for its pairs."""
-    left = {way for ways in refused.values() for way in ways}
+    known = {way for ways in refused.values() for way in ways}
+    left = {way for way in known if not any(other < way for other in known)}
     found: dict[str, tuple[str, ...]] = {}
     for reason, ways in refused.items():
-        own = [way for way in ways if way in left and not any(other < way for other in left)]
-        if own:
+        if own := left & {*ways}:
             found[reason] = tuple(sorted(" x ".join(sorted(way, key="tp".__eq__)) for way in own))
-        left -= {*own}
+        left -= own
     return found
