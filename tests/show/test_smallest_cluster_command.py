@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from estimator.answers.estimate import estimate
-from tests.helpers.commands import ask
+from tests.helpers.commands import ask, run
 from tests.helpers.drawings import has_colour
 
 MODEL = ["llama-3.2-1b", "--dtype", "float32", "--seq", 256]
@@ -61,3 +61,10 @@ def test_nothing_fits() -> None:
 )
 def test_wrong_arguments(arguments: list[Any], says: str) -> None:
     assert says in ask("smallest-cluster", *MODEL, *arguments, status=2)
+
+
+@pytest.mark.share(3)
+def test_three_cards_take_little_time() -> None:
+    """A model of which nearly all layouts fit, and are replayed. The limit is of processor time."""
+    cards = "h100-80gb,a100-80gb,rtx-4090"
+    assert run(["smallest-cluster", "llama-3.1-8b", "--method", "lora", "--devices", cards, "--json"]).seconds < 8
