@@ -1,0 +1,46 @@
+"""Records what real steps of ``fully_shard`` take: ``python -m tests.cases.sharded_steps``.
+
+All is of the first rank, under PyTorch's fake process group. The tests of ``steps`` hold estimates against the record,
+which takes no time; a share of the same steps is measured anew in each run (``tests/witnesses/test_measured_steps.py``).
+"""
+
+from __future__ import annotations
+
+import json
+from datetime import date
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from tests.cases.sharding import MEASURED
+from tests.cases.small_models import write_config
+
+RECORD = Path(__file__).parents[1] / "data" / "sharded_steps.json"
+QUANTITIES = ("parameters", "buffers", "gradients", "optimizer", "saved")
+CASES = [case for case in MEASURED if case[2]["sharding"]["name"] == "fsdp2"]
+
+
+def measured(config: dict[str, Any], plan: dict[str, Any]) -> dict[str, int]:
+    """The bytes of a real step."""
+    from estimator.plans.plan import parse_plan
+    from estimator.plans.resolve import resolve
+    from estimator.witnesses.measure import run_step
+
+    with TemporaryDirectory() as folder:
+        found = run_step(resolve(parse_plan({"model": write_config(Path(folder) / "model", config), **plan})))
+    peak = found["peak_without_matmul_scratch"]
+    return {**{name: found[name] for name in QUANTITIES}, "peak_above_resident": peak}
+
+
+def main() -> None:
+    """Measure every step and write the record."""
+    from importlib.metadata import version
+
+    steps = {name: measured(config, plan) for name, config, plan in CASES}
+    versions = {name: version(name) for name in ("accelerate", "bitsandbytes", "peft", "torch", "transformers")}
+    record = {"date": str(date.today()), "versions": versions, "steps": steps}
+    RECORD.write_text(json.dumps(record, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

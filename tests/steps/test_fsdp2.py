@@ -1,0 +1,54 @@
+"""FSDP2: estimates against recorded steps of ``fully_shard``."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from estimator.answers.estimate import estimate
+from tests.cases.sharded_steps import CASES, RECORD
+from tests.cases.small_models import write_config
+from tests.helpers.figures import assert_figures
+
+STEPS = json.loads(RECORD.read_text(encoding="utf-8"))["steps"]
+
+
+@pytest.mark.parametrize(("name", "config", "plan"), CASES, ids=[name for name, *_ in CASES])
+def test_step(name: str, config: dict[str, Any], plan: dict[str, Any], tmp_path: Path) -> None:
+    """Witness: a recorded measurement (``tests/cases/sharded_steps.py``), equal in every byte."""
+    found = estimate({"model": write_config(tmp_path / "model", config), **plan})
+    assert_figures(found.bytes, STEPS[name])
+
+
+GATHERED = 100 * 96 * 4
+"""Bytes of an embedding of 100 tokens in float32, and of a head."""
+
+
+@pytest.mark.parametrize(
+    ("options", "factor"),
+    [
+        ({}, 1),
+        ({"param_dtype": "bfloat16"}, 1 / 2),
+        ({"reshard_after_forward": True}, None),
+        ({"replicate": 2}, None),
+    ],
+    ids=str,
+)
+def test_what_a_rank_sends(options: dict[str, Any], factor: float | None, tmp_path: Path) -> None:
+    """Witness: arithmetic. A ring sends a part less than all: each gather of all parameters, and their reduction."""
+    model = write_config(tmp_path / "model", {"num_hidden_layers": 7, "vocab_size": 100})
+    plan = {"model": model, "dtype": "float32", "batch": 1, "seq": 2}
+    world = 4
+    alone = estimate(plan).bytes["parameters"]
+    found = estimate({**plan, "sharding": {"name": "fsdp2", "world_size": world, **options}})
+    root = 2 * GATHERED + 96 * 4  # gathered once: backward begins with it; the layers are gathered twice, then reduced
+    if factor is not None:
+        assert found.communicated == factor * (3 * alone - root) * (world - 1) // world
+    elif "replicate" in options:
+        part = alone // 2
+        assert found.communicated == (3 * alone - root) // 2 + 2 * part // 2
+    else:
+        assert found.communicated == 3 * alone * (world - 1) // world
