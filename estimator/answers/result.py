@@ -206,6 +206,7 @@ def make_result(
     """
     left_out = (
         "communicated",
+        "communicated_again",
         "trainable_parameters",
         "total_parameters",
         *(() if plan.task == "infer" else ("kv_cache",)),
@@ -246,7 +247,8 @@ def make_result(
         result_of(plan, figures),
         transformers=transformers_of(plan, spec),
         peft=_peft(plan, spec),
-        communicated=components["communicated"],
+        communicated=components["communicated"]
+        + max(plan.gradient_accumulation_steps - 3, 0) * components["communicated_again"],
     )
 
 
@@ -303,6 +305,7 @@ COMPONENTS = (
     "kv_cache",
     "communication",
     "communicated",
+    "communicated_again",
     "trainable_parameters",
     "total_parameters",
 )

@@ -49,7 +49,9 @@ class StepTotals:
     communication: Size = 0
     """What sharding keeps between steps."""
     communicated: Size = 0
-    """What a rank sends in a step."""
+    """What a rank sends in a step, of no more than three micro-batches."""
+    communicated_again: Size = 0
+    """What it sends in each micro-batch beyond the third."""
     rank: int = 0
     """The rank that it is: of those that differ, the one that needs most."""
     host_pinned: int = 0
@@ -151,6 +153,8 @@ class Loop:
         self.gradients: Size = 0
         """Bytes of the gradients that exist at once, after backward."""
         self.saved: Size = 0
+        self.sent: list[Size] = []
+        """What a rank had sent where each forward and backward pass began."""
         self.rows: list[SavedRow] = []
         self.saved_by: list[SavedBy] = []
         self.kv_cache: Size = 0
@@ -192,6 +196,11 @@ class Loop:
             apply_update(self.ledger, self.step, self.optimizer, self.model.method, parameters)
         self.model.scope.after_update()
 
+    def _communicated(self) -> Size:
+        """What a rank sends in a step. Of passes that stand for several steps it is the last one's."""
+        sent = sum((model.scope.communicated for model in self.models.values()), 0)
+        return sent - self.sent[-1] if self.sent and self.step.micro_batches == 1 else sent
+
     def _totals(self) -> StepTotals:
         parameters: Size = 0
         adapters: Size = 0
@@ -220,7 +229,8 @@ class Loop:
             work=ledger.work,
             kv_cache=self.kv_cache,
             communication=sum((model.scope.communication for model in self.models.values()), 0),
-            communicated=sum((model.scope.communicated for model in self.models.values()), 0),
+            communicated=self._communicated(),
+            communicated_again=self.sent[2] - self.sent[1] if self.step.micro_batches == 3 else 0,
             rank=self.model.scope.rank,
             host_pinned=ledger.pinned.nbytes,
             math_attention=ledger.notes.get("math attention", ""),

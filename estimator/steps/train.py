@@ -28,6 +28,7 @@ class Train(Procedure):
         passes = max(step.micro_batches, 1 + (step.previous_output or model.scope.traces))
         out: Any = None
         for again in range(passes):
+            loop.sent.append(model.scope.communicated)
             if again and step.micro_batches == 1:
                 zero_grad(loop.trained)
             if again and model.scope.traces:

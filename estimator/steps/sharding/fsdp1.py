@@ -55,6 +55,8 @@ class _Unit:
     def __init__(self, ledger: Ledger, sharding: Fsdp1, parameters: Sequence[Tensor], scope: _Scope) -> None:
         self.ledger, self.parameters, self.scope, self.world = ledger, parameters, scope, sharding.shard
         self.replicas = sharding.replicate
+        self.copies = parameters[0].copies
+        """How many equal units this one stands for."""
         self.orig_dtype = _dtype_of(parameters)
         dtype = sharding.param_dtype or self.orig_dtype
         self.reduce_dtype = sharding.reduce_dtype or dtype
@@ -108,7 +110,7 @@ class _Unit:
             return
         mp_shard = self.ledger.empty((self.shard_numel,), self.flat.dtype) if self.casts and self.is_sharded else None
         self.flat.storage.resize(self.flat.nbytes)
-        self.scope.communicated += self.shard_numel * ITEMSIZE[self.flat.dtype] * (self.world - 1) * self.ledger.copies
+        self.scope.communicated += self.shard_numel * ITEMSIZE[self.flat.dtype] * (self.world - 1) * self.copies
         del mp_shard
 
     def reshard(self, frees: bool) -> None:
@@ -187,7 +189,7 @@ class _Unit:
         reduced = grad if grad.dtype == self.reduce_dtype else ledger.empty(grad.shape, self.reduce_dtype)
         output = ledger.empty((self.shard_numel,), self.reduce_dtype) if self.is_sharded else reduced
         sent = output.nbytes * (self.world - 1) + 2 * output.nbytes * (self.replicas - 1) // self.replicas
-        self.scope.communicated += sent * ledger.copies
+        self.scope.communicated += sent * self.copies
         if self.reduce_dtype != self.orig_dtype:
             output = ledger.empty(output.shape, self.orig_dtype)
         if not self.is_sharded:

@@ -109,6 +109,8 @@ class _Group:
         self.shared = scope.shared
         self.modules, self.reshard_after_forward = unit.paths, unit.reshard
         self.modules_to_run_forward: set[str] = set()
+        self.copies = unit.parameters[0].copies if unit.parameters else 1
+        """How many equal groups this one stands for."""
         self.shards = []
         for p in unit.parameters:
             if p.dtype not in FLOATING:  # accelerate leaves packed weights whole (`ignored_params`)
@@ -143,7 +145,7 @@ class _Group:
         with self.ledger.on_stream("all_gather_copy_in"):
             flat = self.ledger.empty((cast,), "uint8") if cast else None
             self.gathered = self.ledger.empty((nbytes,), "uint8")
-        self.scope.communicated += nbytes // processes * (processes - 1) * self.ledger.copies
+        self.scope.communicated += nbytes // processes * (processes - 1) * self.copies
         del flat
 
     @staticmethod
@@ -270,7 +272,7 @@ class _Group:
         if replicas > 1:
             self.all_reduced = output
             sent = sent + 2 * output.nbytes * (replicas - 1) // replicas
-        self.scope.communicated += sent * ledger.copies
+        self.scope.communicated += sent * self.copies
         if stored != dtype:
             with ledger.on_stream("all_reduce" if replicas > 1 else "reduce_scatter"):
                 output = ledger.empty(local, stored)
