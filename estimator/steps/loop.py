@@ -207,6 +207,7 @@ class Loop:
         trainable: Size = 0
         count: Size = 0
         ledger = self.ledger
+        scope = self.model.scope if self.models else Scope()  # a loop of the user's own has no model
         for p in ledger.parameters:
             count = count + (p.whole or p).numel * p.copies
             parameters = parameters + p.storage.nbytes * p.copies
@@ -218,7 +219,7 @@ class Loop:
             parameters=parameters,
             adapters=adapters,
             buffers=ledger.buffer_bytes,
-            gradients=self.gradients if self.model.scope.gradients is None else self.model.scope.gradients,
+            gradients=self.gradients if scope.gradients is None else scope.gradients,
             optimizer=self.states,
             saved=self.saved,
             trainable_parameters=trainable,
@@ -231,7 +232,7 @@ class Loop:
             communication=sum((model.scope.communication for model in self.models.values()), 0),
             communicated=self._communicated(),
             communicated_again=self.sent[2] - self.sent[1] if self.step.micro_batches == 3 else 0,
-            rank=self.model.scope.rank,
+            rank=scope.rank,
             host_pinned=ledger.pinned.nbytes,
             math_attention=ledger.notes.get("math attention", ""),
         )
