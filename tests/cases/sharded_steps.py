@@ -1,7 +1,7 @@
 """Records what real steps of ``fully_shard`` take: ``python -m tests.cases.sharded_steps``.
 
 All is of the first rank, under PyTorch's fake process group. The tests of ``steps`` hold estimates against the record,
-which takes no time; a share of the same steps is measured anew in each run (``tests/witnesses/test_measured_steps.py``).
+which takes no time; each run measures a share of the same steps anew (``tests/witnesses/test_measured_steps.py``).
 """
 
 from __future__ import annotations
