@@ -54,10 +54,10 @@ def _zero(settings: Settings) -> None:
     zero, reading, shared = settings.inner("zero_optimization"), settings.reading, settings.reading.shared
     stage = zero.whole("stage") or 0
     for name in ("offload_optimizer", "offload_param"):
-        device = zero.inner(name).text("device")
-        if device is not None:
+        place = zero.inner(name).text("device")
+        if place is not None:
             what = "keeps weights or states outside the GPU, which has no rules here; ask without it"
-            zero.problem(f"zero_optimization.{name}", name, what, alone=device == "cpu")
+            zero.problem(f"zero_optimization.{name}", name, what, alone=place == "cpu")
             shared[name] = "cpu"
     zero.value("cpu_offload")
     if zero.present() and stage == 0:
