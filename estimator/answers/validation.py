@@ -21,7 +21,6 @@ from ..plans.plan import Plan
 from ..plans.resolve import Resolved, resolve
 from ..programs.layer_runs import layers_stood_for
 from ..steps.step import run
-from ..witnesses.reference.sharding import as_rank
 from ..witnesses.trace import Polynomial, TracedTensor, build, counts, saved_polynomial, trace
 from .explanation import exact
 from .formulas import Regime, compile_plan, regimes
@@ -143,6 +142,8 @@ def validate(plan: Plan, progress: Progress = lambda total: None, chosen: Sequen
 
     Raises ``InputError`` where the plan is wrong or cannot be traced.
     """
+    from ..witnesses.reference.sharding import as_rank
+
     resolved = resolve(plan)
     found = regimes(plan) if chosen is None else chosen
     grids = [_grid(regime) for regime in found]

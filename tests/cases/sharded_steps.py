@@ -12,12 +12,19 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
-from tests.cases.sharding import MEASURED
+from tests.cases.kinds import Case
+from tests.cases.sharding import ACCELERATE, BF16, LAYERS, MEASURED, sharded
 from tests.cases.small_models import write_config
 
 RECORD = Path(__file__).parents[1] / "data" / "sharded_steps.json"
 QUANTITIES = ("parameters", "buffers", "gradients", "optimizer", "saved")
-CASES = [case for case in MEASURED if case[2]["sharding"]["name"] == "fsdp2"]
+TAIL: Case = (
+    "last-gradient",
+    {**LAYERS, "vocab_size": 3000},
+    sharded(BF16, 2, reduce_dtype="float32", **ACCELERATE),
+)
+"""The head is the last parameter of its group, whose gradient a loop's variable holds to the end of the reduction."""
+CASES = [*(case for case in MEASURED if case[2]["sharding"]["name"] == "fsdp2"), TAIL]
 
 
 def measured(config: dict[str, Any], plan: dict[str, Any]) -> dict[str, int]:

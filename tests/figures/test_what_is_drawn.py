@@ -153,9 +153,7 @@ def test_a_cluster_has_a_panel_for_each_card_and_a_line_for_each_way() -> None:
         assert_labels_are_in_front(axes)
     assert len(drawn) == len({(one.device, one.cards, one.result.bytes["process"]) for one in found.tried})
     stars = [line for axes in panels for line in axes.lines if line.get_label() == "answer"]
-    assert [(*line.get_xdata(), axes.get_title()) for line in stars for axes in [line.axes]] == [
-        (2, "raspberry-pi-5-16gb")
-    ]
+    assert [(*line.get_xdata(), axes.get_title()) for line in stars for axes in [line.axes]] == [(2, "t4")]
 
 
 def test_a_timeline_says_which_step_is_which(tmp_path: Path) -> None:

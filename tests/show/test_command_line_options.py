@@ -295,6 +295,7 @@ def test_every_key_of_generate_is_an_option(key: str, capsys: pytest.CaptureFixt
     assert printed != estimate(plan, generate={}).to_dict()
 
 
+SHARDED = ["--sharding", "fsdp2", "--world-size", "4"]
 RUN_OPTIONS: dict[str, tuple[list[str], Any]] = {
     "moment": (["--moment", "merging"], "merging"),
     "checkpoint_dtype": (["--checkpoint-dtype", "fp32"], "float32"),
@@ -316,6 +317,8 @@ RUN_OPTIONS: dict[str, tuple[list[str], Any]] = {
     "dataloader_num_workers": (["--dataloader-num-workers", "2"], 2),
     "dataloader_prefetch_factor": (["--dataloader-prefetch-factor", "5"], 5),
     "dataloader_pin_memory": (["--no-dataloader-pin-memory"], False),
+    "processes_per_host": ([*SHARDED, "--processes-per-host", "2"], 2),
+    "cpu_ram_efficient_loading": ([*SHARDED, "--cpu-ram-efficient-loading"], True),
 }
 
 
@@ -329,6 +332,9 @@ def test_every_key_of_the_run_is_an_option(key: str, capsys: pytest.CaptureFixtu
     if key == "max_shard_size":
         block = {"disable_mmap": True}
     plan: dict[str, Any] = {"model": "llama-3.2-1b", "seq": 100, "runtime": "torch-cuda", "method": "lora"}
+    if options[: len(SHARDED)] == SHARDED:
+        plan["sharding"] = {"name": "fsdp2", "world_size": 4}
+        del block["eval_samples"], block["compute_metrics"]
     given = [f"--{name.replace('_', '-')}" for name in block if name != key]
     arguments = [x for name in given for x in (name, str(block[name[2:].replace("-", "_")])) if x != "True"]
     arguments = ["llama-3.2-1b", "--seq", "100", "--runtime", "torch-cuda", "--method", "lora", "--json", *arguments]
@@ -386,7 +392,8 @@ def test_every_plan_key_is_an_option(key: str) -> None:
         rest |= {"runtime": "torch-cuda"}
     result = answer(model, *options)
     assert result == estimate(rest, **{key: value}).to_dict()
-    if key not in ("gradient_clipping", "routing"):  # small beside the optimizer's own temporaries
+    # The first two are small beside the optimizer's own temporaries, the last acts on shards alone.
+    if key not in ("gradient_clipping", "routing", "quant_storage"):
         assert result != estimate(rest).to_dict()
 
 

@@ -119,7 +119,7 @@ def test_a_recording_with_flash_is_the_program_by_hand(family: str, keys: dict[s
     model = write_config(tmp_path / "model", {"model_type": family, **config})
     plan = parse_plan({"model": model, "batch": 2, "seq": 40, "attention": "flash", "device": "rtx-4090", **keys})
     resolved = resolve(plan)
-    recorded = replace(resolved, spec=replace(resolved.spec, read=recorded_config(resolved.spec.raw, "live")))
+    recorded = resolved._replace(spec=replace(resolved.spec, read=recorded_config(resolved.spec.raw, "live")))
     one, other = (
         to_result(found, run(found.step, found.sizes(), found.method, plan.batch, plan.seq))
         for found in (resolved, recorded)

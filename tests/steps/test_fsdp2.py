@@ -33,6 +33,7 @@ GATHERED = 100 * 96 * 4
         ({}, 1),
         ({"param_dtype": "bfloat16"}, 1 / 2),
         ({"reshard_after_forward": True}, None),
+        ({"reshard_after_forward": 2}, None),
         ({"replicate": 2}, None),
     ],
     ids=str,
@@ -50,5 +51,7 @@ def test_what_a_rank_sends(options: dict[str, Any], factor: float | None, tmp_pa
     elif "replicate" in options:
         part = alone // 2
         assert found.communicated == (3 * alone - root) // 2 + 2 * part // 2
+    elif options["reshard_after_forward"] == 2:  # backward gathers from one other process
+        assert found.communicated == 2 * alone * (world - 1) // world + alone // 2
     else:
         assert found.communicated == 3 * alone * (world - 1) // world

@@ -34,7 +34,7 @@ def moved(config: dict[str, Any], keys: dict[str, Any], offloaded: dict[str, str
     plan = {"batch": 2, "seq": 60, "dtype": "float32", "optimizer": "sgd", **keys}
     resolved = resolve(parse_plan({"model": write_config(folder / "model", config), **plan}))
     changed = resolved.plan.model_copy(update=offloaded)
-    return replace(resolved, plan=changed, step=replace(resolved.step, **offloaded))
+    return resolved._replace(plan=changed, step=replace(resolved.step, **offloaded))
 
 
 def measured(resolved: Resolved, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:

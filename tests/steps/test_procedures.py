@@ -81,7 +81,7 @@ def test_the_procedure_of_the_page(method: str, sam: type[Procedure], tmp_path: 
     keys = {"method": method, "batch": 2, "seq": 33, "dtype": "float32"}
     plan = parse_plan({"model": write_config(tmp_path, CONFIG), **keys})
     resolved = resolve(plan)
-    resolved = replace(resolved, step=replace(resolved.step, procedure=sam()))
+    resolved = resolved._replace(step=replace(resolved.step, procedure=sam()))
     predicted = to_result(resolved, run(resolved.step, resolved.sizes(), resolved.method, plan.batch, plan.seq))
 
     def make(resolved: Resolved, model: Any) -> Step:

@@ -26,6 +26,7 @@ from ...errors import InputError
 from ...ledger import FLOATING, ITEMSIZE, Call, Ledger, Storage, Tensor, product, record, whole
 from ...ledger.graph import Output
 from ...methods.lora import LoraLinear
+from ...operators.table import Kept, saves
 from ...programs import Sharding
 from ...programs.modules import Embedding, Linear, Module
 from .scope import Parts, Scope
@@ -436,6 +437,16 @@ def _post_backward(coordinator: _Coordinator, path: str, call: Call) -> tuple[Te
     return tuple(call.grads)
 
 
+_WHOLE = "kept whether or not the other factor trains"
+
+
+@saves(
+    "LinearFunctionForZeroStage3Backward",
+    Kept("the input", (1,), _WHOLE),
+    Kept("the weight", (0,), _WHOLE),
+    Kept("the bias", (), _WHOLE),
+    inputs=("input", "weight", "bias"),
+)
 def _linear(x: Tensor, weight: Tensor, bias: Tensor | None, run: Callable[..., Tensor]) -> Tensor:
     """``LinearFunctionForZeroStage3``, which takes the place of ``F.linear``: saves all its inputs, and makes all
     gradients before one of them is stored.
