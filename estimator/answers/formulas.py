@@ -22,20 +22,10 @@ from ..plans.refusals import check_question
 from ..plans.resolve import Resolved, resolve, window_of
 from ..programs.modules import Method
 from ..steps.step import StepTotals, run
+from .result import BYTES, RESIDENT
 from .result import COMPONENTS as TOTALS
-from .result import RESIDENT
 
-COMPONENTS = (
-    "parameters",
-    "adapters",
-    "buffers",
-    "gradients",
-    "optimizer",
-    "saved",
-    "kv_cache",
-    "communication",
-    "resident",
-)
+COMPONENTS = (*BYTES, "resident")
 """The components of a result that are one polynomial each. The peak is a maximum over moments."""
 
 

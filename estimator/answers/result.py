@@ -204,16 +204,8 @@ def make_result(
 
     The process is that of ``usage``; without one the live bytes, and what the engine holds beside them.
     """
-    left_out = (
-        "communicated",
-        "communicated_again",
-        "trainable_parameters",
-        "total_parameters",
-        *(() if plan.task == "infer" else ("kv_cache",)),
-    )
-    if not components["communication"]:
-        left_out = (*left_out, "communication")
-    sizes = {name: components[name] for name in COMPONENTS if name not in left_out}
+    shown = {"kv_cache": plan.task == "infer", "communication": bool(components["communication"])}
+    sizes = {name: components[name] for name in BYTES if shown.get(name, True)}
     sizes["resident"] = sum(components[name] for name in RESIDENT)
     sizes["peak_above_resident"] = max(moments.values())
     sizes["peak"] = sizes["resident"] + sizes["peak_above_resident"]
@@ -295,18 +287,8 @@ def _beyond(plan: Plan, spec: ModelSpec) -> list[str]:
 
 RESIDENT = ("parameters", "buffers", "optimizer", "communication")
 """The parts of what is there between steps."""
-COMPONENTS = (
-    "parameters",
-    "adapters",
-    "buffers",
-    "gradients",
-    "optimizer",
-    "saved",
-    "kv_cache",
-    "communication",
-    "communicated",
-    "communicated_again",
-    "trainable_parameters",
-    "total_parameters",
-)
-"""The fields of a step's totals beside the moments: bytes, and two numbers of parameters."""
+BYTES = ("parameters", "adapters", "buffers", "gradients", "optimizer", "saved", "kv_cache", "communication")
+"""The parts of a step's totals that a rank has."""
+COMPONENTS = (*BYTES, "communicated", "communicated_again", "trainable_parameters", "total_parameters")
+"""The fields of a step's totals beside the moments: bytes that a rank has, bytes that it sends, and two numbers of
+parameters."""

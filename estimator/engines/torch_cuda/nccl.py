@@ -25,7 +25,6 @@ def nccl_bytes(sharding: ShardingOptions | None) -> int:
     """Bytes of a rank's communicators, one for each way in which processes share the model."""
     if sharding is None:
         return 0
-    split = sharding.replicate * sharding.tp
-    ways = (sharding.replicate, sharding.tp, (sharding.world_size or split) // split)
+    ways = (sharding.replicate, sharding.tp, (sharding.world_size or sharding.split) // sharding.split)
     channel = -(-(LL + LL128 + SIMPLE) // GRANULE) * GRANULE
     return sum(size > 1 for size in ways) * CHANNELS * channel

@@ -10,15 +10,13 @@ from __future__ import annotations
 import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, NamedTuple
 
 from ... import operators as ops
 from ...errors import InputError
-from ...ledger import FLOATING, ITEMSIZE, Call, Ledger, Size, Tensor, ceiling, product, record
-from ...ledger.graph import Output
+from ...ledger import FLOATING, ITEMSIZE, Ledger, Size, Tensor, ceiling, product
 from ...programs import Sharding
-from .scope import Parts, Scope
+from .scope import Parts, Scope, with_post_backward
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -183,7 +181,7 @@ class _Group:
         self.unshard()
         self.wait_for_unshard(forward=True)
         if not self.in_forward:
-            inputs = _with_post_backward(inputs, self)
+            inputs = with_post_backward("RegisterPostBackwardFunctionBackward", inputs, self.post_backward)
         self.in_forward = True
         return inputs
 
@@ -349,25 +347,3 @@ class _Scope(Scope):
             group.end()
         self.shared.post_forward_order.clear()
         self.shared.reduced = None
-
-
-def _with_post_backward(inputs: Sequence[Tensor], group: _Group) -> list[Tensor]:
-    """The inputs, those with a gradient behind one node, which runs last (``RegisterPostBackwardFunction``)."""
-    trained = [i for i, x in enumerate(inputs) if x.requires_grad]
-    out = list(inputs)
-    if not trained or not group.ledger.grad_enabled:
-        return out
-    given = [inputs[i] for i in trained]
-    rule = partial(_post_backward, group)
-    node = record("RegisterPostBackwardFunctionBackward", given[0].alias, given, (), rule).node
-    assert node is not None
-    node.outputs = [Output(x.shape, x.dtype) for x in given]
-    for number, i in enumerate(trained):
-        out[i] = inputs[i].alias()
-        out[i].requires_grad, out[i].node, out[i].number = True, node, number
-    return out
-
-
-def _post_backward(group: _Group, call: Call) -> tuple[Tensor | None, ...]:
-    group.post_backward()
-    return tuple(call.grads)

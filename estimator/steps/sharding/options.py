@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Field
 
 from ...errors import InputError, shown
-from ...io.fields import FloatDtype, Whole, checked
+from ...io.fields import FloatDtype, Whole, block_reader
 
 Count = Annotated[Whole, Field(ge=1, le=10**6)]
 Elements = Annotated[Whole, Field(ge=1, le=10**12)]
@@ -75,6 +75,11 @@ class ShardingOptions(BaseModel):
     sequence_parallel: bool = Field(False, description="tp: norms and dropout share each sequence")
 
     @property
+    def split(self) -> int:
+        """How many processes have one part of what ``shard`` processes share: the product of the other sizes."""
+        return self.replicate * self.tp * self.cp * self.pp
+
+    @property
     def label(self) -> str:
         """What messages call it."""
         return self.name or f"tp {self.tp}"
@@ -88,24 +93,20 @@ class ShardingOptions(BaseModel):
 SIZES = ("replicate", "tp", "cp", "pp", "ep")
 """The keys that say how many processes share what."""
 NO_RULE_YET = ("cp", "pp", "ep", "cpu_offload", "offload_optimizer", "offload_param")
-"""The names and keys of the block for which there is no rule."""
+"""The keys of the block for which there is no rule."""
+
+
+_options = block_reader(ShardingOptions, "sharding", "{name: fsdp2, world_size: 8}")
 
 
 def read(block: Any) -> ShardingOptions:
     """A block of sharding, or its name alone, with its world. Raises ``InputError``."""
-    if isinstance(block, ShardingOptions):
-        return block
     block = {"name": block} if isinstance(block, str) else block
-    if not isinstance(block, Mapping):
-        raise InputError("sharding must be a block such as {name: fsdp2, world_size: 8}")
-    name = block.get("name")
-    name = name.lower().replace("_", "-") if isinstance(name, str) else name
-    options = checked(ShardingOptions, {**block, "name": name} if "name" in block else block, "sharding", "sharding.")
+    if isinstance(block, Mapping) and isinstance(name := block.get("name"), str):
+        block = {**block, "name": name.lower().replace("_", "-")}
+    options = _options(block)
     for key in NO_RULE_YET:
-        if key == options.name:
-            raise InputError(f"sharding {key} has no rules yet; take fsdp2")
-        default = ShardingOptions.model_fields[key].default if key in ShardingOptions.model_fields else None
-        if (value := getattr(options, key, None)) != default:
+        if (value := getattr(options, key)) != ShardingOptions.model_fields[key].default:
             raise InputError(f"sharding.{key} {shown(value)} has no rule yet; leave it out")
     if options.tp > 1 and options.name is not None:
         raise InputError(
@@ -130,8 +131,7 @@ def auto_values(hidden_size: int) -> dict[str, int]:
 
 def _with_world(options: ShardingOptions) -> ShardingOptions:
     """The options with their ``world_size``, and ``hsdp`` where whole models are replicated."""
-    product = options.replicate * options.tp * options.cp * options.pp
-    world = options.world_size
+    product, world = options.split, options.world_size
     if options.name is None:
         if product == 1:
             raise InputError("sharding has no name; add one: --sharding fsdp2, or {name: fsdp2, world_size: 8}")

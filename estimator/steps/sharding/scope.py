@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from ...ledger import Size, Tensor
+from ...ledger import Call, Size, Tensor, record
+from ...ledger.graph import Output
 
 
 class Parts(NamedTuple):
@@ -23,6 +24,29 @@ class Parts(NamedTuple):
     """The modules that a method has put in the place of others, by their paths."""
     roles: Mapping[str, str]
     """The paths of its modules by their roles: ``input embedding``, ``final norm``, ``output embedding``."""
+
+
+def with_post_backward(name: str, inputs: list[Tensor], post_backward: Callable[[], None]) -> list[Tensor]:
+    """A module's inputs, those with a gradient behind one node: a ``torch.autograd.Function`` whose node has that name.
+
+    It runs last in the module's backward, and calls ``post_backward``.
+    """
+    trained = [i for i, x in enumerate(inputs) if x.requires_grad]
+    if not trained or not inputs[0].ledger.grad_enabled:
+        return inputs
+
+    def rule(call: Call) -> tuple[Tensor | None, ...]:
+        post_backward()
+        return tuple(call.grads)
+
+    given, out = [inputs[i] for i in trained], [*inputs]
+    node = record(name, given[0].alias, given, (), rule).node
+    assert node is not None
+    node.outputs = [Output(x.shape, x.dtype) for x in given]
+    for number, i in enumerate(trained):
+        out[i] = inputs[i].alias()
+        out[i].requires_grad, out[i].node, out[i].number = True, node, number
+    return out
 
 
 class Scope:

@@ -24,12 +24,11 @@ from typing import Any, ClassVar
 from ... import operators as ops
 from ...errors import InputError
 from ...ledger import FLOATING, ITEMSIZE, Call, Ledger, Storage, Tensor, product, record, whole
-from ...ledger.graph import Output
 from ...methods.lora import LoraLinear
 from ...operators.table import Kept, saves
 from ...programs import Sharding
 from ...programs.modules import Embedding, Linear, Module
-from .scope import Parts, Scope
+from .scope import Parts, Scope, with_post_backward
 from .zero import NORM_BYTES
 
 MAX_LIVE_PARAMETERS = MAX_REUSE_DISTANCE = SUB_GROUP_SIZE = 1_000_000_000
@@ -330,7 +329,8 @@ class _StageThree(Scope):
 
     def before_module(self, path: str, inputs: list[Tensor]) -> list[Tensor]:
         self.coordinator.fetch_sub_module(path, forward=True)
-        return self._with_post_backward(path, inputs)
+        release = partial(self.coordinator.release_sub_module, path, forward=False)
+        return with_post_backward("PostBackwardFunctionModuleBackward", inputs, release)
 
     def after_module(self, path: str, outputs: list[Tensor]) -> None:
         self.coordinator.release_sub_module(path, forward=True)
@@ -342,21 +342,6 @@ class _StageThree(Scope):
             if isinstance(x, Tensor) and x.node is not None:
                 hook = partial(self.coordinator.fetch_sub_module, path, forward=False)
                 x.node.hooks = (hook, *x.node.hooks)
-
-    def _with_post_backward(self, path: str, inputs: list[Tensor]) -> list[Tensor]:
-        """``PostBackwardFunctionModule`` of the inputs that get a gradient, behind one node here."""
-        trained = [i for i, x in enumerate(inputs) if x.requires_grad]
-        if not trained or not self.ledger.grad_enabled:
-            return inputs
-        given, out = [inputs[i] for i in trained], [*inputs]
-        rule = partial(_post_backward, self.coordinator, path)
-        node = record("PostBackwardFunctionModuleBackward", given[0].alias, given, (), rule).node
-        assert node is not None
-        node.outputs = [Output(x.shape, x.dtype) for x in given]
-        for number, i in enumerate(trained):
-            out[i] = inputs[i].alias()
-            out[i].requires_grad, out[i].node, out[i].number = True, node, number
-        return out
 
     def before_gradient(self, leaf: Tensor) -> None:
         """Nothing happens."""
@@ -430,11 +415,6 @@ class _Hooked(Module):
         out: Tensor = self.inner(x)
         self.scope.after_module(self.path, [out])
         return out
-
-
-def _post_backward(coordinator: _Coordinator, path: str, call: Call) -> tuple[Tensor | None, ...]:
-    coordinator.release_sub_module(path, forward=False)
-    return tuple(call.grads)
 
 
 _WHOLE = "kept whether or not the other factor trains"
