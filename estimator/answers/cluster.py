@@ -62,6 +62,11 @@ class Layout(NamedTuple):
         return way_of(self.sharding)
 
     @property
+    def label(self) -> str:
+        """The layout in a few words: ``4 x h100-80gb, fsdp2``."""
+        return self.device.name if self.sharding is None else f"{self.cards} x {self.device.name}, {self.way}"
+
+    @property
     def spare(self) -> int:
         """Bytes of a card that are left; negative where the plan does not fit."""
         assert self.result.margin_bytes is not None
@@ -105,6 +110,11 @@ class Cluster(Drawn):
     def records(self) -> list[dict[str, Any]]:
         """A row for each layout that fits; where none does, for the nearest one."""
         return [{**one.to_dict(), "sharding": one.way} for one in self.layouts or [self.nearest]]
+
+    @property
+    def most(self) -> int:
+        """The most cards that are tried."""
+        return self.tried[-1].cards
 
     @property
     def layouts(self) -> list[Layout]:
@@ -177,9 +187,10 @@ def smallest_cluster(
     left_out: dict[str, tuple[str, ...]] = {}
     cards: list[Device] = []
     for device in dict.fromkeys(map(find, devices)):
-        if (reason := why_left_out(device, named=True)) is None:
+        if (why := why_left_out(device, named=False)) is None:
             cards.append(device)
         else:
+            reason = why.partition(";")[0]
             left_out[reason] = (*left_out.get(reason, ()), device.name)
     if not cards:
         raise InputError(f"no device is left: {'; '.join(left_out)}; name others")

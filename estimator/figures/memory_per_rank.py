@@ -28,8 +28,8 @@ def cluster_figure(answer: Cluster) -> Figure:
     Where what is live alone exceeds a GPU's memory, its process is not known, and the live bytes are drawn hollow.
     """
     devices = list(dict.fromkeys(one.device for one in sorted(answer.tried, key=lambda one: one.device.usable_bytes)))
-    columns = min(len(devices), COLUMNS)
-    rows = math.ceil(len(devices) / columns)
+    rows = math.ceil(len(devices) / COLUMNS)
+    columns = math.ceil(len(devices) / rows)
     figure = new_figure(4.2 * columns + 3.0, 3.7 * rows + 1.9)
     width, height = figure.get_size_inches()
     panels = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
@@ -64,10 +64,9 @@ def cluster_figure(answer: Cluster) -> Figure:
         bbox_to_anchor=(1 - 2.6 / width, 1 - 1.2 / height),
     )  # fmt: skip
     best, plan = answer.best, answer.plan
-    found = "nothing fits" if best is None else f"{best.cards} × {best.device.name}, {best.way}"
     add_heading(
         figure,
-        f"Smallest cluster: {found}",
+        f"Smallest cluster: {'nothing fits' if best is None else best.label.replace(' x ', ' × ')}",
         "  ·  ".join(
             (
                 model_in_short(plan.model),

@@ -20,7 +20,7 @@ CARDS = ["raspberry-pi-5-8gb", "t4", "raspberry-pi-5-16gb"]
 
 @pytest.fixture(scope="module")
 def answer() -> Cluster:
-    return smallest_cluster(FULL, [*CARDS, "mi300x"])
+    return smallest_cluster(FULL, [*CARDS, "mi300x", "iphone-15"])
 
 
 def test_every_layout_is_that_of_estimate(answer: Cluster) -> None:
@@ -60,6 +60,7 @@ def test_all_that_fits_is_there_in_order(answer: Cluster) -> None:
 def test_what_is_not_tried_is_named(answer: Cluster) -> None:
     """Cards without rules by their name, and ways that every one of the devices' steps is refused."""
     assert ("mi300x",) in answer.left_out.values()
+    assert answer.left_out["phones and tablets, on which PyTorch does not train"] == ("iphone-15",)
     assert any(not one.exact for one in answer.tried)  # a GPU's layout that is not replayed, which does not fit
     assert not [one for one in answer.tried if not one.exact and one.result.fits]
     tried = {one.way for one in answer.tried}
@@ -109,6 +110,7 @@ def test_where_nothing_fits_the_nearest_is_named() -> None:
         ({}, [], 8, "name them: devices="),
         ({}, ["rtx-4091"], 8, "did you mean rtx-4090"),
         ({}, ["mi300x"], 8, "no device is left: cards without CUDA"),
+        ({}, ["iphone-15", "ipad-16gb"], 8, "no device is left: phones and tablets, on which PyTorch does not train; n"),
         ({}, ["t4"], 0, "max_cards is 0; give a whole number from 1 to 4,096"),
         ({}, ["t4"], True, "max_cards is True"),
         ({"sharding": "fsdp2"}, ["t4"], 8, "looks for sharding; leave sharding out"),

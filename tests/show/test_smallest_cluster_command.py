@@ -40,6 +40,8 @@ def test_nothing_fits() -> None:
     assert "Does not fit on 1 of any of these cards. The nearest is raspberry-pi-5-16gb" in out
     told = ask("smallest-cluster", *MODEL, *CARDS, "--max-cards", 1, "--json", status=1)
     assert told["layouts"] == []
+    out = ask("smallest-cluster", "llama-3.1-8b", *CARDS, "--max-cards", 3, status=1)
+    assert "Does not fit on 2 of any of these cards. The nearest is 2 x raspberry-pi-5-16gb, tp 2: " in out
     assert "at least" in ask("smallest-cluster", "llama-3.1-8b", "--devices", "t4", "--max-cards", 1, status=1)
 
 

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 from pathlib import Path
 
-from ...answers.cluster import LOOKED_FOR, MAX_CARDS, Cluster, Layout, smallest_cluster
+from ...answers.cluster import LOOKED_FOR, MAX_CARDS, Cluster, smallest_cluster
 from ...answers.sentences import verdict
 from ...errors import InputError
 from ...plans.margins import MARGIN_HELP, Margin
@@ -62,13 +62,13 @@ def _print(answer: Cluster) -> None:
     if best is None:
         least = "" if shown.exact else "at least "
         show_answer(
-            f"Does not fit on {answer.max_cards} of any of these cards. The nearest is {_layout(shown)}: it needs "
+            f"Does not fit on {answer.most} of any of these cards. The nearest is {shown.label}: it needs "
             f"{least}{human(shown.result.bytes['process'])}, {human(-shown.spare)} too much.",
             brief="none",
         )
         show("To fit: more cards (--max-cards), or `estimator advise` with this plan and a card.")
     else:
-        show_answer(f"smallest cluster: {_layout(best)}", brief=_layout(best))
+        show_answer(f"smallest cluster: {best.label}", brief=best.label)
         show(
             f"A rank needs {human(best.result.bytes['process'])}; the peak is at: {best.result.peak_at}.",
             verdict(best.result, best.margin),
@@ -94,8 +94,3 @@ def _print(answer: Cluster) -> None:
     if answer.left_out:
         names_and_reasons = (f"{', '.join(names)} ({reason})" for reason, names in answer.left_out.items())
         show(f"Left out: {'; '.join(names_and_reasons)}.")
-
-
-def _layout(one: Layout) -> str:
-    """A layout in a few words: ``4 x h100-80gb, fsdp2``."""
-    return one.device.name if one.sharding is None else f"{one.cards} x {one.device.name}, {one.way}"
