@@ -110,7 +110,7 @@ def test_where_nothing_fits_the_nearest_is_named() -> None:
         ({}, [], 8, "name them: devices="),
         ({}, ["rtx-4091"], 8, "did you mean rtx-4090"),
         ({}, ["mi300x"], 8, "no device is left: cards without CUDA"),
-        ({}, ["iphone-15", "ipad-16gb"], 8, "no device is left: phones and tablets, on which PyTorch does not train; n"),
+        ({}, ["iphone-15", "ipad-16gb"], 8, "no device is left: phones and tablets, on which PyTorch does not"),
         ({}, ["t4"], 0, "max_cards is 0; give a whole number from 1 to 4,096"),
         ({}, ["t4"], True, "max_cards is True"),
         ({"sharding": "fsdp2"}, ["t4"], 8, "looks for sharding; leave sharding out"),
