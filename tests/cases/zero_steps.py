@@ -24,6 +24,7 @@ from tests.helpers.files import DATA
 RECORD = DATA / "zero_steps.json"
 FEW = {"num_hidden_layers": 3, "vocab_size": 100, "hidden_size": 48, "num_attention_heads": 4, "intermediate_size": 72}
 WIDE = {**FEW, "vocab_size": 3000}
+PARALLEL = {**FEW, "model_type": "gpt_neox", "num_hidden_layers": 2, "hidden_size": 64, "intermediate_size": 40}
 TINY = {"batch": 1, "seq": 2, "dtype": "float32"}
 MANY = {"batch": 2, "seq": 33, "dtype": "float32"}
 BF16 = {"dtype": "bfloat16"}
@@ -105,6 +106,7 @@ CASES: list[Case] = [
             gathered(4_000, ahead=900),
         ),
         ("zero3", "layer", 3, WIDE, {**MANY, **LAYER}, gathered()),
+        ("zero3", "parallel-layer", 3, PARALLEL, {**TINY, "seq": 17, **LORA, **LAYER}, {}),
         ("zero3", "lora-tiny", 3, FEW, {**TINY, **LORA}, gathered()),
         ("zero3", "lora-bfloat16", 3, FEW, {**MANY, **LORA, **BF16}, gathered()),
         ("zero3", "lora-layer", 3, FEW, {**MANY, **LORA, **LAYER}, gathered()),

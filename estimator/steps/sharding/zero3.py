@@ -24,6 +24,7 @@ from typing import Any, ClassVar
 from ... import operators as ops
 from ...errors import InputError
 from ...ledger import FLOATING, ITEMSIZE, Call, Ledger, Storage, Tensor, product, record, whole
+from ...ledger.graph import Beside
 from ...methods.lora import LoraLinear
 from ...operators.table import Kept, saves
 from ...programs import Sharding
@@ -439,7 +440,8 @@ def _linear(x: Tensor, weight: Tensor, bias: Tensor | None, run: Callable[..., T
         return out
 
     given = (x, weight, bias)
-    return record("LinearFunctionForZeroStage3Backward", make, given, given, _linear_backward)
+    saved = [None if t is None else Beside(t) for t in given]  # a checkpoint that needs no more stops after the product
+    return record("LinearFunctionForZeroStage3Backward", make, given, saved, _linear_backward)
 
 
 def _linear_backward(call: Call) -> tuple[Tensor | None, ...]:
