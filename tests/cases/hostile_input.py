@@ -1,5 +1,5 @@
-"""Hostile input, made at random from a seed: plans, configs, adapters, headers, snapshots, records, training files,
-recorded programs, command lines, and places to write to.
+"""Hostile input, made at random from a seed: plans and their blocks, configs, adapters, headers, snapshots, records,
+training files, recorded programs, command lines, and places to write to.
 
 A case is the arguments of one command; ``run`` answers it in this process as the command line would, and says what a
 job script would see. ``python -m tests.cases.hostile_input 20000 7`` runs as many cases from another seed, and prints
@@ -15,16 +15,21 @@ import pickle
 import random
 import struct
 import sys
+import types
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
+
+from pydantic import BaseModel
 
 from estimator.engines.llama_cpp import convert
 from estimator.engines.llama_cpp.header import Header
 from estimator.methods.registry import METHODS
+from estimator.moments.options import RunOptions
 from estimator.plans.models import load
 from estimator.plans.plan import Plan
 from estimator.plans.recorded_programs import shipped_folder
+from estimator.steps.sharding.options import ShardingOptions
 from tests.cases.method_examples import EXAMPLES
 from tests.cases.training_files import FORMATS, cases
 from tests.helpers.commands import MEGABYTES, Seen, run
@@ -183,7 +188,7 @@ class Cases:
     def __iter__(self) -> Iterator[tuple[list[str], bytes]]:
         kinds = (
             *(self.plan, self.config, self.adapter, self.gguf, self.arguments, self.lines, self.bytes),
-            *(self.outputs, self.programs, self.tensors, self.snapshot, self.records, self.training),
+            *(self.outputs, self.programs, self.tensors, self.snapshot, self.records, self.training, self.blocks),
         )
         while True:
             yield self.random.choice(kinds)()
@@ -194,6 +199,24 @@ class Cases:
         if self.one_in(4):
             return self.command("--plan", "-"), json.dumps(plan).encode()
         return self.command("--plan", str(self.file("plan.json", json.dumps(plan)))), b""
+
+    def blocks(self) -> tuple[list[str], bytes]:
+        """A plan of a small model with values for the keys of its blocks; or how many cards share it."""
+        file = self.file("config.json", json.dumps({**CONFIG, "model_type": self.random.choice(("llama", "qwen2"))}))
+        plan = {**self.some_plan(), "model": str(file)}
+        if self.one_in(2):
+            plan["method"] = self.random.choice(("full", "lora"))
+        for key, options in (("sharding", ShardingOptions), ("run", RunOptions)):
+            if self.one_in(2):
+                plan[key] = {name: value for name, value in self.block(options).items() if value is not None}
+        if isinstance(plan.get("sharding"), dict) and self.one_in(2):
+            plan["sharding"] |= {"name": self.member(ShardingOptions, "name"), "world_size": 8}
+        path = str(self.file("plan.json", json.dumps(self.mutated(plan) if self.one_in(2) else plan)))
+        if self.one_in(8):
+            cards = self.random.choice(("t4", "raspberry-pi-5-8gb", "rtx-4090,raspberry-pi-5-8gb", str(self.value())))
+            most = str(self.random.choice((2, 4, *NUMBERS)))
+            return ["smallest-cluster", "--plan", path, f"--devices={cards}", f"--max-cards={most}"], b""
+        return self.command("--plan", path), b""
 
     def config(self) -> tuple[list[str], bytes]:
         """A model's folder, with any name."""
@@ -433,6 +456,14 @@ class Cases:
         }  # fmt: skip
         return self.random.choice(words.get(key, [True, 1, 2, "float16"]))
 
+    def block(self, options: type[BaseModel]) -> dict[str, Any]:
+        """Values for some keys of a block, each of a kind that it takes."""
+        keys = self.random.sample(list(options.model_fields), self.random.randrange(5))
+        return {key: self.member(options, key) for key in keys}
+
+    def member(self, options: type[BaseModel], key: str) -> Any:
+        return self.random.choice([*members(options.model_fields[key].annotation)])
+
     def mutated(self, data: dict[str, Any]) -> dict[str, Any]:
         """The same with up to three changes, at any depth."""
         data = json.loads(json.dumps(data))
@@ -494,6 +525,20 @@ class Cases:
                     [b"\x00", b'"', b"{", b"[" * 3000, b"\\", b"\n", b"9" * 5000, b"\xc3"]
                 )
         return bytes(found)
+
+
+def members(kind: Any) -> Iterator[Any]:
+    """Some values of a type."""
+    few = {bool: (True, False), int: (1, 2, 3, 8, 10**6), float: (0.5,), str: ("1GiB", "x"), type(None): (None,)}
+    if get_origin(kind) is Literal:
+        yield from get_args(kind)
+    elif get_origin(kind) in (Union, types.UnionType):
+        for one in get_args(kind):
+            yield from members(one)
+    elif get_origin(kind) is Annotated:
+        yield from members(get_args(kind)[0])
+    else:
+        yield from few.get(kind, (1, "x"))
 
 
 _HEADERS: dict[str, Header] = {}
