@@ -16,9 +16,11 @@ from estimator.answers.result import COMPONENTS
 from estimator.engines.torch_cuda import passes
 from estimator.engines.torch_cuda.process import log_step
 from estimator.errors import InputError
+from estimator.ledger.sizes import symbol
 from estimator.plans.margins import NO_MARGIN
 from estimator.plans.plan import parse_plan
 from estimator.plans.resolve import Resolved, resolve
+from estimator.programs import repeats
 from estimator.programs.program import Call, Drop, Made, Ref, Repeat, dropped, end_pass, free_slots, made
 from estimator.steps.step import run
 from tests.cases.small_models import write_config
@@ -194,3 +196,15 @@ def test_what_a_pass_leaves_is_renamed() -> None:
     frame = {3: "outside", 13: "state"}
     end_pass(loop, frame)
     assert frame == {3: "outside", 10: "state"}
+
+
+def test_loops_that_are_too_long_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    """All passes of a loop are at most so many events; a loop whose passes are no number stays."""
+    loop = Repeat(3, 10, 2, (Drop(10), Drop(11)))
+    monkeypatch.setattr(repeats, "MOST_REPEATED", 6)
+    assert repeats.all_passes(loop) == ([Drop(slot) for slot in range(10, 16)], 3)
+    several = loop._replace(count=symbol("C"))
+    assert repeats.all_passes(several) == ([several], 0)
+    monkeypatch.setattr(repeats, "MOST_REPEATED", 5)
+    with pytest.raises(InputError, match="a loop of 3 passes is too long"):
+        repeats.all_passes(loop)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import json
 import pickle
@@ -16,9 +15,7 @@ from hypothesis import strategies as st
 
 from estimator.answers import snapshot_comparison
 from estimator.answers.snapshot_comparison import aligned
-from estimator.errors import InputError
 from estimator.io import plain_pickle
-from estimator.io.plain_pickle import loads
 from estimator.plans.plan import parse_plan
 from estimator.show.cli import main
 from tests.cases.small_models import TINY, write_config
@@ -263,34 +260,6 @@ def test_any_alignment(recorded: list[int], predicted: list[int]) -> None:
     assert found.stop == len(recorded) or found.predicted_stop == len(predicted)
 
 
-PLAIN = st.recursive(
-    st.none() | st.booleans() | st.integers(-(2**120), 2**120) | st.floats(allow_nan=False) | st.text(max_size=300),
-    lambda inner: (
-        st.lists(inner)
-        | st.lists(inner).map(tuple)
-        | st.dictionaries(st.text(max_size=9) | st.integers(-(2**70), 2**70), inner)
-    ),
-    max_leaves=40,
-)
-
-
-@settings(max_examples=38, deadline=None)
-@given(PLAIN, st.integers(2, 5))
-def test_plain_values_are_read(value: Any, protocol: int) -> None:
-    """Witness: CPython's pickle, which writes them."""
-    read = loads(pickle.dumps([value, value], protocol=protocol))
-    assert read == [value, value]
-    assert repr(read) == repr([value, value])
-
-
-@settings(max_examples=75, deadline=None)
-@given(st.binary(max_size=60), st.integers(2, 5))
-def test_any_bytes_are_read_or_refused(content: bytes, protocol: int) -> None:
-    """Nothing but one kind of error, whatever the instructions."""
-    with contextlib.suppress(InputError):
-        loads(bytes([0x80, protocol]) + content + b".")
-
-
 class Runs:
     """Unpickling an instance would call a function."""
 
@@ -347,12 +316,6 @@ def test_values_take_little_memory(tmp_path: Path) -> None:
     done = child("compare-snapshot", str(path), MODEL, *PLAN)
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert "max_entries" in done.stderr
-
-
-def test_other_keys_are_not_kept() -> None:
-    value = [{"size": 1, "time_us": 2, "frames": [{"line": 3, "x": 4}]}]
-    read = loads(pickle.dumps(value), ("size", "frames", "line"))
-    assert read == [{"size": 1, "frames": [{"line": 3}]}]
 
 
 @pytest.mark.parametrize(

@@ -15,9 +15,11 @@ from estimator.answers.comparison import compare
 from estimator.answers.estimate import estimate
 from estimator.answers.formulas import compile_plan
 from estimator.errors import InputError
+from estimator.ledger import Ledger
+from estimator.operators import CPU
 from estimator.plans.plan import parse_plan
 from estimator.show.cli import main
-from estimator.steps.caches import DynamicCache, StaticCache
+from estimator.steps.caches import DynamicCache, StaticCache, _quantised
 from tests.cases.causal_classes import CLASSES
 from tests.cases.generate_calls import random_call
 from tests.cases.small_models import METHODS, write_config
@@ -45,6 +47,25 @@ def test_half_precision(cache: str, beams: int, tmp_path: Path) -> None:
     assert_call({}, {"dtype": "float16", "generate": block}, tmp_path)
     if cache != "quantized":
         assert_call({}, {"autocast": "bfloat16", "generate": block}, tmp_path)
+
+
+@pytest.mark.extra("trace")
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_a_quantised_cache(dtype: str, tmp_path: Path) -> None:
+    """Witness: measurement. Heads are so wide that the peak is where keys are dequantised."""
+    block = {"max_new_tokens": 12, "cache_implementation": "quantized"}
+    config = {"vocab_size": 19, "num_hidden_layers": 2, "head_dim": 128}
+    assert_call(config, {"dtype": dtype, "seq": 1, "generate": block}, tmp_path)
+
+
+@pytest.mark.parametrize(("dtype", "most"), [("float32", 5), ("bfloat16", 8)])
+def test_what_is_live_while_numbers_are_quantised(dtype: str, most: int) -> None:
+    """By hand, from ``_quantize``: a float32 copy of other numbers, the scaled ones, and without the copy 8 bits."""
+    ledger = Ledger(CPU)
+    x = ledger.empty((1, 4, 1024, 64), dtype)
+    before = ledger.live
+    _quantised(x)
+    assert max(ledger.peaks.values()) - before == most * 4 * 1024 * 64
 
 
 RECORDED = {

@@ -1,0 +1,104 @@
+"""How files are read: up to a limit, and with one line about what is wrong."""
+
+from __future__ import annotations
+
+import io
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from estimator.errors import InputError
+from estimator.io import files
+from estimator.io.files import beside, existing, lines, parse_json, parse_yaml, read_json, read_text
+
+
+@pytest.fixture(params=["file", "standard input"])
+def given(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """Bytes as a file, or on standard input. Returns the name to ask for."""
+
+    def put(content: bytes) -> str:
+        (tmp_path / "x").write_bytes(content)
+        monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(content)))
+        return str(tmp_path / "x") if request.param == "file" else "-"
+
+    return put
+
+
+def test_a_text_of_the_largest_size_is_read(given: Any) -> None:
+    assert read_text(Path(given(b"12345")), "a text", 5, or_stdin=True) == "12345"
+    with pytest.raises(InputError, match="larger than 5 bytes; give a text"):
+        read_text(Path(given(b"123456")), "a text", 5, or_stdin=True)
+
+
+def test_standard_input_has_a_name_only_where_it_may(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("-").write_text("a file")
+    assert read_text(Path("-"), "a text") == "a file"
+
+
+def test_a_long_line_is_cut(given: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Lines of the largest length are whole, its end counted; of a longer one the rest is left out, up to a bound."""
+    monkeypatch.setattr(files, "LONGEST_LINE", 4)
+    monkeypatch.setattr(files, "_ENDLESS", 13)
+    assert [*lines(given(b"1234\n12345\n123456789012\n\nx"), "lines")] == [b"1234\n", b"12345", b"12345", b"\n", b"x"]
+    with pytest.raises(InputError, match="has a line of more than"):
+        [*lines(given(b"12345678901234"), "lines")]
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ('{"a": 1,\n "b" 2}', "line 2, column 6"),
+        ("[" * 100_000, "nested too deeply"),
+        ("9" * 5000, "thousands of digits"),
+        (b"\xff", "not text in UTF-8"),
+        ('"\\ud800"', "half of a surrogate pair"),
+        ('"\\uDFFF"', "half of a surrogate pair"),
+        ('"\ud800"', "half of a surrogate pair"),
+        ('{"a": {"b": 1, "b": 1}}', "'b' is given twice"),
+    ],
+)
+def test_what_is_no_json(text: str | bytes, says: str) -> None:
+    with pytest.raises(InputError, match=says):
+        parse_json(text)
+
+
+def test_json() -> None:
+    assert parse_json('\ufeff{"a": [1, "ä\\ud83d\\ude00"]}'.encode()) == {"a": [1, "ä\U0001f600"]}
+
+
+def test_a_json_file_holds_an_object(tmp_path: Path) -> None:
+    (tmp_path / "x").write_text("[1]")
+    with pytest.raises(InputError, match="holds no JSON object; give a plan"):
+        read_json(tmp_path / "x", "a plan")
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("a: 1\nb:\n  c: 1\n  c: 2\n", "the mapping at line 3 has a key twice"),
+        ("a: &x [1]\nb:\n  c: *x\n", "the block at line [13] has an alias"),
+        ("a: 1\nb: [\n", "no valid YAML at line 3"),
+    ],
+)
+def test_what_is_no_yaml(text: str, says: str) -> None:
+    """The line is the one that an editor shows."""
+    with pytest.raises(InputError, match=says):
+        parse_yaml(text)
+
+
+def test_where_a_file_is_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Beside the file that names it, then in the working folder; a folder is no file."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "there").mkdir()
+    (tmp_path / "there" / "folder").mkdir()
+    for name in ("x", "there/x", "folder"):
+        Path(name).write_text("")
+    assert beside("x", tmp_path / "there") == tmp_path / "there" / "x"
+    assert beside("folder", tmp_path / "there") == Path("folder")
+    assert beside("missing", tmp_path) is None
+    assert existing(Path("~")) == Path.home()
+    assert existing(Path("n" * 300)) is None
+    assert existing(Path("\0")) is None

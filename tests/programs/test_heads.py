@@ -1,0 +1,24 @@
+"""What heads are called and given. Witness: the classes of the installed transformers."""
+
+from __future__ import annotations
+
+from inspect import signature
+
+import pytest
+
+from estimator.programs.heads import HEADS
+
+transformers = pytest.importorskip("transformers")
+FAMILIES = {"causal-lm": "llama", "seq2seq-lm": "t5"}
+
+
+@pytest.mark.parametrize("name", HEADS)
+def test_a_head_is_that_of_a_class(name: str) -> None:
+    """The auto class makes one of that name, which takes what the loop hands to it; decoders alone have caches."""
+    head, config = HEADS[name], transformers.AutoConfig.for_model(FAMILIES.get(name, "bert"))
+    made = getattr(transformers, head.auto_class)._model_mapping[type(config)]
+    assert made.__name__.endswith(head.ending)
+    taken = signature(made.forward).parameters
+    assert {one.name for one in (*head.labels, *head.prompts)} <= set(taken)
+    assert head.decodes == ("use_cache" in taken)
+    assert head.masked == (name != "causal-lm")  # the reference step of a causal model has no mask
