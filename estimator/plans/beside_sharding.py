@@ -34,11 +34,11 @@ _FSDP2: Mapping[str, tuple[Any, ...] | None] = {
     "autocast": ("bfloat16", "float16"),
     "checkpointing": ("layer", "attention", "matmul"),
     "method": tuple(name for name in METHODS if name not in ("mezo", "forward-ad", "lars")),
-    "optimizer": ("sgd", "sgd-momentum", "lion"),
-    "loss": ("chunked", "liger"),
+    "optimizer": ("sgd", "sgd-momentum", "lion", "adamw-foreach", "adamw-fused"),
+    "loss": ("chunked", "liger", "cce"),
     "runtime": ("torch-cuda",),
     **dict.fromkeys(("gradient_clipping", "packing", "use_cache", "previous_output", "mlp_chunks")),
-    "convert_outputs_to_fp32": None,
+    **dict.fromkeys(("use_reentrant", "convert_outputs_to_fp32")),
 }
 _FSDP1: Mapping[str, tuple[Any, ...] | None] = {
     **_ALL,

@@ -70,13 +70,16 @@ def _trl_sft(plan: Keys) -> Keys:
     }
 
 
+_FOUR_BIT = {"compute_dtype": "bfloat16", "double_quant": True, "quant_storage": "bfloat16"}
+
+
 def _axolotl(plan: Keys) -> Keys:
     """``AxolotlInputConfig``, and what ``ModelLoader`` sets where ``bf16`` is auto; ``set_pytorch_cuda_alloc_conf``."""
     return {
         "seq": 512,
         "dtype": "bfloat16",
         "autocast": "bfloat16",
-        **({"compute_dtype": "bfloat16", "double_quant": True} if plan.get("dtype") in FOUR_BIT else {}),
+        **(_FOUR_BIT if plan.get("dtype") in FOUR_BIT else {}),
         **({"expandable_segments": True} if _on_a_gpu(plan) else {}),
         **_reentrant(plan),
         **_hf_trainer({"autocast": "bfloat16", **plan, "dtype": None}),
@@ -102,7 +105,7 @@ def _llama_factory(plan: Keys) -> Keys:
         "seq": 2048,
         **({} if "dtype" in plan else {"dtype": "float32" if full else checkpoint_dtype(plan.get("model"))}),
         "checkpointing": "layer",
-        **({"compute_dtype": "bfloat16", "double_quant": True} if four_bit else {}),
+        **(_FOUR_BIT if four_bit else {}),
         **_reentrant({"checkpointing": "layer", **plan}),
         **_hf_trainer({**plan, "dtype": None}),
     }

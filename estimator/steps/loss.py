@@ -29,11 +29,20 @@ def flat(hidden_states: Tensor) -> Tensor:
 
 
 def head_weight(head: Module, loss: str) -> Tensor:
-    """The head's weight, which a fused loss multiplies by. Raises ``InputError`` if the head has an adapter."""
+    """The head's weight, which a fused loss multiplies by.
+
+    Raises ``InputError`` if the head has an adapter, or the process has a part of the weight alone, as no hook gathers
+    what no module uses.
+    """
     if not isinstance(head, Linear):
         raise InputError(
             f"loss {loss} multiplies by {head.path}'s weight itself, past the adapter on it; "
             f"take {head.path} out of the method's targets, or use loss: chunked"
+        )
+    if not head.weight.storage.nbytes:
+        raise InputError(
+            f"loss {loss} multiplies by {head.path}'s weight itself, of which the process has a part: PyTorch stops "
+            "(got mixed torch.Tensor and DTensor); use loss: chunked, or sharding.groups: layers"
         )
     return head.weight
 

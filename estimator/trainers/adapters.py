@@ -55,13 +55,22 @@ def bits(settings: Settings) -> int | None:
 
 
 def bitsandbytes(
-    settings: Settings, width: int, name: str, compute: str, kind: str = "nf4", double: bool = False
+    settings: Settings,
+    width: int,
+    name: str,
+    compute: str,
+    kind: str = "nf4",
+    double: bool = False,
+    storage: str | None = None,
 ) -> None:
     """A base that bitsandbytes quantises: the plan's dtype and what goes with it.
 
-    ``name`` is the file's key that says so, ``compute`` the dtype of products (``bnb_4bit_compute_dtype``).
+    ``name`` is the file's key that says so, ``compute`` the dtype of products (``bnb_4bit_compute_dtype``), ``storage``
+    that of packed weights, where it is not bitsandbytes' own (``bnb_4bit_quant_storage``).
     """
     settings.say("dtype", kind if width == 4 else "int8", name)
     if width == 4:
         settings.say("double_quant", double, name)
         settings.say("compute_dtype", compute, name)
+        if storage is not None:
+            settings.say("quant_storage", storage, name)

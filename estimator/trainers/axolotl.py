@@ -176,7 +176,7 @@ def _method(settings: Settings) -> None:
         if adapter is None:
             settings.problem("method", f"load_in_{width}bit", "needs adapter: lora or qlora (Axolotl's rule)")
         dtype = settings.reading.plan.get("dtype", "bfloat16")
-        adapters.bitsandbytes(settings, width, f"load_in_{width}bit", dtype, double=True)
+        adapters.bitsandbytes(settings, width, f"load_in_{width}bit", dtype, double=True, storage="bfloat16")
         settings.say("kbit_preparation", False, f"load_in_{width}bit")  # what it casts to float32 is cast back
         settings.say("rest_dtype", dtype, f"load_in_{width}bit")
     settings.refused(

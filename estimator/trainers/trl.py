@@ -7,6 +7,7 @@ from contextlib import suppress
 from typing import Any
 
 from ..errors import InputError
+from ..io.fields import torch_dtype
 from ..plans.presets import checkpoint_dtype
 from . import adapters, hugging_face
 from .settings import Reading, Settings
@@ -114,7 +115,9 @@ def _method(settings: Settings) -> None:
         dtype = reading.plan.get("dtype", "float32")
         kind = settings.text("bnb_4bit_quant_type") or "nf4"
         name = f"load_in_{width}bit"
-        adapters.bitsandbytes(settings, width, name, dtype, kind, settings.flag("use_bnb_nested_quant"))
+        double = settings.flag("use_bnb_nested_quant")
+        storage = torch_dtype(settings.text("bnb_4bit_quant_storage"))
+        adapters.bitsandbytes(settings, width, name, dtype, kind, double, storage)
         settings.say("rest_dtype", dtype, name)
     settings.value("bnb_4bit_quant_type", "bnb_4bit_quant_storage")
     if settings.flag("use_peft"):

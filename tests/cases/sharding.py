@@ -110,6 +110,10 @@ MEASURED += [
         ("frozen", 3, {}, {**MANY, "method": {"name": "freeze", "top_layers": 2}}, {}),
         ("norms", 3, {}, {**MANY, "method": "ln_tuning"}, MIXED),
         ("lion", 3, {}, {**MANY, "optimizer": "lion"}, {}),
+        ("foreach", 4, {}, {**MANY, "method": "lora", "optimizer": "adamw-foreach"}, ACCELERATE),
+        ("fused", 2, {}, {**MANY, **LAYER, "optimizer": "adamw-fused"}, {**ACCELERATE, **MIXED}),
+        ("reentrant", 2, {}, {**MANY, **LAYER, "use_reentrant": True}, {**ACCELERATE, **MIXED}),
+        ("cut-loss", 3, {"vocab_size": 300}, {**MANY, "loss": "cce"}, {**ACCELERATE, **MIXED}),
         ("clipped", 3, {}, {**MANY, "gradient_clipping": True}, {}),
         ("packed", 3, {}, {**MANY, "packing": True}, {}),
         ("mlp-chunks", 3, {}, {**MANY, "mlp_chunks": 2}, {}),
@@ -189,9 +193,18 @@ REFUSED: list[Refused] = [
             "cannot gather packed weights, which are no floats; set groups: accelerate",
         ),
         ({"transformers": "4.57"}, "has no rule with transformers: 4.57"),
+        ({"optimizer": "adamw-8bit"}, "has no rule with optimizer: adamw-8bit"),
         ({"run": {"eval_samples": 9}}, "eval_samples has no rule with sharding: fsdp2; leave eval_samples out"),
         ({"task": "infer"}, "does not go with task: infer, where products alone are shared"),
     )
+]
+REFUSED += [
+    (
+        {},
+        sharded({"method": "lora", "loss": loss, "dtype": "bfloat16"}, 2, **ACCELERATE),
+        f"loss {loss} multiplies by lm_head's weight itself, of which the process has a part",
+    )
+    for loss in ("cce", "liger")
 ]
 ZERO3 = {"sharding": {"name": "zero3", "world_size": 2}}
 REFUSED += [

@@ -98,3 +98,38 @@ def test_modules_that_torchtune_adapts(tmp_path: Path) -> None:
     for flags, more in (({}, []), ({"apply_lora_to_mlp": True}, ["gate_proj", "up_proj", "down_proj"])):
         path.write_text(json.dumps({"model": {**model, **flags}, "tokenizer": tokenizer, "batch_size": 1}))
         assert sorted(check(str(path)).plan.method.target_modules) == sorted(["q_proj", "o_proj", *more])
+
+
+@pytest.mark.parametrize(
+    ("keys", "storage"),
+    [
+        ({**AXOLOTL, "adapter": "qlora", "load_in_4bit": True}, "bfloat16"),
+        ({"model_name_or_path": AXOLOTL["base_model"], "max_length": 64, "load_in_4bit": True}, "uint8"),
+        (
+            {
+                "model_name_or_path": AXOLOTL["base_model"],
+                "max_length": 64,
+                "load_in_4bit": True,
+                "use_peft": True,
+                "bnb_4bit_quant_storage": "torch.bfloat16",
+            },
+            "bfloat16",
+        ),
+        (
+            {
+                "model_name_or_path": AXOLOTL["base_model"],
+                "finetuning_type": "lora",
+                "template": "x",
+                "cutoff_len": 64,
+                "quantization_bit": 4,
+                "fp16": True,
+            },
+            "float16",
+        ),
+    ],
+)
+def test_storage_of_packed_weights(keys: dict[str, Any], storage: str, tmp_path: Path) -> None:
+    """Witness: the ``bnb_4bit_quant_storage`` that each tool gives to ``BitsAndBytesConfig``."""
+    path = tmp_path / "train.yaml"
+    path.write_text(json.dumps(keys))
+    assert check(str(path)).keys["quant_storage"] == storage
