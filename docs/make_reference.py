@@ -103,9 +103,11 @@ refused.
 
 **GPUs.** `bytes` also has `allocated_peak` and `reserved_peak`, which `torch.cuda.max_memory_allocated` and
 `max_memory_reserved` return. `process` is what the driver shows: reserved bytes and the CUDA context. `host_pinned`,
-where something waits in the host's memory, is no part of the others. `phases` lists `{"name", "allocated", "reserved"}`
-of `after load`, `forward`, `backward`, `optimizer step` and `after step`. They are the largest bytes within a phase;
-for the first and the last one, the bytes that are there.
+where something waits in the host's memory, is no part of the others. No more are `host_parameters`, `host_gradients`,
+`host_optimizer`, `host_peak` (of a process) and `host_all` (of all processes of a host), where these rest there
+([offloading](several-gpus.md#offloading)). `phases` lists `{"name", "allocated", "reserved"}` of `after load`,
+`forward`, `backward`, `optimizer step` and `after step`. They are the largest bytes within a phase; for the first and
+the last one, the bytes that are there.
 
 **With a device or a budget** there are `verdict` (`fits`, `tight` or `does not fit`), `margin_bytes` (budget less
 process) and `uncertainty_bytes`: 95 of 100 measured processes are within that of their prediction. *Tight* is what fits

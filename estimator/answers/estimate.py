@@ -147,7 +147,12 @@ def live_of(resolved: Resolved, totals: StepTotals, usage: Usage | None = None, 
     """The result from a step's totals: of a replayed process its ``usage``, else the live bytes."""
     moments = {name: max(whole(v) for v in values) for name, values in totals.moments.items()}
     components = {name: whole(getattr(totals, name)) for name in COMPONENTS}
-    return make_result(resolved.plan, resolved.spec, components, moments, usage, totals.host_pinned, warnings)
+    on_host = {"host_pinned": totals.host_pinned} if totals.host_pinned else {}
+    if (host := totals.host) is not None:
+        on_host |= {f"host_{name}": whole(getattr(host, name)) for name in ("parameters", "gradients", "optimizer")}
+        above = max((whole(v) for values in host.moments.values() for v in values), default=0)
+        on_host["host_peak"] = totals.host_pinned + on_host["host_optimizer"] + above
+    return make_result(resolved.plan, resolved.spec, components, moments, usage, on_host, warnings)
 
 
 def live_peak(totals: StepTotals) -> int:

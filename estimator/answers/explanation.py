@@ -185,7 +185,9 @@ def _exchanges(rank: Result, plan: Plan) -> tuple[Exchange, ...]:
     if plan.sharding is None:
         return ()
     alone = live_result(resolve(plan.model_copy(update={"sharding": None})))
-    resident = [(key, label) for key, label in engine_of(rank.runtime).rows if key in (*RESIDENT, "gradients", "saved")]
+    kept = (*RESIDENT, "gradients", "saved")
+    rows = engine_of(rank.runtime).rows
+    resident = [(key, label) for key, label in rows if key in kept or key.startswith("host_")]
     figures = (
         *(Exchange(label, alone.bytes.get(key, 0), rank.bytes.get(key, 0)) for key, label in resident),
         *(

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from types import MappingProxyType
 from typing import Any, ClassVar
 
 from ..bases.formats import BITSANDBYTES, TORCHAO
 from ..engines.assumptions import Assumption
 from ..engines.engine import Figures, Limit
 from ..engines.replay import Phase, Usage
+from ..moments.loading import processes_of_host
 from ..moments.moment import Moment
 from ..plans.margins import STATED, Margin, verdict_of
 from ..plans.models import ModelSpec
@@ -35,9 +37,10 @@ class Result(Drawn):
     runtime: str
     bytes: Mapping[str, int]
     """parameters, adapters, buffers, gradients, optimizer, saved, resident, peak_above_resident, peak, process; for
-    task infer also kv_cache; communication, where sharding keeps something between steps. host_pinned, where saved
-    tensors wait in the host's memory, is no part of the others. run, for a plan with that block, is of the process in
-    the largest moment of the run."""
+    task infer also kv_cache; communication, where sharding keeps something between steps. What waits or rests in the
+    memory of a GPU's host is no part of these: host_pinned; and where parameters or states rest there,
+    host_parameters, host_gradients, host_optimizer, host_peak, and host_all of all processes of a host. run, for a plan
+    with that block, is of the process in the largest moment of the run."""
     trainable_parameters: int
     total_parameters: int
     peak_at: str
@@ -197,12 +200,13 @@ def make_result(
     components: Mapping[str, int],
     moments: Mapping[str, int],
     usage: Usage | None = None,
-    host_pinned: int = 0,
+    on_host: Mapping[str, int] = MappingProxyType({}),
     warnings: Sequence[str] = (),
 ) -> Result:
     """The result of a step, from the ``COMPONENTS`` and the bytes of the moments above resident.
 
-    The process is that of ``usage``; without one the live bytes, and what the engine holds beside them.
+    The process is that of ``usage``; without one the live bytes, and what the engine holds beside them. ``on_host`` are
+    bytes of a GPU's host.
     """
     shown = {"kv_cache": plan.task == "infer", "communication": bool(components["communication"])}
     sizes = {name: components[name] for name in BYTES if shown.get(name, True)}
@@ -211,8 +215,16 @@ def make_result(
     sizes["peak"] = sizes["resident"] + sizes["peak_above_resident"]
     process = plan.engine.process(plan, sizes["peak"] if usage is None else usage.reserved_peak)
     sizes["process"] = process
-    if host_pinned:
-        sizes["host_pinned"] = host_pinned
+    sizes |= on_host
+    rests = []
+    if "host_peak" in sizes:
+        world = plan.sharding and plan.sharding.world_size
+        there = processes_of_host(world or 1, plan.run)
+        sizes["host_all"] = there * sizes["host_peak"]
+        rests.append(
+            f"the host holds {human(sizes['host_peak'])} of a process beside its interpreter and libraries, "
+            f"{human(sizes['host_all'])} of {there:,} processes; each pinned block is a power of two"
+        )
     if usage is not None:
         sizes |= {"allocated_peak": usage.allocated_peak, "reserved_peak": usage.reserved_peak}
     figures = Figures(
@@ -231,6 +243,7 @@ def make_result(
             *(() if plan.engine.has_own_memory else OPTIMIZERS[plan.optimizer].warnings),
             *_experts_note(plan, spec),
             *warnings,
+            *rests,
             *(() if usage is None else usage.warnings),
         ),
         phases=() if usage is None else usage.phases,

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from ..errors import InputError
 from ..moments.moment import Moment, Where
 from ..moments.run import moments_of
+from ..text import human
 from .result import STEP
 
 if TYPE_CHECKING:
@@ -31,6 +32,9 @@ def with_moments(result: Result, resolved: Resolved) -> Result:
     taken = sizes.get("reserved_peak", sizes["peak"])
     step = Moment(STEP, where, taken, f"the peak of the training step: {result.peak_at}")
     first = _first_step(result, where)
+    if "host_all" in sizes:
+        of_all = f"all processes of a host, each with {human(sizes['host_peak'])} of parameters, gradients and states"
+        first.append(Moment(STEP, "host", sizes["host_all"], of_all, beside=True))
     found, missing = moments_of(resolved, plan.run, sizes["resident"])
     loading = [one for one in found if one.moment == "loading"]
     moments = (*loading, *first, step, *(one for one in found if one.moment != "loading"))

@@ -31,7 +31,12 @@ class Torch(Engine):
         ("reserved_peak", "reserved by PyTorch"),
         ("process", "process"),
         ("run", "process, at the run's largest moment"),
+        ("host_parameters", "parameters on the host"),
+        ("host_gradients", "gradients on the host"),
+        ("host_optimizer", "optimizer states on the host"),
         ("host_pinned", "pinned on the host"),
+        ("host_peak", "peak on the host"),
+        ("host_all", "peak of all processes of a host"),
     )
     """Saved activations and gradients need not be live at the same time, nor all at the peak."""
 

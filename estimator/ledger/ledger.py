@@ -392,6 +392,8 @@ class Ledger:
     keep_rows: bool = False
     """Whether ``rows`` lists each saved storage, and ``saved_by`` the operators that hold it."""
     pinned: Pinned = field(default_factory=Pinned)
+    host: Ledger | None = None
+    """That of the host's memory, where parts of a model on a device with memory of its own rest there."""
     notes: dict[str, str] = field(default_factory=dict)
     """Remarks of rules for the reader of the result, by subject."""
     unrolled: bool = False
@@ -561,18 +563,24 @@ class Ledger:
         self.parameters.append(tensor)
         return tensor
 
-    def shard(self, whole: Tensor, shape: Shape) -> Tensor:
-        """Put a shard in a parameter's place, as what is resident and updated.
+    def shard(self, whole: Tensor, shape: Shape, host: Ledger | None = None) -> Tensor:
+        """Put a shard in a parameter's place, as what is resident and updated. Given a ``host``, it rests there.
 
         The parameter itself stays in its modules. It has no bytes until its storage is given some (``resize``), and it
         is never counted as saved.
         """
-        local = Tensor(Storage(self, product(shape) * ITEMSIZE[whole.dtype], resident=True), shape, whole.dtype)
+        home = host or self
+        local = Tensor(Storage(home, product(shape) * ITEMSIZE[whole.dtype], resident=True), shape, whole.dtype)
         for name in ("requires_grad", "name", "copies", "added", "unreached"):
             setattr(local, name, getattr(whole, name))
         local.whole = whole
         whole.storage.unload()
-        self.parameters[next(i for i, p in enumerate(self.parameters) if p is whole)] = local
+        place = next(i for i, p in enumerate(self.parameters) if p is whole)
+        if home is self:
+            self.parameters[place] = local
+        else:
+            del self.parameters[place]
+            home.parameters.append(local)
         return local
 
     def buffer(self, shape: Shape, dtype: str, host: bool = False, storage: Size | None = None) -> Tensor:

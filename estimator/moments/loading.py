@@ -55,6 +55,11 @@ HOST = 8
 """Processes of a host where a plan does not say: one for each of eight GPUs, as servers have them."""
 
 
+def processes_of_host(world_size: int, options: RunOptions | None) -> int:
+    """How many processes a host has, of those that share a model."""
+    return min(world_size, (None if options is None else options.processes_per_host) or HOST)
+
+
 def loading(job: Job, options: RunOptions, weights: Weights) -> list[Moment]:
     """The moments of loading, of a plan with a rule for it (``unknown``).
 
@@ -68,7 +73,7 @@ def loading(job: Job, options: RunOptions, weights: Weights) -> list[Moment]:
         return moments
     if sharding.name != "ddp":
         moments = [one for one in moments if one.where == "host"]
-    there = min(sharding.world_size, options.processes_per_host or HOST)
+    there = processes_of_host(sharding.world_size, options)
     readers = 1 if options.cpu_ram_efficient_loading else there
     first = moments[0]
     why = f"{there} processes on a host, of which {'one reads' if readers == 1 else 'each reads'} the weights"

@@ -117,6 +117,11 @@ class Sharding:
         """How many processes share the parameters."""
         return self.world_size // (self.replicate * self.tp)
 
+    @property
+    def offloads(self) -> bool:
+        """A part of the model, or of what updates it, rests in the host's memory."""
+        return False
+
     def blocks(self, stored: Sequence[tuple[str, int]], trained: Sequence[tuple[str, int]]) -> Blocks:
         """What is allocated beside the step. ``stored`` are dtype and bytes of all parameters, ``trained`` those of the
         trained ones in the order in which their gradients arrive.
@@ -241,9 +246,12 @@ class Step:
         return (1, batch * seq) if self.packing else (batch, seq)
 
     def ledger(self, **keys: Any) -> Ledger:
-        """An empty ledger for the step's device."""
+        """An empty ledger for the step's device, and for its host where the device has memory of its own."""
         unrolled = self.sharding is not None and self.sharding.unrolled
-        return Ledger(self.device, **{"unrolled": unrolled, **keys})
+        ledger = Ledger(self.device, **{"unrolled": unrolled, **keys})
+        if self.sharding is not None and self.sharding.offloads and self.device.has_own_memory:
+            ledger.host = Ledger(CPU, symbolic=ledger.symbolic)
+        return ledger
 
 
 @dataclass(frozen=True)

@@ -26,6 +26,17 @@ Outputs = tuple[Any, ...]
 
 
 @dataclass
+class HostTotals:
+    """What rests in the memory of a GPU's host, in bytes. ``StepTotals`` have it beside the device's."""
+
+    parameters: Size
+    gradients: Size
+    optimizer: Size
+    moments: dict[str, list[Size]]
+    """The peaks of each moment, above what is pinned and the optimizer's states."""
+
+
+@dataclass
 class StepTotals:
     """What one step needs, in bytes: integers, or polynomials if sizes were symbols."""
 
@@ -55,7 +66,8 @@ class StepTotals:
     rank: int = 0
     """The rank that it is: of those that differ, the one that needs most."""
     host_pinned: int = 0
-    """Bytes of pinned host memory that hold what was saved for backward."""
+    """Bytes of pinned host memory, which holds what was saved for backward, parameters and gradients."""
+    host: HostTotals | None = None
     math_attention: str = ""
     """Why PyTorch's math attention runs on a GPU, if it does."""
 
@@ -84,6 +96,7 @@ class Model:
         computed = replace(step, dtype=self.scope.dtype or step.dtype)
         self.inputs = replace(inputs, makes_own=bool(sizes.given), module_hooks=hooks, step=computed)
         own = ledger.parameters[before:] if step.procedure.trains else []
+        own += ledger.host.parameters if ledger.host is not None else []
         # The optimizer does not have parameters that get a gradient before the step.
         self.trained = [p for p in own if p.requires_grad and p.grad is None]
         self.updated = self.scope.updated(updated(self.trained))
@@ -193,7 +206,8 @@ class Loop:
         """Clip the gradients and run the optimizer, after backward."""
         self.model.scope.before_update()
         for parameters in self.model.scope.updates(self.model.updated):
-            apply_update(self.ledger, self.step, self.optimizer, self.model.method, parameters)
+            where = parameters[0].ledger if parameters else self.ledger
+            apply_update(where, self.step, self.optimizer, self.model.method, parameters)
         self.model.scope.after_update()
 
     def _communicated(self) -> Size:
@@ -208,6 +222,14 @@ class Loop:
         count: Size = 0
         ledger = self.ledger
         scope = self.model.scope if self.models else Scope()  # a loop of the user's own has no model
+        gradients = self.gradients if scope.gradients is None else scope.gradients
+        optimizer, rests = self.states, None
+        if (host := ledger.host) is not None:
+            held = sum((p.storage.nbytes * p.copies for p in host.parameters), 0)
+            count = sum(((p.whole or p).numel * p.copies for p in host.parameters), 0)
+            rests = HostTotals(held, 0, 0, _lists(host.peaks))
+            if any(p.ledger is host for p in self.model.updated):
+                rests.gradients, rests.optimizer, gradients, optimizer = gradients, optimizer, 0, 0
         for p in ledger.parameters:
             count = count + (p.whole or p).numel * p.copies
             parameters = parameters + p.storage.nbytes * p.copies
@@ -219,12 +241,12 @@ class Loop:
             parameters=parameters,
             adapters=adapters,
             buffers=ledger.buffer_bytes,
-            gradients=self.gradients if scope.gradients is None else scope.gradients,
-            optimizer=self.states,
+            gradients=gradients,
+            optimizer=optimizer,
             saved=self.saved,
             trainable_parameters=trainable,
             total_parameters=count,
-            moments={k: v if isinstance(v, list) else [v] for k, v in ledger.peaks.items()},
+            moments=_lists(ledger.peaks),
             rows=self.rows,
             saved_by=self.saved_by,
             work=ledger.work,
@@ -234,8 +256,13 @@ class Loop:
             communicated_again=self.sent[2] - self.sent[1] if self.step.micro_batches == 3 else 0,
             rank=scope.rank,
             host_pinned=ledger.pinned.nbytes,
+            host=rests,
             math_attention=ledger.notes.get("math attention", ""),
         )
+
+
+def _lists(peaks: dict[str, Any]) -> dict[str, list[Size]]:
+    return {moment: found if isinstance(found, list) else [found] for moment, found in peaks.items()}
 
 
 def _model_class(step: Step) -> type[RecordedCausalLM]:

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from .. import operators as ops
-from ..ledger import ITEMSIZE, Hooks, Ledger, Tensor, product
+from ..ledger import ITEMSIZE, Hooks, Ledger, Size, Tensor, product
 
 
 def block_bytes(nbytes: int) -> int:
@@ -19,6 +19,15 @@ def block_bytes(nbytes: int) -> int:
     ``pinned_max_round_threshold``; releases 2.6 to 2.13).
     """
     return 1 << (nbytes - 1).bit_length() if nbytes else 0
+
+
+def pin(ledger: Ledger, nbytes: Size, count: Size) -> None:
+    """Take pinned memory for ``count`` tensors of ``nbytes`` each; a negative count gives it back.
+
+    Sizes that are symbols are left out.
+    """
+    if isinstance(nbytes, int) and isinstance(count, int):  # the next power of two is no polynomial
+        ledger.pinned.take(block_bytes(nbytes), count)
 
 
 class _OnHost:
@@ -30,9 +39,7 @@ class _OnHost:
         self._take(1)
 
     def _take(self, times: int) -> None:
-        nbytes = product(self.shape) * ITEMSIZE[self.dtype]
-        if isinstance(nbytes, int) and isinstance(self.copies, int):  # the next power of two is no polynomial
-            self.ledger.pinned.take(block_bytes(nbytes), times * self.copies)
+        pin(self.ledger, product(self.shape) * ITEMSIZE[self.dtype], times * self.copies)
 
     def __del__(self) -> None:
         self._take(-1)

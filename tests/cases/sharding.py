@@ -124,6 +124,19 @@ MEASURED += [
         ("outputs-fp32", 3, {}, {**MANY, "convert_outputs_to_fp32": True, "autocast": "bfloat16"}, {}),
     )
 ]
+OFFLOAD = {"cpu_offload": True}
+MEASURED += [
+    (f"offload-{name}", {**LAYERS, **config}, sharded(keys, world, **OFFLOAD, **options))
+    for name, world, config, keys, options in (
+        ("plain", 3, {}, TINY, {}),
+        ("one-mixed", 1, {}, TINY, MIXED),
+        ("mixed", 2, {}, MANY, MIXED),
+        ("kept-in-parts-mixed", 4, {"vocab_size": 3000}, {**MANY, **LAYER}, {**MIXED, "reshard_after_forward": 2}),
+        ("accumulated-synced", 3, {}, {**ACCUMULATED, "gradient_clipping": True}, {"sync_each_batch": True}),
+        ("replicated-narrow", 8, {}, TINY, {"reduce_dtype": "bfloat16", "replicate": 2}),
+        ("nf4", 3, {}, {**MANY, "dtype": "nf4", "method": "lora"}, ACCELERATE),
+    )
+]
 VIEWS = {"gradient_as_bucket_view": True}
 DEEP = {"num_hidden_layers": 24, "vocab_size": 20, "intermediate_size": 176}
 PACKED = {"batch": 1, "seq": 2, "method": "lora", "weight_group_size": 8, **LAYER}

@@ -49,7 +49,7 @@ def print_estimate(result: Result, heading: str, phases: bool = False, with_assu
     """Print a result: its breakdown, notes and verdict."""
     show(asked(result.asked))
     rows = breakdown(result)
-    largest = max(1, *(result.bytes[key] for key, _ in rows if key != "host_pinned"))
+    largest = max(1, *(result.bytes[key] for key, _ in rows if not key.startswith("host_")))
     keys = [key for key, _ in rows]
     ends = ("resident", "peak_above_resident", *(("repacked",) if "dirty" in result.bytes else ()))
     show(
@@ -60,7 +60,7 @@ def print_estimate(result: Result, heading: str, phases: bool = False, with_assu
                     label,
                     human(result.bytes[key]),
                     f"{result.bytes[key]:,}",
-                    "" if key == "host_pinned" else bar(result.bytes[key] / largest),  # it is no part of the process
+                    "" if key.startswith("host_") else bar(result.bytes[key] / largest),  # no part of the process
                 )
                 for key, label in rows
             ],

@@ -14,8 +14,9 @@ from typing import Any, NamedTuple
 
 from ... import operators as ops
 from ...errors import InputError
-from ...ledger import FLOATING, ITEMSIZE, Ledger, Size, Tensor, ceiling, product
+from ...ledger import FLOATING, ITEMSIZE, Ledger, Size, Storage, Tensor, ceiling, product
 from ...programs import Sharding
+from ..offloading import pin
 from .scope import Parts, Scope, with_post_backward
 
 
@@ -29,6 +30,12 @@ class Fsdp2(Sharding):
     reduce_dtype: str | None = None
     groups: str = "layers"
     sync_each_batch: bool = False
+    cpu_offload: bool = False
+    """``CPUOffloadPolicy``, which pins what is on the host."""
+
+    @property
+    def offloads(self) -> bool:
+        return self.cpu_offload
 
     def __post_init__(self) -> None:
         if self.groups == "transformers":
@@ -114,7 +121,9 @@ class _Group:
             if p.dtype not in FLOATING:  # accelerate leaves packed weights whole (`ignored_params`)
                 continue
             rows = ceiling(p.shape[0], self.world)  # of each rank, also of those that have fewer or none
-            shard = _Shard(p, ledger.shard(p, (rows, *p.shape[1:])), rows * self.world)
+            shard = _Shard(p, ledger.shard(p, (rows, *p.shape[1:]), ledger.host), rows * self.world)
+            if ledger.host is not None:  # gradients stay pinned from step to step, since freed blocks are used again
+                pin(ledger, shard.local.nbytes, self.copies * (1 + p.requires_grad))
             if sharding.param_dtype is not None:
                 p.dtype = sharding.param_dtype
             self.shards.append(shard)
@@ -141,10 +150,19 @@ class _Group:
         cast = sum((shard.gathered for shard in self.shards if self._is_cast(shard)), 0) // processes
         nbytes = sum((shard.gathered for shard in self.shards), 0)
         with self.ledger.on_stream("all_gather_copy_in"):
-            flat = self.ledger.empty((cast,), "uint8") if cast else None
+            if not self.sharding.cpu_offload:  # casts go into one tensor
+                inputs = [self.ledger.empty((cast,), "uint8")] if cast else []
+            else:
+                inputs = [] if self.post_forward else list(filter(None, map(self._all_gather_input, self.shards)))
             self.gathered = self.ledger.empty((nbytes,), "uint8")
         self.scope.communicated += nbytes // processes * (processes - 1) * self.copies
-        del flat
+        del inputs
+
+    def _all_gather_input(self, shard: _Shard) -> Tensor | None:
+        """``FSDPParam.all_gather_inputs``: a copy on the device of what rests on the host, and a cast."""
+        rests = self.ledger.host is not None
+        copy = self.ledger.empty(shard.local.shape, shard.local.dtype) if rests else None
+        return self.ledger.empty(shard.local.shape, shard.whole.dtype) if self._is_cast(shard) else copy
 
     @staticmethod
     def _is_cast(shard: _Shard) -> bool:
@@ -155,14 +173,14 @@ class _Group:
         if not self.pending:
             return
         previous = self.shared.gathered if forward else None  # which a local name holds to the end of the original
-        cast = None
+        given = None
         for shard in self.shards:
-            if self.world == 1 and self._is_cast(shard):
-                cast = self.ledger.empty(shard.whole.shape, shard.whole.dtype)  # the one before it dies then
+            if self.world == 1:
+                given = self._all_gather_input(shard)  # the one before it dies then
             shard.whole.storage.resize(shard.gathered)
         if forward:  # freed by the next group, so that its all-gather overlaps with this copy
             self.shared.gathered = self.gathered
-        del previous, cast
+        del previous, given
         self.post_forward.clear()
         self.gathered, self.pending, self.unsharded = None, False, True
 
@@ -274,11 +292,16 @@ class _Group:
         if stored != dtype:
             with ledger.on_stream("all_reduce" if replicas > 1 else "reduce_scatter"):
                 output = ledger.empty(local, stored)
-        if ledger.events is not None:
-            ledger.events.gradients[output.storage.event] = tuple([shard.local.name for shard in having])
+        host, storage = ledger.host, output.storage
+        if host is not None:
+            storage = Storage(host, 0, resident=True)  # pinned memory is counted apart
+        elif ledger.events is not None:
+            ledger.events.gradients[storage.event] = tuple([shard.local.name for shard in having])
         for shard in having:
             if shard.local.grad is None:  # it is added in place otherwise
-                shard.local.grad = Tensor(output.storage, shard.local.shape, stored)
+                shard.local.grad = Tensor(storage, shard.local.shape, stored)
+            elif host is not None:
+                host.transient(shard.local.nbytes)
         del last
         self.shared.reduced = reduced
 

@@ -92,7 +92,7 @@ class ShardingOptions(BaseModel):
 
 SIZES = ("replicate", "tp", "cp", "pp", "ep")
 """The keys that say how many processes share what."""
-NO_RULE_YET = ("cp", "pp", "ep", "cpu_offload", "offload_optimizer", "offload_param")
+NO_RULE_YET = ("cp", "pp", "ep", "offload_optimizer", "offload_param")
 """The keys of the block for which there is no rule."""
 
 

@@ -42,7 +42,7 @@ def as_rank(sharding: Sharding | None, rank: int = 0) -> Iterator[None]:
 def shard(model: Any, resolved: Resolved) -> Any:
     """The model as the first rank has it: each layer and the rest, or what accelerate takes together."""
     from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+    from torch.distributed.fsdp import CPUOffloadPolicy, MixedPrecisionPolicy, fully_shard
 
     sharding = resolved.step.sharding
     if isinstance(sharding, (TensorParallel, Zero, Zero3)):
@@ -64,6 +64,8 @@ def shard(model: Any, resolved: Resolved) -> Any:
     }
     dtypes = [None if name is None else getattr(torch, name) for name in (sharding.param_dtype, sharding.reduce_dtype)]
     keys["mp_policy"] = MixedPrecisionPolicy(*dtypes)
+    if sharding.cpu_offload:
+        keys["offload_policy"] = CPUOffloadPolicy(pin_memory=False)  # which takes a GPU
     if sharding.groups == "accelerate":
         keys["ignored_params"] = {p for p in model.parameters() if not p.is_floating_point()}
     given = keys | {"reshard_after_forward": sharding.reshard_after_forward}

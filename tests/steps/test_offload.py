@@ -1,0 +1,75 @@
+"""Parameters, gradients and states that rest on the host: estimates for a card against PyTorch's own code.
+
+The witness of FSDP2 is a record of its steps on a device without memory (``tests/cases/offloaded_steps.py``).
+"""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from estimator.answers.estimate import estimate
+from estimator.steps.offloading import block_bytes
+from tests.cases.offloaded_steps import CASES, RECORD
+from tests.cases.small_models import write_config
+
+STEPS = json.loads(RECORD.read_text(encoding="utf-8"))["steps"]
+CARD = {"device": "h100-80gb"}
+
+
+@pytest.mark.parametrize(("name", "config", "plan"), CASES, ids=[name for name, *_ in CASES])
+def test_card_and_host(name: str, config: dict[str, Any], plan: dict[str, Any], tmp_path: Path) -> None:
+    """Witness: FSDP2's own code, where single numbers are no operator's results and a mesh has tensors of its ranks."""
+    found = estimate({"model": write_config(tmp_path / "model", config), **plan, **CARD}).bytes
+    theirs = STEPS[name]
+    assert found["resident"] == theirs["card"]
+    assert found["peak"] == theirs["card_peak"]
+    if "cpu_offload" in plan["sharding"]:
+        rests = found["host_parameters"] + found["host_optimizer"]
+        assert abs(rests - theirs["cpu"]) <= 64
+        peak = rests + found["host_gradients"] + found["host_peak"] - found["host_pinned"] - found["host_optimizer"]
+        assert abs(peak - theirs["cpu_peak"]) <= 64
+
+
+SHAPES = [(100, 96)] * 2 + [(96, 96)] * 2 + [(32, 96)] * 2 + [(128, 96)] * 2 + [(96, 128)] + [(96, 1)] * 3
+"""Of the parameters of one layer, embedding, head and norm."""
+ONE_LAYER = {"num_hidden_layers": 1, "vocab_size": 100, "intermediate_size": 128}
+
+
+def test_pinned_blocks_are_powers_of_two(tmp_path: Path) -> None:
+    """Witness: arithmetic. Half of 100 rows of 96 float32 numbers takes 32 KiB, and so does its gradient.
+
+    What does not train has no gradient there. What accelerate leaves out, packed weights, stays on the card.
+    """
+    plan = {"model": write_config(tmp_path / "model", ONE_LAYER), "dtype": "float32", "batch": 1, "seq": 2, **CARD}
+    halves = [rows // 2 * columns * 4 for rows, columns in SHAPES]
+    of_all = sum(map(block_bytes, halves))
+    offload = {"name": "fsdp2", "cpu_offload": True, "world_size": 2}
+    full = estimate({**plan, "sharding": offload}).bytes
+    assert (full["host_parameters"], full["host_gradients"]) == (sum(halves), sum(halves))
+    assert full["host_pinned"] == 2 * of_all
+    assert full["parameters"] == full["gradients"] == full["optimizer"] == 0
+    lora = {"name": "lora", "r": 8, "target_modules": ["q_proj"]}
+    factors = [4 * 96 * 4, 48 * 8 * 4]
+    added = estimate({**plan, "method": lora, "sharding": offload}).bytes
+    assert added["host_gradients"] == sum(factors)
+    assert added["host_pinned"] == of_all + 2 * sum(map(block_bytes, factors))
+    nf4 = {"dtype": "nf4", "rest_dtype": "float32", "method": lora}
+    packed = estimate({**plan, **nf4, "sharding": {**offload, "groups": "accelerate"}}).bytes
+    assert packed["parameters"] == 61440 // 2  # packed weights of the layer
+    assert packed["host_parameters"] == sum(halves[:2]) + sum(halves[-3:]) + sum(factors)
+
+
+def test_processes_of_a_host(tmp_path: Path) -> None:
+    """Witness: arithmetic. A host has eight processes, or as many as the run says, and no more than there are."""
+    plan = {"model": write_config(tmp_path / "model", ONE_LAYER), "dtype": "float32", "batch": 1, "seq": 2, **CARD}
+    for world, run, there in ((2, None, 2), (100, None, 8), (100, {"processes_per_host": 3}, 3)):
+        sharding = {"name": "fsdp2", "cpu_offload": True, "world_size": world}
+        found = estimate({**plan, "sharding": sharding, **({"run": run} if run else {})})
+        assert found.bytes["host_all"] == there * found.bytes["host_peak"]
+        assert any(f"of {there} processes; each pinned block is a power of two" in one for one in found.warnings)
+        moments = [one.bytes for one in found.run_moments if (one.moment, one.where) == ("step", "host")]
+        assert moments == ([found.bytes["host_all"]] if run else [])
