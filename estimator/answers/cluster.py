@@ -263,7 +263,7 @@ def _layout(
     exact = not plan.engine.replays or bool(result.fits)
     if plan.engine.replays and exact:
         if step not in shared.logs:
-            shared.logs[step] = plan.engine.logs(resolved)
+            shared.logs[step] = plan.engine.logs()
         result = to_result(resolved, totals, says_where=False, logs=shared.logs[step])
     return Layout(device, cards, sharding, plan, result, margin, exact)
 

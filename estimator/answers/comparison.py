@@ -161,10 +161,10 @@ def compare(
     compared = sorted({*seqs, at})
     lengths = sorted({*compared, *extra})
 
-    logs: dict[str, Any] = {}
+    kept: dict[str, Any] = {}
 
     def estimated(plan: Plan) -> Result:
-        result = answer(plan, logs)
+        result = answer(plan, kept)
         progress()
         return result
 

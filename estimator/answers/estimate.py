@@ -9,6 +9,7 @@ from os import PathLike
 from typing import TYPE_CHECKING, Any
 
 from ..engines.replay import Usage
+from ..engines.shapes import Shapes, totals_of
 from ..errors import InputError
 from ..ledger import whole
 from ..plans.flat import mapping_of, nested, with_keys
@@ -52,25 +53,25 @@ def estimate(plan: Plan | Mapping[str, Any] | str | PathLike[str] | None = None,
     return answer(plan, {})
 
 
-def answer(plan: Plan, logs: dict[str, Any]) -> Result:
-    """The result of ``estimate``. ``logs`` are those of the plan that was answered before, and become this one's: of
-    plans in a row that differ in batch, sequence and budget alone, a replayed step runs once. Raises ``InputError``.
+def answer(plan: Plan, kept: dict[str, Any]) -> Result:
+    """The result of ``estimate``. ``kept`` is of the plan that was answered before, and becomes this one's: of plans in
+    a row that differ in batch, sequence, rank and budget alone, a step runs once. Raises ``InputError``.
     """
     engine = plan.engine
     if not engine.runs_steps:
         return result_of(plan, engine.figures(plan, engine.model(plan, load)))
     resolved = resolve(plan)
-    totals = run(resolved.step, resolved.sizes(), resolved.method, plan.batch, plan.seq)
-    own = None
-    if engine.replays:
-        alike = repr(plan.model_dump(exclude={"batch", "seq", "budget", "lengths", "run"}))  # a path may be no text
-        if alike not in logs:
-            logs.clear()  # of other plans, which come one after the other
-            logs[alike] = engine.logs(resolved)
-        own = logs[alike]
-    result = to_result(resolved, totals, logs=own)
+    left_out: dict[str, Any] = dict.fromkeys(("batch", "seq", "budget", "lengths", "run"), True)
+    if ranks := plan.method.open_values():
+        left_out["method"] = {*ranks}
+    alike = repr(plan.model_dump(exclude=left_out))  # a path may be no text
+    if alike not in kept:
+        kept.clear()  # of other plans, which come one after the other
+        kept[alike] = Shapes(totals_of, with_numbers=1), engine.logs()
+    totals, logs = kept[alike]
+    result = to_result(resolved, totals.of(resolved, plan.batch, plan.seq), logs=logs)
     if plan.lengths is not None:
-        result = replace(result, run=_run_of(plan, result, logs))
+        result = replace(result, run=_run_of(plan, result, kept))
     if plan.run is not None:
         from .run_moments import with_moments
 
@@ -78,7 +79,7 @@ def answer(plan: Plan, logs: dict[str, Any]) -> Result:
     return result
 
 
-def _run_of(plan: Plan, result: Result, logs: dict[str, Any]) -> dict[str, Any]:
+def _run_of(plan: Plan, result: Result, kept: dict[str, Any]) -> dict[str, Any]:
     """A run over the plan's lengths: its batches, the longest of them, and how likely it runs out of memory.
 
     A run fails at the first batch that does not fit. So the longest length that fits is found among the lengths of the
@@ -94,7 +95,7 @@ def _run_of(plan: Plan, result: Result, logs: dict[str, Any]) -> dict[str, Any]:
         below, above = (len(widths) - 1, len(widths)) if result.fits else (-1, len(widths) - 1)
         while above - below > 1:
             middle = (below + above) // 2
-            one = answer(plan.model_copy(update={"lengths": None, "run": None, "seq": widths[middle]}), logs)
+            one = answer(plan.model_copy(update={"lengths": None, "run": None, "seq": widths[middle]}), kept)
             below, above = (middle, above) if one.fits else (below, middle)
         fitting = widths[below] if below >= 0 else 0
         found["longest_seq_that_fits"] = fitting
@@ -104,7 +105,7 @@ def _run_of(plan: Plan, result: Result, logs: dict[str, Any]) -> dict[str, Any]:
         distribution = lengths.batch_distribution(plan.batch)
         for share in _QUANTILES:
             alone = plan.model_copy(update={"lengths": None, "run": None, "seq": quantile(distribution, share)})
-            found["reserved_quantiles"][str(share)] = answer(alone, logs).bytes["reserved_peak"]
+            found["reserved_quantiles"][str(share)] = answer(alone, kept).bytes["reserved_peak"]
     return found
 
 
@@ -130,7 +131,7 @@ def to_result(
     peak = live_peak(totals)
     notes = [_math_note(resolved, totals.math_attention, peak)] if totals.math_attention else []
     resident = sum(whole(getattr(totals, name)) for name in RESIDENT)
-    usage = plan.engine.usage(resolved, resident + peak, says_where, logs or plan.engine.logs(resolved, procedure))
+    usage = plan.engine.usage(resolved, resident + peak, says_where, logs or plan.engine.logs(procedure))
     return live_of(resolved, totals, usage, notes)
 
 

@@ -221,7 +221,7 @@ class _Search:
         self.lowest = self._multiple(max(least, -(-plan.mlp_chunks // other)))
         self._results: dict[int, Result | InputError] = {}
         self._lives: dict[tuple[int, int], Callable[[int], float]] = {}
-        self._logs: dict[str, Any] = {}
+        self._kept: dict[str, Any] = {}
         self.resolved = resolve(self.at(self.lowest))
         largest = self._limit()
         self.limit = largest // multiple_of * multiple_of
@@ -250,7 +250,7 @@ class _Search:
         if value not in self._results:
             self.estimates += 1
             try:
-                self._results[value] = answer(self.at(value), self._logs)
+                self._results[value] = answer(self.at(value), self._kept)
             except InputError as error:
                 self._results[value] = error
             self.progress()

@@ -67,6 +67,9 @@ class Job(Protocol):
     def with_step(self, step: Step) -> Job:
         """The same plan with another step."""
 
+    def with_open_rank(self) -> Job:
+        """The same plan with the symbol r for the rank of its method, for formulas. Raises ``InputError``."""
+
     def sizes(self, symbolic: bool = False, batch: Size | None = None, seq: Size | None = None) -> Any:
         """The model's sizes, with alike layers counted as one run. Batch and sequence are by default the plan's."""
 
@@ -252,7 +255,7 @@ class Engine:
         """
         raise NotImplementedError
 
-    def logs(self, job: Job, procedure: Procedure | None = None) -> Any:
+    def logs(self, procedure: Procedure | None = None) -> Any:
         """The logs of a plan's steps, of every batch and length; ``None`` without a replay. ``procedure``: see
         ``answers/estimate.py: to_result``.
         """

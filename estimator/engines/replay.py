@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
-from ..ledger import Events, Ledger, Origin, whole
+from ..ledger import Events, Ledger, Origin, Size
 from ..programs import Method, Step
 from ..steps.optimizers import optimizer_of, updated
 
@@ -15,7 +15,7 @@ PARAMETER, STATE, _GRADIENT, _SAVED, _TEMPORARY = range(len(KINDS))
 STATES = Origin("step", "optimizer", "state")
 
 
-def state_sizes(step: Step, method: Method, ledger: Ledger) -> tuple[int, ...]:
+def state_sizes(step: Step, method: Method, ledger: Ledger) -> tuple[Size, ...]:
     """The bytes of each state of the optimizer and of the method, in the order in which they are made."""
     if not step.procedure.trains:
         return ()
@@ -23,7 +23,7 @@ def state_sizes(step: Step, method: Method, ledger: Ledger) -> tuple[int, ...]:
     states = [n for p in trained for n in optimizer.state_sizes(p)] + list(optimizer.shared_sizes(trained))
     if step.procedure.runs_backward:
         states += [n for p in trained for n in method.state_sizes(p)]
-    return tuple(map(whole, states))
+    return tuple(states)
 
 
 def kind_of(events: Events, number: int) -> int:

@@ -57,13 +57,13 @@ def ceiling_of(
     ]
     card = find(plan.device or DEFAULT_GPU).total_bytes
     rows: list[tuple[int, int, int, dict[str, int]]] = []
-    logs: dict[str, Any] = {}
+    kept: dict[str, Any] = {}
     below = floors(plan)["process_at_least"]
     for point in points:
         progress()
         if rows and at_least(point) > card:
             continue
-        sizes = answer(_with(plan, point), logs).bytes
+        sizes = answer(_with(plan, point), kept).bytes
         gap = sizes["process"] - sizes["peak"] - below
         rows.append((gap, sizes["peak_above_resident"], sizes["process"], point))
     constant, share = min(

@@ -299,6 +299,7 @@ def backward(ledger: Ledger, root: Tensor, grad: Tensor | None = None) -> None:
 def _leave(ledger: Ledger, inside: list[tuple[int, Size, Size, Size]], sequence: int) -> None:
     """Add the other copies of each counted part whose nodes have all run: they have numbers above ``sequence``."""
     while inside and sequence < inside[-1][0]:
+        ledger.settle()
         _, live, work, extra = inside.pop()
         ledger.live = ledger.live + (ledger.live - live) * extra
         ledger.work = ledger.work + (ledger.work - work) * extra

@@ -478,7 +478,7 @@ class Ledger:
     _row_of: WeakKeyDictionary[Storage, int] = field(default_factory=WeakKeyDictionary)
     """The places in ``rows`` of the storages that are saved."""
     _rising: str = ""
-    """The moment of the last allocation, while a symbolic total only rises. It is noted when the total first falls."""
+    """The moment of the last allocation, while a symbolic total only rises (``settle``)."""
     counted_spans: list[tuple[int, int, Size]] = field(default_factory=list)
     """Counted parts in the backward graph: the first and the last node's number, and the copies that are not run."""
 
@@ -487,8 +487,10 @@ class Ledger:
 
     def allocate(self, nbytes: Size) -> None:
         """Add bytes to the running total, and note it if it is a new peak."""
-        self.live = live = self.live + nbytes
         moment = f"{self.scope} {self.phase}"
+        if self._rising and self._rising != moment:
+            self.settle()
+        self.live = live = self.live + nbytes
         if self.symbolic:
             self._rising = moment if self.events is None else ""  # a log's reader asks for no peaks
         elif live > self.peaks.get(moment, -1):
@@ -497,9 +499,14 @@ class Ledger:
     def free(self, nbytes: Size) -> None:
         """Take bytes off the running total."""
         if self._rising:
+            self.settle()
+        self.live = self.live - nbytes
+
+    def settle(self) -> None:
+        """Note a symbolic total that has only risen, before anything but an allocation of its moment changes it."""
+        if self._rising:
             self._note(self._rising, self.live)
             self._rising = ""
-        self.live = self.live - nbytes
 
     def mark(self, part: str) -> None:
         """Note in the log, if one is kept, that a part of the step starts here."""
@@ -712,11 +719,13 @@ class Ledger:
         if not extra:
             yield
             return
+        self.settle()
         start_live, start_work, start = self.live, self.work, self.sequence
         moment = f"{self.scope} {self.phase}"
         seen = self.peaks.pop(moment, None)
         with self.standing_for(copies):
             yield
+        self.settle()
         growth = (self.live - start_live) * extra
         self.live = self.live + growth
         self.work = self.work + (self.work - start_work) * extra
@@ -727,8 +736,9 @@ class Ledger:
     def _shift(self, moment: str, seen: Any, growth: Size) -> None:
         """Correct the peak of a counted part. The last copy peaks ``growth`` above the copy that ran."""
         if self.symbolic:
-            for live in seen or ():
-                self._note(moment, live)  # the layer after this part peaks above its last copy
+            last_copy = [live + growth for live in self.peaks.get(moment, ())]  # a sum may be less than without it
+            for live in (*last_copy, *(seen or ())):
+                self._note(moment, live)
         else:
             last = self.peaks.get(moment, 0) + max(growth, 0)  # type: ignore[type-var]
             self.peaks[moment] = max(last, seen or 0)

@@ -292,6 +292,12 @@ def is_so(property_of: Callable[..., bool], *sizes: Size) -> bool:
     return False
 
 
+def only_bounded() -> None:
+    """Say that a run with symbols has a bound of what a run with numbers has: it stands for none of these."""
+    if _taken is not None:
+        _taken.facts.add((bool, (), True))
+
+
 def compared(a: Size, b: Size) -> int:
     """1 where ``a`` is larger, -1 where ``b`` is, else 0; of symbols where each has its ``sample``."""
     sign = _sign(_sample(a), _sample(b))

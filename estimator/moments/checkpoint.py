@@ -88,7 +88,7 @@ def unknown(job: Job, weights: Weights) -> str:
 
 def checkpoint_of(job: Job, weights: Weights) -> Checkpoint:
     """What a save of a plan's run writes, of a plan with a rule for it (``unknown``)."""
-    states = state_sizes(job.step, job.method, weights.trained)
+    states = tuple(map(whole, state_sizes(job.step, job.method, weights.trained)))
     if job.plan.method.inner.name in WHOLE:
         tensors = tuple(sorted(weights.parameters, key=lambda weight: _natural(weight.name)))
         return Checkpoint(tensors, model_files(tensors), states)

@@ -8,6 +8,7 @@ from typing import NamedTuple
 
 from ..errors import InputError
 from ..ledger import Size
+from ..ledger.sizes import symbol
 from ..methods.lora import LoraOptions
 from ..methods.options import MethodOptions
 from ..methods.other import OtherMethod
@@ -43,6 +44,13 @@ class Resolved(NamedTuple):
     def with_step(self, step: Step) -> Resolved:
         """The same plan with another step."""
         return self._replace(step=step)
+
+    def with_open_rank(self) -> Resolved:
+        """The same plan with the symbol r for the rank of its method. Raises ``InputError`` where it has no rules."""
+        method = self.plan.method.build(self.spec.config, self.plan.dtype, symbol("r"))
+        if type(method) is not type(self.method):
+            raise InputError(f"method: {self.plan.method.name} is recorded, at its own rank")
+        return self._replace(method=method)
 
     def sizes(self, symbolic: bool = False, batch: Size | None = None, seq: Size | None = None) -> Sizes:
         """The model's sizes. Layers that the method treats alike are counted as one run.

@@ -10,6 +10,7 @@ from ..errors import InputError
 from ..ledger import Call as BackwardCall
 from ..ledger import Ledger, Tensor, backward
 from ..ledger import record as record_node
+from ..ledger.sizes import is_so
 from ..operators.layout import normalised
 from ..operators.table import RULES, Result
 from .interfaces import Interfaces
@@ -80,6 +81,10 @@ class Sharing(Frame):
             assert self.outer is not None
             for one in self.shared:
                 self.outer[one] = self[one]
+
+
+def _is_none(count: int) -> bool:
+    return count < 1
 
 
 class EventLoop:
@@ -179,6 +184,7 @@ class EventLoop:
         """Run a pass of a loop and count it for all, unless the ledger is unrolled and no log outlines loops."""
         ledger, count, events = self.ledger, loop.count, self.ledger.events
         each, outer = ledger.unrolled, ledger.turn
+        is_so(_is_none, count)
         if events is not None and events.outlines_loops:
             each, ledger.turn = False, events.turn_of(loop.place, count)
         try:

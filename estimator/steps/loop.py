@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
 from .. import operators as ops
 from ..ledger import Counted, Ledger, SavedBy, SavedRow, Size, Tensor
+from ..ledger.sizes import Poly, evaluated
 from ..programs import Builder, Inputs, Method, Procedure, Sizes, Step
 from ..programs.attention_functions import Cache
 from ..programs.causal_lm import RecordedCausalLM
@@ -70,6 +71,15 @@ class StepTotals:
     host: HostTotals | None = None
     math_attention: str = ""
     """Why PyTorch's math attention runs on a GPU, if it does."""
+
+    def at(self, values: Mapping[str, int]) -> StepTotals:
+        """The totals where the symbols have these values; without the rows of what is saved."""
+        sizes = {one.name: getattr(self, one.name) for one in fields(self)}
+        numbers = {name: size.evaluate(values) for name, size in sizes.items() if isinstance(size, Poly)}
+        moments: dict[str, list[Size]] = {
+            name: [max(evaluated(n, values) for n in all_)] for name, all_ in self.moments.items()
+        }
+        return replace(self, **numbers, moments=moments, rows=[], saved_by=[])
 
 
 class Model:
@@ -221,6 +231,7 @@ class Loop:
         trainable: Size = 0
         count: Size = 0
         ledger = self.ledger
+        ledger.settle()
         scope = self.model.scope if self.models else Scope()  # a loop of the user's own has no model
         gradients = self.gradients if scope.gradients is None else scope.gradients
         optimizer, rests = self.states, None

@@ -12,6 +12,7 @@ from contextlib import contextmanager
 
 from .. import operators as ops
 from ..ledger import ITEMSIZE, Hooks, Ledger, Size, Tensor, product
+from ..ledger.sizes import only_bounded
 
 
 def block_bytes(nbytes: int) -> int:
@@ -26,8 +27,10 @@ def pin(ledger: Ledger, nbytes: Size, count: Size) -> None:
 
     Sizes that are symbols are left out.
     """
-    if isinstance(nbytes, int) and isinstance(count, int):  # the next power of two is no polynomial
+    if isinstance(nbytes, int) and isinstance(count, int):
         ledger.pinned.take(block_bytes(nbytes), count)
+    else:
+        only_bounded()  # the next power of two is no polynomial
 
 
 class _OnHost:

@@ -60,8 +60,8 @@ def entries(log: Log) -> list[Any]:
 @pytest.mark.parametrize("job", STEPS, indirect=True, ids=str)
 def test_a_log_is_that_of_all_passes(job: Resolved, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whether sizes are symbols or numbers."""
-    logs = Logs(job)
-    found = {shape: (logs.of(*shape), log_step(job, *shape)) for shape in SHAPES}
+    logs = Logs()
+    found = {shape: (logs.of(job, *shape), log_step(job, *shape)) for shape in SHAPES}
 
     def not_alike(*args: Any) -> None:
         raise NotPeriodic
@@ -82,9 +82,9 @@ def test_lengths_with_the_same_formulas_run_a_step_once(job: Resolved, monkeypat
     monkeypatch.setattr(
         process, "run", lambda *args, run=process.run, **keys: (runs.append(args[3:]), run(*args, **keys))
     )
-    logs = Logs(job)
+    logs = Logs()
     lengths = (64 * 20, 64 * 30, 64 * 20 + 1, 2000, 5000)
-    assert len({sum(logs.of(2, seq).events.sizes) for seq in lengths}) == len(lengths)
+    assert len({sum(logs.of(job, 2, seq).events.sizes) for seq in lengths}) == len(lengths)
     assert len(runs) == len({*runs}) <= 4  # an outline, and the layers where that is none
 
 

@@ -191,9 +191,9 @@ def test_an_optimizer_that_steps_in_backward_is_run_whole(optimizer: str, method
 def test_a_log_with_symbols_is_that_of_every_shape(keys: dict[str, Any]) -> None:
     """Where symbols hide what a number decides (a mask's alignment, few tokens, a sum's blocks), the step is run."""
     job = resolve(parse_plan({**BASE, "method": "lora", **keys}))
-    logs = torch_cuda.Logs(job)
+    logs = torch_cuda.Logs()
     for batch, seq in ((1, 2), (1, 63), (1, 64), (1, 1000), (1, 896), (3, 2), (3, 64), (2, 4097)):
-        found, expected = logs.of(batch, seq), torch_cuda.log_step(job, batch, seq)
+        found, expected = logs.of(job, batch, seq), torch_cuda.log_step(job, batch, seq)
         for name in ("base", "added", "buffers", "states"):
             assert getattr(found, name) == getattr(expected, name), name
         end = expected.events.marks["end"]  # behind it the collector frees the model, whenever it runs
@@ -205,15 +205,15 @@ def test_a_log_with_symbols_is_that_of_every_shape(keys: dict[str, Any]) -> None
 def test_shapes_with_the_same_formulas_run_a_step_once(monkeypatch: pytest.MonkeyPatch) -> None:
     runs: list[object] = []
     monkeypatch.setattr(torch_cuda, "run", lambda *args, **keys: (runs.append(args), run(*args, **keys)))
-    logs = torch_cuda.Logs(resolve(parse_plan({**BASE, "method": "lora"})))
-    sizes = {shape: sum(logs.of(*shape).events.sizes) for shape in ((2, 100), (3, 1000), (4, 5000), (8, 30))}
+    logs, job = torch_cuda.Logs(), resolve(parse_plan({**BASE, "method": "lora"}))
+    sizes = {shape: sum(logs.of(job, *shape).events.sizes) for shape in ((2, 100), (3, 1000), (4, 5000), (8, 30))}
     assert len(runs) == 1
     assert len(set(sizes.values())) == len(sizes)
 
 
 def test_few_logs_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch_cuda, "MOST_KEPT", 10_000)
-    logs = torch_cuda.Logs(resolve(parse_plan({**BASE, "method": "lora"})))
-    entries = [len(logs.of(1, seq).events.order) for seq in range(2, 12)]
+    logs, job = torch_cuda.Logs(), resolve(parse_plan({**BASE, "method": "lora"}))
+    entries = [len(logs.of(job, 1, seq).events.order) for seq in range(2, 12)]
     assert 1 < len(logs._logs) < 10
     assert sum(entries[-len(logs._logs) :]) <= 10_000 + entries[-1]

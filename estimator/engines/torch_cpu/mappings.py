@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ...ledger import Events, Origin
+from ...ledger import Events, Origin, whole
 from ...steps.step import run
 from ..engine import Job
 from ..replay import KINDS, PARAMETER, STATE, STATES, Timeline, kind_of, state_sizes
@@ -90,7 +90,7 @@ def replay(job: Job, timeline: Timeline | None = None, snapshot: Snapshot | None
     snapshot.step = 1
     enter("load")
     play(0, start)
-    for nbytes in filter(None, state_sizes(job.step, job.method, ledger)):
+    for nbytes in filter(None, map(whole, state_sizes(job.step, job.method, ledger))):
         allocator.malloc(nbytes, STATE, STATES._replace(phase="load"))
     marks = sorted((at, part) for part, at in events.marks.items())
     for (at, part), (stop, _) in zip(marks, [*marks[1:], (len(events.order), "")], strict=True):

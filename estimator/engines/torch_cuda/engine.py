@@ -87,10 +87,10 @@ class TorchCuda(Torch):
         count = STEADY if len(lengths.counts) == 1 else REPRESENTATIVE
         return [Batch(plan.batch, seq, plan.empty_cache) for seq in lengths.representative_batches(plan.batch, count)]
 
-    def logs(self, job: Job, procedure: Procedure | None = None) -> Logs:
+    def logs(self, procedure: Procedure | None = None) -> Logs:
         from .process import Logs, OwnLogs
 
-        return Logs(job) if procedure is None else OwnLogs(job, procedure)
+        return Logs() if procedure is None else OwnLogs(procedure)
 
     def usage(self, job: Job, peak: int, says_where: bool, logs: Logs) -> Usage:
         """The process in a budget. PyTorch gives cached blocks back before it runs out of memory, so a process may fit
@@ -119,7 +119,7 @@ class TorchCuda(Torch):
                 "the optimizer has foreach=False, without which PyTorch's stops on a GPU: some parameters are DTensors "
                 "and some are not"
             )
-        if (passes := logs.passes(batches)) > 1:
+        if (passes := logs.passes(job, batches)) > 1:
             notes.append(
                 f"in the allocator's replay one pass over a chunk of the sequence stands for {passes:,}; reserved "
                 "bytes were within 2.5 % of those of all passes"

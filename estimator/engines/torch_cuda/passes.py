@@ -138,10 +138,6 @@ class Passes:
             raise NotPeriodic
         return maker
 
-    def run(self, values: Mapping[str, int]) -> bool:
-        """Whether each loop has so many passes, where the symbols have these values."""
-        return all(evaluated(loop.count, values) >= 1 for loop in self._loops.values())
-
     def at(self, values: Mapping[str, int]) -> Events:
         """The log where the symbols have these values."""
         events = self.events

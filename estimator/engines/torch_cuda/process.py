@@ -12,11 +12,11 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
-from functools import cached_property, partial
+from functools import cache, partial
+from typing import NamedTuple
 
-from ...errors import InputError
 from ...ledger import ITEMSIZE, Events, Ledger, Origin, Size, whole
-from ...ledger.sizes import Taken, evaluated, symbol, taking
+from ...ledger.sizes import evaluated
 from ...programs import Blocks, Procedure, Step
 from ...programs.layer_runs import segments
 from ...steps.checkpointing import segment_length
@@ -25,6 +25,7 @@ from ...steps.optimizers import OPTIMIZERS, optimizer_of, updated
 from ...steps.step import run
 from ..engine import Job
 from ..replay import KINDS, PARAMETER, STATE, STATES, Batch, Phase, Timeline, Usage, kind_of, state_sizes
+from ..shapes import Shapes
 from ..snapshot import Snapshot, loaded
 from .caching_allocator import TIES, Block, CachingAllocator, OutOfMemory
 from .expansion import Expansion, NotPeriodic
@@ -34,9 +35,8 @@ MOST_KEPT = 600_000
 """The most entries of the logs that are kept, some 70 MB: a search over lengths takes little memory."""
 
 
-@dataclass(frozen=True)
-class Loaded:
-    """How a parameter is loaded. Sizes are bytes."""
+class Loaded(NamedTuple):
+    """How a parameter is loaded. Sizes are bytes, or polynomials until ``Log.at``."""
 
     name: str
     nbytes: int
@@ -65,7 +65,10 @@ class Log:
 
     def at(self, values: Mapping[str, int]) -> Log:
         """The log where the symbols have these values, with every pass of its loops."""
-        return replace(self, events=self.passes.at(values), buffers=tuple(evaluated(n, values) for n in self.buffers))
+        size = cache(lambda n: evaluated(n, values))
+        added = [Loaded(p.name, size(p.nbytes), size(p.loaded), size(p.unpacked), p.constants) for p in self.added]
+        buffers, states = tuple(map(size, self.buffers)), tuple(map(size, self.states))
+        return replace(self, events=self.passes.at(values), added=tuple(added), buffers=buffers, states=states)
 
 
 def log_step(job: Job, batch: Size, seq: Size, with_origins: bool = False) -> Log:
@@ -95,16 +98,16 @@ def log_step(job: Job, batch: Size, seq: Size, with_origins: bool = False) -> Lo
                 constants.append(events.sizes[number])
             continue
         p = parameters[number]
-        unpacked, nbytes = whole(p.numel) * ITEMSIZE[base_dtype], whole(p.storage.nbytes)
+        unpacked, nbytes = p.numel * ITEMSIZE[base_dtype], p.storage.nbytes
         packed = nbytes != p.nbytes
         loaded = nbytes if packed or (p.added and step.base is not None) else unpacked
         own = tuple(constants) if packed else ()
-        found[p.added].append(Loaded(p.name, nbytes, loaded, unpacked if packed else 0, own))
+        found[p.added].append(Loaded(p.name, nbytes, loaded, unpacked if packed else 0, own))  # type: ignore[arg-type]
         if packed:
             constants.clear()
     states = state_sizes(job.step, job.method, ledger)
     blocks = _blocks(step, ledger)
-    log = Log(passes, events, tuple(found[False]), tuple(found[True]), tuple(constants), states, blocks)
+    log = Log(passes, events, tuple(found[False]), tuple(found[True]), tuple(constants), states, blocks)  # type: ignore[arg-type]
     return log.at({}) if isinstance(batch, int) and isinstance(seq, int) else log
 
 
@@ -155,7 +158,7 @@ def expanded(job: Job, step: Step, batch: Size, seq: Size, new: Callable[[], Eve
     expansion = Expansion(events, outline)
     end = events.marks["end"]
     expansion.play(0, events.marks.get("update", end))
-    ledger = step.ledger(unrolled=True, events=expansion.events)
+    ledger = step.ledger(unrolled=True, symbolic=outlined.symbolic, events=expansion.events)
     ledger.parameters = expansion.parameters(outlined.parameters, ledger)
     if "update" in events.marks:
         if any(p.grad is not None for p in outlined.parameters):
@@ -172,79 +175,44 @@ def expanded(job: Job, step: Step, batch: Size, seq: Size, new: Callable[[], Eve
 
 
 class Logs:
-    """The logs of a plan's steps, whatever the batch and the length; ``with_origins``: see ``Events``.
+    """The logs of steps that differ in batch, sequence and rank alone; ``with_origins``: see ``Events``."""
 
-    A step runs with symbols, and its log is evaluated for each shape of a batch for which a run with numbers does the
-    same. For other shapes the step runs again.
-    """
+    def __init__(self, with_origins: bool = False) -> None:
+        self.with_origins = with_origins
+        self._logs: dict[tuple[str, int, int], Log] = {}
+        self._shapes = Shapes(self._made)
 
-    def __init__(self, job: Job, with_origins: bool = False) -> None:
-        self._job, self._with_origins = job, with_origins
-        self._logs: dict[tuple[int, int], Log] = {}
-        self._formulas: dict[tuple[Step, bool, Size], tuple[Log, Taken] | None] = {}
-
-    def of(self, batch: int, seq: int) -> Log:
+    def of(self, job: Job, batch: int, seq: int) -> Log:
         """The log of a step of [batch, seq] tokens."""
-        if (batch, seq) not in self._logs:
+        shape = repr(job.plan.method.open_values()), batch, seq
+        if shape not in self._logs:
             while sum(len(log.events.order) for log in self._logs.values()) > MOST_KEPT:
                 del self._logs[next(iter(self._logs))]
-            self._logs[batch, seq] = self._made(batch, seq)
-        return self._logs[batch, seq]
+            self._logs[shape] = self._shapes.of(job, batch, seq)
+        return self._logs[shape]
 
-    def _made(self, batch: int, seq: int) -> Log:
-        job = self._job.at(batch, seq)
-        tokens, values = self._symbols(seq)
-        sizes, regime = (1 if batch == 1 else symbol("B"), tokens), (job.step, batch == 1, tokens)
-        if regime not in self._formulas and seq > 1:
-            self._formulas[regime] = None
-            if job.knows(*sizes):
-                with suppress(InputError), taking() as taken:  # a rule may need numbers
-                    self._formulas[regime] = log_step(job, *sizes, self._with_origins), taken
-        values, known = {"B": batch, **values}, self._formulas.get(regime)
-        longest = getattr(job.spec.config, "longest", None) or seq
-        if (
-            known is None
-            or not 1 < seq <= longest
-            or values.get("C") == 1
-            or not known[0].passes.run(values)
-            or not known[1].holds(values)
-        ):
-            return log_step(self._job, batch, seq, self._with_origins)
-        return known[0].at(values)
+    def _made(self, job: Job, batch: Size, seq: Size) -> Log:
+        return log_step(job, batch, seq, self.with_origins)
 
-    @cached_property
-    def _chunk(self) -> int | None:
-        """The tokens of a chunk of the sequence, where layers cut it."""
-        chunk: int | None = self._job.spec.config.source.chunk_of(self._job.step)
-        return chunk
-
-    def _symbols(self, seq: int) -> tuple[Size, dict[str, int]]:
-        """The sequence in symbols, and their values: S, or of chunks, C of these of which P tokens are missing."""
-        if self._chunk is None:
-            return symbol("S"), {"S": seq}
-        virtual, chunk = self._job.method.virtual_tokens, self._chunk
-        chunks = -(-(seq + virtual) // chunk)
-        values = {"C": chunks, "P": chunks * chunk - seq - virtual}
-        padding: Size = symbol("P") if values["P"] else 0
-        return chunk * symbol("C") - padding - virtual, values
-
-    def passes(self, batches: Sequence[Batch]) -> int:
+    def passes(self, job: Job, batches: Sequence[Batch]) -> int:
         """The most passes of a loop that one stands for in the logs of batches; 1 where all are replayed."""
-        return max(self.of(batch.rows, batch.seq).events.most_copies for batch in batches)
+        return max(self.of(job, batch.rows, batch.seq).events.most_copies for batch in batches)
 
 
 class OwnLogs(Logs):
     """The log of a user's own procedure, whatever the batch."""
 
-    def __init__(self, job: Job, procedure: Procedure) -> None:
-        super().__init__(job)
+    def __init__(self, procedure: Procedure) -> None:
+        super().__init__()
         self._procedure = procedure
 
-    def of(self, batch: int, seq: int) -> Log:
-        return super().of(0, 0)
+    def of(self, job: Job, batch: int, seq: int) -> Log:
+        if not self._logs:
+            self._logs["", 0, 0] = self._made(job, 0, 0)
+        return self._logs["", 0, 0]
 
-    def _made(self, batch: int, seq: int) -> Log:
-        step = self._job.step
+    def _made(self, job: Job, batch: Size, seq: Size) -> Log:
+        step = job.step
         ledger = step.ledger(unrolled=True, events=Events())
         Loop(ledger, step).run(self._procedure)
         assert ledger.events is not None
@@ -282,7 +250,7 @@ class Process:
         snapshot: Snapshot | None = None,
     ) -> None:
         self.job, self.timeline, self.snapshot = job, timeline, snapshot
-        self.logs = logs or Logs(job, with_origins=snapshot is not None)
+        self.logs = logs or Logs(with_origins=snapshot is not None)
         plan = job.plan
         self.allocator = CachingAllocator(plan.expandable_segments, capacity, ties=TIES[plan.torch])
         if snapshot is not None:
@@ -300,7 +268,7 @@ class Process:
 
         With ``empty_cache``, ``torch.cuda.empty_cache`` runs before ``zero_grad``.
         """
-        log = self.logs.of(batch, seq)
+        log = self.logs.of(self.job, batch, seq)
         events, blocks = log.events, dict[int, Block]()
         start = events.marks["forward"]
         stops = [(at, part, False) for part, at in events.marks.items()]

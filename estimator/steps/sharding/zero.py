@@ -22,6 +22,7 @@ from typing import ClassVar
 
 from ...errors import InputError
 from ...ledger import FLOATING, ITEMSIZE, Ledger, Storage, Tensor, ceiling, whole
+from ...ledger.sizes import only_bounded
 from ...programs import Sharding
 from .scope import Parts, Scope
 
@@ -281,10 +282,10 @@ class _StageOneAndTwo(Scope):
 
     def _hold(self) -> None:
         """Hold what the rank with the most has now. If there was a new peak, it was that of the one before."""
-        if not self.ledger.symbolic:
-            peak: int = max(self.ledger.peaks.values(), default=0)
-            if peak > self.peak:
-                self.peak, self.largest = peak, self.most
+        if self.ledger.symbolic:
+            only_bounded()
+        elif (peak := max(self.ledger.peaks.values(), default=0)) > self.peak:
+            self.peak, self.largest = peak, self.most
         self.most = max(self.ranks, key=lambda rank: rank.held)
         if self.most.held != self.held.nbytes:
             self.held.resize(self.most.held)
