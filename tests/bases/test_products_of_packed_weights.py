@@ -15,6 +15,8 @@ from estimator import estimate
 from estimator import operators as ops
 from estimator.bases import bitsandbytes as rules
 from estimator.bases.formats import Base
+from estimator.ledger import Ledger
+from estimator.operators import Cuda
 from tests.cases.small_models import write_config
 from tests.helpers.operator_rules import BF16, F16, F32, Given, agree
 
@@ -59,6 +61,34 @@ def test_matmul_4bit_of_older_releases(release: str, nested: bool) -> None:
         lambda x: MatMul4Bit.apply(x * 0.5) * 0.5,
         Given((40, 6, 96)),
     )
+
+
+@pytest.mark.parametrize(
+    ("release", "tokens", "grad", "n_in", "fused"),
+    [
+        ("0.50", rules.FUSED_TOKENS, True, 128, True),
+        ("0.50", rules.FUSED_TOKENS + 1, False, 128, False),
+        ("0.50", 1, False, 96, False),
+        ("0.49", 1, False, 128, True),
+        ("0.49", 1, True, 128, False),
+        ("0.49", 2, False, 128, False),
+    ],
+)
+@pytest.mark.parametrize("nested", [False, True])
+def test_few_tokens_on_a_gpu(release: str, tokens: int, grad: bool, n_in: int, fused: bool, nested: bool) -> None:
+    """By hand, from ``matmul_4bit``: a fused kernel makes no weight; with nested scales gemv_4bit makes them twice."""
+    ledger = Ledger(Cuda())
+    x = ledger.empty((1, tokens, n_in), BF16)
+    x.requires_grad = grad
+    before, ledger.counts_work = ledger.live, True
+    out = rules.matmul_4bit(x, (24, n_in), None, Base("nf4", BF16, double_quant=nested, bitsandbytes=release))
+    assert out.shape == (1, tokens, 24)
+    most, scales = max(ledger.peaks.values()) - before, 2 * 4 * (24 * n_in // 64)
+    if fused:
+        assert most == (scales if nested and release == "0.49" else out.nbytes)
+        assert ledger.work == 2 * tokens * 24 * n_in
+    else:
+        assert most > 2 * 24 * n_in
 
 
 @pytest.mark.parametrize("dtype", [F32, BF16, F16])

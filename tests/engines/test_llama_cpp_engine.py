@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import replace
+from dataclasses import fields, replace
 from math import prod
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -18,11 +19,14 @@ from estimator.engines.llama_cpp.context import Parameters
 from estimator.engines.llama_cpp.ggml import TYPES
 from estimator.engines.llama_cpp.graphs import GRAPHS
 from estimator.engines.llama_cpp.header import Header, TensorInfo
+from estimator.engines.llama_cpp.options import DEFAULTS
 from estimator.engines.llama_cpp.recipes import RECIPES
 from estimator.engines.llama_cpp.usage import Usage, usage
 from estimator.engines.llama_cpp.weights import weights
+from estimator.engines.registry import engine_of
 from estimator.errors import InputError
 from estimator.plans.models import builtin_names, load, names_for
+from estimator.plans.plan import parse_plan
 from estimator.witnesses import llama_cpp as engine
 from tests.cases.llama_cpp_runs import RECORDED, legacy, real_header
 from tests.helpers.installed_engine import Node, graph, quantised_types
@@ -282,3 +286,23 @@ def test_a_tied_output_is_repacked_as_a_second_copy() -> None:
     size = 64 * 320 // 32 * 18
     assert weights(header).repacked == size
     assert weights(header, repack=False).repacked == 0
+
+
+def test_a_block_has_the_engine_s_defaults() -> None:
+    """Of what both have but the context, which the plan decides."""
+    of_context = {one.name: one.default for one in fields(Parameters) if one.name not in ("n_ctx", "n_seq_max")}
+    assert of_context == {name: getattr(DEFAULTS, name) for name in of_context}
+    assert (DEFAULTS.use_mmap, DEFAULTS.repack, DEFAULTS.n_ctx, DEFAULTS.n_seq_max) == (True, True, None, None)
+
+
+@pytest.mark.parametrize(
+    ("keys", "says"),
+    [
+        ({"llama_cpp": {"n_ctx": 512}, "seq": 64}, "n_ctx 512"),
+        ({"batch": 3, "seq": 64}, "n_ctx 192"),
+        ({}, "the model's own context"),
+    ],
+)
+def test_a_heading_says_the_context(keys: dict[str, Any], says: str) -> None:
+    plan = parse_plan({"model": "qwen3-0.6b", "runtime": "llama.cpp", "dtype": "q8_0", **keys})
+    assert engine_of("llama.cpp").heading(plan).startswith(f"qwen3-0.6b, Q8_0, {says}, cache f16")
