@@ -39,12 +39,10 @@ def test_outliers_are_known(source: str, metric: str) -> None:
 
 UNEXPLAINED = {
     "full-finetuning/llama-3.2-3B-lr_0.00001",
-    "lora/llama-3.2-3B-rank32-dora",
     "t4-qlora-2026-09-01/0",
     "t4-sweep-2026-09-15/22",
     "t4-sweep-2026-09-15/36",
     "t4-sweep-2026-09-15/38",
-    "waveft/llama-3.2-3B-n_frequency-5000",
 }
 
 
