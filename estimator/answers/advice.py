@@ -22,6 +22,7 @@ from ..plans.refusals import budget_of, check_question
 from ..plans.resolve import Resolved, resolve
 from ..steps.sharding.options import SIZES, ShardingOptions
 from ..steps.step import StepTotals, run
+from ..text import human
 from .comparison import label_of
 from .estimate import Progress, live_of, to_result
 from .result import Result
@@ -36,12 +37,15 @@ FIDELITY = (
     "base weights in 4 bits",
     "saved activations in 4 bits",
     "half of the adapter frozen",
+    "the same step, slower by copies from and to the host",
     "more cards, each with a batch of its own",
 )
 """What a change does to the training, from nothing to much; a change's ``fidelity`` is the index. The order is our own
 judgement: 8-bit states train as 32-bit ones do (arXiv 2110.02861), 8-bit activations nearly so (2104.14129), a
 quantised base costs more accuracy the fewer its bits (2208.07339, 2305.14314), a frozen lora_A is another method
-(2308.03303). More cards change no step, and cost most."""
+(2308.03303). What rests on the host changes no step, and takes time; more cards cost most."""
+ON_HOST = len(FIDELITY) - 2
+"""What resting on the host does."""
 CARDS = (2, 4, 8)
 """How many cards share a model that one has no room for."""
 SHARES_MORE: Mapping[str, tuple[str, ...]] = {"ddp": ("fsdp2",), "zero1": ("zero2", "zero3"), "zero2": ("zero3",)}
@@ -304,7 +308,7 @@ def _advise(plan: Plan, limit: Limit, progress: Progress, allowed: Allowed) -> A
         return []
 
     found: list[Candidate] = [base]
-    cards = [(change,) for change in _on_cards(plan) if allowed(change.keys)]
+    cards = [(change,) for change in (*_on_host(plan), *_on_cards(plan)) if allowed(change.keys)]
     for lossy in [*sorted(itertools.product(*losing), key=_lost), *cards]:
         if any(change.fidelity for change in lossy) and lossy not in cards:  # which have no rule with some of the most
             # Does anything fit with the most recomputation and all the other changes?
@@ -408,8 +412,9 @@ def _steps(plan: Plan, base: Candidate, best: Candidate, progress: Progress) -> 
         after, change = min(possible, key=lambda row: (row[1].fidelity, row[0].floor)) if possible else (best, left[0])
         left.remove(change)
         done = (*done, change)
+        held = live_of(after.resolved, after.totals).bytes.get("host_all")
         yield Step(
-            change.text,
+            f"{change.text}; {human(held)} of host RAM" if held and change.fidelity == ON_HOST else change.text,
             change.keys,
             FIDELITY[change.fidelity],
             after.bytes,
@@ -494,13 +499,23 @@ def _lossy_axes(plan: Plan) -> list[Axis]:
     return axes
 
 
+def _on_host(plan: Plan) -> list[Change]:
+    """Parameters, gradients and states on the host: of a step on one card by FSDP2 alone, which has rules for it."""
+    alone = {"name": "fsdp2", "world_size": 1}
+    block = alone if plan.sharding is None else plan.sharding.model_dump(exclude_unset=True)
+    if not plan.engine.has_own_memory or block.get("name") not in ("fsdp2", "hsdp") or block.get("cpu_offload"):
+        return []
+    words = "parameters, gradients and states on the host (sharding: fsdp2, cpu_offload: true)"
+    return [Change(words, {"sharding": {**block, "cpu_offload": True}}, ON_HOST, 4)]
+
+
 def _on_cards(plan: Plan) -> list[Change]:
     """Cards that share the model of a step on one. They are tried last, and beside changes that are exact alone."""
     return [
         Change(
             f"{cards} cards that share the model (sharding: fsdp2, world_size: {cards})",
             {"sharding": {"name": "fsdp2", "world_size": cards}},
-            8,
+            len(FIDELITY) - 1,
             cards,
         )
         for cards in (CARDS if plan.sharding is None and plan.engine.has_own_memory else ())

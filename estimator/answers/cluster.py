@@ -34,6 +34,8 @@ WAYS: tuple[Mapping[str, Any], ...] = (
     {"name": "fsdp2", "reshard_after_forward": False},
 )
 """How processes share a model, beside tensor parallelism."""
+OFFLOADED: tuple[Mapping[str, Any], ...] = ({"name": "fsdp2", "cpu_offload": True},)
+"""How they do with parameters and states on the host, which takes time, and is tried where nothing else fits."""
 TENSOR_PARALLEL = (1, 2, 4, 8)
 MAX_CARDS = 8
 """The most cards, where a question names no number."""
@@ -160,7 +162,8 @@ def way_of(sharding: Mapping[str, Any] | None) -> str:
     name = sharding.get("name", "")
     kept = "reshard_after_forward" in sharding and not sharding["reshard_after_forward"]
     parts = [f"{name} without resharding" if kept else name, f"tp {sharding['tp']}" if "tp" in sharding else ""]
-    return ", ".join(filter(None, parts))
+    host = " on the host" if sharding.get("cpu_offload") else ""
+    return ", ".join(filter(None, parts)) + host
 
 
 def smallest_cluster(
@@ -196,17 +199,21 @@ def smallest_cluster(
         raise InputError(f"no device is left: {'; '.join(left_out)}; name others")
     tried: list[Layout] = []
     refused: dict[str, set[frozenset[str]]] = {}
-    for count, sharding in _layouts(max_cards, own):
-        shared = _Shared({}, {})
-        for device in cards:
-            try:
-                tried.append(_layout(on_device(plan, device), device, count, sharding, margin, shared))
-            except InputError as error:
-                if sharding is None:
-                    raise
-                refused.setdefault(_reason(str(error)), set()).add(_parts(sharding))
-            finally:
-                progress()
+    for ways in (WAYS, OFFLOADED):
+        apart = [device for device in cards if ways is WAYS or on_device(plan, device).engine.has_own_memory]
+        for count, sharding in _layouts(max_cards, own, ways):
+            shared = _Shared({}, {})
+            for device in apart:
+                try:
+                    tried.append(_layout(on_device(plan, device), device, count, sharding, margin, shared))
+                except InputError as error:
+                    if sharding is None:
+                        raise
+                    refused.setdefault(_reason(str(error)), set()).add(_parts(sharding))
+                finally:
+                    progress()
+        if any(one.result.fits for one in tried):
+            break
     tried.sort(key=lambda one: (one.cards, one.result.communicated, one.device.usable_bytes, one.device.name))
     return Cluster(plan, max_cards, tuple(tried), {**left_out, **_ways(refused)})
 
@@ -221,16 +228,19 @@ def _without_sharding(keys: Mapping[str, Any]) -> tuple[Plan, Mapping[str, Any]]
     return parse_plan({key: value for key, value in keys.items() if key != "sharding"}), block
 
 
-def _layouts(max_cards: int, own: Mapping[str, Any]) -> Iterator[tuple[int, Mapping[str, Any] | None]]:
+def _layouts(
+    max_cards: int, own: Mapping[str, Any], ways: Sequence[Mapping[str, Any]]
+) -> Iterator[tuple[int, Mapping[str, Any] | None]]:
     """How many cards, and the block of sharding; ``own`` options are added to the ways that have them."""
-    yield 1, None
-    cards = 2
+    if ways is WAYS:
+        yield 1, None
+    cards = 2 if ways is WAYS else 1  # what is on the host needs no others
     while cards <= max_cards:
-        for tp in TENSOR_PARALLEL:
+        for tp in TENSOR_PARALLEL if ways is WAYS else (1,):
             size = {"tp": tp} if tp > 1 else {}
-            if tp == cards:
+            if tp == cards > 1:
                 yield cards, size
-            for way in WAYS if tp < cards else ():
+            for way in ways if tp == 1 or tp < cards else ():
                 name = way["name"]
                 taken = {key: value for key, value in own.items() if name in SHARDINGS and _takes(name, key)}
                 yield cards, {**way, **taken, "world_size": cards, **size}

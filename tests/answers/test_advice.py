@@ -19,6 +19,7 @@ from estimator.answers.advice import (
     _free_axes,
     _lossy_axes,
     _on_cards,
+    _on_host,
     _working_axes,
     _worth_trying,
     advise,
@@ -29,6 +30,7 @@ from estimator.errors import InputError
 from estimator.plans.margins import Margin
 from estimator.plans.plan import Plan, parse_plan
 from estimator.show.cli import main
+from estimator.text import human
 from tests.cases.small_models import write_config
 
 KEYS: dict[str, Any] = {"batch": 2, "seq": 512, "dtype": "float32"}
@@ -235,3 +237,28 @@ def test_cards_are_the_last_change_of_a_step_on_one() -> None:
     assert {one.fidelity for one in cards} == {len(FIDELITY) - 1}
     assert max(one.fidelity for axis in _lossy_axes(plan) for one in axis) < len(FIDELITY) - 1
     assert _on_cards(parse_plan({"model": "llama-3.2-1b"})) == []
+
+
+def test_resting_on_the_host_is_tried_before_more_cards() -> None:
+    """Of a GPU's step alone, by FSDP2. It changes no training, so only more cards cost more."""
+    keys = {"model": "llama-3.2-1b", "device": "rtx-4090"}
+    (alone,) = _on_host(parse_plan(keys))
+    assert alone.keys == {"sharding": {"name": "fsdp2", "world_size": 1, "cpu_offload": True}}
+    shared = {"name": "fsdp2", "world_size": 8, "param_dtype": "bfloat16"}
+    (kept,) = _on_host(parse_plan({**keys, "sharding": shared}))
+    assert kept.keys == {"sharding": {**shared, "cpu_offload": True}}
+    assert {alone.fidelity, kept.fidelity} == {len(FIDELITY) - 2}
+    for other in ({"sharding": {"name": "ddp", "world_size": 2}}, {"sharding": {**shared, "cpu_offload": True}}):
+        assert _on_host(parse_plan({**keys, **other})) == []
+    assert _on_host(parse_plan({"model": "llama-3.2-1b"})) == []
+
+
+def test_advice_says_how_much_rests_on_the_host() -> None:
+    """Nothing else fits in the budget; the host's bytes are those of the advised plan."""
+    keys = {"model": "smollm2-135m", "dtype": "float32", "seq": 8, "runtime": "torch-cuda", "budget": "1.3GiB"}
+    (found,) = advise(keys, margin=Margin(nbytes=0))
+    rests = estimate(found.best.plan).bytes
+    assert found.fits
+    (step,) = (step for step in found.steps if step.fidelity == FIDELITY[-2])
+    assert step.text.endswith(f"; {human(rests['host_all'])} of host RAM")
+    assert rests["parameters"] == 0

@@ -96,7 +96,7 @@ def test_what_fits_without_the_margin_alone_is_tight() -> None:
 
 
 def test_where_nothing_fits_the_nearest_is_named() -> None:
-    found = smallest_cluster({"model": "llama-3.1-70b", "seq": 64}, ["raspberry-pi-5-8gb", "t4"], 2)
+    found = smallest_cluster({"model": "llama-3.1-405b", "seq": 64}, ["raspberry-pi-5-8gb", "t4"], 2)
     assert found.verdict == "does not fit"
     told = found.to_dict()
     assert told["layouts"] == []
@@ -126,3 +126,15 @@ def test_where_nothing_fits_the_nearest_is_named() -> None:
 def test_wrong_input(keys: dict[str, Any], devices: list[str], cards: int, says: str) -> None:
     with pytest.raises(InputError, match=says):
         smallest_cluster({"model": "smollm2-135m", **keys}, devices, cards)
+
+
+def test_what_rests_on_the_host_is_tried_where_nothing_else_fits() -> None:
+    """On GPUs alone, one card too. The block is a plan's, and its words name the host."""
+    found = smallest_cluster({**FULL, "seq": 16}, ["t4", "raspberry-pi-5-8gb"], 1)
+    assert [(one.device.name, one.way) for one in found.layouts] == [("t4", "fsdp2 on the host")]
+    (row,) = found.to_dict()["layouts"]
+    assert row["sharding"] == {"name": "fsdp2", "cpu_offload": True, "world_size": 1}
+    assert row["process"] == estimate({**FULL, "seq": 16}, device="t4", sharding=row["sharding"]).bytes["process"]
+    fits = smallest_cluster({**FULL, "seq": 16}, ["t4"], 2)
+    assert fits.layouts
+    assert not [one for one in fits.tried if "host" in one.way]

@@ -136,7 +136,8 @@ def _answer(advice: Advice) -> str:
 
 def _changes(candidate: Candidate) -> str:
     keys = [(key, value) for change in candidate.changes for key, value in change.keys.items()]
-    keys += [("world_size", value["world_size"]) for key, value in keys if key == "sharding"]
+    blocks = [value for key, value in keys if key == "sharding"]
+    keys += [(key, block[key]) for block in blocks for key in ("world_size", "cpu_offload") if key in block]
     said = (f"{key}: {shown_value(value['name'] if isinstance(value, dict) else value)}" for key, value in keys)
     return ", ".join(said) or "as it is"
 
