@@ -148,6 +148,18 @@ ACCELERATE = ("trl-sft", "hf-trainer", "axolotl", "llama-factory")
 """Trainers that accelerate starts processes for."""
 
 
+_GATHERS_ALL = (
+    " (with adapters, though, transformers' Trainer passes on PEFT's wrap policy, from which accelerate's FSDP2 makes no "
+    "group of a layer: all weights are gathered at once, and a rank needs up to the model's weights more than this answer)"
+)
+"""``update_fsdp_plugin_peft`` and ``fsdp2_prepare_auto_wrap_policy``, which was run with it on the fake process group."""
+
+
+def prepares_itself(trainer: Any, name: Any) -> bool:
+    """Whether a trainer shares the model in accelerate's place: Axolotl under FSDP2 (``patch_accelerate_fsdp2``)."""
+    return trainer == "axolotl" and name in ("fsdp2", "hsdp")
+
+
 def by_accelerate(block: Any, precision: Any) -> Keys:
     """The keys of a block ``sharding`` that accelerate 1.15 sets under mixed ``precision``, or under none.
 
@@ -159,6 +171,24 @@ def by_accelerate(block: Any, precision: Any) -> Keys:
         "groups": "accelerate",
         **({"param_dtype": precision, "reduce_dtype": precision} if precision is not None else {}),
     }
+
+
+def _by_trainer(block: Any, plan: Keys) -> Keys:
+    """What transformers' Trainer has accelerate do (``update_fsdp_plugin_peft``): under FSDP1 adapters are apart, and
+    floats in which 4-bit weights are packed are the dtype of all. Axolotl's own ``fsdp2_prepare_model`` gives one choice
+    of resharding to the layers and the rest.
+    """
+    adapted, storage = _is_adapted(plan), plan.get("quant_storage", "uint8")
+    packed = adapted and plan.get("dtype") in FOUR_BIT and storage != "uint8"
+    found = by_accelerate(block, storage if packed else plan.get("autocast"))
+    if found and prepares_itself(plan["trainer"], block["name"]):
+        return {**found, "groups": "layers", "reshard_after_forward": True}
+    return {**found, "groups": "transformers"} if adapted and block.get("name") == "fsdp1" else found
+
+
+def _is_adapted(plan: Keys) -> bool:
+    method = METHODS.get(_named(plan.get("method", "full")))
+    return method is not None and method.peft
 
 
 def _unused(block: Keys, plan: Keys) -> Keys:
@@ -187,7 +217,8 @@ def _for_processes(plan: Keys, preset: Preset) -> Keys:
         return {}
     if name.startswith("zero"):
         return {"autocast": None, "dtype": precision}
-    return {"dtype": "float32"} if _named(plan.get("method", "full")) == "full" else {}
+    full = _named(plan.get("method", "full")) == "full" and not prepares_itself(plan["trainer"], name)
+    return {"dtype": "float32"} if full else {}
 
 
 def _qlora(plan: Keys) -> Keys:
@@ -233,10 +264,12 @@ def with_presets(plan: Keys) -> tuple[dict[str, Any], dict[str, str]]:
                     filled[key], whose[key] = value, preset.whose
     shared = filled.get("sharding")
     if filled.get("trainer") in ACCELERATE and isinstance(shared, Mapping):
-        more = {**by_accelerate(shared, filled.get("autocast")), **_unused(shared, filled)}
+        more = {**_by_trainer(shared, filled), **_unused(shared, filled)}
         more = {key: value for key, value in more.items() if key not in shared}
         filled["sharding"] = {**shared, **more}
         whose |= dict.fromkeys(more, TRAINERS[filled["trainer"]].whose)
+        if more.get("groups") in ("accelerate", "layers") and _is_adapted(filled):
+            whose["groups"] += _GATHERS_ALL
     return filled, whose
 
 

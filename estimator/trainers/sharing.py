@@ -14,7 +14,7 @@ from typing import Any
 from ..engines.assumptions import Assumption
 from ..errors import InputError
 from ..methods.registry import method_block
-from ..plans.presets import UNSHARDED, by_accelerate, with_presets
+from ..plans.presets import UNSHARDED, by_accelerate, prepares_itself, with_presets
 from .settings import Reading, Settings
 
 STRATEGIES = ("FULL_SHARD", "SHARD_GRAD_OP", "NO_SHARD", "HYBRID_SHARD", "HYBRID_SHARD_ZERO2")
@@ -186,6 +186,10 @@ def _precision_of_processes(plan: dict[str, Any], notes: list[Assumption], given
         if filled.get("dtype") == "float32" and "dtype" in plan:
             plan["dtype"] = precision
             notes.append(Assumption("dtype", precision, "DeepSpeed casts the model, and has float32 copies of its own"))
-    elif filled.get("dtype") != "float32" and method_block(filled.get("method", "full"))["name"] == "full":
+    elif (
+        filled.get("dtype") != "float32"
+        and method_block(filled.get("method", "full"))["name"] == "full"
+        and not prepares_itself(plan.get("trainer"), name)
+    ):
         plan["dtype"] = "float32"
         notes.append(Assumption("dtype", "float32", "accelerate casts what trains where precision is mixed"))

@@ -300,24 +300,45 @@ def test_an_option_takes_the_place_of_the_file_s_block(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("block", "given", "dtype", "autocast"),
+    ("trainer", "name", "given", "dtype", "autocast", "groups"),
     [
-        ({"name": "fsdp2", "world_size": 4}, {}, "float32", "bfloat16"),
-        ({"name": "fsdp1", "world_size": 4}, {}, "float32", "bfloat16"),
-        ({"name": "fsdp2", "world_size": 4}, {"method": "lora"}, "bfloat16", "bfloat16"),
-        ({"name": "fsdp2", "world_size": 4}, {"dtype": "bfloat16"}, "bfloat16", "bfloat16"),
-        ({"name": "zero2", "world_size": 4}, {}, "bfloat16", None),
+        ("hf-trainer", "fsdp2", {"dtype": "bfloat16", "autocast": "bfloat16"}, "bfloat16", "bfloat16", "accelerate"),
+        ("llama-factory", "fsdp2", {"method": "full", "autocast": "bfloat16"}, "float32", "bfloat16", "accelerate"),
+        ("trl-sft", "fsdp2", {"method": "lora"}, "float32", "bfloat16", "accelerate"),
+        ("trl-sft", "fsdp1", {"method": "lora"}, "float32", "bfloat16", "transformers"),
+        ("axolotl", "fsdp1", {}, "float32", "bfloat16", "accelerate"),
+        ("axolotl", "fsdp1", {"method": "lora"}, "bfloat16", "bfloat16", "transformers"),
+        ("axolotl", "fsdp2", {}, "bfloat16", "bfloat16", "layers"),
+        ("axolotl", "fsdp2", {"method": "lora"}, "bfloat16", "bfloat16", "layers"),
+        ("axolotl", "zero2", {}, "bfloat16", None, None),
     ],
 )
-def test_mixed_precision_of_a_sharded_trainer(
-    block: dict[str, Any], given: dict[str, Any], dtype: str, autocast: str | None
+def test_a_sharded_trainer(
+    trainer: str, name: str, given: dict[str, Any], dtype: str, autocast: str | None, groups: str | None
 ) -> None:
-    """Witness: accelerate's ``prepare_model`` and ``fsdp2_prepare_model``, which cast what trains; DeepSpeed's own."""
-    plan = parse_plan({"model": "llama-3.2-1b", "trainer": "axolotl", "sharding": block, **given})
+    """Witness: accelerate's ``prepare_model`` and ``fsdp2_prepare_model``, which cast what trains; Axolotl's own, which
+    does not; what transformers' Trainer tells accelerate of adapters; DeepSpeed's own.
+    """
+    block = {"name": name, "world_size": 4}
+    plan = parse_plan({"model": "llama-3.2-1b", "trainer": trainer, "sharding": block, **given})
     assert (plan.dtype, plan.autocast) == (dtype, autocast)
-    said = {one.key: one.value for one in plan.assumptions()}
-    expected = {"groups": "accelerate", **BF16} if block["name"].startswith("fsdp") else {}
-    assert {key: said.get(key) for key in expected} == expected
+    said = {one.key: one for one in plan.assumptions()}
+    expected = {"groups": groups, **BF16} if groups is not None else {}
+    assert {key: said[key].value for key in expected} == expected
+    if groups == "layers":
+        assert said["reshard_after_forward"].value is True
+    if groups is not None:  # what no plan says yet
+        unsaid = name == "fsdp2" and plan.method.peft
+        assert ("all weights are gathered at once" in said["groups"].why) is unsaid
+
+
+@pytest.mark.parametrize(("keys", "dtype"), [({}, "bfloat16"), ({"quant_storage": "uint8"}, "float16")])
+def test_packed_weights_decide_the_dtype_of_a_trainer_s_units(keys: dict[str, Any], dtype: str) -> None:
+    """Witness: ``update_fsdp_plugin_peft``."""
+    base = {"model": "llama-3.2-1b", "trainer": "axolotl", "dtype": "nf4", "method": "lora", "autocast": "float16"}
+    sharding = parse_plan({**base, "sharding": {"name": "fsdp1", "world_size": 4}, **keys}).sharding
+    assert sharding is not None
+    assert (sharding.param_dtype, sharding.reduce_dtype) == (dtype, dtype)
 
 
 @pytest.mark.parametrize(
