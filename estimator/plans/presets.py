@@ -149,10 +149,11 @@ ACCELERATE = ("trl-sft", "hf-trainer", "axolotl", "llama-factory")
 
 
 _GATHERS_ALL = (
-    " (with adapters, though, transformers' Trainer passes on PEFT's wrap policy, from which accelerate's FSDP2 makes no "
-    "group of a layer: all weights are gathered at once, and a rank needs up to the model's weights more than this answer)"
+    " (with adapters, though, transformers' Trainer passes on PEFT's wrap policy, from which accelerate's FSDP2 makes "
+    "no group of a layer: all weights are gathered at once, and a rank needs up to the model's weights more than this "
+    "answer)"
 )
-"""``update_fsdp_plugin_peft`` and ``fsdp2_prepare_auto_wrap_policy``, which was run with it on the fake process group."""
+"""``update_fsdp_plugin_peft``, then ``fsdp2_prepare_auto_wrap_policy``, as they ran on the fake process group."""
 
 
 def prepares_itself(trainer: Any, name: Any) -> bool:
@@ -175,8 +176,8 @@ def by_accelerate(block: Any, precision: Any) -> Keys:
 
 def _by_trainer(block: Any, plan: Keys) -> Keys:
     """What transformers' Trainer has accelerate do (``update_fsdp_plugin_peft``): under FSDP1 adapters are apart, and
-    floats in which 4-bit weights are packed are the dtype of all. Axolotl's own ``fsdp2_prepare_model`` gives one choice
-    of resharding to the layers and the rest.
+    floats in which 4-bit weights are packed are the dtype of all. Axolotl's own ``fsdp2_prepare_model`` gives one
+    choice of resharding to the layers and the rest.
     """
     adapted, storage = _is_adapted(plan), plan.get("quant_storage", "uint8")
     packed = adapted and plan.get("dtype") in FOUR_BIT and storage != "uint8"
