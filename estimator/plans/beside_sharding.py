@@ -42,8 +42,10 @@ _FSDP2: Mapping[str, tuple[Any, ...] | None] = {
 }
 _FSDP1: Mapping[str, tuple[Any, ...] | None] = {
     **_ALL,
+    "attention": ("eager", "flash"),
+    "runtime": ("torch-cuda",),
     "dtype": ("float32", "bfloat16", "float16", "nf4", "fp4"),
-    **dict.fromkeys(("kbit_preparation", "quant_storage")),
+    **dict.fromkeys(("kbit_preparation", "quant_storage", "bitsandbytes")),
     "checkpointing": ("layer", "matmul"),
     "optimizer": (
         *("sgd", "sgd-momentum", "adafactor", "adamw-8bit", "adamw-foreach", "adamw-fused", "muon"),
@@ -53,7 +55,7 @@ _FSDP1: Mapping[str, tuple[Any, ...] | None] = {
         *("lora", "lora-fa", "adalora", "vera", "randlora", "loha", "lokr", "delora", "hra", "oft", "boft"),
         *("fourierft", "miss", "ia3", "ln_tuning", "bitfit"),
     ),
-    **dict.fromkeys(("gradient_clipping", "packing", "use_reentrant", "head", "loss", "mlp_chunks")),
+    **dict.fromkeys(("gradient_clipping", "packing", "previous_output", "use_reentrant", "head", "loss", "mlp_chunks")),
 }
 _TP: Mapping[str, tuple[Any, ...] | None] = {**_ALL, "optimizer": ("sgd",), "runtime": ("torch-cuda",)}
 VALUES: Mapping[str | None, Mapping[str, tuple[Any, ...] | None]] = MappingProxyType(

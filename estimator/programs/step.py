@@ -101,6 +101,8 @@ class Sharding:
 
     unrolled: ClassVar[bool] = False
     """Equal layers differ, so each one is run."""
+    holds_gradients: ClassVar[bool] = False
+    """Gradients live on after ``zero_grad``, until the next forward pass."""
 
     name: str | None = None
     world_size: int
@@ -202,6 +204,11 @@ class Step:
     def tensor_parallel(self) -> int:
         """How many processes share each product."""
         return 1 if self.sharding is None else self.sharding.tp
+
+    @property
+    def holds_gradients(self) -> bool:
+        """Whether gradients live on after ``zero_grad``."""
+        return self.sharding is not None and self.sharding.holds_gradients
 
     @property
     def returns_cache(self) -> bool:

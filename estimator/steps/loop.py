@@ -241,9 +241,10 @@ class Loop:
             rests = HostTotals(held, 0, 0, _lists(host.peaks))
             if any(p.ledger is host for p in self.model.updated):
                 rests.gradients, rests.optimizer, gradients, optimizer = gradients, optimizer, 0, 0
+        for p in {id(p.storage): p for p in ledger.parameters}.values():
+            parameters = parameters + p.storage.nbytes * p.copies
         for p in ledger.parameters:
             count = count + (p.whole or p).numel * p.copies
-            parameters = parameters + p.storage.nbytes * p.copies
             if p.added:
                 adapters = adapters + p.nbytes * p.copies
         for p in self.trained:

@@ -101,7 +101,6 @@ REFUSED: list[Refused] = [
         ),
         ({"method": "mezo"}, {}, "sharding: fsdp1 has no rule with method: mezo; leave one of them out"),
         ({"optimizer": "lomo"}, {}, "sharding: fsdp1 has no rule with optimizer: lomo"),
-        ({"device": "rtx-4090"}, {}, "sharding: fsdp1 has no rule with runtime: torch-cuda"),
         ({**QLORA, "quant_storage": "uint8"}, PEFT, "FSDP1 cannot flatten integer dtype tensors"),
         (TINY, {"bucket_cap_mb": 9}, "sharding.bucket_cap_mb 9 does not go with sharding fsdp1"),
     )

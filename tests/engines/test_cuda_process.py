@@ -53,7 +53,7 @@ class NoRounding:
     def reset_peaks(self) -> None:
         self.peak_allocated = self.allocated
 
-    def malloc(self, nbytes: int) -> Piece:
+    def malloc(self, nbytes: int, copies: int = 1, stream: str = "") -> Piece:
         self.allocated += nbytes
         self.peak_allocated = max(self.peak_allocated, self.allocated)
         return Piece(nbytes)
@@ -66,6 +66,7 @@ class NoRounding:
 
 
 QLORA = {"dtype": "nf4", "compute_dtype": "bfloat16", "kbit_preparation": True, "autocast": "bfloat16"}
+FSDP1 = {"name": "fsdp1", "world_size": 4}
 SETTINGS: list[dict[str, Any]] = [
     {"method": "full"},
     {},
@@ -82,6 +83,8 @@ SETTINGS: list[dict[str, Any]] = [
     {"gradient_accumulation_steps": 2, "optimizer": "sgd-momentum"},
     {"method": {"name": "mezo", "adapter": "lora"}},
     {"task": "infer", "use_cache": True},
+    {"sharding": {**FSDP1, "groups": "transformers"}, "checkpointing": "layer", "attention": "flash"},
+    {"sharding": {**FSDP1, "param_dtype": "bfloat16", "replicate": 2}, "dtype": "float32", "method": "full"},
 ]
 
 
@@ -145,6 +148,23 @@ def test_the_output_before_is_held() -> None:
     assert inside[True].phases["forward"].allocated - inside[False].phases["forward"].allocated == pytest.approx(
         kept, abs=MIB
     )
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_gradients_of_fsdp1_are_held(method: str) -> None:
+    """Witness: published runs, at whose ends they are allocated (fms-acceleration-fsdp.yaml). The next pass frees them.
+
+    What is loaded is a tensor for each flat parameter.
+    """
+    plan = planned(method=method, sharding={**FSDP1, "groups": "transformers"}, previous_output=False)
+    process, ends = Process(resolve(plan)), []
+    for _ in range(3):
+        process.step(1, 300)
+        ends.append(process.phases["after step"].allocated)
+    found, loaded = estimate(plan).bytes, process.phases["after load"].allocated
+    held = loaded + found["optimizer"] + found["gradients"] + process.job.step.device.cublas_workspace * 2
+    assert loaded == pytest.approx(found["parameters"] + found["buffers"], rel=0.01)
+    assert ends == pytest.approx([held] * 3, rel=0.01)
 
 
 def test_timeline_adds_up() -> None:

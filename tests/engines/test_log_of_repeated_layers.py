@@ -103,12 +103,19 @@ def test_savings(keys: dict[str, Any], method: str) -> None:
 
 
 FSDP2 = {"name": "fsdp2", "world_size": 8}
+FSDP1 = {"name": "fsdp1", "world_size": 8}
+MIXED = {"param_dtype": "bfloat16", "reduce_dtype": "float32"}
 SHARDED: list[dict[str, Any]] = [
     {"sharding": FSDP2, "checkpointing": "layer"},
     {"sharding": {**FSDP2, "reshard_after_forward": False, "param_dtype": "bfloat16", "reduce_dtype": "float32"}},
     {"sharding": {**FSDP2, "replicate": 2, "param_dtype": "bfloat16"}, "dtype": "float32"},
     {"sharding": {**FSDP2, "groups": "accelerate", "reshard_after_forward": 2}},
     {"sharding": {**FSDP2, "reduce_dtype": "float32"}, "gradient_accumulation_steps": 2},
+    {"sharding": FSDP1, "dtype": "float32"},
+    {"sharding": {**FSDP1, **MIXED}, "dtype": "float32", "autocast": "bfloat16", "checkpointing": "layer"},
+    {"sharding": {**FSDP1, **MIXED, "replicate": 2, "reshard_after_forward": False}, "dtype": "float32"},
+    {"sharding": {**FSDP1, "groups": "transformers"}, "checkpointing": "layer"},
+    {"sharding": {**FSDP1, "groups": "transformers"}, "gradient_accumulation_steps": 2},
 ]
 
 

@@ -1,4 +1,4 @@
-"""Which rank of a step under FSDP1 is answered for."""
+"""Which rank of a step under FSDP1 is answered for, and on which CUDA streams it allocates."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from pathlib import Path
 import pytest
 
 from estimator.answers.estimate import estimate
+from estimator.ledger import Events
 from estimator.plans.plan import parse_plan
 from estimator.plans.resolve import resolve
 from estimator.steps.step import run
-from tests.cases.sharding import LAYERS, TINY
+from tests.cases.sharding import LAYERS, MIXED, TINY
 from tests.cases.sharding_fsdp1 import PEFT
 from tests.cases.small_models import write_config
 
@@ -49,3 +50,63 @@ def test_a_million_ranks_take_no_longer() -> None:
 
     seconds(2)
     assert seconds(10**6) < 2 * seconds(2) + 0.1
+
+
+GATHERED = ["+pre_unshard", "+unshard", "-pre_unshard"]
+"""``_unshard``: the cast shard, the flat parameter, and ``_free_low_precision_sharded_param``."""
+REDUCED = ["+post_backward", "+post_backward", "-post_backward"]
+"""``_post_backward_hook``: the cast gradient, and ``_reduce_grad``."""
+
+
+@pytest.mark.parametrize(
+    ("world", "options", "expected"),
+    [
+        (
+            4,
+            MIXED,
+            [
+                *GATHERED,  # of the root, which ``_post_forward_reshard`` does not free
+                *(*GATHERED, "-unshard") * 2,  # of both layers
+                *(*GATHERED, *GATHERED),  # before the root's backward the second layer, before its own the first
+                *("-unshard", *REDUCED) * 3,
+                *["-post_backward"] * 3,  # gradients
+            ],
+        ),
+        (
+            4,
+            {"reduce_dtype": "bfloat16", "replicate": 2},
+            [
+                "+unshard",
+                *("+unshard", "-unshard") * 2,
+                *("+unshard", "+unshard"),
+                # what is all-reduced is cast in the stream of the all-reduce
+                *("-unshard", "+post_backward", "+post_backward", "+all_reduce", *["-post_backward"] * 2) * 3,
+                *["-all_reduce"] * 3,
+            ],
+        ),
+        (
+            1,
+            {"param_dtype": "bfloat16"},
+            [
+                "+pre_unshard",  # the cast shard is all of the parameter (``NO_SHARD``)
+                *("+pre_unshard", "-pre_unshard") * 2,
+                "-pre_unshard",
+                *["+pre_unshard"] * 3,
+                *("-pre_unshard", "+post_backward") * 3,
+                *["-post_backward"] * 3,
+            ],
+        ),
+    ],
+    ids=["sharded", "replicated", "whole"],
+)
+def test_streams(world: int, options: dict[str, object], expected: list[str], tmp_path: Path) -> None:
+    """Witness: the streams of ``torch/distributed/fsdp/_runtime_utils.py``, read beside it."""
+    config = write_config(tmp_path / "model", {**LAYERS, "num_hidden_layers": 2})
+    sharding = {"name": "fsdp1", "world_size": world, **options}
+    resolved = resolve(parse_plan({**TINY, "model": config, "device": "a100-80gb", "sharding": sharding}))
+    events = Events()
+    ledger = resolved.step.ledger(unrolled=True, events=events)
+    run(resolved.step, resolved.sizes(), resolved.method, 1, 2, ledger=ledger)
+    entries = events.order[events.marks["forward"] :]
+    names = [("+" if e >= 0 else "-") + events.streams.get(max(e, ~e), "") for e in entries]
+    assert [name for name in names if len(name) > 1] == expected

@@ -9,6 +9,7 @@ for, each time with that group's numbers. A log without this pattern cannot be e
 from __future__ import annotations
 
 import re
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 
@@ -51,17 +52,25 @@ class Expansion:
                 self._segment[entry], self._place[entry] = segment, len(made[segment])
                 made[segment].append(entry)
         self._numbers: dict[int, list[int]] = {_OUTSIDE: []}
+        self._traits: list[list[tuple[Size, bool, bool, str | None]]] = []
+        """What there is to say of the allocations of each group of the outline."""
         for segment, count in enumerate(stands_for):
             for group in range(count):
                 self._numbers[self.starts[segment] + group] = []
-            if count > 1 and not self._traits(made[segment - 1]) == self._traits(made[segment]) == self._traits(
-                made[segment + 1]
-            ):
+            self._traits.append(self._traits_of(made[segment]))
+        for segment, count in enumerate(stands_for):
+            if count > 1 and not self._traits[segment - 1] == self._traits[segment] == self._traits[segment + 1]:
                 raise NotPeriodic
 
-    def _traits(self, numbers: Sequence[int]) -> list[tuple[Size, bool, bool, str | None]]:
+    def _traits_of(self, numbers: Sequence[int]) -> list[tuple[Size, bool, bool, str | None]]:
         events = self.outlined
         return [(events.sizes[n], n in events.saved, n in events.gradients, events.streams.get(n)) for n in numbers]
+
+    def _alike(self, segment: int, group: int) -> bool:
+        """Whether a group allocates the sizes that ``segment`` does in the outline."""
+        run = bisect_right(self.starts, group) - 1
+        first, second = ([size for size, *_ in self._traits[one]] for one in (segment, run))
+        return first == second
 
     def play(self, start: int, stop: int) -> None:
         """Expand the outline's entries from ``start`` to ``stop``, with the marks between them."""
@@ -158,10 +167,12 @@ class Expansion:
             return _OUTSIDE
         if _OUTSIDE in (segment, there):
             raise NotPeriodic  # a tensor outside the layers is freed only once
-        if self.stands_for[segment] == 1 and self.stands_for[there] == 1:
+        between = self.stands_for[(segment + there) // 2] if abs(there - segment) == 2 else 1
+        if self.stands_for[segment] == self.stands_for[there] == between == 1:
             return self.starts[there]
-        if abs(there - segment) == 1:
-            return group + there - segment
+        meant = group + there - segment
+        if abs(there - segment) == 1 or (abs(there - segment) == 2 and self._alike(there, meant)):
+            return meant
         raise NotPeriodic
 
     def release(self, start: int, stop: int) -> None:

@@ -99,7 +99,7 @@ def log_step(job: Job, batch: Size, seq: Size, with_origins: bool = False) -> Lo
             continue
         p = parameters[number]
         unpacked, nbytes = p.numel * ITEMSIZE[base_dtype], p.storage.nbytes
-        packed = nbytes != p.nbytes
+        packed = p.whole is None and nbytes != p.nbytes
         loaded = nbytes if packed or (p.added and step.base is not None) else unpacked
         own = tuple(constants) if packed else ()
         found[p.added].append(Loaded(p.name, nbytes, loaded, unpacked if packed else 0, own))  # type: ignore[arg-type]
@@ -262,6 +262,8 @@ class Process:
         self._live = [0] * len(KINDS)
         self._steps = 0
         self._communication: list[tuple[Block, int]] = []
+        self._gradients: list[tuple[Block, int]] = []
+        """Those of the step before, where they are held until the next forward pass."""
 
     def step(self, batch: int, seq: int, empty_cache: bool = False) -> None:
         """Forward, backward, update, ``zero_grad``; in inference forward only. Raises ``OutOfMemory``.
@@ -300,10 +302,15 @@ class Process:
             if name in ("backward", "end"):  # the new output takes the previous one's place
                 self._release(self._previous)
             self._enter(name)
+            if name == "forward":
+                self._release(self._gradients)
             if name == "update" and first_step:
                 self._allocate(log.states, STATE, STATES)
             if name == "zero_grad" and empty_cache:
                 self.allocator.empty_cache()  # before the gradients are freed
+            if name == "zero_grad" and self.job.step.holds_gradients:
+                held = [number for number, names in events.gradients.items() if any(names) and number in blocks]
+                self._gradients = [(blocks.pop(number), kind_of(events, number)) for number in held]
         if self.job.plan.holds_previous_output:
             self._previous = [(block, kind_of(events, number)) for number, block in blocks.items()]
         else:

@@ -29,6 +29,9 @@ _ALIGNMENT = 16
 class Fsdp1(Sharding):
     """The options of ``FullyShardedDataParallel``, the same for all units. Prefetch is that of ``BACKWARD_PRE``."""
 
+    holds_gradients = True
+    """The flat parameters have them (``_reset_flat_param_grad_info_if_needed``)."""
+
     reshard_after_forward: bool = True
     """``FULL_SHARD`` or ``HYBRID_SHARD``; else ``SHARD_GRAD_OP`` or ``_HYBRID_SHARD_ZERO2``."""
     param_dtype: str | None = None
@@ -91,25 +94,30 @@ class _Unit:
         return [(p, ends[i], ends[i + 1]) for p, i in zip(self.parameters, self.numbers, strict=True)]
 
     def shard(self, rank: int) -> None:
-        """Put in each parameter's place what the rank has of it. The parameter becomes a view of the flat one."""
+        """Put in each parameter's place what the rank has of it. The parameter becomes a view of the flat one.
+
+        What it has of all is one tensor (``FlatParameter._local_shard``).
+        """
         start = rank * self.shard_numel
+        storage = Storage(self.ledger, self.shard_numel * ITEMSIZE[self.orig_dtype], resident=True)
         for p, first, last in self.spans():
             here = max(0, min(last, start + self.shard_numel) - max(first, start))
             local = self.ledger.shard(p, (here,) if self.is_sharded or last - first != p.numel else p.shape)
             local.unreached = not here  # all that it has of a flat parameter has a gradient
+            local.storage = storage
             p.storage = self.flat.storage
             self.shards.append(local)
-        padding = self.shard_numel - sum(whole(local.numel) for local in self.shards)
-        local = next((local for local in self.shards if local.numel), self.shards[0])
-        nbytes = local.nbytes + padding * ITEMSIZE[self.orig_dtype]
-        local.storage = Storage(self.ledger, nbytes, resident=True)
 
     def unshard(self) -> None:
         """Gather the flat parameter, in the dtype that the model computes with."""
         if self.flat.storage.nbytes or not (self.is_sharded or self.casts):
             return
-        mp_shard = self.ledger.empty((self.shard_numel,), self.flat.dtype) if self.casts and self.is_sharded else None
-        self.flat.storage.resize(self.flat.nbytes)
+        mp_shard = None
+        with self.ledger.on_stream("pre_unshard"):
+            if self.casts and self.is_sharded:
+                mp_shard = self.ledger.empty((self.shard_numel,), self.flat.dtype)
+        with self.ledger.on_stream("unshard" if self.is_sharded else "pre_unshard"):
+            self.flat.storage.resize(self.flat.nbytes)
         self.scope.communicated += self.shard_numel * ITEMSIZE[self.flat.dtype] * (self.world - 1) * self.copies
         del mp_shard
 
@@ -186,19 +194,23 @@ class _Unit:
         ledger, grad = self.ledger, self.flat.grad
         assert grad is not None
         self.flat.grad = None
-        reduced = grad if grad.dtype == self.reduce_dtype else ledger.empty(grad.shape, self.reduce_dtype)
-        output = ledger.empty((self.shard_numel,), self.reduce_dtype) if self.is_sharded else reduced
+        with ledger.on_stream("post_backward"):
+            reduced = grad if grad.dtype == self.reduce_dtype else ledger.empty(grad.shape, self.reduce_dtype)
+            output = ledger.empty((self.shard_numel,), self.reduce_dtype) if self.is_sharded else reduced
         sent = output.nbytes * (self.world - 1) + 2 * output.nbytes * (self.replicas - 1) // self.replicas
         self.scope.communicated += sent * self.copies
         if self.reduce_dtype != self.orig_dtype:
-            output = ledger.empty(output.shape, self.orig_dtype)
+            with ledger.on_stream("all_reduce" if self.replicas > 1 and self.is_sharded else "post_backward"):
+                output = ledger.empty(output.shape, self.orig_dtype)
         if not self.is_sharded:
             self.grad = self.flat.grad = output
         elif self.grad is None:  # it is added in place otherwise
             self.grad = output
-        for local in self.shards:
-            if local.requires_grad and not local.unreached:
-                local.grad = Tensor(self.grad.storage, local.shape, local.dtype)
+        having = [local for local in self.shards if local.requires_grad and not local.unreached]
+        if ledger.events is not None:
+            ledger.events.gradients[self.grad.storage.event] = tuple([local.name for local in having])
+        for local in having:
+            local.grad = Tensor(self.grad.storage, local.shape, local.dtype)
 
     def finish(self) -> None:
         """``_post_backward_final_callback``: free what no gradient told to."""
@@ -206,6 +218,11 @@ class _Unit:
             self.reshard(self._frees_in_backward)
         self.post_forward_index = 0
         self.needs_pre_backward_unshard = self.prefetched = self.ran_pre_backward_hook = self.backward_pre = False
+
+    def leave_grad(self) -> None:
+        """Leave the gradient to the parameters, whose optimizer has stepped. What none of them has stays."""
+        if any(local.grad is not None for local in self.shards):
+            self.grad = self.flat.grad = None
 
     def reset_grad(self) -> None:
         """``_reset_flat_param_grad_info_if_needed``: free what ``zero_grad`` has left no views of."""
@@ -304,16 +321,20 @@ class _Scope(Scope):
         for own in parameters.values():
             _refuse_methods(own)
         self.paths = tuple(parts.layers)
+        layer_of = {path: path for path in parameters}
         if sharding.groups == "transformers" and sharding.adapted:
             for path, own in list(parameters.items()):
                 found = _adapters(own)
                 apart = {id(p) for adapter in found.values() for p in adapter}
                 parameters |= {path: [p for p in own if id(p) not in apart], **found}
+                layer_of |= dict.fromkeys(found, path)
                 ledger.module_hooks |= dict.fromkeys(found, self)
         self.units = {path: _Unit(ledger, sharding, own, self) for path, own in parameters.items() if own}
         self.rank = _largest_rank(list(self.units.values()))
-        for unit in self.units.values():
+        for path, unit in self.units.items():
+            ledger.segment = parts.segments.get(layer_of[path], -1)
             unit.shard(self.rank)
+        ledger.segment = -1
         self._unit_of = {id(unit.flat): unit for unit in self.units.values()}
         ledger.gradient_hooks, ledger.after_backward = self, self._after_backward
 
@@ -340,6 +361,10 @@ class _Scope(Scope):
 
     def before_backward(self, last: bool) -> None:
         self.sync = last or self.sync_each_batch
+
+    def after_update(self) -> None:
+        for unit in self.units.values():
+            unit.leave_grad()
 
     def before_gradient(self, leaf: Tensor) -> None:
         """Before a gradient is stored."""
