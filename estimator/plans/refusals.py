@@ -506,7 +506,7 @@ QUESTIONS: Mapping[str, Refusals] = {
     "--phases": _IS_NO_GPU,
     "a trace": {
         f"sharding: {{p.sharding.label}}, whose parameters it cannot tell from what is saved; {_MEASURE}": (
-            lambda p: p.sharding is not None and p.sharding.name not in ("fsdp2", "hsdp")
+            lambda p: p.sharding is not None and (p.sharding.tp > 1 or p.sharding.name not in ("fsdp2", "hsdp"))
         ),
         f"task: infer, which saves nothing for backward; {_MEASURE}": lambda p: p.task == "infer",
         f"method: {{p.method.name}}, which saves nothing for backward; {_MEASURE}": (

@@ -218,5 +218,8 @@ class Layers:
         """The class of the module at a path, which is of this kind: the kind itself, or one that does more."""
         return kind
 
-    def join(self, scope: Any, parameters: Sequence[Tensor]) -> None:
-        """Called with what acts around the step, and with the model's parameters, once all are made."""
+    def join(self, scope: Any, parameters: Sequence[Tensor]) -> Any:
+        """Called with what acts around the step, and with the model's parameters, once all are made. What is returned
+        takes its place.
+        """
+        return scope

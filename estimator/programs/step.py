@@ -211,6 +211,11 @@ class Step:
         return self.sharding is not None and self.sharding.holds_gradients
 
     @property
+    def mixes_dtensors(self) -> bool:
+        """Whether some parameters are DTensors and some are not: those that tensor parallelism alone leaves whole."""
+        return self.sharding is not None and self.sharding.tp > 1 and self.sharding.name is None
+
+    @property
     def returns_cache(self) -> bool:
         """Whether the model returns its cache. With gradient checkpointing transformers turns ``use_cache`` off."""
         return self.cached is not None or (self.use_cache and self.checkpointing == "none")

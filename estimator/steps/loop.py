@@ -101,7 +101,7 @@ class Model:
         self.scope: Scope = Scope()
         if step.sharding is not None:
             self.scope = step.sharding.scope(ledger, self._parts(ledger.parameters[before:]))
-        layers.join(self.scope, ledger.parameters[before:])
+        self.scope = layers.join(self.scope, ledger.parameters[before:])
         hooks = self.scope if self.scope.paths else None
         computed = replace(step, dtype=self.scope.dtype or step.dtype)
         self.inputs = replace(inputs, makes_own=bool(sizes.given), module_hooks=hooks, step=computed)

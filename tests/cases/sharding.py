@@ -9,6 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from tests.cases.kinds import Case, Formulas, Refused
+from tests.cases.tensor_parallel import EIGHT, EXPERTS, LORA
 
 LAYERS = {"num_hidden_layers": 7, "vocab_size": 100}
 TINY = {"batch": 1, "seq": 2, "dtype": "float32"}
@@ -135,6 +136,20 @@ MEASURED += [
         ("accumulated-synced", 3, {}, {**ACCUMULATED, "gradient_clipping": True}, {"sync_each_batch": True}),
         ("replicated-narrow", 8, {}, TINY, {"reduce_dtype": "bfloat16", "replicate": 2}),
         ("nf4", 3, {}, {**MANY, "dtype": "nf4", "method": "lora"}, ACCELERATE),
+    )
+]
+MEASURED += [
+    (f"tp-{name}", {**LAYERS, **config}, sharded(keys, world, tp=tp, **options))
+    for name, world, tp, config, keys, options in (
+        ("many-rows", 4, 2, {"vocab_size": 3001}, MANY, {}),
+        ("one", 2, 2, {"vocab_size": 3001}, TINY, MIXED),
+        ("many-processes", 1024, 8, EIGHT, TINY, {}),
+        ("tied", 6, 3, {"model_type": "qwen3", "vocab_size": 3001}, ACCUMULATED, {"replicate": 2}),
+        ("biases", 6, 2, {"model_type": "starcoder2"}, MANY, {}),
+        ("scaled-uneven", 14, 2, {"model_type": "gemma", "vocab_size": 1001}, ACCUMULATED, MIXED),
+        ("experts", 12, 4, {"model_type": "qwen3_moe", **EXPERTS}, {**TINY, **LAYER}, MIXED),
+        ("lora", 18, 3, {"model_type": "qwen3"}, {**MANY, **LORA, "dtype": "bfloat16"}, {"replicate": 3}),
+        ("lora-layer", 12, 4, {"model_type": "qwen2"}, {**MANY, **LORA, **LAYER}, {"reduce_dtype": "bfloat16"}),
     )
 ]
 VIEWS = {"gradient_as_bucket_view": True}

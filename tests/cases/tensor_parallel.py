@@ -43,6 +43,9 @@ def split(tp: int, keys: dict[str, Any]) -> dict[str, Any]:
     return {**keys, "sharding": {"tp": tp}}
 
 
+BOTH = {"name": "fsdp2", "world_size": 8, "tp": 2}
+
+
 MEASURED: list[Case] = [
     (name, {"vocab_size": 100, **config}, split(tp, keys))
     for name, tp, config, keys in (
@@ -111,7 +114,23 @@ REFUSED: list[Refused] = [
         split(2, {**TINY, "method": {"name": "lora", "use_dora": True}}),
         "which the method adds; leave one of them out",
     ),
-    ({}, {"sharding": {"tp": 2, "name": "fsdp2", "world_size": 4}}, "tp 2 has no rule with sharding fsdp2 yet"),
+    ({}, {"sharding": {"tp": 2, "name": "fsdp1", "world_size": 4}}, "tp 2 has no rule with sharding fsdp1 yet"),
+    (
+        {},
+        {"sharding": {"tp": 2, "name": "ddp", "world_size": 4}},
+        "`Tensor/Context parallelism (tp/cp_size > 1) cannot",
+    ),
+    (
+        {},
+        {"sharding": {**BOTH, "groups": "accelerate"}},
+        "accelerate 1.15 imports ReplicateParallel, which",
+    ),
+    (
+        {},
+        {"sharding": {**BOTH, "reshard_after_forward": 2}},
+        "`Resharding to smaller mesh is not supported for DTensor",
+    ),
+    ({}, {"sharding": BOTH, "gradient_clipping": True}, "sharding: fsdp2 x tp 2 has no rule with gradient_clipping"),
     ({}, {"sharding": {"tp": 2, "world_size": 4}}, "world_size 4 is not the product of its sizes, 2; leave it out"),
     ({}, {"sharding": {"tp": 2, "sequence_parallel": True}}, "has not wired it up yet; leave it out"),
     ({}, {"sharding": {"tp": 2, "reshard_after_forward": True}}, "does not go with sharding"),

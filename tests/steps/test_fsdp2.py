@@ -55,3 +55,16 @@ def test_what_a_rank_sends(options: dict[str, Any], factor: float | None, tmp_pa
         assert found.communicated == 2 * alone * (world - 1) // world + alone // 2
     else:
         assert found.communicated == 3 * alone * (world - 1) // world
+
+
+def test_what_a_rank_sends_beside_tensor_parallelism(tmp_path: Path) -> None:
+    """Witness: arithmetic. What the products exchange, and what FSDP2 sends of the process's part of each parameter."""
+    model = write_config(tmp_path / "model", {"num_hidden_layers": 7, "vocab_size": 100})
+    plan = {"model": model, "dtype": "float32", "batch": 1, "seq": 2}
+    world = 2
+    alone = estimate({**plan, "sharding": {"tp": 2}})
+    found = estimate({**plan, "sharding": {"name": "fsdp2", "world_size": 2 * world, "tp": 2}})
+    root = 2 * GATHERED // 2 + 96 * 4  # the norm is whole
+    sent = (3 * alone.bytes["parameters"] - root) * (world - 1) // world
+    assert found.communicated == alone.communicated + sent
+    assert found.trainable_parameters == alone.trainable_parameters

@@ -114,7 +114,7 @@ class TorchCuda(Torch):
                 f"process has {human(nccl)} of NCCL's buffers, as on eight H100 with NVSwitch; cards without NVLink "
                 "have less"
             )
-        if job.step.tensor_parallel > 1 and job.step.procedure.trains:
+        if job.step.mixes_dtensors and job.step.procedure.trains:
             notes.append(
                 "the optimizer has foreach=False, without which PyTorch's stops on a GPU: some parameters are DTensors "
                 "and some are not"

@@ -40,7 +40,7 @@ def optimizer_of(step: Step) -> Optimizer:
     """The optimizer of a step."""
     optimizer = OPTIMIZERS[step.optimizer](step.optimizer_rank)
     optimizer.wide = step.wide_states
-    optimizer.one_by_one = step.tensor_parallel > 1
+    optimizer.one_by_one = step.mixes_dtensors
     return optimizer
 
 

@@ -38,6 +38,16 @@ class Fsdp2(Sharding):
         return self.cpu_offload
 
     def __post_init__(self) -> None:
+        if self.tp > 1 and self.groups == "accelerate":
+            raise InputError(
+                "sharding.groups accelerate does not go with tp: accelerate 1.15 imports ReplicateParallel, "
+                "which transformers 5.24 has no more; take layers"
+            )
+        if self.tp > 1 and self.reshard_after_forward not in (None, True, False):
+            raise InputError(
+                f"sharding.reshard_after_forward {self.reshard_after_forward} does not go with tp (`Resharding to "
+                "smaller mesh is not supported for DTensor parameters yet`, PyTorch's words); take true or false"
+            )
         if self.groups == "transformers":
             raise InputError(f"sharding.groups transformers has no rule with {self.name} yet; leave it out")
 
@@ -256,6 +266,8 @@ class _Group:
             grad = shard.whole.grad if self.accumulated[i] is None else self.accumulated[i]
             if grad is not None:
                 having.append(shard)
+                if grad.shape != shard.whole.shape:  # of a DTensor with other placements (`_get_grad_inner_tensor`)
+                    grad = self.ledger.empty(shard.whole.shape, grad.dtype)
                 grads.append(grad)
             self.accumulated[i] = shard.whole.grad = grad = None
         self.reshard()

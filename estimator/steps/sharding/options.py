@@ -82,7 +82,7 @@ class ShardingOptions(BaseModel):
     @property
     def label(self) -> str:
         """What messages call it."""
-        return self.name or f"tp {self.tp}"
+        return " x ".join(filter(None, (self.name, f"tp {self.tp}" if self.tp > 1 else "")))
 
     @property
     def which(self) -> str:
@@ -108,7 +108,12 @@ def read(block: Any) -> ShardingOptions:
     for key in NO_RULE_YET:
         if (value := getattr(options, key)) != ShardingOptions.model_fields[key].default:
             raise InputError(f"sharding.{key} {shown(value)} has no rule yet; leave it out")
-    if options.tp > 1 and options.name is not None:
+    if options.tp > 1 and options.name == "ddp":
+        raise InputError(
+            "sharding.tp does not go with sharding ddp (`Tensor/Context parallelism (tp/cp_size > 1) cannot be used "
+            "with pure data parallelism`, accelerate's words); take fsdp2"
+        )
+    if options.tp > 1 and options.name not in (None, "fsdp2", "hsdp"):
         raise InputError(
             f"sharding.tp {options.tp} has no rule with sharding {options.name} yet; leave one of them out"
         )

@@ -8,7 +8,7 @@ A reduction of a DTensor is a copy. Linear layers are local where autograd is of
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -32,45 +32,65 @@ class TensorParallel(Sharding):
     """Processes that share products alone: each has the whole batch."""
 
     def scope(self, ledger: Ledger, parts: Any) -> Scope:
-        return _Scope()
+        return Scope()
 
 
-class _Scope(Scope):
-    """Counts what is sent. A ring's all-reduce sends what a reduce-scatter and an all-gather do."""
+class _Exchanges:
+    """Counts what is sent, around what else acts around the step. A ring's all-reduce sends what a reduce-scatter and
+    an all-gather do.
+    """
 
-    processes = 1
-    trained: Size = 0
-    """Bytes of all gradients."""
-    reduced_in_place: Size = 0
-    """Bytes of the gradients that are."""
+    def __init__(self, around: Scope, processes: int, experts: Collection[str]) -> None:
+        self.around, self.processes, self.experts = around, processes, experts
+        self.paths = {*experts, *around.paths}
+        self.sent: Size = 0
+        self.gradients: Size | None = None
+        self.trained: Size = 0
+        """Bytes of all gradients."""
+        self.reduced_in_place: Size = 0
+        """Bytes of the gradients that are."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.around, name)
+
+    @property
+    def communicated(self) -> Size:
+        """See ``Scope``."""
+        return self.sent + self.around.communicated
 
     def reduced(self, x: Tensor, copies: Size) -> None:
         """Note that a tensor was added up."""
-        self.communicated += 2 * x.nbytes * (self.processes - 1) // self.processes * copies
+        self.sent += 2 * x.nbytes * (self.processes - 1) // self.processes * copies
 
     def gathered(self, nbytes: Size, copies: Size) -> None:
         """Note that parts of so many bytes together were gathered."""
-        self.communicated += nbytes // self.processes * (self.processes - 1) * copies
+        self.sent += nbytes // self.processes * (self.processes - 1) * copies
 
     def before_module(self, path: str, inputs: list[Tensor]) -> list[Tensor]:
-        for x in inputs:
+        """See ``Scope``."""
+        for x in inputs if path in self.experts else ():
             if x.requires_grad:
                 self.reduced(x, x.ledger.copies)  # in backward: its gradient
-        return inputs
+        return self.around.before_module(path, inputs) if path in self.around.paths else inputs
 
     def after_module(self, path: str, outputs: list[Tensor]) -> None:
-        for x in outputs:
+        """See ``Scope``."""
+        for x in outputs if path in self.experts else ():
             self.reduced(x, x.ledger.copies)
+        if path in self.around.paths:
+            self.around.after_module(path, outputs)
 
     def before_backward(self, last: bool) -> None:
+        """See ``Scope``."""
+        self.around.before_backward(last)
         self.gradients = self.trained
-        self.communicated += 2 * self.reduced_in_place * (self.processes - 1) // self.processes
+        self.sent += 2 * self.reduced_in_place * (self.processes - 1) // self.processes
 
 
 class SplitLayers(Layers):
     """The layers of a model of which this process has a part."""
 
-    scope: _Scope
+    scope: _Exchanges
 
     def __init__(self, program: Program) -> None:
         assert isinstance(program.split, Split)
@@ -96,25 +116,26 @@ class SplitLayers(Layers):
             raise InputError(f"sharding.tp has no rule for {path}, which is {style} and no plain {kind.__name__}")
         return found
 
-    def join(self, scope: Any, parameters: Sequence[Tensor]) -> None:
+    def join(self, scope: Any, parameters: Sequence[Tensor]) -> Any:
         """Raises ``InputError`` for adapters that have no rule."""
-        self.scope = scope
-        scope.processes, scope.paths = self.split.parts, self.experts
+        self.scope = _Exchanges(scope, self.split.parts, self.experts)
         for p in parameters:
             path = p.name.rpartition(".")[0]
             base, _, part = path.rpartition(".")
-            style, shape = self.split.style(path), self.whole.get(p.name, p.shape)
+            own = p.whole or p  # as a module has it
+            style, shape = self.split.style(path), self.whole.get(p.name, own.shape)
             if p.requires_grad and not p.unreached:
-                whole = style == VOCABULARY and p.name not in self.tied
-                scope.trained += (product(shape) * ITEMSIZE[p.dtype] if whole else p.nbytes) * p.copies
-                scope.reduced_in_place += p.nbytes * p.copies if style == NORM else 0
+                whole = style == VOCABULARY and p.name not in self.tied and p is own
+                self.scope.trained += (product(shape) * ITEMSIZE[p.dtype] if whole else p.nbytes) * p.copies
+                self.scope.reduced_in_place += own.nbytes * p.copies if style == NORM else 0
             if p.added and part not in ("lora_A", "lora_B"):
                 raise InputError(f"sharding.tp has no rule for {p.name}, which the method adds; leave one of them out")
             if part == "lora_B" and self.split.style(base) == "colwise":
                 shape = (self.whole[f"{base}.weight"][0], *shape[1:])
-            if shape != p.shape:
-                p.whole = p.alias()
+            if shape != own.shape:
+                p.whole = own.alias()
                 p.whole.shape = shape
+        return self.scope
 
 
 class _Part(Module):

@@ -55,10 +55,10 @@ def build_model(resolved: Resolved, device: str = "cpu", attention: str | None =
             attn_implementation=_implementation(attention or plan.attention),
             **options,
         )
-    if resolved.step.tensor_parallel > 1:
+    if (sharding := resolved.step.sharding) is not None and sharding.tp > 1:
         from .tensor_parallel import split
 
-        model = split(model, resolved.step.tensor_parallel)
+        model = split(model, sharding)
     if plan.base is not None:
         from .quantised import prepare_adapter, quantise
 

@@ -58,10 +58,11 @@ def shard(model: Any, resolved: Resolved) -> Any:
 
         return wrapped(model, sharding, {*layers})
     assert isinstance(sharding, Fsdp2)
-    shape = (sharding.shard,) if sharding.replicate == 1 else (sharding.replicate, sharding.shard)
-    keys: dict[str, Any] = {
-        "mesh": init_device_mesh("cpu", shape, mesh_dim_names=("replicate", "shard")[-len(shape) :])
-    }
+    names = ("fsdp",) if sharding.replicate == 1 else ("dp_replicate", "fsdp")
+    shape = (sharding.replicate, sharding.shard)[-len(names) :]
+    split = sharding.tp > 1
+    mesh = inner._mesh_manager.get_mesh(names) if split else init_device_mesh("cpu", shape, mesh_dim_names=names)
+    keys: dict[str, Any] = {"mesh": mesh}
     dtypes = [None if name is None else getattr(torch, name) for name in (sharding.param_dtype, sharding.reduce_dtype)]
     keys["mp_policy"] = MixedPrecisionPolicy(*dtypes)
     if sharding.cpu_offload:

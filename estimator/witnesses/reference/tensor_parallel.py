@@ -1,26 +1,32 @@
-"""A model as transformers loads it for tensor parallelism, on a CPU and for the first process."""
+"""A model as transformers loads it for one of several processes, on a CPU and for the first one."""
 
 from __future__ import annotations
 
 import tempfile
 from typing import Any
+from unittest import mock
 
 from transformers.distributed import DistributedConfig
 
+from ...programs import Sharding
 
-def split(model: Any, tp: int) -> Any:
-    """The model as ``from_pretrained`` loads it for one of ``tp`` processes (``tp_plan``).
+APPLY = "transformers.distributed.mixin.apply_fully_sharded_data_parallelism"
+
+
+def split(model: Any, sharding: Sharding) -> Any:
+    """The model as ``from_pretrained`` loads it for one process of ``tp`` (``tp_plan``), on a mesh of all processes.
 
     On a CPU that maps the file, of which weights are views. They are copied, as a device has them.
     """
-    with tempfile.TemporaryDirectory() as folder:
+    sizes = {"tp_size": sharding.tp, "fsdp_size": sharding.shard, "dp_replicate_size": sharding.replicate}
+    with tempfile.TemporaryDirectory() as folder, mock.patch(APPLY, lambda model, *_: model):
         model.save_pretrained(folder)
         loaded = type(model).from_pretrained(
             folder,
             config=model.config,
             dtype=model.dtype,
             attn_implementation=model.config._attn_implementation,
-            distributed_config=DistributedConfig(tp_size=tp),
+            distributed_config=DistributedConfig(**sizes),
         )
         for parameter in loaded.parameters():
             if hasattr(parameter, "_local_tensor"):
