@@ -53,16 +53,17 @@ def read(keys: Mapping[str, Any], where: str) -> Reading:
 def _zero(settings: Settings) -> None:
     zero, reading, shared = settings.inner("zero_optimization"), settings.reading, settings.reading.shared
     stage = zero.whole("stage") or 0
-    for name in ("offload_optimizer", "offload_param"):
-        place = zero.inner(name).text("device")
+    older = "cpu" if zero.flag("cpu_offload") else None  # its name in earlier releases, which is still read
+    for name, given in (("offload_optimizer", older), ("offload_param", None)):
+        place = zero.inner(name).text("device") or given
         if place is not None:
             what = "keeps weights or states outside the GPU, which has no rules here; ask without it"
             zero.problem(f"zero_optimization.{name}", name, what, alone=place == "cpu")
             shared[name] = "cpu"
-    zero.value("cpu_offload")
     if zero.present() and stage == 0:
         reading.note("zero_optimization.stage", 0, "nothing is sharded")
     if not stage:
+        settings.problem("sharding", "zero_optimization", "is stage 0, without a rule on several devices; take 1 to 3")
         return
     buckets = (zero.whole("reduce_bucket_size") or _BUCKET) + (zero.whole("allgather_bucket_size") or _BUCKET)
     why = (

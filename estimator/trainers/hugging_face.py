@@ -39,6 +39,8 @@ ATTENTION: Mapping[str, str] = {
 }
 """The plan's attention by transformers' names."""
 
+DDP_CAP = 25
+"""``DistributedDataParallelKwargs.bucket_cap_mb``."""
 SLOWER_COPY = "the step is answered without it; it changes memory by an amount that has no rule here"
 
 
@@ -217,9 +219,10 @@ def fsdp(settings: Settings, version: int = 2) -> None:
 
 
 def ddp(settings: Settings) -> None:
-    """Read what DDP is told."""
+    """Read what DDP is told. accelerate keeps its own defaults back, so at 25 DDP's first bucket is small."""
+    cap = settings.whole("ddp_bucket_cap_mb")
     for key, value in {
-        "bucket_cap_mb": settings.whole("ddp_bucket_cap_mb"),
+        "bucket_cap_mb": None if cap == DDP_CAP else cap,
         "static_graph": settings.flag("ddp_static_graph") or None,
         "find_unused_parameters": None
         if settings.value("ddp_find_unused_parameters") is None

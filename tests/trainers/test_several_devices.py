@@ -100,6 +100,7 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
         EIGHT,
         {"name": "ddp", **EIGHT, "bucket_cap_mb": 50, "static_graph": True},
     ),
+    "transformers-ddp-default": ({**ARGUMENTS, "ddp_bucket_cap_mb": 25}, EIGHT, {"name": "ddp", "bucket_cap_mb": None}),
     "transformers-unused": (
         {**ARGUMENTS, "ddp_find_unused_parameters": False},
         EIGHT,
@@ -204,6 +205,8 @@ REFUSED = {
     "another version": (fsdp(3), {"model": MODEL}, "is none of 1 and 2"),
     "sequences": ({**fsdp(2), "parallelism_config": {"sp_size": 2}}, {"model": MODEL}, "splits each sequence"),
     "TPU": ({**LAUNCHED, "distributed_type": "XLA"}, {"model": MODEL}, "in a way that has no rules here"),
+    "stage 0": (zero(0), {"model": MODEL, **EIGHT}, "is stage 0, without a rule on several devices; take 1 to 3"),
+    "older offload": (zero(2, cpu_offload=True), {"model": MODEL, **EIGHT}, "sharding.offload_optimizer"),
     "hpZ": (zero(3, zero_hpz_partition_size=8), {"model": MODEL, **EIGHT}, "zero_hpz_partition_size: 8 has no rule"),
     "disk": (
         zero(3, offload_param={"device": "nvme"}),
