@@ -19,7 +19,7 @@ def state_sizes(step: Step, method: Method, ledger: Ledger) -> tuple[Size, ...]:
     """The bytes of each state of the optimizer and of the method, in the order in which they are made."""
     if not step.procedure.trains:
         return ()
-    optimizer, trained = optimizer_of(step), updated(ledger.parameters)
+    optimizer, trained = optimizer_of(step), ledger.masters or updated(ledger.parameters)
     states = [n for p in trained for n in optimizer.state_sizes(p)] + list(optimizer.shared_sizes(trained))
     if step.procedure.runs_backward:
         states += [n for p in trained for n in method.state_sizes(p)]

@@ -109,6 +109,11 @@ class Events:
         self.segments.append(ledger.segment)
         self.turns.append(ledger.turn)
 
+    def restart(self) -> None:
+        """The step starts here: what ran before has left nothing but what it finds."""
+        self.marks.clear()
+        self.products.clear()
+
     def mark(self, part: str) -> None:
         """Note that a part of the step starts here, unless an earlier micro-batch started it already."""
         self.marks.setdefault(part, len(self.order))

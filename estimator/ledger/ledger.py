@@ -422,6 +422,8 @@ class Ledger:
     buffer_bytes: Size = 0
     """Bytes of the buffers, copies included."""
     attributes: list[Storage] = field(default_factory=list)
+    masters: list[Tensor] = field(default_factory=list)
+    """Copies of sharded parameters that the optimizer updates in their place."""
     rows: list[SavedRow] = field(default_factory=list)
     saved_by: list[SavedBy] = field(default_factory=list)
     grad_enabled: bool = True

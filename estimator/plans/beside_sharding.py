@@ -57,9 +57,10 @@ _FSDP1: Mapping[str, tuple[Any, ...] | None] = {
     ),
     **dict.fromkeys(("gradient_clipping", "packing", "previous_output", "use_reentrant", "head", "loss", "mlp_chunks")),
 }
+_ZERO: Mapping[str, tuple[Any, ...] | None] = {**_ALL, "runtime": ("torch-cuda",), "previous_output": (False,)}
 _TP: Mapping[str, tuple[Any, ...] | None] = {**_ALL, "optimizer": ("sgd",), "runtime": ("torch-cuda",)}
 VALUES: Mapping[str | None, Mapping[str, tuple[Any, ...] | None]] = MappingProxyType(
-    {"fsdp1": _FSDP1, "fsdp2": _FSDP2, "hsdp": _FSDP2, None: _TP}
+    {"fsdp1": _FSDP1, "fsdp2": _FSDP2, "hsdp": _FSDP2, "zero1": _ZERO, "zero2": _ZERO, "zero3": _ZERO, None: _TP}
 )
 """The values that other keys may have beside their defaults, by the name of the sharding; ``None``: any."""
 _BOTH: Mapping[str, tuple[Any, ...] | None] = {**_TP, "optimizer": ("sgd", "sgd-momentum", "lion")}

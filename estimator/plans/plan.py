@@ -339,7 +339,8 @@ class Plan(_WithEngines):
         """The dtype of all weights that are not quantised."""
         if self.dtype not in FORMATS:
             return self.dtype
-        return "float32" if self.kbit_preparation and self.dtype in UPCAST else self.rest_dtype
+        cast_back = self.sharding is not None and self.sharding.casts
+        return "float32" if self.kbit_preparation and self.dtype in UPCAST and not cast_back else self.rest_dtype
 
     @property
     def reentrant(self) -> bool:

@@ -201,6 +201,11 @@ STEP: Refusals = {
     "it trains with float32 copies of the parameters": (
         lambda p: p.autocast and p.sharding is not None and str(p.sharding.name).startswith("zero")
     ),
+    "sharding: {p.sharding.label} has no rule with contiguous_gradients: false on runtime: {p.runtime}; leave it out": (
+        lambda p: (
+            p.sharding is not None and p.sharding.casts and not p.sharding.contiguous_gradients and p.engine.replays
+        )
+    ),
     "sharding: ddp does not go with dtype: {p.dtype}, whose weights torchao makes of several tensors, and "
     "DistributedDataParallel broadcasts them as one (NotImplementedError); take nf4, int8 or an unquantised dtype": (
         lambda p: _shares(p, "ddp") and p.dtype in TORCHAO

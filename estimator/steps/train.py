@@ -26,7 +26,10 @@ class Train(Procedure):
             loop.note_gradients()
         # What a micro-batch or the step before left behind is live in a later run.
         passes = max(step.micro_batches, 1 + (step.previous_output or model.scope.traces))
+        log = ledger.events if model.scope.traces else None  # which begins after a pass that traces alone
+        passes = passes if log is None else 1 + step.micro_batches
         out: Any = None
+        batch: Any = None
         for again in range(passes):
             loop.sent.append(model.scope.communicated)
             if again and step.micro_batches == 1:
@@ -35,6 +38,9 @@ class Train(Procedure):
                 ledger.peaks.clear()
                 if step.micro_batches == 1:
                     out = None
+            if again == 1 and log is not None:
+                out = batch = None
+                log.restart()
             yield "forward"
             batch = model.batch()
             out = model(batch)

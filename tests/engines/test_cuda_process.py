@@ -54,7 +54,7 @@ class NoRounding:
         self.peak_allocated = self.allocated
 
     def malloc(self, nbytes: int, copies: int = 1, stream: str = "") -> Piece:
-        self.allocated += nbytes
+        self.allocated += nbytes * copies
         self.peak_allocated = max(self.peak_allocated, self.allocated)
         return Piece(nbytes)
 
@@ -85,6 +85,16 @@ SETTINGS: list[dict[str, Any]] = [
     {"task": "infer", "use_cache": True},
     {"sharding": {**FSDP1, "groups": "transformers"}, "checkpointing": "layer", "attention": "flash"},
     {"sharding": {**FSDP1, "param_dtype": "bfloat16", "replicate": 2}, "dtype": "float32", "method": "full"},
+    *(
+        {"sharding": {"name": name, "world_size": world, "reduce_bucket_size": 2_000_000, **keys}, "method": method}
+        for name, world, keys, method in (
+            ("zero1", 3, {}, "full"),
+            ("zero2", 8, {"overlap_comm": True}, "full"),
+            ("zero2", 5, {}, "lora"),
+            ("zero3", 3, {"stage3_param_persistence_threshold": 1_000}, "full"),
+            ("zero3", 3, {}, "lora"),
+        )
+    ),
 ]
 
 

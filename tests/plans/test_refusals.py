@@ -83,6 +83,7 @@ REFUSED: list[dict[str, Any]] = [
     {"sharding": SHARDED, "method": "mezo"},
     {"sharding": {**SHARDED, "name": "fsdp1", "groups": "transformers"}, "checkpointing": "matmul"},
     {"sharding": {"name": "zero1", "world_size": 2}, "autocast": "bfloat16"},
+    {**CUDA, "sharding": {"name": "zero1", "world_size": 2, "contiguous_gradients": False}},
     {"sharding": DDP, "dtype": "float8", "method": LORA},
     {**CUDA, "sharding": DDP, "dtype": "gptq", "method": LORA},
     {"sharding": DDP, "method": "mezo", "optimizer": "sgd"},

@@ -8,14 +8,16 @@ from typing import Any
 
 import pytest
 
+from estimator.ledger import Events
 from estimator.plans.plan import parse_plan
 from estimator.plans.resolve import resolve
 from estimator.steps.step import run
 from tests.cases.small_models import write_config
-from tests.cases.zero_steps import CASES, QUANTITIES, RECORD
+from tests.cases.zero_steps import CASES, FEW, QUANTITIES, RECORD
 from tests.helpers.figures import assert_figures
 from tests.helpers.measured_steps import TOLERANCE
 
+WHOLE = {"stage3_param_persistence_threshold": 100}
 MEASURED = json.loads(RECORD.read_text(encoding="utf-8"))["steps"]
 
 
@@ -29,6 +31,57 @@ def test_step(name: str, config: dict[str, Any], plan: dict[str, Any], tmp_path:
     predicted["peak_above_resident"] = max(max(peaks) for peaks in totals.moments.values())
     witness = {key: value for key, value in MEASURED[name].items() if key != "rank"}
     assert_figures(predicted, witness, {"peak_above_resident": TOLERANCE})
+
+
+@pytest.mark.share(4)
+@pytest.mark.parametrize(("name", "config", "plan"), CASES, ids=[name for name, *_ in CASES])
+def test_log_of_a_step(name: str, config: dict[str, Any], plan: dict[str, Any], tmp_path: Path) -> None:
+    """The allocations that a GPU's allocator replays are those of the recorded step, from where it starts.
+
+    Stage 3's whole parameters stay during the update there, and the log has every micro-batch.
+    """
+    resolved = resolve(parse_plan({"model": write_config(tmp_path / "model", config), **plan}))
+    ledger = resolved.step.ledger(unrolled=True, events=Events())
+    totals = run(
+        resolved.step, resolved.sizes(), resolved.method, resolved.plan.batch, resolved.plan.seq, ledger=ledger
+    )
+    events = ledger.events
+    assert events is not None
+    alive: dict[int, int] = {}
+    peak = 0
+    for entry in events.order[events.marks["forward"] :]:
+        if entry >= 0:
+            alive[entry] = events.sizes[entry]
+            peak = max(peak, sum(alive.values()))
+        else:
+            alive.pop(~entry, None)
+    assert not alive
+    limit = getattr(resolved.step.sharding, "stage3_param_persistence_threshold", 0)
+    whole = [p.whole for p in ledger.parameters if p.whole is not None and p.whole.numel <= limit]
+    moment = max(totals.moments, key=lambda name: max(totals.moments[name]))
+    kept = sum(p.nbytes for p in whole) if moment == "optimizer step" else 0
+    assert peak == pytest.approx(MEASURED[name]["peak_above_resident"] + kept, abs=TOLERANCE)
+
+
+@pytest.mark.parametrize(
+    ("options", "streams"),
+    [
+        ({"name": "zero2"}, set()),
+        ({"name": "zero2", "overlap_comm": True}, {"reduction"}),
+        ({"name": "zero3", **WHOLE}, {"all_gather", "reduce_and_partition"}),
+        ({"name": "zero3", **WHOLE, "overlap_comm": False}, set()),
+    ],
+)
+def test_streams(options: dict[str, Any], streams: set[str], tmp_path: Path) -> None:
+    """Witness: ``stage_1_and_2.py: reduction_stream``; ``stage3.py: reduce_and_partition_stream``,
+    ``parameter_offload.py: __allgather_stream``."""
+    model = write_config(tmp_path / "model", FEW)
+    block = {"world_size": 3, "reduce_bucket_size": 5_000, **options}
+    resolved = resolve(parse_plan({"model": model, "seq": 8, "device": "rtx-4090", "sharding": block}))
+    ledger = resolved.step.ledger(unrolled=True, events=Events())
+    run(resolved.step, resolved.sizes(), resolved.method, 1, 8, ledger=ledger)
+    assert ledger.events is not None
+    assert {*ledger.events.streams.values()} == streams
 
 
 @pytest.mark.consistency

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from typing import NamedTuple
 
-from ...ledger import ITEMSIZE, Events, Ledger, Origin, Size, whole
+from ...ledger import FLOATING, ITEMSIZE, Events, Ledger, Origin, Size, whole
 from ...ledger.sizes import evaluated
 from ...programs import Blocks, Procedure, Step
 from ...programs.layer_runs import segments
@@ -99,8 +99,10 @@ def log_step(job: Job, batch: Size, seq: Size, with_origins: bool = False) -> Lo
             continue
         p = parameters[number]
         unpacked, nbytes = p.numel * ITEMSIZE[base_dtype], p.storage.nbytes
-        packed = p.whole is None and nbytes != p.nbytes
-        loaded = nbytes if packed or (p.added and step.base is not None) else unpacked
+        shared = bool(ledger.masters) and p.requires_grad  # with others, all of which are views
+        packed = p.whole is None and not shared and nbytes != p.nbytes
+        as_it_is = packed or shared or p.dtype not in FLOATING or (p.added and step.base is not None)
+        loaded = nbytes if as_it_is else unpacked
         own = tuple(constants) if packed else ()
         found[p.added].append(Loaded(p.name, nbytes, loaded, unpacked if packed else 0, own))  # type: ignore[arg-type]
         if packed:
@@ -129,7 +131,8 @@ def _events(ledger: Ledger) -> Events:
 def unrolled(job: Job, step: Step, batch: Size, seq: Size, new: Callable[[], Events] = Events) -> Ledger:
     """A ledger with a step's event log and parameters, of every layer. ``new`` makes the log."""
     in_backward = OPTIMIZERS[step.optimizer].in_backward
-    if step.procedure.layer_by_layer and not in_backward:
+    alike = step.sharding is None or not step.sharding.unrolled
+    if alike and step.procedure.layer_by_layer and not in_backward:
         with suppress(NotPeriodic):
             return expanded(job, step, batch, seq, new)
     return _run(job, step, batch, seq, new)

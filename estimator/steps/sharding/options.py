@@ -80,6 +80,11 @@ class ShardingOptions(BaseModel):
         return self.replicate * self.tp * self.cp * self.pp
 
     @property
+    def casts(self) -> bool:
+        """Whether all parameters are cast to one dtype before the first step (DeepSpeed)."""
+        return self.name in ("zero1", "zero2", "zero3")
+
+    @property
     def label(self) -> str:
         """What messages call it."""
         return " x ".join(filter(None, (self.name, f"tp {self.tp}" if self.tp > 1 else "")))

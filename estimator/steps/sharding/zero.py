@@ -15,8 +15,10 @@ held here at any time is that of the rank which holds the most then, so the peak
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections import Counter, defaultdict
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 from itertools import accumulate, pairwise
 from typing import ClassVar
 
@@ -28,6 +30,7 @@ from .scope import Parts, Scope
 
 NORM_BYTES = ITEMSIZE["float64"]
 """Bytes of an element while a norm is taken (``zero/utils.py: get_norm_dtype``), and of the norm."""
+PARTITION = "partition"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,19 +67,11 @@ class _Rank:
     """Bytes of its partition that no parameter fills."""
     pieces: tuple[int, ...]
     """Elements of each parameter in its partition."""
-    has_partition: bool = False
-    kept: int = 0
-    """Gradients and zeros in its partition that are tensors of their own."""
-    others: int = 0
-    """Gradients of other partitions that have been reduced, which stage 1 keeps to the end, and temporaries."""
-    accumulated: int = 0
-    """Gradients of its partition that have been reduced by an earlier backward pass."""
+    held: Counter[str] = field(default_factory=Counter)
+    """All that it holds now, by what it is for: the tensor with the gradients of its partition (``partition``), those
+    that are tensors of their own (``kept``) and zeros, those of other partitions, which stage 1 keeps to the end
+    (``others``), and the tensors that the update makes."""
     gradients: int = 0
-
-    @property
-    def held(self) -> int:
-        """All that it holds now."""
-        return self.accumulated + self.kept + self.others + self.has_partition * self.grads_in_partition
 
     @property
     def is_one_tensor(self) -> bool:
@@ -153,14 +148,22 @@ class _StageOneAndTwo(Scope):
         """The gradients of this backward pass are those that the optimizer gets."""
         self.itemsize = ITEMSIZE[self.model_dtype]
         self.flat = _Flat([whole(p.numel) for p in self.params], options.world_size)
-        # All are views of one tensor, whose padding is counted with the last of them.
-        self.params[-1].storage.nbytes += (self.flat.numel - self.flat.starts[-1]) * self.itemsize
+        flat = Storage(ledger, self.flat.numel * self.itemsize, resident=True)
+        for p in self.params:
+            p.storage = flat
         size = self.flat.partition
         self.fp32_partition = Tensor(Storage(ledger, size * ITEMSIZE["float32"], resident=True), (size,), "float32")
         self.states = self.fp32_partition.nbytes
+        ledger.masters.append(self.fp32_partition)
         self.ranks = list(self.flat.ranks(self.itemsize))
-        self.held = Storage(ledger, 0)
+        self.stream = "reduction" if options.overlap_comm else ""
+        if ledger.device.has_own_memory:  # whose allocator's blocks are one rank's: that with the most gradients
+            self.ranks = [max(self.ranks, key=lambda rank: rank.grads_in_partition + rank.padding)]
+        self.alone = len(self.ranks) == 1
+        self.held: defaultdict[str, Storage] = defaultdict(partial(Storage, ledger, 0))
         """What the rank with the most holds of gradients that have been reduced."""
+        self.later = ""
+        """Where gradients of an earlier backward pass are kept: what those of this one are called beside them."""
         self.largest = self.most = self.ranks[0]
         self.peak = 0
         self.buffers: list[Tensor] = []
@@ -212,12 +215,14 @@ class _StageOneAndTwo(Scope):
             copied = self.flat.largest_copy(bucket, self.options.reduce_bucket_size)
         else:
             copied = elements if len(bucket) > 1 else 0
-        self.ledger.transient(copied * self.itemsize)
+        with self.ledger.on_stream(self.stream):
+            self.ledger.transient(copied * self.itemsize)
         world = self.options.world_size
         self.communicated += 2 * (world - 1) * elements * self.itemsize // world
         if contiguous:
             for rank in self.ranks:
-                rank.has_partition |= any(i in rank.params for i in bucket)
+                if any(i in rank.params for i in bucket):
+                    rank.held[PARTITION + self.later] = rank.grads_in_partition
             self._hold()
         own = [i for i in bucket if self.params[i].grad is not None]
         if self.partition_gradients and self.options.overlap_comm and not contiguous:  # freed in the next reduction
@@ -226,9 +231,9 @@ class _StageOneAndTwo(Scope):
             self.params[i].grad = None
             for rank in self.ranks:
                 if not contiguous and i in rank.params:
-                    rank.kept += self.flat.numels[i] * self.itemsize
+                    rank.held["kept" + self.later] += self.flat.numels[i] * self.itemsize
                 elif not self.partition_gradients and i not in rank.params:
-                    rank.others += self.flat.numels[i] * self.itemsize
+                    rank.held[f"others {i}" if self.alone else "others"] += self.flat.numels[i] * self.itemsize
         self._hold()
 
     def backward_epilogue(self) -> None:
@@ -242,14 +247,17 @@ class _StageOneAndTwo(Scope):
         self.reduce_ipg_grads()
         self.previous_reduced_grads.clear()
         for rank in self.ranks:
-            rank.kept += sum(self.flat.numels[i] * self.itemsize for i in rank.params if i not in self.reduced)
-            rank.kept += rank.padding if self.last else 0
+            rank.held["kept" + self.later] += sum(
+                self.flat.numels[i] * self.itemsize for i in rank.params if i not in self.reduced
+            )
+            rank.held["padding"] = rank.padding if self.last else 0
         self._hold()
         self.buffers.clear()
         for rank in self.ranks:
-            new = rank.kept + (rank.grads_in_partition if rank.has_partition else 0)
-            rank.accumulated = max(rank.accumulated, new)  # those of a later micro-batch are added, and freed
-            rank.kept, rank.others, rank.has_partition = 0, 0, False
+            for name in rank.held:
+                if name.startswith("others") or (self.later and name.endswith(self.later)):  # added to those before
+                    rank.held[name] = 0
+        self.later = "" if self.last else " again"
         self.reduced.clear()
         self._hold()
 
@@ -257,23 +265,24 @@ class _StageOneAndTwo(Scope):
         """Take the norm, and make one float32 gradient of the partition."""
         size = self.flat.partition
         for rank in self.ranks:
-            rank.others = max((NORM_BYTES * (i + 1 + piece) for i, piece in enumerate(rank.pieces)), default=0)
+            rank.gradients = rank.held.total()
+            rank.held["norm"] = max((NORM_BYTES * (i + 1 + piece) for i, piece in enumerate(rank.pieces)), default=0)
         self._hold()
         wider = self.model_dtype != "float32"
         for rank in self.ranks:
-            flat = 0 if rank.is_one_tensor else size * self.itemsize
-            rank.others = flat + wider * size * ITEMSIZE["float32"]
+            rank.held["norm"] = 0
+            rank.held["flat"] = 0 if rank.is_one_tensor else size * self.itemsize
+            rank.held["float32"] = wider * size * ITEMSIZE["float32"]
         self._hold()
         for rank in self.ranks:
-            rank.others, rank.gradients = 0, rank.accumulated
-            if wider or not rank.is_one_tensor:
-                rank.accumulated = size * ITEMSIZE["float32"]
+            only = "float32" if wider else "" if rank.is_one_tensor else "flat"
+            rank.held = Counter({name: nbytes * (name == only or not only) for name, nbytes in rank.held.items()})
         self._hold()
 
     def after_update(self) -> None:
         self._hold()
         for rank in self.ranks:
-            rank.accumulated = 0
+            rank.held = Counter(dict.fromkeys(rank.held, 0))
         self._hold()
         # Which rank is the largest depends on the activations. A formula has the most gradients of any rank.
         one = max(self.ranks, key=lambda rank: rank.gradients) if self.ledger.symbolic else self.largest
@@ -286,6 +295,11 @@ class _StageOneAndTwo(Scope):
             only_bounded()
         elif (peak := max(self.ledger.peaks.values(), default=0)) > self.peak:
             self.peak, self.largest = peak, self.most
-        self.most = max(self.ranks, key=lambda rank: rank.held)
-        if self.most.held != self.held.nbytes:
-            self.held.resize(self.most.held)
+        self.most = max(self.ranks, key=lambda rank: rank.held.total())
+        held: Mapping[str, int] = self.most.held if self.alone else {"": self.most.held.total()}
+        for grows in (False, True):
+            for name, nbytes in held.items():
+                before = whole(self.held[name].nbytes)
+                if nbytes != before and (nbytes > before) is grows:
+                    with self.ledger.on_stream(self.stream if name.startswith(PARTITION) else ""):
+                        self.held[name].resize(nbytes)

@@ -26,6 +26,7 @@ from ...errors import InputError
 from ...ledger import FLOATING, ITEMSIZE, Call, Ledger, Storage, Tensor, product, record, whole
 from ...ledger.graph import Beside
 from ...methods.lora import LoraLinear
+from ...operators.products import launch_cublas
 from ...operators.table import Kept, saves
 from ...programs import Sharding
 from ...programs.modules import Embedding, Linear, Module
@@ -62,6 +63,8 @@ class _Param:
     numel: int
     world: int
     persist: bool
+    stays: bool = False
+    """It is never freed."""
     status: int = NOT_AVAILABLE
     active_sub_modules: set[str] = field(default_factory=set)
 
@@ -80,33 +83,35 @@ class _Param:
 
     def resize(self, nbytes: int) -> None:
         """Give the whole parameter a storage of so many bytes. One rank's part is the whole."""
-        if self.world > 1:
+        if self.world > 1 and not self.stays:
             self.whole.storage.resize(nbytes)
 
 
 class _Handle:
     """An all-gather: of one parameter into its own storage, of several into one, out of which each is copied."""
 
-    def __init__(self, ledger: Ledger, params: Sequence[_Param]) -> None:
-        self.params, self.complete = params, False
+    def __init__(self, ledger: Ledger, params: Sequence[_Param], stream: str) -> None:
+        self.ledger, self.params, self.stream, self.complete = ledger, params, stream, False
         self.flat: list[Tensor] = []
         for p in params:
             p.status = INFLIGHT
-        if len(params) == 1:
-            params[0].resize(params[0].aligned_bytes)
-        elif params[0].world > 1:
-            for dtype in sorted({p.whole.dtype for p in params}):
-                nbytes = sum(p.aligned_bytes for p in params if p.whole.dtype == dtype)
-                self.flat.append(ledger.empty((nbytes // ITEMSIZE[dtype],), dtype))
+        with ledger.on_stream(stream):
+            if len(params) == 1:
+                params[0].resize(params[0].aligned_bytes)
+            elif params[0].world > 1:
+                for dtype in sorted({p.whole.dtype for p in params}):
+                    nbytes = sum(p.aligned_bytes for p in params if p.whole.dtype == dtype)
+                    self.flat.append(ledger.empty((nbytes // ITEMSIZE[dtype],), dtype))
 
     def wait(self) -> None:
         """Copy out what has been gathered, which is freed with the handle."""
         if self.complete:
             return
-        for p in self.params:
-            if len(self.params) > 1:
-                p.resize(p.numel * p.itemsize)
-            p.status = AVAILABLE
+        with self.ledger.on_stream(self.stream):
+            for p in self.params:
+                if len(self.params) > 1:
+                    p.resize(p.numel * p.itemsize)
+                p.status = AVAILABLE
         self.complete = True
 
 
@@ -116,6 +121,7 @@ class _Coordinator:
     def __init__(self, ledger: Ledger, options: Zero3, own: dict[str, list[_Param]]) -> None:
         self.ledger, self.own = ledger, own
         self.prefetch_bucket_size = options.stage3_prefetch_bucket_size
+        self.stream = "all_gather" if options.overlap_comm else ""
         self.submodule_order: list[str] = []
         self.is_complete_trace = False
         self.active_backward_submodules: dict[str, None] = {}
@@ -187,7 +193,7 @@ class _Coordinator:
         if not params:
             return
         self.n_available_params += sum(p.numel for p in params)
-        handle = _Handle(self.ledger, params)
+        handle = _Handle(self.ledger, params, self.stream)
         for p in params:
             self.inflight[p] = handle
 
@@ -250,17 +256,28 @@ class _StageThree(Scope):
         self.model_dtype = next(p.dtype for p in every if not p.added)
         world = options.world_size
         known: dict[int, _Param] = {}
+        trained: list[Tensor] = []
+        self.resident: list[Storage] = []
         for p in every:
             if p.dtype in FLOATING and p.dtype != self.model_dtype:
                 p.recast(self.model_dtype)
-            one = _Param(p, whole(p.numel), world, whole(p.numel) <= options.stage3_param_persistence_threshold)
+            numel = whole(p.storage.nbytes) // ITEMSIZE[p.dtype]  # as it is packed
+            one = _Param(p, numel, world, numel <= options.stage3_param_persistence_threshold)
             known[id(p)] = one
             local = ledger.shard(p, (one.partition_numel,))
+            if p.requires_grad:
+                trained.append(local)
             if one.persist:
                 one.status = AVAILABLE
-                if world > 1:
-                    p.storage.nbytes = one.aligned_bytes
-                    local.storage.nbytes += one.aligned_bytes
+            if one.persist and world > 1 and ledger.events is None:
+                p.storage.nbytes = one.aligned_bytes
+                local.storage.nbytes += one.aligned_bytes
+            elif one.persist and world > 1:  # the update frees them for a moment, of which the log has nothing
+                one.stays = True
+                self.resident.append(Storage(ledger, one.aligned_bytes, resident=True))
+        flat = Storage(ledger, sum(local.storage.nbytes for local in trained), resident=True)  # `defragment`
+        for local in trained:
+            local.storage = flat
         self.embedding = parts.roles.get("input embedding", "")
         self.params = [*known.values()]
         self.trained = [p for p in self.params if p.whole.requires_grad]
@@ -269,15 +286,16 @@ class _StageThree(Scope):
         self.coordinator = _Coordinator(ledger, options, own)
         self.own, self.itemsize = own, ITEMSIZE[self.model_dtype]
         self.gradients = sum(p.partition_numel for p in self.trained) * self.itemsize
-        self.communication = self.gradients
-        if options.contiguous_gradients:
-            self.communication += options.reduce_bucket_size * self.itemsize
+        kept = [self.gradients, options.contiguous_gradients * options.reduce_bucket_size * self.itemsize]
+        self.resident += [Storage(ledger, nbytes, resident=True) for nbytes in kept]
+        self.communication = sum(kept)
         self.fp32_groups: list[Tensor] = []
         self.fp16_groups = [*self._sub_groups()]
         for group in self.fp16_groups:
             size = sum(p.partition_numel for p in group)
             storage = Storage(ledger, size * ITEMSIZE["float32"], resident=True)
             self.fp32_groups.append(Tensor(storage, (size,), "float32"))
+        ledger.masters += self.fp32_groups
         self.states = sum(whole(group.nbytes) for group in self.fp32_groups)
         self.bucket: list[_Param] = []
         self.elements = 0
@@ -370,8 +388,9 @@ class _StageThree(Scope):
         copied: Tensor | None = None
         if len(bucket) > 1 or bucket[0].numel % world:
             paddings = [p.partition_numel * world - p.numel for p in bucket]
-            held = [self.ledger.empty((padding,), self.model_dtype) for padding in paddings if padding]
-            copied = self.ledger.empty((padded,), self.model_dtype)
+            with self.ledger.on_stream("reduce_and_partition" if self.options.overlap_comm else ""):
+                held = [self.ledger.empty((padding,), self.model_dtype) for padding in paddings if padding]
+                copied = self.ledger.empty((padded,), self.model_dtype)
             del held
         for p in bucket:
             p.whole.grad = None
@@ -452,9 +471,11 @@ def _linear_backward(call: Call) -> tuple[Tensor | None, ...]:
     if call.needs[0]:
         ledger.multiply(rows, *weight.shape)
         of_input = ledger.empty(x.shape, grad.dtype)
+        launch_cublas(grad, weight)
     if call.needs[1]:
         ledger.multiply(rows, *weight.shape)
         of_weight = ledger.empty(weight.shape, grad.dtype)
+        launch_cublas(grad, x)
     if call.needs[2]:
         of_bias = ops.sum(grad, tuple(range(len(grad.shape) - 1)))
     return of_input, of_weight, of_bias
