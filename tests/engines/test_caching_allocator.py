@@ -4,6 +4,7 @@ run over a stand-in for the CUDA runtime and recorded, and numbers that others p
 from __future__ import annotations
 
 import json
+import random
 import time
 from itertools import pairwise
 from typing import get_args
@@ -379,3 +380,26 @@ def test_many_equal_blocks_out_of_memory() -> None:
     assert (allocator.reserved, allocator.gave_back) == (100 * MIB, True)
     with pytest.raises(OutOfMemory):
         allocator.malloc(3 * MIB, 30)
+
+
+@pytest.mark.consistency
+@each_ties
+def test_a_copy_goes_on_as_the_allocator_does(ties: Ties) -> None:
+    """And neither sees what the other one does."""
+    draw = random.Random(7)
+    sizes = [draw.choice((700, 90_000, 3 * MIB, 25 * MIB)) * draw.randint(1, 5) for _ in range(400)]
+    one = CachingAllocator(ties=ties)
+    held = [one.malloc(nbytes) for nbytes in sizes]
+    for block in held[::3]:
+        one.free(block)
+    before = one.segments()
+    copied, blocks = one.copied(None)
+    for allocator, own in ((copied, [blocks[block] for block in held[1::3]]), (one, held[1::3])):
+        assert allocator.segments() == before
+        for nbytes, block in zip(sizes, own, strict=False):
+            allocator.malloc(nbytes // 2)
+            allocator.free(block)
+        allocator.empty_cache()
+    assert one.segments() == copied.segments() != before
+    for name in ("reserved", "allocated", "peak_reserved", "peak_allocated"):
+        assert getattr(one, name) == getattr(copied, name), name

@@ -217,6 +217,24 @@ def test_capacity() -> None:
     assert process.part == "load"
 
 
+@pytest.mark.consistency
+@pytest.mark.parametrize("share", [None, 1.0, 0.9, 0.5, 0.3])
+def test_a_first_step_is_made_once(share: float | None, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A process that goes on from another one is that which makes the step itself, in whatever room."""
+    plan = planned(seq=700)
+    resolved, batches, logs = resolve(plan), plan.engine.batches(plan), plan.engine.logs()
+    free = replay(resolved, batches, logs=logs)
+    capacity = None if share is None else int(free.reserved_peak * share)
+    within = replay(resolved, batches, capacity)
+    made: list[int] = []
+    monkeypatch.setattr(Process, "_load", lambda self, log, load=Process._load: (made.append(1), load(self, log)))
+    (first,) = logs.begun.values()
+    room = capacity is None or first.reserved_peak <= capacity
+    assert replay(resolved, batches, capacity, logs=logs) == within
+    assert len(made) == (0 if room else 1)
+    assert replay(resolved, batches, logs=logs) == free
+
+
 @settings(max_examples=4, deadline=None)
 @given(st.integers(1, 3), st.integers(2, 500), st.booleans(), st.sampled_from(["none", "layer"]))
 def test_any_process(batch: int, seq: int, expandable: bool, checkpointing: str) -> None:

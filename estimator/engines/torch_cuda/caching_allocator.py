@@ -24,6 +24,7 @@ from __future__ import annotations
 
 from bisect import bisect_left, insort
 from collections.abc import Callable, Iterator
+from copy import copy
 from sys import maxsize
 from typing import Literal
 
@@ -74,13 +75,26 @@ class Block:
 
     __slots__ = ("address", "allocated", "granules", "mapped", "next", "pool", "prev", "rank", "size")
 
-    def __init__(self, pool: _Pool, address: int, size: int, rank: int, mapped: bool = True) -> None:
-        self.pool, self.address, self.size, self.rank, self.mapped = pool, address, size, rank, mapped
+    def __init__(
+        self,
+        pool: _Pool,
+        address: int,
+        size: int,
+        rank: int,
+        mapped: bool = True,
+        prev: Block | None = None,
+        next_: Block | None = None,
+    ) -> None:
+        self.pool = pool
+        self.address = address
+        self.size = size
+        self.rank = rank
+        self.mapped = mapped
         self.allocated = False
         self.granules = 0
         """Bytes of the segments that many equal blocks take; then the block stands for them (``CachingAllocator``)."""
-        self.prev: Block | None = None
-        self.next: Block | None = None
+        self.prev = prev
+        self.next = next_
 
     @property
     def end(self) -> int:
@@ -132,16 +146,19 @@ class _Pool:
 
     def insert(self, block: Block) -> Block:
         """Merge a block with its free, or unmapped, neighbours and add the result, which is returned, to its list."""
-        before, after = block.prev, block.next
-        if before is not None and not before.allocated and before.mapped == block.mapped:
+        before, after, mapped = block.prev, block.next, block.mapped
+        if before is not None and not before.allocated and before.mapped == mapped:
             self.remove(before)
             _absorb_next(before)
             before.rank = block.rank
             block = before
-        if after is not None and not after.allocated and after.mapped == block.mapped:
+        if after is not None and not after.allocated and after.mapped == mapped:
             self.remove(after)
             _absorb_next(block)
-        self.add(block)
+        if mapped:
+            insort(self.free, (block.size, block.rank, block.address, block))
+        else:
+            self.add(block)
         return block
 
 
@@ -170,6 +187,7 @@ class CachingAllocator:
         self.device_memory = device_memory or capacity or ENDLESS
         self.max_split_size = maxsize if max_split_size is None else max_split_size
         self.ties = ties
+        self._takes_first = not expandable_segments and max_split_size is None  # of the free blocks with room
         self.allocated = self.reserved = self.peak_allocated = self.peak_reserved = 0
         self.gave_back = False
         """Whether a request found no room before cached memory was given back to the device."""
@@ -197,7 +215,15 @@ class CachingAllocator:
             pool = self._pools[kind] = _Pool(kind[1], self.expandable_segments)
         if copies > 1:
             return self._many(pool, size, copies, stream)
-        return self._take(self._fitting(pool, size) or self._new_or_given_back(pool, size, nbytes), size)
+        free = pool.free
+        at = bisect_left(free, (size,))
+        if at == len(free):
+            block = self._new_or_given_back(pool, size, nbytes)
+        elif self._takes_first:
+            block = free.pop(at)[3]
+        else:
+            block = self._fitting(pool, size, at) or self._new_or_given_back(pool, size, nbytes)
+        return self._take(block, size)
 
     def free(self, block: Block) -> None:
         """Give a block back to its pool. Raises ``ValueError`` for a block that is not allocated."""
@@ -221,6 +247,30 @@ class CachingAllocator:
                 elif not block.prev and not block.next:
                     self._release(block)
 
+    def copied(self, capacity: int | None) -> tuple[CachingAllocator, dict[Block, Block]]:
+        """An allocator of segments in the same state with another ``capacity``, and its block for each of this one's.
+
+        Those that stand for many are left out.
+        """
+        other, blocks = copy(self), dict[Block, Block]()
+        other.capacity = capacity
+        other._pools = {kind: _Pool(pool.small, self.expandable_segments) for kind, pool in self._pools.items()}
+        pool_of = {pool: other._pools[kind] for kind, pool in self._pools.items()}
+        for head in self._heads.values():
+            block: Block | None = head
+            before: Block | None = None
+            while block is not None:
+                one = blocks[block] = Block(pool_of[block.pool], block.address, block.size, block.rank)
+                one.allocated, one.prev = block.allocated, before
+                if before is not None:
+                    before.next = one
+                before, block = one, block.next
+        for pool, one_pool in pool_of.items():
+            one_pool.spare = pool.spare
+            one_pool.free = [(size, rank, address, blocks[block]) for size, rank, address, block in pool.free]
+        other._heads = {address: blocks[head] for address, head in self._heads.items()}
+        return other, blocks
+
     def reset_peaks(self) -> None:
         """``torch.cuda.reset_peak_memory_stats``: the peaks become the bytes allocated and reserved now."""
         self.peak_allocated, self.peak_reserved = self.allocated, self.reserved
@@ -236,12 +286,9 @@ class CachingAllocator:
                 found.append(Segment(run[0].address, sum(block.size for block in run), states, head.pool.small))
         return sorted(found)
 
-    def _fitting(self, pool: _Pool, size: int) -> Block | None:
-        """Take the best-fitting free block from the pool (``get_free_block``)."""
+    def _fitting(self, pool: _Pool, size: int, at: int) -> Block | None:
+        """Take the best-fitting free block from the pool (``get_free_block``), the one ``at`` this place or behind."""
         free = pool.free
-        at = bisect_left(free, (size,))
-        if at == len(free):
-            return None
         if self.expandable_segments:
             # A block that can still grow counts with the size that it can grow to: others are taken first.
             while at + 1 < len(free) and free[at + 1][3].reach < free[at][3].reach:
@@ -274,8 +321,8 @@ class CachingAllocator:
         segment_blocks = segment // size
         granules = -(-copies // segment_blocks) * segment
         if pool.spare < granules:
-            block = self._fitting(pool, whole)
-            if block is not None:
+            at = bisect_left(pool.free, (whole,))
+            if at < len(pool.free) and (block := self._fitting(pool, whole, at)) is not None:
                 return self._take(block, whole)
             needed = granules - pool.spare
             if not self._reserve(needed):
@@ -294,10 +341,12 @@ class CachingAllocator:
 
     def _take(self, block: Block, size: int) -> Block:
         """Allocate a block for a request. What is left of it may become a free block (``should_split``)."""
-        unsplit = block.pool.unsplit
-        if block.size - size > unsplit and (size < self.max_split_size or unsplit < ROUNDING):
-            block.pool.add(_cut(block, size))
-            self._new_rank(block)
+        pool = block.pool
+        if block.size - size > pool.unsplit and (size < self.max_split_size or pool.unsplit < ROUNDING):
+            rest = _cut(block, size)
+            insort(pool.free, (rest.size, rest.rank, rest.address, rest))
+            if self.ties == "block":
+                self._new_rank(block)
         block.allocated = True
         self.allocated = allocated = self.allocated + block.size
         if allocated > self.peak_allocated:
@@ -443,10 +492,10 @@ def _segment_for(pool: _Pool, size: int) -> int:
 
 def _cut(block: Block, size: int) -> Block:
     """Shorten a block to ``size`` bytes. Returns the rest as a new block behind it."""
-    rest = Block(block.pool, block.address + size, block.size - size, block.rank, block.mapped)
-    rest.prev, rest.next = block, block.next
-    if rest.next:
-        rest.next.prev = rest
+    after = block.next
+    rest = Block(block.pool, block.address + size, block.size - size, block.rank, block.mapped, block, after)
+    if after is not None:
+        after.prev = rest
     block.next = rest
     block.size = size
     return rest
@@ -456,9 +505,9 @@ def _absorb_next(block: Block) -> None:
     gone = block.next
     assert gone is not None
     block.size += gone.size
-    block.next = gone.next
-    if block.next:
-        block.next.prev = block
+    block.next = after = gone.next
+    if after is not None:
+        after.prev = block
 
 
 def _mapped_runs(head: Block) -> Iterator[list[Block]]:

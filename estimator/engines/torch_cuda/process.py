@@ -184,6 +184,8 @@ class Logs:
         self.with_origins = with_origins
         self._logs: dict[tuple[str, int, int], Log] = {}
         self._shapes = Shapes(self._made)
+        self.begun: dict[tuple[str, Batch], Process] = {}
+        """The last process that made its first step, after it, by the rank and the batch."""
 
     def of(self, job: Job, batch: int, seq: int) -> Log:
         """The log of a step of [batch, seq] tokens."""
@@ -263,7 +265,7 @@ class Process:
         self.part = ""
         self._previous: list[tuple[Block, int]] = []
         self._live = [0] * len(KINDS)
-        self._steps = 0
+        self.steps = 0
         self._communication: list[tuple[Block, int]] = []
         self._gradients: list[tuple[Block, int]] = []
         """Those of the step before, where they are held until the next forward pass."""
@@ -277,8 +279,8 @@ class Process:
         events, blocks = log.events, dict[int, Block]()
         start = events.marks["forward"]
         stops = [(at, part, False) for part, at in events.marks.items()]
-        self._steps += 1
-        first_step = self._steps == 1
+        self.steps += 1
+        first_step = self.steps == 1
         if self.snapshot is not None:
             self.snapshot.step += 1
         self.phases = {name: phase for name, phase in self.phases.items() if name == "after load"}
@@ -292,7 +294,7 @@ class Process:
                 passing += self._kept([nbytes])
             self._release(passing)
             self._communication = self._kept(log.sharding.first)
-        elif self._steps == 2:
+        elif self.steps == 2:
             self._release(self._communication)
             self._communication = self._kept(log.sharding.later)
         done = start
@@ -358,6 +360,20 @@ class Process:
         if self.timeline is not None:
             self.timeline.parts.append((len(self.timeline.live), part))
 
+    @property
+    def can_be_copied(self) -> bool:
+        """Whether another process that has made the same steps may go on from it, with whatever room."""
+        return not self.allocator.gave_back and not any(block.granules for block, _ in self._previous)
+
+    def go_on_from(self, other: Process) -> None:
+        """Begin as another process is after its last step; the other stays as it is."""
+        self.allocator, blocks = other.allocator.copied(self.allocator.capacity)
+        self._previous, self._communication = (
+            [(blocks[block], kind) for block, kind in held] for held in (other._previous, other._communication)
+        )
+        self.allocated_peak, self.reserved_peak = other.allocated_peak, other.reserved_peak
+        self.phases, self.steps = dict(other.phases), other.steps
+
     def leave(self) -> None:
         """End the current part: note its bytes, and reset the peaks."""
         allocator = self.allocator
@@ -373,10 +389,11 @@ class Process:
     def _play(self, events: Events, order: Sequence[int], blocks: dict[int, Block]) -> None:
         sizes, malloc, free, watched = events.sizes, self.allocator.malloc, self.allocator.free, self.timeline
         copies, streams, snapshot = events.copies, events.streams, self.snapshot
+        special = {*copies, *streams}
         for entry in order:
             if entry >= 0:
                 if nbytes := sizes[entry]:  # PyTorch allocates nothing for an empty tensor
-                    if entry in copies or entry in streams:
+                    if entry in special:
                         block = malloc(nbytes, copies.get(entry, 1), streams.get(entry, ""))
                     else:
                         block = malloc(nbytes)
@@ -439,10 +456,19 @@ def replay(
     logs: Logs | None = None,
     snapshot: Snapshot | None = None,
 ) -> Usage:
-    """Replay a process over batches, until one runs out of memory."""
+    """Replay a process over batches, until one runs out of memory.
+
+    With ``logs`` its first step is that of the process before, where it had the same batch and as much room.
+    """
     process = Process(job, capacity, timeline, logs, snapshot)
-    failed = None
+    failed, first = None, (repr(job.plan.method.open_values()), batches[0])
+    shares = logs is not None and timeline is None and snapshot is None and not job.plan.expandable_segments
+    known = process.logs.begun.get(first) if shares else None
+    if known is not None and (capacity is None or known.reserved_peak <= capacity):
+        process.go_on_from(known)
     for number, batch in enumerate(batches, 1):
+        if number <= process.steps:
+            continue
         try:
             process.step(batch.rows, batch.seq, batch.empty_cache)
         except OutOfMemory as error:
@@ -452,6 +478,9 @@ def replay(
             break
         if snapshot is not None:
             snapshot.taken(process.allocator.allocated)
+        if number == 1 and shares and process.can_be_copied:
+            process.logs.begun = {first: Process(job, logs=logs)}
+            process.logs.begun[first].go_on_from(process)
     process.leave()
     if snapshot is not None:
         snapshot.segments = process.allocator.segments()
