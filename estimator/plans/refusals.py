@@ -197,6 +197,19 @@ STEP: Refusals = {
     "what gathers (not found in storage); set checkpointing: layer": (
         lambda p: _shares(p, "fsdp1") and p.sharding.groups == "transformers" and p.checkpointing == "matmul"
     ),
+    "sharding: fsdp1 with cpu_offload does not go with runtime: torch-cpu, which pins no memory; leave cpu_offload "
+    "out, or set runtime: torch-cuda": (
+        lambda p: _shares(p, "fsdp1") and p.sharding.cpu_offload and not p.engine.has_own_memory
+    ),
+    "sharding: fsdp1 with cpu_offload does not go with sync_each_batch, since PyTorch does not add up gradients on the "
+    "host (no_sync); leave sync_each_batch out": (
+        lambda p: (
+            _shares(p, "fsdp1")
+            and p.sharding.cpu_offload
+            and p.sharding.sync_each_batch
+            and p.gradient_accumulation_steps > 1
+        )
+    ),
     "sharding: {p.sharding.label} does not go with autocast, which DeepSpeed switches off; take dtype: bfloat16, which "
     "it trains with float32 copies of the parameters": (
         lambda p: p.autocast and p.sharding is not None and str(p.sharding.name).startswith("zero")

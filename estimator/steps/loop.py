@@ -236,11 +236,12 @@ class Loop:
         gradients = self.gradients if scope.gradients is None else scope.gradients
         optimizer, rests = self.states, None
         if (host := ledger.host) is not None:
-            held = sum((p.storage.nbytes * p.copies for p in host.parameters), 0)
+            held = sum((p.storage.nbytes * p.copies for p in {id(p.storage): p for p in host.parameters}.values()), 0)
             count = sum(((p.whole or p).numel * p.copies for p in host.parameters), 0)
             rests = HostTotals(held, 0, 0, _lists(host.peaks))
             if any(p.ledger is host for p in self.model.updated):
-                rests.gradients, rests.optimizer, gradients, optimizer = gradients, optimizer, 0, 0
+                rests.gradients = gradients if scope.host_gradients is None else scope.host_gradients
+                rests.optimizer, gradients, optimizer = optimizer, 0, 0
         for p in {id(p.storage): p for p in ledger.parameters}.values():
             parameters = parameters + p.storage.nbytes * p.copies
         for p in ledger.parameters:

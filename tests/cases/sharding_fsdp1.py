@@ -12,6 +12,7 @@ from tests.cases.sharding import ACCUMULATED, BF16, GEMMA_3N, LAYER, LAYERS, MAN
 SYNCED = {"sync_each_batch": True}
 KEPT = {"reshard_after_forward": False}
 LORA = {**TINY, "method": "lora"}
+OFFLOAD = {"cpu_offload": True}
 ODD = {"hidden_size": 90, "num_attention_heads": 5, "num_key_value_heads": 5, "intermediate_size": 33}
 PEFT = {"groups": "transformers"}
 QLORA = {
@@ -102,6 +103,13 @@ REFUSED: list[Refused] = [
         ({"method": "mezo"}, {}, "sharding: fsdp1 has no rule with method: mezo; leave one of them out"),
         ({"optimizer": "lomo"}, {}, "sharding: fsdp1 has no rule with optimizer: lomo"),
         ({**QLORA, "quant_storage": "uint8"}, PEFT, "FSDP1 cannot flatten integer dtype tensors"),
+        (TINY, OFFLOAD, "sharding: fsdp1 with cpu_offload does not go with runtime: torch-cpu, which pins no memory"),
+        (
+            {**ACCUMULATED, "device": "rtx-4090"},
+            {**OFFLOAD, **SYNCED},
+            "does not go with sync_each_batch, since PyTorch does not add up gradients on the host",
+        ),
+        ({**TINY, "device": "rtx-4090"}, {**OFFLOAD, "replicate": 2}, "with cpu_offload has no rule in one process"),
         (TINY, {"bucket_cap_mb": 9}, "sharding.bucket_cap_mb 9 does not go with sharding fsdp1"),
     )
 ] + [

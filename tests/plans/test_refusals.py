@@ -82,6 +82,12 @@ REFUSED: list[dict[str, Any]] = [
     {"packing": True, "attention_mask": True},
     {"sharding": SHARDED, "method": "mezo"},
     {"sharding": {**SHARDED, "name": "fsdp1", "groups": "transformers"}, "checkpointing": "matmul"},
+    {"sharding": {**SHARDED, "name": "fsdp1", "cpu_offload": True}},
+    {
+        **CUDA,
+        "sharding": {**SHARDED, "name": "fsdp1", "cpu_offload": True, "sync_each_batch": True},
+        "gradient_accumulation_steps": 2,
+    },
     {"sharding": {"name": "zero1", "world_size": 2}, "autocast": "bfloat16"},
     {**CUDA, "sharding": {"name": "zero1", "world_size": 2, "contiguous_gradients": False}},
     {"sharding": DDP, "dtype": "float8", "method": LORA},

@@ -1,6 +1,7 @@
 """Parameters, gradients and states that rest on the host: estimates for a card against PyTorch's own code.
 
-The witness of FSDP2 is a record of its steps on a device without memory (``tests/cases/offloaded_steps.py``).
+The witness of FSDP2 is a record of its steps on a device without memory (``tests/cases/offloaded_steps.py``). FSDP1's
+has none, since it pins memory: its rules are read from its source, and held against arithmetic.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ import pytest
 from estimator.answers.estimate import estimate
 from estimator.steps.offloading import block_bytes
 from tests.cases.offloaded_steps import CASES, RECORD
+from tests.cases.sharding import LAYERS
 from tests.cases.small_models import write_config
 
 STEPS = json.loads(RECORD.read_text(encoding="utf-8"))["steps"]
@@ -73,3 +75,43 @@ def test_processes_of_a_host(tmp_path: Path) -> None:
         assert any(f"of {there} processes; each pinned block is a power of two" in one for one in found.warnings)
         moments = [one.bytes for one in found.run_moments if (one.moment, one.where) == ("step", "host")]
         assert moments == ([found.bytes["host_all"]] if run else [])
+
+
+FSDP1 = {"name": "fsdp1", "cpu_offload": True, "world_size": 3}
+LAYER, ROOT = 24768, 6432
+"""Elements that one of three ranks has of a layer's flat parameter, and of the rest's, aligned and padded."""
+
+
+def test_flat_parameters_rest_on_the_host(tmp_path: Path) -> None:
+    """Witness: arithmetic, by ``_flat_param.py``. A shard is pinned, and so is a gradient of its size.
+
+    A gathered unit has a copy of its shard beside it. The gradients of all units are on the card until backward ends.
+    Before backward a unit is found with gradients, which it copies; then the unit before it is.
+    """
+    plan = {"model": write_config(tmp_path / "model", LAYERS), "dtype": "float32", "batch": 1, "seq": 2, **CARD}
+    alone = estimate({**plan, "sharding": {"name": "fsdp1", "world_size": 3}})
+    found = estimate({**plan, "sharding": FSDP1})
+    shards = [ROOT * 4, *[LAYER * 4] * 7]
+    sizes = found.bytes
+    assert sizes["parameters"] == sizes["gradients"] == sizes["optimizer"] == 0
+    assert sizes["host_parameters"] == sizes["host_gradients"] == sum(shards)
+    assert sizes["host_pinned"] == 2 * sum(map(block_bytes, shards))
+    assert sizes["host_peak"] == sizes["host_pinned"] + sizes["host_optimizer"] + 2 * LAYER * 4
+    assert found.moments["inputs forward"] == alone.moments["inputs forward"] + ROOT * 4
+    assert found.moments["first block backward"] == alone.moments["first block backward"]
+    kept = estimate({**plan, "sharding": {**FSDP1, "reshard_after_forward": False}}).bytes
+    assert kept["host_peak"] < sizes["host_peak"]  # what is not freed after forward is not found with gradients
+
+
+def test_a_frozen_flat_parameter_has_a_gradient_on_the_host(tmp_path: Path) -> None:
+    """Witness: arithmetic. ``_cpu_grad`` is as large as the shard, whether or not it trains (``qlora`` by FSDP1)."""
+    plan = {"model": write_config(tmp_path / "model", LAYERS), "batch": 1, "seq": 2, **CARD}
+    qlora = {"dtype": "nf4", "rest_dtype": "bfloat16", "quant_storage": "bfloat16", "method": "lora"}
+    found = estimate({**plan, **qlora, "sharding": {**FSDP1, "groups": "transformers"}}).bytes
+    assert found["parameters"] == 0
+    assert found["host_gradients"] == found["host_parameters"] > 2 * found["host_optimizer"]
+    narrow = {"name": "fsdp1", "cpu_offload": True, "param_dtype": "bfloat16", "reduce_dtype": "float32"}
+    one = estimate({**plan, "dtype": "float32", "sharding": {**narrow, "world_size": 1}})
+    alone = estimate({**plan, "dtype": "float32", "sharding": {**narrow, "world_size": 1, "cpu_offload": False}})
+    whole = 3 * ROOT  # of the rest, cast from a copy in float32
+    assert one.moments["inputs forward"] >= whole * 6 > alone.moments["inputs forward"]

@@ -19,6 +19,7 @@ from ... import operators as ops
 from ...errors import InputError
 from ...ledger import FLOATING, ITEMSIZE, Counted, Ledger, Storage, Tensor, whole
 from ...programs import Sharding
+from ..offloading import pin
 from .scope import Parts, Scope
 
 _ALIGNMENT = 16
@@ -40,6 +41,13 @@ class Fsdp1(Sharding):
     """Accelerate's are the layers, too (``TRANSFORMER_BASED_WRAP``). In transformers' trainer adapters have units of
     their own."""
     sync_each_batch: bool = False
+    cpu_offload: bool = False
+    """``CPUOffload(offload_params=True)``, which pins the shard of each flat parameter and a gradient of its size, also
+    of a frozen one."""
+
+    @property
+    def offloads(self) -> bool:
+        return self.cpu_offload
 
     def __post_init__(self) -> None:
         if not isinstance(self.reshard_after_forward, bool):
@@ -81,6 +89,18 @@ class _Unit:
         self.shards: list[Tensor] = []
         self.grad: Tensor | None = None
         """The flat gradient of the shard (``_saved_grad_shard``), of which those of ``shards`` are views."""
+        self.host = ledger.host
+        self.cpu_grad = Storage(ledger.host or ledger, 0, resident=True)
+        """Of the gradient on the host, which is pinned and counted apart."""
+        self.zeros: Tensor | None = None
+        """What takes the gradients in that a unit is found with before backward (``_writeback_orig_params``): views of
+        the gradient on the host, if it was freed after forward."""
+        self.writes_back = self.is_sharded and sharding.reshard_after_forward and self.flat.requires_grad
+        if self.host is not None and not (self.is_sharded or self.casts):
+            raise InputError(
+                "sharding: fsdp1 with cpu_offload has no rule in one process, where autograd keeps each copy of a "
+                "weight on the card; set param_dtype, or take sharding fsdp2"
+            )
         self.inputs_left = self.post_forward_index = 0
         self.needs_pre_backward_unshard = self.prefetched = self.ran_pre_backward_hook = self.backward_pre = False
 
@@ -99,27 +119,41 @@ class _Unit:
         What it has of all is one tensor (``FlatParameter._local_shard``).
         """
         start = rank * self.shard_numel
-        storage = Storage(self.ledger, self.shard_numel * ITEMSIZE[self.orig_dtype], resident=True)
+        nbytes = self.shard_numel * ITEMSIZE[self.orig_dtype]
+        storage = Storage(self.host or self.ledger, nbytes, resident=True)
+        if self.host is not None:
+            pin(self.ledger, nbytes, 2 * self.copies)
+            self.scope.host_gradients = nbytes * self.copies + (self.scope.host_gradients or 0)
         for p, first, last in self.spans():
             here = max(0, min(last, start + self.shard_numel) - max(first, start))
-            local = self.ledger.shard(p, (here,) if self.is_sharded or last - first != p.numel else p.shape)
+            shape = (here,) if self.is_sharded or last - first != p.numel else p.shape
+            local = self.ledger.shard(p, shape, self.host)
             local.unreached = not here  # all that it has of a flat parameter has a gradient
             local.storage = storage
             p.storage = self.flat.storage
             self.shards.append(local)
 
     def unshard(self) -> None:
-        """Gather the flat parameter, in the dtype that the model computes with."""
-        if self.flat.storage.nbytes or not (self.is_sharded or self.casts):
+        """Gather the flat parameter, in the dtype that the model computes with.
+
+        A shard that rests on the host is copied, also if all has been gathered already (``pre_unshard``).
+        """
+        gathers, ledger = not self.flat.storage.nbytes, self.ledger
+        if not (self.is_sharded or self.casts) or not (gathers or self.host):
             return
-        mp_shard = None
-        with self.ledger.on_stream("pre_unshard"):
-            if self.casts and self.is_sharded:
-                mp_shard = self.ledger.empty((self.shard_numel,), self.flat.dtype)
-        with self.ledger.on_stream("unshard" if self.is_sharded else "pre_unshard"):
-            self.flat.storage.resize(self.flat.nbytes)
-        self.scope.communicated += self.shard_numel * ITEMSIZE[self.flat.dtype] * (self.world - 1) * self.copies
-        del mp_shard
+        shard = None
+        with ledger.on_stream("pre_unshard"):
+            if not self.is_sharded:
+                self.flat.storage.resize(self.flat.nbytes)
+            elif self.casts or self.host:
+                shard = ledger.empty((self.shard_numel,), self.flat.dtype)
+            if self.casts and self.host:  # the shard as it is stored
+                ledger.transient(self.shard_numel * ITEMSIZE[self.orig_dtype])
+        if gathers and self.is_sharded:
+            with ledger.on_stream("unshard"):
+                self.flat.storage.resize(self.flat.nbytes)
+            self.scope.communicated += self.shard_numel * ITEMSIZE[self.flat.dtype] * (self.world - 1) * self.copies
+        del shard
 
     def reshard(self, frees: bool) -> None:
         """Free what was gathered. What was saved of it for backward has its data again once it is gathered."""
@@ -166,13 +200,19 @@ class _Unit:
         if self.ran_pre_backward_hook:
             return
         if self.needs_pre_backward_unshard and not self.prefetched:
-            self.unshard()
+            self._unshard_again()
         self.needs_pre_backward_unshard, self.ran_pre_backward_hook, self.backward_pre = False, True, True
         if self.post_forward_index:
             before = self.scope.post_forward_order[self.post_forward_index - 1]
             if before.needs_pre_backward_unshard and not before.prefetched:
-                before.unshard()
+                before._unshard_again()
                 before.prefetched = True
+        self.zeros = None
+
+    def _unshard_again(self) -> None:
+        if self.host is not None and self.writes_back:
+            self.zeros = self.host.empty((self.shard_numel,), self.orig_dtype)
+        self.unshard()
 
     def _post_backward_reshard_only_hook(self) -> None:
         """Of a unit that does not train, when the gradients of all inputs are there."""
@@ -209,13 +249,18 @@ class _Unit:
         having = [local for local in self.shards if local.requires_grad and not local.unreached]
         if ledger.events is not None:
             ledger.events.gradients[self.grad.storage.event] = tuple([local.name for local in having])
+        storage = self.grad.storage if self.host is None else self.cpu_grad
         for local in having:
-            local.grad = Tensor(self.grad.storage, local.shape, local.dtype)
+            local.grad = Tensor(storage, local.shape, local.dtype)
 
     def finish(self) -> None:
         """``_post_backward_final_callback``: free what no gradient told to."""
         if self.flat.storage.nbytes:
             self.reshard(self._frees_in_backward)
+        if (
+            self.host is not None and self.scope.sync
+        ):  # `prepare_gradient_for_optim`: the gradient on the host takes its place
+            self._free_grad()
         self.post_forward_index = 0
         self.needs_pre_backward_unshard = self.prefetched = self.ran_pre_backward_hook = self.backward_pre = False
 
@@ -226,9 +271,13 @@ class _Unit:
 
     def reset_grad(self) -> None:
         """``_reset_flat_param_grad_info_if_needed``: free what ``zero_grad`` has left no views of."""
-        if self.grad is not None and all(local.grad is None for local in self.shards):
+        if all(local.grad is None for local in self.shards):
+            self._free_grad()
+
+    def _free_grad(self) -> None:
+        if self.grad is not None:
             counted = Counted(self.ledger)
-            counted.add(self.grad, self.parameters[0].copies)
+            counted.add(self.grad, self.copies)
             self.grad = self.flat.grad = None
             counted.clear()
 

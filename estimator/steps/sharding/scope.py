@@ -68,6 +68,8 @@ class Scope:
     """Bytes of the optimizer's states beside those of ``updated``."""
     gradients: Size | None = None
     """Bytes of the gradients that exist at once, where they are not those of the updated parameters."""
+    host_gradients: Size | None = None
+    """Likewise of those in the memory of a GPU's host."""
 
     def updated(self, parameters: Sequence[Tensor]) -> Sequence[Tensor]:
         """What the optimizer updates, given the parameters that get a gradient."""
