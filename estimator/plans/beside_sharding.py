@@ -45,7 +45,7 @@ _FSDP1: Mapping[str, tuple[Any, ...] | None] = {
     "attention": ("eager", "flash"),
     "runtime": ("torch-cuda",),
     "dtype": ("float32", "bfloat16", "float16", "nf4", "fp4"),
-    **dict.fromkeys(("kbit_preparation", "quant_storage", "bitsandbytes")),
+    **dict.fromkeys(("kbit_preparation", "quant_storage", "bitsandbytes", "transformers")),
     "checkpointing": ("layer", "matmul"),
     "optimizer": (
         *("sgd", "sgd-momentum", "adafactor", "adamw-8bit", "adamw-foreach", "adamw-fused", "muon"),

@@ -16,7 +16,7 @@ from ..methods.target_parameters import parameters_of_layers
 from ..programs.libraries import is_installed, silence
 from ..programs.modules import Method
 from ..programs.recorded import Config, Sizes
-from ..programs.releases import NEWEST, installed_release
+from ..programs.releases import NEWEST, installed_release, is_older
 from ..programs.step import Procedure, Step
 from ..steps.procedures import procedure_of
 from ..steps.sharding import sharding_of
@@ -115,6 +115,7 @@ def step_of(plan: Plan, config: Config, window: int | None, head: str = "causal-
         dtype=plan.held_dtype,
         base=plan.base,
         use_reentrant=plan.reentrant,
+        hooks_in_checkpoint=plan.sharding is not None and is_older(plan.transformers, "4.57"),
         optimizer_rank=plan.optimizer_rank or Step.optimizer_rank,
         wide_states=frozenset(f"{module.path}.weight" for module in config.modules.of("embedding"))
         if plan.embedding_optim_bits == 32

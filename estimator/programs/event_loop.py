@@ -197,9 +197,17 @@ class EventLoop:
             ledger.turn = outer
 
     def run_in_checkpoint(
-        self, parts: Sequence[Sequence[Event]], enter: Enter, then: Sequence[Event], frame: Frame
+        self,
+        parts: Sequence[Sequence[Event]],
+        enter: Enter,
+        then: Sequence[Event],
+        frame: Frame,
+        hooks: ModuleHooks | None = None,
     ) -> None:
-        """Run parts of a program in a checkpoint. A module is entered before them, and ``then`` it is left."""
+        """Run parts of a program in a checkpoint. A module is entered before them, and ``then`` it is left.
+
+        ``hooks`` are called in the checkpoint around that module.
+        """
         assert self.checkpoint is not None
         exit_ = then[0]
         assert isinstance(exit_, Exit)
@@ -211,7 +219,8 @@ class EventLoop:
         out = tuple(dict.fromkeys(x.slot for x in exit_.out if isinstance(x, Ref) and x.slot in own))
         outer = Frame() if frame.outer is None else frame.outer
         shared = own - gone - {*out}
-        function = partial(self._within, self.program, parts, (*positional, *others), out, outer, shared)
+        around = None if hooks is None else (hooks, enter, exit_)
+        function = partial(self._within, self.program, parts, (*positional, *others), out, outer, shared, around)
         given = tuple(frame[slot] for slot in positional)
         rest = tuple(frame[slot] for slot in others)
         results = self.checkpoint(function, given, rest)
@@ -225,14 +234,19 @@ class EventLoop:
         out: tuple[int, ...],
         outer: Frame,
         shared: Set[int],
+        around: tuple[ModuleHooks, Enter, Exit] | None,
         *args: Tensor,
     ) -> tuple[Tensor, ...]:
         frame = Sharing(outer, shared)
         for slot, tensor in zip(slots, args, strict=True):
             frame[slot] = tensor
         running, self.program = self.program, program  # a second run may come while a part of a sequence runs again
+        if around is not None:
+            self.before_module(around[0], around[1], frame)
         for events in parts:
             self.run(events, 0, len(events), frame)
+        if around is not None:
+            self.after_module(around[0], around[2], frame)
         self.program = running
         return tuple(frame[slot] for slot in out)
 

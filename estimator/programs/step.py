@@ -149,6 +149,10 @@ class Step:
     checkpointing: str = "none"
     use_reentrant: bool = False
     """Checkpoints of layers are reentrant."""
+    hooks_in_checkpoint: bool = False
+    """Checkpoints of layers call what is called around them, too, as before transformers' GradientCheckpointingLayer
+    (``modeling_layers.py``).
+    """
     mlp_chunks: int = 1
     loss: str = "standard"
     loss_chunk: int | None = None

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import time
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -50,6 +53,47 @@ def test_a_million_ranks_take_no_longer() -> None:
 
     seconds(2)
     assert seconds(10**6) < 2 * seconds(2) + 0.1
+
+
+@pytest.mark.extra("trace")
+@pytest.mark.parametrize(("method", "use_reentrant"), [("lora", True), ("lora", False), ("full", True)])
+def test_units_in_a_checkpoint(
+    method: str, use_reentrant: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Witness: a step with a checkpoint around each layer's unit, as transformers 4.48 calls a layer.
+
+    Where the checkpoint is reentrant, the hook of a unit that does not train keeps the checkpoint's input, and its
+    gradient, to the end of the backward pass. So the peak is in the first layer's.
+    """
+    import torch
+    from torch.distributed.fsdp import FullyShardedDataParallel
+    from torch.utils.checkpoint import checkpoint
+
+    from estimator.witnesses.measure import run_step
+    from estimator.witnesses.reference import fsdp1
+
+    def call(unit: Any, *args: Any, **keywords: Any) -> Any:
+        run_unit = partial(FullyShardedDataParallel.__call__, unit, **keywords)
+        return checkpoint(run_unit, *args, use_reentrant=use_reentrant)
+
+    def wrapped(*args: Any) -> Any:
+        model = unpatched(*args)
+        for unit in FullyShardedDataParallel.fsdp_modules(model):
+            if getattr(unit.module, "gradient_checkpointing", False):
+                unit.module.gradient_checkpointing = False
+                unit.__class__ = type("Checkpointed", (FullyShardedDataParallel,), {"__call__": call})
+        return model
+
+    unpatched = fsdp1.wrapped
+    monkeypatch.setattr(fsdp1, "wrapped", wrapped)
+    keys = {**TINY, "seq": 20, "checkpointing": "layer", "use_reentrant": use_reentrant, "method": method}
+    sharding = {"name": "fsdp1", "world_size": 2, **PEFT}
+    resolved = resolve(parse_plan({**keys, "model": write_config(tmp_path / "model", LAYERS), "sharding": sharding}))
+    resolved = resolved._replace(step=replace(resolved.step, hooks_in_checkpoint=True))
+    totals = run(resolved.step, resolved.sizes(), resolved.method, 1, 20)
+    torch.manual_seed(0)
+    assert max(map(max, totals.moments.values())) == run_step(resolved)["peak_without_matmul_scratch"]
+    assert ("first block" in max(totals.moments, key=lambda name: max(totals.moments[name]))) == use_reentrant
 
 
 GATHERED = ["+pre_unshard", "+unshard", "-pre_unshard"]

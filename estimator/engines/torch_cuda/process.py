@@ -363,13 +363,16 @@ class Process:
     @property
     def can_be_copied(self) -> bool:
         """Whether another process that has made the same steps may go on from it, with whatever room."""
-        return not self.allocator.gave_back and not any(block.granules for block, _ in self._previous)
+        return not self.allocator.gave_back and not any(
+            block.granules for block, _ in (*self._previous, *self._gradients)
+        )
 
     def go_on_from(self, other: Process) -> None:
         """Begin as another process is after its last step; the other stays as it is."""
         self.allocator, blocks = other.allocator.copied(self.allocator.capacity)
-        self._previous, self._communication = (
-            [(blocks[block], kind) for block, kind in held] for held in (other._previous, other._communication)
+        self._previous, self._communication, self._gradients = (
+            [(blocks[block], kind) for block, kind in held]
+            for held in (other._previous, other._communication, other._gradients)
         )
         self.allocated_peak, self.reserved_peak = other.allocated_peak, other.reserved_peak
         self.phases, self.steps = dict(other.phases), other.steps

@@ -102,6 +102,8 @@ class _Unit:
                 "weight on the card; set param_dtype, or take sharding fsdp2"
             )
         self.inputs_left = self.post_forward_index = 0
+        self.leaves: list[Tensor] = []
+        """Inputs that are leaves of the graph, while a hook has their nodes."""
         self.needs_pre_backward_unshard = self.prefetched = self.ran_pre_backward_hook = self.backward_pre = False
 
     def _pad(self, multiple: int) -> None:
@@ -173,11 +175,21 @@ class _Unit:
             if view.numel == p.numel:  # else it is packed, and its layer uses its data alone
                 view = ops.view(view, p.shape)
                 p.requires_grad, p.node, p.number = view.requires_grad, view.node, view.number
-        if not self.flat.requires_grad:
-            nodes = [x.node for x in inputs if x.node is not None]
-            self.inputs_left = len(nodes)
-            for node in nodes:
-                node.hooks = (*node.hooks, self._post_backward_reshard_only_hook)
+        if not self.flat.requires_grad and self.ledger.grad_enabled:
+            self._register_post_backward_reshard_only_hook([x for x in inputs if x.requires_grad])
+
+    def _register_post_backward_reshard_only_hook(self, inputs: Sequence[Tensor]) -> None:
+        """The hook's handle has the nodes of its inputs' gradients until the backward pass ends.
+
+        That of a leaf, such as a reentrant checkpoint's input, has the leaf and with it its gradient.
+        """
+        self.inputs_left = len(inputs)
+        for x in inputs:
+            if x.node is not None:
+                x.node.hooks = (*x.node.hooks, self.reshard_only_hook)
+            else:
+                self.leaves.append(x)
+                self.scope.unit_of_input[id(x)] = self
 
     def post_forward(self, outputs: Sequence[Any], frees: bool) -> None:
         """``_post_forward``."""
@@ -189,7 +201,9 @@ class _Unit:
         self.reshard(frees)
         for p in self.parameters:
             p.dtype = self.orig_dtype
-        self.ran_pre_backward_hook = False
+        if not self.ledger.grad_enabled:
+            return
+        self.ran_pre_backward_hook = self.needs_pre_backward_unshard = False
         for x in outputs:
             if isinstance(x, Tensor) and x.node is not None:
                 x.node.hooks = (*x.node.hooks, self._pre_backward_hook)
@@ -214,8 +228,8 @@ class _Unit:
             self.zeros = self.host.empty((self.shard_numel,), self.orig_dtype)
         self.unshard()
 
-    def _post_backward_reshard_only_hook(self) -> None:
-        """Of a unit that does not train, when the gradients of all inputs are there."""
+    def reshard_only_hook(self) -> None:
+        """``_post_backward_reshard_only_hook``, of a unit that does not train: all inputs' gradients are there."""
         self.inputs_left -= 1
         if not self.inputs_left:
             self.backward_pre = False
@@ -257,12 +271,23 @@ class _Unit:
         """``_post_backward_final_callback``: free what no gradient told to."""
         if self.flat.storage.nbytes:
             self.reshard(self._frees_in_backward)
-        if (
-            self.host is not None and self.scope.sync
-        ):  # `prepare_gradient_for_optim`: the gradient on the host takes its place
+        if self.host is not None and self.scope.sync:  # `prepare_gradient_for_optim`: the host's takes its place
             self._free_grad()
+        self._leave(self.leaves)
         self.post_forward_index = 0
         self.needs_pre_backward_unshard = self.prefetched = self.ran_pre_backward_hook = self.backward_pre = False
+
+    def _leave(self, leaves: list[Tensor]) -> None:
+        """Free inputs and their gradients, in every equal unit."""
+        for x in leaves:
+            for held in (x.grad, x):
+                if held is not None:
+                    counted = Counted(self.ledger)
+                    counted.add(held, self.copies)
+                    x.grad = None
+                    del held
+                    counted.clear()
+        leaves.clear()
 
     def leave_grad(self) -> None:
         """Leave the gradient to the parameters, whose optimizer has stepped. What none of them has stays."""
@@ -366,6 +391,7 @@ class _Scope(Scope):
         self.dtype, self.sync_each_batch = sharding.param_dtype, sharding.sync_each_batch
         self.ledger, self.sync = ledger, True
         self.post_forward_order: list[_Unit] = []
+        self.unit_of_input: dict[int, _Unit] = {}
         parameters = {"": parts.outside, **parts.layers}
         for own in parameters.values():
             _refuse_methods(own)
@@ -416,7 +442,9 @@ class _Scope(Scope):
             unit.leave_grad()
 
     def before_gradient(self, leaf: Tensor) -> None:
-        """Before a gradient is stored."""
+        """Before a gradient is stored (``register_multi_grad_hook``)."""
+        if (unit := self.unit_of_input.pop(id(leaf), None)) is not None:
+            unit.reshard_only_hook()
 
     def after_gradient(self, leaf: Tensor) -> None:
         """After a gradient is stored or added."""
