@@ -175,12 +175,16 @@ def record(
     rule, and ``args`` are its ``Call.args``. The rule must reach tensors only through its ``Call``, since others would
     stay alive.
     """
-    ledger = next((tensor.ledger for tensor in inputs if tensor is not None), None)
+    ledger, requires_grad = None, False
+    for tensor in inputs:
+        if tensor is not None:
+            ledger, requires_grad = tensor.ledger, requires_grad or tensor.requires_grad
+    tensor = None
     if ledger is None:
         return make()
     outer = ledger.running
     ledger.running = outer or name
-    out = _record(ledger, name, make, inputs, saved, backward, args)
+    out = _record(ledger, name, make, inputs, saved, backward, args) if requires_grad else make()
     ledger.running = outer
     return out
 
@@ -194,8 +198,6 @@ def _record(
     backward: Backward,
     args: tuple[Any, ...],
 ) -> Tensor:
-    if not any(tensor is not None and tensor.requires_grad for tensor in inputs):
-        return make()
     if ledger.forward_mode is not None:
         return ledger.forward_mode(name, make, inputs)
     if not ledger.grad_enabled:
@@ -252,13 +254,14 @@ def backward(ledger: Ledger, root: Tensor, grad: Tensor | None = None) -> None:
     ones = ledger.empty(root.shape, root.dtype) if grad is None else grad  # held until the backward pass ends
     buffers: dict[tuple[int, int], Any] = {(id(root.node), root.number): ones}
     ready: list[tuple[int, int, Node]] = [(-root.node.sequence, 0, root.node)]
-    spans = sorted(ledger.counted_spans)  # outer parts before those nested in them
+    spans = sorted(ledger.counted_spans, key=lambda span: (span[1], -span[0]))  # the newest last, and outer parts
     inside: list[tuple[int, Size, Size, Size]] = []
     while ready:
         _, _, node = heapq.heappop(ready)
         _leave(ledger, inside, node.sequence)
-        for first, last, extra in spans:
-            if first <= node.sequence <= last and (not inside or first > inside[-1][0]):
+        while spans and node.sequence <= spans[-1][1]:
+            first, _, extra = spans.pop()
+            if first <= node.sequence and (not inside or first > inside[-1][0]):
                 inside.append((first, ledger.live, ledger.work, extra))
         ledger.scope, ledger.segment, ledger.within, ledger.running = node.scope, node.segment, node.within, node.name
         ledger.turn = node.turn

@@ -488,18 +488,25 @@ class Ledger:
         self.autocast_casts = Counted(self)
 
     def allocate(self, nbytes: Size) -> None:
-        """Add bytes to the running total, and note it if it is a new peak."""
+        """Add bytes to the running total, and note it if it is a new peak.
+
+        Of a log with symbols nobody asks for totals.
+        """
+        if self.symbolic and self.events is not None:
+            return
         moment = f"{self.scope} {self.phase}"
         if self._rising and self._rising != moment:
             self.settle()
         self.live = live = self.live + nbytes
         if self.symbolic:
-            self._rising = moment if self.events is None else ""  # a log's reader asks for no peaks
+            self._rising = moment
         elif live > self.peaks.get(moment, -1):
             self.peaks[moment] = live
 
     def free(self, nbytes: Size) -> None:
         """Take bytes off the running total."""
+        if self.symbolic and self.events is not None:
+            return
         if self._rising:
             self.settle()
         self.live = self.live - nbytes

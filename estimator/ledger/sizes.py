@@ -89,6 +89,8 @@ class Poly:
         self.terms = terms
 
     def __add__(self, other: Size) -> Poly:
+        if not other:
+            return self
         terms = dict(self.terms)
         if isinstance(other, Poly):
             for key, value in other.terms.items():
@@ -97,7 +99,7 @@ class Poly:
                     terms[key] = total
                 else:
                     terms.pop(key, None)
-        elif other:
+        else:
             total = terms.get(0, 0) + other
             if total:
                 terms[0] = total
@@ -124,6 +126,8 @@ class Poly:
                     key = key_a + key_b
                     terms[key] = terms.get(key, 0) + value_a * value_b
             return Poly({key: value for key, value in terms.items() if value})
+        if other == 1:
+            return self
         if not other:
             return Poly({})
         terms = {}
