@@ -9,6 +9,8 @@ import pytest
 
 from estimator import estimate
 from estimator.methods.lokr import factorization
+from estimator.methods.oft import divisor
+from estimator.methods.registry import METHODS
 from tests.cases.small_models import TINY, write_config
 
 
@@ -20,6 +22,22 @@ def test_factors_of_a_dimension(factor: int) -> None:
 
     for dimension in (1, 2, 7, 16, 36, 97, 100, 576, 4096, 11008):
         assert factorization(dimension, factor) == layer.factorization(dimension, factor)
+
+
+@pytest.mark.extra("trace")
+@pytest.mark.parametrize("wanted", [1, 3, 4, 5, 12, 90, 96, 97])
+def test_a_divisor_near_what_is_asked(wanted: int) -> None:
+    """Witness: PEFT."""
+    from peft.tuners.oft.layer import OFTLayer
+
+    for features in (7, 48, 90, 96, 97, 576):
+        assert divisor(features, wanted) == OFTLayer.adjust_oft_parameters(None, features, wanted)
+
+
+def test_methods_whose_rank_formulas_may_keep() -> None:
+    """Those of which ``max-rank`` asks the largest, and no other with a rank: a block's size follows from it there."""
+    opened = {name for name, options in METHODS.items() if options.model_construct(name=name).open_values()}
+    assert opened == {"adalora", "delora", "hira", "lars", "loha", "lora", "lora-fa", "shira"}
 
 
 @pytest.mark.parametrize("name", ["loha", "lokr"])

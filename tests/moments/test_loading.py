@@ -212,6 +212,9 @@ def test_experts_are_cast_one_by_one_and_joined_on_the_gpu() -> None:
     host, device = loading(resolved, options, weights)
     assert host.held == 2 * (2 * 32000 * 4096 + 2 * 28672 * 4096)
     assert device.bytes - weights.nbytes == 8 * 2 * 28672 * 4096
+    assert "experts joined" in host.why
+    plain = resolve(parse_plan({"model": "llama-3.2-1b"}))
+    assert "experts joined" not in loading(plain, RunOptions(), weights_of(plain))[0].why
 
 
 @pytest.mark.parametrize(
