@@ -122,7 +122,7 @@ class Model:
         for p in parameters:
             modules.setdefault(p.name.rpartition(".")[0], []).append(p)
         for path, names in program.tied_of.items():
-            modules[path] += [recorded.weights[program.tied[name]] for name in names]
+            modules.setdefault(path, []).extend(recorded.weights[program.tied[name]] for name in names)
         one = self.causal_lm
         return Parts(outside, layers, one.segment_of, modules, recorded.replaced, one.roles)
 

@@ -82,7 +82,7 @@ def family() -> Family:
         NamedModule("layers", "container"),
         NamedModule("layers.0", "container"),
         NamedModule("layers.0.up", "linear", (4 * H, H), True, None, None),
-        NamedModule("norm", "norm", (H,), True, None, None),
+        NamedModule("norm", "norm", (H,), False, None, None),
     ]
     program = Program(
         modules=tuple(modules),
@@ -233,6 +233,8 @@ def test_a_config_of_another_structure_is_refused(changed: dict, message: str) -
         ('["-","1.0"]', '["-","1.0","1.0"]', "slot 1.0 is used"),
         ('["<","{}.up"', '["<","{}"', "is left"),
         ('["<","loss",["%9"]]', '["-","8"]', "loss is entered and not left"),
+        ('["-","1.0"]', '[">","{}.up",["%.0"]]', "{}.up is entered and not left"),
+        ('"linear",["=4*H","=H"],1', '"linear",["=4*H","=H"],0', "layers.0.up is said to have no bias"),
         ('"=B"', '"=B**9"', "has a power that is no number from 1 to 8"),
         ('"=B"', '"=B**8*B**8"', "is of a degree above 8"),
         ('"=B"', '"=Q"', "names 'Q', which is no symbol"),

@@ -12,6 +12,7 @@ from estimator.answers.estimate import estimate
 from tests.cases.sharded_steps import CASES, RECORD
 from tests.cases.small_models import write_config
 from tests.helpers.figures import assert_figures
+from tests.helpers.measured_steps import assert_step
 
 STEPS = json.loads(RECORD.read_text(encoding="utf-8"))["steps"]
 
@@ -21,6 +22,16 @@ def test_step(name: str, config: dict[str, Any], plan: dict[str, Any], tmp_path:
     """Witness: a recorded measurement (``tests/cases/sharded_steps.py``), equal in every byte."""
     found = estimate({"model": write_config(tmp_path / "model", config), **plan})
     assert_figures(found.bytes, STEPS[name])
+
+
+@pytest.mark.extra("trace")
+@pytest.mark.parametrize("name", ["fsdp2", "ddp"])
+def test_prompts_beside_a_tied_embedding(name: str, tmp_path: Path) -> None:
+    """Witness: measurement. PEFT's model names the embedding a second time, and a mixture of windows is recorded."""
+    windows = {"use_sliding_window": True, "sliding_window": 16, "layer_types": ["full_attention", "sliding_attention"]}
+    config = {**windows, "num_hidden_layers": 2, "tie_word_embeddings": True}
+    keys = {"seq": 4, "dtype": "float32", "method": {"name": "prefix_tuning", "num_virtual_tokens": 4}}
+    assert_step(config, {**keys, "sharding": {"name": name, "world_size": 2}}, tmp_path)
 
 
 GATHERED = 100 * 96 * 4
