@@ -577,9 +577,9 @@ class Reader(Checker):
         self.weights = {*listed, *tied}
         if len(self.weights) < len(listed) + len(tied):
             self.wrong("a tensor's name is given twice")
-        for one in modules:
-            if one.kind in ("linear", "norm") and one.bias != (f"{one.path}.bias" in self.weights):
-                self.wrong(f"{one.path} is said to have {'a' if one.bias else 'no'} bias, unlike its parameters")
+        for made in modules:
+            if made.kind in ("linear", "norm") and made.bias != (f"{made.path}.bias" in self.weights):
+                self.wrong(f"{made.path} is said to have {'a' if made.bias else 'no'} bias, unlike its parameters")
         if any(target not in set(listed) for target in tied.values()):
             self.wrong("a tied parameter has no other one")
         for name in ("parameters", "buffers"):
