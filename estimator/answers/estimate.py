@@ -152,7 +152,8 @@ def live_of(resolved: Resolved, totals: StepTotals, usage: Usage | None = None, 
     if (host := totals.host) is not None:
         on_host |= {f"host_{name}": whole(getattr(host, name)) for name in ("parameters", "gradients", "optimizer")}
         above = max((whole(v) for values in host.moments.values() for v in values), default=0)
-        on_host["host_peak"] = totals.host_pinned + on_host["host_optimizer"] + above
+        pageable = on_host["host_optimizer"] - whole(host.pinned_states)
+        on_host["host_peak"] = totals.host_pinned + pageable + above
     return make_result(resolved.plan, resolved.spec, components, moments, usage, on_host, warnings)
 
 

@@ -17,8 +17,8 @@ STATES = Origin("step", "optimizer", "state")
 
 def state_sizes(step: Step, method: Method, ledger: Ledger) -> tuple[Size, ...]:
     """The bytes of each state of the optimizer and of the method, in the order in which they are made."""
-    if not step.procedure.trains:
-        return ()
+    if not step.procedure.trains or (ledger.host is not None and ledger.host.masters):
+        return ()  # or they rest on the host
     optimizer, trained = optimizer_of(step), ledger.masters or updated(ledger.parameters)
     states = [n for p in trained for n in optimizer.state_sizes(p)] + list(optimizer.shared_sizes(trained))
     if step.procedure.runs_backward:

@@ -197,6 +197,10 @@ STEP: Refusals = {
     "what gathers (not found in storage); set checkpointing: layer": (
         lambda p: _shares(p, "fsdp1") and p.sharding.groups == "transformers" and p.checkpointing == "matmul"
     ),
+    "sharding: {p.sharding.label} with offload_optimizer does not go with optimizer: {p.optimizer}, which DeepSpeed "
+    "has not for the host (zero_force_ds_cpu_optimizer); set optimizer: adamw, or leave offload_optimizer out": (
+        lambda p: p.sharding is not None and p.sharding.offload_optimizer != "none" and p.optimizer != "adamw"
+    ),
     "sharding: fsdp1 with cpu_offload does not go with runtime: torch-cpu, which pins no memory; leave cpu_offload "
     "out, or set runtime: torch-cuda": (
         lambda p: _shares(p, "fsdp1") and p.sharding.cpu_offload and not p.engine.has_own_memory

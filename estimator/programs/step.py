@@ -124,6 +124,11 @@ class Sharding:
         """A part of the model, or of what updates it, rests in the host's memory."""
         return False
 
+    @property
+    def has_cpu_adam(self) -> bool:
+        """What updates it is DeepSpeed's own AdamW for the host."""
+        return False
+
     def blocks(self, stored: Sequence[tuple[str, int]], trained: Sequence[tuple[str, int]]) -> Blocks:
         """What is allocated beside the step. ``stored`` are dtype and bytes of all parameters, ``trained`` those of the
         trained ones in the order in which their gradients arrive.

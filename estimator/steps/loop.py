@@ -35,6 +35,8 @@ class HostTotals:
     optimizer: Size
     moments: dict[str, list[Size]]
     """The peaks of each moment, above what is pinned and the optimizer's states."""
+    pinned_states: Size = 0
+    """What of the optimizer's states is pinned."""
 
 
 @dataclass
@@ -241,7 +243,7 @@ class Loop:
             rests = HostTotals(held, 0, 0, _lists(host.peaks))
             if any(p.ledger is host for p in self.model.updated):
                 rests.gradients = gradients if scope.host_gradients is None else scope.host_gradients
-                rests.optimizer, gradients, optimizer = optimizer, 0, 0
+                rests.optimizer, rests.pinned_states, gradients, optimizer = optimizer, scope.pinned_states, 0, 0
         for p in {id(p.storage): p for p in ledger.parameters}.values():
             parameters = parameters + p.storage.nbytes * p.copies
         for p in ledger.parameters:

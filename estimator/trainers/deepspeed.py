@@ -58,6 +58,8 @@ def _zero(settings: Settings) -> None:
         place = zero.inner(name).text("device") or given
         if place is not None:
             what = "keeps weights or states outside the GPU, which has no rules here; ask without it"
+            if place == "cpu":
+                what = "keeps weights or states on the host, which is answered with --world-size, 1 for one device"
             zero.problem(f"zero_optimization.{name}", name, what, alone=place == "cpu")
             shared[name] = "cpu"
     if zero.present() and stage == 0:

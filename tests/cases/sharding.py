@@ -209,7 +209,7 @@ REFUSED: list[Refused] = [
         ({"name": "zero2", "world_size": 4, "tp": 2}, "sharding.tp 2 has no rule with sharding zero2 yet"),
         ({"name": "zero1", "world_size": 4, "reduce_bucket_size": 0}, "sharding.reduce_bucket_size"),
         ({"name": "zero1", "world_size": 4, "allgather_bucket_size": 7}, "is odd; DeepSpeed takes even ones"),
-        ({"name": "zero2", "world_size": 4, "offload_optimizer": "cpu"}, "sharding.offload_optimizer 'cpu' has no"),
+        ({"name": "fsdp2", "world_size": 4, "offload_optimizer": "cpu"}, "offload_optimizer 'cpu' does not go with"),
         (["fsdp2"], "sharding must be a block such as {name: fsdp2, world_size: 8}"),
     )
 ] + [

@@ -31,6 +31,8 @@ BF16 = {"dtype": "bfloat16"}
 LORA, LAYER = {"method": "lora"}, {"checkpointing": "layer"}
 APART = {"contiguous_gradients": False}
 OVERLAP = {"overlap_comm": True}
+HOST = {"offload_optimizer": "cpu"}
+ACCUMULATED = {**TINY, "gradient_accumulation_steps": 3}
 EIGHT = {**TINY, "seq": 8}
 QUANTITIES = ("parameters", "buffers", "gradients", "optimizer", "communication", "saved", "trainable_parameters")
 
@@ -73,6 +75,10 @@ CASES: list[Case] = [
         ("zero2", "apart-overlap", 3, FEW, MANY, {**bucket(9_000), **APART, **OVERLAP}),
         ("zero2", "accumulated", 3, FEW, {**MANY, "gradient_accumulation_steps": 2}, bucket(10_000)),
         ("zero2", "accumulated-apart", 3, FEW, {**MANY, "gradient_accumulation_steps": 3}, {**bucket(10_000), **APART}),
+        ("zero1", "offload", 3, FEW, {**TINY, **BF16}, {**bucket(10_000), **HOST}),
+        ("zero2", "offload", 3, FEW, TINY, {**bucket(10_000), **HOST}),
+        ("zero2", "offload-bfloat16", 8, {**FEW, "vocab_size": 5000}, {**TINY, **BF16}, {**bucket(5_000), **HOST}),
+        ("zero2", "offload-accumulated", 3, FEW, {**ACCUMULATED, **BF16}, {**bucket(10_000), **HOST}),
         ("zero2", "tied", 3, {**FEW, "tie_word_embeddings": True}, TINY, bucket(10_000)),
         ("zero2", "conv1d", 5, {**FEW, "model_type": "gpt2"}, EIGHT, bucket(10_000)),
         ("zero2", "windows", 2, {**FEW, "model_type": "gemma3_text"}, EIGHT, bucket(10_000)),
@@ -94,6 +100,9 @@ CASES: list[Case] = [
         ("zero3", "activations-bfloat16", 7, WIDE, {**MANY, **BF16}, gathered()),
         ("zero3", "many-ranks", 300, FEW, {**EIGHT, **BF16}, gathered()),
         ("zero3", "accumulated", 3, FEW, {**MANY, "gradient_accumulation_steps": 3}, gathered()),
+        ("zero3", "offload", 3, FEW, {**MANY, **BF16}, {**gathered(), **HOST}),
+        ("zero3", "offload-all", 3, FEW, ACCUMULATED, {**gathered(), **HOST, "offload_param": "cpu"}),
+        ("zero3", "offload-lora", 3, FEW, {**MANY, **LORA}, {**gathered(), **HOST, "offload_param": "cpu"}),
         ("zero3", "tied", 3, {**FEW, "tie_word_embeddings": True}, TINY, gathered()),
         ("zero3", "conv1d", 5, {**FEW, "model_type": "gpt2"}, EIGHT, gathered()),
         ("zero3", "windows", 2, {**FEW, "model_type": "gemma3_text"}, EIGHT, gathered()),

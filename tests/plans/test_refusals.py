@@ -82,6 +82,7 @@ REFUSED: list[dict[str, Any]] = [
     {"packing": True, "attention_mask": True},
     {"sharding": SHARDED, "method": "mezo"},
     {"sharding": {**SHARDED, "name": "fsdp1", "groups": "transformers"}, "checkpointing": "matmul"},
+    {"sharding": {"name": "zero2", "world_size": 2, "offload_optimizer": "cpu"}, "optimizer": "sgd"},
     {"sharding": {**SHARDED, "name": "fsdp1", "cpu_offload": True}},
     {
         **CUDA,

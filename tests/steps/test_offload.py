@@ -115,3 +115,48 @@ def test_a_frozen_flat_parameter_has_a_gradient_on_the_host(tmp_path: Path) -> N
     alone = estimate({**plan, "dtype": "float32", "sharding": {**narrow, "world_size": 1, "cpu_offload": False}})
     whole = 3 * ROOT  # of the rest, cast from a copy in float32
     assert one.moments["inputs forward"] >= whole * 6 > alone.moments["inputs forward"]
+
+
+TUNED = {"dtype": "bfloat16", "batch": 1, "seq": 2, **CARD}
+BUCKETS = {"reduce_bucket_size": 1000, "world_size": 2, "offload_optimizer": "cpu"}
+LARGEST = 128 * 96
+"""Elements of the largest parameter."""
+
+
+@pytest.mark.parametrize("accumulates", [1, 2])
+def test_states_of_zero_2_rest_on_the_host(accumulates: int, tmp_path: Path) -> None:
+    """Witness: arithmetic, by ``stage_1_and_2.py``. Pinned are float32 copies, their gradients, parameters in 16 bits
+    and a buffer for the largest parameter, of which the card has one, too; with accumulation whole gradients.
+    """
+    plan = {"model": write_config(tmp_path / "model", ONE_LAYER), **TUNED, "gradient_accumulation_steps": accumulates}
+    part = sum(rows * columns for rows, columns in SHAPES) // 2
+    found = estimate({**plan, "sharding": {"name": "zero2", **BUCKETS}}).bytes
+    assert found["optimizer"] == found["gradients"] == 0
+    assert found["communication"] == LARGEST * 2
+    assert (found["host_gradients"], found["host_optimizer"]) == (part * 4, part * 12)
+    pinned = [part * 4, part * 4, part * 2, LARGEST * 2]
+    added = found["host_pinned"] - sum(map(block_bytes, pinned))
+    assert (added > 0) is (accumulates > 1)
+    assert found["host_peak"] == found["host_pinned"] + part * 8
+
+
+def test_parameters_of_zero_3_rest_on_the_host(tmp_path: Path) -> None:
+    """Witness: arithmetic, by ``stage3.py``. The bucket stays on the card, and so do whole parameters; what is gathered
+    has the rank's own part beside it. float32 copies are not pinned.
+    """
+    plan = {"model": write_config(tmp_path / "model", ONE_LAYER), **TUNED}
+    part = sum(rows * columns for rows, columns in SHAPES) // 2
+    sharding = {"name": "zero3", **BUCKETS, "stage3_param_persistence_threshold": 100}
+    states = estimate({**plan, "sharding": sharding}).bytes
+    found = estimate({**plan, "sharding": {**sharding, "offload_param": "cpu"}}).bytes
+    assert states["parameters"] == (part + 3 * 96) * 2
+    assert states["communication"] == 1000 * 2
+    assert states["host_pinned"] == block_bytes(part * 2) + block_bytes(part * 4)
+    assert (states["host_gradients"], states["host_optimizer"]) == (part * 4, part * 12)
+    assert states["host_peak"] == states["host_pinned"] + part * (12 + 2)
+    assert (found["parameters"], found["host_parameters"]) == (0, part * 2)
+    assert found["communication"] == (1000 + 3 * 96) * 2
+    assert found["host_pinned"] == states["host_pinned"] + block_bytes(part * 2)
+    assert found["host_peak"] == found["host_pinned"] + part * 12
+    alone = {**sharding, "world_size": 1, "offload_param": "cpu"}
+    assert estimate({**plan, "sharding": alone}).bytes["parameters"] == 0

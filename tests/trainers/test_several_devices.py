@@ -147,6 +147,16 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
             "offload_param": "cpu",
         },
     ),
+    "deepspeed-one": (
+        zero(2, offload_optimizer={"device": "cpu"}),
+        {"model": MODEL, "world_size": 1},
+        {"name": "zero2", "world_size": 1, "offload_optimizer": "cpu"},
+    ),
+    "deepspeed-older-offload": (
+        zero(2, cpu_offload=True),
+        {"model": MODEL, **EIGHT},
+        {"name": "zero2", "offload_optimizer": "cpu"},
+    ),
     "deepspeed-buckets": (
         zero(1, reduce_bucket_size=2e8, allgather_bucket_size=2e8, overlap_comm=True, contiguous_gradients=False),
         {"model": MODEL, **EIGHT},
@@ -206,7 +216,11 @@ REFUSED = {
     "sequences": ({**fsdp(2), "parallelism_config": {"sp_size": 2}}, {"model": MODEL}, "splits each sequence"),
     "TPU": ({**LAUNCHED, "distributed_type": "XLA"}, {"model": MODEL}, "in a way that has no rules here"),
     "stage 0": (zero(0), {"model": MODEL, **EIGHT}, "is stage 0, without a rule on several devices; take 1 to 3"),
-    "older offload": (zero(2, cpu_offload=True), {"model": MODEL, **EIGHT}, "sharding.offload_optimizer"),
+    "offload on one": (
+        zero(2, offload_optimizer={"device": "cpu"}),
+        {"model": MODEL},
+        "--world-size, 1 for one device",
+    ),
     "hpZ": (zero(3, zero_hpz_partition_size=8), {"model": MODEL, **EIGHT}, "zero_hpz_partition_size: 8 has no rule"),
     "disk": (
         zero(3, offload_param={"device": "nvme"}),

@@ -99,7 +99,7 @@ def log_step(job: Job, batch: Size, seq: Size, with_origins: bool = False) -> Lo
             continue
         p = parameters[number]
         unpacked, nbytes = p.numel * ITEMSIZE[base_dtype], p.storage.nbytes
-        shared = bool(ledger.masters) and p.requires_grad  # with others, all of which are views
+        shared = bool((ledger.host or ledger).masters) and p.requires_grad  # with others, all of which are views
         packed = p.whole is None and not shared and nbytes != p.nbytes
         as_it_is = packed or shared or p.dtype not in FLOATING or (p.added and step.base is not None)
         loaded = nbytes if as_it_is else unpacked

@@ -7,7 +7,7 @@ from collections.abc import Iterable
 from ...ledger import Tensor
 from ...programs import Step
 from .adafactor import Adafactor
-from .adamw import AdamW, ForeachAdamW, FusedAdamW, InBackwardAdamW, MasterAdamW
+from .adamw import AdamW, DeepSpeedCPUAdam, ForeachAdamW, FusedAdamW, InBackwardAdamW, MasterAdamW
 from .base import Optimizer
 from .base import is_hidden_matrix as is_hidden_matrix
 from .eight_bit import AdamW8bit, PagedAdamW, PagedAdamW8bit
@@ -38,7 +38,8 @@ OPTIMIZERS: dict[str, type[Optimizer]] = {
 
 def optimizer_of(step: Step) -> Optimizer:
     """The optimizer of a step."""
-    optimizer = OPTIMIZERS[step.optimizer](step.optimizer_rank)
+    on_host = step.sharding is not None and step.sharding.has_cpu_adam
+    optimizer = DeepSpeedCPUAdam() if on_host else OPTIMIZERS[step.optimizer](step.optimizer_rank)
     optimizer.wide = step.wide_states
     optimizer.one_by_one = step.mixes_dtensors
     return optimizer

@@ -65,6 +65,16 @@ class FusedAdamW(AdamW):
         """Nothing is allocated."""
 
 
+class DeepSpeedCPUAdam(AdamW):
+    """DeepSpeed's AdamW for the host, which updates in place and counts steps without a tensor."""
+
+    def state_sizes(self, p: Tensor) -> tuple[Size, ...]:
+        return p.nbytes, p.nbytes
+
+    def step(self, ledger: Ledger, parameters: Sequence[Tensor]) -> None:
+        """Nothing is allocated."""
+
+
 class InBackwardAdamW(AdamW):
     """One AdamW per parameter, which runs as soon as the parameter has its gradient (PyTorch's tutorial "How to save
     memory by fusing the optimizer step into the backward pass").

@@ -97,7 +97,7 @@ class ShardingOptions(BaseModel):
 
 SIZES = ("replicate", "tp", "cp", "pp", "ep")
 """The keys that say how many processes share what."""
-NO_RULE_YET = ("cp", "pp", "ep", "offload_optimizer", "offload_param")
+NO_RULE_YET = ("cp", "pp", "ep")
 """The keys of the block for which there is no rule."""
 
 

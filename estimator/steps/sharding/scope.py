@@ -70,6 +70,8 @@ class Scope:
     """Bytes of the gradients that exist at once, where they are not those of the updated parameters."""
     host_gradients: Size | None = None
     """Likewise of those in the memory of a GPU's host."""
+    pinned_states: Size = 0
+    """What of ``states`` is pinned there."""
 
     def updated(self, parameters: Sequence[Tensor]) -> Sequence[Tensor]:
         """What the optimizer updates, given the parameters that get a gradient."""

@@ -26,6 +26,7 @@ from ...errors import InputError
 from ...ledger import FLOATING, ITEMSIZE, Ledger, Storage, Tensor, ceiling, whole
 from ...ledger.sizes import only_bounded
 from ...programs import Sharding
+from ..offloading import pin
 from .scope import Parts, Scope
 
 NORM_BYTES = ITEMSIZE["float64"]
@@ -44,6 +45,16 @@ class Zero(Sharding):
     """Without effect, since PyTorch gathers a whole group at once (``all_gather_into_tensor_dp_groups``)."""
     overlap_comm: bool = False
     contiguous_gradients: bool = True
+    offload_optimizer: str = "none"
+    """``cpu``: float32 copies, their gradients and the optimizer's states rest on the host, pinned but for the last."""
+
+    @property
+    def offloads(self) -> bool:
+        return self.offload_optimizer != "none"
+
+    @property
+    def has_cpu_adam(self) -> bool:
+        return self.offloads
 
     def __post_init__(self) -> None:
         if self.allgather_bucket_size % 2:
@@ -52,7 +63,7 @@ class Zero(Sharding):
             )
 
     def scope(self, ledger: Ledger, parts: Parts) -> Scope:
-        return _StageOneAndTwo(ledger, self, parts)
+        return (_Offloaded if self.offloads else _StageOneAndTwo)(ledger, self, parts)
 
 
 @dataclass
@@ -144,6 +155,7 @@ class _StageOneAndTwo(Scope):
                 p.recast(self.model_dtype)
         self.params = [p for p in every if p.requires_grad]
         self.place = {id(p): i for i, p in enumerate(self.params)}
+        self.contiguous_gradients = options.contiguous_gradients or options.offloads
         self.last = True
         """The gradients of this backward pass are those that the optimizer gets."""
         self.itemsize = ITEMSIZE[self.model_dtype]
@@ -152,9 +164,10 @@ class _StageOneAndTwo(Scope):
         for p in self.params:
             p.storage = flat
         size = self.flat.partition
-        self.fp32_partition = Tensor(Storage(ledger, size * ITEMSIZE["float32"], resident=True), (size,), "float32")
+        home = ledger.host or ledger
+        self.fp32_partition = Tensor(Storage(home, size * ITEMSIZE["float32"], resident=True), (size,), "float32")
         self.states = self.fp32_partition.nbytes
-        ledger.masters.append(self.fp32_partition)
+        home.masters.append(self.fp32_partition)
         self.ranks = list(self.flat.ranks(self.itemsize))
         self.stream = "reduction" if options.overlap_comm else ""
         if ledger.device.has_own_memory:  # whose allocator's blocks are one rank's: that with the most gradients
@@ -186,7 +199,7 @@ class _StageOneAndTwo(Scope):
         """``grad_handling_hook``."""
         if id(leaf) not in self.place:  # an input that requires a gradient
             return
-        if self.options.contiguous_gradients and not self.buffers:  # `setup_buckets`
+        if self.contiguous_gradients and not self.buffers:  # `setup_buckets`
             size = (self.options.reduce_bucket_size,)
             self.buffers = [self.ledger.empty(size, self.model_dtype) for _ in range(1 + self.options.overlap_comm)]
         if self.partition_gradients or (self.options.overlap_comm and self.last):
@@ -197,14 +210,14 @@ class _StageOneAndTwo(Scope):
         numel, limit = self.flat.numels[param], self.options.reduce_bucket_size
         if self.elements + numel > limit:
             self.reduce_ipg_grads()
-        if self.options.contiguous_gradients and numel <= limit:
+        if self.contiguous_gradients and numel <= limit:
             self.params[param].grad = None
         self.bucket.append(param)
         self.elements += numel
 
     def reduce_ipg_grads(self) -> None:
         """Reduce what is in the bucket. Ranks copy what is theirs, and stage 2 frees the rest."""
-        bucket, contiguous = self.bucket, self.options.contiguous_gradients
+        bucket, contiguous = self.bucket, self.contiguous_gradients
         self.bucket, self.elements = [], 0
         if not bucket:
             return
@@ -220,10 +233,7 @@ class _StageOneAndTwo(Scope):
         world = self.options.world_size
         self.communicated += 2 * (world - 1) * elements * self.itemsize // world
         if contiguous:
-            for rank in self.ranks:
-                if any(i in rank.params for i in bucket):
-                    rank.held[PARTITION + self.later] = rank.grads_in_partition
-            self._hold()
+            self.copy_grads_in_partition(bucket)
         own = [i for i in bucket if self.params[i].grad is not None]
         if self.partition_gradients and self.options.overlap_comm and not contiguous:  # freed in the next reduction
             self.previous_reduced_grads = [self.params[i].grad.alias() for i in own]  # type: ignore[union-attr]
@@ -236,6 +246,13 @@ class _StageOneAndTwo(Scope):
                     rank.held[f"others {i}" if self.alone else "others"] += self.flat.numels[i] * self.itemsize
         self._hold()
 
+    def copy_grads_in_partition(self, bucket: Sequence[int]) -> None:
+        """Copy the gradients of a bucket that are in a rank's partition to one tensor."""
+        for rank in self.ranks:
+            if any(i in rank.params for i in bucket):
+                rank.held[PARTITION + self.later] = rank.grads_in_partition
+        self._hold()
+
     def backward_epilogue(self) -> None:
         """``independent_gradient_partition_epilogue``, of stage 1 after the last micro-batch alone."""
         if not (self.partition_gradients or self.last):
@@ -246,12 +263,7 @@ class _StageOneAndTwo(Scope):
                     self.reduce_independent_p_g_buckets_and_remove_grads(i)
         self.reduce_ipg_grads()
         self.previous_reduced_grads.clear()
-        for rank in self.ranks:
-            rank.held["kept" + self.later] += sum(
-                self.flat.numels[i] * self.itemsize for i in rank.params if i not in self.reduced
-            )
-            rank.held["padding"] = rank.padding if self.last else 0
-        self._hold()
+        self.get_flat_partition()
         self.buffers.clear()
         for rank in self.ranks:
             for name in rank.held:
@@ -259,6 +271,15 @@ class _StageOneAndTwo(Scope):
                     rank.held[name] = 0
         self.later = "" if self.last else " again"
         self.reduced.clear()
+        self._hold()
+
+    def get_flat_partition(self) -> None:
+        """Add what has not been reduced, and padding, to the gradients of the partition."""
+        for rank in self.ranks:
+            rank.held["kept" + self.later] += sum(
+                self.flat.numels[i] * self.itemsize for i in rank.params if i not in self.reduced
+            )
+            rank.held["padding"] = rank.padding if self.last else 0
         self._hold()
 
     def before_update(self) -> None:
@@ -303,3 +324,64 @@ class _StageOneAndTwo(Scope):
                 if nbytes != before and (nbytes > before) is grows:
                     with self.ledger.on_stream(self.stream if name.startswith(PARTITION) else ""):
                         self.held[name].resize(nbytes)
+
+
+class _Offloaded(_StageOneAndTwo):
+    """With ``offload_optimizer``. A gradient is copied to the host once it is reduced, and nothing of it is kept."""
+
+    def __init__(self, ledger: Ledger, options: Zero, parts: Parts) -> None:
+        super().__init__(ledger, options, parts)
+        size, largest = self.flat.partition, max(self.flat.numels)
+        self.on_card = Storage(ledger, largest * self.itemsize, resident=True)  # `temp_grad_buffer_for_gpu_offload`
+        gradients = size * ITEMSIZE["float32"]
+        # The gradients, the updated parameters in 16 bits, and `temp_grad_buffer_for_cpu_offload`.
+        self.on_host = [gradients, size * self.itemsize, largest * self.itemsize]
+        self.communication = self.on_card.nbytes
+        if ledger.host is None:
+            self.gradients = gradients
+            self.communication = self.communication + sum(self.on_host)
+        else:
+            self.host_gradients, self.pinned_states = gradients, self.states
+            for nbytes in (size * ITEMSIZE["float32"], *self.on_host):
+                pin(ledger, nbytes, 1)
+        self.accumulated: dict[int, int] = {}
+        """Bytes of the gradients on the host that a later micro-batch adds to (``accumulated_grads_in_cpu``)."""
+
+    def copy_grads_in_partition(self, bucket: Sequence[int]) -> None:
+        """Take the norm of each gradient and copy it, as float32, after the last micro-batch; else as it is.
+
+        What stays on the host from then on are whole gradients of the parameters that reach into the partition.
+        """
+        if not self.last:
+            for i in bucket:
+                self.accumulated[i] = self.flat.numels[i] * self.itemsize
+            return
+        for i in bucket:
+            for rank in self.ranks:
+                if i in rank.params:
+                    rank.held["copy"] = NORM_BYTES * rank.pieces[i - rank.params.start]
+                    rank.held["norms"] += NORM_BYTES
+            self._hold()
+            for rank in self.ranks:
+                rank.held["copy"] = 0
+        self._hold()
+
+    def get_flat_partition(self) -> None:
+        """Nothing is kept."""
+
+    def before_update(self) -> None:
+        """The gradient is on the host, and is clipped in place."""
+        for rank in self.ranks:
+            rank.gradients = sum(self.accumulated.get(i, 0) for i in rank.params)
+            rank.held["norms"] = 0
+        self._hold()
+
+    def after_update(self) -> None:
+        gradients = self.gradients
+        super().after_update()
+        kept, self.gradients = whole(self.gradients or 0), gradients
+        if self.ledger.host is None:
+            self.communication = self.communication + kept
+        else:
+            for i in self.ranks[0].params:
+                pin(self.ledger, self.accumulated.get(i, 0), 1)

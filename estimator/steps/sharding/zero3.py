@@ -30,6 +30,7 @@ from ...operators.products import launch_cublas
 from ...operators.table import Kept, saves
 from ...programs import Sharding
 from ...programs.modules import Embedding, Linear, Module
+from ..offloading import pin
 from .scope import Parts, Scope, with_post_backward
 from .zero import NORM_BYTES
 
@@ -50,6 +51,18 @@ class Zero3(Sharding):
     contiguous_gradients: bool = True
     stage3_prefetch_bucket_size: int = 50_000_000
     stage3_param_persistence_threshold: int = 100_000
+    offload_optimizer: str = "none"
+    """``cpu``: float32 copies, their gradients, those in 16 bits and the optimizer's states rest on the host."""
+    offload_param: str = "none"
+    """``cpu``: the rank's parts of parameters rest on the host."""
+
+    @property
+    def offloads(self) -> bool:
+        return "cpu" in (self.offload_optimizer, self.offload_param)
+
+    @property
+    def has_cpu_adam(self) -> bool:
+        return self.offload_optimizer == "cpu"
 
     def scope(self, ledger: Ledger, parts: Parts) -> Scope:
         return _StageThree(ledger, self, parts)
@@ -65,6 +78,8 @@ class _Param:
     persist: bool
     stays: bool = False
     """It is never freed."""
+    rests: bool = False
+    """The rank's part is in another memory, and is copied to be gathered."""
     status: int = NOT_AVAILABLE
     active_sub_modules: set[str] = field(default_factory=set)
 
@@ -83,7 +98,7 @@ class _Param:
 
     def resize(self, nbytes: int) -> None:
         """Give the whole parameter a storage of so many bytes. One rank's part is the whole."""
-        if self.world > 1 and not self.stays:
+        if (self.world > 1 or self.rests) and not self.stays:
             self.whole.storage.resize(nbytes)
 
 
@@ -96,12 +111,17 @@ class _Handle:
         for p in params:
             p.status = INFLIGHT
         with ledger.on_stream(stream):
-            if len(params) == 1:
-                params[0].resize(params[0].aligned_bytes)
-            elif params[0].world > 1:
+            if len(params) == 1 or params[0].world == 1:
+                for p in params:
+                    p.resize(p.aligned_bytes)
+                if params[0].rests and params[0].world > 1:  # its own part, which the collective reads
+                    self.flat.append(ledger.empty((params[0].partition_numel,), params[0].whole.dtype))
+            else:
                 for dtype in sorted({p.whole.dtype for p in params}):
-                    nbytes = sum(p.aligned_bytes for p in params if p.whole.dtype == dtype)
+                    alike = [p for p in params if p.whole.dtype == dtype]
+                    nbytes = sum(p.aligned_bytes for p in alike)
                     self.flat.append(ledger.empty((nbytes // ITEMSIZE[dtype],), dtype))
+                    ledger.transient(*(p.partition_numel * p.itemsize for p in alike if p.rests))
 
     def wait(self) -> None:
         """Copy out what has been gathered, which is freed with the handle."""
@@ -109,7 +129,7 @@ class _Handle:
             return
         with self.ledger.on_stream(self.stream):
             for p in self.params:
-                if len(self.params) > 1:
+                if len(self.params) > 1 and p.world > 1:
                     p.resize(p.numel * p.itemsize)
                 p.status = AVAILABLE
         self.complete = True
@@ -258,24 +278,34 @@ class _StageThree(Scope):
         known: dict[int, _Param] = {}
         trained: list[Tensor] = []
         self.resident: list[Storage] = []
+        host = ledger.host if options.offload_param == "cpu" else None
+        whole_ones = 0
         for p in every:
             if p.dtype in FLOATING and p.dtype != self.model_dtype:
                 p.recast(self.model_dtype)
             numel = whole(p.storage.nbytes) // ITEMSIZE[p.dtype]  # as it is packed
-            one = _Param(p, numel, world, numel <= options.stage3_param_persistence_threshold)
+            one = _Param(p, numel, world, numel <= options.stage3_param_persistence_threshold, rests=host is not None)
             known[id(p)] = one
-            local = ledger.shard(p, (one.partition_numel,))
+            local = ledger.shard(p, (one.partition_numel,), host)
+            if host is not None and not p.requires_grad:
+                pin(ledger, local.nbytes, 1)
             if p.requires_grad:
                 trained.append(local)
             if one.persist:
                 one.status = AVAILABLE
-            if one.persist and world > 1 and ledger.events is None:
+            if one.persist and host is not None:
+                one.stays = True
+                self.resident.append(Storage(ledger, one.aligned_bytes, resident=True))
+                whole_ones += one.aligned_bytes
+            elif one.persist and world > 1 and ledger.events is None:
                 p.storage.nbytes = one.aligned_bytes
                 local.storage.nbytes += one.aligned_bytes
             elif one.persist and world > 1:  # the update frees them for a moment, of which the log has nothing
                 one.stays = True
                 self.resident.append(Storage(ledger, one.aligned_bytes, resident=True))
-        flat = Storage(ledger, sum(local.storage.nbytes for local in trained), resident=True)  # `defragment`
+        flat = Storage(host or ledger, sum(local.storage.nbytes for local in trained), resident=True)  # `defragment`
+        if host is not None:
+            pin(ledger, flat.nbytes, 1)
         for local in trained:
             local.storage = flat
         self.embedding = parts.roles.get("input embedding", "")
@@ -285,17 +315,32 @@ class _StageThree(Scope):
         own = {path: [known[id(p)] for p in tensors] for path, tensors in parts.modules.items() if tensors}
         self.coordinator = _Coordinator(ledger, options, own)
         self.own, self.itemsize = own, ITEMSIZE[self.model_dtype]
-        self.gradients = sum(p.partition_numel for p in self.trained) * self.itemsize
-        kept = [self.gradients, options.contiguous_gradients * options.reduce_bucket_size * self.itemsize]
+        numel = sum(p.partition_numel for p in self.trained)
+        gradients = numel * self.itemsize
+        kept = [options.contiguous_gradients * options.reduce_bucket_size * self.itemsize]
+        self.updates_on_host = options.offload_optimizer == "cpu"
+        home = (ledger.host if self.updates_on_host else None) or ledger
+        of_gradients = [gradients, numel * ITEMSIZE["float32"]] if self.updates_on_host else [gradients]
+        if home is ledger:
+            self.gradients = of_gradients[-1]
+            kept = [*of_gradients, *kept]
+        else:
+            self.host_gradients = of_gradients[-1]
+            pin(ledger, gradients, 1)
         self.resident += [Storage(ledger, nbytes, resident=True) for nbytes in kept]
-        self.communication = sum(kept)
+        self.communication = sum(kept) + whole_ones
+        self.norms: list[Tensor] = []
+        """Those of gradients that are on the host."""
+        self.last = True
         self.fp32_groups: list[Tensor] = []
         self.fp16_groups = [*self._sub_groups()]
         for group in self.fp16_groups:
             size = sum(p.partition_numel for p in group)
-            storage = Storage(ledger, size * ITEMSIZE["float32"], resident=True)
+            storage = Storage(home, size * ITEMSIZE["float32"], resident=True)
             self.fp32_groups.append(Tensor(storage, (size,), "float32"))
-        ledger.masters += self.fp32_groups
+            if home is not ledger:
+                pin(ledger, storage.nbytes, 1)  # the gradient, and not the copy
+        home.masters += self.fp32_groups
         self.states = sum(whole(group.nbytes) for group in self.fp32_groups)
         self.bucket: list[_Param] = []
         self.elements = 0
@@ -335,6 +380,7 @@ class _StageThree(Scope):
         return self.fp32_groups
 
     def before_forward(self) -> None:
+        self.norms.clear()
         self.coordinator.reset_step()
         self._roots = [f" {number}" for number in range(1 + self.options.adapted)]
         for root in self._roots:
@@ -393,9 +439,26 @@ class _StageThree(Scope):
                 copied = self.ledger.empty((padded,), self.model_dtype)
             del held
         for p in bucket:
+            if self.updates_on_host:
+                with self.ledger.on_stream("reduce_and_partition" if self.options.overlap_comm else ""):
+                    self._offload_grad_partition(p)
             p.whole.grad = None
         del copied
         self.communicated += padded // world * (world - 1) * self.itemsize
+
+    def before_backward(self, last: bool) -> None:
+        self.last = last
+
+    def _offload_grad_partition(self, p: _Param) -> None:
+        """``partition_grads``: the part of a gradient goes to the host, and comes back for its norm and its cast."""
+        ledger, shape = self.ledger, (p.partition_numel,)
+        back = ledger.empty(shape, self.model_dtype) if ledger.host is not None else None
+        if self.last:
+            ledger.transient(NORM_BYTES * (1 + p.partition_numel))
+            self.norms.append(ledger.empty((1,), "float64"))
+            if self.model_dtype != "float32":
+                ledger.transient(p.partition_numel * ITEMSIZE["float32"])
+        del back
 
     def _after_backward(self) -> None:
         self.reduce_and_partition_ipg_grads()
@@ -404,9 +467,14 @@ class _StageThree(Scope):
     def updates(self, parameters: Sequence[Tensor]) -> Iterator[Sequence[Tensor]]:
         ledger = self.ledger
         self.coordinator.release_and_reset_all(self.params)
-        for number, p in enumerate(self.trained):
+        for number, p in enumerate(self.trained if not self.updates_on_host else ()):
             ledger.transient(NORM_BYTES * (number + 1 + p.partition_numel))
         for group, fp32 in zip(self.fp16_groups, self.fp32_groups, strict=True):
+            if self.updates_on_host:
+                yield [fp32]
+                if ledger.host is not None and self.options.offload_param == "none" and self.model_dtype != "float32":
+                    ledger.host.transient(whole(fp32.numel) * self.itemsize)  # a cast before the copy to the card
+                continue
             flat = None if len(group) == 1 else ledger.empty(fp32.shape, self.model_dtype)
             grad = flat if self.model_dtype == "float32" else ledger.empty(fp32.shape, "float32")
             del flat

@@ -37,12 +37,16 @@ def config_of(resolved: Resolved) -> dict[str, Any]:
     assert plan.sharding is not None
     given = plan.sharding.model_dump(exclude_unset=True, exclude_none=True, exclude={"name", "world_size"})
     zero: dict[str, Any] = {name: getattr(sharding, name) for name in given}  # numbers in place of `auto`
+    for name in ("offload_optimizer", "offload_param"):
+        if name in zero:
+            zero[name] = {"device": zero[name]}
     return {
         "train_micro_batch_size_per_gpu": plan.batch,
         "gradient_accumulation_steps": plan.gradient_accumulation_steps,
         "bf16": {"enabled": plan.dtype == "bfloat16"},
         "zero_optimization": {"stage": int(str(plan.sharding.name)[-1]), **zero},
         "zero_allow_untested_optimizer": True,
+        "zero_force_ds_cpu_optimizer": False,
     }
 
 
@@ -52,6 +56,10 @@ class Engine:
     def __init__(self, resolved: Resolved, model: Any, optimizer: Any) -> None:
         import deepspeed
 
+        sharding = resolved.step.sharding
+        self.offloads = sharding is not None and sharding.offloads
+        if self.offloads:  # in place of DeepSpeedCPUAdam, which is compiled, and updates in place as well
+            optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], fused=True)
         with redirect_stdout(sys.stderr):  # where it says what it has built
             self.model, *_ = deepspeed.initialize(
                 model=model, optimizer=optimizer, config=config_of(resolved), dist_init_required=False
@@ -66,7 +74,9 @@ class Engine:
         """Run backward, and what the engine does after a micro-batch that is not the last."""
         self._ends = self.model.is_gradient_accumulation_boundary()
         self.model.backward(loss)
-        if self._ends:
+        if self._ends and self.offloads:
+            self.gradient_bytes = sum(copy.grad.nbytes for copy in self._copies)
+        elif self._ends:
             kept = [x.untyped_storage() for xs in self.zero.averaged_gradients.values() for x in xs]
             self.gradient_bytes = sum({storage._cdata: storage.nbytes() for storage in kept}.values())
         else:
@@ -83,9 +93,17 @@ class Engine:
     @property
     def state(self) -> dict[Any, dict[Any, Any]]:
         """The optimizer's states, and the float32 copies of the parameters that it updates."""
+        counts = ("step",) if self.offloads else ()  # which DeepSpeedCPUAdam has as a number
+        states = {
+            p: {name: x for name, x in state.items() if name not in counts} for p, state in self.zero.state.items()
+        }
+        return {**states, "fp32": dict(enumerate(self._copies))}
+
+    @property
+    def _copies(self) -> list[torch.Tensor]:
         zero = self.zero
         copies = zero.fp32_partitioned_groups_flat if self.gathers else zero.single_partition_of_fp32_groups
-        return {**zero.state, "fp32": dict(enumerate(copies))}
+        return list(copies)
 
     @property
     def parts(self) -> list[torch.Tensor]:
@@ -95,7 +113,14 @@ class Engine:
     @property
     def communication(self) -> list[torch.Tensor]:
         """What is kept between steps beside parameters, gradients and states."""
-        if not self.gathers:
+        if not self.gathers and not self.offloads:
             return []
+        if not self.gathers:
+            zero = self.zero
+            buffers = [zero.temp_grad_buffer_for_cpu_offload, zero.temp_grad_buffer_for_gpu_offload]
+            gradients = [copy.grad for copy in self._copies]
+            accumulated = list(zero.accumulated_grads_in_cpu.values())
+            return [*buffers, *gradients, *zero.param_buffer_of_bit16_for_cpu_offload_groups, *accumulated]
         buckets = [bucket.buffer for bucket in self.zero.ipg_buckets.values()]
-        return [self.zero.grad_partitions_flat_buffer, *(x for x in buckets if x is not None)]
+        gradients = [copy.grad for copy in self._copies if copy.grad is not None]
+        return [self.zero.grad_partitions_flat_buffer, *gradients, *(x for x in buckets if x is not None)]
