@@ -10,11 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from estimator.answers import snapshot_comparison
-from estimator.answers.snapshot_comparison import aligned
 from estimator.io import plain_pickle
 from estimator.plans.plan import parse_plan
 from estimator.show.cli import main
@@ -245,19 +242,6 @@ def test_another_plan_differs(predicted: Any, compared: Compared) -> None:
     record = compared(predicted, MODEL, "--method", "lora", "--seq", "65", "--runtime", "torch-cuda")
     assert record["first_difference"] is not None
     assert record["equal_sizes"] < record["predicted"]["allocations"] // 2
-
-
-@settings(max_examples=50, deadline=None)
-@given(st.lists(st.integers(0, 3), max_size=60), st.lists(st.integers(0, 3), max_size=60))
-def test_any_alignment(recorded: list[int], predicted: list[int]) -> None:
-    """Both sides come once and in order, and pairs are of equal sizes."""
-    found = aligned(recorded, predicted)
-    assert all(recorded[i] == predicted[j] for i, j in found.pairs)
-    everything = [*found.pairs, *found.differences]
-    for side, stop in ((0, found.stop), (1, found.predicted_stop)):
-        assert sorted(one[side] for one in everything if one[side] is not None) == list(range(stop))
-    assert found.pairs == sorted(found.pairs)
-    assert found.stop == len(recorded) or found.predicted_stop == len(predicted)
 
 
 class Runs:

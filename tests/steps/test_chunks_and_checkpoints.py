@@ -21,7 +21,7 @@ from estimator.ledger import Tensor
 from estimator.plans.plan import parse_plan
 from estimator.plans.resolve import resolve
 from estimator.steps.checkpointing import checkpoint
-from estimator.steps.chunks import chunks
+from estimator.steps.chunks import MOST_UNROLLED, chunks
 from tests.cases.small_models import METHODS, write_config
 from tests.helpers.operator_rules import Given, agree
 
@@ -89,3 +89,10 @@ def test_an_mlp_of_two_tensors_is_not_cut_into_chunks() -> None:
     """Asks the contract: BLOOM's MLP takes the residual, too. Advice leaves the change out."""
     with pytest.raises(InputError, match="more than one tensor"):
         estimate("bloom-560m", mlp_chunks=2, seq=16)
+
+
+def test_as_many_chunks_as_are_unrolled() -> None:
+    """As many as are the most are run one by one; one more, of one token, is too many."""
+    assert chunks(2 * MOST_UNROLLED, 2, unrolled=True) == [(2, 1)] * MOST_UNROLLED
+    with pytest.raises(InputError, match="2,001 chunks, and 2,000 are the most"):
+        chunks(2 * MOST_UNROLLED + 1, 2, unrolled=True)

@@ -87,6 +87,16 @@ def test_unsloth_checkpoints_on_the_host_unless_told(given: Any, kind: str, tmp_
     assert (plan.checkpointing, plan.seq) == (kind, 64)
 
 
+def test_a_key_without_a_rule_is_said(tmp_path: Path) -> None:
+    """By its whole name; one that is off is not."""
+    model = {"_component_": "torchtune.models.llama3_2.lora_llama3_2_1b", "lora_attn_modules": ["q_proj"]}
+    path = tmp_path / "train.yaml"
+    for value, said in ((True, 1), (False, 0)):
+        keys = {"model": model, "batch_size": 1, "tokenizer": {"max_seq_len": 64}, "compile": value}
+        path.write_text(json.dumps(keys))
+        assert sum(one.key == "compile" for one in check(str(path)).ignored) == said
+
+
 def test_modules_that_torchtune_adapts(tmp_path: Path) -> None:
     """Witness: torchtune's builders: attention's by name, the MLP's and the output's by flags."""
     path = tmp_path / "train.yaml"
