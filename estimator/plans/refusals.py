@@ -214,6 +214,13 @@ STEP: Refusals = {
             and p.gradient_accumulation_steps > 1
         )
     ),
+    "groups: accelerate has no rule with loss: {p.loss}, each of whose chunks gathers the head; take groups: layers": (
+        lambda p: (
+            (_shares(p, "fsdp2") or _shares(p, "hsdp"))
+            and p.sharding.groups == "accelerate"
+            and p.loss in ("ce-chunked-output", "linear-cross-entropy")
+        )
+    ),
     "sharding: {p.sharding.label} does not go with autocast, which DeepSpeed switches off; take dtype: bfloat16, which "
     "it trains with float32 copies of the parameters": (
         lambda p: p.autocast and p.sharding is not None and str(p.sharding.name).startswith("zero")

@@ -10,7 +10,7 @@ from typing import Any
 from ..engines.registry import KEYS as ENGINES
 from ..errors import InputError, options
 from ..io.files import existing
-from ..steps.sharding.options import ShardingOptions
+from ..steps.sharding.options import PARALLELISMS, ShardingOptions, without_rule
 
 
 class Given(str):
@@ -86,7 +86,11 @@ KEYS: Mapping[str, Meaning] = _each(
     (_FSDP, "fsdp"),
     *((meaning, name) for name, meaning in _OF_SHARDING.items()),
     ({"tp": _N}, "tensor_parallel tensor_parallel_size"),
-    ({"pp": _N}, "pipeline_parallel pipeline_parallel_size"),
+    *(
+        (f"is {key}: {without_rule(what)}", f"{word}_parallel {word}_parallel_size")
+        for key, what in PARALLELISMS.items()
+        for word in [what.partition(" ")[0]]
+    ),
     # what no key is for
     (_OFFLOADED, "offload"),
     (_REWARDED, "dpo grpo ppo rlhf"),

@@ -1,4 +1,4 @@
-"""Records what real steps of ``fully_shard`` take: ``python -m tests.cases.sharded_steps``.
+"""Records what real steps of ``fully_shard`` and DDP take: ``python -m tests.cases.sharded_steps``.
 
 All is of the first rank, under PyTorch's fake process group. The tests of ``steps`` hold estimates against the record,
 which takes no time; each run measures a share of the same steps anew (``tests/witnesses/test_measured_steps.py``).
@@ -24,7 +24,13 @@ TAIL: Case = (
     sharded(BF16, 2, reduce_dtype="float32", **ACCELERATE),
 )
 """The head is the last parameter of its group, whose gradient a loop's variable holds to the end of the reduction."""
-CASES = [*(case for case in MEASURED if case[2]["sharding"]["name"] == "fsdp2"), TAIL]
+OF_DDP = ("buffers", "experts", "packed", "unused", "unused-loss-alone", "unused-none", "unused-outputs", "views-lora")
+"""Where DDP broadcasts buffers, copies outputs, or has gradients that are views of its buckets."""
+CASES = [
+    *(case for case in MEASURED if case[2]["sharding"]["name"] == "fsdp2"),
+    *(case for case in MEASURED if case[0] in [f"ddp-{name}" for name in OF_DDP]),
+    TAIL,
+]
 
 
 def measured(config: dict[str, Any], plan: dict[str, Any]) -> dict[str, int]:

@@ -45,6 +45,8 @@ HEAD = {"name": "lora", "target_modules": ["q_proj", "lm_head"]}
 PROMPTS = {"name": "prompt_tuning", "num_virtual_tokens": 4}
 ADAPTERS = {"name": "adaption_prompt", "adapter_len": 4, "adapter_layers": 3}
 NF4 = {"dtype": "nf4", "compute_dtype": "bfloat16", "rest_dtype": "bfloat16"}
+CHUNKS = {"num_output_chunks": 4, "keep_logits": False}
+KEPT = {"reshard_after_forward": False}
 ACCUMULATED = {**TINY, "gradient_accumulation_steps": 3}
 
 
@@ -114,6 +116,8 @@ MEASURED += [
         ("foreach", 4, {}, {**MANY, "method": "lora", "optimizer": "adamw-foreach"}, ACCELERATE),
         ("fused", 2, {}, {**MANY, **LAYER, "optimizer": "adamw-fused"}, {**ACCELERATE, **MIXED}),
         ("reentrant", 2, {}, {**MANY, **LAYER, "use_reentrant": True}, {**ACCELERATE, **MIXED}),
+        ("torchtune", 2, {}, {**MANY, **LAYER, **CHUNKS, "loss": "ce-chunked-output"}, {"reshard_after_forward": True}),
+        ("torchtune-lora", 3, {}, {**MANY, **CHUNKS, "loss": "linear-cross-entropy", "method": "lora"}, KEPT),
         ("cut-loss", 3, {"vocab_size": 300}, {**MANY, "loss": "cce"}, {**ACCELERATE, **MIXED}),
         ("clipped", 3, {}, {**MANY, "gradient_clipping": True}, {}),
         ("packed", 3, {}, {**MANY, "packing": True}, {}),
@@ -203,7 +207,8 @@ REFUSED: list[Refused] = [
         ({"name": "hsdp", "world_size": 4}, "sharding hsdp has no replicate; add"),
         ({"name": "fsdp3", "world_size": 4}, "sharding.name: input should be"),
         ({"name": "fsdp2", "world_size": 0}, "input should be greater than or equal to 1"),
-        ({"cp": 2}, "sharding.cp 2 has no rule yet"),
+        ({"cp": 2}, "sharding.cp 2: context parallelism has no rule yet; leave it out, and take sharding fsdp2, zero3"),
+        ({"pp": 4}, "sharding.pp 4: pipeline parallelism has no rule yet"),
         ({"name": "fsdp2", "world_size": 4, "ranks": 2}, "unknown key 'sharding.ranks'"),
         ({"name": "zero2", "world_size": 4, "reshard_after_forward": True}, "does not go with sharding zero2"),
         ({"name": "zero2", "world_size": 4, "tp": 2}, "sharding.tp 2 has no rule with sharding zero2 yet"),

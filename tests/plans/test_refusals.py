@@ -89,6 +89,7 @@ REFUSED: list[dict[str, Any]] = [
         "sharding": {**SHARDED, "name": "fsdp1", "cpu_offload": True, "sync_each_batch": True},
         "gradient_accumulation_steps": 2,
     },
+    {"sharding": {**SHARDED, "groups": "accelerate"}, "loss": "linear-cross-entropy"},
     {"sharding": {"name": "zero1", "world_size": 2}, "autocast": "bfloat16"},
     {**CUDA, "sharding": {"name": "zero1", "world_size": 2, "contiguous_gradients": False}},
     {"sharding": DDP, "dtype": "float8", "method": LORA},

@@ -1,4 +1,4 @@
-"""FSDP2: estimates against recorded steps of ``fully_shard``."""
+"""FSDP2 and DDP: estimates against recorded steps of ``fully_shard`` and ``DistributedDataParallel``."""
 
 from __future__ import annotations
 

@@ -99,6 +99,13 @@ SIZES = ("replicate", "tp", "cp", "pp", "ep")
 """The keys that say how many processes share what."""
 NO_RULE_YET = ("cp", "pp", "ep")
 """The keys of the block for which there is no rule."""
+PARALLELISMS = {"cp": "context parallelism", "pp": "pipeline parallelism", "ep": "expert parallelism"}
+"""What the field calls keys of ``NO_RULE_YET``."""
+
+
+def without_rule(what: str) -> str:
+    """What is said of a parallelism without a rule, and in its place."""
+    return f"{what} has no rule yet; leave it out, and take sharding fsdp2, zero3 or ddp, or share products by tp"
 
 
 _options = block_reader(ShardingOptions, "sharding", "{name: fsdp2, world_size: 8}")
@@ -112,6 +119,8 @@ def read(block: Any) -> ShardingOptions:
     options = _options(block)
     for key in NO_RULE_YET:
         if (value := getattr(options, key)) != ShardingOptions.model_fields[key].default:
+            if key in PARALLELISMS:
+                raise InputError(f"sharding.{key} {shown(value)}: {without_rule(PARALLELISMS[key])}")
             raise InputError(f"sharding.{key} {shown(value)} has no rule yet; leave it out")
     if options.tp > 1 and options.name == "ddp":
         raise InputError(
