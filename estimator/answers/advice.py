@@ -499,14 +499,26 @@ def _lossy_axes(plan: Plan) -> list[Axis]:
     return axes
 
 
+RESTS: Mapping[str, Mapping[str, Any]] = {
+    **{name: {"cpu_offload": True} for name in ("fsdp1", "fsdp2", "hsdp")},
+    **{name: {"offload_optimizer": "cpu"} for name in ("zero1", "zero2")},
+    "zero3": {"offload_optimizer": "cpu", "offload_param": "cpu"},
+}
+"""What lets most rest on the host, by the way to share."""
+
+
 def _on_host(plan: Plan) -> list[Change]:
-    """Parameters, gradients and states on the host: of a step on one card by FSDP2 alone, which has rules for it."""
+    """What may rest on the host: of a step on one card by FSDP2."""
     alone = {"name": "fsdp2", "world_size": 1}
     block = alone if plan.sharding is None else plan.sharding.model_dump(exclude_unset=True)
-    if not plan.engine.has_own_memory or block.get("name") not in ("fsdp2", "hsdp") or block.get("cpu_offload"):
+    more = RESTS.get(block.get("name", ""), {})
+    if not plan.engine.has_own_memory or more.items() <= block.items():
         return []
-    words = "parameters, gradients and states on the host (sharding: fsdp2, cpu_offload: true)"
-    return [Change(words, {"sharding": {**block, "cpu_offload": True}}, ON_HOST, 4)]
+    said = ", ".join(f"{key}: {str(value).lower()}" for key, value in more.items())
+    words = f"parameters, gradients and states on the host (sharding: {block['name']}, {said})"
+    if block["name"] in ("zero1", "zero2"):
+        words = words.removeprefix("parameters, ")
+    return [Change(words, {"sharding": {**block, **more}}, ON_HOST, 4)]
 
 
 def _on_cards(plan: Plan) -> list[Change]:

@@ -34,7 +34,11 @@ WAYS: tuple[Mapping[str, Any], ...] = (
     {"name": "fsdp2", "reshard_after_forward": False},
 )
 """How processes share a model, beside tensor parallelism."""
-OFFLOADED: tuple[Mapping[str, Any], ...] = ({"name": "fsdp2", "cpu_offload": True},)
+OFFLOADED: tuple[Mapping[str, Any], ...] = (
+    {"name": "zero2", "offload_optimizer": "cpu"},
+    {"name": "zero3", "offload_optimizer": "cpu", "offload_param": "cpu"},
+    {"name": "fsdp2", "cpu_offload": True},
+)
 """How they do with parameters and states on the host, which takes time, and is tried where nothing else fits."""
 TENSOR_PARALLEL = (1, 2, 4, 8)
 MAX_CARDS = 8
@@ -162,7 +166,7 @@ def way_of(sharding: Mapping[str, Any] | None) -> str:
     name = sharding.get("name", "")
     kept = "reshard_after_forward" in sharding and not sharding["reshard_after_forward"]
     parts = [f"{name} without resharding" if kept else name, f"tp {sharding['tp']}" if "tp" in sharding else ""]
-    host = " on the host" if sharding.get("cpu_offload") else ""
+    host = " on the host" if sharding.get("cpu_offload") or sharding.get("offload_optimizer") == "cpu" else ""
     return ", ".join(filter(None, parts)) + host
 
 

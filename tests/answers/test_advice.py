@@ -247,6 +247,10 @@ def test_resting_on_the_host_is_tried_before_more_cards() -> None:
     shared = {"name": "fsdp2", "world_size": 8, "param_dtype": "bfloat16"}
     (kept,) = _on_host(parse_plan({**keys, "sharding": shared}))
     assert kept.keys == {"sharding": {**shared, "cpu_offload": True}}
+    (states,) = _on_host(parse_plan({**keys, "sharding": {"name": "zero2", "world_size": 2}}))
+    assert states.text == "gradients and states on the host (sharding: zero2, offload_optimizer: cpu)"
+    (more,) = _on_host(parse_plan({**keys, "sharding": {"name": "zero3", "world_size": 2, "offload_optimizer": "cpu"}}))
+    assert more.keys["sharding"]["offload_param"] == "cpu"
     assert {alone.fidelity, kept.fidelity} == {len(FIDELITY) - 2}
     for other in ({"sharding": {"name": "ddp", "world_size": 2}}, {"sharding": {**shared, "cpu_offload": True}}):
         assert _on_host(parse_plan({**keys, **other})) == []

@@ -134,10 +134,13 @@ def _answer(advice: Advice) -> str:
     return _changes(advice.best) if advice.fits else advice.verdict
 
 
+_RESTS = ("cpu_offload", "offload_optimizer", "offload_param")
+
+
 def _changes(candidate: Candidate) -> str:
     keys = [(key, value) for change in candidate.changes for key, value in change.keys.items()]
     blocks = [value for key, value in keys if key == "sharding"]
-    keys += [(key, block[key]) for block in blocks for key in ("world_size", "cpu_offload") if key in block]
+    keys += [(key, block[key]) for block in blocks for key in ("world_size", *_RESTS) if key in block]
     said = (f"{key}: {shown_value(value['name'] if isinstance(value, dict) else value)}" for key, value in keys)
     return ", ".join(said) or "as it is"
 
