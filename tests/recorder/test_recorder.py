@@ -404,6 +404,8 @@ def test_custom_functions_without_a_rule(function: Any, why: str) -> None:
 def test_checkpoints_within_a_model_are_refused() -> None:
     with pytest.raises(InputError, match="by hooks"):
         recorded(lambda w, x: torch.utils.checkpoint.checkpoint(torch.sin, w, use_reentrant=False))
+    with pytest.raises(InputError, match="by hooks"):  # of a tensor that the step makes, which a checkpoint keeps
+        recorded(lambda w, x: torch.utils.checkpoint.checkpoint(torch.sin, torch.zeros(3), use_reentrant=False))
 
 
 # -- modules -----------------------------------------------------------------------------------------------------------

@@ -97,7 +97,12 @@ def recording(recorder: Recorder) -> Iterator[None]:
         stack.enter_context(torch.inference_mode())  # views do not refer to their bases
         stack.enter_context(mock.patch.object(torch, "is_grad_enabled", is_grad_enabled))
         stack.enter_context(recorder)
-        yield
+        try:
+            yield
+        except RuntimeError as error:
+            if "Inference tensors cannot be saved" in str(error):  # a checkpoint's inputs, before it takes hooks
+                _refuse_hooks()
+            raise
 
 
 class _Ordered(set[Any]):
