@@ -480,6 +480,7 @@ class _StageThree(Scope):
             del flat
             yield [fp32]
             del grad
+        self.norms.clear()
         gathered = [p for p in self.params if p.persist]
         for p in gathered:
             p.resize(p.aligned_bytes)
