@@ -21,7 +21,7 @@ from estimator.engines.llama_cpp.graphs import GRAPHS
 from estimator.engines.llama_cpp.header import Header, TensorInfo
 from estimator.engines.llama_cpp.options import DEFAULTS
 from estimator.engines.llama_cpp.recipes import RECIPES
-from estimator.engines.llama_cpp.usage import Usage, usage
+from estimator.engines.llama_cpp.usage import Usage, _check, usage
 from estimator.engines.llama_cpp.weights import weights
 from estimator.engines.registry import engine_of
 from estimator.errors import InputError
@@ -306,3 +306,13 @@ def test_a_block_has_the_engine_s_defaults() -> None:
 def test_a_heading_says_the_context(keys: dict[str, Any], says: str) -> None:
     plan = parse_plan({"model": "qwen3-0.6b", "runtime": "llama.cpp", "dtype": "q8_0", **keys})
     assert engine_of("llama.cpp").heading(plan).startswith(f"qwen3-0.6b, Q8_0, {says}, cache f16")
+
+
+@pytest.mark.parametrize("key", ["type_k", "type_v"])
+def test_blocks_of_a_cache_fill_the_heads(key: str) -> None:
+    """By hand: heads of 80 are no whole blocks of 32; keys and values may have different ones."""
+    p = replace(Parameters(n_ctx=512), **{key: "q8_0"})
+    fitting = (64, 80) if key == "type_k" else (80, 64)
+    _check(False, fitting, p)
+    with pytest.raises(InputError, match=f"{key} q8_0 packs 32 elements to a block, which heads of 80"):
+        _check(False, fitting[::-1], p)

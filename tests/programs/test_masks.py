@@ -35,3 +35,12 @@ def test_a_mask_is_left_out_as_in_transformers(past: int, seq: int) -> None:
         skips = not (static and seq == 1)  # create_causal_mask: allow_is_causal_skip
         asked = skips and masking_utils._ignore_causal_mask_sdpa(mask, seq, room, past, 0, WINDOW if windowed else None)
         assert masks._ignore_causal_mask_sdpa(inputs, held, windowed) == asked, (masked, windowed, static)
+
+
+def test_a_padding_mask_is_of_all_keys(monkeypatch: pytest.MonkeyPatch) -> None:
+    """By hand: of those in the cache and the pass's own."""
+    asked: list[object] = []
+    monkeypatch.setattr(masks, "sdpa_mask", lambda inputs, padding, *_: asked.append(padding.shape))
+    inputs = Inputs(Ledger(CPU), 2, 3, Step("llama", "float32", attention_mask=True), past=4)
+    assert masks.create_causal_mask(inputs, "float32", None, False, True) is None
+    assert asked == [(2, 7)]
