@@ -66,6 +66,8 @@ class Events:
         self.gradients: dict[int, tuple[str, ...]] = {}
         self.streams: dict[int, str] = {}
         """The streams of the allocations that are made on another than the one that computes."""
+        self.recorded: set[int] = set()
+        """Those that another stream uses while they are freed (``record_stream``)."""
         self.products: dict[str, int] = {}
         """For each thread (``main``, ``backward``), the index in ``order`` where cuBLAS gets its workspace on a GPU:
         just after the result of the thread's first matrix product."""

@@ -19,8 +19,8 @@ from estimator.answers.result import Result
 from estimator.engines.devices import context_bytes, find
 from estimator.engines.replay import KINDS, Timeline
 from estimator.engines.snapshot import Snapshot
-from estimator.engines.torch_cuda.caching_allocator import OutOfMemory
-from estimator.engines.torch_cuda.process import Process, replay
+from estimator.engines.torch_cuda.caching_allocator import CachingAllocator, OutOfMemory
+from estimator.engines.torch_cuda.process import Process, RateLimiter, replay
 from estimator.export.code_python import evaluate
 from estimator.export.components import FLOORS
 from estimator.export.formula import formula
@@ -58,7 +58,10 @@ class NoRounding:
         self.peak_allocated = max(self.peak_allocated, self.allocated)
         return Piece(nbytes)
 
-    def free(self, piece: Piece) -> None:
+    def reached(self, event: int) -> None:
+        """No block waits."""
+
+    def free(self, piece: Piece, until: int | None = None) -> None:
         self.allocated -= piece.size
 
     def empty_cache(self) -> None:
@@ -175,6 +178,39 @@ def test_gradients_of_fsdp1_are_held(method: str) -> None:
     held = loaded + found["optimizer"] + found["gradients"] + process.job.step.device.cublas_workspace * 2
     assert loaded == pytest.approx(found["parameters"] + found["buffers"], rel=0.01)
     assert ends == pytest.approx([held] * 3, rel=0.01)
+
+
+def test_units_of_fsdp1_wait() -> None:
+    """Witness: ``_FreeEventQueue``. Forward two layers are in flight, backward two and the one that was freed last.
+
+    So the pool of gathered parameters has three layers beside the root, however many there are.
+    """
+    plan = planned(model="llama-3.2-1b", method="full", sharding=FSDP1, previous_output=False)
+    process = Process(resolve(plan))
+    for _ in range(2):
+        process.step(1, 300)
+    own = process.allocator._pools["unshard", False]
+    sizes = {segment.address: segment.size for segment in process.allocator.segments()}
+    segments = sorted(sizes[head.address] for head in process.allocator._heads.values() if head.pool is own)
+    layer, root = 60_821_504 * 2, (128_256 * 2048 + 2048) * 2
+    assert segments == [-(-size // (2 * MIB)) * 2 * MIB for size in (layer, layer, layer, root)]
+
+
+def test_what_fsdp1_waits_for() -> None:
+    """Blocks can be taken once what comes before the event that was waited for is done."""
+    allocator, limiter = CachingAllocator(), RateLimiter()
+    blocks = {stream: allocator.malloc(MIB, stream=stream) for stream in ("unshard", "pre_unshard", "")}
+    waits = {}
+    for stream, block in blocks.items():
+        waits[stream] = limiter.until(stream)
+        allocator.free(block, waits[stream])
+    assert waits == {"unshard": 1, "pre_unshard": 1, "": 2}
+    limiter.unshard(allocator)
+    assert limiter.waited == 0
+    assert limiter.until("unshard") == 2
+    limiter.unshard(allocator)
+    assert limiter.waited == 1
+    assert [until for until, _ in allocator._waiting] == [2]
 
 
 def test_timeline_adds_up() -> None:

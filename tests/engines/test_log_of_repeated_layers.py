@@ -72,7 +72,7 @@ def whole(keys: dict[str, Any]) -> tuple[Ledger, Ledger]:
 def assert_equal(found: Ledger, expected: Ledger) -> None:
     assert found.events is not None
     assert expected.events is not None
-    for name in ("sizes", "order", "marks", "products", "saved", "gradients", "streams"):
+    for name in ("sizes", "order", "marks", "products", "saved", "gradients", "streams", "recorded"):
         assert getattr(found.events, name) == getattr(expected.events, name), name
     rows = [
         [

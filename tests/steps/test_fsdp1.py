@@ -103,7 +103,7 @@ REDUCED = ["+post_backward", "+post_backward", "-post_backward"]
 
 
 @pytest.mark.parametrize(
-    ("world", "options", "expected"),
+    ("world", "options", "expected", "used"),
     [
         (
             4,
@@ -111,10 +111,12 @@ REDUCED = ["+post_backward", "+post_backward", "-post_backward"]
             [
                 *GATHERED,  # of the root, which ``_post_forward_reshard`` does not free
                 *(*GATHERED, "-unshard") * 2,  # of both layers
-                *(*GATHERED, *GATHERED),  # before the root's backward the second layer, before its own the first
+                "=unshard",  # the root has been gathered; before its backward the second layer, before that's the first
+                *(*GATHERED, *GATHERED),
                 *("-unshard", *REDUCED) * 3,
                 *["-post_backward"] * 3,  # gradients
             ],
+            [5, 5, 0],
         ),
         (
             4,
@@ -122,11 +124,12 @@ REDUCED = ["+post_backward", "+post_backward", "-post_backward"]
             [
                 "+unshard",
                 *("+unshard", "-unshard") * 2,
-                *("+unshard", "+unshard"),
+                *("=unshard", "+unshard", "+unshard"),
                 # what is all-reduced is cast in the stream of the all-reduce
                 *("-unshard", "+post_backward", "+post_backward", "+all_reduce", *["-post_backward"] * 2) * 3,
                 *["-all_reduce"] * 3,
             ],
+            [5, 0, 0],
         ),
         (
             1,
@@ -139,12 +142,13 @@ REDUCED = ["+post_backward", "+post_backward", "-post_backward"]
                 *("-pre_unshard", "+post_backward") * 3,
                 *["-post_backward"] * 3,
             ],
+            [0, 0, 0],
         ),
     ],
     ids=["sharded", "replicated", "whole"],
 )
-def test_streams(world: int, options: dict[str, object], expected: list[str], tmp_path: Path) -> None:
-    """Witness: the streams of ``torch/distributed/fsdp/_runtime_utils.py``, read beside it."""
+def test_streams(world: int, options: dict[str, object], expected: list[str], used: list[int], tmp_path: Path) -> None:
+    """Witness: the streams of ``torch/distributed/fsdp/_runtime_utils.py``, read beside it, and what it records."""
     config = write_config(tmp_path / "model", {**LAYERS, "num_hidden_layers": 2})
     sharding = {"name": "fsdp1", "world_size": world, **options}
     resolved = resolve(parse_plan({**TINY, "model": config, "device": "a100-80gb", "sharding": sharding}))
@@ -152,5 +156,10 @@ def test_streams(world: int, options: dict[str, object], expected: list[str], tm
     ledger = resolved.step.ledger(unrolled=True, events=events)
     run(resolved.step, resolved.sizes(), resolved.method, 1, 2, ledger=ledger)
     entries = events.order[events.marks["forward"] :]
-    names = [("+" if e >= 0 else "-") + events.streams.get(max(e, ~e), "") for e in entries]
+    signs = [("+" if events.sizes[e] else "=") if e >= 0 else "-" for e in entries]  # =: nothing is to be gathered
+    names = [sign + events.streams.get(max(e, ~e), "") for sign, e in zip(signs, entries, strict=True)]
     assert [name for name in names if len(name) > 1] == expected
+    recorded = [events.streams.get(n, "") for n in sorted(events.recorded) if n not in events.gradients]
+    assert [recorded.count(stream) for stream in ("unshard", "pre_unshard", "")] == used
+    gradients = [n for n in events.recorded if n in events.gradients]
+    assert len(gradients) == (3 if used[0] else 0)  # of each flat parameter

@@ -193,6 +193,7 @@ class CachingAllocator:
         """Whether a request found no room before cached memory was given back to the device."""
         self._pools: dict[tuple[str, bool], _Pool] = {}
         """The pools of each stream, the large and the small one."""
+        self._waiting: list[tuple[int, Block]] = []
         self._heads: dict[int, Block] = {}  # the first block of every segment or range, by address
         self._next_address = self._made = 0
         self.watch: Callable[[str, int, int], None] = lambda action, address, size: None
@@ -225,19 +226,40 @@ class CachingAllocator:
             block = self._fitting(pool, size, at) or self._new_or_given_back(pool, size, nbytes)
         return self._take(block, size)
 
-    def free(self, block: Block) -> None:
-        """Give a block back to its pool. Raises ``ValueError`` for a block that is not allocated."""
+    def free(self, block: Block, until: int | None = None) -> None:
+        """Give a block back to its pool. Raises ``ValueError`` for a block that is not allocated.
+
+        ``until``: another stream uses it (``record_stream``). It is freed, but taken again only once the event of this
+        number is ``reached``.
+        """
         if not block.allocated:
             raise ValueError("the block is not allocated: was it freed before?")
-        block.allocated = False
         self.allocated -= block.size
+        if until is not None and not block.granules:
+            self._waiting.append((until, block))
+            return
+        block.allocated = False
         if block.granules:
             block.pool.spare += block.granules
         else:
             block.pool.insert(block)
 
+    def reached(self, event: int) -> None:
+        """Blocks that wait for this event, or for one before it, can be taken (``process_events``)."""
+        waiting, self._waiting = self._waiting, []
+        for until, block in waiting:
+            if until <= event:
+                block.allocated = False
+                block.pool.insert(block)
+            else:
+                self._waiting.append((until, block))
+
     def empty_cache(self) -> None:
-        """``torch.cuda.empty_cache``: give all free segments, or granules, back to the device."""
+        """``torch.cuda.empty_cache``: give all free segments, or granules, back to the device.
+
+        All events are waited for (``synchronize_and_free_events``).
+        """
+        self.reached(maxsize)
         for pool in self._pools.values():
             self.reserved -= pool.spare
             pool.spare = 0
@@ -268,6 +290,7 @@ class CachingAllocator:
         for pool, one_pool in pool_of.items():
             one_pool.spare = pool.spare
             one_pool.free = [(size, rank, address, blocks[block]) for size, rank, address, block in pool.free]
+        other._waiting = [(until, blocks[block]) for until, block in self._waiting]
         other._heads = {address: blocks[head] for address, head in self._heads.items()}
         return other, blocks
 

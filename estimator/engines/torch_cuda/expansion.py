@@ -155,6 +155,8 @@ class Expansion:
             events.saved.add(number)
         if entry in outlined.gradients:
             events.gradients[number] = tuple([_renamed(name, layers) for name in outlined.gradients[entry]])
+        if entry in outlined.recorded:
+            events.recorded.add(number)
         if entry in outlined.streams:
             events.streams[number] = outlined.streams[entry]
         return number

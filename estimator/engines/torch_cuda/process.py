@@ -11,8 +11,10 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
+from copy import copy
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
+from sys import maxsize
 from typing import NamedTuple
 
 from ...ledger import FLOATING, ITEMSIZE, Events, Ledger, Origin, Size, whole
@@ -236,6 +238,41 @@ _PHASES = {"forward": "forward", "backward": "backward", "update": "optimizer st
 """The phases of a step, by the mark in the event log where they start."""
 
 
+class RateLimiter:
+    """FSDP1's ``_FreeEventQueue``: gathering waits until the next but last of the units freed before has been computed.
+
+    The GPU is behind the CPU, as in models that are not tiny. So the CPU finds done what it has waited for, and nothing
+    later: an event of the stream that computes, and of the others what was begun before the event ahead of it. After
+    backward it waits for all, as a loop that reads its loss does (transformers' Trainer: ``logging_nan_inf_filter``).
+    """
+
+    IN_FLIGHT = 2
+    """``_max_num_inflight_all_gathers``."""
+
+    def __init__(self) -> None:
+        self.recorded = self.waited = 0
+        """How many events have been recorded, each after a unit was freed, and waited for."""
+
+    def unshard(self, allocator: CachingAllocator) -> None:
+        """Wait for an event, if so many are in flight (``_unshard``)."""
+        if self.recorded - self.waited >= self.IN_FLIGHT:
+            self.waited += 1
+            allocator.reached(self.waited)
+
+    def until(self, stream: str) -> int:
+        """The event after which a freed block of a stream, which another one has used, can be taken again.
+
+        A unit that is freed waits for what is computed. A cast shard waits for its gather, done before the next
+        event. A gradient waits for its reduction, which begins after its unit's event.
+        """
+        if stream == "pre_unshard":
+            return self.waited + 1
+        if stream == "unshard":
+            self.recorded += 1
+            return self.recorded
+        return self.recorded + 1
+
+
 class Process:
     """A process that loads a model and trains or runs it.
 
@@ -268,6 +305,7 @@ class Process:
         self.steps = 0
         self._communication: list[tuple[Block, int]] = []
         self._gradients: list[tuple[Block, int]] = []
+        self._limiter = RateLimiter()
         """Those of the step before, where they are held until the next forward pass."""
 
     def step(self, batch: int, seq: int, empty_cache: bool = False) -> None:
@@ -309,6 +347,8 @@ class Process:
             self._enter(name)
             if name == "forward":
                 self._release(self._gradients)
+            if name == "update":
+                self.allocator.reached(maxsize)  # the loop reads its loss: all that was begun is done
             if name == "update" and first_step:
                 self._allocate(log.states, STATE, STATES)
             if name == "zero_grad" and empty_cache:
@@ -374,6 +414,7 @@ class Process:
             [(blocks[block], kind) for block, kind in held]
             for held in (other._previous, other._communication, other._gradients)
         )
+        self._limiter = copy(other._limiter)
         self.allocated_peak, self.reserved_peak = other.allocated_peak, other.reserved_peak
         self.phases, self.steps = dict(other.phases), other.steps
 
@@ -392,9 +433,11 @@ class Process:
     def _play(self, events: Events, order: Sequence[int], blocks: dict[int, Block]) -> None:
         sizes, malloc, free, watched = events.sizes, self.allocator.malloc, self.allocator.free, self.timeline
         copies, streams, snapshot = events.copies, events.streams, self.snapshot
-        special = {*copies, *streams}
+        special, recorded, limiter = {*copies, *streams}, events.recorded, self._limiter
         for entry in order:
             if entry >= 0:
+                if entry in special and streams.get(entry) == "unshard":
+                    limiter.unshard(self.allocator)
                 if nbytes := sizes[entry]:  # PyTorch allocates nothing for an empty tensor
                     if entry in special:
                         block = malloc(nbytes, copies.get(entry, 1), streams.get(entry, ""))
@@ -409,7 +452,7 @@ class Process:
                 size = gone.size
                 if snapshot is not None:
                     snapshot.freed(gone.address)
-                free(gone)
+                free(gone, limiter.until(streams.get(~entry, "")) if ~entry in recorded else None)
                 if watched is not None:
                     self._note(-size, kind_of(events, ~entry))
 

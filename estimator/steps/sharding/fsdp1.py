@@ -141,7 +141,12 @@ class _Unit:
         A shard that rests on the host is copied, also if all has been gathered already (``pre_unshard``).
         """
         gathers, ledger = not self.flat.storage.nbytes, self.ledger
-        if not (self.is_sharded or self.casts) or not (gathers or self.host):
+        if not (gathers or self.host):
+            if self.is_sharded and ledger.events is not None:
+                with ledger.on_stream("unshard"):  # it waits for an event all the same
+                    ledger.events.allocated(0, ledger)
+            return
+        if not (self.is_sharded or self.casts):
             return
         shard = None
         with ledger.on_stream("pre_unshard"):
@@ -155,11 +160,19 @@ class _Unit:
             with ledger.on_stream("unshard"):
                 self.flat.storage.resize(self.flat.nbytes)
             self.scope.communicated += self.shard_numel * ITEMSIZE[self.flat.dtype] * (self.world - 1) * self.copies
+        if shard is not None:
+            self._record_stream(shard)
         del shard
+
+    def _record_stream(self, used: Tensor) -> None:
+        """Another stream than its own uses a tensor while it is freed (``_no_dispatch_record_stream``)."""
+        if self.is_sharded and self.ledger.events is not None:
+            self.ledger.events.recorded.add(used.storage.event)
 
     def reshard(self, frees: bool) -> None:
         """Free what was gathered. What was saved of it for backward has its data again once it is gathered."""
         if frees or (self.casts and not self.is_sharded):
+            self._record_stream(self.flat)
             self.flat.storage.resize(0)
         self.prefetched = False
 
@@ -247,6 +260,7 @@ class _Unit:
             return
         ledger, grad = self.ledger, self.flat.grad
         assert grad is not None
+        self._record_stream(grad)
         self.flat.grad = None
         with ledger.on_stream("post_backward"):
             reduced = grad if grad.dtype == self.reduce_dtype else ledger.empty(grad.shape, self.reduce_dtype)
