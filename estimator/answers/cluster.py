@@ -289,7 +289,7 @@ def _parts(sharding: Mapping[str, Any]) -> frozenset[str]:
 
 def _reason(refusal: str) -> str:
     """Why layouts are refused, the same for all that have no rule with something."""
-    said = refusal.partition(";")[0]
+    said = refusal.partition(";")[0].partition(" (`")[0]
     _, no_rule, rest = said.partition("has no rule")
     if not no_rule:
         return said

@@ -10,7 +10,7 @@ from typing import Any
 from ..engines.registry import KEYS as ENGINES
 from ..errors import InputError, options
 from ..io.files import existing
-from ..steps.sharding.options import PARALLELISMS, ShardingOptions, without_rule
+from ..steps.sharding.options import NO_RULE_YET, ShardingOptions, without_rule
 
 
 class Given(str):
@@ -88,7 +88,7 @@ KEYS: Mapping[str, Meaning] = _each(
     ({"tp": _N}, "tensor_parallel tensor_parallel_size"),
     *(
         (f"is {key}: {without_rule(what)}", f"{word}_parallel {word}_parallel_size")
-        for key, what in PARALLELISMS.items()
+        for key, what in NO_RULE_YET.items()
         for word in [what.partition(" ")[0]]
     ),
     # what no key is for

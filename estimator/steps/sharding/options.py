@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from ...errors import InputError, shown
+from ...errors import InputError
 from ...io.fields import FloatDtype, Whole, block_reader
 
 Count = Annotated[Whole, Field(ge=1, le=10**6)]
@@ -97,10 +97,8 @@ class ShardingOptions(BaseModel):
 
 SIZES = ("replicate", "tp", "cp", "pp", "ep")
 """The keys that say how many processes share what."""
-NO_RULE_YET = ("cp", "pp", "ep")
-"""The keys of the block for which there is no rule."""
-PARALLELISMS = {"cp": "context parallelism", "pp": "pipeline parallelism", "ep": "expert parallelism"}
-"""What the field calls keys of ``NO_RULE_YET``."""
+NO_RULE_YET = {"cp": "context parallelism", "pp": "pipeline parallelism", "ep": "expert parallelism"}
+"""The keys of the block for which there is no rule, with what the field calls them."""
 
 
 def without_rule(what: str) -> str:
@@ -117,11 +115,9 @@ def read(block: Any) -> ShardingOptions:
     if isinstance(block, Mapping) and isinstance(name := block.get("name"), str):
         block = {**block, "name": name.lower().replace("_", "-")}
     options = _options(block)
-    for key in NO_RULE_YET:
-        if (value := getattr(options, key)) != ShardingOptions.model_fields[key].default:
-            if key in PARALLELISMS:
-                raise InputError(f"sharding.{key} {shown(value)}: {without_rule(PARALLELISMS[key])}")
-            raise InputError(f"sharding.{key} {shown(value)} has no rule yet; leave it out")
+    for key, what in NO_RULE_YET.items():
+        if (value := getattr(options, key)) > 1:
+            raise InputError(f"sharding.{key} {value}: {without_rule(what)}")
     if options.tp > 1 and options.name == "ddp":
         raise InputError(
             "sharding.tp does not go with sharding ddp (`Tensor/Context parallelism (tp/cp_size > 1) cannot be used "
