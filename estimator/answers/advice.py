@@ -509,9 +509,9 @@ RESTS: Mapping[str, Mapping[str, Any]] = {
 
 def _on_host(plan: Plan) -> list[Change]:
     """What may rest on the host: of a step on one card by FSDP2."""
-    alone = {"name": "fsdp2", "world_size": 1}
+    alone: dict[str, Any] = {"name": "fsdp2", "world_size": 1}
     block = alone if plan.sharding is None else plan.sharding.model_dump(exclude_unset=True)
-    more = RESTS.get(block.get("name", ""), {})
+    more = RESTS.get(str(block.get("name")), {})
     if not plan.engine.has_own_memory or more.items() <= block.items():
         return []
     said = ", ".join(f"{key}: {str(value).lower()}" for key, value in more.items())

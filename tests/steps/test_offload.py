@@ -99,6 +99,8 @@ def test_flat_parameters_rest_on_the_host(tmp_path: Path) -> None:
     assert sizes["host_peak"] == sizes["host_pinned"] + sizes["host_optimizer"] + 2 * LAYER * 4
     assert found.moments["inputs forward"] == alone.moments["inputs forward"] + ROOT * 4
     assert found.moments["first block backward"] == alone.moments["first block backward"]
+    before, after = ({one.name: one.allocated for one in result.phases} for result in (alone, found))
+    assert before["optimizer step"] - after["optimizer step"] >= 4 * sum(shards)  # no gradients are left there, either
     kept = estimate({**plan, "sharding": {**FSDP1, "reshard_after_forward": False}}).bytes
     assert kept["host_peak"] < sizes["host_peak"]  # what is not freed after forward is not found with gradients
 
@@ -160,3 +162,13 @@ def test_parameters_of_zero_3_rest_on_the_host(tmp_path: Path) -> None:
     assert found["host_peak"] == found["host_pinned"] + part * 12
     alone = {**sharding, "world_size": 1, "offload_param": "cpu"}
     assert estimate({**plan, "sharding": alone}).bytes["parameters"] == 0
+
+
+def test_gradients_that_are_added_to_on_the_host_arrive_there_first(tmp_path: Path) -> None:
+    """Witness: arithmetic. SGD makes nothing, so the largest gradient that arrives is all that is not pinned."""
+    plan = {"model": write_config(tmp_path / "model", ONE_LAYER), "dtype": "float32", "batch": 1, "seq": 2, **CARD}
+    block = {"name": "fsdp2", "cpu_offload": True, "world_size": 2, "sync_each_batch": True}
+    once = estimate({**plan, "optimizer": "sgd", "sharding": block}).bytes
+    twice = estimate({**plan, "optimizer": "sgd", "sharding": block, "gradient_accumulation_steps": 2}).bytes
+    assert once["host_peak"] == once["host_pinned"]
+    assert twice["host_peak"] == twice["host_pinned"] + LARGEST // 2 * 4
