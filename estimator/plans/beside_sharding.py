@@ -57,10 +57,23 @@ _FSDP1: Mapping[str, tuple[Any, ...] | None] = {
     ),
     **dict.fromkeys(("gradient_clipping", "packing", "previous_output", "use_reentrant", "head", "loss", "mlp_chunks")),
 }
-_ZERO: Mapping[str, tuple[Any, ...] | None] = {**_ALL, "runtime": ("torch-cuda",), "previous_output": (False,)}
+_ZERO3: Mapping[str, tuple[Any, ...] | None] = {
+    **_ALL,
+    "dtype": ("float32", "bfloat16", "float16", "nf4"),
+    "runtime": ("torch-cuda",),
+    "optimizer": ("sgd", "sgd-momentum", "lion", "adamw-foreach", "adamw-fused"),
+    "previous_output": (False,),
+    **dict.fromkeys(("gradient_clipping", "packing", "kbit_preparation", "quant_storage")),
+}
+_ZERO: Mapping[str, tuple[Any, ...] | None] = {
+    **_ZERO3,
+    "checkpointing": ("layer", "attention"),
+    "loss": ("chunked", "liger"),
+    "method": ("lora", "ia3"),
+}
 _TP: Mapping[str, tuple[Any, ...] | None] = {**_ALL, "optimizer": ("sgd",), "runtime": ("torch-cuda",)}
 VALUES: Mapping[str | None, Mapping[str, tuple[Any, ...] | None]] = MappingProxyType(
-    {"fsdp1": _FSDP1, "fsdp2": _FSDP2, "hsdp": _FSDP2, "zero1": _ZERO, "zero2": _ZERO, "zero3": _ZERO, None: _TP}
+    {"fsdp1": _FSDP1, "fsdp2": _FSDP2, "hsdp": _FSDP2, "zero1": _ZERO, "zero2": _ZERO, "zero3": _ZERO3, None: _TP}
 )
 """The values that other keys may have beside their defaults, by the name of the sharding; ``None``: any."""
 _BOTH: Mapping[str, tuple[Any, ...] | None] = {**_TP, "optimizer": ("sgd", "sgd-momentum", "lion")}

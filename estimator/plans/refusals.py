@@ -225,6 +225,9 @@ STEP: Refusals = {
     "it trains with float32 copies of the parameters": (
         lambda p: p.autocast and p.sharding is not None and str(p.sharding.name).startswith("zero")
     ),
+    "offload_param: cpu has no rule with dtype: {p.dtype} under {p.sharding.label}; leave it out": (
+        lambda p: p.sharding is not None and p.base is not None and p.sharding.offload_param != "none"
+    ),
     "sharding: {p.sharding.label} has no rule with contiguous_gradients: false on runtime: {p.runtime}; leave it out": (
         lambda p: (
             p.sharding is not None and p.sharding.casts and not p.sharding.contiguous_gradients and p.engine.replays

@@ -275,7 +275,7 @@ class Step:
     def run(self, keep_gradients: bool = False) -> None:
         if self.plan.method.procedure == "backpropagation":
             held = self._backpropagate()
-            if self.plan.gradient_clipping:
+            if self.plan.gradient_clipping and not hasattr(self.optimizer, "gathers"):  # DeepSpeed's engine clips
                 import torch
 
                 torch.nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)

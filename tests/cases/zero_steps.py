@@ -28,6 +28,7 @@ PARALLEL = {**FEW, "model_type": "gpt_neox", "num_hidden_layers": 2, "hidden_siz
 TINY = {"batch": 1, "seq": 2, "dtype": "float32"}
 MANY = {"batch": 2, "seq": 33, "dtype": "float32"}
 BF16 = {"dtype": "bfloat16"}
+NF4 = {"dtype": "nf4", "method": "lora"}
 LORA, LAYER = {"method": "lora"}, {"checkpointing": "layer"}
 APART = {"contiguous_gradients": False}
 OVERLAP = {"overlap_comm": True}
@@ -90,6 +91,17 @@ CASES: list[Case] = [
         ("zero2", "lora-layer", 7, FEW, {**MANY, **LORA, **LAYER}, bucket(1_000)),
         ("zero2", "momentum", 7, FEW, {**TINY, "optimizer": "sgd-momentum"}, bucket(1_000)),
         ("zero2", "eager", 7, FEW, {**MANY, "attention": "eager", "keep_logits": False}, bucket(1_000)),
+        ("zero2", "nf4", 3, FEW, {**MANY, **NF4}, bucket(3_000)),
+        ("zero2", "clipped", 3, FEW, {**TINY, **BF16, "gradient_clipping": True}, bucket(10_000)),
+        ("zero2", "float16", 3, FEW, {**TINY, "dtype": "float16"}, bucket(10_000)),
+        ("zero2", "fused", 3, FEW, {**TINY, "optimizer": "adamw-fused"}, bucket(10_000)),
+        ("zero2", "chunked-loss", 3, WIDE, {**MANY, "loss": "chunked"}, bucket(10_000)),
+        ("zero2", "liger", 3, WIDE, {**MANY, "loss": "liger"}, bucket(10_000)),
+        ("zero2", "packing", 3, FEW, {**MANY, "packing": True}, bucket(10_000)),
+        ("zero2", "ia3", 3, FEW, {**MANY, **BF16, "method": "ia3"}, bucket(3_000)),
+        ("zero2", "attention", 3, FEW, {**MANY, "checkpointing": "attention"}, bucket(10_000)),
+        ("zero2", "lion", 3, FEW, {**TINY, "optimizer": "lion"}, bucket(10_000)),
+        ("zero2", "foreach", 3, FEW, {**TINY, "optimizer": "adamw-foreach"}, bucket(10_000)),
         ("zero3", "one", 1, FEW, TINY, gathered()),
         ("zero3", "two", 2, {**FEW, "num_hidden_layers": 7}, TINY, gathered()),
         ("zero3", "uneven", 3, FEW, TINY, gathered()),
@@ -116,6 +128,14 @@ CASES: list[Case] = [
         ),
         ("zero3", "layer", 3, WIDE, {**MANY, **LAYER}, gathered()),
         ("zero3", "parallel-layer", 3, PARALLEL, {**TINY, "seq": 17, **LORA, **LAYER}, {}),
+        ("zero3", "nf4", 3, FEW, {**TINY, **NF4}, gathered()),
+        ("zero3", "nf4-layer", 3, FEW, {**MANY, **NF4, **LAYER}, gathered()),
+        ("zero3", "clipped", 3, FEW, {**TINY, **BF16, "gradient_clipping": True}, gathered()),
+        ("zero3", "float16", 3, FEW, {**TINY, "dtype": "float16"}, gathered()),
+        ("zero3", "fused", 3, FEW, {**TINY, "optimizer": "adamw-fused"}, gathered()),
+        ("zero3", "packing", 3, FEW, {**MANY, "packing": True}, gathered()),
+        ("zero3", "lion", 3, FEW, {**TINY, "optimizer": "lion"}, gathered()),
+        ("zero3", "foreach", 3, FEW, {**TINY, "optimizer": "adamw-foreach"}, gathered()),
         ("zero3", "lora-tiny", 3, FEW, {**TINY, **LORA}, gathered()),
         ("zero3", "lora-bfloat16", 3, FEW, {**MANY, **LORA, **BF16}, gathered()),
         ("zero3", "lora-layer", 3, FEW, {**MANY, **LORA, **LAYER}, gathered()),

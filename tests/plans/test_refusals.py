@@ -91,6 +91,7 @@ REFUSED: list[dict[str, Any]] = [
     },
     {"sharding": {**SHARDED, "groups": "accelerate"}, "loss": "linear-cross-entropy"},
     {"sharding": {"name": "zero1", "world_size": 2}, "autocast": "bfloat16"},
+    {"sharding": {"name": "zero3", "world_size": 2, "offload_param": "cpu"}, "dtype": "nf4", "method": LORA},
     {**CUDA, "sharding": {"name": "zero1", "world_size": 2, "contiguous_gradients": False}},
     {"sharding": DDP, "dtype": "float8", "method": LORA},
     {**CUDA, "sharding": DDP, "dtype": "gptq", "method": LORA},

@@ -76,6 +76,7 @@ class _Param:
     numel: int
     world: int
     persist: bool
+    packed: bool
     stays: bool = False
     """It is never freed."""
     rests: bool = False
@@ -98,7 +99,12 @@ class _Param:
 
     def resize(self, nbytes: int) -> None:
         """Give the whole parameter a storage of so many bytes. One rank's part is the whole."""
-        if (self.world > 1 or self.rests) and not self.stays:
+        if not (self.world > 1 or self.rests) or self.stays:
+            return
+        if self.packed and not self.persist:
+            self.whole.storage = Storage(self.whole.ledger, nbytes)
+            self.whole.storage.saved = True  # no activation
+        else:
             self.whole.storage.resize(nbytes)
 
 
@@ -284,7 +290,8 @@ class _StageThree(Scope):
             if p.dtype in FLOATING and p.dtype != self.model_dtype:
                 p.recast(self.model_dtype)
             numel = whole(p.storage.nbytes) // ITEMSIZE[p.dtype]  # as it is packed
-            one = _Param(p, numel, world, numel <= options.stage3_param_persistence_threshold, rests=host is not None)
+            persist, packed = numel <= options.stage3_param_persistence_threshold, p.storage.nbytes != p.nbytes
+            one = _Param(p, numel, world, persist, packed, rests=host is not None)
             known[id(p)] = one
             local = ledger.shard(p, (one.partition_numel,), host)
             if host is not None and not p.requires_grad:
@@ -398,8 +405,18 @@ class _StageThree(Scope):
         return with_post_backward("PostBackwardFunctionModuleBackward", inputs, release)
 
     def after_module(self, path: str, outputs: list[Tensor]) -> None:
+        self._keep_packed(path, outputs)
         self.coordinator.release_sub_module(path, forward=True)
         self._before_backward(path, outputs)
+
+    def _keep_packed(self, path: str, outputs: Sequence[Any]) -> None:
+        """``MatMul4Bit``: ``ctx.tensors`` has a view of the packed weight, which DeepSpeed's release does not free."""
+        node = outputs[0].node if outputs else None
+        for p in self.own.get(path, ()):
+            if p.packed and node is not None:
+                while node.name != "MatMul4Bit":
+                    node = node.edges[0].target
+                node.attach(p.whole)
 
     def _before_backward(self, path: str, outputs: Sequence[Any]) -> None:
         """``PreBackwardFunctionForModule``: modules around come before those within."""

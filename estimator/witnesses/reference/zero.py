@@ -34,6 +34,7 @@ def prepare(world: int = 1, rank: int = 0) -> None:
 def config_of(resolved: Resolved) -> dict[str, Any]:
     """The plan as a DeepSpeed config. Keys that the plan leaves out are left out, for DeepSpeed's defaults."""
     plan, sharding = resolved.plan, resolved.step.sharding
+    dtype = plan.dtype if plan.base is None else plan.rest_dtype
     assert plan.sharding is not None
     given = plan.sharding.model_dump(exclude_unset=True, exclude_none=True, exclude={"name", "world_size"})
     zero: dict[str, Any] = {name: getattr(sharding, name) for name in given}  # numbers in place of `auto`
@@ -43,7 +44,9 @@ def config_of(resolved: Resolved) -> dict[str, Any]:
     return {
         "train_micro_batch_size_per_gpu": plan.batch,
         "gradient_accumulation_steps": plan.gradient_accumulation_steps,
-        "bf16": {"enabled": plan.dtype == "bfloat16"},
+        "bf16": {"enabled": dtype == "bfloat16"},
+        "fp16": {"enabled": dtype == "float16", "initial_scale_power": 4},  # so that no step overflows and is skipped
+        "gradient_clipping": float(plan.gradient_clipping),
         "zero_optimization": {"stage": int(str(plan.sharding.name)[-1]), **zero},
         "zero_allow_untested_optimizer": True,
         "zero_force_ds_cpu_optimizer": False,
