@@ -46,6 +46,7 @@ _FSDP1: Mapping[str, tuple[Any, ...] | None] = {
     "runtime": ("torch-cuda",),
     "dtype": ("float32", "bfloat16", "float16", "nf4", "fp4"),
     **dict.fromkeys(("kbit_preparation", "quant_storage", "bitsandbytes", "transformers")),
+    **dict.fromkeys(("use_cache", "convert_outputs_to_fp32")),
     "checkpointing": ("layer", "matmul"),
     "optimizer": (
         *("sgd", "sgd-momentum", "adafactor", "adamw-8bit", "adamw-foreach", "adamw-fused", "muon"),
@@ -53,7 +54,7 @@ _FSDP1: Mapping[str, tuple[Any, ...] | None] = {
     ),
     "method": (
         *("lora", "lora-fa", "adalora", "vera", "randlora", "loha", "lokr", "delora", "hra", "oft", "boft"),
-        *("fourierft", "miss", "ia3", "ln_tuning", "bitfit"),
+        *("fourierft", "miss", "ia3", "ln_tuning", "bitfit", "freeze", "prompt_tuning", "prefix_tuning"),
     ),
     **dict.fromkeys(("gradient_clipping", "packing", "previous_output", "use_reentrant", "head", "loss", "mlp_chunks")),
 }
