@@ -78,7 +78,7 @@ VALUES: Mapping[str | None, Mapping[str, tuple[Any, ...] | None]] = MappingProxy
 )
 """The values that other keys may have beside their defaults, by the name of the sharding; ``None``: any."""
 _BOTH: Mapping[str, tuple[Any, ...] | None] = {**_TP, "optimizer": ("sgd", "sgd-momentum", "lion")}
-"""Beside tensor parallelism and FSDP2."""
+"""Beside FSDP2 of a model that transformers splits or shards as it loads it."""
 REFUSED: Mapping[str, tuple[str, ...]] = {"ddp": ("implementation",)}
 """The keys that a way to share may not have beside it, where it may have all others."""
 
@@ -87,7 +87,8 @@ def without_a_rule(plan: Any) -> str | None:
     """The first key and value for which the plan's sharded step has no rule; ``None`` without one."""
     values, refused = VALUES.get(plan.sharding.name, _ALL), REFUSED.get(plan.sharding.name)
     free = FREE if plan.task == "train" else FREE | {"use_cache"}
-    if plan.sharding.tp > 1:
+    planned = plan.sharding.groups == "transformers" and plan.sharding.name in ("fsdp2", "hsdp")
+    if plan.sharding.tp > 1 or planned:
         values = _TP if plan.sharding.name is None else _BOTH
         free = free - {"trainer", "run", "neftune_noise_alpha"}  # accelerate makes DTensors of all parameters
     for key, field in type(plan).model_fields.items():

@@ -126,7 +126,7 @@ class Model:
         for path, names in program.tied_of.items():
             modules.setdefault(path, []).extend(recorded.weights[program.tied[name]] for name in names)
         one = self.causal_lm
-        return Parts(outside, layers, one.segment_of, modules, recorded.replaced, one.roles)
+        return Parts(outside, layers, one.segment_of, modules, recorded.replaced, one.roles, self.step.family)
 
     def batch(self) -> Batch:
         """The batch of a forward pass, made anew."""

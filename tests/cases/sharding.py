@@ -156,6 +156,24 @@ MEASURED += [
         ("lora-layer", 12, 4, {"model_type": "qwen2"}, {**MANY, **LORA, **LAYER}, {"reduce_dtype": "bfloat16"}),
     )
 ]
+PLANNED = {"groups": "transformers"}
+TIED = {"tie_word_embeddings": True}
+MEASURED += [
+    (f"planned-{name}", {**LAYERS, **config}, sharded(keys, world, **PLANNED, **options))
+    for name, world, config, keys, options in (
+        ("mixed", 2, {}, TINY, MIXED),
+        ("tied", 3, TIED, TINY, {}),
+        ("tied-accumulated", 4, {**TIED, "vocab_size": 3001}, ACCUMULATED, {**MIXED, "replicate": 2}),
+        ("tied-no-head", 3, {"model_type": "opt"}, TINY, {}),
+        ("no-head", 3, {"model_type": "stablelm"}, TINY, {}),
+        ("layers-alone", 3, {"model_type": "gpt_neox"}, TINY, {}),
+        ("no-norm", 2, {"model_type": "lfm2"}, TINY, {}),
+        ("lora", 3, {}, {**MANY, **LORA}, {}),
+        ("lora-layer", 2, {"model_type": "qwen2"}, {**MANY, **LORA, **LAYER, "dtype": "bfloat16"}, MIXED),
+        ("tp-many-rows", 4, {"vocab_size": 3001}, MANY, {"tp": 2}),
+        ("tp-tied", 6, {"model_type": "qwen3", "vocab_size": 3001}, MANY, {"tp": 3}),
+    )
+]
 VIEWS = {"gradient_as_bucket_view": True}
 DEEP = {"num_hidden_layers": 24, "vocab_size": 20, "intermediate_size": 176}
 PACKED = {"batch": 1, "seq": 2, "method": "lora", "weight_group_size": 8, **LAYER}
@@ -198,10 +216,6 @@ REFUSED: list[Refused] = [
         ("fsdp2", "sharding has no world_size; add the number of processes"),
         ({"name": "fsdp2", "world_size": 9, "replicate": 2}, "world_size 9 is no multiple of replicate 2; take 2 or"),
         ({"name": "fsdp2", "world_size": 8, "zero": 2}, "unknown key 'sharding.zero'"),
-        (
-            {"name": "fsdp2", "world_size": 8, "groups": "transformers"},
-            "groups transformers has no rule with fsdp2 yet",
-        ),
         ({"name": "fsdp2", "world_size": 8, "static_graph": True}, "static_graph True does not go with sharding fsdp2"),
         ({"world_size": 8}, "sharding has no name; add one"),
         ({"name": "hsdp", "world_size": 4}, "sharding hsdp has no replicate; add"),
@@ -238,6 +252,19 @@ REFUSED += [
         f"loss {loss} multiplies by lm_head's weight itself, of which the process has a part",
     )
     for loss in ("cce", "liger")
+]
+REFUSED += [
+    ({"model_type": family}, sharded(keys, world, **PLANNED, **options), says)
+    for family, world, keys, options, says in (
+        ("gpt2", 2, {}, {}, "no rule with gpt2, whose layers transformers' fsdp_plan does not name"),
+        ("llama", 1, {}, {}, "groups transformers shares nothing with one process"),
+        ("llama", 2, {}, {"cpu_offload": True}, "groups transformers has no rule with cpu_offload"),
+        ("llama", 2, {}, {"reshard_after_forward": True}, "whose plan says what is kept; leave it out"),
+        ("llama", 2, {}, {"param_dtype": "bfloat16"}, "takes param_dtype: bfloat16 with reduce_dtype: float32"),
+        ("llama", 4, LORA, {"tp": 2}, "which stops in PEFT 0.21 with a RuntimeError of its sizes"),
+        ("llama", 2, {"method": "ia3"}, {}, "sharding: fsdp2 has no rule with method: ia3"),
+        ("llama", 2, {"method": {"name": "lora", "use_dora": True}}, {}, "no rule with what the method adds"),
+    )
 ]
 ZERO3 = {"sharding": {"name": "zero3", "world_size": 2}}
 REFUSED += [

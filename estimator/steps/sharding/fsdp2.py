@@ -48,8 +48,32 @@ class Fsdp2(Sharding):
                 f"sharding.reshard_after_forward {self.reshard_after_forward} does not go with tp (`Resharding to "
                 "smaller mesh is not supported for DTensor parameters yet`, PyTorch's words); take true or false"
             )
-        if self.groups == "transformers":
-            raise InputError(f"sharding.groups transformers has no rule with {self.name} yet; leave it out")
+        if not self.by_plan:
+            return
+        if self.shard * self.replicate == 1:
+            raise InputError("sharding.groups transformers shares nothing with one process; leave it out")
+        if self.cpu_offload:
+            raise InputError("sharding.groups transformers has no rule with cpu_offload; leave one of them out")
+        if self.adapted and self.tp > 1:
+            raise InputError(
+                "sharding.groups transformers with tp does not go with LoRA, which stops in PEFT 0.21 with a "
+                "RuntimeError of its sizes; take groups: layers"
+            )
+        if self.reshard_after_forward is not None:
+            raise InputError(
+                "sharding.reshard_after_forward does not go with groups: transformers, whose plan says what is kept; "
+                "leave it out"
+            )
+        if (self.param_dtype, self.reduce_dtype) not in ((None, None), ("bfloat16", "float32")):
+            raise InputError(
+                "sharding.groups transformers takes param_dtype: bfloat16 with reduce_dtype: float32 "
+                "(fsdp_mixed_precision), or neither"
+            )
+
+    @property
+    def by_plan(self) -> bool:
+        """Whether transformers shards the model as it loads it (``DistributedConfig``), before a method changes it."""
+        return self.groups == "transformers"
 
     def scope(self, ledger: Ledger, parts: Parts) -> Scope:
         return _Scope(ledger, self, parts)
@@ -71,6 +95,8 @@ def _units(sharding: Fsdp2, parts: Parts) -> list[_Unit]:
         if any(p.dtype not in FLOATING for own in parts.layers.values() for p in own):
             raise InputError("sharding fsdp2 cannot gather packed weights, which are no floats; set groups: accelerate")
         return [*units, _Unit([""], outside, False if given is None else given)]
+    if sharding.by_plan:
+        return _planned(parts, outside)
 
     def taken(*paths: str | None) -> tuple[list[str], list[Tensor]]:
         names = [path for path in paths if path is not None]
@@ -81,11 +107,55 @@ def _units(sharding: Fsdp2, parts: Parts) -> list[_Unit]:
     # accelerate/utils/fsdp_utils.py: fsdp2_prepare_model. Among the modules of PEFT's model it finds no norm.
     embedding, head = parts.roles.get("input embedding"), parts.roles.get("output embedding")
     norm = None if sharding.adapted else parts.roles.get("final norm")
-    tied = not any(p.name == f"{head}.weight" for p in outside)
+    tied = _is_tied(parts)
     if not tied:
         units.append(_Unit(*taken(embedding), given))
     units.append(_Unit(*taken(norm, *([embedding] if tied else []), head), False))
     return [*units, _Unit([""], outside, False)]
+
+
+def _planned(parts: Parts, outside: list[Tensor]) -> list[_Unit]:
+    """What transformers 5.24 shards by a model's plan (``distributed/fsdp.py: apply_fully_sharded_data_parallelism``).
+
+    The plan names modules beside the layers (``configuration_utils.py: base_model_fsdp_plan``), and the head. Adapters
+    are added later, and stay whole. Raises ``InputError`` where the plan names no layers.
+    """
+    base, _, name = next(iter(parts.layers)).rpartition(".")[0].rpartition(".")
+    if name != "layers":
+        raise InputError(
+            f"sharding.groups transformers has no rule with {parts.family}, whose layers transformers' fsdp_plan does "
+            "not name, and which it gathers at once; take layers or accelerate"
+        )
+    every = [p for own in (outside, *parts.layers.values()) for p in own]
+    if len({p.dtype for p in every if not p.added}) > 1:
+        raise InputError(
+            "sharding.groups transformers has no rule with parameters of several dtypes, whose modules it gathers "
+            "alone; take layers"
+        )
+    if any(p.added and not p.name.rpartition(".")[0].endswith(("lora_A", "lora_B")) for p in every):
+        raise InputError("sharding.groups transformers has no rule with what the method adds; take plain LoRA")
+    units = [_Unit([path], own, True) for path, own in parts.layers.items()]
+    embedding, norm, head = f"{base}.embed_tokens", f"{base}.norm", parts.planned_head
+    found = [path for path in (embedding, norm) if path in parts.roles.values()]
+    tied = _is_tied(parts)
+    if tied and embedding in found:
+        found.remove(embedding)
+        found += [embedding] if head else []
+    elif head:
+        found.append(head)
+    kept = [path for path in found if tied or path != embedding]
+    together = [kept] if len(kept) == 2 and norm in kept else [[path] for path in kept]
+    for paths in [[path] for path in found if path not in kept] + together:
+        own = [p for p in outside if p.name.startswith(tuple(f"{path}." for path in paths))]
+        outside = [p for p in outside if p not in own]
+        units.append(_Unit(paths, own, paths is not kept and paths[0] not in kept))
+    units.append(_Unit([""], outside, False))
+    return [unit._replace(parameters=[p for p in unit.parameters if not p.added]) for unit in units]
+
+
+def _is_tied(parts: Parts) -> bool:
+    """Whether the head has the embedding's weight."""
+    return not any(p.name == f"{parts.roles.get('output embedding')}.weight" for p in parts.outside)
 
 
 class _Shard(NamedTuple):
@@ -271,7 +341,8 @@ class _Group:
                 grads.append(grad)
             self.accumulated[i] = shard.whole.grad = grad = None
         self.reshard()
-        self.shared.reduced = None
+        if self.shards:
+            self.shared.reduced = None
         if having:
             self._reduce(having, grads)
 
@@ -352,9 +423,21 @@ class _Scope(Scope):
         ledger.segment = -1
         self.root = groups.pop()
         self.groups = (self.root, *groups)
+        if sharding.by_plan and _is_tied(parts):
+            self._untie(ledger, parts.replaced[parts.roles["output embedding"]])
         self._group_of = {path: group for group in groups for path in group.modules}
         self.paths = tuple(self._group_of)
         ledger.after_backward = self._after_backward
+
+    def _untie(self, ledger: Ledger, head: Any) -> None:
+        """A tied head is tied once weights are loaded, so the root gathers the embedding's shard once more for it."""
+        shard = next(shard for group in self.groups for shard in group.shards if shard.whole is head.weight)
+        head.weight = Tensor(Storage(ledger, 0, resident=True), shard.whole.shape, shard.whole.dtype)
+        head.weight.requires_grad, head.weight.name = shard.whole.requires_grad, shard.whole.name
+        head.weight.storage.unload()
+        self.root.shards.append(shard._replace(whole=head.weight))
+        self.root.accumulated.append(None)
+        self.unties = True
 
     def before_forward(self) -> None:
         self.root.pre_forward("", [])

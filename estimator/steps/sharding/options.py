@@ -46,7 +46,8 @@ class ShardingOptions(BaseModel):
     groups: Literal["layers", "accelerate", "transformers"] | None = Field(
         None,
         description="fsdp1, fsdp2: what is gathered together: each layer and the rest (layers; default without a "
-        "trainer), or as accelerate does it (default with one); fsdp1: transformers' trainer, where adapters are apart",
+        "trainer), as accelerate does it (default with one), or transformers: fsdp1 as its trainer, where adapters are "
+        "apart, fsdp2 by its fsdp_plan",
     )
     sync_each_batch: bool = Field(
         False, description="ddp, fsdp: each batch of gradient accumulation reduces gradients, and not the last alone"

@@ -8,6 +8,14 @@ from typing import Any, NamedTuple
 from ...ledger import Call, Size, Tensor, record
 from ...ledger.graph import Output
 
+HEAD_WITHOUT_PLAN = frozenset(
+    (
+        *("blt", "jetmoe", "mllama", "moshi", "nemotron", "nemotron_h"),
+        *("persimmon", "recurrent_gemma", "stablelm", "zamba", "zamba2"),
+    )
+)
+"""Model types whose class has a module ``lm_head`` that no ``_fsdp_plan`` names."""
+
 
 class Parts(NamedTuple):
     """The parameters of a model in the order of ``named_parameters()``, and the modules that have a role in it."""
@@ -24,6 +32,15 @@ class Parts(NamedTuple):
     """The modules that a method has put in the place of others, by their paths."""
     roles: Mapping[str, str]
     """The paths of its modules by their roles: ``input embedding``, ``final norm``, ``output embedding``."""
+    family: str
+    """Its ``model_type``."""
+
+    @property
+    def planned_head(self) -> str:
+        """The head that the model's class keeps after forward (``_fsdp_plan`` in transformers); empty without one."""
+        head = self.roles.get("output embedding", "")
+        beside = any(path.startswith("model.layers.") for path in self.layers)
+        return head if head == "lm_head" and beside and self.family not in HEAD_WITHOUT_PLAN else ""
 
 
 def with_post_backward(name: str, inputs: list[Tensor], post_backward: Callable[[], None]) -> list[Tensor]:
@@ -62,6 +79,8 @@ class Scope:
     """Bytes that a rank has sent so far."""
     rank: int = 0
     """The rank whose bytes all are."""
+    unties = False
+    """A tied head has a gradient of its own."""
     traces = False
     """The model runs twice, since what is done in a step depends on what the one before has noted."""
     states: Size = 0

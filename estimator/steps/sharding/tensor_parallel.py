@@ -119,6 +119,7 @@ class SplitLayers(Layers):
     def join(self, scope: Any, parameters: Sequence[Tensor]) -> Any:
         """Raises ``InputError`` for adapters that have no rule."""
         self.scope = _Exchanges(scope, self.split.parts, self.experts)
+        self.tied = frozenset() if scope.unties else self.tied
         for p in parameters:
             path = p.name.rpartition(".")[0]
             base, _, part = path.rpartition(".")

@@ -55,7 +55,8 @@ def build_model(resolved: Resolved, device: str = "cpu", attention: str | None =
             attn_implementation=_implementation(attention or plan.attention),
             **options,
         )
-    if (sharding := resolved.step.sharding) is not None and sharding.tp > 1:
+    sharding = resolved.step.sharding
+    if sharding is not None and (sharding.tp > 1 or getattr(sharding, "by_plan", False)):
         from .tensor_parallel import split
 
         model = split(model, sharding)

@@ -58,6 +58,8 @@ def shard(model: Any, resolved: Resolved) -> Any:
 
         return wrapped(model, sharding, {*layers})
     assert isinstance(sharding, Fsdp2)
+    if sharding.by_plan:
+        return model  # which is loaded so
     names = ("fsdp",) if sharding.replicate == 1 else ("dp_replicate", "fsdp")
     shape = (sharding.replicate, sharding.shard)[-len(names) :]
     split = sharding.tp > 1
