@@ -2,7 +2,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test slowest docs pages programs accuracy witness published inference figures
+.PHONY: demo test slowest docs page pages programs accuracy witness published inference figures
 
 demo: .venv/base
 	$(BIN)/estimator estimate llama-3.2-1b --method lora --r 16 --batch 1 --seq 2048
@@ -21,6 +21,10 @@ slowest: .venv/test # all tests, whose CPU time is measured, and the list of the
 
 docs: .venv/docs # the site, in site/
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	$(BIN)/estimator page --output site/page
+
+page: .venv/base # the estimator as a page, in site/page/, for any static host
+	$(BIN)/estimator page --output site/page
 
 pages: .venv/test # what pages print and list, written anew: output of commands, options, files of each folder
 	$(BIN)/python docs/make_keywords.py

@@ -15,9 +15,9 @@ from estimator.methods.registry import METHODS
 from estimator.plans.flat import BLOCKS
 from estimator.plans.lengths import LengthOptions
 from estimator.plans.plan import Plan
-from estimator.show.cli import COMMANDS
 from estimator.show.commands import module_of
 from estimator.show.commands.options import add_plan_options
+from estimator.show.topics import COMMANDS
 
 PAGE = Path(__file__).with_name("command-reference.md")
 

@@ -22,6 +22,8 @@ from ..text import human
 from .tabular import Drawn
 
 SCHEMA = 1
+ON_HOST = ("host_pinned", "host_parameters", "host_gradients", "host_optimizer", "host_peak", "host_all")
+"""The keys of ``Result.bytes`` that are of a GPU's host, and no part of the process's figures."""
 STEP = "step"
 """The moment of a run that is its training step, whose figures are the result's own."""
 

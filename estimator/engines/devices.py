@@ -12,8 +12,11 @@ from typing import Any
 from ..errors import InputError, nearest, options
 from ..text import human
 from .assumptions import Assumption
+from .this_machine import look
 
 MIB = 2**20
+THIS = "this"
+"""The name of the device that is this machine."""
 DEFAULT_GPU = "a100-80gb"
 """The device that a plan on torch-cuda is taken to mean where it names none: for kernels and the CUDA context."""
 
@@ -188,11 +191,13 @@ def _models() -> dict[str, list[tuple[Device, frozenset[str]]]]:
 @lru_cache(maxsize=1024)
 def find(name: str) -> Device:
     """The device of a name: ``rtx-4090``, ``RTX 4090``, ``4090`` or what ``torch.cuda.get_device_name`` prints
-    (``NVIDIA GeForce RTX 4090``, ``NVIDIA A100-SXM4-80GB``).
+    (``NVIDIA GeForce RTX 4090``, ``NVIDIA A100-SXM4-80GB``). ``this`` is what is here: see ``this_machine``.
 
     Raises ``InputError`` for an unknown name and for one that several devices share (``A100``).
     """
     plain = re.sub(r"[^a-z0-9]", "", name.lower())
+    if plain == THIS:
+        return _here()
     device = next((one for one in catalogue() if one.name.replace("-", "") == plain), None)
     if device is None:
         model, variant = _parts(name)
@@ -209,6 +214,20 @@ def find(name: str) -> Device:
             )
         device = close[0]
     return device
+
+
+def _here() -> Device:
+    """The device ``this``. Raises ``InputError``."""
+    found = look()
+    usable = found.free
+    if found.kind == "Apple silicon":  # the nearest Mac's share, where its user has set none
+        macs = [one for one in catalogue() if one.kind == found.kind]
+        like = min(macs, key=lambda one: abs(one.total_bytes - found.total))
+        usable = min(usable, found.limit or found.total * like.usable_bytes // like.total_bytes)
+    held = human(found.total - found.free)
+    why = f"{human(found.free)} of {human(found.total)} are free now; others hold {held}, and may take more"
+    known = found.label, found.kind, found.total, usable, why, found.source, "measured here", found.capability
+    return Device(THIS, *known, None, None, "used" if found.kind == "laptop" else "all", 0, None, None, None, ())
 
 
 def _hint(name: str, model: str) -> str:

@@ -1,23 +1,9 @@
 // The planner page: pickers and sliders, the breakdown, the curve and the devices. `exported` has what was exported.
 const { programs, pickers, devices, shown, along, needs, unsure } = exported;
-const $ = (id) => document.getElementById(id);
-const GIB = 2 ** 30;
 const SEPARATOR = " | ";
 const state = { picks: pickers.map((one) => one.values[0]), values: {}, devices: [...shown] };
 
 const program = () => programs[state.picks.join(SEPARATOR)];
-const gib = (bytes) => (Number(bytes) / GIB).toFixed(2);
-const whole = (bytes) => bytes.toLocaleString("en-US");
-
-const short = (text) => (text.length > 40 ? `${text.slice(0, 39)}…` : text);
-
-function made(tag, attributes = {}, ...children) {
-  const svg = ["svg", "path", "line", "circle", "text"].includes(tag);
-  const node = svg ? document.createElementNS("http://www.w3.org/2000/svg", tag) : document.createElement(tag);
-  for (const [name, value] of Object.entries(attributes)) node.setAttribute(name, value);
-  node.append(...children);
-  return node;
-}
 
 // A slider is logarithmic: it has a thousand steps between the least and the largest value that people ask for.
 const STEPS = 1000;
@@ -153,33 +139,7 @@ function drawBreakdown(bytes) {
   );
 }
 
-// Round values from low to high: multiples of 1, 2 or 5 times a power of ten, at most so many.
-function ticks(low, high, most) {
-  const least = Math.max(high - low, Number.MIN_VALUE) / most;
-  const power = 10 ** Math.floor(Math.log10(least));
-  const step = [1, 2, 5, 10].map((one) => one * power).find((one) => one >= least * (1 - 1e-9));
-  const first = Math.ceil(low / step - 1e-9);
-  const count = Math.floor(high / step + 1e-9) - first + 1;
-  const digits = Math.max(0, -Math.floor(Math.log10(step) + 1e-9));
-  return Array.from({ length: count }, (_, i) => [(first + i) * step, ((first + i) * step).toFixed(digits)]);
-}
-
-// Heights at least so far apart, from the lowest on the page up, none above the top.
-function apart(heights, distance, top) {
-  const moved = [];
-  let free = Infinity;
-  for (const one of heights) moved.push((free = Math.min(one, free - distance)));
-  free = top;
-  for (let i = moved.length - 1; i >= 0; i -= 1) {
-    moved[i] = Math.max(moved[i], free);
-    free = moved[i] + distance;
-  }
-  return moved;
-}
-
 function drawCurve() {
-  const [height, left, bottom, top, right] = [320, 64, 40, 18, 34];
-  const width = Math.max(300, $("curve").clientWidth);
   const v = program().variables.find((one) => one.name === along) ?? program().variables[0];
   const need = needs.find((name) => name in program().components);
   const here = state.values[v.name];
@@ -187,38 +147,10 @@ function drawCurve() {
   const at = (x) => Number(program().estimate({ ...state.values, [v.name]: x })[need]);
   const between = (share) => Math.max(low, Math.round((low + share * (high - low)) / v.multiple_of) * v.multiple_of);
   const points = Array.from({ length: 81 }, (_, i) => between(i / 80)).map((x) => [x, at(x)]);
-  const reach = Math.max(...points.map(([, y]) => y));
-  const lines = devices.filter((one) => state.devices.includes(one.name) && one.bytes < 2 * reach);
-  lines.sort((a, b) => a.bytes - b.bytes);
-  const most = Math.max(reach, ...lines.map((one) => one.bytes)) * 1.05;
-  const atX = (x) => left + ((width - left - right) * (x - low)) / Math.max(high - low, 1);
-  const atY = (y) => height - bottom - ((height - bottom - top) * y) / most;
-  const svg = made("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-labelledby": "curve-title" });
-  for (const [value, text] of ticks(0, most / GIB, 5)) {
-    const y = atY(value * GIB);
-    svg.append(made("line", { class: "axis", x1: left, x2: width - right, y1: y, y2: y }));
-    svg.append(made("text", { class: "tick", x: left - 6, y: y + 4, "text-anchor": "end" }, text));
-  }
-  const room = Math.floor((width - left - right) / (7 * whole(high).length + 10));
-  for (const [value] of ticks(low, high, Math.max(2, Math.min(8, room)))) {
-    if (!Number.isInteger(value)) continue;
-    const x = atX(value);
-    svg.append(made("line", { class: "axis", x1: x, x2: x, y1: height - bottom, y2: height - bottom + 5 }));
-    svg.append(made("text", { class: "tick", x, y: height - bottom + 18, "text-anchor": "middle" }, whole(value)));
-  }
-  svg.append(made("text", { x: left, y: 11, "text-anchor": "end" }, "GiB"));
-  svg.append(made("text", { x: (left + width) / 2, y: height - 4, "text-anchor": "middle" }, v.name));
-  for (const one of lines) {
-    const y = atY(one.bytes);
-    svg.append(made("line", { class: "device", x1: left, x2: width - right, y1: y, y2: y }));
-  }
-  const path = points.map(([x, y], i) => `${i ? "L" : "M"}${atX(x).toFixed(1)} ${atY(y).toFixed(1)}`).join("");
-  svg.append(made("path", { class: "peak", d: path }));
-  svg.append(made("circle", { class: "here", r: 5, cx: atX(here), cy: atY(at(here)) }));
-  const named = apart(lines.map((one) => atY(one.bytes) - 4), 14, top + 10);
-  lines.forEach((one, i) => svg.append(made("text", { class: "name", x: left + 6, y: named[i] }, one.label)));
-  $("curve-title").textContent = `${need.replaceAll("_", " ")} against ${v.name}`;
-  $("curve").replaceChildren(svg);
+  const lines = devices.filter((one) => state.devices.includes(one.name));
+  const title = `${need.replaceAll("_", " ")} against ${v.name}`;
+  $("curve-title").textContent = title;
+  curve({ box: $("curve"), points, here: [here, at(here)], lines, name: v.name, title });
 }
 
 function link() {

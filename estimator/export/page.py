@@ -100,7 +100,7 @@ def to_page(choices: Sequence[Choice]) -> str:
         style=(_FILES / "page.css").read_text(encoding="utf-8"),
         programs="\n".join(map(_program, choices)),
         data=_json(data),
-        script=(_FILES / "page.js").read_text(encoding="utf-8"),
+        script="".join((_FILES / name).read_text(encoding="utf-8") for name in ("drawing.js", "page.js")),
     )
 
 

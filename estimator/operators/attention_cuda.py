@@ -459,8 +459,6 @@ def key_splits(heads: Size, keys: Size, block: int) -> Size:
 
 def _derived(name: str, meaning: str, text: str, *sizes: Size) -> Size:
     """A symbol for a size that is derived by comparison or rounding. ``text`` is its definition, in Python."""
-    import numpy as np
-
     name = "_".join([name, *re.findall("[0-9A-Za-z]+", text)])
     if not is_registered(name):
         arguments = tuple(sorted(symbols_of(*sizes)))
@@ -471,7 +469,11 @@ def _derived(name: str, meaning: str, text: str, *sizes: Size) -> Size:
             return result
 
         def function(*values: Any) -> Any:
-            return one(*values) if all(isinstance(v, int) for v in values) else np.vectorize(one)(*values)
+            if all(isinstance(v, int) for v in values):
+                return one(*values)
+            import numpy as np
+
+            return np.vectorize(one)(*values)
 
         Symbol(name, f"{meaning}: {text}", argument=arguments, function=function, source=text)
     return symbol(name)

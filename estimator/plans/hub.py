@@ -30,6 +30,11 @@ def config_of(model: str) -> tuple[dict[str, Any], str]:
     try:
         from huggingface_hub import try_to_load_from_cache
         from huggingface_hub.errors import HfHubHTTPError, HFValidationError
+    except ModuleNotFoundError:
+        raise Unreachable(
+            f"'{model}' is no built-in name and no file, and there is no huggingface_hub here to ask the hub with; "
+            "give its config.json"
+        ) from None
     except Exception as error:  # it reads its variables while it is imported
         raise Unreachable(f"huggingface_hub does not start: {error}; look at the variables HF_*") from None
     note = ""

@@ -31,7 +31,7 @@ from ..io.fields import Block, FileName, FloatDtype, Rank, Whole, block_reader, 
 from ..io.files import NotYaml, parse_json_or_yaml, read_text
 from ..methods.full import FullMethod
 from ..methods.options import MethodOptions
-from ..methods.registry import method_options
+from ..methods.registry import METHODS, method_options
 from ..moments.options import RunOptions
 from ..programs.heads import HeadName
 from ..programs.releases import NEWEST, is_older, release_of
@@ -214,7 +214,7 @@ class _Question(BaseModel):
     label_share: Annotated[float, Field(gt=0, le=1)] = Field(
         1.0, description="TRL's losses: share of the tokens that have a label; below 1 for a loss on completions only"
     )
-    method: Annotated[MethodOptions, Block(method_options)] = FullMethod.model_construct()
+    method: Annotated[MethodOptions, Block(method_options, METHODS.values)] = FullMethod.model_construct()
     optimizer: Annotated[Optimizer, BeforeValidator(_dashed)] = Field("adamw", description="optimizer")
     optimizer_rank: Rank | None = Field(None, description="rank of galore-adamw's projection; 128 if not given")
     embedding_optim_bits: Literal[8, 32] = Field(
@@ -287,7 +287,9 @@ class Plan(_WithEngines):
 
     model_config = ConfigDict(extra="forbid", frozen=True, defer_build=False)
 
-    device: str | None = Field(None, description="device to fit, by name (`estimator devices`)")
+    device: str | None = Field(
+        None, description="device to fit, by name (`estimator devices`); this: what is free on this machine now"
+    )
     ios_increased_memory_limit: StrictBool = Field(
         False, description="iPhone, iPad: the app has the increased-memory-limit entitlement, and a higher limit"
     )

@@ -16,33 +16,7 @@ from typing import Any, NoReturn
 from ..errors import InputError, asked_in_a_shell, defect, nearest
 from ..io.files import READ
 from .commands import module_of, tables
-
-COMMANDS = {
-    "estimate": "bytes a training step or a forward pass needs, where the peak is, and whether it fits",
-    "check": "the same for a training file: TrainingArguments, TRL, Axolotl, LLaMA-Factory, torchtune, a shell line",
-    "compare": "methods against sequence lengths, as a table and a figure",
-    "advise": "the cheapest changes after which a step fits, and the front of peak against compute",
-    "timeline": "what a GPU's memory holds over two steps, allocation by allocation, as a figure",
-    "compare-snapshot": "a recorded memory snapshot beside the prediction, and the first allocation that differs",
-    "max-context": "the longest context that a device's memory allows llama.cpp; which models run at one",
-    "serving": "how many requests of a length a GPU holds at once, with vLLM's paged cache",
-    "max-seq": "the longest sequence that fits, and what binds",
-    "max-batch": "the largest micro-batch that fits, and what binds",
-    "max-rank": "the highest rank of an adapter that fits, and what binds",
-    "smallest-device": "the smallest device that a step fits",
-    "smallest-cluster": "how many of which card a step fits on, and in which layout",
-    "explain": "what a step saves for backward, row by row, and why; two methods side by side",
-    "formula": "a component or the peak as a formula: text, LaTeX, sympy, JSON, Python",
-    "export": "a plan's bytes as a function, in a planner's language, or as a page with sliders",
-    "sweep": "a plan with lists and ranges as a table: CSV, Parquet or Arrow",
-    "validate": "the formulas against a trace of the real model, coefficient by coefficient",
-    "measure": "a real step on this machine next to its prediction",
-    "report": "predicted against measured of the runs that estimator.callback recorded",
-    "record": "a family's program from the installed transformers; what is answered without PyTorch",
-    "models": "the built-in models",
-    "devices": "the devices a plan may name",
-    "completion": "a script that makes bash, zsh or fish complete the command's words",
-}
+from .topics import COMMANDS
 
 
 class _Parser(argparse.ArgumentParser):

@@ -26,9 +26,9 @@ from ..engines.llama_cpp.header import Header
 from ..engines.llama_cpp.usage import PROGRAM_BYTES
 from ..engines.llama_cpp.weights import weights
 from ..errors import InputError
+from ..io import fresh
 from ..plans.models import load
 from ..plans.plan import Plan
-from . import fresh
 from .machine import status
 
 _BREAKDOWN = "_Z26llama_get_memory_breakdownPK13llama_context"
@@ -261,7 +261,7 @@ def resident(path: Path, parameters: Parameters, *, use_mmap: bool = True, repac
     and the libraries are loaded before. Raises ``EngineError``.
     """
     question = {"path": str(path), "parameters": asdict(parameters), "use_mmap": use_mmap, "repack": repack}
-    done = fresh.run("llama_cpp", question)
+    done = fresh.run("witnesses.llama_cpp", question)
     if done.returncode:
         raise EngineError(fresh.reason(done))
     return int(done.stdout)

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
-from . import fresh
+from ..io import fresh
 from .machine import reset_peak_rss, status
 from .measure import MMAP_THRESHOLD_BYTES
 
@@ -29,7 +29,7 @@ def measured(folder: Path, dtype: str, base: str = "", disable_mmap: bool = Fals
     ``base``: the format of bitsandbytes that the model is quantised to. Raises ``InputError`` where it is not loaded.
     """
     question = {"folder": str(folder), "dtype": dtype, "base": base, "disable_mmap": disable_mmap}
-    process = fresh.run("loading", question, {"MALLOC_MMAP_THRESHOLD_": str(MMAP_THRESHOLD_BYTES)}, 600)
+    process = fresh.run("witnesses.loading", question, {"MALLOC_MMAP_THRESHOLD_": str(MMAP_THRESHOLD_BYTES)}, 600)
     if process.returncode:
         raise InputError(f"the model was not loaded: {fresh.reason(process)}")
     found: dict[str, int] = json.loads(process.stdout.splitlines()[-1])

@@ -17,6 +17,7 @@ from collections.abc import Callable
 from typing import Any
 
 from ..errors import InputError
+from ..io import fresh
 from ..methods.adalora import AdaLoraMethod
 from ..operators import THREADS
 from ..plans.plan import Plan, parse_plan
@@ -28,7 +29,6 @@ from ..steps.sharding.fsdp1 import Fsdp1
 from ..steps.sharding.zero import Zero
 from ..steps.sharding.zero3 import Zero3
 from ..steps.step import run
-from . import fresh
 from .machine import peak_rss, reset_peak_rss, versions
 
 _LIBRARIES = ("torch", "transformers", "peft", "llm-memory-estimator")
@@ -49,7 +49,7 @@ def measured(plan: Plan, default_malloc: bool = False, timeout: float = 3600) ->
         environment["PYTORCH_CUDA_ALLOC_CONF"] = "expandable_segments:True"
     if not default_malloc:
         environment["MALLOC_MMAP_THRESHOLD_"] = str(MMAP_THRESHOLD_BYTES)
-    process = fresh.run("measure", plan.model_dump(exclude_unset=True), environment, timeout)
+    process = fresh.run("witnesses.measure", plan.model_dump(exclude_unset=True), environment, timeout)
     if process.returncode == 2:
         raise InputError(fresh.reason(process).removeprefix("estimator: "))
     if process.returncode:

@@ -11,8 +11,8 @@ from estimator import __version__
 from estimator.methods.registry import METHODS
 from estimator.plans.flat import BLOCKS, own_keys
 from estimator.plans.plan import Plan
-from estimator.show.cli import COMMANDS, main
-from estimator.show.topics import COMMON, TOPIC_OF, TOPICS
+from estimator.show.cli import main
+from estimator.show.topics import COMMANDS, COMMON, TOPIC_OF, TOPICS
 
 MODEL = "smollm-135m"
 
@@ -66,7 +66,7 @@ def test_help_fits_one_screen(command: str, printed: Callable[..., str]) -> None
     printed(command, "--help", columns=60)
     if "--method " in out:
         assert "--help-all" in out
-    assert "--json" in out or command in ("formula", "export", "sweep", "completion")
+    assert "--json" in out or command in ("formula", "export", "sweep", "completion", "page", "mcp")
 
 
 def options_in(text: str) -> set[str]:

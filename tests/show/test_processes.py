@@ -194,7 +194,7 @@ def test_modules_of_the_current_folder_are_not_run(tmp_path: Path) -> None:
 @pytest.mark.extra("trace")
 def test_a_fresh_process_runs_no_module_of_the_current_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Asks the contract, of what ``measure`` starts; an empty entry in ``PYTHONPATH`` would be that folder, too."""
-    from estimator.witnesses import fresh
+    from estimator.io import fresh
 
     monkeypatch.chdir(foreign_folder(tmp_path))
     monkeypatch.setenv("PYTHONPATH", os.pathsep)

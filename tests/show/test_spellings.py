@@ -7,7 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 
-from estimator.show.cli import COMMANDS, main
+from estimator.show.cli import main
+from estimator.show.topics import COMMANDS
 from tests.helpers.commands import output
 
 MODEL = "smollm2-135m"

@@ -13,9 +13,9 @@ import pytest
 
 from estimator.engines.devices import catalogue
 from estimator.plans.models import builtin_names
-from estimator.show.cli import COMMANDS
 from estimator.show.commands import tables
 from estimator.show.commands.tables import Table, table, wrapped
+from estimator.show.topics import COMMANDS
 from tests.cases.small_models import TINY
 
 MODEL = "smollm-135m"
@@ -68,7 +68,7 @@ def test_no_line_is_wider_than_the_terminal(name: str, printed: Callable[..., st
 def test_the_commands_are_all_asked() -> None:
     """The list above is complete but for what runs PyTorch, needs a recorded file, or prints no prose."""
     asked = {arguments[0] for arguments, _ in PROSE.values()}
-    others = {"max-batch", "formula", "export", "sweep", "validate", "measure", "completion", "record"}
+    others = {"max-batch", "formula", "export", "sweep", "validate", "measure", "completion", "record", "page", "mcp"}
     assert set(COMMANDS) - asked == {*others, "compare-snapshot", "report"}
 
 

@@ -25,7 +25,6 @@ from __future__ import annotations
 from bisect import bisect_left, insort
 from collections.abc import Callable, Iterator
 from copy import copy
-from sys import maxsize
 from typing import Literal
 
 from ..snapshot import BlockState, Segment
@@ -185,7 +184,7 @@ class CachingAllocator:
         self.expandable_segments = expandable_segments
         self.capacity = capacity
         self.device_memory = device_memory or capacity or ENDLESS
-        self.max_split_size = maxsize if max_split_size is None else max_split_size
+        self.max_split_size = ENDLESS if max_split_size is None else max_split_size
         self.ties = ties
         self._takes_first = not expandable_segments and max_split_size is None  # of the free blocks with room
         self.allocated = self.reserved = self.peak_allocated = self.peak_reserved = 0
@@ -259,7 +258,7 @@ class CachingAllocator:
 
         All events are waited for (``synchronize_and_free_events``).
         """
-        self.reached(maxsize)
+        self.reached(max((until for until, _ in self._waiting), default=0))
         for pool in self._pools.values():
             self.reserved -= pool.spare
             pool.spare = 0
@@ -483,7 +482,7 @@ class CachingAllocator:
 
     def _release_oversize(self, pool: _Pool, size: int) -> bool:
         """Give back as many oversize free blocks as the request needs (``release_available_cached_blocks``)."""
-        if self.max_split_size == maxsize or self.expandable_segments:
+        if self.max_split_size == ENDLESS or self.expandable_segments:
             return False
         at = bisect_left(pool.free, (size,))
         if at < len(pool.free):

@@ -6,7 +6,7 @@ import argparse
 from collections.abc import Sequence
 
 from ...answers.estimate import estimate
-from ...answers.result import Result
+from ...answers.result import ON_HOST, Result
 from ...answers.sentences import breakdown, moment_rows, moments_summary, run_summary, runtime_of, summary, verdict
 from ...errors import InputError
 from ...io.files import lines
@@ -49,7 +49,7 @@ def print_estimate(result: Result, heading: str, phases: bool = False, with_assu
     """Print a result: its breakdown, notes and verdict."""
     show(asked(result.asked))
     rows = breakdown(result)
-    largest = max(1, *(result.bytes[key] for key, _ in rows if not key.startswith("host_")))
+    largest = max(1, *(result.bytes[key] for key, _ in rows if key not in ON_HOST))
     keys = [key for key, _ in rows]
     ends = ("resident", "peak_above_resident", *(("repacked",) if "dirty" in result.bytes else ()))
     show(
@@ -60,7 +60,7 @@ def print_estimate(result: Result, heading: str, phases: bool = False, with_assu
                     label,
                     human(result.bytes[key]),
                     f"{result.bytes[key]:,}",
-                    "" if key.startswith("host_") else bar(result.bytes[key] / largest),  # no part of the process
+                    "" if key in ON_HOST else bar(result.bytes[key] / largest),  # no part of the process
                 )
                 for key, label in rows
             ],

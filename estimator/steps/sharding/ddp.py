@@ -7,7 +7,6 @@ is divided by the number of processes as it is copied, and a bucket is reduced i
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain, groupby
@@ -47,7 +46,7 @@ class Ddp(Sharding):
         if self.looks_for_unused:  # buckets are never made anew; their order follows names, and is nearly that of use
             later += [ITEMSIZE["int32"] * len(trained)]  # which were used
             return Blocks(list(map(sum, sent)), later, later)
-        return Blocks(list(map(sum, sent)), [sum(own) for own in _buckets(trained, [sys.maxsize])], later)
+        return Blocks(list(map(sum, sent)), [sum(own) for own in _buckets(trained, [1 << 62])], later)
 
     @property
     def looks_for_unused(self) -> bool:

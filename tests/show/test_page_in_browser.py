@@ -1,0 +1,311 @@
+"""The estimator as a page, in Chromium. The witness is the command line on this machine."""
+
+from __future__ import annotations
+
+import json
+import random
+import shlex
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+from urllib.parse import quote
+
+import pytest
+import yaml
+
+from estimator.answers.check import check
+from estimator.plans.models import builtin_names
+from estimator.plans.plan import Plan, parse_plan
+from estimator.show.captured import captured
+from estimator.show.commands.options import plan_mapping
+from estimator.show.page import build, serve
+from tests.cases.method_examples import EXAMPLES
+from tests.cases.random_plans import CHOICES
+from tests.helpers.engines import tool
+
+pytest.importorskip("playwright")
+
+SLOW = 600_000
+"""The most ms that an answer may take on a busy machine."""
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    written = tmp_path_factory.mktemp("page")
+    assert captured(["page", "--output", str(written)]).status == 0
+    return written
+
+
+@pytest.fixture(scope="module")
+def address(folder: Path) -> Iterator[str]:
+    with serve.server(folder) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{server.server_port}/"
+        server.shutdown()
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Any]:
+    from playwright.sync_api import sync_playwright
+
+    path = tool("chromium", "chromium-browser", "google-chrome")
+    quiet = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
+    with sync_playwright() as playwright:
+        opened = playwright.chromium.launch(executable_path=path, args=quiet)
+        yield opened
+        opened.close()
+
+
+SEEN: list[str] = []
+"""What the page wrote to the console, and what it asked of other hosts."""
+
+
+@pytest.fixture(scope="module")
+def page(browser: Any, address: str) -> Any:
+    opened = browser.new_context(viewport={"width": 1280, "height": 900}).new_page()
+    opened.set_default_timeout(SLOW)
+    opened.on("console", lambda message: SEEN.append(message.text))
+    opened.on("pageerror", lambda error: SEEN.append(str(error)))
+    opened.on("request", lambda one: None if one.url.startswith((address, "data:")) else SEEN.append(one.url))
+    opened.goto(address)
+    shown(opened)
+    return opened
+
+
+def answer(page: Any, plan: dict[str, Any] | str) -> dict[str, Any]:
+    """What the page answers to an address with a plan."""
+    text = plan if isinstance(plan, str) else json.dumps(plan)
+    page.evaluate("() => delete document.getElementById('result').dataset.result")
+    page.evaluate("hash => { location.hash = hash }", f"plan={quote(text, safe='')}")
+    return shown(page)
+
+
+def shown(page: Any) -> dict[str, Any]:
+    page.wait_for_selector("#result[data-result]")
+    found: dict[str, Any] = json.loads(page.get_attribute("#result", "data-result"))
+    return found
+
+
+def on_this_machine(plan: dict[str, Any], folder: Path) -> dict[str, Any]:
+    (folder / "plan.json").write_text(json.dumps(plan))
+    printed = captured(["estimate", "--plan", str(folder / "plan.json"), "--json"])
+    return json.loads(printed.output) if printed.status < 2 else {"error": printed.error}
+
+
+def plans() -> Iterator[dict[str, Any]]:
+    """200 plans at random: of built-in models, with methods, devices and sharding."""
+    chance = random.Random(28)
+    devices = (None, None, "rtx-4090", "h100-80gb", "apple-48gb")
+    for _ in range(200):
+        name = chance.choice(builtin_names())
+        if chance.random() < 0.2:
+            dtype = chance.choice(["q4_k_m", "q8_0"])
+            yield {"model": name, "runtime": "llama.cpp", "dtype": dtype, "device": "iphone-15-pro", "seq": 4096}
+            continue
+        keys = {key: chance.choice(values) for key, values in CHOICES.items() if chance.random() < 0.3}
+        method = chance.choice(EXAMPLES[chance.choice(["full", "lora", "lora", "ia3", "vera", "oft", "ln_tuning"])])
+        plan = {"model": name, "method": method, "seq": chance.choice([1, 100, 1000, 5000]), **keys}
+        if (device := chance.choice(devices)) is not None:
+            plan["device"] = device
+        if chance.random() < 0.1:
+            plan["sharding"] = {"name": chance.choice(["fsdp2", "ddp"]), "world_size": 4}
+        yield plan
+
+
+@pytest.mark.share(10)
+@pytest.mark.parametrize("plan", list(plans()), ids=lambda plan: plan["model"])
+def test_its_answer_is_the_command_lines(page: Any, tmp_path: Path, plan: dict[str, Any]) -> None:
+    found, here = answer(page, plan), on_this_machine(plan, tmp_path)
+    assert found == here or {*found} == {*here} == {"error"}  # words about what is installed differ
+
+
+def test_a_link_gives_the_same_plan(page: Any) -> None:
+    plan = {"model": "qwen3-0.6b", "method": {"name": "lora", "r": 4}, "seq": 512, "keep_logits": False}
+    first = answer(page, plan)
+    page.click("text=Copy a link")
+    assert json.loads(page.evaluate("() => decodeURIComponent(location.hash.slice('#plan='.length))")) == plan
+    page.reload()
+    assert shown(page) == first
+
+
+@pytest.mark.parametrize(
+    "plan",
+    [
+        {"model": "qwen3-0.6b", "method": {"name": "lora", "target_modules": ["q_proj", "v_proj"], "use_rslora": True}},
+        {"model": "llama-3.1-8b", "keep_logits": False, "sharding": {"name": "fsdp2", "world_size": 8}},
+        {"model": "llama-3.1-8b", "task": "infer", "generate": {"max_new_tokens": 64}, "budget": "20GiB"},
+        {
+            "model": "qwen3-0.6b",
+            "lengths": {"histogram": {"512": 9}},
+            "method": {"name": "lora", "target_modules": "q.*"},
+        },
+    ],
+)
+def test_its_command_is_the_plan(page: Any, plan: dict[str, Any]) -> None:
+    import argparse
+
+    from estimator.show.commands.estimate import configure
+
+    answer(page, plan)
+    page.click("text=Copy as a command")
+    words = shlex.split(page.inner_text("#copied").removeprefix("copied:\n"))
+    assert words[:2] == ["estimator", "estimate"]
+    parser = argparse.ArgumentParser()
+    configure(parser, words[2:])
+    assert parse_plan(plan_mapping(parser.parse_args(words[2:]))) == parse_plan(plan)
+    page.click("text=Copy as Python")
+    code = page.inner_text("#copied").partition("estimate(")[2].removesuffix("))") + ")"
+    assert eval(code.removesuffix(")")) == plan
+
+
+def test_the_form_changes_the_plan(page: Any, tmp_path: Path) -> None:
+    answer(page, {"model": "qwen3-0.6b", "method": "lora"})
+    for name, value in (("seq", "4096"), ("r", "16"), ("model", "smollm2-135m")):
+        page.fill(f"#common [data-key$='{name}']", value)
+        page.press(f"#common [data-key$='{name}']", "Tab")
+    page.select_option("#common [data-key='optimizer']", "sgd")
+    shown(page)
+    page.wait_for_function("() => document.getElementById('result').dataset.result?.includes('smollm2')")
+    plan = {"model": "smollm2-135m", "method": {"name": "lora", "r": 16}, "seq": 4096, "optimizer": "sgd"}
+    assert json.loads(page.evaluate("() => decodeURIComponent(location.hash.slice(6))")) == plan
+    assert shown(page) == on_this_machine(plan, tmp_path)
+
+
+def test_each_key_has_a_field(page: Any) -> None:
+    answer(page, {"model": "qwen3-0.6b", "method": "lora"})
+    keys = set(page.eval_on_selector_all("[data-key]", "all => all.map(one => one.dataset.key.split('.')[0])"))
+    assert keys == set(Plan.model_fields)
+    assert {"method.use_dora", "sharding.world_size", "generate.max_new_tokens"} <= set(
+        page.eval_on_selector_all("[data-key]", "all => all.map(one => one.dataset.key)")
+    )
+
+
+WRONG = [
+    *("", "{", "[]", "null", "{" * 5000, '{"model": 5}', '{"hodel": "x"}', '{"model": "/etc/passwd"}'),
+    *('{"model": "<img src=x onerror=alert(1)>"}', '{"__proto__": {"model": "gpt2"}}', '{"model": "a", "sharding": 7}'),
+    '{"model": "qwen3-0.6b", "method": []}',
+    '{"model": "qwen3-0.6b", "seq": 1e999}',
+    '{"model": "qwen3-0.6b", "device": {"a": 1}}',
+]
+
+
+@pytest.mark.parametrize("text", WRONG)
+def test_a_wrong_address_is_one_line(page: Any, text: str) -> None:
+    found = answer(page, text)
+    assert set(found) == {"error"}
+    assert 0 < len(found["error"]) < 1000
+    assert "\n" not in found["error"]
+    assert page.inner_text("#problem") == found["error"]
+    assert page.query_selector("img") is None
+
+
+FILES: dict[str, Any] = {
+    "config.json": {
+        "model_type": "llama", "hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 4,
+        "intermediate_size": 128, "vocab_size": 100, "num_key_value_heads": 2,
+    },
+    "adapter_config.json": {"peft_type": "LORA", "r": 4, "target_modules": ["q_proj"], "task_type": "CAUSAL_LM"},
+}  # fmt: skip
+
+
+def give(page: Any, path: Path) -> dict[str, Any]:
+    page.evaluate("() => delete document.getElementById('result').dataset.result")
+    page.set_input_files("#file", str(path))
+    return shown(page)
+
+
+def test_files_take_the_place_of_names(page: Any, tmp_path: Path) -> None:
+    for name, content in FILES.items():
+        (tmp_path / name).write_text(json.dumps(content))
+    answer(page, {"model": "smollm2-135m", "method": "lora"})
+    adapter = give(page, tmp_path / "adapter_config.json")
+    block = {"name": "lora", "r": 4, "target_modules": ["q_proj"]}
+    assert adapter["bytes"] == on_this_machine({"model": "smollm2-135m", "method": block}, tmp_path)["bytes"]
+    model = give(page, tmp_path / "config.json")
+    local = on_this_machine({"model": str(tmp_path / "config.json"), "method": block}, tmp_path)
+    assert model["bytes"] == local["bytes"]
+
+
+def test_a_training_file(page: Any, tmp_path: Path) -> None:
+    keys = {
+        "base_model": "Qwen/Qwen3-0.6B",
+        "adapter": "qlora",
+        "lora_r": 8,
+        "load_in_4bit": True,
+        "lora_target_linear": True,
+        "sequence_len": 1024,
+        "micro_batch_size": 2,
+        "gradient_checkpointing": True,
+    }
+    path = tmp_path / "axolotl.yaml"
+    path.write_text(yaml.safe_dump(keys))
+    result = check(str(path)).result
+    assert result is not None
+    assert give(page, path)["bytes"] == dict(result.bytes)
+
+
+DAMAGED = {
+    "a.gguf": b"GGUF" + b"\xff" * 50,
+    "b.json": b'{"a": ',
+    "c.yaml": b"\x00\xff",
+    "d.gguf": b"",
+    "e.json": b'{"model_type": "llama", "hidden_size": 1e400}',
+    "f.bin": b"\x80\x04.",
+}
+
+
+@pytest.mark.parametrize(("name", "content"), DAMAGED.items())
+def test_a_damaged_file_is_one_line(page: Any, tmp_path: Path, name: str, content: bytes) -> None:
+    (tmp_path / name).write_bytes(content)
+    found = give(page, tmp_path / name)
+    assert set(found) == {"error"}
+    assert "\n" not in found["error"]
+
+
+ALL_ANSWERED = """() => {
+    const said = [...document.querySelectorAll("#questions [aria-live]")].map((one) => one.textContent);
+    return said.every((one) => one && one !== "…") && ["prefix tuning", "batch"].every((x) => said.join().includes(x));
+}"""
+
+
+def test_other_questions(page: Any) -> None:
+    answer(page, {"model": "smollm2-135m", "method": "lora", "budget": "1GiB", "seq": 1024})
+    for box in page.query_selector_all("#questions details"):
+        box.query_selector("summary").click()
+    page.wait_for_function(ALL_ANSWERED)
+    each = "all => all.map(x => [x.firstChild.textContent, x.lastChild.textContent])"
+    texts = dict(page.eval_on_selector_all("#questions details", each))
+    assert "IA3" in texts["Methods side by side"]
+    assert "Make these changes" in texts["What to change so that it fits"]
+    assert captured(
+        ["max-seq", "smollm2-135m", "--method", "lora", "--budget", "1GiB", "--quiet"]
+    ).output.strip() in texts["Longest sequence and largest batch that fit"].replace(",", "")
+    assert "iphone" not in texts["Smallest device"]
+    for box in page.query_selector_all("#questions details"):
+        box.query_selector("summary").click()
+
+
+@pytest.mark.parametrize(("width", "scheme"), [(360, "light"), (768, "dark"), (1280, "light"), (1280, "dark")])
+def test_it_is_accessible_and_no_wider_than_the_screen(page: Any, width: int, scheme: str) -> None:
+    from axe_playwright_python.sync_playwright import Axe
+
+    page.set_viewport_size({"width": width, "height": 800})
+    page.emulate_media(color_scheme=scheme)
+    answer(page, {"model": "smollm2-135m", "method": "lora", "device": "rtx-4090"})
+    page.wait_for_selector("#curve svg")
+    assert page.evaluate("() => document.documentElement.scrollWidth <= innerWidth")
+    found = Axe().run(page)
+    assert found.violations_count == 0, found.generate_report()
+
+
+def test_nothing_was_asked_of_others_or_written_to_the_console(page: Any) -> None:
+    assert SEEN == []
+
+
+def test_it_is_small(folder: Path) -> None:
+    assert build.compressed(folder) < 12_000_000
+
+
+def test_its_policy_is_that_of_its_server(folder: Path) -> None:
+    assert serve.POLICY in (folder / "index.html").read_text()
