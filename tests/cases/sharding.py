@@ -170,7 +170,7 @@ MEASURED += [
         ("no-norm", 2, {"model_type": "lfm2"}, TINY, {}),
         ("lora", 3, {}, {**MANY, **LORA}, {}),
         ("lora-layer", 2, {"model_type": "qwen2"}, {**MANY, **LORA, **LAYER, "dtype": "bfloat16"}, MIXED),
-        ("tp-many-rows", 4, {"vocab_size": 3001}, MANY, {"tp": 2}),
+        ("tp-many-rows", 4, {"vocab_size": 3001}, {**MANY, "seq": 17}, {"tp": 2}),
         ("tp-tied", 6, {"model_type": "qwen3", "vocab_size": 3001}, MANY, {"tp": 3}),
     )
 ]
