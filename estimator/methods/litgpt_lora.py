@@ -40,7 +40,11 @@ class LitLora(Method):
         if not self.adapts(base.path):
             return base
         assert isinstance(base, Linear)
-        return (LoRAQKVLinear if base.path.endswith(".attn.qkv") else LoRALinear)(build, base, self)
+        made = (LoRAQKVLinear if base.path.endswith(".attn.qkv") else LoRALinear)(build, base, self)
+        parameters = base.ledger.parameters  # a module's own come before those of the modules in it
+        first = next(i for i, p in enumerate(parameters) if p is base.weight)
+        parameters[first:] = [*parameters[-2:], *parameters[first:-2]]
+        return made
 
 
 class LoRALinear(Module):

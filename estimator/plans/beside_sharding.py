@@ -45,7 +45,7 @@ _FSDP1: Mapping[str, tuple[Any, ...] | None] = {
     "attention": ("eager", "flash"),
     "runtime": ("torch-cuda",),
     "dtype": ("float32", "bfloat16", "float16", "nf4", "fp4"),
-    **dict.fromkeys(("kbit_preparation", "quant_storage", "bitsandbytes", "transformers")),
+    **dict.fromkeys(("kbit_preparation", "quant_storage", "bitsandbytes", "transformers", "implementation", "litgpt")),
     **dict.fromkeys(("use_cache", "convert_outputs_to_fp32")),
     "checkpointing": ("layer", "matmul"),
     "optimizer": (

@@ -61,7 +61,7 @@ PYTORCH_KEYS = (
     *("sharding", *TRAINING_KEYS, *QUANTISED_KEYS, *FOUR_BIT_KEYS, *PACKED_KEYS, *ONE_PASS_KEYS),
 )
 LITGPT_FIXED = (
-    *("attention", "autocast", "attention_mask", "checkpointing", "drop_output_before_step", "keep_logits"),
+    *("attention", "autocast", "attention_mask", "drop_output_before_step", "keep_logits"),
     *("kbit_preparation", "loss", "mlp_chunks", "run", "saved_activations", "transformers", "use_cache"),
     *("experts_implementation", "routing", "data_collator", "convert_outputs_to_fp32", "neftune_noise_alpha"),
     *("label_share", "packing", "return_seq_idx", "head", "target_seq"),
@@ -282,6 +282,15 @@ STEP: Refusals = {
     "dtype: {p.dtype} has no rule with implementation: litgpt; of quantised bases take nf4 or fp4": (
         lambda p: p.implementation == "litgpt" and p.dtype in FORMATS and p.dtype not in FOUR_BIT
     ),
+    "checkpointing: {p.checkpointing} does not go with implementation: litgpt, whose loop has checkpoints of blocks "
+    "where FSDP shares the model, and nowhere else; set checkpointing: none, or checkpointing: layer with sharding: "
+    "fsdp1": (
+        lambda p: (
+            p.implementation == "litgpt"
+            and p.checkpointing != "none"
+            and not (p.checkpointing == "layer" and _shares(p, "fsdp1"))
+        )
+    ),
     "compute_dtype: {p.compute_dtype} does not go with implementation: litgpt, which computes in rest_dtype; leave "
     "compute_dtype out": (
         lambda p: p.implementation == "litgpt" and p.compute_dtype not in (Base.compute_dtype, p.rest_dtype)
@@ -429,7 +438,9 @@ MODEL: Refusals = {
     ),
     "checkpointing: {r.plan.checkpointing} does not go with {r.spec.config.family}, whose class in transformers has no "
     "checkpoints; use checkpointing: none": lambda r: (
-        r.plan.checkpointing in ("layer", "offloaded") and not r.spec.config.source.supports_checkpointing
+        r.plan.checkpointing in ("layer", "offloaded")
+        and r.plan.implementation == "transformers"  # litgpt's are Fabric's, around any block
+        and not r.spec.config.source.supports_checkpointing
     ),
     "target_seq does not go with head: {r.spec.head}, which has no decoder beside an encoder; leave it out": (
         lambda r: r.spec.head != "seq2seq-lm" and _differs(r.plan, "target_seq")

@@ -306,6 +306,8 @@ class Inputs:
     fused_loss_after: Mapping[tuple[str, ...], FusedLoss] = field(default_factory=dict)
     """That of models which call these functions between the head and the loss."""
     module_hooks: ModuleHooks | None = None
+    after_forward: Callable[[tuple[Any, ...]], tuple[Any, ...]] = tuple
+    """Called with the outputs of a model whose loop makes the loss of them. What is returned takes their place."""
     past: Size = 0
     """How many tokens each layer's cache has already."""
     generated: Generated | None = None

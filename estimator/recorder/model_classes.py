@@ -14,7 +14,7 @@ def causal_class(config: Any) -> Any:
     The registry of causal models knows some by the config of a larger model alone, of which theirs is the
     ``text_config``. Where the larger model alone has a head, it is that one's class.
     """
-    from transformers import CONFIG_MAPPING, AutoModelForCausalLM, AutoModelForImageTextToText
+    from transformers import CONFIG_MAPPING, AutoModelForCausalLM
     from transformers.models.auto.configuration_auto import model_type_to_module_name
 
     causal = AutoModelForCausalLM._model_mapping
@@ -24,6 +24,8 @@ def causal_class(config: Any) -> Any:
         if found is not None and found.config_class is type(config):
             return found
         if type(config) not in causal:
+            from transformers import AutoModelForImageTextToText  # which release 4.45 does not have
+
             return AutoModelForImageTextToText._model_mapping.get(CONFIG_MAPPING[larger], None)
     return causal.get(type(config), None)
 

@@ -53,7 +53,9 @@ class GPT(RecordedCausalLM):
         while self.rope:  # the loop makes them for its longest sample
             cos_or_sin = self.rope.pop()
             self.recorded.weights[cos_or_sin.name] = self.ledger.buffer(cos_or_sin.shape, cos_or_sin.dtype)
-        self.logits = [ops.to(chunk, "float32") for chunk in self._chunks(input_ids, inputs)]  # by Lightning Fabric
+        chunks = inputs.after_forward(tuple(self._chunks(input_ids, inputs)))
+        self.logits = [ops.to(chunk, "float32") for chunk in chunks]  # by Lightning Fabric
+        del chunks
         self.ledger.scope = self.ledger.module = "loss"
         self.logits[-1] = ops.narrow(self.logits[-1], 1, self.logits[-1].shape[1] - 1)
         loss = self._cross_entropy(ops.narrow(self.targets, 1, self.targets.shape[1] - 1))

@@ -106,7 +106,13 @@ class Model:
         self.scope = layers.join(self.scope, ledger.parameters[before:])
         hooks = self.scope if self.scope.paths else None
         computed = replace(step, dtype=self.scope.dtype or step.dtype)
-        self.inputs = replace(inputs, makes_own=bool(sizes.given), module_hooks=hooks, step=computed)
+        self.inputs = replace(
+            inputs,
+            makes_own=bool(sizes.given),
+            module_hooks=hooks,
+            step=computed,
+            after_forward=self.scope.after_forward,
+        )
         own = ledger.parameters[before:] if step.procedure.trains else []
         own += ledger.host.parameters if ledger.host is not None else []
         # The optimizer does not have parameters that get a gradient before the step.
@@ -158,7 +164,8 @@ class Model:
         ledger.clear_autocast_cache()
         if step.convert_outputs_to_fp32 and isinstance(outputs[0], Tensor):
             outputs[0] = ops.to(outputs[0], "float32")
-        return self.scope.after_forward((loss, *outputs))
+        given_out = (loss, *outputs)
+        return given_out if step.family == "litgpt" else self.scope.after_forward(given_out)
 
 
 class Loop:

@@ -16,6 +16,7 @@ from estimator.plans.litgpt import model as of_row
 from estimator.programs.modules import Method
 from estimator.programs.step import Step
 from estimator.steps.procedures import procedure_of
+from estimator.steps.sharding.fsdp1 import Fsdp1
 from estimator.steps.step import run
 from tests.helpers.files import DATA
 
@@ -97,8 +98,17 @@ def cases() -> list[tuple[str, str, str, int, int, int, int]]:
     return found
 
 
-def predicted(model: str, method: str, precision: str, vocab: int, batch: int, seq: int, micro: int) -> dict[str, int]:
-    """The ledger's bytes of a case."""
+SHARED: list[tuple[str, str, str, int, int, int, int, int]] = [
+    ("llama", "full", "32-true", 611, 1, 70, 1, 2),
+    ("llama", "query-value", "32-true", 611, 2, 129, 2, 3),
+    ("llama", "all", "32-true", 16, 1, 40, 1, 5),
+    ("phi-2", "query-value", "32-true", 16, 2, 40, 2, 2),
+    ("stablelm", "query-value", "32-true", 16, 1, 4, 1, 2),
+]
+"""Cases of so many processes: FSDP1 around each block, which runs in a checkpoint, as litgpt's loop shares a model."""
+
+
+def _totals(model: str, method: str, precision: str, vocab: int, batch: int, seq: int, micro: int, world: int) -> Any:
     c = of_row(model, {**MODELS[model], "padded_vocab_size": vocab}).config
     lora, stable = METHODS[method], method == "nf4-stable"
     way = Method() if lora is None else LitLora(lora["parts"], lora["r"], lora["dropout"], c, stable)
@@ -107,11 +117,20 @@ def predicted(model: str, method: str, precision: str, vocab: int, batch: int, s
         "litgpt",
         PRECISIONS[precision],
         base=base,
-        micro_batches=min(micro, 2),
+        micro_batches=min(micro, 3 if world else 2),
+        checkpointing="layer" if world else "none",
+        sharding=_sharding(precision, world),
         drop_output_before_step=True,
         procedure=procedure_of("backpropagation"),
     )
-    totals: Any = run(options, c.sizes(lambda path: None, options, batch, seq), way, batch, seq)
+    return run(options, c.sizes(lambda path: None, options, batch, seq), way, batch, seq)
+
+
+def predicted(
+    model: str, method: str, precision: str, vocab: int, batch: int, seq: int, micro: int, world: int = 0
+) -> dict[str, int]:
+    """The ledger's bytes of a case."""
+    totals = _totals(model, method, precision, vocab, batch, seq, micro, world)
     names = ("parameters", "buffers", "gradients", "optimizer", "saved", "trainable_parameters")
     return {
         **{name: getattr(totals, name) for name in names},
@@ -119,24 +138,47 @@ def predicted(model: str, method: str, precision: str, vocab: int, batch: int, s
     }
 
 
-def measured(model: str, method: str, precision: str, vocab: int, batch: int, seq: int, micro: int) -> dict[str, int]:
+def _sharding(precision: str, world: int) -> Fsdp1 | None:
+    """Fabric's ``FSDPStrategy``, whose policy has the dtype of the precision three times."""
+    dtype = PRECISIONS[precision]
+    return Fsdp1(name="fsdp1", world_size=world, param_dtype=dtype, reduce_dtype=dtype) if world else None
+
+
+def measured(
+    model: str, method: str, precision: str, vocab: int, batch: int, seq: int, micro: int, world: int = 0
+) -> dict[str, int]:
     """The same bytes of a real step: litgpt's model under Lightning Fabric, the loop of its ``finetune`` scripts."""
+    from estimator.witnesses.reference.sharding import as_rank
+
+    sharding = _sharding(precision, world)
+    rank = 0 if sharding is None else _totals(model, method, precision, vocab, batch, seq, micro, world).rank
+    with as_rank(sharding, rank):
+        return _measured(model, method, precision, vocab, batch, seq, micro, world)
+
+
+def _measured(
+    model: str, method: str, precision: str, vocab: int, batch: int, seq: int, micro: int, world: int
+) -> dict[str, int]:
     import torch
     from litgpt.utils import chunked_cross_entropy
+    from torch.distributed.fsdp import FullyShardedDataParallel
 
     from estimator.witnesses.measure import allocator_events, peak_of
+    from estimator.witnesses.reference.model import storage_bytes
     from estimator.witnesses.reference.quantised import resident_tensors
+    from estimator.witnesses.reference.sharding import gathered, shards
 
     torch.set_num_threads(2)
     lora = METHODS[method]
-    fabric, gpt, optimizer = _build({**MODELS[model], "padded_vocab_size": vocab}, lora, precision)
-    gpt.max_seq_length = seq
+    fabric, gpt, optimizer, count = _build({**MODELS[model], "padded_vocab_size": vocab}, lora, precision, world, seq)
     old_embedding = gpt.transformer.wte
     if method == "nf4-stable":
         _stable_embedding(gpt)
 
     def step(micro: int = micro, keep_gradients: bool = False) -> None:
-        for _ in range(micro):
+        for number in range(micro):
+            for module in FullyShardedDataParallel.fsdp_modules(gpt):
+                module._sync_gradients = number + 1 == micro  # as `fabric.no_backward_sync` does
             input_ids, targets = torch.randint(0, vocab, (batch, seq)), torch.randint(0, vocab, (batch, seq))
             if lora is None:
                 logits = gpt(input_ids)
@@ -154,12 +196,14 @@ def measured(model: str, method: str, precision: str, vocab: int, batch: int, se
     step()
     step()
     parameters, buffers = resident_tensors(gpt)
+    parameters += shards(gpt)
     forgotten: set[Any] = set()  # parameters whose gradients nobody clears
     if method == "nf4-stable":
         forgotten = set(gpt.transformer.wte.parameters())
         buffers += [old_embedding.weight, *(p.grad for p in forgotten)]
     trained = [p for p in gpt.parameters() if p.requires_grad and p not in forgotten]
-    resident = {t.untyped_storage()._cdata for t in (*parameters, *buffers)}
+    held = [t.untyped_storage() for t in (*parameters, *buffers, *gathered(gpt))]
+    resident = {storage._cdata for storage in held}
     saved: dict[int, Any] = {}
 
     def note(tensor: Any) -> Any:
@@ -171,12 +215,12 @@ def measured(model: str, method: str, precision: str, vocab: int, batch: int, se
     with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
         step(micro=1, keep_gradients=True)
     result = {
-        "parameters": sum(p.nbytes for p in parameters),
+        "parameters": storage_bytes(parameters),
         "buffers": sum(b.nbytes for b in buffers),
-        "gradients": sum(p.grad.nbytes for p in trained),
+        "gradients": sum(p.grad.nbytes for p in trained if p.grad is not None),
         "optimizer": sum(v.nbytes for state in optimizer.state.values() for v in state.values()),
         "saved": sum(storage.nbytes() for storage in saved.values()),
-        "trainable_parameters": sum(p.numel() for p in trained),
+        "trainable_parameters": count,
     }
     saved.clear()
     optimizer.zero_grad()
@@ -223,7 +267,9 @@ def litgpt_config(row: dict[str, Any], lora: dict[str, Any] | None) -> Any:
     return Config(**row, **keys, **switches, lora_r=lora["r"], lora_alpha=16, lora_dropout=lora["dropout"])
 
 
-def _build(row: dict[str, Any], lora: dict[str, Any] | None, precision: str) -> tuple[Any, Any, Any]:
+def _build(
+    row: dict[str, Any], lora: dict[str, Any] | None, precision: str, world: int, seq: int
+) -> tuple[Any, Any, Any, int]:
     import lightning
     import torch
     from litgpt import lora as with_lora
@@ -236,8 +282,31 @@ def _build(row: dict[str, Any], lora: dict[str, Any] | None, precision: str) -> 
         with_lora.mark_only_lora_as_trainable(gpt)
         if "base" in lora:
             _quantise(gpt)
-    gpt = fabric.setup_module(gpt)
-    return fabric, gpt, fabric.setup_optimizers(torch.optim.AdamW(gpt.parameters(), lr=1e-4))
+    whole, count = gpt, sum(p.numel() for p in gpt.parameters() if p.requires_grad)
+    gpt = fabric.setup_module(_shared(gpt, precision) if world else gpt)
+    whole.max_seq_length = seq
+    return fabric, gpt, fabric.setup_optimizers(torch.optim.AdamW(gpt.parameters(), lr=1e-4)), count
+
+
+def _shared(gpt: Any, precision: str) -> Any:
+    """What Fabric's ``FSDPStrategy`` makes of the model, which it does on a GPU alone."""
+    import torch
+    from lightning.fabric.plugins.precision.fsdp import FSDPPrecision
+    from lightning.fabric.strategies.fsdp import _activation_checkpointing_kwargs, _setup_activation_checkpointing
+    from litgpt import lora, model
+    from torch.distributed.fsdp import FullyShardedDataParallel
+    from torch.distributed.fsdp.wrap import ModuleWrapPolicy
+
+    blocks = {lora.Block, model.Block}
+    shared = FullyShardedDataParallel(
+        gpt,
+        auto_wrap_policy=ModuleWrapPolicy(blocks),
+        mixed_precision=FSDPPrecision(precision).mixed_precision_config,
+        device_id=torch.device("cpu"),
+        use_orig_params=True,
+    )
+    _setup_activation_checkpointing(shared, _activation_checkpointing_kwargs(None, blocks))
+    return shared
 
 
 def _quantise(gpt: Any) -> None:
@@ -270,7 +339,7 @@ def _stable_embedding(gpt: Any) -> None:
 def write_record() -> None:
     """Measure every case."""
     packages = ("litgpt", "lightning", "torch", "bitsandbytes")
-    rows = [{"case": case, "measured": measured(*case)} for case in cases()]
+    rows = [{"case": case, "measured": measured(*case)} for case in [*cases(), *SHARED]]
     record = {"versions": {name: version(name) for name in packages}, "threads": 2, "rows": rows}
     lines = ",\n".join(json.dumps(row) for row in rows)
     head = json.dumps({key: value for key, value in record.items() if key != "rows"})

@@ -33,7 +33,18 @@ STEPS: dict[str, dict[str, Any]] = {
     "bfloat16": {"batch": 1, "seq": 40, "dtype": "bfloat16"},
     "autocast": {"batch": 2, "seq": 24, "dtype": "float32", "autocast": "bfloat16"},
     "LoRA, beyond the window": {"batch": 2, "seq": 70, "dtype": "float32", "method": LORA},
+    "FSDP1": {"batch": 1, "seq": 8, "dtype": "float32", "sharding": {"name": "fsdp1", "world_size": 3}},
+    "FSDP1, LoRA, checkpointed": {
+        "batch": 2,
+        "seq": 8,
+        "dtype": "float32",
+        "method": LORA,
+        "checkpointing": "layer",
+        "sharding": {"name": "fsdp1", "world_size": 2, "groups": "transformers"},
+    },
 }
+SHARED = ("4.45", "4.48"), ("gemma2", "gpt2", "gpt_bigcode", "granite", "llama", "mistral")
+"""The releases and families of which steps that processes share are measured: checkpoints are around the layers."""
 QUANTITIES = ("parameters", "buffers", "saved", "peak_above_resident", "peak_without_matmul_scratch")
 TOLERANCE = 64
 """Bytes of the peak. PyTorch's allocator rounds a block up to so many."""
@@ -104,6 +115,8 @@ def cases(path: Path) -> dict[str, dict[str, Any]]:
     checkpoints = programs[0].recorded.get("checkpointing", True)
     steps = {name: step for name, step in STEPS.items() if step.get("autocast") in autocasts}
     steps = {name: step for name, step in steps.items() if checkpoints or "checkpointing" not in step}
+    shared = path.parent.name in SHARED[0] and path.stem.partition(".")[0] in SHARED[1]
+    steps = {name: step for name, step in steps.items() if shared or "sharding" not in step}
     return {name: step for name, step in steps.items() if window or "window" not in name}
 
 

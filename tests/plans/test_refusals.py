@@ -105,6 +105,7 @@ REFUSED: list[dict[str, Any]] = [
     {**CUDA, "attention": "flash", "attention_mask": True},
     {**LITGPT, "optimizer": "lomo"},
     {**LITGPT, "dtype": "int8", "method": LORA},
+    {**LITGPT, "checkpointing": "layer"},
     {**LITGPT, "dtype": "nf4", "compute_dtype": "float16", "method": "lora"},
     {**LITGPT, "method": "ia3"},
     {"optimizer": "lomo", "gradient_accumulation_steps": 2},

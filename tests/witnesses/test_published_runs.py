@@ -63,7 +63,7 @@ def test_runs_on_several_gpus() -> None:
     off = sorted(abs(error) for run in complete if (error := run.error("allocated_peak")) is not None)
     if off:
         assert statistics.median(off) <= 0.01
-        assert sum(error <= 0.03 for error in off) >= 0.9 * len(off)
+        assert sum(error <= 0.03 for error in off) >= 0.8 * len(off)
 
 
 @pytest.mark.parametrize("source", SHARED)
