@@ -148,12 +148,10 @@ ACCELERATE = ("trl-sft", "hf-trainer", "axolotl", "llama-factory")
 """Trainers that accelerate starts processes for."""
 
 
-_GATHERS_ALL = (
-    " (with adapters, though, transformers' Trainer passes on PEFT's wrap policy, from which accelerate's FSDP2 makes "
-    "no group of a layer: all weights are gathered at once, and a rank needs up to the model's weights more than this "
-    "answer)"
+_WITH_ITS_LAYER = (
+    " (with LoRA, though, Axolotl gathers each matrix of an adapter apart, and this answer with its layer)"
 )
-"""``update_fsdp_plugin_peft``, then ``fsdp2_prepare_auto_wrap_policy``, as they ran on the fake process group."""
+"""``monkeypatch/accelerate/fsdp2.py: _process_lora_module_for_fsdp``."""
 
 
 def prepares_itself(trainer: Any, name: Any) -> bool:
@@ -175,16 +173,18 @@ def by_accelerate(block: Any, precision: Any) -> Keys:
 
 
 def _by_trainer(block: Any, plan: Keys) -> Keys:
-    """What transformers' Trainer has accelerate do (``update_fsdp_plugin_peft``): under FSDP1 adapters are apart, and
-    floats in which 4-bit weights are packed are the dtype of all. Axolotl's own ``fsdp2_prepare_model`` gives one
-    choice of resharding to the layers and the rest.
+    """What transformers' Trainer has accelerate do.
+
+    Under FSDP1 adapters are apart, and floats in which 4-bit weights are packed are the dtype of all
+    (``update_fsdp_plugin_peft``, which ``_prepare_for_training`` does not call for FSDP2). Axolotl's own
+    ``fsdp2_prepare_model`` gives one choice of resharding to the layers and the rest.
     """
-    adapted, storage = _is_adapted(plan), plan.get("quant_storage", "uint8")
+    adapted, storage = _is_adapted(plan) and block.get("name") == "fsdp1", plan.get("quant_storage", "uint8")
     packed = adapted and plan.get("dtype") in FOUR_BIT and storage != "uint8"
     found = by_accelerate(block, storage if packed else plan.get("autocast"))
     if found and prepares_itself(plan["trainer"], block["name"]):
         return {**found, "groups": "layers", "reshard_after_forward": True}
-    return {**found, "groups": "transformers"} if adapted and block.get("name") == "fsdp1" else found
+    return {**found, "groups": "transformers"} if adapted else found
 
 
 def _is_adapted(plan: Keys) -> bool:
@@ -269,8 +269,8 @@ def with_presets(plan: Keys) -> tuple[dict[str, Any], dict[str, str]]:
         more = {key: value for key, value in more.items() if key not in shared}
         filled["sharding"] = {**shared, **more}
         whose |= dict.fromkeys(more, TRAINERS[filled["trainer"]].whose)
-        if more.get("groups") in ("accelerate", "layers") and _is_adapted(filled):
-            whose["groups"] += _GATHERS_ALL
+        if more.get("groups") == "layers" and _is_adapted(filled):
+            whose["groups"] += _WITH_ITS_LAYER
     return filled, whose
 
 

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import json
+import os
 from dataclasses import replace
 from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 
 from estimator.plans.plan import parse_plan
 from estimator.plans.resolve import Resolved, resolve, step_of, window_of
 from estimator.recorder.hugging_face import recorded_config
+from estimator.steps.sharding.fsdp2 import Fsdp2
 from estimator.steps.step import run
+from estimator.witnesses.reference.sharding import as_rank
 from tests.cases import trl_steps
 from tests.cases.small_models import write_config
 from tests.cases.trainer_loops import HF_TRAINER, TRAINERS
@@ -29,6 +33,57 @@ SFT = [pytest.param(name, config, plan, id=name) for name, config, plan in trl_s
 def test_hf_trainer(config: dict[str, Any], plan: dict[str, Any], tmp_path: Path) -> None:
     """Witness: ``Trainer.training_step``, clipping, the optimizer's step and ``zero_grad``."""
     assert_trainer_step(hf_trainer, config, {**HF_TRAINER, **plan}, tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("adapted", "options"),
+    [
+        (None, {}),
+        ({}, {}),
+        ({"modules_to_save": ["lm_head"]}, {"transformer_layer_cls_to_wrap": ["LlamaDecoderLayer"]}),
+    ],
+    ids=["plain", "lora", "saved"],
+)
+def test_groups_of_hf_trainer_under_fsdp2(adapted: Any, options: dict[str, Any], tmp_path: Path) -> None:
+    """Witness: ``Trainer.train``, told that it has a GPU, without which accelerate shares no model."""
+    from accelerate.state import AcceleratorState, DistributedType, PartialState
+    from peft import LoraConfig, get_peft_model
+    from torch.distributed.fsdp import FSDPModule
+    from transformers import LlamaConfig, LlamaForCausalLM, Trainer, TrainingArguments
+
+    class State(PartialState):  # type: ignore[misc,unused-ignore]
+        def __init__(self, *args: Any, **kwargs: Any) -> None:
+            super().__init__(*args, **kwargs)
+            self.__dict__["distributed_type"] = DistributedType.MULTI_GPU
+
+    config = LlamaConfig(
+        vocab_size=100, hidden_size=64, intermediate_size=96, num_hidden_layers=2, num_attention_heads=4
+    )
+    model: Any = LlamaForCausalLM(config)
+    start = ""
+    if adapted is not None:
+        model, start = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **adapted)), "base_model.model."
+    ranks = {"RANK": "0", "WORLD_SIZE": "2", "LOCAL_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"}
+    AcceleratorState._reset_state(reset_partial_state=True)
+    try:
+        with (
+            patch.dict(os.environ, {**ranks, "ACCELERATE_USE_CPU": "1"}),
+            patch("accelerate.state.PartialState", State),
+            patch("transformers.training_args.PartialState", State),
+            as_rank(Fsdp2(name="fsdp2", world_size=2)),
+        ):
+            args = TrainingArguments(
+                output_dir=str(tmp_path), use_cpu=True, report_to=[], save_strategy="no", logging_strategy="no",
+                disable_tqdm=True, max_steps=1, fsdp=True, fsdp_config=options,
+            )  # fmt: skip
+            data = [{"input_ids": [1, 2], "labels": [1, 2]}] * 16
+            Trainer(model=model, args=args, train_dataset=data).train()
+    finally:
+        AcceleratorState._reset_state(reset_partial_state=True)
+    norm = [] if adapted is not None else ["model.norm"]
+    names = ["model.embed_tokens", "model.layers.0", "model.layers.1", *norm, "lm_head"]
+    found = [name for name, module in model.named_modules() if isinstance(module, FSDPModule)]
+    assert found == ["", *[f"{start}{name}" for name in names]]
 
 
 @pytest.mark.parametrize(("name", "config", "plan"), SFT)

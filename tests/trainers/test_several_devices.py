@@ -14,6 +14,7 @@ import pytest
 from estimator.answers.check import Checked, check
 from estimator.errors import InputError
 from estimator.plans.plan import parse_plan
+from estimator.plans.presets import with_presets
 from estimator.show.cli import main
 
 MODEL = "HuggingFaceTB/SmolLM2-135M"
@@ -345,8 +346,8 @@ def test_a_sharded_trainer(
     if groups == "layers":
         assert said["reshard_after_forward"].value is True
     if groups is not None:  # what no plan says yet
-        unsaid = name == "fsdp2" and plan.method.peft
-        assert ("all weights are gathered at once" in said["groups"].why) is unsaid
+        unsaid = groups == "layers" and plan.method.peft
+        assert ("gathers each matrix of an adapter apart" in said["groups"].why) is unsaid
 
 
 @pytest.mark.parametrize(("keys", "dtype"), [({}, "bfloat16"), ({"quant_storage": "uint8"}, "float16")])
@@ -356,6 +357,19 @@ def test_packed_weights_decide_the_dtype_of_a_trainer_s_units(keys: dict[str, An
     sharding = parse_plan({**base, "sharding": {"name": "fsdp1", "world_size": 4}, **keys}).sharding
     assert sharding is not None
     assert (sharding.param_dtype, sharding.reduce_dtype) == (dtype, dtype)
+
+
+def test_packed_weights_leave_the_dtype_of_fsdp2() -> None:
+    """Witness: ``Trainer._prepare_for_training``, which calls ``update_fsdp_plugin_peft`` for FSDP1 alone."""
+    base = {
+        "model": "llama-3.2-1b",
+        "trainer": "llama-factory",
+        "dtype": "nf4",
+        "method": "lora",
+        "autocast": "float16",
+    }
+    filled, _ = with_presets({**base, "sharding": {"name": "fsdp2", "world_size": 4}})
+    assert (filled["quant_storage"], filled["sharding"]["param_dtype"]) == ("bfloat16", "float16")
 
 
 @pytest.mark.parametrize(
