@@ -34,6 +34,7 @@ STEPS: dict[str, list[str]] = {
     "trainers' runs": [PYTHON, "docs/make_trainer_runs.py"],
     "install spark": [PYTHON, "-m", "pip", "install", "--quiet", "--editable", ".[spark]"],
     "exports": [PYTHON, "docs/make_exports.py"],
+    "the page in two browsers": [PYTHON, "-m", "tests.cases.page_plans"],
 }
 for release in TRL:
     STEPS[f"install trl {release}"] = ["make", f".venv-trl-{release}/made"]

@@ -59,6 +59,7 @@ MEASURED: list[Case] = [
         ("accumulated-synced", 3, {}, ACCUMULATED, {**MIXED, **SYNCED}),
         ("accumulated-kept", 3, {}, ACCUMULATED, KEPT),
         ("accumulated-lora", 2, {}, {**ACCUMULATED, **LAYER, "method": "lora"}, MIXED),
+        ("mixed-layer", 3, {"intermediate_size": 1000}, {**MANY, **LAYER, "seq": 200}, MIXED),
         ("replicated", 6, {}, TINY, {"replicate": 2}),
         ("replicated-kept", 8, {}, TINY, {"replicate": 4, **KEPT, **MIXED}),
         ("replicated-whole", 6, {}, TINY, {"replicate": 6}),

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import random
 import shlex
 import threading
 from collections.abc import Iterator
@@ -15,13 +14,11 @@ import pytest
 import yaml
 
 from estimator.answers.check import check
-from estimator.plans.models import builtin_names
 from estimator.plans.plan import Plan, parse_plan
 from estimator.show.captured import captured
 from estimator.show.commands.options import plan_mapping
 from estimator.show.page import build, serve
-from tests.cases.method_examples import EXAMPLES
-from tests.cases.random_plans import CHOICES
+from tests.cases.page_plans import PLANS, on_this_machine
 from tests.helpers.engines import tool
 
 pytest.importorskip("playwright")
@@ -87,36 +84,10 @@ def shown(page: Any) -> dict[str, Any]:
     return found
 
 
-def on_this_machine(plan: dict[str, Any], folder: Path) -> dict[str, Any]:
-    (folder / "plan.json").write_text(json.dumps(plan))
-    printed = captured(["estimate", "--plan", str(folder / "plan.json"), "--json"])
-    return json.loads(printed.output) if printed.status < 2 else {"error": printed.error}
-
-
-def plans() -> Iterator[dict[str, Any]]:
-    """200 plans at random: of built-in models, with methods, devices and sharding."""
-    chance = random.Random(28)
-    devices = (None, None, "rtx-4090", "h100-80gb", "apple-48gb")
-    for _ in range(200):
-        name = chance.choice(builtin_names())
-        if chance.random() < 0.2:
-            dtype = chance.choice(["q4_k_m", "q8_0"])
-            yield {"model": name, "runtime": "llama.cpp", "dtype": dtype, "device": "iphone-15-pro", "seq": 4096}
-            continue
-        keys = {key: chance.choice(values) for key, values in CHOICES.items() if chance.random() < 0.3}
-        method = chance.choice(EXAMPLES[chance.choice(["full", "lora", "lora", "ia3", "vera", "oft", "ln_tuning"])])
-        plan = {"model": name, "method": method, "seq": chance.choice([1, 100, 1000, 5000]), **keys}
-        if (device := chance.choice(devices)) is not None:
-            plan["device"] = device
-        if chance.random() < 0.1:
-            plan["sharding"] = {"name": chance.choice(["fsdp2", "ddp"]), "world_size": 4}
-        yield plan
-
-
 @pytest.mark.share(10)
-@pytest.mark.parametrize("plan", list(plans()), ids=lambda plan: plan["model"])
-def test_its_answer_is_the_command_lines(page: Any, tmp_path: Path, plan: dict[str, Any]) -> None:
-    found, here = answer(page, plan), on_this_machine(plan, tmp_path)
+@pytest.mark.parametrize("plan", PLANS, ids=lambda plan: plan["model"])
+def test_its_answer_is_the_command_lines(page: Any, plan: dict[str, Any]) -> None:
+    found, here = answer(page, plan), on_this_machine(plan)
     assert found == here or {*found} == {*here} == {"error"}  # words about what is installed differ
 
 
@@ -159,7 +130,7 @@ def test_its_command_is_the_plan(page: Any, plan: dict[str, Any]) -> None:
     assert eval(code.removesuffix(")")) == plan
 
 
-def test_the_form_changes_the_plan(page: Any, tmp_path: Path) -> None:
+def test_the_form_changes_the_plan(page: Any) -> None:
     answer(page, {"model": "qwen3-0.6b", "method": "lora"})
     for name, value in (("seq", "4096"), ("r", "16"), ("model", "smollm2-135m")):
         page.fill(f"#common [data-key$='{name}']", value)
@@ -169,7 +140,7 @@ def test_the_form_changes_the_plan(page: Any, tmp_path: Path) -> None:
     page.wait_for_function("() => document.getElementById('result').dataset.result?.includes('smollm2')")
     plan = {"model": "smollm2-135m", "method": {"name": "lora", "r": 16}, "seq": 4096, "optimizer": "sgd"}
     assert json.loads(page.evaluate("() => decodeURIComponent(location.hash.slice(6))")) == plan
-    assert shown(page) == on_this_machine(plan, tmp_path)
+    assert shown(page) == on_this_machine(plan)
 
 
 def test_each_key_has_a_field(page: Any) -> None:
@@ -221,9 +192,9 @@ def test_files_take_the_place_of_names(page: Any, tmp_path: Path) -> None:
     answer(page, {"model": "smollm2-135m", "method": "lora"})
     adapter = give(page, tmp_path / "adapter_config.json")
     block = {"name": "lora", "r": 4, "target_modules": ["q_proj"]}
-    assert adapter["bytes"] == on_this_machine({"model": "smollm2-135m", "method": block}, tmp_path)["bytes"]
+    assert adapter["bytes"] == on_this_machine({"model": "smollm2-135m", "method": block})["bytes"]
     model = give(page, tmp_path / "config.json")
-    local = on_this_machine({"model": str(tmp_path / "config.json"), "method": block}, tmp_path)
+    local = on_this_machine({"model": str(tmp_path / "config.json"), "method": block})
     assert model["bytes"] == local["bytes"]
 
 

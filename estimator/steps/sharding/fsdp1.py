@@ -212,8 +212,7 @@ class _Unit:
         self.post_forward_index = self.post_forward_index or len(order)  # a checkpoint that runs again keeps it
         order.append(self)
         self.reshard(frees)
-        for p in self.parameters:
-            p.dtype = self.orig_dtype
+        self._use(self.orig_dtype)
         if not self.ledger.grad_enabled:
             return
         self.ran_pre_backward_hook = self.needs_pre_backward_unshard = False
@@ -229,12 +228,18 @@ class _Unit:
         if self.needs_pre_backward_unshard and not self.prefetched:
             self._unshard_again()
         self.needs_pre_backward_unshard, self.ran_pre_backward_hook, self.backward_pre = False, True, True
+        self._use(self.flat.dtype)  # a checkpoint runs again with what is gathered
         if self.post_forward_index:
             before = self.scope.post_forward_order[self.post_forward_index - 1]
             if before.needs_pre_backward_unshard and not before.prefetched:
                 before._unshard_again()
                 before.prefetched = True
         self.zeros = None
+
+    def _use(self, dtype: str) -> None:
+        """What the parameters are views of (``_use_unsharded_views``, ``_use_sharded_views``)."""
+        for p in self.parameters:
+            p.dtype = dtype
 
     def _unshard_again(self) -> None:
         if self.host is not None and self.writes_back:
@@ -246,6 +251,7 @@ class _Unit:
         self.inputs_left -= 1
         if not self.inputs_left:
             self.backward_pre = False
+            self._use(self.orig_dtype)
             self.reshard(self._frees_in_backward)
 
     @property
@@ -255,6 +261,7 @@ class _Unit:
     def post_backward_hook(self) -> None:
         """``_post_backward_hook``: free the flat parameter and reduce its gradient to that of the shard."""
         self.backward_pre = False
+        self._use(self.orig_dtype)
         self.reshard(self._frees_in_backward)
         if not self.scope.sync:
             return
@@ -283,6 +290,7 @@ class _Unit:
 
     def finish(self) -> None:
         """``_post_backward_final_callback``: free what no gradient told to."""
+        self._use(self.orig_dtype)
         if self.flat.storage.nbytes:
             self.reshard(self._frees_in_backward)
         if self.host is not None and self.scope.sync:  # `prepare_gradient_for_optim`: the host's takes its place
