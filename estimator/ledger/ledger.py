@@ -446,6 +446,8 @@ class Ledger:
     gradient_hooks: GradientHooks | None = None
     after_backward: Callable[[], None] | None = None
     """Called at the end of a backward pass (``Variable._execution_engine.queue_callback``)."""
+    full_tensor: Callable[[Tensor], Tensor] | None = None
+    """Gathers a parameter that is sharded now (``DTensor.full_tensor``), where parameters are DTensors."""
     module_hooks: dict[str, Any] = field(default_factory=dict)
     """By the paths of modules that a method adds, what is called around them (``programs/step.py: ModuleHooks``)."""
     tensor_hooks: dict[str, Callable[[Tensor], Tensor]] = field(default_factory=dict)

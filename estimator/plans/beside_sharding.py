@@ -35,7 +35,7 @@ _FSDP2: Mapping[str, tuple[Any, ...] | None] = {
     "checkpointing": ("layer", "attention", "matmul"),
     "method": tuple(name for name in METHODS if name not in ("mezo", "forward-ad", "lars")),
     "optimizer": ("sgd", "sgd-momentum", "lion", "adamw-foreach", "adamw-fused"),
-    "loss": ("chunked", "liger", "cce", "ce-chunked-output", "linear-cross-entropy"),
+    "loss": ("chunked", "liger", "cce", "ce-chunked-output", "linear-cross-entropy", "fused-lm-head"),
     "runtime": ("torch-cuda",),
     **dict.fromkeys(("gradient_clipping", "packing", "use_cache", "previous_output", "mlp_chunks")),
     **dict.fromkeys(("use_reentrant", "convert_outputs_to_fp32")),

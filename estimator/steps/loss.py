@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from math import ceil
 from typing import Any
 
@@ -28,23 +29,25 @@ def flat(hidden_states: Tensor) -> Tensor:
     return ops.view(hidden_states, (product(hidden_states.shape[:-1]), hidden_states.shape[-1]))
 
 
-def head_weight(head: Module, loss: str) -> Tensor:
+def head_weight(head: Module, loss: str, full_tensor: Callable[[Tensor], Tensor] | None = None) -> Tensor:
     """The head's weight, which a fused loss multiplies by.
 
     Raises ``InputError`` if the head has an adapter, or the process has a part of the weight alone, as no hook gathers
-    what no module uses.
+    what no module uses, and neither does the loss, by ``full_tensor``.
     """
     if not isinstance(head, Linear):
         raise InputError(
             f"loss {loss} multiplies by {head.path}'s weight itself, past the adapter on it; "
             f"take {head.path} out of the method's targets, or use loss: chunked"
         )
-    if not head.weight.storage.nbytes:
+    if head.weight.storage.nbytes:
+        return head.weight
+    if full_tensor is None:
         raise InputError(
             f"loss {loss} multiplies by {head.path}'s weight itself, of which the process has a part: PyTorch stops "
             "(got mixed torch.Tensor and DTensor); use loss: chunked, or sharding.groups: layers"
         )
-    return head.weight
+    return full_tensor(head.weight)
 
 
 SHIFTING = ("cce", "chunked-nll", "fused-lm-head", "linear-cross-entropy")

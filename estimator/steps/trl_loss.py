@@ -83,13 +83,16 @@ def _is_largest(lbl: Tensor) -> Tensor:
 def fused_lm_head(head: Module, hidden_states: Tensor, labels: Tensor, share: float, capped: bool = False) -> Tensor:
     """``_fused_forward`` and what ``SFTTrainer.compute_loss`` makes of its log-probabilities.
 
-    A GPU scores the positions that have a label. A CPU scores all.
+    A GPU scores the positions that have a label. A CPU scores all. A head whose module alone is a group of FSDP2 is
+    gathered here, as no hook does it.
     """
-    weight, bias = head_weight(head, "fused-lm-head"), getattr(head, "bias", None)
     check_shifted("fused-lm-head", labels)
     ledger = hidden_states.ledger
     hidden, labels = _shifted(hidden_states, labels)
     mask = ops.without_gradient((labels,), "bool", ops.INTEGER)
+    weight, bias = head_weight(head, "fused-lm-head", ledger.full_tensor), getattr(head, "bias", None)
+    if bias is not None and ledger.full_tensor is not None and not bias.storage.nbytes:
+        bias = ledger.full_tensor(bias)
     x: Any
     if ledger.device.tiles_on_chip:
         count = labelled(whole(labels.numel), share)

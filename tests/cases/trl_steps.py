@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.cases.kinds import Case
+from tests.cases.sharding import LAYERS, sharded
 from tests.cases.small_models import METHODS
 from tests.cases.trainer_loops import HF_TRAINER, IN_FLOAT32, NOISE
 from tests.helpers.files import DATA
@@ -22,6 +23,7 @@ RECORD = DATA / "trl_steps.json"
 LOSSES = {"1.14": "chunked-nll", "1.16": "fused-lm-head"}
 """The loss of each release that is recorded."""
 BF16, LORA, DROPOUT = "bfloat16", METHODS["lora"], METHODS["lora-all-dropout"]
+SAVED = {**LORA, "modules_to_save": ["lm_head"]}
 TRL_SFT: dict[str, Any] = {**HF_TRAINER, "dtype": "float32", **IN_FLOAT32, "checkpointing": "layer"}
 """``SFTTrainer`` with its defaults, in a plan's words; beside them the loss."""
 UNMIXED: dict[str, Any] = {**HF_TRAINER, "checkpointing": "none"}
@@ -47,6 +49,38 @@ CASES: list[Case] = [
     ("packed", {"vocab_size": 19}, {**TRL_SFT, "packing": True, "return_seq_idx": True, "method": LORA}),
     ("noise", {"vocab_size": 19}, {**TRL_SFT, **NOISE, "method": LORA}),
 ]
+BY_ACCELERATE = {"groups": "accelerate", "param_dtype": BF16, "reduce_dtype": BF16}
+TINY = {**LAYERS, "vocab_size": 3001}
+"""With few tokens the gathered weights are larger than the tiles."""
+ONE: dict[str, Any] = {**TRL_SFT, "batch": 1, "seq": 2}
+SHARDED: list[Case] = [
+    (f"fsdp2-{name}", config, sharded(plan, world, **options))
+    for name, world, config, plan, options in (
+        ("plain", 2, LAYERS, {**UNMIXED, "dtype": "float32"}, {"groups": "accelerate"}),
+        ("mixed", 3, TINY, ONE, BY_ACCELERATE),
+        ("mixed-many-ranks", 64, TINY, ONE, BY_ACCELERATE),
+        ("mixed-tied", 64, {**LAYERS, "tie_word_embeddings": True}, TRL_SFT, BY_ACCELERATE),
+        ("soft-cap", 2, {**TINY, "model_type": "gemma2"}, {**ONE, "attention": "eager"}, BY_ACCELERATE),
+        ("layers-lora", 2, TINY, {**ONE, "method": LORA}, {**BY_ACCELERATE, "groups": "layers"}),
+        ("lora", 2, TINY, {**ONE, "method": LORA}, BY_ACCELERATE),
+        ("lora-float32", 3, LAYERS, {**UNMIXED, "dtype": "float32", "method": LORA}, {"groups": "accelerate"}),
+        ("lora-many-ranks", 64, TINY, {**ONE, "method": LORA}, BY_ACCELERATE),
+        ("lora-tied", 3, {**TINY, "tie_word_embeddings": True}, {**ONE, "method": LORA}, BY_ACCELERATE),
+        ("lora-alone", 1, TINY, {**ONE, "method": LORA}, BY_ACCELERATE),
+        ("lora-replicated", 6, TINY, {**ONE, "method": SAVED}, {**BY_ACCELERATE, "replicate": 2}),
+        ("head-saved", 3, TINY, {**ONE, "method": SAVED}, BY_ACCELERATE),
+        ("head-saved-alone", 1, TINY, {**ONE, "method": SAVED}, BY_ACCELERATE),
+        ("head-bias", 3, {**TINY, "model_type": "phi"}, {**ONE, "checkpointing": "none"}, BY_ACCELERATE),
+        ("head-bias-saved", 3, {**TINY, "model_type": "phi"}, {**ONE, "method": SAVED}, BY_ACCELERATE),
+    )
+]
+"""FSDP2, in whose groups the head's module is, which is not called. With adapters it is alone in its group, and TRL
+gathers its weight (``DTensor.full_tensor``)."""
+
+
+def cases(release: str) -> list[Case]:
+    """What is measured of a release."""
+    return CASES + (SHARDED if LOSSES[release] == "fused-lm-head" else [])
 
 
 def main() -> None:
@@ -55,7 +89,7 @@ def main() -> None:
 
     release = ".".join(version("trl").split(".")[:2])
     steps = {}
-    for name, config, plan in CASES:
+    for name, config, plan in cases(release):
         with tempfile.TemporaryDirectory() as folder:
             steps[name] = measured_step(trl_sft, config, {**plan, "loss": LOSSES[release]}, Path(folder))[1]
         print(name, steps[name], flush=True)

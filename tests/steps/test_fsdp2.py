@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from estimator.answers.estimate import estimate
+from estimator.errors import InputError
 from tests.cases.sharded_steps import CASES, RECORD
 from tests.cases.small_models import write_config
 from tests.helpers.figures import assert_figures
@@ -79,3 +80,34 @@ def test_what_a_rank_sends_beside_tensor_parallelism(tmp_path: Path) -> None:
     sent = (3 * alone.bytes["parameters"] - root) * (world - 1) // world
     assert found.communicated == alone.communicated + sent
     assert found.trainable_parameters == alone.trainable_parameters
+
+
+@pytest.mark.parametrize(
+    ("options", "method", "more"),
+    [
+        ({}, {}, 0),  # once, as the module's hooks do
+        ({"param_dtype": "bfloat16"}, {}, GATHERED // 2),  # in the dtype it is stored in
+        ({}, {"modules_to_save": ["lm_head"]}, -2 * GATHERED),  # not the frozen one, and its gradient is not reduced
+    ],
+    ids=str,
+)
+def test_what_a_rank_sends_of_a_head_that_the_loss_gathers(
+    options: dict[str, Any], method: dict[str, Any], more: int, tmp_path: Path
+) -> None:
+    """Witness: arithmetic, beside a loss that calls the head. Adapters leave the head alone in its group."""
+    world, method = 4, {"name": "lora", **method}
+    sharding = {"name": "fsdp2", "world_size": world, "groups": "accelerate", **options}
+    keys = {"dtype": "float32", "seq": 4, "method": method, "sharding": sharding}
+    plan = {"model": write_config(tmp_path / "model", {"num_hidden_layers": 2, "vocab_size": 100}), **keys}
+    called = estimate({**plan, "loss": "standard"}).communicated
+    assert estimate({**plan, "loss": "fused-lm-head"}).communicated == called + more * (world - 1) // world
+
+
+def test_a_head_that_the_loss_gathers_from_the_host(tmp_path: Path) -> None:
+    model = write_config(tmp_path / "model", {"num_hidden_layers": 2})
+    sharding = {"name": "fsdp2", "world_size": 2, "groups": "accelerate", "cpu_offload": True}
+    keys = {"dtype": "float32", "seq": 32, "loss": "fused-lm-head", "device": "a100-80gb"}
+    plan = {"model": model, "sharding": sharding, **keys}
+    estimate(plan)  # the head is in the group of the last norm, which gathers it
+    with pytest.raises(InputError, match=r"cpu_offload has no rule with a loss that gathers lm_head\.weight itself"):
+        estimate({**plan, "method": "lora"})

@@ -25,7 +25,10 @@ from tests.cases.trainer_loops import HF_TRAINER, TRAINERS
 from tests.helpers.trainer_steps import assert_step_of, assert_trainer_step, hf_trainer, trl_sft
 
 RECORDED = json.loads(trl_steps.RECORD.read_text(encoding="utf-8"))
-SFT = [pytest.param(name, config, plan, id=name) for name, config, plan in trl_steps.CASES]
+SFT = [
+    pytest.param(release, *case, id=f"{release}-{case[0]}") for release in RECORDED for case in trl_steps.cases(release)
+]
+INSTALLED = ".".join(version("trl").split(".")[:2]) if find_spec("trl") else None
 
 
 @pytest.mark.share(6)
@@ -86,8 +89,7 @@ def test_groups_of_hf_trainer_under_fsdp2(adapted: Any, options: dict[str, Any],
     assert found == ["", *[f"{start}{name}" for name in names]]
 
 
-@pytest.mark.parametrize(("name", "config", "plan"), SFT)
-@pytest.mark.parametrize("release", RECORDED)
+@pytest.mark.parametrize(("release", "name", "config", "plan"), SFT)
 def test_trl_recorded(release: str, name: str, config: dict[str, Any], plan: dict[str, Any], tmp_path: Path) -> None:
     """Witness: TRL's ``SFTTrainer.training_step``, measured where that release is installed."""
     keys = {"model": write_config(tmp_path, config), **plan, "loss": trl_steps.LOSSES[release]}
@@ -95,11 +97,12 @@ def test_trl_recorded(release: str, name: str, config: dict[str, Any], plan: dic
 
 
 @pytest.mark.witness
-@pytest.mark.skipif(find_spec("trl") is None, reason="needs TRL, which no extra brings: make witness installs it")
-@pytest.mark.parametrize(("name", "config", "plan"), SFT)
-def test_trl(name: str, config: dict[str, Any], plan: dict[str, Any], tmp_path: Path) -> None:
+@pytest.mark.skipif(INSTALLED is None, reason="needs TRL, which no extra brings: make witness installs it")
+@pytest.mark.parametrize(("release", "name", "config", "plan"), SFT)
+def test_trl(release: str, name: str, config: dict[str, Any], plan: dict[str, Any], tmp_path: Path) -> None:
     """Witness: the installed TRL's ``SFTTrainer.training_step``."""
-    release = ".".join(version("trl").split(".")[:2])
+    if release != INSTALLED:
+        pytest.skip(f"TRL {INSTALLED} is installed")
     assert_trainer_step(trl_sft, config, {**plan, "loss": trl_steps.LOSSES[release]}, tmp_path)
 
 

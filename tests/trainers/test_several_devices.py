@@ -310,6 +310,16 @@ def test_what_trains_is_in_float32_without_a_trainer_too(tmp_path: Path) -> None
     assert (checked.keys["dtype"], checked.keys["autocast"]) == ("float32", "bfloat16")
 
 
+@pytest.mark.parametrize("adapted", [False, True])
+@pytest.mark.parametrize("runtime", ["torch-cpu", "torch-cuda"])
+def test_trl_s_own_loss_beside_fsdp2(runtime: str, adapted: bool, tmp_path: Path) -> None:
+    """TRL's default loss is fused with a head that FSDP2 shares, with and without adapters."""
+    keys = {**TRL, "fsdp": True, "use_peft": adapted}
+    checked = read(keys, tmp_path, {**EIGHT, "runtime": runtime})
+    assert checked.result is not None, checked.error
+    assert (checked.plan.loss, checked.plan.sharding.groups) == ("fused-lm-head", "accelerate")
+
+
 def test_an_option_takes_the_place_of_the_file_s_block(tmp_path: Path) -> None:
     keys = fsdp(1, sharding_strategy="NO_SHARD")
     checked = read(keys, tmp_path, {"model": MODEL, "sharding": "fsdp2", "world_size": 2})

@@ -14,7 +14,7 @@ from typing import Any, NamedTuple
 
 from ... import operators as ops
 from ...errors import InputError
-from ...ledger import FLOATING, ITEMSIZE, Ledger, Size, Storage, Tensor, ceiling, product
+from ...ledger import FLOATING, ITEMSIZE, Call, Ledger, Size, Storage, Tensor, ceiling, product, record
 from ...programs import Sharding
 from ..offloading import pin
 from .scope import Parts, Scope, with_post_backward
@@ -409,6 +409,11 @@ def _chunk_cat(ledger: Ledger, having: Sequence[_Shard], grads: Sequence[Tensor]
     del held
 
 
+def _own_rows(call: Call) -> tuple[Tensor]:
+    """``Redistribute.backward``: a copy of the process's own rows of the gradient."""
+    return (call.ledger.empty(call.args[0], call.grad.dtype),)
+
+
 class _Scope(Scope):
     """The hooks of the modules. The last group is the whole model's."""
 
@@ -427,7 +432,29 @@ class _Scope(Scope):
             self._untie(ledger, parts.replaced[parts.roles["output embedding"]])
         self._group_of = {path: group for group in groups for path in group.modules}
         self.paths = tuple(self._group_of)
-        ledger.after_backward = self._after_backward
+        ledger.after_backward, ledger.full_tensor = self._after_backward, self._full_tensor
+
+    def _full_tensor(self, whole: Tensor) -> Tensor:
+        """``DTensor.full_tensor`` of a sharded parameter, in the dtype it is kept in. Its gradient is not reduced.
+
+        Raises ``InputError`` if the parameter rests on the host.
+        """
+        shard = next(shard for group in self.groups for shard in group.shards if shard.whole is whole)
+        local, world, ledger = shard.local, self.sharding.shard, self.root.ledger
+        if ledger.host is not None:
+            raise InputError(
+                f"sharding.cpu_offload has no rule with a loss that gathers {whole.name} itself, which rests on the "
+                "host: TRL computes the loss there; leave cpu_offload out"
+            )
+        if world == 1:
+            return local
+        self.communicated += local.nbytes * (world - 1)
+
+        def gathered() -> Tensor:
+            rows = ledger.empty((shard.rows, *whole.shape[1:]), local.dtype)
+            return Tensor(rows.storage, whole.shape, local.dtype)
+
+        return record("_ToTorchTensorBackward", gathered, (local,), (), _own_rows, local.shape)
 
     def _untie(self, ledger: Ledger, head: Any) -> None:
         """A tied head is tied once weights are loaded, so the root gathers the embedding's shard once more for it."""
