@@ -68,15 +68,12 @@ function show(answer) {
   $("assumptions").lastElementChild.replaceChildren(...answer.assumed.map((one) => made("li", {}, one)));
 }
 
-let running = 0; // when the estimate that is under way began; 0: none is
+let running = 0; // the version of the plan that is being answered; 0: none is
 async function answered() {
-  if (running) {
-    if (performance.now() - running > PATIENCE) first.restart("the plan has changed");
-    return;
-  }
+  if (running) return void setTimeout(stopped, PATIENCE, version);
   for (let done = 0; done !== version;) {
     done = version;
-    running = performance.now();
+    running = done;
     const answer = await first.ask({ ask: "estimated", plan: JSON.stringify(plan) });
     running = 0;
     if (done === version) {
@@ -85,6 +82,12 @@ async function answered() {
       else $("curve").replaceChildren();
     }
   }
+}
+
+// Ends a worker that is still at an older plan. One that is loading goes on: the next would have to load, too.
+function stopped(wanted) {
+  const stale = running && running !== version && wanted === version && first.loaded;
+  if (stale && performance.now() - first.since >= PATIENCE) first.restart("the plan has changed");
 }
 
 // What is asked behind the estimate, by the second worker: the curve, then each question that is open.
@@ -111,11 +114,10 @@ async function drawCurve(mine, result) {
     .sort((a, b) => a - b);
   const device = plan.device && deviceOf(plan.device);
   const points = [];
-  const bytesOf = (one) => one.bytes[one.against ?? "process"];
   for (const size of sizes) {
     if (mine !== version) return;
     const one = size === seq ? result : await estimated({ ...plan, seq: size });
-    if (one.bytes) points.push([size, size === seq ? result.bytes.process : bytesOf({ ...one, against: "process" })]);
+    if (one.bytes) points.push([size, one.bytes.process]);
   }
   if (mine !== version || points.length < 2) return;
   const limit = result.budget_bytes;

@@ -5,6 +5,8 @@ class Engine {
   #waiting = new Map();
   #count = 0;
   #files = [];
+  loaded = false;
+  since = 0; // when it began with what it is at, or was loaded
 
   constructor(progress = () => {}) {
     this.progress = progress;
@@ -18,6 +20,7 @@ class Engine {
   }
   #heard({ id, answer, progress, broken }) {
     if (progress !== undefined) this.progress(progress);
+    if (progress === "") [this.loaded, this.since] = [true, performance.now()];
     if (broken !== undefined) this.restart(broken);
     const [resolve] = this.#waiting.get(id) ?? [];
     this.#waiting.delete(id);
@@ -26,13 +29,14 @@ class Engine {
   // Ends the worker, and with it whatever it is at. The next question starts another.
   restart(reason) {
     this.#worker?.terminate();
-    this.#worker = null;
+    [this.#worker, this.loaded] = [null, false];
     for (const [resolve] of this.#waiting.values()) resolve({ error: `no answer: ${reason}` });
     this.#waiting.clear();
   }
   ask(message) {
     this.#started();
     const id = ++this.#count;
+    this.since = performance.now();
     return new Promise((resolve) => {
       this.#waiting.set(id, [resolve]);
       this.#worker.postMessage({ id, ...message });

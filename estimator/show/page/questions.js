@@ -145,26 +145,24 @@ const QUESTIONS = {
             .map(([key, value]) => (key === "name" ? value : `${key} ${value}`))
             .join(", ")
         : "one card";
-    const rows = layouts
-      .slice(0, 12)
-      .map((one) => [
-        `${one.cards} x ${one.device}`,
-        words(one.sharding),
-        gib(one.process),
-        gib(one.communicated),
-        one.verdict,
-        taking(
-          "Take",
-          {
-            ...rest,
-            device: one.device,
-            ...(one.sharding && one.cards > 1
-              ? { sharding: { ...one.sharding, ...(one.sharding.name ? { world_size: one.cards } : {}) } }
-              : {}),
-          },
-          `Take ${one.cards} ${one.device}, ${words(one.sharding)}`,
-        ),
-      ]);
+    const rows = layouts.slice(0, 12).map((one) => [
+      `${one.cards} x ${one.device}`,
+      words(one.sharding),
+      gib(one.process),
+      gib(one.communicated),
+      one.verdict,
+      taking(
+        "Take",
+        {
+          ...rest,
+          device: one.device,
+          ...(one.sharding && one.cards > 1
+            ? { sharding: { ...one.sharding, ...(one.sharding.name ? { world_size: one.cards } : {}) } }
+            : {}),
+        },
+        `Take ${one.cards} ${one.device}, ${words(one.sharding)}`,
+      ),
+    ]);
     return say(
       rows.length
         ? table(
