@@ -1,18 +1,19 @@
 """The smallest cluster: how many of which card a training step fits on, and how they share the model.
 
-All layouts are tried. One whose live bytes exceed a card is not replayed. Cards with the same kernels share live bytes
-and logs.
+All layouts are tried. One whose live bytes exceed a card is not replayed. Cards share live bytes and logs where their
+kernels do not differ in what the step asks of them.
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
 
 from ..engines.devices import Device, find
 from ..errors import InputError, options, shown
 from ..io.fields import checked
+from ..operators.device import Answers, noting
 from ..plans.margins import STATED, Margin, verdict_of
 from ..plans.plan import Plan, parse_plan
 from ..plans.refusals import check_question
@@ -206,7 +207,7 @@ def smallest_cluster(
     for ways in (WAYS, OFFLOADED):
         apart = [device for device in cards if ways is WAYS or on_device(plan, device).engine.has_own_memory]
         for count, sharding in _layouts(max_cards, own, ways):
-            shared = _Shared({}, {})
+            shared: list[_Shared] = []
             for device in apart:
                 try:
                     tried.append(_layout(on_device(plan, device), device, count, sharding, margin, shared))
@@ -256,29 +257,38 @@ def _takes(name: str, key: str) -> bool:
 
 
 class _Shared(NamedTuple):
-    """What cards with the same kernels share of one layout: totals and logs, by the frozen step."""
+    """What cards share of one layout, if they answer alike what the rules ask."""
 
-    totals: dict[Step, StepTotals]
-    logs: dict[Step, Any]
+    step: Step
+    """That of the first card."""
+    answers: Answers
+    totals: StepTotals
+    logs: Any
+
+    def serves(self, step: Step) -> bool:
+        """Whether the step of another card has the same totals and logs."""
+        device = self.step.device
+        return replace(step, device=device) == self.step and step.device.is_alike(device, self.answers)
 
 
 def _layout(
-    plan: Plan, device: Device, cards: int, sharding: Mapping[str, Any] | None, margin: Margin, shared: _Shared
+    plan: Plan, device: Device, cards: int, sharding: Mapping[str, Any] | None, margin: Margin, shared: list[_Shared]
 ) -> Layout:
     """A layout with its estimate. Raises ``InputError`` where it is refused."""
     if sharding is not None:
         plan = plan.model_copy(update={"sharding": read(sharding)})
     resolved = resolve(plan)
     step = resolved.step
-    if step not in shared.totals:
-        shared.totals[step] = run(step, resolved.sizes(), resolved.method, plan.batch, plan.seq)
-    totals = shared.totals[step]
-    result = live_of(resolved, totals)
-    exact = not plan.engine.replays or bool(result.fits)
-    if plan.engine.replays and exact:
-        if step not in shared.logs:
-            shared.logs[step] = plan.engine.logs()
-        result = to_result(resolved, totals, says_where=False, logs=shared.logs[step])
+    known = next((one for one in shared if one.serves(step)), None)
+    with noting({} if known is None else known.answers) as answers:
+        if known is None:
+            totals = run(step, resolved.sizes(), resolved.method, plan.batch, plan.seq)
+            known = _Shared(step, answers, totals, plan.engine.logs() if plan.engine.replays else None)
+            shared.append(known)
+        result = live_of(resolved, known.totals)
+        exact = not plan.engine.replays or bool(result.fits)
+        if plan.engine.replays and exact:
+            result = to_result(resolved, known.totals, says_where=False, logs=known.logs)
     return Layout(device, cards, sharding, plan, result, margin, exact)
 
 

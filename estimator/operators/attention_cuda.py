@@ -47,7 +47,7 @@ def select_kernel(
     cuDNN comes first on Hopper and on data-centre Blackwell only (``check_prefer_cudnn_attention``, with cuDNN 9.15.1
     or newer, as in wheels for CUDA 13). Elsewhere it comes after math, which takes every call.
     """
-    capability, dtype, dim = query.ledger.device.capability, query.dtype, head_size(query)
+    device, dtype, dim = query.ledger.device, query.dtype, head_size(query)
     grouped = query.shape[-3] != key.shape[-3]
     fused = all(len(x.shape) == 4 and x.shape[0] == query.shape[0] for x in (query, key, value))
     fused = fused and key.shape[1] == value.shape[1] and (enable_gqa or not grouped)
@@ -55,26 +55,28 @@ def select_kernel(
     if trains and mask is not None and mask.requires_grad:
         raise InputError("scaled dot-product attention with a mask that needs a gradient has no rule on a GPU")
     takes = {
-        "cudnn": same and cudnn_takes(capability, dtype, dim, key.shape[-2]),
-        "flash": same and mask is None and flash_takes(capability, dtype, dim, trains),
+        "cudnn": same and device.ask(cudnn_takes, dtype, dim, key.shape[-2]),
+        "flash": same and mask is None and device.ask(flash_takes, dtype, dim, trains),
         "efficient": fused
         and not grouped
-        and all(efficient_takes(capability, dtype, head_size(x)) for x in (query, value)),
+        and all(device.ask(efficient_takes, dtype, head_size(x)) for x in (query, value)),
         "math": True,
     }
-    only: str | None = query.ledger.device.sdpa_kernel
+    only: str | None = device.sdpa_kernel
     if only is not None:
         if not takes[only]:
+            capability = device.capability
             raise InputError(
                 f"sdpa_kernel {only} does not take this attention ({dtype}, head size {dim}, capability "
                 f"{capability[0]}.{capability[1]}{'' if mask is None else ', a mask'}); leave it out, or use efficient"
             )
         return only
-    if prefers_cudnn(capability) and takes["cudnn"]:
+    if device.ask(prefers_cudnn) and takes["cudnn"]:
         return "cudnn"
     kernel = next(kernel for kernel in ("flash", "efficient", "math") if takes[kernel])
     if kernel == "math" and same:
-        query.ledger.notes["math attention"] = why_math(capability, dtype, dim, grouped, mask is not None, trains)
+        why: str = device.ask(why_math, dtype, dim, grouped, mask is not None, trains)
+        query.ledger.notes["math attention"] = why
     return kernel
 
 
@@ -373,7 +375,7 @@ def _efficient_backward(call: Call) -> tuple[Tensor | None, ...]:
     batch, heads, seq, _ = query.shape
     grad = _contiguous_tokens(call.grad)
     grads = _token_major(query), _token_major(key), _token_major(value)
-    blocks = backward_blocks(ledger.device.capability, query.dtype, max(head_size(query), head_size(value)))
+    blocks: Blocks = ledger.device.ask(backward_blocks, query.dtype, max(head_size(query), head_size(value)))
     if blocks.computes_delta:
         delta = ledger.empty((batch, heads, seq), "float32")
     else:  # (grad.to(float) * out.to(float)).sum(-1).transpose(-2, -1).contiguous()

@@ -5,9 +5,10 @@ What is saved and the backward formulas do not depend on the device. Sources are
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import Any, ClassVar
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Any, ClassVar, TypeVar
 
 from ..ledger import ITEMSIZE, Size, Tensor, product
 from ..ledger.sizes import is_so
@@ -18,6 +19,23 @@ from .layout import strides_of
 THREADS = 2
 """Intra-op threads of the CPU step. Some CPU kernels allocate workspace for each thread."""
 REDUCED = ("float16", "bfloat16")
+
+
+T = TypeVar("T")
+Answers = dict[tuple[Callable[..., Any], tuple[Any, ...]], Any]
+"""What rules have asked of a GPU, by the function of its properties and the other arguments, with what it gave."""
+_answers: Answers | None = None
+
+
+@contextmanager
+def noting(answers: Answers) -> Iterator[Answers]:
+    """Within it, what rules ask of a GPU is added to ``answers``."""
+    global _answers
+    outer, _answers = _answers, answers
+    try:
+        yield answers
+    finally:
+        _answers = outer
 
 
 class Device:
@@ -86,6 +104,10 @@ class Device:
         """Whether the package flash-attn runs on the device. On a CPU, tests run a replacement of its kernel."""
         raise NotImplementedError
 
+    def is_alike(self, other: Device, answers: Answers) -> bool:
+        """Whether it would have answered what was asked of ``other`` as that did (``noting``)."""
+        return self == other
+
     def workspace_of_sum(self, x: Tensor, reduced: Sequence[bool]) -> Sequence[Size]:
         """Bytes of each temporary of a sum or a norm over the ``reduced`` dimensions, its result left out."""
         raise NotImplementedError
@@ -150,17 +172,29 @@ class Cuda(Device):
     def cublas_workspace(self) -> int:
         return workspace_bytes(self.capability)
 
+    def ask(self, function: Callable[..., T], *given: Any) -> T:
+        """What a function gives of the capability and other arguments. Rules ask about the capability by this alone."""
+        answer = function(self.capability, *given)
+        if _answers is not None:
+            _answers[function, given] = answer
+        return answer
+
+    def is_alike(self, other: Device, answers: Answers) -> bool:
+        if not isinstance(other, Cuda) or self != replace(other, capability=self.capability):
+            return False
+        return all(function(self.capability, *given) == found for (function, given), found in answers.items())
+
     @property
     def takes_grouped_heads(self) -> bool:
         return self.sdpa_kernel != "efficient"
 
     @property
     def adds_products_in_place(self) -> bool:
-        return self.capability >= (8, 0)
+        return self.ask(_is_ampere)
 
     @property
     def runs_flash_attn(self) -> bool:
-        return self.capability >= (8, 0)
+        return self.ask(_is_ampere)
 
     def workspace_of_sum(self, x: Tensor, reduced: Sequence[bool]) -> Sequence[Size]:
         """Partial results of a reduction over several thread blocks; none where a size is a symbol."""
@@ -169,7 +203,7 @@ class Cuda(Device):
 
         def workspace(*sizes: int) -> Sequence[Size]:
             shape, steps = sizes[:rank], sizes[rank:]
-            return reduction_workspace(shape, steps, reduced, self.capability, self.multiprocessors) or ()
+            return self.ask(reduction_workspace, shape, steps, tuple(reduced), self.multiprocessors) or ()
 
         sizes: Any = (*x.shape, *strides)
         if all(isinstance(size, int) for size in sizes):
@@ -178,6 +212,11 @@ class Cuda(Device):
         return ()
 
     workspace_of_mean = workspace_of_sum
+
+
+def _is_ampere(capability: tuple[int, int]) -> bool:
+    """Whether it is Ampere or newer."""
+    return capability >= (8, 0)
 
 
 DEVICES: dict[str, Device] = {device.type: device for device in (CPU, Cuda())}

@@ -139,3 +139,13 @@ def test_what_rests_on_the_host_is_tried_where_nothing_else_fits() -> None:
     fits = smallest_cluster({**FULL, "seq": 16}, ["t4"], 2)
     assert fits.layouts
     assert not [one for one in fits.tried if "host" in one.way]
+
+
+def test_cards_share_a_step_only_where_their_kernels_are_alike() -> None:
+    """Of heads of 96, kernels for backward and attention differ by card: each is as when it is asked about alone."""
+    keys = {"model": "phi-3-mini-4k", "method": "lora", "batch": 2, "seq": 700, "attention_mask": True}
+    cards = ["a100-40gb", "rtx-4090", "l40s", "h100-80gb"]
+    together = {(one.device.name, one.way, one.cards): one.result for one in smallest_cluster(keys, cards, 1).tried}
+    for card in cards:
+        for one in smallest_cluster(keys, [card], 1).tried:
+            assert together[card, one.way, one.cards] == one.result

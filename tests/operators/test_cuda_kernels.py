@@ -61,7 +61,7 @@ def taken(ledger: Ledger, run: Any) -> list[int]:
 def test_columns_of_a_bias_gradient() -> None:
     """By hand from ``setReduceConfig``: 2,756 rows of 4,096 on 142 multiprocessors. Blocks of 32 x 4 threads, four
     columns to a thread: 32 blocks, 689 values to a thread, so 44 blocks share a column; 4 B x 4,096 x 44 x 32 x 4."""
-    assert reduction_workspace((2756, 4096), (4096, 1), (True, False), (8, 9), 142) == (92_274_688, 128)
+    assert reduction_workspace((8, 9), (2756, 4096), (4096, 1), (True, False), 142) == (92_274_688, 128)
 
 
 Reduction = tuple[tuple[int, ...], tuple[int, ...], list[int], tuple[int, int], int, "tuple[int, int] | None"]
@@ -86,7 +86,7 @@ def test_reductions(case: Reduction) -> None:
     ``TensorIterator``; 18,000 random layouts agreed when the rule was written."""
     shape, strides, dims, capability, count, expected = case
     reduced = [i in dims for i in range(len(shape))]
-    assert reduction_workspace(shape, strides, reduced, capability, count) == expected
+    assert reduction_workspace(capability, shape, strides, reduced, count) == expected
 
 
 @pytest.mark.parametrize(

@@ -19,6 +19,7 @@ from typing import NamedTuple
 
 from ...ledger import FLOATING, ITEMSIZE, Events, Ledger, Origin, Size, whole
 from ...ledger.sizes import evaluated
+from ...operators.device import Device
 from ...programs import Blocks, Procedure, Step
 from ...programs.layer_runs import segments
 from ...steps.checkpointing import segment_length
@@ -186,8 +187,8 @@ class Logs:
         self.with_origins = with_origins
         self._logs: dict[tuple[str, int, int], Log] = {}
         self._shapes = Shapes(self._made)
-        self.begun: dict[tuple[str, Batch], Process] = {}
-        """The last process that made its first step, after it, by the rank and the batch."""
+        self.begun: dict[tuple[str, Device, Batch], Process] = {}
+        """The last process that made its first step, after it, by the rank, the kernels and the batch."""
 
     def of(self, job: Job, batch: int, seq: int) -> Log:
         """The log of a step of [batch, seq] tokens."""
@@ -507,7 +508,7 @@ def replay(
     With ``logs`` its first step is that of the process before, where it had the same batch and as much room.
     """
     process = Process(job, capacity, timeline, logs, snapshot)
-    failed, first = None, (repr(job.plan.method.open_values()), batches[0])
+    failed, first = None, (repr(job.plan.method.open_values()), job.step.device, batches[0])
     shares = logs is not None and timeline is None and snapshot is None and not job.plan.expandable_segments
     known = process.logs.begun.get(first) if shares else None
     if known is not None and (capacity is None or known.reserved_peak <= capacity):

@@ -34,10 +34,10 @@ def resident_threads(capability: tuple[int, int]) -> int:
 
 
 def reduction_workspace(
+    capability: tuple[int, int],
     shape: Sequence[int],
     strides: Sequence[int],
     reduced: Sequence[bool],
-    capability: tuple[int, int],
     multiprocessors: int,
 ) -> tuple[int, int] | None:
     """Bytes of the staging buffer and of the semaphores of a reduction over several thread blocks.
