@@ -28,6 +28,8 @@ class Train(Procedure):
         passes = max(step.micro_batches, 1 + (step.previous_output or model.scope.traces))
         log = ledger.events if model.scope.traces else None  # which begins after a pass that traces alone
         passes = passes if log is None else 1 + step.micro_batches
+        if step.micro_batches == 1 and not step.previous_output:
+            model.scope.guess()
         out: Any = None
         batch: Any = None
         for again in range(passes):
@@ -37,7 +39,7 @@ class Train(Procedure):
             if again and model.scope.traces:
                 ledger.peaks.clear()
                 if step.micro_batches == 1:
-                    out = None
+                    out, ledger.work = None, 0
             if again == 1 and log is not None:
                 out = batch = None
                 log.restart()
@@ -52,6 +54,8 @@ class Train(Procedure):
             backward(ledger, out[0])
             if step.drop_output_before_step:
                 del out
+            if model.scope.guessed:
+                break
         yield "update"
         loop.update()
         yield from loop.end(batch)

@@ -12,6 +12,7 @@ import pytest
 from estimator.ledger import Events
 from estimator.plans.plan import parse_plan
 from estimator.plans.resolve import resolve
+from estimator.steps.sharding import zero3
 from estimator.steps.step import run
 from tests.cases.small_models import write_config
 from tests.cases.zero_steps import CASES, FEW, QUANTITIES, RECORD, bucket
@@ -117,8 +118,40 @@ def test_clipping_takes_nothing_more(tmp_path: Path) -> None:
             events = Events()
             ledger = resolved.step.ledger(unrolled=True, events=events)
             run(resolved.step, resolved.sizes(), resolved.method, 1, 2, ledger=ledger)
-            found.append(events.sizes)
+            found.append(_sizes(events))
         assert found[0] == found[1]
+
+
+def _sizes(events: Events) -> list[int]:
+    """Bytes of what the step allocates (positive) and frees."""
+    return [events.sizes[n] if n >= 0 else -events.sizes[~n] for n in events.order[events.marks["forward"] :]]
+
+
+@pytest.mark.consistency
+@pytest.mark.parametrize(
+    "keys", [{}, {"device": "rtx-4090"}, {"device": "rtx-4090", "method": "lora", "checkpointing": "layer"}]
+)
+def test_a_wrong_guess_of_the_order_changes_nothing(keys: dict[str, Any], tmp_path: Path) -> None:
+    """What ran before is another model, has fewer modules, more, or others in backward; then a right guess."""
+    model = write_config(tmp_path / "model", FEW)
+    block = {"name": "zero3", "world_size": 3, **WHOLE, **bucket(3_000)}
+    resolved = resolve(parse_plan({"model": model, "seq": 8, "sharding": block, **keys}))
+    order = zero3._last_order
+
+    def ran(given: list[str], on_gpu: bool) -> Any:
+        order[:] = given
+        ledger = resolved.step.ledger(**({"unrolled": True, "events": Events()} if on_gpu else {}))
+        totals = run(resolved.step, resolved.sizes(), resolved.method, 1, 8, ledger=ledger)
+        return totals, ledger.events and _sizes(ledger.events)
+
+    for on_gpu in {False, "device" in keys}:
+        witness = ran([], on_gpu)
+        right = [*order]
+        half = len(right) // 2
+        wrong = [["other"], right[:half], right[:-2], [*right, *right[-2:]], [*right[: half + 3], *right[half + 5 :]]]
+        for guess in [*wrong, right]:
+            assert ran(guess, on_gpu) == witness
+            assert order == right
 
 
 @pytest.mark.consistency

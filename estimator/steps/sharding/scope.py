@@ -92,6 +92,14 @@ class Scope:
     pinned_states: Size = 0
     """What of ``states`` is pinned there."""
 
+    def guess(self) -> None:
+        """Take for noted what the last model noted, if there was one."""
+
+    @property
+    def guessed(self) -> bool:
+        """Whether the pass, now over, would have noted just that."""
+        return False
+
     def updated(self, parameters: Sequence[Tensor]) -> Sequence[Tensor]:
         """What the optimizer updates, given the parameters that get a gradient."""
         return parameters

@@ -313,7 +313,8 @@ class _StageOneAndTwo(Scope):
     def _hold(self) -> None:
         """Hold what the rank with the most has now. If there was a new peak, it was that of the one before."""
         if self.ledger.symbolic:
-            only_bounded()
+            if not self.alone:
+                only_bounded()
         elif (peak := max(self.ledger.peaks.values(), default=0)) > self.peak:
             self.peak, self.largest = peak, self.most
         self.most = max(self.ranks, key=lambda rank: rank.held.total())

@@ -9,7 +9,8 @@ that train, which count as states of the optimizer. Kept for communication are a
 all gradients. Parts are padded, so ranks are equal.
 
 The coordinator knows from the steps before in which order modules run. So a model runs twice here: the first time its
-modules are noted down alone.
+modules are noted down alone. The order of the last model that ran is taken for that of the next one: if it is, that one
+runs once, and else from the first module on that differs its modules are noted down.
 """
 
 from __future__ import annotations
@@ -37,6 +38,8 @@ from .zero import NORM_BYTES
 MAX_LIVE_PARAMETERS = MAX_REUSE_DISTANCE = SUB_GROUP_SIZE = 1_000_000_000
 """DeepSpeed's defaults, in elements."""
 NOT_AVAILABLE, INFLIGHT, AVAILABLE = range(3)
+_last_order: list[str] = []
+"""The order of the modules of the last model that ran."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -149,9 +152,10 @@ class _Coordinator:
         self.prefetch_bucket_size = options.stage3_prefetch_bucket_size
         self.stream = "all_gather" if options.overlap_comm else ""
         self.submodule_order: list[str] = []
-        self.is_complete_trace = False
+        self.is_complete_trace = self.is_guess = False
+        """The order is known, and perhaps another model's."""
         self.active_backward_submodules: dict[str, None] = {}
-        self.recompute_parameters: dict[str, set[_Param]] = {}
+        self.recompute_parameters: dict[str, dict[_Param, None]] = {}
         self.inflight: dict[_Param, _Handle] = {}
         self.traversed: list[int] = []
         """Elements of the parameters of all modules before each."""
@@ -183,6 +187,10 @@ class _Coordinator:
         if not self.is_complete_trace:
             self.submodule_order.append(path)
             return
+        if self.is_guess and [path] != self.submodule_order[self.step_id : self.step_id + 1]:
+            self.trace_from_here()
+            self.submodule_order.append(path)
+            return
         params = self.own.get(path, [])
         recomputes = self.ledger.phase == "recomputation"
         if not forward:
@@ -191,7 +199,7 @@ class _Coordinator:
         for p in params:
             p.active_sub_modules.add(path)
             if recomputes and self.active_backward_submodules and not p.whole.requires_grad:
-                self.recompute_parameters.setdefault(next(reversed(self.active_backward_submodules)), set()).add(p)
+                self.recompute_parameters.setdefault(next(reversed(self.active_backward_submodules)), {})[p] = None
             if p in self.inflight:
                 self.inflight.pop(p).wait()
         not_fetched = {p for p in params if self.fetched_for.get(p, -1) < self.step_id}
@@ -202,6 +210,14 @@ class _Coordinator:
             discarded.add(p)
         self._prefetch()
         self.step_id += 1
+
+    def trace_from_here(self) -> None:
+        """Note down the modules from here on, with nothing gathered."""
+        self.release_and_reset_all([p for params in self.own.values() for p in params if not p.persist])
+        self.recompute_parameters.clear()
+        self.uses.clear()
+        del self.submodule_order[self.step_id :]
+        self.is_complete_trace = self.is_guess = False
 
     def _prefetch(self) -> None:
         most = min(MAX_LIVE_PARAMETERS - self.n_available_params, self.prefetch_bucket_size)
@@ -229,9 +245,9 @@ class _Coordinator:
             return
         own = self.own.get(path, [])
         released = {p for p in own if not p.persist and not self._is_kept(p)}
-        params = {*own}
+        params = dict.fromkeys(own)
         if not forward:
-            again = self.recompute_parameters.pop(path, set())
+            again = self.recompute_parameters.pop(path, {})
             released |= {p for p in again if not p.persist}
             params |= again
             self.active_backward_submodules.pop(path, None)
@@ -383,6 +399,16 @@ class _StageThree(Scope):
         module.lora_A = _Hooked(self, f"{path}.lora_A", module.lora_A, f"{path}.lora_dropout")  # type: ignore[assignment]
         module.lora_B = _Hooked(self, f"{path}.lora_B", module.lora_B)  # type: ignore[assignment]
 
+    def guess(self) -> None:
+        if self.updates_on_host:  # a pass that traces leaves norms, which the log has as there before the step
+            return
+        self.coordinator.submodule_order[:] = _last_order
+        self.coordinator.is_guess = bool(_last_order)
+
+    @property
+    def guessed(self) -> bool:
+        return self.coordinator.is_guess
+
     def updated(self, parameters: Sequence[Tensor]) -> Sequence[Tensor]:
         return self.fp32_groups
 
@@ -479,7 +505,11 @@ class _StageThree(Scope):
 
     def _after_backward(self) -> None:
         self.reduce_and_partition_ipg_grads()
-        self.coordinator.release_backward_leftovers()
+        coordinator = self.coordinator
+        if coordinator.is_guess and coordinator.step_id != len(coordinator.submodule_order):
+            coordinator.trace_from_here()
+        coordinator.release_backward_leftovers()
+        _last_order[:] = coordinator.submodule_order
 
     def updates(self, parameters: Sequence[Tensor]) -> Iterator[Sequence[Tensor]]:
         ledger = self.ledger
