@@ -45,7 +45,7 @@ def head_weight(head: Module, loss: str, full_tensor: Callable[[Tensor], Tensor]
     if full_tensor is None:
         raise InputError(
             f"loss {loss} multiplies by {head.path}'s weight itself, of which the process has a part: PyTorch stops "
-            "(got mixed torch.Tensor and DTensor); use loss: chunked, or sharding.groups: layers"
+            "(got mixed torch.Tensor and DTensor); use sharding.groups: layers"
         )
     return full_tensor(head.weight)
 
@@ -68,8 +68,17 @@ def labelled(tokens: int, share: float) -> int:
 
 
 def chunked_loss(head: Module, hidden_states: Tensor, labels: Tensor, size: int | None) -> Tensor:
-    """The loss over chunks of ``size`` tokens, each in a checkpoint (MsT, ALST, TRL)."""
+    """The loss over chunks of ``size`` tokens, each in a checkpoint (MsT, ALST, TRL).
+
+    Raises ``InputError`` for a head that each chunk would have to gather.
+    """
     ledger = hidden_states.ledger
+    weight = getattr(getattr(head, "base_layer", head), "weight", None)
+    if weight is not None and not weight.storage.nbytes:
+        raise InputError(
+            f"loss chunked calls {head.path} for each chunk, and how that gathers what others have has no rule; "
+            "use sharding.groups: layers"
+        )
     labels = shifted(labels)
     ledger.empty(labels.shape, "bool")  # labels != -100, summed
     hidden_states = flat(hidden_states)

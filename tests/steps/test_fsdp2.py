@@ -111,3 +111,15 @@ def test_a_head_that_the_loss_gathers_from_the_host(tmp_path: Path) -> None:
     estimate(plan)  # the head is in the group of the last norm, which gathers it
     with pytest.raises(InputError, match=r"cpu_offload has no rule with a loss that gathers lm_head\.weight itself"):
         estimate({**plan, "method": "lora"})
+
+
+@pytest.mark.parametrize("method", ["lora", {"name": "lora", "modules_to_save": ["lm_head"]}])
+@pytest.mark.parametrize(("loss", "why"), [("chunked", "for each chunk"), ("liger", "got mixed torch.Tensor")])
+def test_a_loss_whose_head_no_group_gathers_is_refused(tmp_path: Path, method: Any, loss: str, why: str) -> None:
+    """With adapters accelerate's last group has no norm, and the head is alone in a group whose hook nothing calls."""
+    model = write_config(tmp_path / "model", {"num_hidden_layers": 2})
+    keys = {"seq": 8, "loss": loss, "method": method}
+    shared = {"name": "fsdp2", "world_size": 2}
+    with pytest.raises(InputError, match=why):
+        estimate(model, **keys, sharding={**shared, "groups": "accelerate"})
+    assert estimate(model, **keys, sharding=shared).bytes["peak"]

@@ -104,7 +104,8 @@ def log_step(job: Job, batch: Size, seq: Size, with_origins: bool = False) -> Lo
         unpacked, nbytes = p.numel * ITEMSIZE[base_dtype], p.storage.nbytes
         shared = bool((ledger.host or ledger).masters) and p.requires_grad  # with others, all of which are views
         packed = p.whole is None and not shared and nbytes != p.nbytes
-        as_it_is = packed or shared or p.dtype not in FLOATING or (p.added and step.base is not None)
+        part = p.whole is not None and p.dtype not in FLOATING  # of what was packed before it was shared
+        as_it_is = packed or shared or part or (p.added and step.base is not None)
         loaded = nbytes if as_it_is else unpacked
         own = tuple(constants) if packed else ()
         found[p.added].append(Loaded(p.name, nbytes, loaded, unpacked if packed else 0, own))  # type: ignore[arg-type]
