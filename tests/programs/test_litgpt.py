@@ -216,7 +216,10 @@ def test_stable_embedding() -> None:
         ({"method": {**LORA, "target_modules": []}}, "target_modules is empty; name a part"),
         ({"method": {**LORA, "use_dora": True}}, "litgpt's LoRA has no use_dora; leave it out"),
         ({"method": "ia3"}, "method: ia3 has no rule with implementation: litgpt; take full or lora"),
-        ({"checkpointing": "layer"}, "checkpointing belongs to implementation: transformers, not litgpt; leave it out"),
+        (
+            {"checkpointing": "layer"},
+            "whose loop has checkpoints of blocks where FSDP shares the model, and nowhere else",
+        ),
         ({"keep_logits": False}, "keep_logits belongs to implementation: transformers, not litgpt; leave it out"),
         ({"optimizer": "lomo"}, "optimizer: lomo does not go with implementation: litgpt"),
         ({"dtype": "int8", "method": LORA}, "of quantised bases take nf4 or fp4"),

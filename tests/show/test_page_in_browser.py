@@ -84,7 +84,7 @@ def shown(page: Any) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.share(10)
+@pytest.mark.share(20)
 @pytest.mark.parametrize("plan", PLANS, ids=lambda plan: plan["model"])
 def test_its_answer_is_the_command_lines(page: Any, plan: dict[str, Any]) -> None:
     assert answer(page, plan) == on_this_machine(plan)
@@ -97,6 +97,14 @@ def test_a_link_gives_the_same_plan(page: Any) -> None:
     assert json.loads(page.evaluate("() => decodeURIComponent(location.hash.slice('#plan='.length))")) == plan
     page.reload()
     assert shown(page) == first
+
+
+def copied(page: Any, button: str) -> str:
+    page.evaluate("() => { document.getElementById('copied').textContent = '' }")
+    page.click(f"text={button}")
+    page.wait_for_function("() => document.getElementById('copied').textContent")
+    text: str = page.inner_text("#copied")
+    return text.removeprefix("copied:\n")
 
 
 @pytest.mark.parametrize(
@@ -118,15 +126,12 @@ def test_its_command_is_the_plan(page: Any, plan: dict[str, Any]) -> None:
     from estimator.show.commands.estimate import configure
 
     answer(page, plan)
-    page.click("text=Copy as a command")
-    words = shlex.split(page.inner_text("#copied").removeprefix("copied:\n"))
+    words = shlex.split(copied(page, "Copy as a command"))
     assert words[:2] == ["estimator", "estimate"]
     parser = argparse.ArgumentParser()
     configure(parser, words[2:])
     assert parse_plan(plan_mapping(parser.parse_args(words[2:]))) == parse_plan(plan)
-    page.click("text=Copy as Python")
-    code = page.inner_text("#copied").partition("estimate(")[2].removesuffix("))") + ")"
-    assert eval(code.removesuffix(")")) == plan
+    assert eval(copied(page, "Copy as Python").partition("estimate(")[2].removesuffix("))")) == plan
 
 
 def test_the_form_changes_the_plan(page: Any) -> None:
