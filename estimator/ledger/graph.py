@@ -179,7 +179,7 @@ def record(
     for tensor in inputs:
         if tensor is not None:
             ledger, requires_grad = tensor.ledger, requires_grad or tensor.requires_grad
-    tensor = None
+    tensor = None  # a reference would keep the last input alive while the operator runs
     if ledger is None:
         return make()
     outer = ledger.running

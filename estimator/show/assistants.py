@@ -66,17 +66,16 @@ def words_of(name: str, given: Mapping[str, Any]) -> tuple[list[str], dict[str, 
     """A call as a command's words, and the plan that it reads. Raises ``InputError``."""
     if name not in QUESTIONS:
         raise InputError(f"no tool '{name}'{nearest(name, QUESTIONS)}; there are {', '.join(QUESTIONS)}")
-    words, behind, plan = [name], [], dict(given)
+    words, plan = [name], dict(given)
     for key in QUESTIONS[name]:
         if (value := plan.pop(key, None)) is not None:
             text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
-            behind += ["--", text] if key in _POSITIONAL else []
-            words += [] if key in _POSITIONAL else [f"--{key.replace('_', '-')}={text}"]
+            words += ["--", text] if key in _POSITIONAL else [f"--{key.replace('_', '-')}={text}"]
     if name not in _LISTS:
-        return [*words, *behind], plan
+        return words, plan
     if plan:
         raise InputError(f"unknown key '{next(iter(plan))}'; {name} takes filter")
-    return [*words, *behind], None
+    return words, None
 
 
 async def answer(name: str, given: Mapping[str, Any]) -> CallToolResult:

@@ -27,10 +27,13 @@ class Printed(NamedTuple):
     """The line of a refusal, without the program's name."""
 
 
-def captured(words: Sequence[str]) -> Printed:
-    """Run a command by its words on the command line."""
+def captured(words: Sequence[str], plan: str | None = None) -> Printed:
+    """Run a command by its words on the command line, with ``--plan`` where there is a plan, given as JSON."""
     output, error = io.StringIO(), io.StringIO()
-    with redirect_stdout(output), redirect_stderr(error):
+    with tempfile.TemporaryDirectory() as folder, redirect_stdout(output), redirect_stderr(error):
+        if plan is not None:
+            (path := Path(folder) / "plan.json").write_text(plan, encoding="utf-8")
+            words = [words[0], "--plan", str(path), *words[1:]]
         status = main(words)
     return Printed(status, output.getvalue(), error.getvalue().strip().removeprefix("estimator: "))
 
@@ -40,11 +43,8 @@ def _answer(words: Sequence[str], plan: Any, limit: int) -> str:
         import resource
 
         resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-    with tempfile.TemporaryDirectory() as folder:
-        if plan is not None:
-            (path := Path(folder) / "plan.json").write_text(json.dumps(plan), encoding="utf-8")
-            words = [words[0], "--plan", str(path), *words[1:]]
-        text, record = captured(words), captured([words[0], "--json", *words[1:]])
+    given = None if plan is None else json.dumps(plan)
+    text, record = captured(words, given), captured([words[0], "--json", *words[1:]], given)
     return json.dumps([text.status, text.error, text.output, record.output])
 
 

@@ -63,8 +63,7 @@ def run(words: Sequence[str], plan: str) -> str:
     """What a command prints for a plan in JSON, with ``--json``: ``{"status", "answer"}``."""
 
     def ask() -> dict[str, Any]:
-        PLAN.write_text(plan, encoding="utf-8")
-        printed = captured([*words, "--plan", str(PLAN), "--json"])
+        printed = captured([*words, "--json"], plan)
         if printed.status == 2:
             raise InputError(printed.error)
         return {"status": printed.status, "answer": json.loads(printed.output)}

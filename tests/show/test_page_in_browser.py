@@ -19,7 +19,7 @@ from estimator.show.captured import captured
 from estimator.show.commands.options import plan_mapping
 from estimator.show.page import build, serve
 from tests.cases.page_plans import PLANS, on_this_machine
-from tests.helpers.engines import tool
+from tests.helpers.browsers import browser as browser
 
 pytest.importorskip("playwright")
 
@@ -40,18 +40,6 @@ def address(folder: Path) -> Iterator[str]:
         threading.Thread(target=server.serve_forever, daemon=True).start()
         yield f"http://127.0.0.1:{server.server_port}/"
         server.shutdown()
-
-
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    from playwright.sync_api import sync_playwright
-
-    path = tool("chromium", "chromium-browser", "google-chrome")
-    quiet = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
-    with sync_playwright() as playwright:
-        opened = playwright.chromium.launch(executable_path=path, args=quiet)
-        yield opened
-        opened.close()
 
 
 SEEN: list[str] = []

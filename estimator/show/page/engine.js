@@ -22,7 +22,7 @@ class Engine {
     if (progress !== undefined) this.progress(progress);
     if (progress === "") [this.loaded, this.since] = [true, performance.now()];
     if (broken !== undefined) this.restart(broken);
-    const [resolve] = this.#waiting.get(id) ?? [];
+    const resolve = this.#waiting.get(id);
     this.#waiting.delete(id);
     if (resolve && answer !== undefined) resolve(answer);
   }
@@ -30,7 +30,7 @@ class Engine {
   restart(reason) {
     this.#worker?.terminate();
     [this.#worker, this.loaded] = [null, false];
-    for (const [resolve] of this.#waiting.values()) resolve({ error: `no answer: ${reason}` });
+    for (const resolve of this.#waiting.values()) resolve({ error: `no answer: ${reason}` });
     this.#waiting.clear();
   }
   ask(message) {
@@ -38,7 +38,7 @@ class Engine {
     const id = ++this.#count;
     this.since = performance.now();
     return new Promise((resolve) => {
-      this.#waiting.set(id, [resolve]);
+      this.#waiting.set(id, resolve);
       this.#worker.postMessage({ id, ...message });
     });
   }
