@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cache, lru_cache
 from pathlib import Path
@@ -61,6 +62,11 @@ class Device:
         return f"Device(name={self.name!r}, kind={self.kind!r}, usable={human(self.usable_bytes)!r})"
 
     @property
+    def maker(self) -> str:
+        """The first word of its label."""
+        return self.label.split()[0]
+
+    @property
     def is_card(self) -> bool:
         """Whether its memory is a card's own, not the system's."""
         return self.kind.startswith("GPU") or self.kind == "accelerator"
@@ -84,8 +90,22 @@ class Device:
 @cache
 def _devices() -> dict[str, Device]:
     groups = json.loads(Path(__file__).with_name("devices.json").read_text(encoding="utf-8"))["groups"]
-    rows = {name: {**row, "group": group} for group in groups for name, row in group["devices"].items()}
+    rows = {
+        name: {**row, "group": group}
+        for group in groups
+        for first, each in group["devices"].items()
+        for name, row in _sold(first, each)
+    }
     return {name: _device(name, row, rows) for name, row in rows.items()}
+
+
+def _sold(name: str, row: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """A phone that is sold with several sizes of RAM, with each, the least under its plain name; others as they are."""
+    if "ram_gb" not in row:
+        yield name, row
+    for gigabytes in row.get("ram_gb", ()):
+        one = {**row, "label": f"{row['label']}, {gigabytes} GB", "total_mib": 1024 * gigabytes}
+        yield (name if gigabytes == row["ram_gb"][0] else f"{name}-{gigabytes}gb"), one
 
 
 def _device(name: str, row: dict[str, Any], rows: dict[str, dict[str, Any]]) -> Device:
@@ -157,19 +177,24 @@ _MAKERS = frozenset({
 })  # fmt: skip
 """Words in drivers' names that do not distinguish devices of the catalogue."""
 
-_VARIANTS = frozenset({"sxm", "pcie", "nvl", "hbm", "ada", "pro", "quadro", "server", "workstation"})
+_VARIANTS = frozenset({"sxm", "pcie", "nvl", "hbm", "ada", "pro", "quadro", "server", "workstation", "5g"})
 """Words that people leave out. A name without them is ambiguous only where the catalogue has several variants."""
+
+
+def _spoken(text: str) -> str:
+    """A name in small letters: ``Galaxy S24+`` as ``galaxy s24 plus``, ``Apple iPhone 16`` as ``iphone 16``."""
+    return re.sub(r"^apple[\s-]+(?=i)", "", text.lower().strip()).replace("+", " plus")
 
 
 def _parts(text: str) -> tuple[str, frozenset[str]]:
     """A name's model (``4090ti``) and its variant words: form, series and memory size (``{"pcie", "80gb"}``)."""
     model, variant = "", set()
-    for token in re.findall(r"[a-z0-9/]+", re.sub(r"(\d)\s+(gi?b)\b", r"\1\2", text.lower())):
+    for token in re.findall(r"[a-z0-9/]+", re.sub(r"(\d)\s+(gi?b)\b", r"\1\2", _spoken(text))):
         if size := re.fullmatch(r"(\d+)gi?b", token):
             variant.add(f"{size[1]}gb")
             continue
         token = re.sub(r"^(sxm|hbm)\d+e?$", r"\1", token)
-        for word in re.findall(r"[a-z]+|\d+|/", token):
+        for word in [token] if token in _VARIANTS else re.findall(r"[a-z]+|\d+|/", token):
             if word in _VARIANTS:
                 variant.add(word)
             elif word not in _MAKERS:
@@ -183,7 +208,7 @@ def _models() -> dict[str, list[tuple[Device, frozenset[str]]]]:
     models: dict[str, list[tuple[Device, frozenset[str]]]] = {}
     for device in _devices().values():
         words = _parts(device.name)[1] | _parts(device.label)[1]
-        for model in {_parts(name)[0] for name in (device.name, *device.also)}:
+        for model in {_parts(name)[0] for name in (device.name, device.label, *device.also)}:
             models.setdefault(model, []).append((device, words))
     return models
 
@@ -193,15 +218,19 @@ def find(name: str) -> Device:
     """The device of a name: ``rtx-4090``, ``RTX 4090``, ``4090`` or what ``torch.cuda.get_device_name`` prints
     (``NVIDIA GeForce RTX 4090``, ``NVIDIA A100-SXM4-80GB``). ``this`` is what is here: see ``this_machine``.
 
-    Raises ``InputError`` for an unknown name and for one that several devices share (``A100``).
+    Raises ``InputError`` for an unknown name and for one that several devices share (``A100``). Of a phone that is sold
+    with several sizes of RAM, a name without one is the phone with the least.
     """
-    plain = re.sub(r"[^a-z0-9]", "", name.lower())
+    plain = re.sub(r"[^a-z0-9]", "", _spoken(name))
     if plain == THIS:
         return _here()
     device = next((one for one in catalogue() if one.name.replace("-", "") == plain), None)
     if device is None:
         model, variant = _parts(name)
-        close = [one for one, words in _models().get(model, ()) if variant <= words]
+        found = [(one, words) for one, words in _models().get(model, ()) if variant <= words]
+        close = [one for one, _ in found]
+        if close and all(one.is_phone for one in close):  # fewest words left out, and the least RAM that it is sold with
+            close = [min(found, key=lambda pair: (len(pair[1]), pair[0].total_bytes))[0]]
         if len(close) > 1:
             raise InputError(
                 f"device '{name}' may be {', '.join(one.name for one in close)}; name one of them, "

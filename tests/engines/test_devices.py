@@ -111,6 +111,39 @@ def test_published_runs_that_ended_on_phones_are_beyond_them(run: dict[str, Any]
     assert required(run) > limit_of(find(run["device"]))
 
 
+SPOKEN = {
+    "xiaomi-15": "xiaomi-15",
+    "Xiaomi 15 16GB": "xiaomi-15-16gb",
+    "xiaomi-15-12gb": "xiaomi-15",
+    "Samsung Galaxy S25 Ultra": "galaxy-s25-ultra",
+    "Galaxy S25 Ultra 16 GB": "galaxy-s25-ultra-16gb",
+    "Galaxy S24+": "galaxy-s24-plus",
+    "Apple iPhone 16 Pro Max": "iphone-16-pro-max",
+    "Nothing Phone (3a) 12 GB": "nothing-phone-3a-12gb",
+    "Motorola Moto G (2025)": "moto-g-2025",
+    "Poco X6 5G": "poco-x6",
+    "Redmi Note 13 Pro+ 5G": "redmi-note-13-pro-plus",
+    "poco x6 pro 12gb": "poco-x6-pro-12gb",
+    "Galaxy A16": "galaxy-a16",
+    "Galaxy A16 5G": "galaxy-a16-5g",
+}
+
+
+def test_phones_are_found_as_people_call_them() -> None:
+    """Asks the catalogue: makers' spellings, the least RAM under the plain name, and the others by their RAM."""
+    assert {name: find(name).name for name in SPOKEN} == SPOKEN
+
+
+def test_there_are_phones_of_all_makers_with_the_ram_that_they_are_sold_with() -> None:
+    """Asks the catalogue: 150 phones and more, of fifteen makers; a phone that is sold with several has them all."""
+    phones = [device for device in catalogue() if device.kind in ("iPhone", "Android phone")]
+    assert len({re.sub(r"-[0-9]+gb$", "", device.name) for device in phones}) > 250
+    assert len({device.maker for device in phones}) >= 15
+    names = ("oneplus-11r", "oneplus-11r-16gb", "oneplus-11r-18gb")
+    assert [find(name).total_bytes >> 30 for name in names] == [8, 16, 18]
+    assert all(device.source for device in phones)
+
+
 def test_every_phone_has_a_limit_that_says_what_is_assumed() -> None:
     """Asks the catalogue: a phone's limit was measured, or says that it is assumed, from whom and what overrides it."""
     for device in catalogue():

@@ -118,6 +118,10 @@ def test_a_list_fits_a_terminal_and_is_whole_in_a_pipe(
     short = on_terminal()
     assert len(short) <= 22
     assert any("; " in line and line.count("(") > 2 for line in short)
+    if command == ["devices"]:
+        makers = on_terminal("android")
+        assert len(makers) <= 22
+        assert "Samsung (" in " ".join(makers)
     assert len(on_terminal("--all")) > 150 < len(piped.splitlines())
     if command != ["devices"]:
         found = on_terminal("qwen3-4b" if command == ["models"] else "qwen2_moe")

@@ -85,10 +85,14 @@ def execute(args: argparse.Namespace) -> int:
         ]
         columns = ("name", "device", "kind", "CUDA", "total (GiB)", "usable (GiB)", "confidence")
         whole = table(columns, rows, (0, 1, 2, 6))
-        if args.all or len(found) < len(devices.catalogue()) or fits_screen(whole):
+        kinds = {d.kind for d in found}
+        if args.all or fits_screen(whole):
             show(f"{len(found)} devices (1 GiB = 2^30 bytes; --json adds the sources)", whole)
-        else:
+        elif len(kinds) > 1:
             show(f"{len(found)} devices, by kind:", counted(d.kind for d in found))
             show("`estimator devices rtx` shows those with this text in name, label or kind; --all shows them all.")
+        else:
+            show(f"{len(found)} devices of the kind {kinds.pop()}, by maker:", counted(d.maker for d in found))
+            show("`estimator devices sony` shows those with this text in name, label or kind; --all shows them all.")
         show_answer(brief="\n".join(d.name for d in found))
     return 0
