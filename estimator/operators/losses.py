@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..ledger import Call, Tensor, record
-from .casts import widened
+from .casts import promote, widened
 from .layout import Grads, gradients
 from .norms import log_softmax
 from .table import SHAPE, Kept, Result, operator, saves
@@ -59,7 +59,7 @@ def mse_loss(x: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
 
     A mean is made in a storage of the input's size, beside the squares, which die with the kernel.
     """
-    ledger, dtype = x.ledger, x.dtype
+    ledger, dtype = x.ledger, promote(x, target)
 
     def allocate() -> Tensor:
         out = ledger.empty(x.shape, dtype)

@@ -57,7 +57,7 @@ class Head(NamedTuple):
     masked: bool = True
     """The batch has a padding mask, of ones where nothing is padded, as tokenizers make it."""
     decodes: bool = False
-    """The model takes ``use_cache``."""
+    """The model's loss is that of a decoder's tokens, so it takes ``use_cache``."""
 
 
 _SAME_IDS = Input("labels", ("B", "S"), same_as="input_ids")

@@ -44,7 +44,7 @@ from .calls import (
 from .fewer_layers import fewer_layers
 from .fit import fit_inputs
 from .flash_attn import with_flash_attn
-from .model_classes import build_model, model_class
+from .model_classes import build_model, model_class, takes_cache
 from .narrowed import narrowed
 
 try:
@@ -290,7 +290,7 @@ class HuggingFaceModel(Source):
                     f"{self.where}: packing does not go with a class that takes no position_ids; leave it out"
                 )
             given["position_ids"] = inputs["position_ids"] = torch.empty_like(inputs["input_ids"])
-        cache = {"use_cache": step.returns_cache} if HEADS[self.head].decodes else {}
+        cache = {"use_cache": step.returns_cache} if takes_cache(self.head, self._base(model)) else {}
         dtype = None if step.autocast is None else getattr(torch, step.autocast)
         wrapped = self.wrapped(model)
 

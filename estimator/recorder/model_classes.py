@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from typing import Any
 
 from ..programs.heads import HEADS
@@ -37,6 +38,11 @@ def model_class(head: str, config: Any) -> Any:
     import transformers
 
     return getattr(transformers, HEADS[head].auto_class)._model_mapping.get(type(config), None)
+
+
+def takes_cache(head: str, model: Any) -> bool:
+    """Whether a model with a head makes a cache of keys and values unless it is told not to (``use_cache``)."""
+    return HEADS[head].decodes or "use_cache" in inspect.signature(model.forward).parameters
 
 
 def build_model(head: str, config: Any, dtype: Any, **options: Any) -> Any:

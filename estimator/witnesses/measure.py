@@ -22,8 +22,8 @@ from ..methods.adalora import AdaLoraMethod
 from ..operators import THREADS
 from ..plans.plan import Plan, parse_plan
 from ..plans.resolve import Resolved, resolve
-from ..programs.heads import HEADS
 from ..programs.libraries import without_collector
+from ..recorder.model_classes import takes_cache
 from ..steps.loss import labelled
 from ..steps.sharding.fsdp1 import Fsdp1
 from ..steps.sharding.zero import Zero
@@ -266,7 +266,8 @@ class Step:
         """AdaLoRA's model, where the loop updates the importance of its adapters."""
         self.note_part: Callable[[str], None] = lambda part: None
         """A function that is called at the end of each part of the step, with its name."""
-        self._cache = {"use_cache": plan.use_cache} if HEADS[self.step.head].decodes else {}
+        takes = takes_cache(self.step.head, getattr(model, "get_base_model", lambda: model)())
+        self._cache = {"use_cache": plan.use_cache} if takes else {}
 
     def run_twice(self) -> None:
         self.run()

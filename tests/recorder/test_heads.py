@@ -29,6 +29,7 @@ DEBERTA = {
     **BERT, "model_type": "deberta-v2", "architectures": ["DebertaV2ForSequenceClassification"], "num_hidden_layers": 3,
     "relative_attention": True, "position_buckets": 32, "pos_att_type": ["p2c", "c2p"], "share_att_key": True,
 }  # fmt: skip
+DEBERTA_1 = {**DEBERTA, "model_type": "deberta", "architectures": ["DebertaForSequenceClassification"]}
 MODERNBERT = {
     **BERT, "model_type": "modernbert", "num_hidden_layers": 4, "local_attention": 16, "pad_token_id": 0,
     "cls_token_id": 1, "sep_token_id": 2, "bos_token_id": 1, "eos_token_id": 2,
@@ -56,8 +57,11 @@ STEPS: list[tuple[dict[str, Any], dict[str, Any]]] = [
     (BERT, {"head": "token-classification", "attention_mask": True}),
     (ROBERTA, {}),
     (DEBERTA, {"attention": "eager"}),
+    (DEBERTA_1, {"attention": "eager", "method": "lora"}),
     (MODERNBERT, {"head": "masked-lm"}),
+    (ROBERTA, {"dtype": "bfloat16"}),
     (LLAMA, {}),
+    (LLAMA, {"checkpointing": "layer"}),
     (T5, {"target_seq": 9}),
     (T5, {"target_seq": 9, "attention": "eager", "attention_mask": True}),
     (T5, {"target_seq": 9, "task": "infer"}),

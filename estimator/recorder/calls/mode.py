@@ -323,6 +323,10 @@ class Recorder(torch.overrides.TorchFunctionMode):  # type: ignore[misc]
                 return mark.answer
             return self.read_unknown(name)
 
+    def number(self, x: Any) -> Any:
+        """A number, or the one that a tensor has."""
+        return self._read("item", torch.Tensor.item, (x,), {}) if isinstance(x, torch.Tensor) else x
+
     def read_unknown(self, name: str) -> Any:
         """The answer of a function that reads numbers which are not known."""
         raise InputError(

@@ -95,7 +95,9 @@ def _sliced(recorder: Recorder, x: torch.Tensor, index: Any) -> tuple[torch.Tens
             x = recorder.note("unsqueeze", (x, dim), {}, x.unsqueeze(dim))
             dim += 1
         elif isinstance(part, slice):
-            start, stop, step = (None if n is None else int(n) for n in (part.start, part.stop, part.step))
+            start, stop, step = (
+                None if n is None else int(recorder.number(n)) for n in (part.start, part.stop, part.step)
+            )
             first, last, _ = slice(start, stop, step).indices(x.shape[dim])
             if (first, step or 1) != (0, 1) or last < x.shape[dim]:
                 out = torch.ops.aten.slice.Tensor(x, dim, first, last, step or 1)
@@ -193,6 +195,15 @@ def _grouped_mm(recorder: Recorder, function: Any, a: Any, b: Any, *, offs: Any 
             f"experts' matrices of {b.shape[1]} x {b.shape[2]}: a grouped product takes rows of a multiple of 16 bytes"
         )
     return recorder.note("_grouped_mm", (a, b), {"offs": offs}, a.new_empty((a.shape[0], b.shape[-1]), device="meta"))
+
+
+@special("clamp", "clamp_")
+def _clamp(recorder: Recorder, function: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
+    """``clamp``. Beside a number a bound of one element is read as one, too (``python_arg_parser.cpp``)."""
+    if any(isinstance(bound, (int, float)) for bound in (*args, *kwargs.values())):
+        args = tuple(map(recorder.number, args))
+        kwargs = {key: recorder.number(bound) for key, bound in kwargs.items()}
+    return recorder.plain_call(function, function.__name__, (x, *args), kwargs)
 
 
 @special("tril", "triu")
