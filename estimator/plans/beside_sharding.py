@@ -86,7 +86,7 @@ REFUSED: Mapping[str, tuple[str, ...]] = {"ddp": ("implementation",)}
 def without_a_rule(plan: Any) -> str | None:
     """The first key and value for which the plan's sharded step has no rule; ``None`` without one."""
     values, refused = VALUES.get(plan.sharding.name, _ALL), REFUSED.get(plan.sharding.name)
-    free = FREE if plan.task == "train" else FREE | {"use_cache"}
+    free = FREE if plan.task == "train" else FREE | {"use_cache", "generate"}
     planned = plan.sharding.groups == "transformers" and plan.sharding.name in ("fsdp2", "hsdp")
     if plan.sharding.tp > 1 or planned:
         values = _TP if plan.sharding.name is None else _BOTH

@@ -148,9 +148,17 @@ PLAN: Refusals = {
     "method: {p.method.name} does not go with task: infer, since it is a way to train; take full, or an adapter": (
         lambda p: p.task == "infer" and p.method.procedure != "backpropagation"
     ),
-    "sharding: {p.sharding.label} does not go with task: infer, where products alone are shared (tp); leave it out": (
-        lambda p: p.task == "infer" and p.sharding is not None and p.sharding.name is not None
+    "sharding: {p.sharding.label} does not go with task: infer (`ZeRO inference only makes sense with ZeRO Stage 3`, "
+    "transformers' words); take fsdp2": (lambda p: p.task == "infer" and (_shares(p, "zero1") or _shares(p, "zero2"))),
+    "sharding: zero3 has no rule with task: infer; take fsdp2": (lambda p: p.task == "infer" and _shares(p, "zero3")),
+    "sharding: {p.sharding.label} does not go with task: infer where one process has all parameters (`Inference "
+    "tensors do not track version counter`, PyTorch's words); leave sharding out": (
+        lambda p: p.task == "infer" and (_shares(p, "fsdp2") or _shares(p, "hsdp")) and p.sharding.shard == 1
     ),
+    "sharding: fsdp1 does not go with generate, which calls the module within, whose parameters are in parts "
+    "(`'weight' must be 2-D`, PyTorch's words); take fsdp2": (lambda p: p.generate is not None and _shares(p, "fsdp1")),
+    "sharding: ddp does not go with generate, which DistributedDataParallel has not; leave sharding out, as each "
+    "process generates alone": lambda p: p.generate is not None and _shares(p, "ddp"),
     "generate has no rule with transformers: {p.transformers}, whose caches are others; leave transformers out": (
         lambda p: p.generate is not None and p.transformers != NEWEST
     ),

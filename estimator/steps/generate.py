@@ -42,6 +42,7 @@ class Generate(Procedure):
 
     def phases(self, loop: Loop) -> Iterator[str]:
         yield "forward"
+        loop.settle(lambda: call_of(loop.model, self).run())
         loop.kv_cache = call_of(loop.model, self).run()
         yield "end"
 
@@ -179,7 +180,8 @@ class CachedCall(Call):
         c: Sizes = model.causal_lm.c
         super().__init__(model, generate, c.vocab)
         self.layers, self.window, self.dtype = layers, generate.window, model.step.dtype
-        self.states = (self.rows, c.kv_heads, c.head_dim)
+        parts = getattr(c.program.split, "parts", 1)  # of the heads a process of tensor parallelism has one
+        self.states = (self.rows, c.kv_heads // parts, c.head_dim)
         self.dtypes: tuple[str, str] = ("", "")
         self.kind = CACHES[generate.options.cache_implementation]
         self.cache: DynamicCache | None = None

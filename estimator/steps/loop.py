@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from typing import Any
 
@@ -203,6 +203,19 @@ class Loop:
             if phase == "end":
                 return self._totals()
         raise AssertionError("a procedure's last phase is 'end'")
+
+    def settle(self, infer: Callable[[], Any]) -> None:
+        """Run the first inference of several where sharding keeps what it gathers, and note what stays after it.
+
+        Figures are those of the next one. A log of events has both.
+        """
+        scope, ledger = self.model.scope, self.ledger
+        if scope.keeps:
+            infer()
+            self.sent.append(scope.communicated)
+            ledger.settle()
+            scope.communication, ledger.live, ledger.work = ledger.live, 0, 0
+            ledger.peaks.clear()
 
     def note_gradients(self) -> None:
         """Note that each updated parameter gets a gradient, which lives until the update."""

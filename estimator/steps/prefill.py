@@ -27,6 +27,7 @@ class Prefill(Procedure):
         model = loop.model
         infer(loop.ledger)
         yield "forward"
+        loop.settle(lambda: model(model.batch()))
         previous = model(model.batch()) if loop.step.previous_output else None
         batch = model.batch()
         out = model(batch)

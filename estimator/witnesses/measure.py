@@ -168,7 +168,7 @@ def _run_step(
     from .reference.model import build_model, storage_bytes
     from .reference.quantised import resident_tensors
     from .reference.savings import watch_products
-    from .reference.sharding import communication, gathered, local, shard, shards
+    from .reference.sharding import communication, gathered, local, reshard, shard, shards
 
     plan = resolved.plan
     torch.set_num_threads(THREADS)
@@ -195,6 +195,7 @@ def _run_step(
     step.run()
     step.run()
     largest = peak_rss()
+    reshard(model)
     held, buffers = resident_tensors(model)
     held += [*shards(model), *getattr(step.optimizer, "parts", [])]
     # Again, since libraries replace the data of parameters in the first forward, and the old addresses are used again.

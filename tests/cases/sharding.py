@@ -210,6 +210,45 @@ MEASURED += [
         ("accumulated-synced-views", 3, {}, ACCUMULATED, {**VIEWS, "sync_each_batch": True}),
     )
 ]
+CALL = {"max_new_tokens": 4}
+INFERENCES: list[Case] = [
+    (name, {**LAYERS, **config}, sharded({"task": "infer", **keys}, world, way, **options))
+    for name, way, world, config, keys, options in (
+        ("freed", "fsdp2", 3, {"vocab_size": 3000, **TIED}, {"use_cache": True}, {"reshard_after_forward": True}),
+        ("kept", "fsdp2", 3, {}, {}, KEPT),
+        ("accelerate", "fsdp2", 3, {"vocab_size": 3000}, {"use_cache": True}, {**ACCELERATE, **MIXED}),
+        ("planned", "fsdp2", 3, TIED, {}, PLANNED),
+        ("replicated", "hsdp", 4, {"vocab_size": 300}, {"previous_output": True}, {"replicate": 2}),
+        ("lora", "fsdp2", 3, {}, {"method": "lora", "autocast": "bfloat16"}, {}),
+        ("conv1d", "fsdp2", 5, {"model_type": "gpt2"}, {"attention_mask": True}, {}),
+        ("offload", "fsdp2", 3, {}, {}, OFFLOAD),
+        ("tp", "hsdp", 8, TIED, {}, {"tp": 2, "replicate": 2}),
+        ("fsdp1", "fsdp1", 3, {"vocab_size": 3000, **TIED}, TINY, {}),
+        ("fsdp1-kept-mixed", "fsdp1", 4, {}, {"use_cache": True}, {**KEPT, **MIXED, "replicate": 2}),
+        ("ddp", "ddp", 5, {}, {"method": "lora", "use_cache": True}, VIEWS),
+    )
+]
+"""Forward passes. What is gathered and not freed is kept from one to the next."""
+CALLS: list[Case] = [
+    (name, {**LAYERS, **config}, {"task": "infer", **keys, "sharding": block})
+    for name, config, keys, block in (
+        ("fsdp2", {"vocab_size": 300}, {**TINY, "generate": CALL}, {"name": "fsdp2", "world_size": 3}),
+        (
+            "beams-windows",
+            {"model_type": "gemma3_text"},
+            {"generate": {**CALL, "num_beams": 2}},
+            {"name": "fsdp2", "world_size": 5, **ACCELERATE},
+        ),
+        (
+            "static",
+            TIED,
+            {"generate": {**CALL, "cache_implementation": "static"}},
+            {"name": "fsdp2", "world_size": 4, "tp": 2, **KEPT},
+        ),
+        ("planned", TIED, {"generate": CALL}, {"name": "fsdp2", "world_size": 2, **PLANNED}),
+        ("tp", {"vocab_size": 3001}, {**TINY, "generate": CALL}, {"tp": 2}),
+    )
+]
 REFUSED: list[Refused] = [
     ({}, {"sharding": block}, says)
     for block, says in (
@@ -242,7 +281,16 @@ REFUSED: list[Refused] = [
         ({"transformers": "4.57"}, "has no rule with transformers: 4.57"),
         ({"optimizer": "adamw-8bit"}, "has no rule with optimizer: adamw-8bit"),
         ({"run": {"eval_samples": 9}}, "eval_samples has no rule with sharding: fsdp2; leave eval_samples out"),
-        ({"task": "infer"}, "does not go with task: infer, where products alone are shared"),
+    )
+]
+REFUSED += [
+    ({}, sharded({"task": "infer", **keys}, world, name), says)
+    for name, world, keys, says in (
+        ("zero2", 2, {}, "zero2 does not go with task: infer (`ZeRO inference only makes sense with ZeRO Stage 3`"),
+        ("zero3", 2, {}, "zero3 has no rule with task: infer; take fsdp2"),
+        ("fsdp2", 1, {}, "where one process has all parameters (`Inference tensors do not track version counter`"),
+        ("fsdp1", 2, {"generate": CALL}, "parameters are in parts (`'weight' must be 2-D`, PyTorch's words); take"),
+        ("ddp", 2, {"generate": CALL}, "generate, which DistributedDataParallel has not; leave sharding out"),
     )
 ]
 REFUSED += [

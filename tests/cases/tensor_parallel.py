@@ -100,7 +100,6 @@ REFUSED: list[Refused] = [
         ("llama", {"method": "ia3"}, "sharding: tp 2 has no rule with method: ia3; leave one of them out"),
         ("llama", {"optimizer": "sgd-momentum"}, "sharding: tp 2 has no rule with optimizer: sgd-momentum"),
         ("llama", {"trainer": "hf-trainer"}, "sharding: tp 2 has no rule with trainer: hf-trainer"),
-        ("llama", {"generate": {"max_new_tokens": 2}}, "sharding: tp 2 has no rule with generate"),
     )
 ] + [
     ({"num_key_value_heads": 3}, split(4, TINY), "4 does not divide the model's 3 heads of keys and values"),

@@ -12,7 +12,9 @@ from estimator.answers.estimate import estimate
 from estimator.plans.plan import parse_plan
 from estimator.plans.resolve import resolve
 from estimator.steps.sharding.ddp import bucket_assignment
+from tests.cases.sharding import CALLS, INFERENCES
 from tests.cases.small_models import write_config
+from tests.helpers.measured_steps import assert_call, assert_pass
 
 
 @pytest.mark.extra("trace")
@@ -86,3 +88,39 @@ def test_what_a_rank_sends(
     sent = 2 * found.bytes["gradients"] * (world - 1) // world + (found.bytes["buffers"] if world > 1 else 0)
     assert found.communicated == passes * sent
     assert found.bytes["communication"] == found.bytes["gradients"]
+
+
+@pytest.mark.share(4)
+@pytest.mark.extra("trace")
+@pytest.mark.parametrize(("config", "plan"), [row[1:] for row in INFERENCES], ids=[row[0] for row in INFERENCES])
+def test_inference(config: dict[str, Any], plan: dict[str, Any], tmp_path: Path) -> None:
+    """Witness: measurement, of a forward pass that finds what the one before has left gathered."""
+    assert_pass(config, plan, tmp_path)
+
+
+@pytest.mark.share(4)
+@pytest.mark.extra("trace")
+@pytest.mark.parametrize(("config", "plan"), [row[1:] for row in CALLS], ids=[row[0] for row in CALLS])
+def test_generate(config: dict[str, Any], plan: dict[str, Any], tmp_path: Path) -> None:
+    """Witness: measurement, of the second call."""
+    assert_call(config, plan, tmp_path)
+
+
+@pytest.mark.parametrize("name", ["fsdp2", "fsdp1"])
+def test_the_first_inference_gathers_more(name: str, tmp_path: Path) -> None:
+    """By hand: the root, 3,000 rows twice and a norm, is kept, and sent in the first pass alone.
+
+    On a GPU the log has both passes, so its peak is the first one's, where the root is gathered beside its copies.
+    """
+    model = write_config(tmp_path / "model", {"vocab_size": 3000, "num_hidden_layers": 7})
+    keys = {"model": model, "task": "infer", "batch": 1, "seq": 2, "dtype": "float32"}
+    keys |= {"sharding": {"name": name, "world_size": 3}}
+    plan = parse_plan(keys)
+    found, width = estimate(plan), 96
+    root, layers = 4 * width * (2 * 3000 + 1), 3 * found.bytes["parameters"]
+    assert 0 <= found.bytes["communication"] - root < 64
+    assert 0 <= found.communicated - 2 * (layers - found.bytes["communication"]) // 3 < 64 * width
+    on_gpu = estimate(parse_plan({**keys, "device": "rtx-4090"}))
+    assert (
+        on_gpu.bytes["allocated_peak"] > found.bytes["communication"] + found.bytes["peak_above_resident"] + root // 2
+    )

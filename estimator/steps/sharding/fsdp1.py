@@ -411,7 +411,7 @@ class _Scope(Scope):
 
     def __init__(self, ledger: Ledger, sharding: Fsdp1, parts: Parts) -> None:
         self.dtype, self.sync_each_batch = sharding.param_dtype, sharding.sync_each_batch
-        self.ledger, self.sync = ledger, True
+        self.ledger, self.sync, self.keeps = ledger, True, True
         self.post_forward_order: list[_Unit] = []
         self.unit_of_input: dict[int, _Unit] = {}
         parameters = {"": parts.outside, **parts.layers}

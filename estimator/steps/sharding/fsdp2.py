@@ -418,7 +418,7 @@ class _Scope(Scope):
     """The hooks of the modules. The last group is the whole model's."""
 
     def __init__(self, ledger: Ledger, sharding: Fsdp2, parts: Parts) -> None:
-        self.shared, self.sharding = _Communication(), sharding
+        self.shared, self.sharding, self.keeps = _Communication(), sharding, True
         self.dtype = sharding.param_dtype
         self.sync = True
         groups = []

@@ -81,6 +81,11 @@ class ShardingOptions(BaseModel):
         return self.replicate * self.tp * self.cp * self.pp
 
     @property
+    def shard(self) -> int:
+        """How many processes share the parameters."""
+        return (self.world_size or self.split) // self.split
+
+    @property
     def casts(self) -> bool:
         """Whether all parameters are cast to one dtype before the first step (DeepSpeed)."""
         return self.name in ("zero1", "zero2", "zero3")

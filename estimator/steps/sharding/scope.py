@@ -81,6 +81,8 @@ class Scope:
     """The rank whose bytes all are."""
     unties = False
     """A tied head has a gradient of its own."""
+    keeps = False
+    """What the last modules have gathered stays after a forward pass that no backward pass follows."""
     traces = False
     """The model runs twice, since what is done in a step depends on what the one before has noted."""
     states: Size = 0

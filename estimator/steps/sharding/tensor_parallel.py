@@ -193,9 +193,14 @@ def _gathered_gradient(call: Call) -> Grads:
 
 
 def _gathered(x: Tensor, size: Size, parts: int) -> Tensor:
-    """Parts are gathered one behind the other, copied side by side, and copied again if the last one is shorter."""
+    """Parts are gathered one behind the other, copied side by side, and copied again if the last one is shorter.
+
+    Of a single row they lie side by side as they are (``torch/_utils.py: _maybe_view_chunk_cat``).
+    """
     padded: Shape = (*x.shape[:-1], x.shape[-1] * parts)
     behind = x.ledger.empty(padded, x.dtype)
+    if product(x.shape[:-1]) == 1:
+        return Tensor(behind.storage, (*x.shape[:-1], size), x.dtype)
     out = x.ledger.empty(padded, x.dtype)
     del behind
     return out if padded[-1] == size else x.ledger.empty((*x.shape[:-1], size), x.dtype)

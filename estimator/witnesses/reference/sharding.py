@@ -100,12 +100,21 @@ def sync(model: Any, sharding: Sharding | None, last: bool) -> None:
 
 
 def communication(model: Any) -> int:
-    """Bytes of DDP's buckets, and of its two maps of parameters that were used."""
+    """Bytes of DDP's buckets, and of its two maps of parameters that were used; of FSDP's what is gathered now."""
     if not isinstance(model, torch.nn.parallel.DistributedDataParallel):
-        return 0
+        return sum({t.data_ptr(): t.untyped_storage().nbytes() for t in gathered(model)}.values())
     buckets = [bucket.buffer() for bucket in model.reducer._get_zeros_like_grad_buckets()]
     maps = [model.reducer._get_local_used_map()] * 2 if model.find_unused_parameters else []
     return sum(int(tensor.nbytes) for tensor in (*buckets, *maps))
+
+
+def reshard(model: Any) -> None:
+    """Free what FSDP2 has gathered, as no forward pass without a backward pass does."""
+    from torch.distributed.fsdp import FSDPModule
+
+    for module in model.modules():
+        if isinstance(module, FSDPModule):
+            module.reshard()
 
 
 def local(tensor: torch.Tensor) -> torch.Tensor:
@@ -126,7 +135,10 @@ def gathered(model: Any) -> list[torch.Tensor]:
         if isinstance(module, FSDPModule)
         for group in module._get_fsdp_state()._fsdp_param_groups
     ]
-    found = [tensor for group in groups for p in group.fsdp_params for tensor in p.all_gather_outputs]
+    params = [p for group in groups for p in group.fsdp_params]
+    found = [tensor for p in params for tensor in p.all_gather_outputs]
+    parts = [getattr(p, "_sharded_post_forward_param_data", None) for p in params]
+    found += [part for part in parts if part is not None]
     return found + flat_parameters(model, "_full_param_padded", "_mp_shard")
 
 
