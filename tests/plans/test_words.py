@@ -56,10 +56,10 @@ WORDS: list[tuple[dict[str, Any], str]] = [
     ({"method": {"name": "dora", "r": 8}}, "method: lora with use_dora: true"),
     ({"qlora": True}, "`qlora` is method: qlora: give --method qlora"),
     ({"dtype": "8bit"}, "`dtype: 8bit` is dtype: int8: give --dtype int8"),
-    ({"context_parallel_size": 2}, "`context_parallel_size` is cp: context parallelism has no rule yet; leave it out"),
+    ({"context_parallel_size": 2}, "`context_parallel_size` is cp: context parallelism has no rule, since no run"),
     (
         {"expert_parallel": 2},
-        "`expert_parallel` is ep: expert parallelism has no rule yet; leave it out, and take shard",
+        "`expert_parallel` is ep: expert parallelism has no rule, since no run of it was",
     ),
     ({"load_in_4bit": True}, "`load_in_4bit` is dtype: nf4: give --dtype nf4"),
     ({"gradient_checkpointing": True}, "`gradient_checkpointing` is checkpointing: layer: give --checkpointing layer"),

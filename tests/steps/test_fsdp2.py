@@ -35,6 +35,15 @@ def test_prompts_beside_a_tied_embedding(name: str, tmp_path: Path) -> None:
     assert_step(config, {**keys, "sharding": {"name": name, "world_size": 2}}, tmp_path)
 
 
+@pytest.mark.extra("trace")
+@pytest.mark.parametrize("processes", [1, 4])
+def test_parts_among_one_process_or_all(processes: int, tmp_path: Path) -> None:
+    """Witness: measurement. PyTorch takes 1 as false, and the number of all processes as true."""
+    sharding = {"name": "fsdp2", "world_size": 4, "reshard_after_forward": processes}
+    keys = {"batch": 1, "seq": 2, "dtype": "float32", "sharding": sharding}
+    assert_step({"num_hidden_layers": 7, "vocab_size": 100}, keys, tmp_path)
+
+
 GATHERED = 100 * 96 * 4
 """Bytes of an embedding of 100 tokens in float32, and of a head."""
 

@@ -48,6 +48,15 @@ class Fsdp2(Sharding):
                 f"sharding.reshard_after_forward {self.reshard_after_forward} does not go with tp (`Resharding to "
                 "smaller mesh is not supported for DTensor parameters yet`, PyTorch's words); take true or false"
             )
+        processes = self.reshard_after_forward
+        if processes is not None and not isinstance(processes, bool):  # `_get_post_forward_mesh_info`
+            if self.shard % processes:
+                raise InputError(
+                    f"sharding.reshard_after_forward {processes} does not divide the {self.shard} processes that share "
+                    f"the parameters (`it should be a factor of {self.shard}`, PyTorch's words); take one that does"
+                )
+            if processes in (1, self.shard):
+                object.__setattr__(self, "reshard_after_forward", processes > 1)
         if not self.by_plan:
             return
         if self.shard * self.replicate == 1:

@@ -109,7 +109,10 @@ NO_RULE_YET = {"cp": "context parallelism", "pp": "pipeline parallelism", "ep": 
 
 def without_rule(what: str) -> str:
     """What is said of a parallelism without a rule, and in its place."""
-    return f"{what} has no rule yet; leave it out, and take sharding fsdp2, zero3 or ddp, or share products by tp"
+    return (
+        f"{what} has no rule, since no run of it was measured; leave it out, and take sharding fsdp2, zero3 or ddp, "
+        "or share products by tp"
+    )
 
 
 _options = block_reader(ShardingOptions, "sharding", "{name: fsdp2, world_size: 8}")
@@ -161,6 +164,11 @@ def _with_world(options: ShardingOptions) -> ShardingOptions:
         if world not in (None, product):
             raise InputError(f"sharding.world_size {world} is not the product of its sizes, {product}; leave it out")
         return options.model_copy(update={"world_size": product})
+    if options.replicate > 1 and options.name not in ("fsdp1", "fsdp2", "hsdp"):
+        raise InputError(
+            f"sharding.replicate {options.replicate} does not go with {options.name}, whose processes are all of one "
+            "group; leave it out, or take hsdp"
+        )
     if world is None:
         raise InputError("sharding has no world_size; add the number of processes: --world-size 8")
     if world % product:
