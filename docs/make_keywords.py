@@ -30,10 +30,18 @@ from typing import Any, Literal, TypedDict
 
 
 # fmt: off
-class PlanKeys(TypedDict, total=False):
+class OneDeviceKeys(TypedDict, total=False):
+    """The keys of a plan for one device, of its blocks, and of every method."""
+
+'''
+ALL = '''
+
+class PlanKeys(OneDeviceKeys, total=False):
     """The keys of a plan, of its blocks, and of every method."""
 
 '''
+ASKED_OTHERWISE = ("devices",)
+"""Keys that some questions have a parameter of their own for."""
 
 
 SPELT: Mapping[str, Callable[[Any], Iterable[str]]] = {
@@ -111,12 +119,13 @@ def filled(types: str) -> str:
 
 def text() -> str:
     """The file."""
-    lines = []
+    lines: dict[bool, list[str]] = {False: [], True: []}
     for name, texts in keys().items():
         kept = ["Any"] if "Any" in texts else sorted(texts, key=lambda one: (one == "None", one == "str"))
         line = f"    {name}: {' | '.join(kept)}"
-        lines.append(line if len(line) <= WIDTH else f"    {name}: (\n{filled(' | '.join(kept))}\n    )")
-    return HEAD + "\n".join(lines) + "\n"
+        line = line if len(line) <= WIDTH else f"    {name}: (\n{filled(' | '.join(kept))}\n    )"
+        lines[name in ASKED_OTHERWISE].append(f"{line}\n")
+    return HEAD + "".join(lines[False]) + ALL + "".join(lines[True])
 
 
 if __name__ == "__main__":

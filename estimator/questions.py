@@ -33,7 +33,7 @@ if TYPE_CHECKING:
     from .engines.devices import Device
     from .export.expression import Expression
     from .export.sweep import Sweep
-    from .plans.keywords import PlanKeys
+    from .plans.keywords import OneDeviceKeys, PlanKeys
 
     Asked = str | PathLike[str] | Plan | Mapping[str, Any]
 
@@ -95,7 +95,7 @@ def compare(
     methods: Sequence[str | Mapping[str, Any]] = ("full", "lora", "ia3"),
     seqs: Sequence[int] = (512, 1024, 2048, 4096),
     devices: Sequence[str] = (),
-    **keys: Unpack[PlanKeys],
+    **keys: Unpack[OneDeviceKeys],
 ) -> Comparison:
     """Each method at each length in tokens, with its shares of full fine-tuning.
 
@@ -201,7 +201,7 @@ def smallest_device(
     kind: str | None = None,
     margin: str | None = None,
     devices: Sequence[str] = (),
-    **keys: Unpack[PlanKeys],
+    **keys: Unpack[OneDeviceKeys],
 ) -> DeviceAnswer:
     """The smallest device that a step fits: of ``devices``, by default of the catalogue.
 
@@ -226,7 +226,7 @@ def smallest_cluster(
     devices: Sequence[str] = (),
     max_cards: int = 8,
     margin: str | None = None,
-    **keys: Unpack[PlanKeys],
+    **keys: Unpack[OneDeviceKeys],
 ) -> Cluster:
     """How many of which card a step fits on, and in which layout: all that fit, those with the fewest cards first.
 

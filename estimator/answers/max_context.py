@@ -9,7 +9,7 @@ from itertools import groupby
 from typing import Any
 
 from ..engines.engine import Limit
-from ..engines.llama_cpp.options import is_gguf
+from ..engines.llama_cpp.options import RPC, is_gguf
 from ..engines.registry import RUNTIMES, engine_of
 from ..errors import InputError
 from ..plans.margins import NO_MARGIN, STATED, Margin, verdict_of
@@ -155,6 +155,12 @@ def check_runtime(runtime: Any) -> None:
         raise InputError(f"max-context is about {RUNTIME}, not {runtime}; for PyTorch ask `estimator max-seq`")
 
 
+def _check_limited(plan: Plan) -> None:
+    """Raise ``InputError`` for a plan without a budget, a device or devices of known size."""
+    if not any("=" in one or one != RPC for one in plan.devices or ()):
+        budget_of(plan)
+
+
 def _plans(
     plan: Plan | Mapping[str, Any], models: Iterable[str], recipes: Sequence[str], caches: Sequence[tuple[str, str]]
 ) -> list[Plan]:
@@ -185,7 +191,7 @@ def _read(plans: Iterable[Plan]) -> Iterator[tuple[Plan, Any]]:
     """Each plan with its model, which is read once for all cache types."""
     for _, alike in groupby(plans, key=lambda plan: (plan.model, plan.dtype)):
         group = list(alike)
-        budget_of(group[0])
+        _check_limited(group[0])
         model = group[0].engine.model(group[0], load)
         for plan in group:
             yield plan, model
@@ -213,7 +219,7 @@ def longest(plan: Plan, model: Any = None, margin: Margin = STATED) -> Row:
     The answer keeps ``margin`` free of each limit, by default the stated uncertainty. Raises ``InputError``.
     """
     check_runtime(plan.runtime)
-    budget_of(plan)
+    _check_limited(plan)
     engine, padding = plan.engine, plan.engine.context_step
     model = engine.model(plan, load) if model is None else model
     trained: int = model.trained

@@ -77,6 +77,9 @@ class Result(Drawn):
     largest: Moment | None = None
     """The moment of the run in which the memory that a budget limits is most in use."""
 
+    devices: tuple[Mapping[str, Any], ...] = field(default=())
+    """Where one process uses several devices: the name and the bytes of each, and at the end those of the host."""
+
     html: ClassVar[Callable[[Any], str]]
     """Writes a result in HTML, with its sentences; put here as ``figure`` is."""
 
@@ -141,6 +144,8 @@ class Result(Drawn):
             answer["uncertainty_bytes"] = self.uncertainty_bytes
         if self.phases:
             answer["phases"] = [asdict(phase) for phase in self.phases]
+        if self.devices:
+            answer["devices"] = [dict(one) for one in self.devices]
         if self.run is not None:
             answer["run"] = dict(self.run)
         if self.largest is not None:
@@ -193,6 +198,7 @@ def result_of(plan: Plan, figures: Figures, margin: Margin = STATED) -> Result:
         limits={one.against: one.budget for one in limits if one.budget is not None} if len(limits) > 1 else {},
         assumptions=(*plan.assumptions(), *figures.assumptions),
         phases=figures.phases,
+        devices=figures.devices,
     )
 
 

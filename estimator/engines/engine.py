@@ -109,6 +109,8 @@ class Figures(NamedTuple):
     assumptions: tuple[Assumption, ...] = ()
     """What the limits rest on, beside what the plan does."""
     phases: tuple[Phase, ...] = ()
+    devices: tuple[Mapping[str, Any], ...] = ()
+    """Where one process uses several devices, the name of each and its bytes, and those of the host."""
 
 
 class Engine:

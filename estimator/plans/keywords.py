@@ -7,8 +7,8 @@ from typing import Any, Literal, TypedDict
 
 
 # fmt: off
-class PlanKeys(TypedDict, total=False):
-    """The keys of a plan, of its blocks, and of every method."""
+class OneDeviceKeys(TypedDict, total=False):
+    """The keys of a plan for one device, of its blocks, and of every method."""
 
     model: str
     implementation: Literal['transformers', 'litgpt']
@@ -110,6 +110,13 @@ class PlanKeys(TypedDict, total=False):
     use_mmap: bool
     repack: bool
     n_outputs_max: int
+    n_gpu_layers: int | None
+    tensor_split: Sequence[float] | None
+    split_mode: Literal['layer', 'row', 'none']
+    main_gpu: int
+    no_kv_offload: bool
+    n_cpu_moe: int
+    override_tensor: str | None
     backend: Literal['cpu', 'cpu-avx512', 'cpu-arm', 'cpu-plain', 'metal', 'vulkan', 'cuda'] | None
     build: Literal['2025', '0c1e57098', 'b11739']
     max_new_tokens: int
@@ -263,3 +270,9 @@ class PlanKeys(TypedDict, total=False):
     top_layers: int | None
     train_norm: bool
     train_head: bool
+
+
+class PlanKeys(OneDeviceKeys, total=False):
+    """The keys of a plan, of its blocks, and of every method."""
+
+    devices: Sequence[str] | None

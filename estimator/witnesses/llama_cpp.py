@@ -15,12 +15,13 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..engines.llama_cpp.builds import BUILDS
 from ..engines.llama_cpp.context import Parameters
-from ..engines.llama_cpp.engine import usage_of
+from ..engines.llama_cpp.engine import EXPERTS, cards_of, usage_of
 from ..engines.llama_cpp.ggml import TYPES, pad
 from ..engines.llama_cpp.header import Header
 from ..engines.llama_cpp.usage import PROGRAM_BYTES
@@ -51,7 +52,7 @@ def measured(plan: Plan) -> Measured:
     Raises ``InputError`` for a plan on another device than this machine's CPU, and for what the engine refuses.
     """
     options = plan.llama_cpp
-    if options.backend in ("metal", "vulkan", "cuda") or plan.device is not None:
+    if cards_of(plan) or plan.device is not None:
         raise InputError("measure asks the engine on this machine's CPU; leave device and a GPU's backend out")
     if "build" not in options.model_fields_set and version() in BUILDS:
         options = options.model_copy(update={"build": version()})
@@ -70,7 +71,7 @@ def measured(plan: Plan) -> Measured:
                 of_process = resident(path, p, use_mmap=options.use_mmap, repack=options.repack)
         except EngineError as error:
             raise InputError(f"the engine refuses: {error}") from None
-    unmapped = weights(use.header, use.backend, use_mmap=False, repack=options.repack)  # as the engine was asked
+    unmapped = weights(use.header, use.cpu, use_mmap=False, repack=options.repack)  # as the engine was asked
     rows = [
         ("weights", report.total("model"), unmapped.total),
         ("KV cache and recurrent state", report.total("context"), context.kv_bytes + context.recurrent_bytes),
@@ -135,6 +136,19 @@ def write_sparse(header: Header, path: Path) -> None:
     writer.close()
 
 
+@dataclass(frozen=True)
+class Workers:
+    """Workers of the engine's RPC backend, which hold a model's layers, and how they share it."""
+
+    endpoints: tuple[str, ...]
+    """Where they listen: ``127.0.0.1:50052``."""
+    n_gpu_layers: int = 999
+    tensor_split: tuple[float, ...] = ()
+    no_kv_offload: bool = False
+    experts_on_host: int = 0
+    """The first so many layers have their experts in the host's memory."""
+
+
 Libraries = tuple[ctypes.CDLL, ctypes.CDLL]
 """llama.cpp's and ggml's."""
 
@@ -150,9 +164,13 @@ def ask(
     use_mmap: bool = True,
     repack: bool = True,
     no_alloc: bool = True,
+    workers: Workers | None = None,
     see: Callable[[Libraries, int], None] = lambda libraries, context: None,
 ) -> Report:
     """Load a file, make a context, and read what the engine reports. ``see`` is given the context's address.
+
+    With ``workers`` the engine may end the process where one of them fails; and with ``no_alloc`` its compute buffers
+    are of a graph whose norms are not kept where their layers are, which no run has.
 
     Raises ``EngineError`` where the engine refuses, ``InputError`` where it is not installed.
     """
@@ -167,8 +185,8 @@ def ask(
     lib.llama_log_set(log, ffi.NULL)
     try:
         with (
-            _model(ffi, lib, report, path, use_mmap, repack, no_alloc) as model,
-            _context(ffi, lib, report, model, parameters) as context,
+            _model(ffi, lib, report, path, use_mmap, repack, no_alloc, workers) as model,
+            _context(ffi, lib, report, model, parameters, workers) as context,
         ):
             address = int(ffi.cast("uintptr_t", context))
             report.buffers = _breakdown(raw, address)
@@ -179,8 +197,27 @@ def ask(
 
 
 @contextmanager
-def _model(ffi: Any, lib: Any, report: Report, path: Path, mmap: bool, repack: bool, no_alloc: bool) -> Iterator[Any]:
+def _model(
+    ffi: Any,
+    lib: Any,
+    report: Report,
+    path: Path,
+    mmap: bool,
+    repack: bool,
+    no_alloc: bool,
+    workers: Workers | None = None,
+) -> Iterator[Any]:
     params = lib.llama_model_default_params()
+    if workers is not None:
+        devices = ffi.new("ggml_backend_dev_t[]", [*_devices(workers.endpoints), ffi.NULL])
+        shares = ffi.new("float[]", [*workers.tensor_split, *[0.0] * lib.llama_max_devices()])
+        params.devices, params.n_gpu_layers, params.tensor_split = devices, workers.n_gpu_layers, shares
+        patterns = [ffi.new("char[]", rf"blk\.{layer}{EXPERTS}".encode()) for layer in range(workers.experts_on_host)]
+        overrides = ffi.new("struct llama_model_tensor_buft_override[]", len(patterns) + 1)
+        for override, pattern in zip(overrides, patterns, strict=False):
+            override.pattern, override.buft = pattern, _host_buffers(ffi)
+        if patterns:
+            params.tensor_buft_overrides = overrides
     params.load_mode = lib.LLAMA_LOAD_MODE_MMAP if mmap and not no_alloc else lib.LLAMA_LOAD_MODE_NONE
     params.use_extra_bufts, params.no_alloc = repack, no_alloc
     model = lib.llama_model_load_from_file(str(path).encode(), params)
@@ -193,8 +230,11 @@ def _model(ffi: Any, lib: Any, report: Report, path: Path, mmap: bool, repack: b
 
 
 @contextmanager
-def _context(ffi: Any, lib: Any, report: Report, model: Any, p: Parameters) -> Iterator[Any]:
+def _context(
+    ffi: Any, lib: Any, report: Report, model: Any, p: Parameters, workers: Workers | None = None
+) -> Iterator[Any]:
     params = lib.llama_context_default_params()
+    params.offload_kqv = workers is None or not workers.no_kv_offload
     for name in ("n_ctx", "n_batch", "n_ubatch", "n_seq_max", "n_outputs_max", "kv_unified", "swa_full"):
         setattr(params, name, getattr(p, name))
     params.flash_attn_type = int(p.flash_attn)
@@ -207,6 +247,20 @@ def _context(ffi: Any, lib: Any, report: Report, model: Any, p: Parameters) -> I
         yield context
     finally:
         lib.llama_free(context)
+
+
+@cache
+def _devices(endpoints: tuple[str, ...]) -> list[Any]:
+    """The engine's handles of workers, which it keeps until the process ends."""
+    from llama_cpp_py_sync.rpc import rpc_devices
+
+    return list(rpc_devices(endpoints))
+
+
+def _host_buffers(ffi: Any) -> Any:
+    """The type of the host's plain buffers (``ggml_backend_cpu_buffer_type``)."""
+    address = _exported(_libraries()[2][1], "ggml_backend_cpu_buffer_type", ctypes.c_void_p)()
+    return ffi.cast("ggml_backend_buffer_type_t", address)
 
 
 def _libraries() -> tuple[Any, Any, Libraries]:

@@ -11,6 +11,7 @@ from estimator.engines.llama_cpp import convert
 from estimator.engines.llama_cpp.builds import BUILDS
 from estimator.engines.llama_cpp.header import Header, TensorInfo
 from estimator.engines.llama_cpp.options import LlamaCppOptions
+from estimator.engines.llama_cpp.placement import BACKENDS, Device, Layout, share_out
 from estimator.engines.llama_cpp.usage import Usage, usage
 from estimator.plans.models import load
 from tests.helpers.files import DOCS
@@ -109,4 +110,10 @@ def usage_of_log(log: dict[str, Any]) -> Usage:
     if log.get("legacy"):
         header = legacy(header)
     assert options.backend is not None
-    return usage(header, options.parameters(1, None, 4096), BUILDS["2025"], options.backend)
+    parameters, backend = options.parameters(1, None, 4096), BACKENDS.get(options.backend)
+    if backend is None:
+        return usage(header, parameters, BUILDS["2025"], options.backend)
+    device = Device(f"{backend.prefix}0", backend)
+    return usage(
+        header, parameters, BUILDS["2025"], "cpu", lambda layers: Layout((device,), share_out(layers, layers + 1, [1]))
+    )

@@ -85,7 +85,7 @@ def _buffers(use: Any) -> dict[str, int]:
         "recurrent": context.recurrent_bytes,
         "output": context.output_bytes,
         "compute": use.reserved[0],
-        "compute of the host": use.reserved[1],
+        "compute of the host": use.reserved[-1] if use.layout.devices else 0,
         "compute touched": use.touched[0],
         **{name: getattr(weights, name) for name in ("total", "mapped", "idle", "repacked", "read", "device")},
         "clean": use.clean,

@@ -238,7 +238,9 @@ WITHOUT_EFFECT = (
 
 def test_every_key_has_an_example_here() -> None:
     """Asks the contract: every key is an option. A new key needs a row in the tables above."""
-    elsewhere = {"model", "llama_cpp", "generate", "run", "sharding"} | {"target_seq"}  # of no built-in model
+    elsewhere = {"model", "llama_cpp", "devices", "generate", "run", "sharding"} | {
+        "target_seq"
+    }  # of no built-in model
     assert PLAN_OPTIONS.keys() | elsewhere == Plan.model_fields.keys()
     assert ENGINE_OPTIONS.keys() == LlamaCppOptions.model_fields.keys()
     assert GENERATE_OPTIONS.keys() == GenerateOptions.model_fields.keys()
@@ -260,17 +262,30 @@ ENGINE_OPTIONS: dict[str, tuple[list[str], Any]] = {
     "repack": (["--no-repack"], False),
     "n_outputs_max": (["--n-outputs-max", "1"], 1),
     "backend": (["--backend", "cpu-arm"], "cpu-arm"),
+    "n_gpu_layers": (["--n-gpu-layers", "3"], 3),
+    "tensor_split": (["--tensor-split", "3,1"], [3, 1]),
+    "split_mode": (["--split-mode", "none"], "none"),
+    "main_gpu": (["--main-gpu", "1", "--split-mode", "none"], 1),
+    "no_kv_offload": (["--no-kv-offload"], True),
+    "n_cpu_moe": (["--n-cpu-moe", "3"], 3),
+    "override_tensor": (["--override-tensor", "ffn_up=CPU"], "ffn_up=CPU"),
     "build": (["--build", "b11739"], "b11739"),
 }
+OF_DEVICES = ("n_gpu_layers", "tensor_split", "split_mode", "main_gpu", "no_kv_offload", "n_cpu_moe", "override_tensor")
+"""Options that are about a plan's devices."""
 
 
 @pytest.mark.parametrize("key", ENGINE_OPTIONS)
 def test_every_key_of_the_engine_is_an_option(key: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Asks the contract: the option gives what the key gives, and something else than leaving it out."""
     options, value = ENGINE_OPTIONS[key]
-    plan: dict[str, Any] = {"model": "gemma-3-270m", "runtime": "llama.cpp", "dtype": "q4_0"}
-    block = {"n_seq_max": 2} if key == "kv_unified" else {}
-    arguments = ["estimate", "gemma-3-270m", "--runtime", "llama.cpp", "--dtype", "Q4_0", "--json"]
+    model = "qwen3-30b-a3b" if key == "n_cpu_moe" else "gemma-3-270m"
+    plan: dict[str, Any] = {"model": model, "runtime": "llama.cpp", "dtype": "q4_0"}
+    block = {"kv_unified": {"n_seq_max": 2}, "main_gpu": {"split_mode": "none"}}.get(key, {})
+    arguments = ["estimate", model, "--runtime", "llama.cpp", "--dtype", "Q4_0", "--json"]
+    if key in OF_DEVICES:
+        plan["devices"] = ["rtx-3090", "rtx-3060"]
+        arguments += ["--devices", "rtx-3090,rtx-3060"]
     assert main([*arguments, *options]) == 0
     printed = json.loads(capsys.readouterr().out)
     assert printed == estimate(plan, llama_cpp={**block, key: value}).to_dict()

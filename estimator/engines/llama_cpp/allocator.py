@@ -8,7 +8,8 @@ sources of an operator are freed in the engine's order, since the order decides 
 
 from __future__ import annotations
 
-from .ggml import Graph, Tensor, pad
+from .ggml import Graph, Tensor
+from .placement import ON_HOST, Layout
 
 IN_PLACE = (
     "fill", "scale", "add", "add_id", "sub", "mul", "div", "sqr", "sqrt", "unary", "rope", "rms_norm", "clamp",
@@ -63,18 +64,15 @@ class _Blocks:
             ends.insert(i, end)
 
 
-def buffer_bytes(graph: Graph, alignment: int = 32) -> tuple[int, int]:
-    """Bytes of a graph's compute buffers: on the device that runs it, and on the host beside a GPU.
-
-    Tensors on the device start at multiples of ``alignment`` bytes: 32 on a CPU, 128 on CUDA.
-    """
-    device, host = _Blocks(), _Blocks()
+def buffer_bytes(graph: Graph, layout: Layout = ON_HOST) -> tuple[int, ...]:
+    """Bytes of a graph's compute buffers: of each device, and at the end of the host."""
+    blocks = [_Blocks() for _ in layout.names]
     for tensor in (*graph.leafs, *graph.nodes):
         tensor.children = tensor.views = 0
         tensor.allocated = False
 
     def size_of(tensor: Tensor) -> int:
-        return pad(tensor.nbytes, 32 if tensor.host else alignment)
+        return layout.size(tensor.place, tensor.kind, tensor.ne, tensor.nbytes)
 
     def allocate(tensor: Tensor) -> None:
         if tensor.external or tensor.allocated or tensor.view_of is not None:
@@ -94,7 +92,7 @@ def buffer_bytes(graph: Graph, alignment: int = 32) -> tuple[int, int]:
                     tensor.address = parent.address
                     parent.allocated = False
                     return
-        tensor.address = (host if tensor.host else device).take(size_of(tensor))
+        tensor.address = blocks[tensor.place].take(size_of(tensor))
 
     for tensor in graph.leafs:
         allocate(tensor)
@@ -116,42 +114,6 @@ def buffer_bytes(graph: Graph, alignment: int = 32) -> tuple[int, int]:
                 if owner.views or owner.children:
                     continue
             if owner.allocated and not owner.output:
-                (host if owner.host else device).give(owner.address, size_of(owner))
+                blocks[owner.place].give(owner.address, size_of(owner))
                 owner.allocated = False
-    return device.highest, host.highest
-
-
-_VIEWS = ("view", "reshape", "permute", "transpose")
-
-
-def offloaded(graph: Graph) -> Graph:
-    """The graph as the scheduler splits it where a GPU runs everything but the lookup of embedding rows.
-
-    Inputs and looked-up rows are in the host's memory. Before the first operator on the GPU that needs one of them,
-    the GPU gets a copy (``ggml_backend_sched_split_graph`` in ``ggml/src/ggml-backend.cpp``).
-    """
-    for tensor in graph.leafs:
-        tensor.host = not tensor.external
-    for node in graph.nodes:
-        gathers = node.op == "get_rows" and node.sources[0].external and node.sources[0].name.endswith("embd.weight")
-        node.host = gathers or (node.op in _VIEWS and node.sources[0].host)
-    copies: dict[int, Tensor] = {}
-    nodes: list[Tensor] = []
-    start = 0
-    while start < len(graph.nodes):
-        on_host = graph.nodes[start].host
-        end = start
-        while end < len(graph.nodes) and (graph.nodes[end].host == on_host or graph.nodes[end].op in _VIEWS):
-            end += 1
-        part = graph.nodes[start:end]
-        if not on_host:
-            for node in part:
-                for source in node.sources:
-                    if source.host and not source.external and id(source) not in copies:
-                        copy = Tensor("copy", source.kind, source.ne, nb=source.nb)
-                        copies[id(source)] = copy
-                        nodes += [Tensor("dependency", source.kind, source.ne, (source,), view_of=source), copy]
-                node.sources = tuple(copies.get(id(source), source) for source in node.sources)
-        nodes += part
-        start = end
-    return Graph(nodes, graph.leafs)
+    return tuple(one.highest for one in blocks)

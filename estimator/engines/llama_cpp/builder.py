@@ -35,6 +35,7 @@ from .ggml import (
 )
 from .header import Header
 from .hparams import Hparams
+from .placement import TIED
 
 
 @dataclass
@@ -92,6 +93,14 @@ class Builder:
         if found is None:
             raise KeyError(name)
         return found
+
+    def frequencies(self, layer: int, *names: str) -> tuple[Tensor, ...]:
+        """A layer's copy of the first of some weights that the model has, if any."""
+        info = next((self.header.tensors[name] for name in names if name in self.header.tensors), None)
+        if info is None:
+            return ()
+        name = f"{next(name for name in names if name in self.header.tensors)}#{layer}"
+        return (leaf(info.kind, *info.shape, name=name, external=True),)
 
     def of(self, layer: int, name: str) -> Tensor:
         """A weight that a layer needs. Raises ``KeyError``."""
@@ -165,7 +174,11 @@ class Builder:
     def norm(self, x: Tensor, weight: Tensor | None) -> Tensor:
         """RMS norm, times the weight if there is one."""
         x = like("rms_norm", x)
-        return x if weight is None else like("mul", x, weight)
+        if weight is None:
+            return x
+        if weight.name.startswith("blk."):
+            x.name = f"norm-{weight.name.split('.')[1]}"
+        return like("mul", x, weight)
 
     def linear(self, weight: Tensor, x: Tensor, bias: Tensor | None = None) -> Tensor:
         """A matrix product, plus the bias if there is one."""
@@ -381,6 +394,7 @@ class Builder:
         if flash:
             if v_transposed:
                 v = transpose(v)
+            k, v = (Tensor("cpy", "f16", x.ne, (x,)) if x.kind == "f32" else x for x in (k, v))  # as its kernels read
             x = Tensor("flash_attn_ext", "f32", (v.ne[0], q.ne[2], q.ne[1], q.ne[3]), (q, k, v, mask, *more))
             if decompress is not None:
                 x = mul_mat(decompress, permute(x, 0, 2, 1, 3))
@@ -398,6 +412,7 @@ class Builder:
                 x = mul_mat(decompress, x)
             x = permute(x, 0, 2, 1, 3)
             x = cont(x, x.ne[0] * x.ne[1], x.ne[2] * x.ne[3])
+            x.name = "kqv_out"
         self.graph.expand(x)
         return x
 
@@ -411,7 +426,10 @@ class Builder:
         """The last norm, whose result is kept as an output, and the logits."""
         x = self.norm(x, self.weight("output_norm.weight") or self.weight("token_embd_norm.weight"))
         x.output = True
-        output = self.weight("output.weight") or self.required("token_embd.weight")
+        output = self.weight("output.weight")
+        if output is None:
+            tied = self.required("token_embd.weight")
+            output = leaf(tied.kind, *tied.ne, name=TIED, external=True)
         x = mul_mat(output, x)
         bias = self.weight("output.bias")
         if bias is not None:

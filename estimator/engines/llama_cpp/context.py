@@ -47,13 +47,18 @@ class Cache:
     v_elements: tuple[int, ...]
 
     @property
-    def nbytes(self) -> int:
-        """Bytes of the cache."""
+    def layer_bytes(self) -> list[int]:
+        """Bytes of the keys and values of each layer."""
         rows = self.cells * self.streams
-        return sum(
+        return [
             rows * (row_bytes(self.type_k, k) + (row_bytes(self.type_v, v) if v else 0))
             for k, v in zip(self.k_elements, self.v_elements, strict=True)
-        )
+        ]
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes of the cache."""
+        return sum(self.layer_bytes)
 
     def tensors(self, layer: int) -> tuple[Tensor, Tensor | None]:
         """The keys and the values of a layer, each [elements, cells, streams]; no values where they are latent."""

@@ -7,6 +7,8 @@ never touches most of the buffer's pages.
 
 from __future__ import annotations
 
+import re
+from collections import Counter
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
@@ -15,16 +17,17 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from ...errors import InputError
+from ...errors import InputError, shown
+from ...io.fields import parse_size
 from ...io.files import existing
 from ...text import human, printable
 from ..assumptions import Assumption
 from ..devices import Device, context_bytes, find
 from ..engine import Engine, Figures, Limit, Spec
-from . import convert, gguf_file, hparams
+from . import convert, gguf_file, hparams, placement
 from .builds import BUILDS
 from .header import Header
-from .options import UNQUANTISED
+from .options import RPC, UNQUANTISED
 from .usage import UNCERTAINTY, Usage, usage
 
 _ARM = ("Android phone", "board")
@@ -48,12 +51,8 @@ class Model:
         return hparams.read(self.header).n_ctx_train
 
 
-def backend_of(plan: Any) -> str:
-    """The plan's backend, by default its device's. Raises ``InputError`` for an unknown device."""
-    chosen: str | None = plan.llama_cpp.backend
-    if plan.device is None or chosen is not None:
-        return chosen or "cpu"
-    device = find(plan.device)
+def _backend_on(device: Device) -> str:
+    """The backend that runs a device of the catalogue."""
     if device.is_apple:
         return "metal"
     if device.name.startswith(_PLAIN):
@@ -63,6 +62,105 @@ def backend_of(plan: Any) -> str:
     return "cuda" if device.capability is not None else "vulkan" if device.kind.startswith("GPU") else "cpu"
 
 
+def backend_of(plan: Any) -> str:
+    """The plan's backend, by default its device's. Raises ``InputError`` for an unknown device."""
+    chosen: str | None = plan.llama_cpp.backend
+    if chosen is not None or plan.device is None:
+        return chosen or ("cuda" if plan.llama_cpp.n_gpu_layers else "cpu")
+    return _backend_on(find(plan.device))
+
+
+@dataclass(frozen=True)
+class Card:
+    """A device of a plan that is not its host. Sizes are bytes."""
+
+    device: placement.Device
+    limit: int | None
+    """What it has room for; ``None`` where nobody said."""
+    driver: int = 0
+    """What its driver takes beside the buffers."""
+    in_ram: bool = False
+    """Whether its memory is the host's."""
+
+
+def cards_of(plan: Any) -> tuple[Card, ...]:
+    """The devices beside the host, in the plan's order. Raises ``InputError``."""
+    names, one = plan.devices, backend_of(plan)
+    if names is None:
+        names = () if one not in placement.BACKENDS else (plan.device or one,)
+    found, counts = [], Counter[str]()
+    for text in names:
+        name, _, size = text.partition("=")
+        device = None if name in placement.BACKENDS else find(name)
+        kind = name if device is None else _backend_on(device)
+        if plan.llama_cpp.backend == "vulkan" and kind == "cuda":
+            kind = "vulkan"
+        if device is not None and (kind not in placement.BACKENDS or device.kind == "accelerator"):
+            raise InputError(
+                f"devices: {device.name} has no GPU that llama.cpp runs; name GPUs, or rpc for a worker on a CPU"
+            )
+        backend = placement.BACKENDS[kind]
+        limit = parse_size(size) if size else None if device is None else device.usable_bytes
+        driver = context_bytes(device)[0] if device is not None and kind == "cuda" else 0
+        place = placement.Device(f"{backend.prefix}{counts[kind]}", backend, max((limit or 0) - driver, 0))
+        found.append(Card(place, limit, driver, device is not None and device.is_apple))
+        counts[kind] += 1
+    options = plan.llama_cpp
+    return (found[options.main_gpu],) if options.split_mode == "none" and found else tuple(found)
+
+
+def cpu_of(plan: Any) -> str:
+    """The host's processor, told apart by its instructions."""
+    backend = backend_of(plan)
+    if backend not in placement.BACKENDS:
+        return backend
+    return "cpu-arm" if any(card.in_ram for card in cards_of(plan)) else "cpu"
+
+
+def layout_of(plan: Any, n_layer: int) -> placement.Layout:
+    """Who holds which layers of a model. Raises ``InputError``."""
+    options = plan.llama_cpp
+    devices = tuple(card.device for card in cards_of(plan))
+    if not devices:
+        return placement.ON_HOST
+    layers = n_layer + 1 if options.n_gpu_layers is None else options.n_gpu_layers
+    shares = options.tensor_split or [device.free for device in devices]
+    shares = [*shares, *[0] * (len(devices) - len(shares))] if any(shares) else [1] * len(devices)
+    overrides = [(rf"blk\.{layer}{EXPERTS}", len(devices)) for layer in range(min(options.n_cpu_moe, n_layer))]
+    overrides += _overrides(options.override_tensor, [*(device.name for device in devices), "CPU"])
+    places = placement.share_out(n_layer, layers, shares)
+    overlap = len(devices) > 1 and layers > n_layer and not options.no_kv_offload and not overrides
+    pipelines = overlap and {device.backend.kind for device in devices} <= {*BUILDS[build_of(plan)].pipelines}
+    return placement.Layout(devices, places, options.no_kv_offload, tuple(overrides), pipelines)
+
+
+EXPERTS = r"\.ffn_(up|down|gate|gate_up)_(ch|)exps"
+"""``LLM_FFN_EXPS_REGEX`` (``common/common.h``)."""
+
+
+def _overrides(text: str | None, names: list[str]) -> list[tuple[str, int]]:
+    """The patterns of ``override_tensor`` with their places. Raises ``InputError``."""
+    found = []
+    for one in text.split(",") if text else ():
+        pattern, _, name = one.rpartition("=")
+        if name not in names:
+            raise InputError(
+                f"override_tensor: {shown(one)} names no place; write pattern=NAME with one of {', '.join(names)}"
+            )
+        try:
+            re.compile(pattern)
+        except re.error as error:
+            raise InputError(f"override_tensor: {shown(pattern)} is no regular expression ({error})") from None
+        found.append((pattern, names.index(name)))
+    return found
+
+
+def build_of(plan: Any) -> str:
+    """The build whose rules hold: with ``devices`` the one whose workers were measured, if no other is named."""
+    options = plan.llama_cpp
+    return "b11739" if plan.devices and "build" not in options.model_fields_set else options.build
+
+
 def usage_of(plan: Any, model: Model) -> Usage:
     """The buffers of a plan. Raises ``InputError``."""
     options, header = plan.llama_cpp, model.header
@@ -70,12 +168,27 @@ def usage_of(plan: Any, model: Model) -> Usage:
     return usage(
         header,
         options.parameters(plan.batch, seq, model.trained),
-        BUILDS[options.build],
-        backend_of(plan),
+        BUILDS[build_of(plan)],
+        cpu_of(plan),
+        lambda n_layer: layout_of(plan, n_layer),
         use_mmap=options.use_mmap,
         repack=options.repack,
         tokenizer=header.tokens is not None or not model.from_file,
     )
+
+
+def _needed(plan: Any, use: Usage) -> list[int]:
+    """Bytes that each device, and at the end the host, need."""
+    cards = cards_of(plan)
+    needed = [
+        weights + kv + states + compute
+        for weights, (kv, states), compute in zip(use.weights.places, use.caches, use.reserved, strict=True)
+    ]
+    host = use.weights.mapped + use.weights.repacked + use.weights.read + sum(use.caches[-1]) + use.touched[-1]
+    needed[-1] = host + use.context.output_bytes + use.overhead
+    for i, card in enumerate(cards):
+        needed[i] += card.driver + (needed[-1] if card.in_ram else 0)
+    return needed
 
 
 _COUNTED = {"all": "process", "used": "used", "dirty": "dirty"}
@@ -98,9 +211,14 @@ def _limits_of(plan: Any, use: Usage) -> tuple[Limit, ...]:
     """
     device, budget = ENGINE.device_of(plan), plan.budget_bytes()
     process = use.clean + use.dirty
-    if use.backend in ("cuda", "vulkan"):
-        driver = context_bytes(device)[0] if device is not None and device.capability is not None else 0
-        needed = use.weights.device + use.context.kv_bytes + use.context.recurrent_bytes + use.reserved[0] + driver
+    cards = cards_of(plan)
+    if plan.devices is not None:
+        limits = [*(card.limit for card in cards), budget]
+        needs = zip(use.layout.names, _needed(plan, use), limits, strict=True)
+        found = tuple(Limit(name, needed, limit, needed) for name, needed, limit in needs if limit is not None)
+        return found or (Limit("process", process, None, process),)
+    if cards and not cards[0].in_ram and not cards[0].device.backend.maps:
+        needed = _needed(plan, use)[0]
         return (Limit("device", needed, budget, needed),)
     if device is None or device.counts == "all":
         return (Limit("process", process, budget, process),)
@@ -135,14 +253,15 @@ def _device_notes(plan: Any, use: Usage, limits: tuple[Limit, ...]) -> list[str]
     """Warnings about a result on a device."""
     device = ENGINE.device_of(plan)
     if device is None:
-        return ["the GPU's CUDA context is not counted; name a device to count it"] if use.backend == "cuda" else []
+        on_cuda = plan.devices is None and backend_of(plan) == "cuda"
+        return ["the GPU's CUDA context is not counted; name a device to count it"] if on_cuda else []
     found = []
     if (left := _system_left(plan, limits)) is not None:
         found.append(
             f"the budget is more than the {human(device.total_bytes - device.system_bytes)} that iOS is assumed to "
             f"leave of the RAM; it is taken to limit the RAM in use, too, and iOS keeps {human(left)}"
         )
-    if not use.gpu and device.capability is not None:
+    if not use.layout.devices and device.capability is not None:
         found.append(f"counted on the CPU of {device.name}; its GPU runs it with backend cuda")
     return found
 
@@ -153,15 +272,38 @@ def _notes(use: Usage) -> list[str]:
     trained, context = use.context.hparams.n_ctx_train, use.context
     if context.n_ctx_seq > trained:
         found.append(f"the model was made for {trained:,} positions; {context.n_ctx_seq:,} are more")
-    if use.gpu:
-        found.append(f"backend {use.backend}: compared with public logs only, since no such GPU was at hand")
+    for kind in dict.fromkeys(device.backend.kind for device in use.layout.devices):
+        if kind != RPC:
+            found.append(f"backend {kind}: compared with public logs only, since no such GPU was at hand")
     if context.n_ctx != context.parameters.n_ctx:
         found.append(f"the engine rounds n_ctx to {context.n_ctx:,}")
     return found
 
 
+def _devices_of(use: Usage) -> tuple[Mapping[str, Any], ...]:
+    """The buffers of each device and of the host, as the engine reports them; nothing where the host has all."""
+    if not use.layout.devices:
+        return ()
+    output = [0] * use.layout.host + [use.context.output_bytes]
+    host = use.weights.mapped + use.weights.repacked + use.weights.read
+    rows = zip(use.layout.names, (*use.weights.places[:-1], host), use.caches, use.reserved, output, strict=True)
+    return tuple(
+        {
+            "name": name,
+            "bytes": {
+                "weights": weights,
+                "kv_cache": kv,
+                "recurrent_state": states,
+                "compute": compute,
+                "output": logits,
+            },
+        }
+        for name, weights, (kv, states), compute, logits in rows
+    )
+
+
 class LlamaCpp(Engine):
-    """llama.cpp on a CPU or one GPU."""
+    """llama.cpp on a CPU, and on devices beside it."""
 
     title = "llama.cpp"
     maps_weights = takes_budget_on_cards = True
@@ -233,13 +375,14 @@ class LlamaCpp(Engine):
         sequences = options.sequences(plan.batch)
         if sequences > 1:
             parts.append(f"{sequences} sequences")
-        return ", ".join([*parts, f"llama.cpp {options.build} ({backend_of(plan)})"])
+        where = backend_of(plan) if plan.devices is None else ", ".join(plan.devices)
+        return ", ".join([*parts, f"llama.cpp {build_of(plan)} ({where})"])
 
     def dtype(self, name: Any) -> Any:
         return UNQUANTISED.get(name, name) if isinstance(name, str) else name
 
     def release(self, plan: Any) -> str:
-        return f"llama.cpp, build {plan.llama_cpp.build}"
+        return f"llama.cpp, build {build_of(plan)}"
 
     def knows(self, family: str) -> bool:
         return family in convert.FAMILIES
@@ -303,7 +446,7 @@ class LlamaCpp(Engine):
             "repacked": weights.repacked,
             "kv_cache": context.kv_bytes,
             "recurrent_state": context.recurrent_bytes,
-            "compute": use.reserved[0],
+            "compute": sum(use.reserved[:-1]) or use.reserved[-1],
             "output": context.output_bytes,
             "parameters": weights.total,
             **dict.fromkeys(("adapters", "buffers", "gradients", "optimizer", "saved"), 0),
@@ -315,8 +458,10 @@ class LlamaCpp(Engine):
             "dirty": use.dirty,
             "used": use.used,
         }
-        if use.gpu:
-            sizes["host_compute"] = use.reserved[1]
+        if use.layout.devices:
+            sizes["host_compute"] = use.reserved[-1]
+        if plan.devices is not None:
+            sizes |= dict(zip(use.layout.names, _needed(plan, use), strict=True))
         limits = _limits_of(plan, use)
         if limits[0].against not in sizes:
             sizes[limits[0].against] = limits[0].needed
@@ -327,6 +472,7 @@ class LlamaCpp(Engine):
             limits,
             warnings=(*model.warnings, *_notes(use), *_device_notes(plan, use, limits)),
             assumptions=_assumptions_of(plan, limits),
+            devices=_devices_of(use),
         )
 
 

@@ -44,13 +44,13 @@ class Tensor:
         "allocated",
         "children",
         "external",
-        "host",
         "kind",
         "name",
         "nb",
         "ne",
         "op",
         "output",
+        "place",
         "sources",
         "view_of",
         "views",
@@ -70,8 +70,8 @@ class Tensor:
     ) -> None:
         self.op, self.kind, self.ne, self.sources, self.name = op, kind, ne, sources, name
         self.external = external
-        self.output = self.host = self.allocated = False
-        self.children = self.views = self.address = 0
+        self.output = self.allocated = False
+        self.children = self.views = self.address = self.place = 0
         self.view_of: Tensor | None = view_of
         if view_of is not None and view_of.view_of is not None:
             self.view_of = view_of.view_of  # the tensor that owns the memory

@@ -34,12 +34,36 @@ def _lower(value: Any) -> Any:
     return value.lower() if isinstance(value, str) else value
 
 
+def _listed(value: Any) -> Any:
+    """A list, also written with commas."""
+    return tuple(part.strip() for part in value.split(",")) if isinstance(value, str) else value
+
+
+def _shares(value: Any) -> Any:
+    """Shares, also written as the engine's programs take them: ``3,1`` or ``3/1``."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return tuple(float(part) for part in value.replace("/", ",").split(","))
+    except ValueError:
+        raise ValueError("write shares like 3,1") from None
+
+
+def _layers(value: Any) -> Any:
+    """A number of layers; ``all``, ``auto`` and -1 are all of them."""
+    return None if value in ("all", "auto", -1, "-1") and not isinstance(value, bool) else value
+
+
 Switch = Annotated[bool, Field(strict=True), BeforeValidator(_switch)]
 CacheType = Annotated[
     Literal["f32", "f16", "bf16", "q8_0", "q5_1", "q5_0", "q4_1", "q4_0", "iq4_nl"], BeforeValidator(_lower)
 ]
 """The types that llama.cpp's programs offer for a cache (``common/arg.cpp: kv_cache_types``)."""
 Count = Annotated[Whole, Field(ge=1, le=2**31 - 1)]
+Index = Annotated[Whole, Field(ge=0, le=2**31 - 1)]
+Share = Annotated[float, Field(ge=0, le=1e9, allow_inf_nan=False)]
+RPC = "rpc"
+"""The device that is a worker of the engine's RPC backend on a CPU."""
 
 
 class LlamaCppOptions(BaseModel):
@@ -65,19 +89,45 @@ class LlamaCppOptions(BaseModel):
     n_outputs_max: Annotated[Whole, Field(ge=0, le=2**31 - 1)] = Field(
         0, description="most tokens of a batch whose logits are computed; 0 reserves for all, and decoding uses one"
     )
+    n_gpu_layers: Annotated[Index | None, BeforeValidator(_layers)] = Field(
+        None, description="layers on devices, the output and the last layers first; all if not given"
+    )
+    tensor_split: Annotated[tuple[Share, ...] | None, BeforeValidator(_shares)] = Field(
+        None, description="shares of the layers for each device, such as 3,1; by free memory if not given"
+    )
+    split_mode: Literal["layer", "row", "none"] = Field(
+        "layer", description="what devices share: layers, rows of weights, or none, since main_gpu has all"
+    )
+    main_gpu: Index = Field(0, description="split_mode none: the number of the device that has all")
+    no_kv_offload: Switch = Field(False, description="caches and states stay in the host's memory")
+    n_cpu_moe: Index = Field(0, description="the first so many layers have their experts in the host's memory")
+    override_tensor: str | None = Field(
+        None, description="where weights are by pattern=NAME, after commas more: exps=CPU, blk\\.0\\.=CUDA1"
+    )
     backend: Literal["cpu", "cpu-avx512", "cpu-arm", "cpu-plain", "metal", "vulkan", "cuda"] | None = Field(
         None,
         description="what runs it: a CPU by its instructions (x86-64 with AVX2 or AVX-512, ARMv8.2, none of them), or "
         "a GPU; the device's if it is one of the catalogue, else cpu",
     )
     build: Literal["2025", "0c1e57098", "b11739"] = Field(
-        "0c1e57098", description="build of the engine: 0c1e57098 is in llama-cpp-python 0.3.36"
+        "0c1e57098",
+        description="build of the engine: 0c1e57098 is in llama-cpp-python 0.3.36; with devices b11739, if not given",
     )
 
     @property
     def cache(self) -> str:
         """The cache's type: ``f16``, or ``q8_0/f16`` where keys and values have different ones."""
         return self.type_k if self.type_k == self.type_v else f"{self.type_k}/{self.type_v}"
+
+    @property
+    def split(self) -> str:
+        """The shares as the engine's programs take them."""
+        return ",".join(f"{share:g}" for share in self.tensor_split or ())
+
+    @property
+    def shares(self) -> int:
+        """The number of shares that are given."""
+        return len(self.tensor_split or ())
 
     def sequences(self, batch: int) -> int:
         """Sequences at once, for a plan's ``batch``."""
@@ -106,6 +156,18 @@ class LlamaCppKeys(BaseModel):
         LlamaCppOptions,
         Block(block_reader(LlamaCppOptions, "llama_cpp", "{n_ctx: 8192, type_k: q8_0, type_v: q8_0}")),
     ] = Field(DEFAULTS, description="runtime llama.cpp: the context's parameters, by the engine's names")
+    devices: Annotated[tuple[Annotated[str, Field(min_length=1)], ...] | None, BeforeValidator(_listed)] = Field(
+        None,
+        min_length=1,
+        max_length=16,
+        description="runtime llama.cpp: devices that share one model, by name; rpc: a worker on a CPU. budget is then "
+        "the host's, and NAME=SIZE gives a device another one",
+    )
+
+    @property
+    def n_devices(self) -> int:
+        """The number of devices that are listed."""
+        return len(self.devices or ())
 
 
 def is_gguf(model: Any) -> bool:
@@ -117,7 +179,7 @@ def _claims(data: Mapping[str, Any]) -> bool:
     """Whether a plan has a GGUF file, the block, or a dtype that is a recipe which only llama.cpp has."""
     dtype = data.get("dtype")
     recipe = isinstance(dtype, str) and dtype.lower() in _RECIPES and torch_dtype(dtype) not in UNQUANTISED
-    return is_gguf(data.get("model")) or "llama_cpp" in data or recipe
+    return is_gguf(data.get("model")) or "llama_cpp" in data or "devices" in data or recipe
 
 
 def _runs(backend: str | None, device: Device) -> bool:
@@ -149,6 +211,29 @@ KEYS = Keys(
         "out, or name another device": lambda p: (
             p.device is not None and not _runs(p.llama_cpp.backend, find(p.device))
         ),
+        "devices does not go with device: {p.device}, since one of them says where it runs; leave device out": (
+            lambda p: p.devices is not None and p.device is not None
+        ),
+        "tensor_split does not go with a plan without devices, which share the layers; name them, as in devices: "
+        "[rtx-3090, rtx-3060]": lambda p: p.llama_cpp.shares and p.devices is None,
+        "tensor_split: {p.llama_cpp.split} does not go with devices, of which there are {p.n_devices}; give each one "
+        "share": lambda p: p.llama_cpp.shares > p.n_devices,
+        "tensor_split: {p.llama_cpp.split} does not go with devices, since it gives them nothing; give one a share": (
+            lambda p: p.llama_cpp.shares and not any(p.llama_cpp.tensor_split)
+        ),
+        "devices does not go with workers of RPC and without tensor_split, since they tell no free memory; set "
+        "tensor_split, as in 1,1": lambda p: (
+            p.n_devices > 1 and RPC in p.devices and not p.llama_cpp.shares and p.llama_cpp.split_mode == "layer"
+        ),
+        "tensor_split does not go with split_mode: none, since one device has all; leave one of them out": (
+            lambda p: p.llama_cpp.shares and p.llama_cpp.split_mode == "none"
+        ),
+        "main_gpu: {p.llama_cpp.main_gpu} does not go with devices, of which there are {p.n_devices}, counted from 0; "
+        "give a smaller one": lambda p: p.llama_cpp.main_gpu and p.llama_cpp.main_gpu >= p.n_devices,
+        "main_gpu does not go with split_mode: {p.llama_cpp.split_mode}, where layers have devices; set split_mode: "
+        "none": lambda p: p.llama_cpp.main_gpu and p.llama_cpp.split_mode != "none",
+        "split_mode: row has no rule with llama.cpp, whose builds of 2026 keep no rows of weights apart; take "
+        "split_mode: layer": lambda p: p.llama_cpp.split_mode == "row",
     },
     refused_elsewhere={
         "a GGUF file does not go with runtime: {p.runtime}, since llama.cpp alone runs it; leave runtime out": (

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from .ggml import TYPES, UNQUANTISED
+from .placement import INPUTS
 
 RECIPES: Mapping[str, str] = {
     "f32": "f32", "f16": "f16", "bf16": "bf16", "q8_0": "q8_0", "q6_k": "q6_k", "q5_k_m": "q5_k", "q5_k_s": "q5_k",
@@ -33,8 +34,6 @@ _KEPT = (*_NEVER_QUANTISED, "altup", "laurel", "per_layer_model_proj")
 _FLOAT32 = (*_NEVER_QUANTISED, "altup_correct", "altup_predict")
 """Parts of the names of tensors that are converted to float32, as tensors of one dimension are
 (``conversion/base.py: prepare_tensors``)."""
-EMBEDDINGS = ("token_embd.weight", "per_layer_token_embd.weight")
-"""Tables of which rows are looked up, not multiplied."""
 _VALUES = ("attn_v.weight", "attn_qkv.weight", "attn_kv_b.weight")
 
 
@@ -109,13 +108,13 @@ def _fitting(kind: str, row: int) -> str:
 
 
 def _chosen(m: _Model, name: str, shape: tuple[int, ...], default: str) -> str:
-    if name == "output.weight" or (m.tied and name in EMBEDDINGS):
+    if name == "output.weight" or (m.tied and name in INPUTS):
         if m.recipe == "mxfp4_moe" or shape[0] % TYPES[default][0]:
             return "q8_0"
         return default if default == "q8_0" else "q6_k"
     if m.recipe == "mxfp4_moe":
         return "mxfp4" if len(shape) > 2 else "q8_0"
-    if name in EMBEDDINGS:
+    if name in INPUTS:
         return default
     if name.endswith(_VALUES):
         return _value(m, default)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cached_property
 
 from ...errors import InputError
-from .allocator import buffer_bytes, offloaded
+from .allocator import buffer_bytes
 from .builder import Builder
 from .builds import Build
 from .context import Context, Parameters, context
@@ -15,7 +16,9 @@ from .graphs import GRAPHS
 from .header import Header
 from .hparams import Hparams
 from .hparams import read as read_hparams
-from .weights import GPUS, Weights, weights
+from .placement import ON_HOST, Layout
+from .scheduler import schedule
+from .weights import Weights, repacked_names, repacked_rows, weights
 
 PROGRAM_BYTES = round(11.83 * 2**20)
 """Resident bytes of a process beside its buffers and the tokenizer's tables: the program and its libraries (8.2 MiB of
@@ -43,42 +46,38 @@ class Usage:
     header: Header
     context: Context
     build: Build
-    backend: str
+    cpu: str
+    """The host's processor, as it is told apart by its instructions."""
+    layout: Layout
     weights: Weights
     tokenizer: bool
     """Whether a vocabulary is loaded."""
-
-    @property
-    def gpu(self) -> bool:
-        """Whether a GPU runs the graph."""
-        return self.backend in GPUS
+    repack: bool
 
     @cached_property
-    def reserved(self) -> tuple[int, int]:
-        """The compute buffers as the engine reserves them: on the device, and on the host beside a GPU."""
+    def reserved(self) -> tuple[int, ...]:
+        """The compute buffers as the engine reserves them: of each device, and at the end of the host."""
         return self._compute(self.context)
 
     @cached_property
-    def touched(self) -> tuple[int, int]:
+    def touched(self) -> tuple[int, ...]:
         """The part of the compute buffers that decoding writes: it computes logits for the last token of a sequence.
 
         Metal makes whole buffers resident, written or not (residency sets, ``ggml-metal/ggml-metal-device.m``).
         """
         p = self.context.parameters
-        if p.n_outputs_max or self.backend == "metal":
+        if p.n_outputs_max or any(device.backend.maps for device in self.layout.devices):
             return self.reserved
         return self._compute(context(self.context.hparams, replace(p, n_outputs_max=p.n_seq_max)))
 
-    def _compute(self, c: Context) -> tuple[int, int]:
+    def _compute(self, c: Context) -> tuple[int, ...]:
         sequences = c.parameters.n_seq_max
         tokens = -(-c.n_ubatch // sequences) * sequences
-        sizes = [
-            self._buffers(c, tokens, min(c.n_ubatch, c.n_outputs_max)),
-            self._buffers(c, sequences, sequences),  # one token of each sequence: larger for tiny batches only
-        ]
-        return max(size[0] for size in sizes), max(size[1] for size in sizes)
+        batch = self._buffers(c, tokens, min(c.n_ubatch, c.n_outputs_max))
+        single = self._buffers(c, sequences, sequences)  # one token of each sequence: larger for tiny batches only
+        return tuple(map(max, batch, single))
 
-    def _buffers(self, c: Context, tokens: int, outputs: int) -> tuple[int, int]:
+    def _buffers(self, c: Context, tokens: int, outputs: int) -> tuple[int, ...]:
         builder = Builder(self.header, c, self.build, tokens, c.parameters.n_seq_max, outputs)
         try:
             graph = GRAPHS[self.header.architecture](builder)
@@ -86,7 +85,22 @@ class Usage:
             raise InputError(
                 f"the model has no tensor {error.args[0]}, which {self.header.architecture} needs"
             ) from None
-        return buffer_bytes(offloaded(graph), GPUS[self.backend]) if self.gpu else buffer_bytes(graph)
+        if self.layout.devices:
+            rows = repacked_rows(self.cpu, self.layout, self.repack)
+            graph = schedule(graph, self.layout, tokens, repacked_names(self.header, rows))
+        return buffer_bytes(graph, self.layout)
+
+    @cached_property
+    def caches(self) -> tuple[tuple[int, int], ...]:
+        """The bytes of the KV caches and of the recurrent states of each device, and at the end of the host."""
+        found = [[0, 0] for _ in self.layout.names]
+        c = self.context
+        for cache in (c.base, c.swa):
+            for layer, nbytes in zip(cache.layers, cache.layer_bytes, strict=True) if cache is not None else ():
+                found[self.layout.layer_of(layer)][0] += nbytes
+        for layer in c.recurrent_layers:
+            found[self.layout.layer_of(layer)][1] += c.recurrent_bytes // len(c.recurrent_layers)
+        return tuple((kv, states) for kv, states in found)
 
     @property
     def overhead(self) -> int:
@@ -121,13 +135,17 @@ def usage(
     header: Header,
     parameters: Parameters,
     build: Build,
-    backend: str = "cpu",
+    cpu: str = "cpu",
+    layout: Callable[[int], Layout] = lambda n_layer: ON_HOST,
     *,
     use_mmap: bool = True,
     repack: bool = True,
     tokenizer: bool = True,
 ) -> Usage:
-    """The buffers of a model in a context. Raises ``InputError`` for what the engine refuses."""
+    """The buffers of a model in a context. Raises ``InputError`` for what the engine refuses.
+
+    ``cpu`` is the host's processor, and ``layout`` says who has which of so many layers.
+    """
     if header.architecture not in GRAPHS:
         raise InputError(
             f"architecture '{header.architecture}' has no graph here; this version knows {', '.join(GRAPHS)}"
@@ -135,13 +153,16 @@ def usage(
     hparams = read_hparams(header)
     _check_shapes(header, hparams)
     _check(hparams.mla is not None, (hparams.n_embd_head_k, hparams.n_embd_head_v), parameters)
+    shared = layout(hparams.n_layer)
     return Usage(
         header,
         context(hparams, parameters),
         build,
-        backend,
-        weights(header, backend, use_mmap=use_mmap, repack=repack),
+        cpu,
+        shared,
+        weights(header, cpu, shared, use_mmap=use_mmap, repack=repack),
         tokenizer,
+        repack,
     )
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from .ggml import pad
 from .header import Header, TensorInfo
-from .recipes import EMBEDDINGS
+from .placement import INPUTS, ON_HOST, TIED, Layout
 
 ALIGNMENT = 32
 """A tensor's offset in a file and in a CPU buffer is a multiple of so many bytes."""
@@ -24,9 +24,6 @@ REPACKED: Mapping[str, Mapping[str, int]] = {
 """By backend, the types whose products use repacked weights; the number of rows must be a multiple of the value.
 x86-64 needs AVX2 for it, ARM the dot-product instructions (ARMv8.2: Cortex-A76, Apple A11 and later)."""
 
-GPUS = {"metal": 32, "vulkan": 32, "cuda": 128}
-"""Backends that run everything but the lookup of embedding rows, and the alignment in bytes of tensors in their buffers
-(``get_alignment`` of each backend's buffer type)."""
 _OUTPUT_FIRST = ("gemma3n",)
 """Architectures that create the output before the embedding that it is tied to, so that both get memory."""
 
@@ -47,65 +44,80 @@ class Weights:
     read: int
     """Weights that were read into a buffer: dirty memory."""
     device: int
-    """Weights on a GPU."""
+    """Weights in devices' own memory."""
+    places: tuple[int, ...]
+    """The buffers of each device, and at the end those of the host."""
 
 
-def weights(header: Header, backend: str = "cpu", *, use_mmap: bool = True, repack: bool = True) -> Weights:
-    """The bytes of a model's weights, by where they are."""
-    if backend in GPUS:
-        return _on_gpu(header, backend, use_mmap)
-    rows = REPACKED.get(backend, {}) if repack else {}
-    place = 0
-    first, last = None, 0
-    repacked = kept = 0
+def repacked_rows(cpu: str, layout: Layout, repack: bool) -> Mapping[str, int]:
+    """By type, the number of rows of which weights that the host repacks have a multiple.
+
+    Beside a device that pins memory of the host, no weights are repacked: they are in that memory, or mapped.
+    """
+    pinned = any(device.backend.pins_host for device in layout.devices)
+    return REPACKED.get(cpu, {}) if repack and not pinned else {}
+
+
+def repacked_names(header: Header, rows: Mapping[str, int]) -> frozenset[str]:
+    """The weights that the host would repack."""
+    found = {name for name, tensor in header.tensors.items() if _is_repacked(name, tensor, rows)}
+    return frozenset(found | ({TIED} if _multiplied(header.tensors["token_embd.weight"], rows) else set()))
+
+
+def weights(
+    header: Header, cpu: str = "cpu", layout: Layout = ON_HOST, *, use_mmap: bool = True, repack: bool = True
+) -> Weights:
+    """The bytes of a model's weights, by where they are; ``cpu`` is the host's processor."""
+    host, rows = layout.host, repacked_rows(cpu, layout, repack)
+    maps = [use_mmap and device.backend.maps for device in layout.devices] + [False]
+    places = [0] * (host + 1)
+    runs: list[list[int]] = []
+    """Ranges of the file that are mapped: one with gaps, or beside devices each of the host's tensors."""
     idle: list[tuple[int, int]] = []
+    at = repacked = kept = 0
     embedding = header.tensors["token_embd.weight"]
-    tied = "output.weight" not in header.tensors and not _multiplied(embedding, rows)
+    tied = layout.of(TIED) if "output.weight" not in header.tensors else None
+    in_place = tied is not None and (maps[tied] or (tied == host and not _multiplied(embedding, rows)))
     for name, tensor in header.tensors.items():
-        size = tensor.nbytes
-        if name in EMBEDDINGS and not (tied and tensor is embedding):
-            idle.append((place, place + size))
-        if _is_repacked(name, tensor, rows):
-            idle.append((place, place + size))
-            repacked += pad(size, ALIGNMENT)
-        else:
-            kept += pad(size, ALIGNMENT)
-            first = place if first is None else first
-            last = place + size
-        place += pad(size, ALIGNMENT)
-    if "output.weight" not in header.tensors:
-        if _multiplied(embedding, rows):
-            repacked += pad(embedding.nbytes, ALIGNMENT)
-        elif header.architecture in _OUTPUT_FIRST and not use_mmap:  # both would be the same pages of the file
-            kept += pad(embedding.nbytes, ALIGNMENT)
-    span = last - (first or 0)
+        end = at + tensor.nbytes
+        if name in INPUTS and not (in_place and tensor is embedding):
+            idle.append((at, end))
+        for place in layout.all_of(name):
+            size = layout.size(place, tensor.kind, tensor.shape, tensor.nbytes)
+            if place < host:
+                places[place] += size
+            elif _is_repacked(name, tensor, rows):
+                idle.append((at, end))
+                repacked += size
+                continue
+            else:
+                kept += size
+            if place == host or maps[place]:  # what the host reads is mapped, too, where anything is
+                if layout.devices or not runs:
+                    runs.append([at, end])
+                runs[-1][1] = end
+        at = pad(end, ALIGNMENT)
+    if tied == host and _multiplied(embedding, rows):
+        repacked += pad(embedding.nbytes, ALIGNMENT)
+    elif tied == host and header.architecture in _OUTPUT_FIRST and not use_mmap:  # both would be the same pages
+        kept += pad(embedding.nbytes, ALIGNMENT)
+    elif tied is not None and tied < host and not maps[tied]:
+        places[tied] += layout.size(tied, embedding.kind, embedding.shape, embedding.nbytes)
+    mapped = sum(end - start for start, end in runs) if use_mmap else 0
+    on_devices = sum(size for size, is_mapped in zip(places, maps, strict=True) if not is_mapped)
     return Weights(
-        total=kept + repacked,
-        mapped=span if use_mmap else 0,
-        idle=sum(max(min(end, last) - max(start, first or 0), 0) for start, end in idle) if use_mmap else 0,
+        total=kept + repacked + sum(places),
+        mapped=mapped,
+        idle=sum(max(min(end, last) - max(start, first), 0) for start, end in idle for first, last in runs if use_mmap),
         repacked=repacked,
         read=0 if use_mmap else kept,
-        device=0,
+        device=on_devices,
+        places=(*places[:-1], kept + repacked),
     )
 
 
-def _on_gpu(header: Header, backend: str, use_mmap: bool) -> Weights:
-    """All weights are on the device but the embedding, whose rows the host looks up. A tied output is a second copy.
-
-    Metal maps the file, so a tied output shares the embedding's pages.
-    """
-    gathered = sum(pad(header.tensors[name].nbytes, ALIGNMENT) for name in EMBEDDINGS if name in header.tensors)
-    whole = sum(pad(tensor.nbytes, ALIGNMENT) for tensor in header.tensors.values())
-    tied = 0 if "output.weight" in header.tensors else header.tensors["token_embd.weight"].nbytes
-    idle = gathered if use_mmap else 0
-    if backend == "metal" and use_mmap:
-        return Weights(whole, whole, idle - pad(tied, ALIGNMENT), 0, 0, 0)
-    device = whole - gathered + tied
-    return Weights(whole + tied, idle, idle, 0, 0 if use_mmap else gathered, device)
-
-
 def _is_repacked(name: str, tensor: TensorInfo, rows: Mapping[str, int]) -> bool:
-    return name.endswith(".weight") and name not in EMBEDDINGS and _multiplied(tensor, rows, "_exps." in name)
+    return name.endswith(".weight") and name not in INPUTS and _multiplied(tensor, rows, "_exps." in name)
 
 
 def _multiplied(tensor: TensorInfo, rows: Mapping[str, int], experts: bool = False) -> bool:

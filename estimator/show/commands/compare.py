@@ -37,7 +37,7 @@ SEQS_EXAMPLE = "write --seqs 512,1024,2048"
 
 def configure(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None:
     """Add the command's options."""
-    add_plan_options(parser, arguments, without=("method", "seq", "device", "ios_increased_memory_limit"))
+    add_plan_options(parser, arguments, without=("method", "seq", "device", "ios_increased_memory_limit", "devices"))
     own = parser.add_argument_group("comparison")
     own.add_argument(
         "--methods",
@@ -56,7 +56,9 @@ def configure(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None
     own.add_argument(
         "--at", metavar="SEQ", help="length at which methods are broken down (default: 2048 or the plan's seq)"
     )
-    own.add_argument("--devices", metavar="LIST", help="devices to fit, by name (`estimator devices`)")
+    own.add_argument(
+        "--devices", dest="candidates", metavar="LIST", help="devices to fit, by name (`estimator devices`)"
+    )
     for option in ("method", "seq", "device"):
         add_spellings(own, f"{option}s", f"--{option}")
     own.add_argument("--output", metavar="FILE", type=Path, help="write a figure: .png, .pdf or .svg")
@@ -71,8 +73,8 @@ def execute(args: argparse.Namespace) -> int:
     seqs = sorted({_length(text, "seqs") for text in listed(args.seqs, "seqs", SEQS_EXAMPLE)})
     at = _length(str(keys.pop("seq", 2048)) if args.at is None else args.at, "at")
     devices = [name] if (name := keys.pop("device", None)) else []
-    if args.devices is not None:
-        devices = listed(args.devices, "devices", "write --devices rtx-4090,h100-80gb or leave it out")
+    if args.candidates is not None:
+        devices = listed(args.candidates, "devices", "write --devices rtx-4090,h100-80gb or leave it out")
     for name in devices:
         check_device(str(name))
     left_out: dict[str, str] = {}

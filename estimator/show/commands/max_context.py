@@ -122,7 +122,8 @@ def _where(found: Sequence[Row | Fit]) -> str:
         for limit in first.limits
         for of in (counted(first.result, limit.against),)
     ]
-    return f"{f'{first.plan.device}: ' if first.plan.device else ''}{' and '.join(limits)}"
+    where = first.plan.device or ", ".join(first.plan.devices or ())
+    return f"{f'{where}: ' if where else ''}{' and '.join(limits)}"
 
 
 def _columns(limits: Sequence[Limit]) -> list[str]:
@@ -165,7 +166,7 @@ def _print(found: list[Row], margin: Margin) -> None:
     longest = "longest context of each" if each else "longest context"
     limits = found[0].limits
     columns = ["model", "weights", "KV cache", longest, "without margin", *_columns(limits), "verdict", "binds"]
-    show(f"Longest context in {_where(found)}, llama.cpp {found[0].plan.llama_cpp.build}")
+    show(f"Longest context in {_where(found)}, {found[0].plan.engine.release(found[0].plan)}")
     cells = []
     for row in found:
         cells.append(

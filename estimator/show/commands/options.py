@@ -81,7 +81,9 @@ def add_field(group: Any, name: str, field: Any, *others: Any) -> None:
     required = " (required)" if field.is_required() else ""
     default = required or ("" if field.default is None else f" (default: {field.default})")
     text = f"{field.description or name}{default}".replace("%", "%%")
-    if all(_is_switch(one.annotation) for one in (field, *others)):
+    if name.startswith("no_"):  # of a pair of switches argparse takes the one with --no- as false
+        group.add_argument(option, dest=name, action="store_const", const=True, help=text)
+    elif all(_is_switch(one.annotation) for one in (field, *others)):
         group.add_argument(option, dest=name, action=argparse.BooleanOptionalAction, default=None, help=text)
     else:
         choices = [value for value in _parts(field.annotation) if isinstance(value, str)]

@@ -21,12 +21,14 @@ MOST_ROWS = 24
 
 def configure(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None:
     """Add the command's options."""
-    looked_for = ("device", "ios_increased_memory_limit", "budget", "sharding", *LOOKED_FOR)
+    looked_for = ("device", "devices", "ios_increased_memory_limit", "budget", "sharding", *LOOKED_FOR)
     add_plan_options(parser, arguments, without=looked_for)
     for name in ("device", "budget", "sharding", *LOOKED_FOR[1:]):
         parser.add_argument(f"--{name.replace('_', '-')}", help=argparse.SUPPRESS)  # accepted here, and refused below
     own = parser.add_argument_group("smallest-cluster")
-    own.add_argument("--devices", metavar="LIST", help="the cards to choose from, by name: h100-80gb,rtx-4090")
+    own.add_argument(
+        "--devices", dest="candidates", metavar="LIST", help="the cards to choose from, by name: h100-80gb,rtx-4090"
+    )
     own.add_argument(
         "--max-cards", metavar="N", type=int, default=MAX_CARDS, help="the most cards (default: %(default)s)"
     )
@@ -44,7 +46,7 @@ def execute(args: argparse.Namespace) -> int:
     for key in ("device", "budget"):
         if key in keys:
             raise InputError(f"smallest-cluster looks for cards; leave {key} out of the plan, and name them: --devices")
-    devices = () if args.devices is None else listed(args.devices, "devices")
+    devices = () if args.candidates is None else listed(args.candidates, "devices")
     with Progress() as progress:
         answer = smallest_cluster(keys, devices, args.max_cards, progress.step, Margin.parse(args.margin))
     if args.output is not None:

@@ -20,13 +20,16 @@ MANY = 20
 
 def configure(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None:
     """Add the command's options."""
-    add_plan_options(parser, arguments, without=("device", "ios_increased_memory_limit", "budget"))
+    add_plan_options(parser, arguments, without=("device", "devices", "ios_increased_memory_limit", "budget"))
     for option in ("--device", "--budget"):
         parser.add_argument(option, help=argparse.SUPPRESS)  # accepted here, and refused below
     own = parser.add_argument_group("smallest-device")
     own.add_argument("--margin", metavar="SIZE|SHARE", help=MARGIN_HELP)
     own.add_argument(
-        "--devices", metavar="LIST", help="the candidates, by name (default: all that `estimator devices` lists)"
+        "--devices",
+        dest="candidates",
+        metavar="LIST",
+        help="the candidates, by name (default: all that `estimator devices` lists)",
     )
     own.add_argument("--kind", metavar="TEXT", help="only devices whose kind has this text in it: GPU, Apple, phone")
     own.add_argument("--json", action="store_true", help="print one JSON object; sizes in bytes")
@@ -40,7 +43,7 @@ def execute(args: argparse.Namespace) -> int:
             raise InputError(
                 f"smallest-device looks for a device; leave {key} out of the plan, or name candidates with --devices"
             )
-    devices = () if args.devices is None else listed(args.devices, "devices")
+    devices = () if args.candidates is None else listed(args.candidates, "devices")
     with Progress() as progress:
         answer = smallest_device(plan, args.kind, progress.step, Margin.parse(args.margin), devices)
     present(args, answer.to_dict, lambda: _print(answer))

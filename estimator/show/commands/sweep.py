@@ -19,7 +19,7 @@ from .tables import Progress, refuse_input
 
 def configure(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None:
     """Add the command's options."""
-    add_plan_options(parser, arguments, without=("lengths",))
+    add_plan_options(parser, arguments, without=("lengths", "devices"))
     own = parser.add_argument_group("sweep")
     for key in ("method", "seq", "dtype", "device"):
         add_spellings(own, key, f"--{key}s")

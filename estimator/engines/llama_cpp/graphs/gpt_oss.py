@@ -25,7 +25,5 @@ def build(b: Builder) -> Graph:
         x = b.norm(after, b.of(layer, "post_attention_norm.weight"))
         x = b.moe(layer, x, normalised=False, scale=hparams.expert_weights_scale, gating="softmax-weight")
         x = like("add", x, after)
-    if b.build.early_rows:
-        return b.head(x)
     x.output = True  # for a draft head, also where the model has none
-    return b.head(get_rows(x, b.out_ids))
+    return b.head(x if b.build.early_rows else get_rows(x, b.out_ids))

@@ -14,9 +14,8 @@ def build(b: Builder) -> Graph:
     hparams = b.hparams
     x = b.inp_embd()
     cache = b.inp_attn(b.context.base)
-    factors = b.weight("rope_freqs.weight") or b.weight("rope_factors_long.weight")
-    more: tuple[Tensor, ...] = () if factors is None else (factors,)
     for layer in range(hparams.n_layer):
+        more = b.frequencies(layer, "rope_freqs.weight", "rope_factors_long.weight")
         residual = x
         x = b.norm(x, b.of(layer, "attn_norm.weight"))
         q, k, v = b.qkv(layer, x, hparams.n_embd_head_k)
