@@ -105,6 +105,21 @@ class Events:
         log.sizes = [found[place] for place in self._distinct[1]]
         return log
 
+    def without_empty(self) -> Events:
+        """The log, of numbers, without what has no bytes: no allocator is called for it."""
+        if all(self.sizes):
+            return self
+        log = copy(self)
+        log.order, places = [], []
+        for entry in self.order:
+            places.append(len(log.order))
+            if self.sizes[max(entry, ~entry)]:
+                log.order.append(entry)
+        places.append(len(log.order))
+        log.marks = {name: places[at] for name, at in self.marks.items()}
+        log.products = {name: places[at] for name, at in self.products.items()}
+        return log
+
     def freed(self, number: int, ledger: Running) -> None:
         """Note that an allocation was released."""
         self.order.append(~number)

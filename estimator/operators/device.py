@@ -5,13 +5,13 @@ What is saved and the backward formulas do not depend on the device. Sources are
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, TypeVar
 
 from ..ledger import ITEMSIZE, Size, Tensor, product
-from ..ledger.sizes import is_so
+from ..ledger.sizes import evaluated, is_so
 from .cuda.cublas import workspace_bytes
 from .cuda.reductions import reduction_workspace
 from .layout import strides_of
@@ -197,21 +197,38 @@ class Cuda(Device):
         return self.ask(_is_ampere)
 
     def workspace_of_sum(self, x: Tensor, reduced: Sequence[bool]) -> Sequence[Size]:
-        """Partial results of a reduction over several thread blocks; none where a size is a symbol."""
-        strides = strides_of(x)
-        rank = len(x.shape)
-
-        def workspace(*sizes: int) -> Sequence[Size]:
-            shape, steps = sizes[:rank], sizes[rank:]
-            return self.ask(reduction_workspace, shape, steps, tuple(reduced), self.multiprocessors) or ()
-
-        sizes: Any = (*x.shape, *strides)
+        """Partial results of a reduction over several thread blocks. Of symbols there are none, but in a log that is to
+        be evaluated what gives them.
+        """
+        sizes = (*x.shape, *strides_of(x))
         if all(isinstance(size, int) for size in sizes):
-            return workspace(*sizes)
-        is_so(lambda *sizes: bool(workspace(*sizes)), *sizes)
+            return self._workspace(tuple(reduced), *sizes)
+        if x.ledger.events is not None and x.ledger.events.outlines_loops:
+            own: Any = [_Workspace(self, tuple(reduced), sizes, number) for number in range(2)]
+            return list(own)
+        is_so(lambda *sizes: bool(self._workspace(tuple(reduced), *sizes)), *sizes)
         return ()
 
+    def _workspace(self, reduced: tuple[bool, ...], *sizes: Any) -> Sequence[int]:
+        rank = len(reduced)
+        return self.ask(reduction_workspace, sizes[:rank], sizes[rank:], reduced, self.multiprocessors) or ()
+
     workspace_of_mean = workspace_of_sum
+
+
+@dataclass(frozen=True)
+class _Workspace:
+    """In a log with symbols, one of the two tensors of ``reduction_workspace``; of no bytes where there are none."""
+
+    device: Cuda
+    reduced: tuple[bool, ...]
+    sizes: tuple[Size, ...]
+    """The operand's shape, then its strides."""
+    number: int
+
+    def evaluate(self, values: Mapping[str, int]) -> int:
+        found = self.device._workspace(self.reduced, *(evaluated(size, values) for size in self.sizes))
+        return found[self.number] if found else 0
 
 
 def _is_ampere(capability: tuple[int, int]) -> bool:
