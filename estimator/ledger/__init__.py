@@ -8,7 +8,7 @@ integers, or polynomials in symbols (``sizes``). Nothing here knows an operator,
 # mypy: implicit-reexport
 # ruff: noqa: F401
 
-from .events import Events, Origin
+from .events import Called, Events, Origin
 from .graph import RESULT, Backward, Beside, Call, Node, backward, record, record_views, sum_to
 from .ledger import (
     FLOATING,

@@ -17,6 +17,19 @@ class Origin(NamedTuple):
     """The path of the module that runs, or the part of the model outside of its modules."""
     operator: str
     """The operator that runs, by autograd's or the function's name; empty where none is known."""
+    scope: str = ""
+    """The part of the model (``Ledger.scope``)."""
+
+
+class Called(NamedTuple):
+    """What is called between two allocations of a log that is played (``steps/played.py``)."""
+
+    name: str
+    """The method."""
+    about: str = ""
+    """The path of a module, or the name of a parameter."""
+    given: int = -1
+    """The number of an allocation that is handed over; negative for none."""
 
 
 class Running(Protocol):
@@ -68,6 +81,8 @@ class Events:
         """The streams of the allocations that are made on another than the one that computes."""
         self.recorded: set[int] = set()
         """Those that another stream uses while they are freed (``record_stream``)."""
+        self.calls: dict[int, Called] = {}
+        """What is called between the allocations: each is an entry of no bytes."""
         self.products: dict[str, int] = {}
         """For each thread (``main``, ``backward``), the index in ``order`` where cuBLAS gets its workspace on a GPU:
         just after the result of the thread's first matrix product."""
@@ -82,7 +97,13 @@ class Events:
         if ledger.stream:
             self.streams[number] = ledger.stream
         if self.with_origins:
-            self.origins.append(Origin(ledger.phase, ledger.within or ledger.scope, ledger.running))
+            self.origins.append(Origin(ledger.phase, ledger.within or ledger.scope, ledger.running, ledger.scope))
+        return number
+
+    def call(self, called: Called, ledger: Running) -> int:
+        """Note a call: an allocation of no bytes."""
+        number = self.allocated(0, ledger)
+        self.calls[number] = called
         return number
 
     def turn_of(self, place: int, count: Size) -> int:
@@ -125,11 +146,6 @@ class Events:
         self.order.append(~number)
         self.segments.append(ledger.segment)
         self.turns.append(ledger.turn)
-
-    def restart(self) -> None:
-        """The step starts here: what ran before has left nothing but what it finds."""
-        self.marks.clear()
-        self.products.clear()
 
     def mark(self, part: str) -> None:
         """Note that a part of the step starts here, unless an earlier micro-batch started it already."""

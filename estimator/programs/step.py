@@ -99,8 +99,8 @@ class Sharding:
     of its own in ``steps/sharding/``, whose fields are its options.
     """
 
-    unrolled: ClassVar[bool] = False
-    """Equal layers differ, so each one is run."""
+    is_played: ClassVar[bool] = False
+    """Equal layers differ. So the step runs without it, and it acts on the step's log (``steps/played.py``)."""
     holds_gradients: ClassVar[bool] = False
     """Gradients live on after ``zero_grad``, until the next forward pass."""
 
@@ -134,6 +134,10 @@ class Sharding:
         trained ones in the order in which their gradients arrive.
         """
         return Blocks()
+
+    def notes(self, ledger: Ledger, parts: Any) -> Any:
+        """What notes in the log of a step where the scope acts, if it ``is_played``."""
+        raise NotImplementedError
 
     def scope(self, ledger: Ledger, parts: Any) -> Any:
         """What acts around a model's step (``steps/sharding/scope.py: Scope``), given its parameters (``Parts``)."""
@@ -215,6 +219,11 @@ class Step:
         return 1 if self.sharding is None else self.sharding.tp
 
     @property
+    def is_played(self) -> bool:
+        """Whether the sharding acts on the log of the step."""
+        return self.sharding is not None and self.sharding.is_played
+
+    @property
     def holds_gradients(self) -> bool:
         """Whether gradients live on after ``zero_grad``."""
         return self.sharding is not None and self.sharding.holds_gradients
@@ -268,8 +277,7 @@ class Step:
 
     def ledger(self, **keys: Any) -> Ledger:
         """An empty ledger for the step's device, and for its host where the device has memory of its own."""
-        unrolled = self.sharding is not None and self.sharding.unrolled
-        ledger = Ledger(self.device, **{"unrolled": unrolled, **keys})
+        ledger = Ledger(self.device, **keys)
         if self.sharding is not None and self.sharding.offloads and self.device.has_own_memory:
             ledger.host = Ledger(CPU, symbolic=ledger.symbolic)
         return ledger

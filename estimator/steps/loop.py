@@ -102,7 +102,8 @@ class Model:
         self._wrapped: Any = method.wrap_model(build, self.causal_lm)
         self.scope: Scope = Scope()
         if step.sharding is not None:
-            self.scope = step.sharding.scope(ledger, self._parts(ledger.parameters[before:]))
+            around = step.sharding.notes if step.is_played else step.sharding.scope
+            self.scope = around(ledger, parts_of(self.causal_lm, ledger.parameters[before:], step.family))
         self.scope = layers.join(self.scope, ledger.parameters[before:])
         hooks = self.scope if self.scope.paths else None
         computed = replace(step, dtype=self.scope.dtype or step.dtype)
@@ -118,21 +119,6 @@ class Model:
         # The optimizer does not have parameters that get a gradient before the step.
         self.trained = [p for p in own if p.requires_grad and p.grad is None]
         self.updated = self.scope.updated(updated(self.trained))
-
-    def _parts(self, parameters: Sequence[Tensor]) -> Parts:
-        outside: list[Tensor] = []
-        layers: dict[str, list[Tensor]] = {}
-        for p in parameters:
-            layer = self.causal_lm.layer_of(p.name)
-            (outside if layer is None else layers.setdefault(layer, [])).append(p)
-        program, recorded = self.causal_lm.c.program, self.causal_lm.recorded
-        modules: dict[str, list[Tensor]] = {path: [] for path in program.weights_of}
-        for p in parameters:
-            modules.setdefault(p.name.rpartition(".")[0], []).append(p)
-        for path, names in program.tied_of.items():
-            modules.setdefault(path, []).extend(recorded.weights[program.tied[name]] for name in names)
-        one = self.causal_lm
-        return Parts(outside, layers, one.segment_of, modules, recorded.replaced, one.roles, self.step.family)
 
     def batch(self) -> Batch:
         """The batch of a forward pass, made anew."""
@@ -168,6 +154,24 @@ class Model:
         return given_out if step.family == "litgpt" else self.scope.after_forward(given_out)
 
 
+def parts_of(causal_lm: Any, parameters: Sequence[Tensor], family: str) -> Parts:
+    """The parameters of a model and the modules that have a role in it."""
+    outside: list[Tensor] = []
+    layers: dict[str, list[Tensor]] = {}
+    for p in parameters:
+        layer = causal_lm.layer_of(p.name)
+        (outside if layer is None else layers.setdefault(layer, [])).append(p)
+    program = causal_lm.c.program
+    modules: dict[str, list[Tensor]] = {path: [] for path in program.weights_of}
+    for p in parameters:
+        modules.setdefault(p.name.rpartition(".")[0], []).append(p)
+    by_name = {p.name: p for p in reversed(parameters)}
+    for path, names in program.tied_of.items():
+        modules.setdefault(path, []).extend(by_name[program.tied[name]] for name in names)
+    replaced = causal_lm.recorded.replaced
+    return Parts(outside, layers, causal_lm.segment_of, modules, replaced, causal_lm.roles, family)
+
+
 class Loop:
     """The models of a ledger by name, and the optimizer of the one that trains, which is called ``model``.
 
@@ -201,7 +205,7 @@ class Loop:
         for phase in procedure.phases(self):
             self.ledger.mark(phase)
             if phase == "end":
-                return self._totals()
+                return self.totals()
         raise AssertionError("a procedure's last phase is 'end'")
 
     def settle(self, infer: Callable[[], Any]) -> None:
@@ -221,6 +225,15 @@ class Loop:
         """Note that each updated parameter gets a gradient, which lives until the update."""
         for p in self.model.updated:
             self.gradients = self.gradients + p.nbytes * p.copies
+
+    def note_states(self) -> None:
+        """Note the states of the optimizer, and what the method keeps of each parameter that backward reaches."""
+        model = self.model
+        self.states = self.optimizer.state_bytes(model.updated) + model.scope.states
+        if self.step.procedure.runs_backward:
+            for p in model.updated:
+                for nbytes in model.method.state_sizes(p):
+                    self.states = self.states + nbytes * p.copies
 
     def note_saved(self) -> None:
         """Note what the forward passes have saved for backward, and count from zero again."""
@@ -247,7 +260,8 @@ class Loop:
         sent = sum((model.scope.communicated for model in self.models.values()), 0)
         return sent - self.sent[-1] if self.sent and self.step.micro_batches == 1 else sent
 
-    def _totals(self) -> StepTotals:
+    def totals(self) -> StepTotals:
+        """What the step needs."""
         parameters: Size = 0
         adapters: Size = 0
         trainable: Size = 0

@@ -7,6 +7,7 @@ from ..programs import Method, Sizes, Step
 from ..programs.libraries import without_collector
 from .loop import Loop, Model
 from .loop import StepTotals as StepTotals
+from .played import run_played
 
 
 @without_collector()
@@ -23,12 +24,10 @@ def run(
     """Run one step with a ledger, and read its totals."""
     ledger = ledger or step.ledger(symbolic=symbolic, keep_rows=keep_rows)
     ledger.sequences = batch if step.packing else 0
+    if step.is_played:
+        return run_played(step, sizes, method, batch, seq, ledger)
     loop = Loop(ledger, step)
     model = loop.models["model"] = Model(ledger, step, sizes, method, batch, seq)
     loop.trained = model.trained
-    loop.states = loop.optimizer.state_bytes(model.updated) + model.scope.states
-    if step.procedure.runs_backward:
-        for p in model.updated:
-            for nbytes in method.state_sizes(p):
-                loop.states = loop.states + nbytes * p.copies
+    loop.note_states()
     return loop.run(step.procedure)

@@ -25,24 +25,13 @@ class Train(Procedure):
         else:
             loop.note_gradients()
         # What a micro-batch or the step before left behind is live in a later run.
-        passes = max(step.micro_batches, 1 + (step.previous_output or model.scope.traces))
-        log = ledger.events if model.scope.traces else None  # which begins after a pass that traces alone
-        passes = passes if log is None else 1 + step.micro_batches
-        if step.micro_batches == 1 and not step.previous_output:
-            model.scope.guess()
+        passes = max(step.micro_batches, 1 + step.previous_output)
         out: Any = None
         batch: Any = None
         for again in range(passes):
             loop.sent.append(model.scope.communicated)
             if again and step.micro_batches == 1:
                 zero_grad(loop.trained)
-            if again and model.scope.traces:
-                ledger.peaks.clear()
-                if step.micro_batches == 1:
-                    out, ledger.work = None, 0
-            if again == 1 and log is not None:
-                out = batch = None
-                log.restart()
             yield "forward"
             batch = model.batch()
             out = model(batch)
@@ -54,8 +43,6 @@ class Train(Procedure):
             backward(ledger, out[0])
             if step.drop_output_before_step:
                 del out
-            if model.scope.guessed:
-                break
         yield "update"
         loop.update()
         yield from loop.end(batch)

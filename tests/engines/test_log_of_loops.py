@@ -13,7 +13,6 @@ from typing import Any
 import pytest
 
 from estimator.engines.torch_cuda import passes, process
-from estimator.engines.torch_cuda.expansion import NotPeriodic
 from estimator.engines.torch_cuda.passes import Passes
 from estimator.engines.torch_cuda.process import Log, Logs, log_step
 from estimator.ledger import Events, Ledger
@@ -21,6 +20,7 @@ from estimator.ledger.sizes import symbol
 from estimator.operators import CPU
 from estimator.plans.plan import parse_plan
 from estimator.plans.resolve import Resolved, resolve
+from estimator.steps.expansion import NotPeriodic
 from tests.programs.test_loops import CONFIG
 
 STEPS: list[dict[str, Any]] = [

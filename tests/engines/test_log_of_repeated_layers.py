@@ -12,13 +12,13 @@ import pytest
 
 from estimator.answers.comparison import REQUIRED
 from estimator.engines.torch_cuda import process as torch_cuda
-from estimator.engines.torch_cuda.expansion import Expansion, NotPeriodic
 from estimator.errors import InputError
 from estimator.ledger import Events, Ledger
 from estimator.methods.registry import METHODS
 from estimator.operators import CPU
 from estimator.plans.plan import parse_plan
 from estimator.plans.resolve import resolve
+from estimator.steps.expansion import Expansion, NotPeriodic
 from estimator.steps.optimizers import OPTIMIZERS
 from estimator.steps.step import run
 

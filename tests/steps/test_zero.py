@@ -12,7 +12,8 @@ import pytest
 from estimator.ledger import Events
 from estimator.plans.plan import parse_plan
 from estimator.plans.resolve import resolve
-from estimator.steps.sharding import zero3
+from estimator.steps import played
+from estimator.steps.expansion import NotPeriodic
 from estimator.steps.step import run
 from tests.cases.small_models import write_config
 from tests.cases.zero_steps import CASES, FEW, QUANTITIES, RECORD, bucket
@@ -57,7 +58,7 @@ def test_log_of_a_step(name: str, config: dict[str, Any], plan: dict[str, Any], 
             peak = max(peak, sum(alive.values()))
         else:
             alive.pop(~entry, None)
-    assert set(alive.values()) <= ({8} if "offload" in name else set())  # norms, which the next step replaces
+    assert not alive
     limit = getattr(resolved.step.sharding, "stage3_param_persistence_threshold", 0)
     whole = [p.whole for p in ledger.parameters if p.whole is not None and p.whole.numel <= limit]
     moment = max(totals.moments, key=lambda name: max(totals.moments[name]))
@@ -128,30 +129,36 @@ def _sizes(events: Events) -> list[int]:
 
 
 @pytest.mark.consistency
+@pytest.mark.parametrize("options", [{"name": "zero1"}, {"name": "zero2"}, {"name": "zero3", **WHOLE}], ids=str)
 @pytest.mark.parametrize(
-    "keys", [{}, {"device": "rtx-4090"}, {"device": "rtx-4090", "method": "lora", "checkpointing": "layer"}]
+    "keys",
+    [{}, {"method": "lora", "checkpointing": "layer"}, {"device": "rtx-4090", "gradient_accumulation_steps": 4}],
+    ids=str,
 )
-def test_a_wrong_guess_of_the_order_changes_nothing(keys: dict[str, Any], tmp_path: Path) -> None:
-    """What ran before is another model, has fewer modules, more, or others in backward; then a right guess."""
-    model = write_config(tmp_path / "model", FEW)
-    block = {"name": "zero3", "world_size": 3, **WHOLE, **bucket(3_000)}
+def test_equal_layers_are_run_once(
+    options: dict[str, Any], keys: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An outline that stands for nine layers, with buckets that end within them, gives what nine layers do."""
+    model = write_config(tmp_path / "model", {**FEW, "num_hidden_layers": 9})
+    block = {"world_size": 3, **options, **bucket(3_000)}
     resolved = resolve(parse_plan({"model": model, "seq": 8, "sharding": block, **keys}))
-    order = zero3._last_order
 
-    def ran(given: list[str], on_gpu: bool) -> Any:
-        order[:] = given
-        ledger = resolved.step.ledger(**({"unrolled": True, "events": Events()} if on_gpu else {}))
-        totals = run(resolved.step, resolved.sizes(), resolved.method, 1, 8, ledger=ledger)
-        return totals, ledger.events and _sizes(ledger.events)
+    def ran() -> Any:
+        logged = resolved.step.ledger(events=Events())
+        totals = [
+            run(resolved.step, resolved.sizes(), resolved.method, 1, 8, ledger=ledger)
+            for ledger in (resolved.step.ledger(), logged)
+        ]
+        assert logged.events is not None
+        return totals, _sizes(logged.events), logged.events.marks
 
-    for on_gpu in {False, "device" in keys}:
-        witness = ran([], on_gpu)
-        right = [*order]
-        half = len(right) // 2
-        wrong = [["other"], right[:half], right[:-2], [*right, *right[-2:]], [*right[: half + 3], *right[half + 5 :]]]
-        for guess in [*wrong, right]:
-            assert ran(guess, on_gpu) == witness
-            assert order == right
+    found = ran()
+
+    def not_alike(*args: Any) -> None:
+        raise NotPeriodic
+
+    monkeypatch.setattr(played, "Expansion", not_alike)
+    assert ran() == found
 
 
 @pytest.mark.consistency

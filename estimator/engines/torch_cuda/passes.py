@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 from ...ledger import Events, Size
 from ...ledger.sizes import evaluated
-from .expansion import NotPeriodic
+from ...steps.expansion import NotPeriodic
 
 MOST_PASSES = 60
 """The most passes that one stands for and that are replayed one by one. Of more, one is replayed, and what each of them

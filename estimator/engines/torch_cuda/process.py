@@ -23,6 +23,7 @@ from ...operators.device import Device
 from ...programs import Blocks, Procedure, Step
 from ...programs.layer_runs import segments
 from ...steps.checkpointing import segment_length
+from ...steps.expansion import Expansion, NotPeriodic
 from ...steps.loop import Loop, apply_update, zero_grad
 from ...steps.optimizers import OPTIMIZERS, optimizer_of, updated
 from ...steps.step import run
@@ -31,7 +32,6 @@ from ..replay import KINDS, PARAMETER, STATE, STATES, Batch, Phase, Timeline, Us
 from ..shapes import Shapes
 from ..snapshot import Snapshot, loaded
 from .caching_allocator import TIES, Block, CachingAllocator, OutOfMemory
-from .expansion import Expansion, NotPeriodic
 from .passes import Passes
 
 MOST_KEPT = 600_000
@@ -136,8 +136,7 @@ def _events(ledger: Ledger) -> Events:
 def unrolled(job: Job, step: Step, batch: Size, seq: Size, new: Callable[[], Events] = Events) -> Ledger:
     """A ledger with a step's event log and parameters, of every layer. ``new`` makes the log."""
     in_backward = OPTIMIZERS[step.optimizer].in_backward
-    alike = step.sharding is None or not step.sharding.unrolled
-    if alike and step.procedure.layer_by_layer and not in_backward:
+    if not step.is_played and step.procedure.layer_by_layer and not in_backward:
         with suppress(NotPeriodic):
             return expanded(job, step, batch, seq, new)
     return _run(job, step, batch, seq, new)

@@ -43,7 +43,7 @@ class Parts(NamedTuple):
         return head if head == "lm_head" and beside and self.family not in HEAD_WITHOUT_PLAN else ""
 
 
-def with_post_backward(name: str, inputs: list[Tensor], post_backward: Callable[[], None]) -> list[Tensor]:
+def with_post_backward(name: str, inputs: list[Tensor], post_backward: Callable[[], object]) -> list[Tensor]:
     """A module's inputs, those with a gradient behind one node: a ``torch.autograd.Function`` whose node has that name.
 
     It runs last in the module's backward, and calls ``post_backward``.
@@ -83,8 +83,6 @@ class Scope:
     """A tied head has a gradient of its own."""
     keeps = False
     """What the last modules have gathered stays after a forward pass that no backward pass follows."""
-    traces = False
-    """The model runs twice, since what is done in a step depends on what the one before has noted."""
     states: Size = 0
     """Bytes of the optimizer's states beside those of ``updated``."""
     gradients: Size | None = None
@@ -94,17 +92,12 @@ class Scope:
     pinned_states: Size = 0
     """What of ``states`` is pinned there."""
 
-    def guess(self) -> None:
-        """Take for noted what the last model noted, if there was one."""
-
-    @property
-    def guessed(self) -> bool:
-        """Whether the pass, now over, would have noted just that."""
-        return False
-
     def updated(self, parameters: Sequence[Tensor]) -> Sequence[Tensor]:
         """What the optimizer updates, given the parameters that get a gradient."""
         return parameters
+
+    def know(self, order: Sequence[str]) -> None:
+        """Before the first step: in which order modules ask for their parameters, forward and backward."""
 
     def before_forward(self) -> None:
         """Before the model is called."""

@@ -23,10 +23,11 @@ from itertools import accumulate, pairwise
 from typing import ClassVar
 
 from ...errors import InputError
-from ...ledger import FLOATING, ITEMSIZE, Ledger, Storage, Tensor, ceiling, whole
+from ...ledger import ITEMSIZE, Ledger, Storage, Tensor, ceiling, whole
 from ...ledger.sizes import only_bounded
 from ...programs import Sharding
 from ..offloading import pin
+from .noted import Noted, NotedKept
 from .scope import Parts, Scope
 
 NORM_BYTES = ITEMSIZE["float64"]
@@ -38,7 +39,7 @@ PARTITION = "partition"
 class Zero(Sharding):
     """The options of DeepSpeed's block ``zero_optimization`` for stages 1 and 2, with its defaults."""
 
-    unrolled: ClassVar[bool] = True
+    is_played: ClassVar[bool] = True
 
     reduce_bucket_size: int = 500_000_000
     allgather_bucket_size: int = 500_000_000
@@ -61,6 +62,9 @@ class Zero(Sharding):
             raise InputError(
                 f"sharding.allgather_bucket_size {self.allgather_bucket_size} is odd; DeepSpeed takes even ones"
             )
+
+    def notes(self, ledger: Ledger, parts: Parts) -> Scope:
+        return (NotedKept if self.name == "zero1" else Noted)(ledger, parts)
 
     def scope(self, ledger: Ledger, parts: Parts) -> Scope:
         return (_Offloaded if self.offloads else _StageOneAndTwo)(ledger, self, parts)
@@ -147,13 +151,8 @@ class _StageOneAndTwo(Scope):
     def __init__(self, ledger: Ledger, options: Zero, parts: Parts) -> None:
         self.ledger, self.options = ledger, options
         self.partition_gradients = options.name == "zero2"
-        own = {id(p) for part in (parts.outside, *parts.layers.values()) for p in part}
-        every = [p for p in ledger.parameters if id(p) in own]
-        self.model_dtype = next(p.dtype for p in every if not p.added)
-        for p in every:  # `_cast_module_mixed_precision`
-            if p.dtype in FLOATING and p.dtype != self.model_dtype:
-                p.recast(self.model_dtype)
-        self.params = [p for p in every if p.requires_grad]
+        self.model_dtype = next(p.dtype for p in ledger.parameters if not p.added)
+        self.params = [p for p in ledger.parameters if p.requires_grad]
         self.place = {id(p): i for i, p in enumerate(self.params)}
         self.contiguous_gradients = options.contiguous_gradients or options.offloads
         self.last = True
@@ -184,7 +183,6 @@ class _StageOneAndTwo(Scope):
         self.elements = 0
         self.reduced: set[int] = set()
         self.previous_reduced_grads: list[Tensor] = []
-        ledger.gradient_hooks, ledger.after_backward = self, self.backward_epilogue
 
     def updated(self, parameters: Sequence[Tensor]) -> Sequence[Tensor]:
         return [self.fp32_partition]
@@ -192,13 +190,8 @@ class _StageOneAndTwo(Scope):
     def before_backward(self, last: bool) -> None:
         self.last = last
 
-    def before_gradient(self, leaf: Tensor) -> None:
-        """Nothing happens."""
-
     def after_gradient(self, leaf: Tensor) -> None:
         """``grad_handling_hook``."""
-        if id(leaf) not in self.place:  # an input that requires a gradient
-            return
         if self.contiguous_gradients and not self.buffers:  # `setup_buckets`
             size = (self.options.reduce_bucket_size,)
             self.buffers = [self.ledger.empty(size, self.model_dtype) for _ in range(1 + self.options.overlap_comm)]
@@ -253,7 +246,7 @@ class _StageOneAndTwo(Scope):
                 rank.held[PARTITION + self.later] = rank.grads_in_partition
         self._hold()
 
-    def backward_epilogue(self) -> None:
+    def after_backward(self) -> None:
         """``independent_gradient_partition_epilogue``, of stage 1 after the last micro-batch alone."""
         if not (self.partition_gradients or self.last):
             return

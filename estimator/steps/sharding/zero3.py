@@ -8,9 +8,7 @@ A rank has a part of each parameter, and small (persistent) ones whole beside it
 that train, which count as states of the optimizer. Kept for communication are a bucket of gradients and the parts of
 all gradients. Parts are padded, so ranks are equal.
 
-The coordinator knows from the steps before in which order modules run. So a model runs twice here: the first time its
-modules are noted down alone. The order of the last model that ran is taken for that of the next one: if it is, that one
-runs once, and else from the first module on that differs its modules are noted down.
+The coordinator knows from the steps before in which order modules run.
 """
 
 from __future__ import annotations
@@ -24,7 +22,7 @@ from typing import Any, ClassVar
 
 from ... import operators as ops
 from ...errors import InputError
-from ...ledger import FLOATING, ITEMSIZE, Call, Ledger, Storage, Tensor, product, record, whole
+from ...ledger import ITEMSIZE, Call, Ledger, Storage, Tensor, product, record, whole
 from ...ledger.graph import Beside
 from ...methods.lora import LoraLinear
 from ...operators.products import launch_cublas
@@ -32,21 +30,20 @@ from ...operators.table import Kept, saves
 from ...programs import Sharding
 from ...programs.modules import Embedding, Linear, Module
 from ..offloading import pin
+from .noted import Noted
 from .scope import Parts, Scope, with_post_backward
 from .zero import NORM_BYTES
 
 MAX_LIVE_PARAMETERS = MAX_REUSE_DISTANCE = SUB_GROUP_SIZE = 1_000_000_000
 """DeepSpeed's defaults, in elements."""
 NOT_AVAILABLE, INFLIGHT, AVAILABLE = range(3)
-_last_order: list[str] = []
-"""The order of the modules of the last model that ran."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Zero3(Sharding):
     """The options of DeepSpeed's block ``zero_optimization`` for stage 3, with its defaults."""
 
-    unrolled: ClassVar[bool] = True
+    is_played: ClassVar[bool] = True
 
     reduce_bucket_size: int = 500_000_000
     overlap_comm: bool = True
@@ -66,6 +63,9 @@ class Zero3(Sharding):
     @property
     def has_cpu_adam(self) -> bool:
         return self.offload_optimizer == "cpu"
+
+    def notes(self, ledger: Ledger, parts: Parts) -> Scope:
+        return _Hooks(ledger, parts, self.adapted)
 
     def scope(self, ledger: Ledger, parts: Parts) -> Scope:
         return _StageThree(ledger, self, parts)
@@ -145,15 +145,13 @@ class _Handle:
 
 
 class _Coordinator:
-    """``PartitionedParameterCoordinator``, before which the order of modules has been noted (``submodule_order``)."""
+    """``PartitionedParameterCoordinator``, which knows the order of modules (``submodule_order``)."""
 
     def __init__(self, ledger: Ledger, options: Zero3, own: dict[str, list[_Param]]) -> None:
         self.ledger, self.own = ledger, own
         self.prefetch_bucket_size = options.stage3_prefetch_bucket_size
         self.stream = "all_gather" if options.overlap_comm else ""
-        self.submodule_order: list[str] = []
-        self.is_complete_trace = self.is_guess = False
-        """The order is known, and perhaps another model's."""
+        self.submodule_order: Sequence[str] = ()
         self.active_backward_submodules: dict[str, None] = {}
         self.recompute_parameters: dict[str, dict[_Param, None]] = {}
         self.inflight: dict[_Param, _Handle] = {}
@@ -162,15 +160,16 @@ class _Coordinator:
         self.uses: dict[_Param, list[int]] = {}
         """The places in the order of the modules that have each parameter."""
 
+    def know(self, order: Sequence[str]) -> None:
+        """Take the order of modules, as if steps before had noted it."""
+        self.submodule_order = order
+        self.traversed = [0, *accumulate(sum(p.numel for p in self.own.get(path, ())) for path in order)]
+        for step, path in enumerate(order):
+            for p in self.own.get(path, ()):
+                self.uses.setdefault(p, []).append(step)
+
     def reset_step(self) -> None:
         """Before a forward pass."""
-        if self.submodule_order and not self.is_complete_trace:
-            self.is_complete_trace = True
-            numels = [sum(p.numel for p in self.own.get(path, ())) for path in self.submodule_order]
-            self.traversed = [0, *accumulate(numels)]
-            for step, path in enumerate(self.submodule_order):
-                for p in self.own.get(path, ()):
-                    self.uses.setdefault(p, []).append(step)
         for p, handle in self.inflight.items():
             handle.wait()
             self._release_param(p)
@@ -184,13 +183,6 @@ class _Coordinator:
 
     def fetch_sub_module(self, path: str, forward: bool) -> None:
         """Gather a module's parameters, then some of those that follow."""
-        if not self.is_complete_trace:
-            self.submodule_order.append(path)
-            return
-        if self.is_guess and [path] != self.submodule_order[self.step_id : self.step_id + 1]:
-            self.trace_from_here()
-            self.submodule_order.append(path)
-            return
         params = self.own.get(path, [])
         recomputes = self.ledger.phase == "recomputation"
         if not forward:
@@ -210,14 +202,6 @@ class _Coordinator:
             discarded.add(p)
         self._prefetch()
         self.step_id += 1
-
-    def trace_from_here(self) -> None:
-        """Note down the modules from here on, with nothing gathered."""
-        self.release_and_reset_all([p for params in self.own.values() for p in params if not p.persist])
-        self.recompute_parameters.clear()
-        self.uses.clear()
-        del self.submodule_order[self.step_id :]
-        self.is_complete_trace = self.is_guess = False
 
     def _prefetch(self) -> None:
         most = min(MAX_LIVE_PARAMETERS - self.n_available_params, self.prefetch_bucket_size)
@@ -241,8 +225,6 @@ class _Coordinator:
 
     def release_sub_module(self, path: str, forward: bool) -> None:
         """Free a module's parameters, but those that are used again soon."""
-        if not self.is_complete_trace:
-            return
         own = self.own.get(path, [])
         released = {p for p in own if not p.persist and not self._is_kept(p)}
         params = dict.fromkeys(own)
@@ -288,12 +270,10 @@ class _Coordinator:
 
 
 class _StageThree(Scope):
-    """``DeepSpeedZeroOptimizer_Stage3`` and its hooks."""
-
-    traces = True
+    """``DeepSpeedZeroOptimizer_Stage3`` with its coordinator."""
 
     def __init__(self, ledger: Ledger, options: Zero3, parts: Parts) -> None:
-        self.ledger, self.options, self.paths = ledger, options, [*parts.modules]
+        self.ledger, self.options = ledger, options
         every = [*dict.fromkeys(p for own in parts.modules.values() for p in own)]
         self.model_dtype = next(p.dtype for p in every if not p.added)
         world = options.world_size
@@ -303,8 +283,6 @@ class _StageThree(Scope):
         host = ledger.host if options.offload_param == "cpu" else None
         whole_ones = 0
         for p in every:
-            if p.dtype in FLOATING and p.dtype != self.model_dtype:
-                p.recast(self.model_dtype)
             numel = whole(p.storage.nbytes) // ITEMSIZE[p.dtype]  # as it is packed
             persist, packed = numel <= options.stage3_param_persistence_threshold, p.storage.nbytes != p.nbytes
             one = _Param(p, numel, world, persist, packed, rests=host is not None)
@@ -331,13 +309,18 @@ class _StageThree(Scope):
             pin(ledger, flat.nbytes, 1)
         for local in trained:
             local.storage = flat
-        self.embedding = parts.roles.get("input embedding", "")
         self.params = [*known.values()]
         self.trained = [p for p in self.params if p.whole.requires_grad]
         self.place = {id(p.whole): p for p in self.trained}
         own = {path: [known[id(p)] for p in tensors] for path, tensors in parts.modules.items() if tensors}
+        for path in parts.modules:
+            if first := own.get(f"{path}.lora_A"):
+                own[f"{path}.base_layer"] = own.get(path, [])
+                # The layer asks lora_A's weight for its dtype. If it is not there then, it is gathered with the layer,
+                # too (`ZeROOrderedDict`).
+                own[path] = [p for p in first if not p.persist]
         self.coordinator = _Coordinator(ledger, options, own)
-        self.own, self.itemsize = own, ITEMSIZE[self.model_dtype]
+        self.itemsize = ITEMSIZE[self.model_dtype]
         numel = sum(p.partition_numel for p in self.trained)
         gradients = numel * self.itemsize
         kept = [options.contiguous_gradients * options.reduce_bucket_size * self.itemsize]
@@ -367,9 +350,6 @@ class _StageThree(Scope):
         self.states = sum(whole(group.nbytes) for group in self.fp32_groups)
         self.bucket: list[_Param] = []
         self.elements = 0
-        ledger.gradient_hooks, ledger.after_backward, ledger.linear = self, self._after_backward, _linear
-        for path, module in parts.replaced.items():
-            self._hook_inner(path, module)
 
     def _sub_groups(self) -> Iterator[list[_Param]]:
         """``_create_fp16_sub_groups``."""
@@ -382,84 +362,30 @@ class _StageThree(Scope):
         if group:
             yield group
 
-    def _hook_inner(self, path: str, module: Module) -> None:
-        """Hook the modules within PEFT's LoRA layer, which a program does not have."""
-        if isinstance(module, (Linear, Embedding)):
-            return
-        if not isinstance(module, LoraLinear) or module.dora is not None:
-            raise InputError(
-                f"sharding: zero3 has no rule with what the method makes of {path}; take LoRA of linear layers or zero2"
-            )
-        base, first = f"{path}.base_layer", self.own.get(f"{path}.lora_A", [])
-        self.own[base] = self.own.get(path, [])
-        # The layer asks lora_A's weight for its dtype. If it is not there then, it is gathered with the layer, too
-        # (`ZeROOrderedDict`).
-        self.own[path] = [p for p in first if not p.persist]
-        module.base_layer = _Hooked(self, base, module.base_layer)  # type: ignore[assignment]
-        module.lora_A = _Hooked(self, f"{path}.lora_A", module.lora_A, f"{path}.lora_dropout")  # type: ignore[assignment]
-        module.lora_B = _Hooked(self, f"{path}.lora_B", module.lora_B)  # type: ignore[assignment]
-
-    def guess(self) -> None:
-        if self.updates_on_host:  # a pass that traces leaves norms, which the log has as there before the step
-            return
-        self.coordinator.submodule_order[:] = _last_order
-        self.coordinator.is_guess = bool(_last_order)
-
-    @property
-    def guessed(self) -> bool:
-        return self.coordinator.is_guess
-
     def updated(self, parameters: Sequence[Tensor]) -> Sequence[Tensor]:
         return self.fp32_groups
 
+    def know(self, order: Sequence[str]) -> None:
+        self.coordinator.know(order)
+
     def before_forward(self) -> None:
-        self.norms.clear()
         self.coordinator.reset_step()
-        self._roots = [f" {number}" for number in range(1 + self.options.adapted)]
-        for root in self._roots:
-            self.coordinator.fetch_sub_module(root, forward=True)
 
-    def after_forward(self, outputs: tuple[Any, ...]) -> tuple[Any, ...]:
-        for root in self._roots[::-1]:
-            self.coordinator.release_sub_module(root, forward=True)
-            self._before_backward(root, outputs[:1])  # the loss, which is made of logits that are not those returned
-        return outputs
-
-    def before_module(self, path: str, inputs: list[Tensor]) -> list[Tensor]:
+    def fetch_forward(self, path: str) -> None:
         self.coordinator.fetch_sub_module(path, forward=True)
-        release = partial(self.coordinator.release_sub_module, path, forward=False)
-        return with_post_backward("PostBackwardFunctionModuleBackward", inputs, release)
 
-    def after_module(self, path: str, outputs: list[Tensor]) -> None:
-        self._keep_packed(path, outputs)
+    def fetch_backward(self, path: str) -> None:
+        self.coordinator.fetch_sub_module(path, forward=False)
+
+    def release_forward(self, path: str) -> None:
         self.coordinator.release_sub_module(path, forward=True)
-        self._before_backward(path, outputs)
 
-    def _keep_packed(self, path: str, outputs: Sequence[Any]) -> None:
-        """``MatMul4Bit``: ``ctx.tensors`` has a view of the packed weight, which DeepSpeed's release does not free."""
-        node = outputs[0].node if outputs else None
-        for p in self.own.get(path, ()):
-            if p.packed and node is not None:
-                while node.name != "MatMul4Bit":
-                    node = node.edges[0].target
-                node.attach(p.whole)
-
-    def _before_backward(self, path: str, outputs: Sequence[Any]) -> None:
-        """``PreBackwardFunctionForModule``: modules around come before those within."""
-        for x in outputs:
-            if isinstance(x, Tensor) and x.node is not None:
-                hook = partial(self.coordinator.fetch_sub_module, path, forward=False)
-                x.node.hooks = (hook, *x.node.hooks)
-
-    def before_gradient(self, leaf: Tensor) -> None:
-        """Nothing happens."""
+    def release_backward(self, path: str) -> None:
+        self.coordinator.release_sub_module(path, forward=False)
 
     def after_gradient(self, leaf: Tensor) -> None:
         """``reduce_independent_p_g_buckets_and_remove_grads``."""
-        p = self.place.get(id(leaf))
-        if p is None:  # the embeddings, of which checkpoints ask for a gradient (`enable_input_require_grads`)
-            self.coordinator.fetch_sub_module(self.embedding, forward=False)
-            return
+        p = self.place[id(leaf)]
         if self.bucket and self.elements + p.numel > self.options.reduce_bucket_size:
             self.reduce_and_partition_ipg_grads()
         if self.options.contiguous_gradients and self.elements + p.numel <= self.options.reduce_bucket_size:
@@ -503,13 +429,9 @@ class _StageThree(Scope):
                 ledger.transient(p.partition_numel * ITEMSIZE["float32"])
         del back
 
-    def _after_backward(self) -> None:
+    def after_backward(self) -> None:
         self.reduce_and_partition_ipg_grads()
-        coordinator = self.coordinator
-        if coordinator.is_guess and coordinator.step_id != len(coordinator.submodule_order):
-            coordinator.trace_from_here()
-        coordinator.release_backward_leftovers()
-        _last_order[:] = coordinator.submodule_order
+        self.coordinator.release_backward_leftovers()
 
     def updates(self, parameters: Sequence[Tensor]) -> Iterator[Sequence[Tensor]]:
         ledger = self.ledger
@@ -534,10 +456,84 @@ class _StageThree(Scope):
             p.status = AVAILABLE
 
 
+class _Hooks(Noted):
+    """The hooks of every module."""
+
+    def __init__(self, ledger: Ledger, parts: Parts, adapted: bool) -> None:
+        super().__init__(ledger, parts)
+        self.paths, self.embedding = [*parts.modules], parts.roles.get("input embedding", "")
+        self.roots = [f" {number}" for number in range(1 + adapted)]
+        self.packed = {
+            path if f"{path}.lora_A" not in parts.modules else f"{path}.base_layer": packed
+            for path, own in parts.modules.items()
+            if (packed := [p for p in own if p.storage.nbytes != p.nbytes])
+        }
+        ledger.linear = _linear
+        for path, module in parts.replaced.items():
+            self._hook_inner(path, module)
+
+    def _hook_inner(self, path: str, module: Module) -> None:
+        """Hook the modules within PEFT's LoRA layer, which a program does not have."""
+        if isinstance(module, (Linear, Embedding)):
+            return
+        if not isinstance(module, LoraLinear) or module.dora is not None:
+            raise InputError(
+                f"sharding: zero3 has no rule with what the method makes of {path}; take LoRA of linear layers or zero2"
+            )
+        module.base_layer = _Hooked(self, f"{path}.base_layer", module.base_layer)  # type: ignore[assignment]
+        module.lora_A = _Hooked(self, f"{path}.lora_A", module.lora_A, f"{path}.lora_dropout")  # type: ignore[assignment]
+        module.lora_B = _Hooked(self, f"{path}.lora_B", module.lora_B)  # type: ignore[assignment]
+
+    def before_forward(self) -> None:
+        super().before_forward()
+        for root in self.roots:
+            self.note("fetch_forward", root)
+
+    def after_forward(self, outputs: tuple[Any, ...]) -> tuple[Any, ...]:
+        for root in self.roots[::-1]:
+            self.note("release_forward", root)
+            self._before_backward(root, outputs[:1])  # the loss, which is made of logits that are not those returned
+        return outputs
+
+    def before_module(self, path: str, inputs: list[Tensor]) -> list[Tensor]:
+        self.note("fetch_forward", path)
+        return with_post_backward(
+            "PostBackwardFunctionModuleBackward", inputs, partial(self.note, "release_backward", path)
+        )
+
+    def after_module(self, path: str, outputs: list[Tensor]) -> None:
+        self._keep_packed(path, outputs)
+        self.note("release_forward", path)
+        self._before_backward(path, outputs)
+
+    def _keep_packed(self, path: str, outputs: Sequence[Any]) -> None:
+        """``MatMul4Bit``: ``ctx.tensors`` has a view of the packed weight, which DeepSpeed's release does not free."""
+        node = outputs[0].node if outputs else None
+        for p in self.packed.get(path, ()):
+            if node is not None:
+                while node.name != "MatMul4Bit":
+                    node = node.edges[0].target
+                view = Tensor(Storage(self.ledger, 0, resident=True), (0,), p.dtype)
+                view.storage.event = self.note("hold", p.name)
+                node.attach(view)
+
+    def _before_backward(self, path: str, outputs: Sequence[Any]) -> None:
+        """``PreBackwardFunctionForModule``: modules around come before those within."""
+        for x in outputs:
+            if isinstance(x, Tensor) and x.node is not None:
+                x.node.hooks = (partial(self.note, "fetch_backward", path), *x.node.hooks)
+
+    def after_gradient(self, leaf: Tensor) -> None:
+        if id(leaf) in self.trained:
+            super().after_gradient(leaf)
+        else:  # the embeddings, of which checkpoints ask for a gradient (`enable_input_require_grads`)
+            self.note("fetch_backward", self.embedding)
+
+
 class _Hooked(Module):
     """A module that a method made, with what is called around it, and around a dropout before it."""
 
-    def __init__(self, scope: _StageThree, path: str, inner: Module, dropout: str = "") -> None:
+    def __init__(self, scope: _Hooks, path: str, inner: Module, dropout: str = "") -> None:
         self.scope, self.path, self.inner, self.dropout, self.ledger = scope, path, inner, dropout, inner.ledger
 
     def __getattr__(self, name: str) -> Any:

@@ -13,8 +13,8 @@ from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 
-from ...errors import TooLong
-from ...ledger import Events, Ledger, Size, Storage, Tensor
+from ..errors import TooLong
+from ..ledger import Called, Events, Ledger, Size, Storage, Tensor
 
 MOST_ENTRIES = 800_000
 """The most entries of a log, which take some three seconds to replay. LoRA on all linear layers of a checkpointed model
@@ -52,7 +52,7 @@ class Expansion:
                 self._segment[entry], self._place[entry] = segment, len(made[segment])
                 made[segment].append(entry)
         self._numbers: dict[int, list[int]] = {_OUTSIDE: []}
-        self._traits: list[list[tuple[Size, bool, bool, str | None]]] = []
+        self._traits: list[list[tuple[Size, bool, bool, str | None, str]]] = []
         """What there is to say of the allocations of each group of the outline."""
         for segment, count in enumerate(stands_for):
             for group in range(count):
@@ -62,9 +62,19 @@ class Expansion:
             if count > 1 and not self._traits[segment - 1] == self._traits[segment] == self._traits[segment + 1]:
                 raise NotPeriodic
 
-    def _traits_of(self, numbers: Sequence[int]) -> list[tuple[Size, bool, bool, str | None]]:
+    def _traits_of(self, numbers: Sequence[int]) -> list[tuple[Size, bool, bool, str | None, str]]:
         events = self.outlined
-        return [(events.sizes[n], n in events.saved, n in events.gradients, events.streams.get(n)) for n in numbers]
+        calls, streams = events.calls, events.streams
+        return [
+            (
+                events.sizes[n],
+                n in events.saved,
+                n in events.gradients,
+                streams.get(n),
+                calls[n].name if n in calls else "",
+            )
+            for n in numbers
+        ]
 
     def _alike(self, segment: int, group: int) -> bool:
         """Whether a group allocates the sizes that ``segment`` does in the outline."""
@@ -124,42 +134,47 @@ class Expansion:
 
     def _copy(self, first: int, last: int, segment: int, group: int) -> None:
         """Copy the entries from ``first`` to ``last``, which are of ``segment``, for one ``group`` it stands for."""
-        events, numbers = self.events, self._numbers
-        append, own, layers = (
-            events.order.append,
-            numbers[group],
-            (group - self.starts[segment]) * self.lengths[segment],
-        )
+        events = self.events
+        append, own = events.order.append, self._numbers[group]
+        layers = (group - self.starts[segment]) * self.lengths[segment]
         shift = 3 * len(self.outlined.passes) * (group - self.starts[segment])
         events.turns += [turn and turn + shift for turn in self.outlined.turns[first:last]]
         for entry in self.outlined.order[first:last]:
             if entry >= 0:
-                append(self._new(entry, own, layers))
+                append(self._new(entry, own, layers, segment, group))
                 continue
             number = ~entry
             there = self._segment[number]
             if there == segment:
                 append(~own[self._place[number]])
             else:
-                append(~numbers[self._seen_from(segment, group, there)][self._place[number]])
+                append(~self._meant(number, segment, group))
 
-    def _new(self, entry: int, own: list[int], layers: int = 0) -> int:
+    def _new(self, entry: int, own: list[int], layers: int = 0, segment: int = _OUTSIDE, group: int = _OUTSIDE) -> int:
         outlined, events = self.outlined, self.events
         number = len(events.sizes)
         events.sizes.append(outlined.sizes[entry])
         own.append(number)
         if outlined.with_origins:
             origin = outlined.origins[entry]
-            events.origins.append(origin._replace(module=_renamed(origin.module, layers)) if layers else origin)
+            events.origins.append(origin._replace(module=renamed(origin.module, layers)) if layers else origin)
         if entry in outlined.saved:
             events.saved.add(number)
         if entry in outlined.gradients:
-            events.gradients[number] = tuple([_renamed(name, layers) for name in outlined.gradients[entry]])
+            events.gradients[number] = tuple([renamed(name, layers) for name in outlined.gradients[entry]])
+        if entry in outlined.calls:
+            name, about, given = outlined.calls[entry]
+            meant = given if given < 0 else self._meant(given, segment, group)
+            events.calls[number] = Called(name, renamed(about, layers), meant)
         if entry in outlined.recorded:
             events.recorded.add(number)
         if entry in outlined.streams:
             events.streams[number] = outlined.streams[entry]
         return number
+
+    def _meant(self, number: int, segment: int, group: int) -> int:
+        """The allocation that a copy of ``segment`` for ``group`` means by one of the outline's."""
+        return self._numbers[self._seen_from(segment, group, self._segment[number])][self._place[number]]
 
     def _seen_from(self, segment: int, group: int, there: int) -> int:
         """The group whose tensor a copy of ``segment`` for ``group`` means, where the outline's is of ``there``."""
@@ -209,6 +224,19 @@ class Expansion:
     def _places(self, run: Sequence[int]) -> list[int]:
         return [self._place[~entry] for entry in run]
 
+    def each(self, outline: Sequence[Tensor]) -> Iterator[tuple[Tensor, int, int, int]]:
+        """The parameters of every layer: the outline's that each is like, how many layers it is further up, its group,
+        and the number of its allocation.
+        """
+        for segment, same in groupby(outline, lambda p: self._segment[p.storage.event]):
+            run = list(same)
+            outside = segment == _OUTSIDE
+            for copy in range(1 if outside else self.stands_for[segment]):
+                group = _OUTSIDE if outside else self.starts[segment] + copy
+                for p in run:
+                    number = self._numbers[group][self._place[p.storage.event]]
+                    yield p, 0 if outside else copy * self.lengths[segment], group, number
+
     def parameters(self, outline: Sequence[Tensor], ledger: Ledger) -> list[Tensor]:
         """The parameters of every layer with their live gradients, in ``ledger``, which then goes on with this log."""
         update = self.outlined.marks.get("update", 0)
@@ -218,33 +246,28 @@ class Expansion:
         found: list[Tensor] = []
         ledger.events = None  # the log has the tensors that are made here
         try:
-            for segment, same in groupby(outline, lambda p: self._segment[p.storage.event]):
-                run = list(same)
-                outside = segment == _OUTSIDE
-                for copy in range(1 if outside else self.stands_for[segment]):
-                    group = _OUTSIDE if outside else self.starts[segment] + copy
-                    for p in run:
-                        found.append(_copied(p, ledger, 0 if outside else copy * self.lengths[segment]))
-                        found[-1].storage.event = self._numbers[group][self._place[p.storage.event]]
-                        if p.requires_grad and (number := gradients.get(p.name)) is not None:
-                            there = self._seen_from(segment, group, self._segment[number])
-                            event = self._numbers[there][self._place[number]]
-                            if event not in storages:
-                                storages[event] = Storage(ledger, self.outlined.sizes[number])
-                                storages[event].event = event
-                            found[-1].grad = Tensor(storages[event], p.shape, p.dtype)
+            for p, layers, group, own in self.each(outline):
+                found.append(_copied(p, ledger, layers))
+                found[-1].storage.event = own
+                if p.requires_grad and (number := gradients.get(p.name)) is not None:
+                    event = self._meant(number, self._segment[p.storage.event], group)
+                    if event not in storages:
+                        storages[event] = Storage(ledger, self.outlined.sizes[number])
+                        storages[event].event = event
+                    found[-1].grad = Tensor(storages[event], p.shape, p.dtype)
         finally:
             ledger.events = self.events
         return found
 
 
 def _copied(p: Tensor, ledger: Ledger, layers: int) -> Tensor:
-    """A copy of a parameter, named as in the layer that is ``layers`` further up."""
+    """A copy of a parameter, for the layer that is ``layers`` further up."""
     copy = Tensor(Storage(ledger, p.storage.nbytes, resident=True), p.shape, p.dtype, p.strides)
     copy.requires_grad, copy.added, copy.unreached = p.requires_grad, p.added, p.unreached
-    copy.name = _renamed(p.name, layers)
+    copy.name = renamed(p.name, layers)
     return copy
 
 
-def _renamed(name: str, layers: int) -> str:
+def renamed(name: str, layers: int) -> str:
+    """A path or the name of a parameter as in the layer that is ``layers`` further up."""
     return _LAYER.sub(lambda found: f".{int(found[1]) + layers}", name, count=1) if layers else name

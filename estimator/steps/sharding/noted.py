@@ -1,0 +1,72 @@
+"""The log of a step before it is shared: where a scope acts is noted in it, and the scope itself acts when the log is
+played (``steps/played.py``). So equal layers are run once, whatever it does with each.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from ...ledger import FLOATING, Called, Ledger, Storage, Tensor
+from .scope import Parts, Scope
+
+
+class Noted(Scope):
+    """Notes the passes and the gradients of trained parameters, which it hands over."""
+
+    keeps_gradients = False
+    """A parameter has its gradient until the last of the backward passes whose gradients are accumulated."""
+
+    def __init__(self, ledger: Ledger, parts: Parts) -> None:
+        self.ledger = ledger
+        model_dtype = next(p.dtype for p in ledger.parameters if not p.added)
+        for p in ledger.parameters:  # `_cast_module_mixed_precision`
+            if p.dtype in FLOATING and p.dtype != model_dtype:
+                p.recast(model_dtype)
+        self.trained = {id(p) for p in ledger.parameters if p.requires_grad}
+        self.last = True
+        assert ledger.events is not None
+        self.events = ledger.events
+        self._resident, self._start = len(self.events.sizes), 0
+        self.saved: list[int] = []
+        """The allocations that the last forward pass has saved."""
+        ledger.gradient_hooks, ledger.after_backward = self, self._after_backward
+
+    def note(self, name: str, about: str = "", given: int = -1) -> int:
+        """Note a call of the scope's method (``Events.call``)."""
+        return self.events.call(Called(name, about, given), self.ledger)
+
+    def updated(self, parameters: Sequence[Tensor]) -> Sequence[Tensor]:
+        return ()
+
+    def updates(self, parameters: Sequence[Tensor]) -> Iterator[Sequence[Tensor]]:
+        return iter(())
+
+    def before_forward(self) -> None:
+        self.note("before_forward")
+
+    def before_backward(self, last: bool) -> None:
+        self.last = last
+        self.saved = [n for n in self.events.saved if n >= self._start or n < self._resident]
+        self.note("before_backward", "last" if last else "")
+
+    def _after_backward(self) -> None:
+        self.note("after_backward")
+        self._start = len(self.events.sizes)
+
+    def before_gradient(self, leaf: Tensor) -> None:
+        """Nothing happens."""
+
+    def after_gradient(self, leaf: Tensor) -> None:
+        """Hand the gradient over. Where it is kept, the next one finds one of no bytes, to which it is added."""
+        if id(leaf) not in self.trained:  # an input that requires a gradient
+            return
+        assert leaf.grad is not None
+        self.note("after_gradient", leaf.name, leaf.grad.storage.event)
+        kept = self.keeps_gradients and not self.last
+        leaf.grad = Tensor(Storage(self.ledger, 0, resident=True), leaf.shape, leaf.dtype) if kept else None
+
+
+class NotedKept(Noted):
+    """Where gradients stay with their parameters until the last backward pass."""
+
+    keeps_gradients = True
