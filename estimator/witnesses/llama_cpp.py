@@ -94,15 +94,16 @@ class Report:
         return sum(parts[part] for parts in self.buffers.values())
 
 
-def write_sparse(header: Header, path: Path) -> None:
+def write_sparse(header: Header, path: Path, split_max_tensors: int = 0) -> None:
     """Write a sparse GGUF file with a header's metadata and tensors in its order, but without data on disk.
 
-    Needs the gguf package.
+    With ``split_max_tensors`` it is several files with so many tensors each, as ``llama-gguf-split`` names them. Needs
+    the gguf package.
     """
     import gguf
     import numpy
 
-    writer = gguf.GGUFWriter(path, header.architecture)
+    writer = gguf.GGUFWriter(path, header.architecture, split_max_tensors=split_max_tensors)
     writer.add_tokenizer_model("no_vocab")
     writer.add_vocab_size(header.n_vocab)
     writer.add_layer_norm_rms_eps(1e-6)
@@ -116,7 +117,6 @@ def write_sparse(header: Header, path: Path) -> None:
             writer.add_array(name, value)
         elif key not in ("vocab_size", "attention.layer_norm_rms_epsilon"):
             writer.add_uint32(name, value)
-    size = 0
     for name, tensor in header.tensors.items():
         kind = gguf.GGMLQuantizationType[tensor.kind.upper()]
         block, nbytes = TYPES[tensor.kind]
@@ -125,14 +125,12 @@ def write_sparse(header: Header, path: Path) -> None:
         stored = (*shape[:-1], shape[-1] // block * nbytes) if raw else shape
         dtype = numpy.dtype("uint8" if raw else "float32" if tensor.kind == "f32" else "float16")
         writer.add_tensor_info(name, stored, dtype, tensor.nbytes, raw_dtype=kind)
-        size += pad(tensor.nbytes, 32)
     writer.write_header_to_file()
     writer.write_kv_data_to_file()
     writer.write_ti_data_to_file()
-    assert writer.fout is not None
-    file = writer.fout[0]
-    file.flush()
-    file.truncate(pad(file.tell(), 32) + size)
+    for file, tensors in zip(writer.fout or (), writer.tensors, strict=True):
+        file.flush()
+        file.truncate(pad(file.tell(), 32) + sum(pad(tensor.nbytes, 32) for tensor in tensors.values()))
     writer.close()
 
 

@@ -15,6 +15,7 @@ from hypothesis import strategies as st
 
 from estimator.answers.estimate import estimate
 from estimator.engines.llama_cpp import convert, gguf_file, hparams
+from estimator.engines.llama_cpp.context import Parameters
 from estimator.engines.llama_cpp.ggml import TYPES
 from estimator.engines.llama_cpp.hparams import FACTORS, RANGES
 from estimator.errors import InputError
@@ -251,3 +252,53 @@ def test_scaled_frequencies_are_a_tensor(key: str) -> None:
     for kind, there in (("llama3", True), ("linear", False)):
         header = convert.header({**raw, "rope_scaling": {**scaling, key: kind}}, "m", "q8_0")
         assert ("rope_freqs.weight" in header.tensors) == there
+
+
+def split(name: str, folder: Path, tensors: int = 100, **changed: int) -> list[Path]:
+    """A model's file in parts of so many tensors, as the gguf package writes them."""
+    folder.mkdir()
+    header = convert.header({**load(name).raw, **changed}, name, "q4_k_m")
+    engine.write_sparse(header, folder / "model.gguf", split_max_tensors=tensors)
+    return sorted(folder.iterdir())
+
+
+@pytest.mark.extra("engine")
+def test_parts_are_the_whole(whole: Path, tmp_path: Path) -> None:
+    """Witness: the engine loads them. By hand: parts and the whole are one answer."""
+    parts = split("smollm2-135m", tmp_path / "parts")
+    assert len(parts) > 2
+    found, one = (gguf_file.read(path) for path in (parts[0], whole))
+    assert (found, list(found.tensors)) == (one, list(one.tensors))
+    asked = Parameters(n_ctx=512)
+    assert engine.ask(parts[0], asked).buffers == engine.ask(whole, asked).buffers
+    assert estimate(str(parts[0]), n_ctx=512).bytes == estimate(str(whole), n_ctx=512).bytes
+
+
+@pytest.mark.extra("engine")
+def test_parts_that_are_wrong(tmp_path: Path) -> None:
+    """One line names the part."""
+    parts = split("smollm2-135m", tmp_path / "parts")
+    others = [
+        (parts[1].name, split("smollm2-135m", tmp_path / "wider", hidden_size=1152)[1], "are 1152 wide"),
+        (parts[1].name, split("qwen3-0.6b", tmp_path / "more")[1], "part 1 of 4 with 310 tensors"),
+        (parts[2].name, parts[1], "it says that it is part 1 of 3"),
+        (parts[1].name, split("smollm2-135m", tmp_path / "cut", 101)[1], ""),
+    ]
+    for name, other, why in others:
+        folder = tmp_path / f"swapped-{len(list(tmp_path.iterdir()))}"
+        folder.mkdir()
+        for path in parts:
+            (folder / path.name).symlink_to(other if path.name == name else path)
+        with pytest.raises(InputError, match=f"{name}' belongs to another model|another model's") as refused_with:
+            gguf_file.read(folder / parts[0].name)
+        assert why in str(refused_with.value)
+    with pytest.raises(
+        InputError, match=r"is part 1 of 3, counted from 0; give the first one, model-00001-of-00003\.gguf"
+    ):
+        gguf_file.read(parts[1])
+    parts[2].unlink()
+    with pytest.raises(InputError, match=r"model-00003-of-00003\.gguf' is missing, part 3 of 3"):
+        gguf_file.read(parts[0])
+    renamed = parts[0].rename(tmp_path / "renamed.gguf")
+    with pytest.raises(InputError, match=r"give the first one, renamed-00001-of-00003\.gguf"):
+        gguf_file.read(renamed)

@@ -8,7 +8,9 @@ headers hold. The file's size is no limit, since a sparse file of some kilobytes
 from __future__ import annotations
 
 import os
+import re
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass
 from io import BufferedReader
 from math import prod
@@ -147,19 +149,67 @@ class _Cursor:
         return Strings(count, self.at - start - 8 * count)
 
 
+Tables = tuple[dict[str, Any], dict[str, TensorInfo]]
+"""A file's keys, and its tensors in the order of their data."""
+
+
 def read(path: Path) -> Header:
-    """A file's header. Raises ``InputError`` for files that the engine would refuse to load."""
+    """The header of a file, or of the parts whose first one it is.
+
+    Raises ``InputError`` for files that the engine would refuse to load.
+    """
+    keys, tensors = tables(path)
+    count = keys.get("split.count")
+    if isinstance(count, int) and count > 1:
+        _add_parts(path, count, keys, tensors)
+    return _of(str(path), keys, tensors)
+
+
+def _add_parts(path: Path, count: int, keys: Mapping[str, Any], tensors: dict[str, TensorInfo]) -> None:
+    """Add the tensors of the other parts of a model (``llama_model_loader``, ``llama_split_path``)."""
+    found = re.fullmatch(r"(.*)-(\d{5})-of-(\d{5})\.gguf", path.name)
+    first = f"{found[1] if found else path.stem}-00001-of-{count:05d}.gguf"
+    if path.name != first or keys.get("split.no") != 0:
+        raise InputError(
+            f"'{path}' is part {shown(keys.get('split.no', -1))} of {count}, counted from 0; give the first one, "
+            f"{first}"
+        )
+    total, width = keys.get("split.tensors.count"), keys.get(f"{keys.get('general.architecture')}.embedding_length")
+    for number in range(1, count):
+        part = path.with_name(f"{found[1]}-{number + 1:05d}-of-{count:05d}.gguf" if found else "")
+        if not part.is_file():
+            raise InputError(f"'{part}' is missing, part {number + 1} of {count}; put it beside the first one")
+        own, more = tables(part)
+        told = own.get("split.no"), own.get("split.count"), own.get("split.tensors.count")
+        twice = next(iter(more.keys() & tensors.keys()), None)
+        norms = {tensor.shape[0] for name, tensor in more.items() if name.endswith(".attn_norm.weight")}
+        if told != (number, count, total) or twice is not None or not norms <= {width}:
+            why = f"it says that it is part {shown(told[0])} of {shown(told[1])} with {shown(told[2])} tensors in all"
+            if told == (number, count, total):
+                again = f"it has the tensor {shown(twice)} again"
+                why = f"its layers are {min(norms)} wide, not {shown(width)}" if twice is None else again
+            raise InputError(f"'{part}' belongs to another model than '{path.name}': {why}; put the model's own there")
+        tensors |= more
+    if len(tensors) != total:
+        raise InputError(
+            f"'{path}' and its parts have {len(tensors)} tensors, not the {shown(total)} that it tells of; is one of "
+            "them another model's?"
+        )
+
+
+def tables(path: Path) -> Tables:
+    """The keys and the tensors of one file. Raises ``InputError``."""
     with opened(path, "a GGUF file") as file:
         try:
             size = os.fstat(file.fileno()).st_size
             if not size:
                 raise InputError(f"'{path}' is empty; give a GGUF file")
-            return _header(_Cursor(file, str(path), size))
+            return _tables(_Cursor(file, str(path), size))
         except OSError as error:
             raise InputError(f"cannot read '{path}': {error.strerror or error}") from None
 
 
-def _header(cursor: _Cursor) -> Header:
+def _tables(cursor: _Cursor) -> Tables:
     where = cursor.where
     if cursor.take(4, "its magic number") != b"GGUF":
         raise InputError(f"'{where}' is no GGUF file: it does not start with GGUF")
@@ -189,7 +239,7 @@ def _header(cursor: _Cursor) -> Header:
             raise InputError(
                 f"'{where}': tensor {shown(name)} ends {excess:,} bytes past the end of the file; is it cut off?"
             )
-    return _of(where, keys, tensors)
+    return keys, tensors
 
 
 def _tensors(cursor: _Cursor, count: int) -> tuple[dict[str, TensorInfo], dict[str, int]]:
@@ -223,10 +273,6 @@ def _tensors(cursor: _Cursor, count: int) -> tuple[dict[str, TensorInfo], dict[s
 
 
 def _of(where: str, keys: dict[str, Any], tensors: dict[str, TensorInfo]) -> Header:
-    if isinstance(parts := keys.get("split.count"), int) and parts > 1:
-        raise InputError(
-            f"'{where}' is one of {parts} parts; merge them with `llama-gguf-split --merge` and give that file"
-        )
     architecture = keys.get("general.architecture")
     if not isinstance(architecture, str):
         raise InputError(f"'{where}' does not say its architecture (general.architecture); is it a model?")
