@@ -289,7 +289,7 @@ def test_parts_that_are_wrong(tmp_path: Path) -> None:
         folder.mkdir()
         for path in parts:
             (folder / path.name).symlink_to(other if path.name == name else path)
-        with pytest.raises(InputError, match=f"{name}' belongs to another model|another model's") as refused_with:
+        with pytest.raises(InputError, match="belongs to another model") as refused_with:
             gguf_file.read(folder / parts[0].name)
         assert why in str(refused_with.value)
     with pytest.raises(
