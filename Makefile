@@ -75,6 +75,6 @@ figures: .venv/base
 .venv/%: EXTRA = [$*]
 .venv/base .venv/docs .venv/test: .venv/%: pyproject.toml
 	test -x $(BIN)/python || $(PYTHON) -m venv .venv
-	$(BIN)/python -m pip install --quiet --editable '.$(EXTRA)'
-	$(BIN)/python -m compileall -q estimator
+	$(BIN)/python -m pip install --quiet --no-compile --editable '.$(EXTRA)'
+	$(BIN)/python -m compileall -qq -j 0 -x '/tests/|/lib2to3/' .venv/lib estimator || true # pip would take one core
 	touch $@
