@@ -153,17 +153,23 @@ def undominated(moments: list[tuple[str, Size]], regime: Regime) -> list[tuple[s
 def _mean_covers(a: Size, b: Size, c: Size) -> bool:
     """Whether some weighted mean of ``a`` and ``b`` has no coefficient below that of ``c``: then c <= max(a, b)."""
     of_a, of_b, of_c = (x.terms if isinstance(x, Poly) else {0: x} for x in (a, b, c))
-    least, most = Fraction(0), Fraction(1)  # of the weight of a
+    # The bounds of the weight of a, which is ``least / of_least`` to ``most / of_most``: cheaper than with Fraction.
+    least: int | Fraction = 0
+    most: int | Fraction = 1
+    of_least: int | Fraction = 1
+    of_most: int | Fraction = 1
     for key in {*of_a, *of_b, *of_c}:
         base = of_b.get(key, 0)
         slope, needed = of_a.get(key, 0) - base, of_c.get(key, 0) - base
         if slope > 0:
-            least = max(least, Fraction(needed, slope))
+            if needed * of_least > least * slope:
+                least, of_least = needed, slope
         elif slope < 0:
-            most = min(most, Fraction(needed, slope))
+            if needed * of_most > most * slope:
+                most, of_most = -needed, -slope
         elif needed > 0:
             return False
-        if least > most:
+        if least * of_most > most * of_least:
             return False
     return True
 

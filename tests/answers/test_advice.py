@@ -81,6 +81,7 @@ def test_gains_add_up(model: str, plain: Advice) -> None:
     assert advice.steps[-1].extra_compute == pytest.approx(advice.extra_compute(advice.best))
 
 
+@pytest.mark.share(2)
 def test_fidelity_is_given_up_only_where_it_must_be(model: str, plain: Advice) -> None:
     least = smallest_exact(plain)
     (advice,) = advise({"model": model, **KEYS, "budget": f"{least - MIB}B"})
@@ -151,6 +152,7 @@ def test_a_quantised_base_multiplies_as_much(model: str) -> None:
     assert all(one.work >= advice.base.work for one in quantised)
 
 
+@pytest.mark.share(3)
 def test_nothing_fits(model: str) -> None:
     (advice,) = advise({"model": model, **KEYS, "budget": "10MiB"})
     assert not advice.fits

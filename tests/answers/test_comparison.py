@@ -100,6 +100,7 @@ def test_temporaries_at_the_loss_are_logits_and_their_gradients():
 TWO = ["compare", "llama-3.2-1b", "--methods", "full,lora", "--seqs", "1024,2048,4608", "--json", "--devices"]
 
 
+@pytest.mark.share(3)
 @pytest.mark.consistency
 def test_each_device_is_asked_itself():
     """Witness: the estimate on that device. A T4 runs the math kernel where an RTX 4090 runs flash, a Mac a CPU's."""
@@ -138,6 +139,7 @@ def test_a_comparison_is_of_training_in_pytorch(arguments):
     assert "a comparison of training steps does not go with runtime: llama.cpp" in refusal("compare", MODEL, *arguments)
 
 
+@pytest.mark.share(4)
 def test_all_methods_are_those_of_the_device():
     """Checkpoints on the host go with a GPU alone."""
     command = ["compare", MODEL, "--methods", "all", "--seqs", "64", "--at", "64", "--checkpointing", "offloaded"]

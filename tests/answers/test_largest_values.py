@@ -276,6 +276,7 @@ def test_no_limit(models: dict[str, str]) -> None:
             parse_plan({**keys, key: limit + 1})
 
 
+@pytest.mark.share(4)
 @pytest.mark.parametrize("name", RANKED)
 def test_every_method_with_a_rank(name: str, models: dict[str, str]) -> None:
     """Asks ``estimate``: a budget of rank 5's bytes is answered by 5, whatever the method calls its rank."""

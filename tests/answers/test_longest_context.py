@@ -191,6 +191,7 @@ def test_margins() -> None:
     assert smallest.without_margin is not None
 
 
+@pytest.mark.share(3)
 def test_catalogue_at_a_context() -> None:
     """Every model that was made for so long a context is there once; those that fit are within the budget."""
     fits = runs_at({"budget": "3GiB"}, 8192, ["q4_k_m"], [("f16", "f16")])
@@ -202,6 +203,7 @@ def test_catalogue_at_a_context() -> None:
         assert fit.result.fits == (fit.result.bytes["process"] <= 3 * 2**30)
 
 
+@pytest.mark.share(3)
 def test_catalogue_without_the_models_that_refuse_a_cache(monkeypatch: pytest.MonkeyPatch) -> None:
     """Latent attention has one type for keys and values; the other models answer. What all refuse is refused."""
     some = ["qwen3-0.6b", "deepseek-v2-lite", "deepseek-v3", "llama-3.2-1b"]

@@ -71,6 +71,7 @@ def test_a_plan_in_any_form(form: str) -> None:
     assert answers[form]().answer == answers["mapping"]().answer
 
 
+@pytest.mark.share(2)
 def test_answers_are_those_of_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
     lora = {"method": "lora", "r": 4}
     words = ["smollm2-135m", "--method", "lora", "--r", "4"]
@@ -122,7 +123,7 @@ ANSWERS: dict[str, Any] = {
 }
 
 
-@pytest.mark.share(2)
+@pytest.mark.share(4)
 @pytest.mark.parametrize("name", ANSWERS)
 def test_every_answer_is_a_table_and_a_figure(name: str, tmp_path: Path) -> None:
     answer = ANSWERS[name]()
@@ -220,6 +221,7 @@ def test_keys_beside_a_plan_take_the_place_of_its_own() -> None:
     assert estimator.estimate(plan, seq=128).bytes == estimator.estimate("smollm2-135m", seq=128, batch=2).bytes
 
 
+@pytest.mark.share(3)
 @pytest.mark.parametrize("name", [*ANSWERS, "formula", "check"])
 def test_an_answer_shows_itself_in_one_line(name: str) -> None:
     others = {

@@ -22,6 +22,7 @@ LINK = re.compile(r"\]\(([^)#\s]+)[^)\s]*\)")
 MENTIONED = re.compile(rf"`(?:python )?((?:{'|'.join(FOLDERS)})/[^`\s<>]*)`")
 
 
+@pytest.mark.share(3)
 def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
     """It has its pages, each public name in the Python reference, and fetches nothing from elsewhere."""
     pytest.importorskip("mkdocs", reason="the extra docs is not installed")
@@ -39,7 +40,7 @@ def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
 WALKTHROUGHS = script("make_walkthroughs")
 
 
-@pytest.mark.share(4)
+@pytest.mark.share(8)
 @pytest.mark.parametrize("path", WALKTHROUGHS.PAGES, ids=lambda path: path.stem)
 def test_a_walk_through_shows_what_the_commands_print(path: Path) -> None:
     text = path.read_text(encoding="utf-8")

@@ -113,6 +113,7 @@ def test_the_first_step_makes_the_workspaces() -> None:
     assert held[0] == held[1]
 
 
+@pytest.mark.share(4)
 @pytest.mark.parametrize("keys", SETTINGS, ids=lambda keys: ",".join(map(str, keys.values())) or "default")
 def test_the_log_has_the_ledgers_peak(keys: dict[str, Any]) -> None:
     """Witness: the ledger with layers counted. Every layer written out, replayed without rounding, is the same."""
@@ -126,6 +127,7 @@ def test_the_log_has_the_ledgers_peak(keys: dict[str, Any]) -> None:
     assert process.allocated_peak == estimate(plan).bytes["peak"] + taken
 
 
+@pytest.mark.share(4)
 @pytest.mark.parametrize("keys", SETTINGS, ids=lambda keys: ",".join(map(str, keys.values())) or "default")
 def test_floor(keys: dict[str, Any]) -> None:
     """No process is below the closed form; its rounding is at most a MiB a block, as PyTorch leaves blocks unsplit."""

@@ -127,7 +127,7 @@ def test_hostile_tensor_tables(whole: Path, tmp_path: Path) -> None:
 
 
 @pytest.mark.extra("engine")
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=25, deadline=None)
 @given(length=st.integers(0, 60_000))
 def test_truncated_files(whole: Path, tmp_path_factory: pytest.TempPathFactory, length: int) -> None:
     """Asks the contract: one line, or what the undamaged file says."""
@@ -138,7 +138,7 @@ def test_truncated_files(whole: Path, tmp_path_factory: pytest.TempPathFactory, 
 
 
 @pytest.mark.extra("engine")
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=20, deadline=None)
 @given(at=st.integers(0, 4_000), data=st.binary(min_size=1, max_size=9))
 def test_flipped_bytes_end_in_one_line(
     whole: Path, tmp_path_factory: pytest.TempPathFactory, at: int, data: bytes
@@ -197,6 +197,7 @@ def test_a_large_vocabulary(tmp_path: Path) -> None:
     assert dict(found.metadata) == dict(header.metadata)
 
 
+@pytest.mark.share(3)
 @pytest.mark.parametrize("name", MODELS)
 def test_every_number_has_a_range(name: str, tmp_path: Path) -> None:
     """Asks the contract: each number of each architecture's header, beyond both ends of its range."""

@@ -96,7 +96,7 @@ def test_every_architecture_is_asked_about() -> None:
     assert engine.version() == INSTALLED.name
 
 
-@pytest.mark.share(6)
+@pytest.mark.share(9)
 @pytest.mark.extra("engine")
 @pytest.mark.parametrize("model", [*ARCHITECTURES.values(), "deepseek-v2-lite legacy"])
 def test_buffers_and_graph_equal_the_engine(model: str, tmp_path: Path) -> None:

@@ -77,7 +77,7 @@ def functions(source: str) -> dict[str, Any]:
     return namespace
 
 
-@pytest.mark.share(2)
+@pytest.mark.share(4)
 @pytest.mark.consistency
 @each_kind
 def test_python_functions_equal_the_ledger(name: str, symbolic: bool) -> None:
@@ -176,6 +176,7 @@ def summed(rows: list[dict[str, Any]], values: dict[str, int]) -> Fraction:
     return total
 
 
+@pytest.mark.share(2)
 @pytest.mark.consistency
 @each_kind
 def test_records_add_up_to_the_ledger(name: str, symbolic: bool) -> None:

@@ -55,7 +55,7 @@ def configs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("configs")
 
 
-@pytest.mark.share(18)
+@pytest.mark.share(36)
 @pytest.mark.parametrize("engine", engines.LIGHT)
 @pytest.mark.parametrize("name", CASES)
 def test_programs_equal_the_estimate(name: str, engine: str, tmp_path: Path, configs: Path) -> None:

@@ -66,7 +66,8 @@ def set_value(page: Any, name: str, value: int) -> None:
     page.fill(f"#value-{name}", str(value))
 
 
-def test_values_equal_the_estimate_over_a_grid(browser: Any, pages: dict[str, Path]) -> None:
+def test_values_equal_the_estimate_in_every_regime(browser: Any, pages: dict[str, Path]) -> None:
+    """Of the other dtypes, which differ in weights alone, two."""
     page, seen = opened(browser, pages["cpu"])
     for method, block in (("LoRA r=8", "lora"), ("full fine-tuning", "full")):
         for dtype in ("bfloat16", "float32", "nf4"):
@@ -74,15 +75,14 @@ def test_values_equal_the_estimate_over_a_grid(browser: Any, pages: dict[str, Pa
                 continue
             page.select_option("#pick-method", method)
             page.select_option("#pick-dtype", dtype)
-            for batch in (1, 3):
-                for seq in (1, 2, 300, 4096):
-                    set_value(page, "batch", batch)
-                    set_value(page, "seq", seq)
-                    keys: dict[str, Any] = {"batch": batch, "seq": seq, "dtype": dtype, "method": block}
-                    if block == "lora":
-                        set_value(page, "r", 5)
-                        keys["r"] = 5
-                    assert shown(page) == estimate("smollm2-135m", **keys).bytes, keys
+            for batch, seq in ((1, 1), (3, 1), (1, 2), (1, 300), (3, 4096))[0 if dtype == "bfloat16" else 3 :]:
+                set_value(page, "batch", batch)
+                set_value(page, "seq", seq)
+                keys: dict[str, Any] = {"batch": batch, "seq": seq, "dtype": dtype, "method": block}
+                if block == "lora":
+                    set_value(page, "r", 5)
+                    keys["r"] = 5
+                assert shown(page) == estimate("smollm2-135m", **keys).bytes, keys
     assert seen == []
 
 

@@ -24,7 +24,9 @@ def commits() -> int:
 
 def turn() -> int:
     """The number that ``SHARE`` has, by default that of the commits; worker processes inherit it."""
-    given = os.environ.setdefault("SHARE", str(commits()))
+    if "SHARE" not in os.environ:
+        os.environ["SHARE"] = str(commits())
+    given = os.environ["SHARE"]
     if not given.isdecimal():
         raise pytest.UsageError(f"SHARE is {given!r}; it must be a whole number, such as SHARE=12")
     return int(given)

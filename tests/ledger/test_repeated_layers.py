@@ -204,7 +204,7 @@ def at(size: Size, values: dict[str, int]) -> int:
     return size.evaluate(values) if isinstance(size, Poly) else size
 
 
-@pytest.mark.share(2)
+@pytest.mark.share(4)
 @pytest.mark.parametrize(
     "name", ["plain", "16 bit", "autocast", "eager", "loss only", "gradients alive", "checkpointing"]
 )

@@ -17,6 +17,7 @@ from tests.cases.small_models import write_config
 LARS = {"name": "lars"}
 
 
+@pytest.mark.share(4)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_coefficients(dtype: str, tmp_path: Path) -> None:
     """Witness: the trace of the reference module, for every batch and sequence."""

@@ -23,6 +23,7 @@ CALLS: dict[str, tuple[tuple[int, ...], tuple[int, ...], dict[str, int]]] = {
 }
 
 
+@pytest.mark.share(3)
 @pytest.mark.usefixtures("reference_threads")
 @pytest.mark.parametrize("dtype", [F32, BF16, F16])
 @pytest.mark.parametrize("swapped", [None, (1, 2)], ids=["channels first", "tokens first"])
@@ -53,6 +54,7 @@ TRANSPOSED: dict[str, tuple[tuple[int, ...], tuple[int, ...], dict[str, int]]] =
 }
 
 
+@pytest.mark.share(3)
 @pytest.mark.usefixtures("reference_threads")
 @pytest.mark.parametrize("dtype", [F32, BF16, F16])
 @pytest.mark.parametrize("swapped", [None, (2, 3)], ids=["contiguous", "transposed"])

@@ -198,6 +198,7 @@ FALLS_BACK: list[tuple[dict[str, Any], str, list[dict[str, Any]]]] = [
 ]
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize(("keys", "why", "ways"), FALLS_BACK, ids=lambda value: str(value)[:60])
 def test_a_warning_where_attention_is_quadratic(keys: dict[str, Any], why: str, ways: list[dict[str, Any]]) -> None:
     """It says why and how to avoid it: each way named does, by the same rules, and no other dtype or mask does."""

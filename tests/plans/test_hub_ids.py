@@ -245,6 +245,7 @@ def asked(model: str, endpoint: str, home: Path, seconds: int = 20, **more: str)
     )
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize(
     ("model", "seconds", "words"),
     [
@@ -261,6 +262,7 @@ def test_a_hub_that_hurts(model: str, seconds: int, words: str, endpoint: str, t
     assert words in done.stderr
 
 
+@pytest.mark.share(3)
 def test_a_cache_of_the_hub(endpoint: str, tmp_path: Path) -> None:
     """One that cannot be written is done without; a damaged file is named, and asked for again."""
     done = asked("good/x", endpoint, tmp_path, HF_HUB_CACHE="/proc/none")

@@ -6,6 +6,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from estimator.answers.estimate import estimate
 from tests.cases.hostile_input import CONFIG
 from tests.cases.small_models import write_config
@@ -21,6 +23,7 @@ def timed(*arguments: Any) -> Seen:
     return seen
 
 
+@pytest.mark.share(2)
 def test_ten_thousand_layers(tmp_path: Path) -> None:
     """Asks the contract: an answer where layers repeat, a refusal with the bound where they do not."""
     deep = Path(write_config(tmp_path / "deep", {"num_hidden_layers": 10_000}))

@@ -175,6 +175,7 @@ SMOLLM2 = "smollm2-135m"
 WHERE = [["--plan"], [], [SMOLLM2, "--method"], ["--plans"], [SMOLLM2, "--lengths"]]
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize("where", WHERE, ids=["plan", "model", "method", "plans", "lengths"])
 def test_what_is_no_file(where: list[str], tmp_path: Path) -> None:
     """Asks the contract: a named pipe, which would never answer, a device, which would never end, and a folder."""

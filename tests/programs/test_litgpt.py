@@ -23,6 +23,7 @@ CUBLAS_WORKSPACE = 2 * 4096 * 1024 + 8 * 16 * 1024
 RECORD = json.loads(witness.RECORD.read_text(encoding="utf-8"))
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize("row", RECORD["rows"], ids=["-".join(map(str, row["case"])) for row in RECORD["rows"]])
 def test_recorded_step(row: dict[str, Any]) -> None:
     """Witness: measurement, of litgpt 0.5.13 under Lightning 2.6.6 and PyTorch 2.13 on a CPU with two threads, recorded
@@ -163,6 +164,7 @@ def test_resource_table(row: tuple[str, str, int, int, float | None, int]) -> No
         assert allocated(totals, optimizer=False) == pytest.approx(published * 1e9, rel=0.005)
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize("row", CONFIG_HUB, ids=lambda row: f"{row[0]}-{row[1]}-b{row[2]}")
 def test_config_hub(row: tuple[str, str, int, str, int, float, float | None]) -> None:
     """Witness: published measurements. Within 2 %; out of memory where it says so."""

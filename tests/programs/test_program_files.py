@@ -321,6 +321,7 @@ def change(tree: Any, path: tuple, how: str, junk: object) -> None:
 CHANGES = st.tuples(st.sampled_from(PLACES), st.sampled_from(["put", "delete", "repeat"]), JUNK)
 
 
+@pytest.mark.share(2)
 @settings(max_examples=100, deadline=None, suppress_health_check=list(HealthCheck))
 @given(st.lists(CHANGES, min_size=1, max_size=3))
 def test_a_mutated_file_is_read_or_refused(changes: list) -> None:

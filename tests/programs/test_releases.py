@@ -21,7 +21,7 @@ ROWS = [row for release in EARLIER for row in rows(release)]
 FILES = [(release, path) for release in EARLIER for path in recorded_programs.program_files(release=release)]
 
 
-@pytest.mark.share(8)
+@pytest.mark.share(12)
 @pytest.mark.parametrize("row", ROWS, ids=lambda row: f"{row['release']}-{row['file']}-{row['step']}")
 def test_an_estimate_is_the_measured_step(row: dict[str, Any], tmp_path: Path) -> None:
     """Asks the committed measurements: parameters, buffers, saved bytes and the peak."""
@@ -36,7 +36,7 @@ def test_every_file_is_measured() -> None:
     assert measured == {(release, path.stem, step) for release, path in FILES for step in cases(path)}
 
 
-@pytest.mark.share(16)
+@pytest.mark.share(32)
 @pytest.mark.parametrize(("release", "path"), FILES, ids=lambda x: x if isinstance(x, str) else x.stem)
 def test_a_file_is_written_as_it_is(release: str, path: Path) -> None:
     programs = [program.whole for program in load_together(path)]

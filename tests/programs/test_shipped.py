@@ -72,7 +72,7 @@ NO_LORA = {"llama4_text", "nemotron_h"}
 """Families with linear layers on which PEFT refuses LoRA: a router that gives a tuple, ``out_proj`` of Mamba."""
 
 
-@pytest.mark.share(12)
+@pytest.mark.share(24)
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_its_totals_are_those_of_a_recording(path: Path, tmp_path: Path) -> None:
     """Every total and every moment of a step, at sizes that no recording had. The files take the steps in turn.
@@ -243,6 +243,7 @@ REFUSED = ("the window in every layer",)
 """Of these, what no program is for: Gemma 3 makes cos and sin for each kind of layer that there is."""
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize("name", OTHERS)
 def test_what_models_of_a_family_differ_in(name: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Witness: a recording."""
@@ -463,6 +464,7 @@ def test_rows_with_a_padding_mask_have_a_program_of_their_own() -> None:
     }
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize(
     ("name", "key"),
     [("qwen3_5_text.qwen3.5-27b", "mrope_section"), ("granitemoehybrid.granite-4.0-h-micro", "mamba_chunk_size")],

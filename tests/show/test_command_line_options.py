@@ -337,7 +337,7 @@ RUN_OPTIONS: dict[str, tuple[list[str], Any]] = {
 }
 
 
-@pytest.mark.share(3)
+@pytest.mark.share(5)
 @pytest.mark.parametrize("key", RUN_OPTIONS)
 def test_every_key_of_the_run_is_an_option(key: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Asks the contract: the option gives what the key gives, and something else than a run without it."""
@@ -370,7 +370,7 @@ def test_every_key_of_every_method_is_an_option(name: str) -> None:
         assert METHODS[name].model_fields.keys() - {"name"} <= options
 
 
-@pytest.mark.share(4)
+@pytest.mark.share(6)
 @pytest.mark.parametrize("key", PLAN_OPTIONS)
 def test_every_plan_key_is_an_option(key: str) -> None:
     """Asks the contract: the option gives what the key gives, and something else than leaving it out."""
@@ -412,6 +412,7 @@ def test_every_plan_key_is_an_option(key: str) -> None:
         assert result != estimate(rest).to_dict()
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize("key", METHOD_OPTIONS)
 def test_every_method_key_is_an_option(key: str) -> None:
     """Asks the contract: PEFT's own names are options, hyphens for underscores."""

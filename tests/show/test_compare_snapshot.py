@@ -26,10 +26,16 @@ Compared = Callable[..., dict[str, Any]]
 
 
 @pytest.fixture(scope="module")
-def written(tmp_path_factory: pytest.TempPathFactory) -> bytes:
+def plan(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    """The words of a plan of a small model."""
+    return [write_config(tmp_path_factory.mktemp("model"), {**TINY, "num_hidden_layers": 9}), *PLAN]
+
+
+@pytest.fixture(scope="module")
+def written(plan: list[str], tmp_path_factory: pytest.TempPathFactory) -> bytes:
     """The snapshot of a process of two equal steps."""
     path = tmp_path_factory.mktemp("snapshot") / "predicted.pickle"
-    assert main(["timeline", MODEL, *PLAN, "--output", str(path)]) == 0
+    assert main(["timeline", *plan, "--output", str(path)]) == 0
     return path.read_bytes()
 
 
@@ -40,14 +46,14 @@ def predicted(written: bytes) -> Any:
 
 
 @pytest.fixture
-def compared(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Compared:
+def compared(plan: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Compared:
     """The record of the command for a snapshot; 1 where it has a first difference."""
 
     def ask(snapshot: Any, *arguments: str) -> dict[str, Any]:
         path = tmp_path / "recorded.pickle"
         path.write_bytes(pickle.dumps(snapshot, protocol=4))
         capsys.readouterr()
-        status = main(["compare-snapshot", str(path), *(arguments or (MODEL, *PLAN)), "--json"])
+        status = main(["compare-snapshot", str(path), *(arguments or plan), "--json"])
         record: dict[str, Any] = json.loads(capsys.readouterr().out)
         assert status == (record["first_difference"] is not None)
         return record
@@ -175,7 +181,7 @@ def test_an_edit_is_named(edit: Any, kind: str, position: int, predicted: Any, c
 
 
 def test_the_difference_in_words(
-    predicted: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    plan: list[str], predicted: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The table, the sentence with both sides, and ``--quiet``; lines no wider than the terminal."""
     monkeypatch.setenv("COLUMNS", "70")
@@ -183,16 +189,16 @@ def test_the_difference_in_words(
     more(predicted["device_traces"][0], second_step(predicted)[90])
     path.write_bytes(pickle.dumps(predicted, protocol=2))
     capsys.readouterr()
-    assert main(["compare-snapshot", str(path), MODEL, *PLAN]) == 1
+    assert main(["compare-snapshot", str(path), *plan]) == 1
     shown = capsys.readouterr().out
     assert max(map(len, shown.splitlines())) <= 70
     text = " ".join(shown.split())
     assert "First difference, recorded only, at allocation 90 of the step" in text
     assert "4,321 B (4.22 KiB) by clip.py:7:norm." in text
     assert "peak of the step" in text
-    assert main(["compare-snapshot", str(path), MODEL, *PLAN, "--quiet"]) == 1
+    assert main(["compare-snapshot", str(path), *plan, "--quiet"]) == 1
     assert capsys.readouterr().out.startswith("First difference")
-    assert main(["compare-snapshot", str(path), MODEL, *PLAN, "--quiet", "--at-least", "8KiB"]) == 0
+    assert main(["compare-snapshot", str(path), *plan, "--quiet", "--at-least", "8KiB"]) == 0
     assert capsys.readouterr().out == "equal\n"
 
 
@@ -211,7 +217,7 @@ def test_a_part_of_a_step(predicted: Any, compared: Compared) -> None:
     """A ring buffer has the last entries only; a recording that was stopped has no end."""
     trace, places = predicted["device_traces"][0], second_step(predicted)
     kept = trace[places[400] :]
-    record = compared({**predicted, "device_traces": [[], kept]}, MODEL, *PLAN)
+    record = compared({**predicted, "device_traces": [[], kept]})
     assert record["first_difference"] is None
     assert record["predicted"]["allocations"] == record["equal_sizes"] == len(places) - 400
     assert any("begins within the step (predicted allocations left out: 400)" in one for one in record["assumed"])
@@ -229,17 +235,17 @@ def test_several_steps(predicted: Any, compared: Compared) -> None:
     step = trace[places[0] : places[-1] + 1]
     extra = {"action": "alloc", "addr": 1, "size": 12345, "frames": []}
     freed = {**extra, "action": "free_requested"}
-    traces = [[*step, extra, freed, *step, extra, freed, *step[:5000]]]
+    traces = [[*step, extra, freed, *step, extra, freed, *step[: len(step) // 2]]]
     record = compared({**predicted, "device_traces": traces})
     first = record["first_difference"]
     assert (first["kind"], first["recorded"]["bytes"]) == ("recorded only", 12345)
     assert first["position"] == len(places)
 
 
-@pytest.mark.share(4)
-def test_another_plan_differs(predicted: Any, compared: Compared) -> None:
+@pytest.mark.share(6)
+def test_another_plan_differs(plan: list[str], predicted: Any, compared: Compared) -> None:
     """A longer sequence: hardly any size is equal, and there is a first difference all the same."""
-    record = compared(predicted, MODEL, "--method", "lora", "--seq", "65", "--runtime", "torch-cuda")
+    record = compared(predicted, plan[0], "--method", "lora", "--seq", "65", "--runtime", "torch-cuda")
     assert record["first_difference"] is not None
     assert record["equal_sizes"] < record["predicted"]["allocations"] // 2
 

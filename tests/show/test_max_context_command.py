@@ -23,6 +23,7 @@ def assert_drawn(path: Path) -> None:
     assert has_colour(path, "#B22222", 300)
 
 
+@pytest.mark.share(2)
 def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A table of two models, two recipes and two caches, and its figure."""
     figure = tmp_path / "context.png"
@@ -51,6 +52,7 @@ def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Non
     assert "weights alone are too large" in capsys.readouterr().out
 
 
+@pytest.mark.share(3)
 def test_catalogue_on_the_command_line(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     """The reverse question; once of a few models alone."""
     assert main(["max-context", "--runs-at", "8192", "--device", "raspberry-pi-5-8gb"]) == 0

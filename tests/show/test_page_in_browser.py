@@ -72,7 +72,7 @@ def shown(page: Any) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.share(20)
+@pytest.mark.share(40)
 @pytest.mark.parametrize("plan", PLANS, ids=lambda plan: plan["model"])
 def test_its_answer_is_the_command_lines(page: Any, plan: dict[str, Any]) -> None:
     assert answer(page, plan) == on_this_machine(plan)

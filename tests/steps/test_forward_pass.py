@@ -63,7 +63,7 @@ METHOD_KEYS: Mapping[str, Mapping[str, Any]] = {
 }
 
 
-@pytest.mark.share(2)
+@pytest.mark.share(4)
 @pytest.mark.extra("trace")
 @pytest.mark.parametrize("name", [name for name, kind in METHODS.items() if kind.procedure == "backpropagation"])
 def test_methods(name: str, tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ from tests.helpers.measured_steps import assert_call
 MODEL = "llama-3.2-1b"
 
 
-@pytest.mark.share(6)
+@pytest.mark.share(9)
 @pytest.mark.extra("trace")
 @pytest.mark.parametrize("seed", range(48))
 def test_random_calls(seed: int, tmp_path: Path) -> None:
@@ -83,7 +83,7 @@ EACH = [
 ]  # fmt: skip
 
 
-@pytest.mark.share(2)
+@pytest.mark.share(4)
 @pytest.mark.extra("trace")
 @pytest.mark.parametrize(("family", "call"), EACH)
 def test_recorded_models(family: str, call: str, tmp_path: Path) -> None:

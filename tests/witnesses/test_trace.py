@@ -114,7 +114,7 @@ def hold(validation: Validation) -> None:
     assert validation.equal
 
 
-@pytest.mark.share(32)
+@pytest.mark.share(48)
 @pytest.mark.parametrize("attention", ATTENTIONS)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 @pytest.mark.parametrize("method", METHODS)
@@ -145,7 +145,7 @@ def test_architectures(make: Any, family: str, architecture: str, attention: str
     hold(validate(plan, chosen=general(plan)))
 
 
-@pytest.mark.share(2)
+@pytest.mark.share(4)
 @pytest.mark.parametrize(
     ("family", "config", "attention"),
     [
