@@ -185,9 +185,11 @@ more tokens, null where memory does not bind. With `--runs-at N` it prints `mode
 each, without those that the engine refuses a cache type for. With `--methods` it prints `training`, the answers of
 `max-seq`. Exit status 1 where nothing fits.
 
-`serving --json` prints `bytes` (`total`, `requested`, `weights`, `activation`, `non_torch`, `kv_cache`, `block`),
-`blocks` and `contexts`: `tokens`, `blocks` of one request, and `requests`, how many there is room for. Exit status 1 if
-there is not room for one of the shortest.
+`serving --json` prints `bytes` of one GPU (`total`, `requested`, `weights`, `activation`, `non_torch`, `cudagraph`,
+`available`, `kv_cache`, `block`), `blocks`, `kv_tokens`, `max_concurrency` (requests of `max_model_len` tokens), `fits`,
+`error` and `mends` (vLLM's error, and options that let it start), `log`, and `contexts`: `tokens`, `blocks` of one
+request, and `requests`, how many there is room for. Exit status 1 if there is not room for one of the shortest, or if
+vLLM would stop at the longest that a command line or `--max-model-len` asks for.
 
 ## The timeline
 

@@ -1,36 +1,83 @@
-"""What can be said of vLLM: the options of ``vllm serve``. No plan names it yet."""
+"""What can be said of vLLM: the options of ``vllm serve``, by its names."""
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+import math
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, NamedTuple
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from ...io.fields import Whole
 from ..keys import Keys
 
 BLOCK_SIZES = (1, 8, 16, 32, 64, 128, 256)
-"""``vllm/config/cache.py: BlockSize``."""
+"""``vllm/config/cache.py: BlockSize`` of 0.11. Later releases take any size that the kernels do."""
+CHECKPOINTS = 64
+"""Tokens to which FlashInfer's linear attention aligns states (``FLASHINFER_GDN_CHECKPOINT_ALIGNMENT``)."""
+LATENT_BLOCKS, INDEXED_BLOCKS = 64, 64
+"""Tokens of a block of FlashMLA's and of a sparse attention's kernels."""
+
+Release = Literal["0.11", "0.33"]
 
 
 def _block_size(size: int) -> int:
-    if size not in BLOCK_SIZES:
-        raise ValueError(f"must be one of {', '.join(map(str, BLOCK_SIZES))}")
+    if size not in BLOCK_SIZES and size % 16:
+        raise ValueError(f"must be one of {', '.join(map(str, BLOCK_SIZES))}, or a multiple of 16")
     return size
 
 
-BlockSize = Annotated[Whole, AfterValidator(_block_size)]
+def _cache_dtype(value: Any) -> Any:
+    return "fp8" if value in ("fp8_e4m3", "fp8_e5m2", "fp8_ds_mla", "fp8_inc") else value
+
+
+BlockSize = Annotated[Whole, Field(ge=1), AfterValidator(_block_size)]
+Ranks = Annotated[Whole, Field(ge=1, le=1024)]
+
+
+class Parallel(NamedTuple):
+    """How ranks share a model."""
+
+    tp: int = 1
+    pp: int = 1
+    dp: int = 1
+    expert_parallel: bool = False
+
+    @property
+    def moe(self) -> int:
+        """Ranks that share the experts."""
+        return self.tp * self.dp
+
+    def experts(self, count: int) -> int:
+        """Experts of the rank that has most, where whole ones are placed."""
+        return -(-count // self.moe)
 
 
 class ServingOptions(BaseModel):
-    """Options of ``vllm serve`` on one GPU, under its names, and sizes from its log in place of derived ones."""
+    """Options of ``vllm serve`` under its names, and sizes from its log in place of derived ones."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
-    dtype: Literal["bfloat16", "float16", "float32"] = Field("bfloat16", description="dtype of weights and activations")
-    kv_cache_dtype: Literal["auto", "fp8"] = Field("auto", description="dtype of the KV cache; auto: as dtype")
-    block_size: BlockSize = Field(16, description="tokens in a block")
-    gpu_memory_utilization: float = Field(0.9, gt=0, le=1, description="share of the GPU that vLLM takes")
+    release: Release = Field("0.33", description="release whose rules hold; 0.11 stands for 0.6 to 0.11")
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field(
+        "auto", description="dtype of weights and activations; auto: the checkpoint's, but never float32"
+    )
+    kv_cache_dtype: Annotated[Literal["auto", "bfloat16", "float16", "fp8"], BeforeValidator(_cache_dtype)] = Field(
+        "auto", description="dtype of the KV cache; auto: as dtype"
+    )
+    block_size: BlockSize | None = Field(None, description="tokens in a block; by default what the kernels like, 16")
+    max_model_len: Whole | None = Field(
+        None, ge=1, le=10**8, description="tokens of a request, prompt and answer; by default the model's positions"
+    )
+    tensor_parallel_size: Ranks = Field(1, description="ranks that split each layer")
+    pipeline_parallel_size: Ranks = Field(1, description="ranks that have some layers each")
+    data_parallel_size: Ranks = Field(1, description="copies of the model, which share experts")
+    decode_context_parallel_size: Ranks = Field(1, description="ranks among those of a layer that split its tokens")
+    enable_expert_parallel: bool = Field(False, description="each rank has whole experts, not a part of all")
+    gpu_memory_utilization: float | None = Field(
+        None, gt=0, le=1, description="share of the GPU that vLLM takes; 0.9, from 0.20 on 0.92"
+    )
+    kv_cache_memory_bytes: str | None = Field(None, description="size of the cache, in place of what is left")
     max_num_batched_tokens: Whole | None = Field(
         None,
         ge=1,
@@ -41,18 +88,53 @@ class ServingOptions(BaseModel):
     max_num_seqs: Whole | None = Field(
         None, ge=1, le=10**6, description="requests of one step; by default 1024 on the same GPUs, else 256"
     )
+    enforce_eager: bool = Field(False, description="no CUDA graphs")
+    enable_prefix_caching: bool = Field(True, description="costs nothing: its blocks are those that are free")
+    disable_hybrid_kv_cache_manager: bool = Field(False, description="layers with a window keep all tokens")
+    async_scheduling: bool = Field(True, description="a step is scheduled while the one before runs")
+    quantization: str | None = Field(None, description="method of a quantised checkpoint, by the name of vLLM")
+    enable_lora: bool = Field(False, description="slots for adapters")
+    max_loras: Annotated[Whole, Field(ge=1, le=10**4)] = Field(1, description="slots")
+    max_lora_rank: Annotated[Whole, Field(ge=1, le=4096)] = Field(16, description="rank of a slot")
+    num_speculative_tokens: Annotated[Whole, Field(ge=0, le=128)] = Field(0, description="drafted tokens of a step")
+    draft_model: str | None = Field(None, description="model that drafts, beside the one that is served")
+    kv_offloading_size: float | None = Field(None, gt=0, description="GiB of the host's memory for evicted blocks")
+    cpu_offload_gb: float = Field(0, ge=0, description="GiB of weights of each rank that stay in the host's memory")
+    free: str | None = Field(None, description="free memory of the GPU at start; by default all of it")
     weights: str | None = Field(
-        None, description="'Model loading took', as in 5.2GiB, of a quantised checkpoint; by default of all weights"
+        None, description="'Model loading took', as in 5.2GiB, of a checkpoint; derived by default"
     )
     activation: str | None = Field(None, description="'PyTorch activation peak memory', if known; derived by default")
-    non_torch: str | None = Field(None, description="'non_torch_memory', if known; by default 0.35GiB, an RTX 3090's")
+    non_torch: str | None = Field(None, description="'non_torch_memory', if known; by default by the ranks")
+    cudagraph: str | None = Field(None, description="CUDA graphs' memory, if known; by default 0.13GiB a rank")
 
     def on(self, name: str, total: int) -> ServingOptions:
-        """The options with the defaults of ``vllm serve`` on a GPU, by its name and its bytes of memory."""
+        """The options with the defaults of ``vllm serve`` on a GPU, by its name and its bytes of memory
+        (``engine/arg_utils.py: get_batch_defaults``).
+        """
         large = total >= 70 * 2**30 and not name.startswith("a100")
-        tokens = self.max_num_batched_tokens or (8192 if large else 2048)
+        huge = total >= 160 * 2**30 and not self.is_old
+        tokens = self.max_num_batched_tokens or (16384 if huge else 8192 if large else 2048)
         rows = self.max_num_seqs or min(1024 if large else 256, tokens)
-        return self.model_copy(update={"max_num_batched_tokens": tokens, "max_num_seqs": rows})
+        share = self.gpu_memory_utilization or (0.9 if self.is_old else 0.92)
+        update = {"max_num_batched_tokens": tokens, "max_num_seqs": rows, "gpu_memory_utilization": share}
+        return self.model_copy(update=update)
+
+    @property
+    def is_old(self) -> bool:
+        """Whether the rules are those of 0.11."""
+        return self.release == "0.11"
+
+    @property
+    def parallel(self) -> Parallel:
+        """How ranks share the model."""
+        sizes = self.tensor_parallel_size, self.pipeline_parallel_size, self.data_parallel_size
+        return Parallel(*sizes, self.enable_expert_parallel)
+
+    @property
+    def world(self) -> int:
+        """All ranks."""
+        return math.prod(self.parallel[:3])
 
     @property
     def tokens(self) -> int:
@@ -65,6 +147,41 @@ class ServingOptions(BaseModel):
         """The requests of a step of the most tokens, once the GPU is known."""
         assert self.max_num_seqs is not None
         return min(self.max_num_seqs, self.tokens)
+
+    @property
+    def share(self) -> float:
+        """``gpu_memory_utilization``, once the GPU is known."""
+        assert self.gpu_memory_utilization is not None
+        return self.gpu_memory_utilization
+
+    @property
+    def cache_itemsize(self) -> int:
+        """Bytes of a number in a cache whose dtype is given."""
+        return 1 if self.kv_cache_dtype == "fp8" else 2
+
+    @property
+    def drafted(self) -> int:
+        """Drafted tokens, whose inputs a convolution keeps."""
+        return self.num_speculative_tokens
+
+    @property
+    def in_flight(self) -> int:
+        """Tokens whose blocks a window still holds: of two steps where one is scheduled while the other runs."""
+        return self.tokens * (self.pipeline_parallel_size + (self.async_scheduling and not self.is_old))
+
+    def tokens_of_block(self, latent: bool, indexed: bool) -> int:
+        """Tokens of a block before layers with states ask for more."""
+        return self.block_size or (INDEXED_BLOCKS if indexed else LATENT_BLOCKS if latent and self.is_old else 16)
+
+    def states_of_request(self, raw: Mapping[str, Any]) -> int:
+        """Blocks with states of a request: with prefix caching also the last whole block's, and one for a prefill."""
+        if self.is_old or not self.enable_prefix_caching:
+            return 1 + self.drafted
+        return 2 + self.drafted + ("conv_L_cache" not in raw and "linear_num_value_heads" not in raw)
+
+    def checkpoint_alignment(self, raw: Mapping[str, Any]) -> int:
+        """Tokens to which states inside a prompt are aligned."""
+        return 1
 
 
 KEYS = Keys(instead="serves requests: `estimator serving` says how many a GPU holds at once")

@@ -1,12 +1,14 @@
-"""``estimator serving``: the number of requests for which a GPU has room in vLLM's paged KV cache."""
+"""``estimator serving``: what ``vllm serve`` says at its start, and the requests for which it has room."""
 
 from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from typing import Any
 
 from ...answers.serving import Serving, serving
 from ...engines.devices import assumptions, find
+from ...engines.vllm import command_line
 from ...engines.vllm.options import ServingOptions
 from ...errors import InputError
 from ...io.fields import checked
@@ -19,13 +21,18 @@ _LABELS = {
     "weights": "weights",
     "activation": "activations of the largest step",
     "non_torch": "outside PyTorch's allocator",
+    "cudagraph": "CUDA graphs",
     "kv_cache": "left for the KV cache",
 }
 
 
 def configure(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None:
     """Add the command's options."""
-    parser.add_argument("model", metavar="MODEL", help="built-in name, config.json or its folder, or hub id")
+    parser.add_argument(
+        "model",
+        metavar="MODEL",
+        help='built-in name, config.json or its folder, hub id, or a whole command line in quotes: "vllm serve ..."',
+    )
     parser.add_argument("--device", required=True, help="a GPU, by name (`estimator devices`)")
     parser.add_argument(
         "--seqs",
@@ -41,49 +48,68 @@ def configure(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None
 
 
 def execute(args: argparse.Namespace) -> int:
-    """Print the blocks and the requests. Returns 1 where no request of the shortest length fits."""
+    """Print the log, the blocks and the requests. Returns 1 where no request of the shortest length fits, or where vLLM
+    would stop at the longest that a command line or ``--max-model-len`` asks for.
+    """
     seqs = [value_of("seqs", text.strip(), int) for text in args.seqs.split(",") if text.strip()]
     if not seqs or not all(isinstance(tokens, int) and 0 < tokens <= 10**8 for tokens in seqs):
         raise InputError(f"--seqs '{args.seqs}' is no list of token counts; write it like 2048,8192")
-    given = {
+    model, given, unknown = args.model, {}, []
+    asks_length = args.max_model_len is not None
+    if command_line.is_command(model):
+        command, asks_length = command_line.parse(model), True
+        model, given, unknown = command.model, dict(command.options), command.unknown
+    given |= {
         name: value_of(name, value, field.annotation)
         for name, field in ServingOptions.model_fields.items()
         if (value := getattr(args, name)) is not None
     }
     options = checked(ServingOptions, given, "serving")
-    answer = serving(args.model, args.device, seqs, options)
-    present(args, answer.to_dict, lambda: _print(answer))
-    return 0 if max(one.requests for one in answer.contexts) >= 1 else 1
+    answer = serving(model, args.device, seqs, options)
+    present(args, lambda: _object(answer, unknown), lambda: _print(answer, unknown))
+    starts = not asks_length or answer.refusal is None
+    return 0 if starts and max(one.requests for one in answer.contexts) >= 1 else 1
 
 
-def _print(answer: Serving) -> None:
+def _object(answer: Serving, unknown: Sequence[str]) -> dict[str, Any]:
+    return {**answer.to_dict(), **({"unknown_options": list(unknown)} if unknown else {})}
+
+
+def _print(answer: Serving, unknown: Sequence[str]) -> None:
     options = answer.options
-    show(f"{answer.model}, vLLM, {answer.device}, {options.dtype}, KV cache {options.kv_cache_dtype}")
+    ranks = f", {options.world} ranks" if options.world > 1 else ""
+    show(
+        f"{answer.model}, vLLM {options.release}, {answer.device}{ranks}, {options.dtype}, "
+        f"KV cache {options.kv_cache_dtype}"
+    )
     rows = [[label, human(answer.bytes[key]), f"{answer.bytes[key]:,}"] for key, label in _LABELS.items()]
     show(table(["component", "size", "bytes"], rows))
-    show(f"{answer.blocks:,} blocks of {options.block_size} tokens, {human(answer.bytes['block'])} each.")
-    show(
-        table(
-            ["tokens of a request", "blocks", "requests at once", "as vLLM prints it"],
-            [
-                [f"{one.tokens:,}", f"{one.blocks:,}", f"{int(one.requests):,}", f"{one.requests:.2f}x"]
-                for one in answer.contexts
-            ],
-            left=(),
+    for line in answer.log():
+        show(line)
+    for mend in answer.mends:
+        show(f"It starts with {mend}")
+    if answer.blocks:
+        show(f"{answer.blocks:,} blocks, {human(answer.bytes['block'])} each.")
+        show(
+            table(
+                ["tokens of a request", "blocks", "requests at once", "as vLLM prints it"],
+                [
+                    [f"{one.tokens:,}", f"{one.blocks:,}", f"{int(one.requests):,}", f"{one.requests:.2f}x"]
+                    for one in answer.contexts
+                ],
+                left=(),
+            )
         )
-    )
     for one in answer.contexts:
         show_answer(brief=f"{one.tokens:,} tokens: {int(one.requests):,}")
     show_assumptions(assumptions(find(answer.device)))
+    for warning in answer.warnings:
+        show(f"Note: {warning}")
+    if unknown:
+        show(f"Note: left out, since they have no rule here: {', '.join(unknown)}")
     if answer.trained is not None and any(one.tokens > answer.trained for one in answer.contexts):
         show(f"Note: the model was made for {answer.trained:,} positions; vLLM refuses longer requests unless told.")
-    if options.activation is None:
-        show(
-            f"Note: activations are those of vLLM 0.6 to 0.11, for {options.tokens:,} tokens (max_num_batched_tokens) "
-            f"and {options.rows:,} requests (max_num_seqs) in a step. Later releases may sample in less memory."
-        )
-    if not answer.blocks:
-        show(
-            "Nothing is left for the cache: take a larger GPU, a smaller dtype, or fewer max_num_batched_tokens or "
-            "max_num_seqs."
-        )
+    if options.non_torch is None:
+        show("Note: what lies outside PyTorch's allocator is assumed from logs; --non-torch takes your own log's.")
+    if options.enable_prefix_caching:
+        show("Note: prefix caching costs nothing: its blocks are those that no request has.")
