@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import math
 import re
+from collections.abc import Iterable
 from typing import Any
 
 GIB = 1 << 30
@@ -66,3 +67,14 @@ def human(nbytes: int) -> str:
         if abs(nbytes) >= size:
             return f"{nbytes / size:.2f} {unit}"
     return f"{nbytes} B"
+
+
+def spans(ranges: Iterable[range]) -> str:
+    """The whole numbers of ranges, as "0-5, 7"; ranges that touch are joined."""
+    joined: list[list[int]] = []
+    for one in sorted(ranges, key=lambda one: one.start):
+        if joined and joined[-1][1] == one.start:
+            joined[-1][1] = one.stop
+        else:
+            joined.append([one.start, one.stop])
+    return ", ".join(str(first) if end == first + 1 else f"{first}-{end - 1}" for first, end in joined)

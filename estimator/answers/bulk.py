@@ -55,7 +55,7 @@ class FormulaCache:
     def estimate(self, plan: Plan) -> Result:
         """The result of ``estimate(plan)``, perhaps without moments that cannot be the peak. Raises ``InputError``."""
         is_one_formula = plan.open_sizes and not plan.piecewise
-        has_more = any(block is not None for block in (plan.generate, plan.lengths, plan.run))
+        has_more = any(block is not None for block in (plan.generate, plan.lengths, plan.run, plan.sharding))
         if not is_one_formula or has_more or not plan.engine.runs_steps or plan.engine.replays:
             return estimate(plan)
         regime = regime_of(resolve(plan))

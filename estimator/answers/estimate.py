@@ -19,7 +19,7 @@ from ..plans.plan import Plan, parse_plan
 from ..plans.resolve import Resolved, resolve
 from ..programs import Procedure
 from ..steps.step import StepTotals, run
-from ..text import human
+from ..text import human, spans
 from .result import COMPONENTS, RESIDENT, Result, make_result, result_of
 
 if TYPE_CHECKING:
@@ -50,12 +50,13 @@ def estimate(plan: Plan | Mapping[str, Any] | str | PathLike[str] | None = None,
         raise InputError("the model is given twice, by itself and as a key; keep one of them")
     if not isinstance(plan, Plan) or keys:
         plan = parse_plan(nested({} if plan is None else mapping_of(plan), keys))
-    return answer(plan, {})
+    return answer(plan, {}, tells_ranks=True)
 
 
-def answer(plan: Plan, kept: dict[str, Any]) -> Result:
+def answer(plan: Plan, kept: dict[str, Any], tells_ranks: bool = False) -> Result:
     """The result of ``estimate``. ``kept`` is of the plan that was answered before, and becomes this one's: of plans in
-    a row that differ in batch, sequence, rank and budget alone, a step runs once. Raises ``InputError``.
+    a row that differ in batch, sequence, rank and budget alone, a step runs once. ``tells_ranks``: the result has the
+    bytes of ranks that differ, too. Raises ``InputError``.
     """
     engine = plan.engine
     if not engine.runs_steps:
@@ -69,7 +70,10 @@ def answer(plan: Plan, kept: dict[str, Any]) -> Result:
         kept.clear()  # of other plans, which come one after the other
         kept[alike] = Shapes(totals_of, with_numbers=1), engine.logs()
     totals, logs = kept[alike]
-    result = to_result(resolved, totals.of(resolved, plan.batch, plan.seq), logs=logs)
+    found = totals.of(resolved, plan.batch, plan.seq)
+    result = to_result(resolved, found, logs=logs)
+    if tells_ranks and not engine.replays:
+        result = replace(result, ranks=_of_ranks(resolved, found.ranks))
     if plan.lengths is not None:
         result = replace(result, run=_run_of(plan, result, kept))
     if plan.run is not None:
@@ -77,6 +81,19 @@ def answer(plan: Plan, kept: dict[str, Any]) -> Result:
 
         result = with_moments(result, resolved)
     return result
+
+
+def _of_ranks(resolved: Resolved, alike: Sequence[Sequence[range]]) -> tuple[Mapping[str, Any], ...]:
+    """The bytes of ranks that differ, by a run of each step; nothing where all have the same."""
+    sharding, plan = resolved.step.sharding, resolved.plan
+    of: dict[tuple[tuple[str, int], ...], list[range]] = {}
+    for ranks in alike:
+        assert sharding is not None
+        step = replace(resolved.step, sharding=replace(sharding, rank=ranks[0].start))
+        totals = run(step, resolved.sizes(), resolved.method, plan.batch, plan.seq)
+        of.setdefault(tuple(live_of(resolved, totals).bytes.items()), []).extend(ranks)
+    found = [{"ranks": spans(ranks), "bytes": dict(sizes)} for sizes, ranks in of.items()]
+    return tuple(found) if len(found) > 1 else ()
 
 
 def _run_of(plan: Plan, result: Result, kept: dict[str, Any]) -> dict[str, Any]:

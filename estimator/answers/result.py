@@ -57,6 +57,8 @@ class Result(Drawn):
     """The release of PEFT whose adapters run; empty where none does."""
     communicated: int = 0
     """Bytes that a rank of a sharded step sends to others."""
+    ranks: tuple[Mapping[str, Any], ...] = field(default=())
+    """On a CPU, where ranks differ: the ``ranks`` that are alike, as "0-5", and their ``bytes``."""
     uncertainty: float = 0.0
     """The share of ``process`` by which measured processes differ from predictions."""
     against: str = "process"
@@ -136,7 +138,7 @@ class Result(Drawn):
             "assumptions": [asdict(one) for one in self.assumptions],
         }
         more: dict[str, Any] = {"transformers": self.transformers, "peft": self.peft, "limits": dict(self.limits)}
-        more["communicated"] = self.communicated
+        more |= {"communicated": self.communicated, "ranks": [dict(one) for one in self.ranks]}
         answer |= {key: value for key, value in more.items() if value}
         if self.verdict is not None:
             answer["verdict"] = self.verdict

@@ -113,6 +113,8 @@ class Sharding:
     """How many processes share each product (tensor parallelism)."""
     adapted: bool = False
     """A tuner of PEFT's is around the model."""
+    rank: int | None = None
+    """The process that is answered for; by default the one with the most bytes."""
 
     @property
     def shard(self) -> int:

@@ -68,6 +68,8 @@ class StepTotals:
     """What it sends in each micro-batch beyond the third."""
     rank: int = 0
     """The rank that it is: of those that differ, the one that needs most."""
+    ranks: Sequence[Sequence[range]] = ()
+    """All ranks, alike ones together, where they differ (``Scope.alike``)."""
     host_pinned: int = 0
     """Bytes of pinned host memory, which holds what was saved for backward, parameters and gradients."""
     host: HostTotals | None = None
@@ -304,6 +306,7 @@ class Loop:
             communicated=self._communicated(),
             communicated_again=self.sent[2] - self.sent[1] if self.step.micro_batches == 3 else 0,
             rank=scope.rank,
+            ranks=scope.alike,
             host_pinned=ledger.pinned.nbytes,
             host=rests,
             math_attention=ledger.notes.get("math attention", ""),

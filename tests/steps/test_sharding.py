@@ -8,13 +8,15 @@ from typing import Any
 
 import pytest
 
+from estimator.answers.bulk import FormulaCache
 from estimator.answers.estimate import estimate
 from estimator.plans.plan import parse_plan
 from estimator.plans.resolve import resolve
 from estimator.steps.sharding.ddp import bucket_assignment
-from tests.cases.sharding import CALLS, INFERENCES
+from tests.cases.sharding import ACCELERATE, CALLS, INFERENCES, LAYERS, MANY, MIXED, TIED, TINY
 from tests.cases.small_models import write_config
-from tests.helpers.measured_steps import assert_call, assert_pass
+from tests.helpers.figures import assert_figures
+from tests.helpers.measured_steps import EXACT, assert_call, assert_pass
 
 
 @pytest.mark.extra("trace")
@@ -123,4 +125,59 @@ def test_the_first_inference_gathers_more(name: str, tmp_path: Path) -> None:
     on_gpu = estimate(parse_plan({**keys, "device": "rtx-4090"}))
     assert (
         on_gpu.bytes["allocated_peak"] > found.bytes["communication"] + found.bytes["peak_above_resident"] + root // 2
+    )
+
+
+@pytest.mark.share(3)
+@pytest.mark.extra("trace")
+@pytest.mark.parametrize(
+    ("config", "keys", "sharding", "ranks"),
+    [
+        ({}, TINY, {"name": "fsdp2", "world_size": 7}, ["0-5", "6"]),
+        ({}, {**TINY, "dtype": "bfloat16"}, {"name": "fsdp2", "world_size": 160}, ["0-31", "32-85", "86-95", "96-99"]),
+        ({}, TINY, {"name": "hsdp", "world_size": 10, "replicate": 2, "cpu_offload": True}, ["0-3, 5-8", "4, 9"]),
+        (TIED, {**MANY, "gradient_clipping": True}, {"name": "fsdp2", "world_size": 7, **ACCELERATE, **MIXED}, ["0-5"]),
+        ({}, {**MANY, "method": "lora"}, {"name": "fsdp2", "world_size": 5}, ["0-3", "4"]),
+        ({}, TINY, {"name": "fsdp1", "world_size": 3}, ["0", "1", "2"]),
+        ({}, {**MANY, "method": "lora"}, {"name": "fsdp1", "world_size": 6, "replicate": 2}, ["0, 3", "1-2, 4-5"]),
+    ],
+    ids=str,
+)
+def test_ranks_that_differ(
+    config: dict[str, Any], keys: dict[str, Any], sharding: dict[str, Any], ranks: list[str], tmp_path: Path
+) -> None:
+    """Witness: measurement, of a step that the first and the last of equal ranks run."""
+    from estimator.witnesses.measure import run_step
+
+    model = write_config(tmp_path / "model", {**LAYERS, **config})
+    plan = parse_plan({"model": model, **keys, "sharding": sharding})
+    found = estimate(plan)
+    assert [one["ranks"] for one in found.ranks][: len(ranks)] == ranks
+    assert found.to_dict()["ranks"] == FormulaCache().estimate(plan).to_dict()["ranks"]
+    main = max(found.ranks, key=lambda one: one["bytes"]["process"])
+    assert dict(found.bytes) == main["bytes"]
+    for one in found.ranks:
+        numbers = one["ranks"].replace("-", ", ").split(", ")
+        for rank in {int(numbers[0]), int(numbers[-1])}:
+            measured = run_step(resolve(plan), rank=rank)
+            witness = {key: measured[key] for key in EXACT}
+            peak = measured["peak_without_matmul_scratch"]
+            assert_figures(one["bytes"], {**witness, "peak_above_resident": peak}, {"peak_above_resident": 64})
+
+
+@pytest.mark.parametrize(
+    ("keys", "sharding"),
+    [
+        ({}, {"name": "fsdp2", "world_size": 2}),  # rows that divide
+        ({}, {"name": "ddp", "world_size": 7}),
+        ({}, {"name": "fsdp2", "world_size": 14, "tp": 2}),
+        ({"method": "ln_tuning"}, {"name": "fsdp2", "world_size": 3}),  # the frozen embedding alone does not divide
+        ({"device": "rtx-4090"}, {"name": "fsdp2", "world_size": 7}),
+    ],
+    ids=str,
+)
+def test_ranks_that_are_not_told_apart(keys: dict[str, Any], sharding: dict[str, Any], tmp_path: Path) -> None:
+    model = write_config(tmp_path / "model", {"vocab_size": 800})
+    assert (
+        "ranks" not in estimate({"model": model, "dtype": "float32", "seq": 8, **keys, "sharding": sharding}).to_dict()
     )

@@ -42,7 +42,7 @@ def sharding_of(options: ShardingOptions, adapted: bool, hidden_size: int) -> Sh
     for key, field in ShardingOptions.model_fields.items():
         if key not in own and (value := getattr(options, key)) != field.default:
             raise InputError(f"sharding.{key} {shown(value)} does not go with sharding {options.name}; leave it out")
-    given = {key: getattr(options, key) for key in own - {"adapted"} if getattr(options, key) is not None}
+    given = {key: getattr(options, key) for key in own - {"adapted", "rank"} if getattr(options, key) is not None}
     given |= {key: value for key, value in auto_values(hidden_size).items() if given.get(key) == "auto"}
     return kind(**given, adapted=adapted)
 

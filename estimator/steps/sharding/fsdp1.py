@@ -20,7 +20,7 @@ from ...errors import InputError
 from ...ledger import FLOATING, ITEMSIZE, Counted, Ledger, Storage, Tensor, whole
 from ...programs import Sharding
 from ..offloading import pin
-from .scope import Parts, Scope
+from .scope import MOST_RANKS, Parts, Scope
 
 _ALIGNMENT = 16
 """Bytes to which each parameter is aligned in the flat one, as it is gathered (``_get_aligned_numel``)."""
@@ -372,6 +372,20 @@ def _largest_rank(units: Sequence[_Unit]) -> int:
     return ranks[held.index(max(held))] if held else 0
 
 
+def _alike(units: Sequence[_Unit], sharding: Fsdp1) -> list[list[range]]:
+    """The ranks by what they have of each parameter that trains."""
+    found: dict[tuple[int, ...], list[range]] = {}
+    few = range(sharding.shard if sharding.shard <= 4 * MOST_RANKS else 0)
+    for rank in few:
+        own = []
+        for unit in units:
+            first, last = rank * unit.shard_numel, (rank + 1) * unit.shard_numel
+            own += [max(0, min(end, last) - max(start, first)) for p, start, end in unit.spans() if p.requires_grad]
+        groups = range(rank, sharding.world_size, sharding.shard)
+        found.setdefault(tuple(own), []).extend(range(at, at + 1) for at in groups)
+    return list(found.values()) if 1 < len(found) <= MOST_RANKS else []
+
+
 def _adapters(parameters: Sequence[Tensor]) -> dict[str, list[Tensor]]:
     """The modules among adapters that train and have a weight, with their parameters (PEFT's
     ``fsdp_auto_wrap_policy``).
@@ -427,7 +441,9 @@ class _Scope(Scope):
                 layer_of |= dict.fromkeys(found, path)
                 ledger.module_hooks |= dict.fromkeys(found, self)
         self.units = {path: _Unit(ledger, sharding, own, self) for path, own in parameters.items() if own}
-        self.rank = _largest_rank(list(self.units.values()))
+        units = list(self.units.values())
+        self.rank = _largest_rank(units) if sharding.rank is None else sharding.rank % sharding.shard
+        self.alike = _alike(units, sharding)
         for path, unit in self.units.items():
             ledger.segment = parts.segments.get(layer_of[path], -1)
             unit.shard(self.rank)

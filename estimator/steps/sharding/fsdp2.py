@@ -8,16 +8,17 @@ most.
 from __future__ import annotations
 
 import itertools
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Any, NamedTuple
 
 from ... import operators as ops
 from ...errors import InputError
-from ...ledger import FLOATING, ITEMSIZE, Call, Ledger, Size, Storage, Tensor, ceiling, product, record
+from ...ledger import FLOATING, ITEMSIZE, Call, Ledger, Size, Storage, Tensor, ceiling, product, record, whole
 from ...programs import Sharding
 from ..offloading import pin
-from .scope import Parts, Scope, with_post_backward
+from .scope import MOST_RANKS, Parts, Scope, with_post_backward
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +84,22 @@ class Fsdp2(Sharding):
     def by_plan(self) -> bool:
         """Whether transformers shards the model as it loads it (``DistributedConfig``), before a method changes it."""
         return self.groups == "transformers"
+
+    def index(self, rank: int) -> int:
+        """The place of a rank among the processes that share its parameters, in a mesh of (replicate, shard, tp)."""
+        return rank // self.tp % self.shard
+
+    def alike(self, sizes: Collection[int]) -> list[list[range]]:
+        """The ranks by how many rows they have of parameters of these rows."""
+        ends = {0, self.shard}
+        for rows in sizes:
+            own = -(-rows // self.shard)
+            ends |= {rows // own, -(-rows // own)}
+        begins = sorted(end for end in ends if end <= self.shard)
+        if self.tp > 1 or not 2 < len(begins) <= MOST_RANKS + 1:
+            return []
+        groups = range(0, self.world_size, self.shard)
+        return [[range(at + first, at + last) for at in groups] for first, last in pairwise(begins)]
 
     def scope(self, ledger: Ledger, parts: Parts) -> Scope:
         return _Scope(ledger, self, parts)
@@ -210,9 +227,13 @@ class _Group:
             if p.dtype not in FLOATING:  # accelerate leaves packed weights whole (`ignored_params`)
                 continue
             rows = ceiling(p.shape[0], self.world)  # of each rank, also of those that have fewer or none
-            shard = _Shard(p, ledger.shard(p, (rows, *p.shape[1:]), ledger.host), rows * self.world)
+            local = ledger.shard(p, (rows, *p.shape[1:]), ledger.host)
+            if sharding.rank:
+                own = max(0, min(whole(rows), whole(p.shape[0] - rows * sharding.index(sharding.rank))))
+                local.shape = (own, *p.shape[1:])  # of a storage that is padded
+            shard = _Shard(p, local, rows * self.world)
             if ledger.host is not None:  # gradients stay pinned from step to step, since freed blocks are used again
-                pin(ledger, shard.local.nbytes, self.copies * (1 + p.requires_grad))
+                pin(ledger, local.storage.nbytes, self.copies * (1 + p.requires_grad))
             if sharding.param_dtype is not None:
                 p.dtype = sharding.param_dtype
             self.shards.append(shard)
@@ -250,8 +271,9 @@ class _Group:
     def _all_gather_input(self, shard: _Shard) -> Tensor | None:
         """``FSDPParam.all_gather_inputs``: a copy on the device of what rests on the host, and a cast."""
         rests = self.ledger.host is not None
-        copy = self.ledger.empty(shard.local.shape, shard.local.dtype) if rests else None
-        return self.ledger.empty(shard.local.shape, shard.whole.dtype) if self._is_cast(shard) else copy
+        shape = (shard.rows // self.world, *shard.local.shape[1:])
+        copy = self.ledger.empty(shape, shard.local.dtype) if rests else None
+        return self.ledger.empty(shape, shard.whole.dtype) if self._is_cast(shard) else copy
 
     @staticmethod
     def _is_cast(shard: _Shard) -> bool:
@@ -435,6 +457,8 @@ class _Scope(Scope):
             ledger.segment = parts.segments.get(unit.paths[0], -1)
             groups.append(_Group(ledger, sharding, unit, self))
         ledger.segment = -1
+        trained = {p.shape[0] for group in groups for p in (shard.whole for shard in group.shards) if p.requires_grad}
+        self.alike = sharding.alike({rows for rows in trained if isinstance(rows, int)})
         self.root = groups.pop()
         self.groups = (self.root, *groups)
         if sharding.by_plan and _is_tied(parts):

@@ -17,6 +17,10 @@ HEAD_WITHOUT_PLAN = frozenset(
 """Model types whose class has a module ``lm_head`` that no ``_fsdp_plan`` names."""
 
 
+MOST_RANKS = 16
+"""The most groups of equal ranks that are told apart: each takes a run of the step."""
+
+
 class Parts(NamedTuple):
     """The parameters of a model in the order of ``named_parameters()``, and the modules that have a role in it."""
 
@@ -79,6 +83,8 @@ class Scope:
     """Bytes that a rank has sent so far."""
     rank: int = 0
     """The rank whose bytes all are."""
+    alike: Sequence[Sequence[range]] = ()
+    """The ranks by what they hold, alike ones together; none where all are, or more than ``MOST_RANKS`` differ."""
     unties = False
     """A tied head has a gradient of its own."""
     keeps = False
