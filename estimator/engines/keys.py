@@ -32,6 +32,8 @@ class Keys:
     """Where ``--help`` shows its keys: a topic and its title."""
     claims: Callable[[Mapping[str, Any]], bool] = lambda data: False
     """Whether a plan that names no runtime means it."""
+    commanded: Callable[[str], Mapping[str, Any] | None] = lambda text: None
+    """The keys of a plan that a command line of its programs means; ``None`` for any other text."""
     refused: Refusals = field(default_factory=dict)
     """What does not go with it, checked when a plan is read."""
     refused_steps: Refusals = field(default_factory=dict)

@@ -49,6 +49,26 @@ def claimed(data: Mapping[str, Any]) -> str | None:
     return next((name for name in reversed(RUNTIMES) if KEYS[name].claims(data)), None)
 
 
+def commanded(data: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A plan's keys, with those that a command line in the model's place means; keys beside it replace its own.
+
+    Raises ``InputError``.
+    """
+    text = data.get("model")
+    if not isinstance(text, str) or " " not in text:
+        return data
+    meant_by = next(filter(None, (keys.commanded(text) for keys in KEYS.values())), None)
+    if meant_by is None:
+        return data
+    beside = {key: value for key, value in data.items() if key != "model"}
+    blocks = {
+        key: {**value, **beside[key]}
+        for key, value in meant_by.items()
+        if isinstance(value, Mapping) and isinstance(beside.get(key), Mapping)
+    }
+    return {**meant_by, **beside, **blocks}
+
+
 def refused_on(runtime: str) -> list[Refusals]:
     """What does not go with an engine: its own rows, and those of what the others alone have."""
     return [keys.refused if name == runtime else keys.refused_elsewhere for name, keys in KEYS.items()]

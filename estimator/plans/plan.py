@@ -25,7 +25,7 @@ from ..engines.assumptions import Assumption
 from ..engines.devices import assumptions, find, limit_of
 from ..engines.engine import Engine
 from ..engines.llama_cpp.options import is_gguf
-from ..engines.registry import KEYS, RUNTIMES, claimed, engine_of, meant
+from ..engines.registry import KEYS, RUNTIMES, claimed, commanded, engine_of, meant
 from ..errors import InputError, shown
 from ..io.fields import Block, FileName, FloatDtype, Rank, Whole, block_reader, checked, parse_size, torch_dtype
 from ..io.files import NotYaml, parse_json_or_yaml, read_text
@@ -484,6 +484,7 @@ def words_explained(data: Mapping[Any, Any]) -> Iterator[None]:
 
 def parse_plan(data: Mapping[str, Any]) -> Plan:
     """A plan from a mapping. Raises ``InputError`` with one line for the first thing that is wrong."""
+    data = commanded(data)
     with words_explained(data):
         data, whose = with_presets(data)
         plan = _filled(data)

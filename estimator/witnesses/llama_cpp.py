@@ -21,9 +21,10 @@ from typing import Any, NamedTuple
 
 from ..engines.llama_cpp.builds import BUILDS
 from ..engines.llama_cpp.context import Parameters
-from ..engines.llama_cpp.engine import EXPERTS, cards_of, usage_of
+from ..engines.llama_cpp.engine import cards_of, usage_of
 from ..engines.llama_cpp.ggml import TYPES, pad
 from ..engines.llama_cpp.header import Header
+from ..engines.llama_cpp.placement import EXPERTS
 from ..engines.llama_cpp.usage import PROGRAM_BYTES
 from ..engines.llama_cpp.weights import weights
 from ..errors import InputError

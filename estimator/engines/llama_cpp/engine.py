@@ -126,16 +126,14 @@ def layout_of(plan: Any, n_layer: int) -> placement.Layout:
     layers = n_layer + 1 if options.n_gpu_layers is None else options.n_gpu_layers
     shares = options.tensor_split or [device.free for device in devices]
     shares = [*shares, *[0] * (len(devices) - len(shares))] if any(shares) else [1] * len(devices)
-    overrides = [(rf"blk\.{layer}{EXPERTS}", len(devices)) for layer in range(min(options.n_cpu_moe, n_layer))]
+    overrides = [
+        (rf"blk\.{layer}{placement.EXPERTS}", len(devices)) for layer in range(min(options.n_cpu_moe, n_layer))
+    ]
     overrides += _overrides(options.override_tensor, [*(device.name for device in devices), "CPU"])
     places = placement.share_out(n_layer, layers, shares)
     overlap = len(devices) > 1 and layers > n_layer and not options.no_kv_offload and not overrides
     pipelines = overlap and {device.backend.kind for device in devices} <= {*BUILDS[build_of(plan)].pipelines}
     return placement.Layout(devices, places, options.no_kv_offload, tuple(overrides), pipelines)
-
-
-EXPERTS = r"\.ffn_(up|down|gate|gate_up)_(ch|)exps"
-"""``LLM_FFN_EXPS_REGEX`` (``common/common.h``)."""
 
 
 def _overrides(text: str | None, names: list[str]) -> list[tuple[str, int]]:

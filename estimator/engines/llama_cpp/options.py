@@ -188,6 +188,13 @@ def _runs(backend: str | None, device: Device) -> bool:
     return on.get(backend or "", True)
 
 
+def _commanded(text: str) -> Mapping[str, Any] | None:
+    """The keys that a command line of ``llama-server`` or ``llama-cli`` means."""
+    from .command_line import is_command, keys_of
+
+    return keys_of(text) if is_command(text) else None
+
+
 _RECIPES = get_args(Recipe)
 KEYS = Keys(
     words=("llamacpp", "llama_cpp", "llama", "ggml", "gguf", "ollama"),
@@ -195,6 +202,7 @@ KEYS = Keys(
     dtypes=Recipe,
     topic=("llama.cpp", "llama.cpp (the engine's names)"),
     claims=_claims,
+    commanded=_commanded,
     refused={
         "task: train does not go with runtime: llama.cpp, which infers; take runtime: torch-cpu or torch-cuda": (
             lambda p: p.task == "train"

@@ -51,6 +51,8 @@ BACKENDS = {
     )
 }
 """Backends of devices that are not the host. ``rpc`` is a worker on a CPU."""
+EXPERTS = r"\.ffn_(up|down|gate|gate_up)_(ch|)exps"
+"""The names of experts' weights (``LLM_FFN_EXPS_REGEX``, ``common/common.h``)."""
 COPIES = 4
 """Batches under way at once (``GGML_SCHED_MAX_COPIES``)."""
 

@@ -1,0 +1,156 @@
+"""A command line of llama.cpp's programs as the keys of a plan: what people paste (``common/arg.cpp``)."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Mapping
+from typing import Any
+
+from ...errors import InputError, shown
+from .placement import EXPERTS
+
+SERVER_SLOTS = 4
+"""Sequences of ``llama-server`` where none are named, which share one cache (``tools/server/server.cpp``)."""
+_NUMBERS = {
+    "n_ctx": "-c --ctx-size",
+    "n_batch": "-b --batch-size",
+    "n_ubatch": "-ub --ubatch-size",
+    "n_seq_max": "-np --parallel",
+    "n_cpu_moe": "-ncmoe --n-cpu-moe",
+    "main_gpu": "-mg --main-gpu",
+}
+_TEXTS = {
+    "type_k": "-ctk --cache-type-k",
+    "type_v": "-ctv --cache-type-v",
+    "tensor_split": "-ts --tensor-split",
+    "split_mode": "-sm --split-mode",
+    "n_gpu_layers": "-ngl --gpu-layers --n-gpu-layers",
+}
+_SWITCHES = {
+    "kv_unified": ("-kvu --kv-unified", "-no-kvu --no-kv-unified"),
+    "swa_full": ("--swa-full", ""),
+    "no_kv_offload": ("-nkvo --no-kv-offload", "-kvo --kv-offload"),
+    "use_mmap": ("--mmap", "--no-mmap"),
+    "repack": ("--repack", "-nr --no-repack"),
+}
+_OVERRIDES = "-ot", "--override-tensor"
+_COSTLESS = """
+-e --escape --no-escape --special -sp -cnv --conversation -no-cnv --no-conversation -st --single-turn -i --interactive
+-if --interactive-first -mli --multiline-input --in-prefix-bos --warmup --no-warmup --spm-infill --ignore-eos --perf
+--no-perf --show-timings --no-show-timings --context-shift --no-context-shift --cache-idle-slots --no-cache-idle-slots
+-cb --cont-batching -nocb --no-cont-batching --display-prompt --no-display-prompt --verbose-prompt --jinja --no-jinja
+--metrics --props --slots --no-slots --ui --webui --no-ui --no-webui --cache-prompt --no-cache-prompt --simple-io
+--log-disable -v --verbose --log-verbose --offline --log-prefix --log-timestamps --check-tensors --no-mmproj
+--prefill-assistant --no-prefill-assistant --reasoning-preserve --no-reasoning-preserve --prompt-cache-all --mlock
+--prompt-cache-ro --reuse-port --skip-chat-parsing --no-skip-chat-parsing
+"""
+"""Switches that no buffer depends on."""
+_COSTLESS_WITH_VALUE = """
+-t --threads -tb --threads-batch -C --cpu-mask -Cr --cpu-range --cpu-strict --prio --poll -n --predict --n-predict
+--keep -p --prompt -sys --system-prompt -f --file -sysf --system-prompt-file -bf --binary-file -r --reverse-prompt
+--in-prefix --in-suffix --samplers -s --seed --sampler-seq --sampling-seq --temp --temperature --top-k --top-p --min-p
+--typical --top-nsigma --top-n-sigma --xtc-probability --xtc-threshold --repeat-last-n --repeat-penalty
+--presence-penalty --frequency-penalty --dry-multiplier --dry-base --dry-allowed-length --dry-penalty-last-n
+--dry-sequence-breaker --dynatemp-range --dynatemp-exp --mirostat --mirostat-lr --mirostat-ent -l --logit-bias
+--grammar --grammar-file -j --json-schema -jf --json-schema-file --rope-scaling --rope-scale --rope-freq-base
+--rope-freq-scale --yarn-orig-ctx --yarn-ext-factor --yarn-attn-factor --yarn-beta-slow --yarn-beta-fast -dt
+--defrag-thold -a --alias --tags --host --port --path --api-prefix --api-key --api-key-file --ssl-key-file
+--ssl-cert-file --chat-template --chat-template-file --chat-template-kwargs -to --timeout --threads-http --cache-reuse
+--slot-save-path --media-path --reasoning-format -rea --reasoning --reasoning-effort --reasoning-budget -sps
+--slot-prompt-similarity --sleep-idle-seconds --log-file --log-colors -lv --verbosity --log-verbosity -co --color
+--numa -hft --hf-token --prompt-cache -ctxcp --ctx-checkpoints -cms --checkpoint-min-step -cram --cache-ram -fitp
+--fit-print -fitt --fit-target -fitc --fit-ctx -fit --fit
+"""
+"""Options with a value that no buffer depends on. ``--fit`` changes what else is not given, so that it fits."""
+
+
+def _by_option(rows: Mapping[str, str]) -> dict[str, str]:
+    return {option: key for key, options in rows.items() for option in options.split()}
+
+
+def is_command(text: str) -> bool:
+    """Whether a text is a command line of one of the engine's programs, with variables before it perhaps."""
+    return re.match(r"(?:\w+=\S* +)*\S*\bllama-(?:server|cli|completion|bench)(?:\.exe)? ", f"{text} ") is not None
+
+
+def keys_of(text: str) -> dict[str, Any]:
+    """The keys of a plan. Raises ``InputError`` with one line, which names the options that have no rule."""
+    try:
+        words = shlex.split(text.replace("\\\n", " "))
+    except ValueError as error:
+        raise InputError(f"the command line cannot be read: {str(error).lower()}; close its quotes") from None
+    while "llama-" not in words[0]:
+        words.pop(0)
+    program, options = words.pop(0), _Options(words)
+    block, found = options.block, options.found
+    if "server" in program and "n_seq_max" not in block:
+        block |= {"n_seq_max": SERVER_SLOTS, "kv_unified": True}
+    if block.get("n_ctx") == 0:
+        del block["n_ctx"]
+    if "model" not in found:
+        raise InputError("the command line names no model; write it like llama-server -m model.gguf -c 8192")
+    if options.unknown:
+        raise InputError(
+            f"{program} has options without a rule here: {', '.join(dict.fromkeys(options.unknown))}; leave them out"
+        )
+    return {**found, "runtime": "llama.cpp", "llama_cpp": block}
+
+
+class _Options:
+    """The options of a command line, read from left to right."""
+
+    _numbers, _texts = _by_option(_NUMBERS), _by_option(_TEXTS)
+    _on = _by_option({key: on for key, (on, _) in _SWITCHES.items()})
+    _off = _by_option({key: off for key, (_, off) in _SWITCHES.items()})
+    _costless, _costless_with_value = frozenset(_COSTLESS.split()), frozenset(_COSTLESS_WITH_VALUE.split())
+
+    def __init__(self, words: list[str]):
+        self.words = words
+        self.found: dict[str, Any] = {}
+        self.block: dict[str, Any] = {}
+        self.unknown: list[str] = []
+        while words:
+            self._take(words.pop(0))
+
+    def _value(self, option: str) -> str:
+        if not self.words:
+            raise InputError(f"{option} needs a value; write it like {option} 2")
+        return self.words.pop(0)
+
+    def _take(self, option: str) -> None:
+        block = self.block
+        if option in self._numbers:
+            value = self._value(option)
+            if not re.fullmatch(r"-?\d{1,10}", value):
+                raise InputError(f"{option} {shown(value)} is no whole number")
+            block[self._numbers[option]] = int(value)
+        elif option in self._texts:
+            value = self._value(option)
+            block[self._texts[option]] = int(value) if re.fullmatch(r"-?\d{1,10}", value) else value
+        elif option in self._on or option in self._off:
+            block[(self._on | self._off)[option]] = option in self._on
+        elif option in ("-fa", "--flash-attn"):  # older builds have it as a switch
+            given = self.words and self.words[0] in ("on", "off", "auto", "0", "1", "-1", "true", "false")
+            block["flash_attn"] = not given or self.words.pop(0) not in ("off", "0", "false")
+        elif option in ("-cmoe", "--cpu-moe", *_OVERRIDES):
+            pattern = f"{EXPERTS}=CPU" if option.endswith("moe") else self._value(option)
+            block["override_tensor"] = ",".join([*filter(None, [block.get("override_tensor")]), pattern])
+        elif option == "--rpc":
+            self.found["devices"] = ["rpc" for _ in self._value(option).split(",")]
+        elif option in ("-m", "--model", "-hf", "-hfr", "--hf-repo"):
+            self._model(option, self._value(option))
+        elif option in self._costless_with_value:
+            self._value(option)
+        elif option not in self._costless:
+            self.unknown.append(option)
+            if self.words and not self.words[0].startswith("-"):
+                self.words.pop(0)
+
+    def _model(self, option: str, value: str) -> None:
+        """A file, or a repository of the hub with a recipe behind it: ``ggml-org/gemma-3-1b-it-GGUF:Q8_0``."""
+        if option in ("-m", "--model"):
+            self.found["model"] = value
+            return
+        name, _, recipe = value.partition(":")
+        self.found |= {"model": re.sub(r"-GGUF$", "", name, flags=re.IGNORECASE), "dtype": recipe or "Q4_K_M"}

@@ -1,0 +1,73 @@
+"""Command lines of llama.cpp's programs, as people paste them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from estimator import estimate
+from estimator.errors import InputError
+from estimator.plans.plan import parse_plan
+
+SERVER = {"n_seq_max": 4, "kv_unified": True}
+LINES: dict[str, tuple[str, dict[str, Any]]] = {
+    "-m model.gguf -ngl 30 -c 16384": ("model.gguf", {"n_gpu_layers": 30, "n_ctx": 16384, **SERVER}),
+    "-m model.gguf -c 0 -fa -np 2 --temp 0.7 --host ::": ("model.gguf", {"flash_attn": True, "n_seq_max": 2}),
+    "-m model.gguf -fa off -nkvo --no-mmap -nr -no-kvu -np 1": (
+        "model.gguf",
+        {"flash_attn": False, "no_kv_offload": True, "use_mmap": False, "repack": False, "kv_unified": False}
+        | {"n_seq_max": 1},
+    ),
+    "-m m.gguf -ngl all -ncmoe 4 -ot a=CPU -cmoe -b 512 -ub 64 -ctk q8_0 -ctv q8_0 -np 1": (
+        "m.gguf",
+        {"n_gpu_layers": None, "n_cpu_moe": 4, "n_batch": 512, "n_ubatch": 64, "type_k": "q8_0", "type_v": "q8_0"}
+        | {"override_tensor": r"a=CPU,\.ffn_(up|down|gate|gate_up)_(ch|)exps=CPU", "n_seq_max": 1},
+    ),
+    "-hf ggml-org/Qwen3-0.6B-GGUF:Q8_0 --jinja -np 1 -sm none": (
+        "ggml-org/Qwen3-0.6B",
+        {"n_seq_max": 1, "split_mode": "none"},
+    ),
+}
+
+
+@pytest.mark.parametrize("line", LINES)
+def test_a_command_line_is_a_plan(line: str) -> None:
+    """By hand, from ``common/arg.cpp``."""
+    model, block = LINES[line]
+    for program in ("llama-server", "CUDA_VISIBLE_DEVICES=0 ./build/bin/llama-server"):
+        plan = parse_plan({"model": f"{program} {line}"})
+        assert (plan.model, plan.runtime) == (model, "llama.cpp")
+        assert plan.llama_cpp.model_dump(exclude_unset=True) == block
+    assert plan.dtype == ("q8_0" if "-hf" in line else "q4_k_m")
+
+
+def test_workers_and_what_stands_beside() -> None:
+    line = "llama-cli -m model.gguf --rpc 10.0.0.1:50052,10.0.0.2:50052 -ts 3,1 -c 512"
+    plan = parse_plan({"model": line, "llama_cpp": {"n_ctx": 1024}})
+    assert (plan.devices, plan.llama_cpp.tensor_split, plan.llama_cpp.n_ctx) == (("rpc", "rpc"), (3, 1), 1024)
+    with_device = parse_plan({"model": "llama-cli -hf x/llama-3.2-1b-GGUF -ngl 3", "device": "rtx-3090"})
+    assert (with_device.device, with_device.llama_cpp.n_gpu_layers) == ("rtx-3090", 3)
+
+
+def test_layers_without_a_device_are_on_a_gpu() -> None:
+    """A command line does not say which GPU it has."""
+    result = estimate("llama-cli -hf meta-llama/llama-3.2-1b-GGUF:Q8_0 -ngl 5 -c 512")
+    assert [device["name"] for device in result.devices] == ["CUDA0", "cpu"]
+    assert result.against == "device"
+
+
+@pytest.mark.parametrize(
+    ("line", "message"),
+    [
+        ("llama-server -ngl 5", "the command line names no model"),
+        ("llama-server -m 'model.gguf", "cannot be read: no closing quotation"),
+        ("llama-server -m a.gguf --ctx-sizze 9 -x", "has options without a rule here: --ctx-sizze, -x; leave them out"),
+        ("llama-server -m a.gguf -c many", "-c 'many' is no whole number"),
+        ("llama-server -m a.gguf -c", "-c needs a value"),
+        ("llama-server -m a.gguf -ts 3,1", "tensor_split does not go with a plan without devices"),
+    ],
+)
+def test_wrong_lines_are_refused(line: str, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        parse_plan({"model": line})
