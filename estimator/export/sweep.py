@@ -16,7 +16,7 @@ from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
 
-from ..answers.estimate import Progress, estimate
+from ..answers.estimate import Progress, answer
 from ..answers.tabular import Tabular, html_table
 from ..errors import InputError, options, shown
 from ..io.outputs import replacing
@@ -105,7 +105,7 @@ class Sweep(Tabular):
             return Structure(keys, None, None, str(error))
         names = [name for name in first if len(self.axes[name]) > 1]
         try:
-            if not names or not set(names) <= set(variable_names(plan)):
+            if not names or self._asks_communicated or not set(names) <= set(variable_names(plan)):
                 return self._by_row(keys, plan, names)
             ceiling = self.only is not None and "process_at_most" in self.only
             f = function_of(plan, names, ceiling)
@@ -121,10 +121,19 @@ class Sweep(Tabular):
                 keys, None, None, f"{why or 'it has no formula'}; {count:,} estimates one by one are too many"
             )
         try:
-            components = tuple(estimate(plan).bytes)
+            components = tuple(self._sizes(plan))
         except InputError as error:
             return Structure(keys, None, None, str(error))
         return Structure(keys, plan, None, components=components)
+
+    @property
+    def _asks_communicated(self) -> bool:
+        """Whether what a rank sends in a step is asked for, of which there is no formula."""
+        return self.only is not None and "communicated" in self.only
+
+    def _sizes(self, plan: Plan) -> Mapping[str, int]:
+        result = answer(plan, {})
+        return {**result.bytes, "communicated": result.communicated} if self._asks_communicated else result.bytes
 
     @cached_property
     def components(self) -> list[str]:
@@ -205,7 +214,7 @@ class Sweep(Tabular):
         rows = []
         for i in range(count):
             keys = {name: int(values[i]) for name, values in flat.items()}
-            rows.append(estimate(parse_plan(nested({}, {**self.fixed, **one.keys, **keys}))).bytes)
+            rows.append(self._sizes(parse_plan(nested({}, {**self.fixed, **one.keys, **keys}))))
             self._progress()
         return {name: np.array([row[name] for row in rows], dtype=np.int64) for name in rows[0]}
 

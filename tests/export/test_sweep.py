@@ -85,6 +85,17 @@ def test_each_row_is_its_estimate(name: str) -> None:
             assert row["fits"] in (None, False) or row["process_at_most"] <= row["budget_bytes"]
 
 
+def test_what_a_rank_sends_is_a_column_where_it_is_asked_for() -> None:
+    """In the order of an estimate's components, row by row, since no formula has it."""
+    keys = {"model": "smollm2-135m", "sharding": {"name": "fsdp2", "world_size": [1, 4]}, "seq": [8, 9]}
+    rows = rows_of(keys, only=["communicated", "peak"])
+    for row in rows:
+        sharding = {"name": "fsdp2", "world_size": row["world_size"]}
+        found = estimate("smollm2-135m", seq=row["seq"], sharding=sharding)
+        assert (row["peak"], row["communicated"]) == (found.bytes["peak"], found.communicated)
+    assert [bool(row["communicated"]) for row in rows] == [False, False, True, True]
+
+
 def test_order_is_that_of_the_keys_and_arrays_come_last() -> None:
     rows = rows_of({"model": "smollm2-135m", "seq": [3, 9], "dtype": ["float32", "bfloat16"], "batch": [2, 4]})
     assert [(row["dtype"], row["seq"], row["batch"]) for row in rows] == [
