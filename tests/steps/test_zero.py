@@ -161,6 +161,33 @@ def test_equal_layers_are_run_once(
     assert ran() == found
 
 
+@pytest.mark.parametrize("name", ["zero1", "zero2", "zero3"])
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {},
+        {"method": "lora"},
+        {"method": "lora", "checkpointing": "layer", "device": "rtx-4090"},
+        {"model": "gemma-3-1b", "gradient_accumulation_steps": 4},
+    ],
+    ids=str,
+)
+def test_no_layer_is_run_for_itself(name: str, keys: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Deep models take no longer: their logs can be expanded."""
+    plan = {"model": "llama-3.2-1b", "seq": 64, **keys, "sharding": {"name": name, "world_size": 3}}
+    resolved = resolve(parse_plan(plan))
+    logs: list[bool] = []
+    log = played._log
+
+    def noted(*args: Any, outlined: bool) -> Any:
+        logs.append(outlined)
+        return log(*args, outlined=outlined)
+
+    monkeypatch.setattr(played, "_log", noted)
+    run(resolved.step, resolved.sizes(), resolved.method, 1, 64)
+    assert logs == [True]
+
+
 @pytest.mark.consistency
 def test_auto_is_what_transformers_takes(tmp_path: Path) -> None:
     """Witness: ``integrations/deepspeed.py``: the square of the hidden size."""

@@ -19,9 +19,12 @@ class Noted(Scope):
     def __init__(self, ledger: Ledger, parts: Parts) -> None:
         self.ledger = ledger
         model_dtype = next(p.dtype for p in ledger.parameters if not p.added)
+        segments = {id(p): parts.segments.get(path, -1) for path, own in parts.layers.items() for p in own}
         for p in ledger.parameters:  # `_cast_module_mixed_precision`
             if p.dtype in FLOATING and p.dtype != model_dtype:
+                ledger.segment = segments.get(id(p), -1)
                 p.recast(model_dtype)
+        ledger.segment = -1
         self.trained = {id(p) for p in ledger.parameters if p.requires_grad}
         self.last = True
         assert ledger.events is not None
