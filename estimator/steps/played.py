@@ -70,7 +70,10 @@ def _log(step: Step, sizes: Sizes, method: Method, batch: Size, seq: Size, ledge
         length = segment_length(step.checkpointing) or 1
         outline = [(one.stands_for, len(one.layers)) for one in segments(sizes.runs, length, own)]
         expansion = Expansion(events, outline)
-        expansion.play(0, len(events.order))
+        end = events.marks["end"]
+        expansion.play(0, end)
+        with suppress(NotPeriodic):  # Python frees a deep graph in no order; what is left then is freed all the same
+            expansion.play(end, len(events.order))
         counts = {segment: count for segment, (count, _) in enumerate(outline)}
         found = [(p, renamed(p.name, layers), number) for p, layers, _, number in expansion.each(own.parameters)]
         log = expansion.events

@@ -168,6 +168,7 @@ def test_equal_layers_are_run_once(
         {},
         {"method": "lora"},
         {"method": "lora", "checkpointing": "layer", "device": "rtx-4090"},
+        {"method": "lora", "dtype": "nf4", "device": "rtx-4090"},
         {"model": "gemma-3-1b", "gradient_accumulation_steps": 4},
     ],
     ids=str,
