@@ -18,6 +18,7 @@ from ..programs.layer_runs import Segment, layers_stood_for, segments
 from ..programs.recorded import Sizes
 from ..steps.checkpointing import segment_length
 from ..steps.step import StepTotals, run
+from ..text import human
 from .config_names import NAMES, named, names_in
 from .estimate import live_of, live_result
 from .formulas import Compiled, Regime, compile_plan, regime_of
@@ -130,9 +131,19 @@ class Exchange(NamedTuple):
         """What sharding adds; negative where it takes."""
         return self.rank - self.alone
 
+    @property
+    def cells(self) -> list[str]:
+        """The figure as the cells of a row: what it is, one process, a rank, and what sharding takes or adds."""
+        added = f"{'-' if self.added < 0 else '+'}{human(abs(self.added))}"
+        return [self.name, human(self.alone), human(self.rank), added]
+
     def to_dict(self) -> dict[str, Any]:
         """The figure as one JSON object."""
         return {"name": self.name, "one_process": self.alone, "rank": self.rank, "added": self.added}
+
+
+EXCHANGED = ("what", "one process", "a rank", "taken or added")
+"""The heads of ``Exchange.cells``."""
 
 
 @dataclass(frozen=True)

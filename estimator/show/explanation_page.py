@@ -8,7 +8,7 @@ from html import escape
 from pathlib import Path
 
 from ..answers.config_names import Powers, groups
-from ..answers.explanation import Part
+from ..answers.explanation import EXCHANGED, Part
 from ..answers.explanation_view import Line, Section, View, mixed, numbers_of, shape_of, why_of
 from ..ledger import Size
 from ..text import human, printable
@@ -28,7 +28,7 @@ def page(view: View, about: str) -> str:
         '<meta name="viewport" content="width=device-width, initial-scale=1">'
         f"<title>{_text(f'{view.plan.model}: {what}')}</title><style>{_STYLE}</style></head><body>"
         f"<header><h1>{_text(what)}</h1><p>{_text(about)}</p>"
-        f"{_totals(view)}</header><main>{_contents(view)}{body}{_names(view)}</main></body></html>\n"
+        f"{_totals(view)}</header><main>{_contents(view)}{body}{_exchanges(view)}{_names(view)}</main></body></html>\n"
     )
 
 
@@ -118,6 +118,28 @@ def _formula(view: View, name: str, part: Part | None, each: str) -> str:
     return (
         f'<p class="formula">{_text(f"bytes{of}{each} =")} {mathml(part.formula)} '
         f"<small>for {_text(part.condition)}</small></p>"
+    )
+
+
+def _exchanges(view: View) -> str:
+    """What sharding takes and adds, of each plan that shares its model."""
+    kinds = ("", *['class="n" '] * (len(EXCHANGED) - 1))
+    heads = "".join(f"<th {kind}>{name}</th>" for kind, name in zip(kinds, EXCHANGED, strict=True))
+    return "".join(
+        f"<section><h2>{_text(f'What sharding takes and adds: {name}')}</h2><table><thead><tr>{heads}</tr></thead>"
+        + "<tbody>"
+        + "".join(
+            "<tr>"
+            + "".join(
+                f'<td {kind}data-label="{name}">{_text(cell)}</td>'
+                for kind, name, cell in zip(kinds, EXCHANGED, figure.cells, strict=True)
+            )
+            + "</tr>"
+            for figure in one.sharding
+        )
+        + "</tbody></table></section>"
+        for name, one in zip(view.labels, view.explanations, strict=True)
+        if one.sharding
     )
 
 

@@ -13,6 +13,7 @@ import pytest
 
 from estimator.answers.estimate import estimate
 from estimator.figures.saved_by_module import METHOD_COLOURS
+from estimator.text import human
 from tests.cases.hostile_input import NAMES
 from tests.cases.small_models import TINY
 from tests.helpers.commands import ask, output, refusal, run
@@ -150,8 +151,8 @@ def test_what_is_refused(arguments: list[str], says: str) -> None:
     assert says in refusal("explain", MODEL, *arguments)
 
 
-def test_what_sharding_takes_and_adds(printed: Callable[..., str]) -> None:
-    """A table below the rows, and a list in the object."""
+def test_what_sharding_takes_and_adds(printed: Callable[..., str], tmp_path: Path) -> None:
+    """A table below the rows, also of the page, and a list in the object."""
     arguments = ["explain", MODEL, "--seq", "64", "--sharding", "fsdp2", "--world-size", "4"]
     out = printed(*arguments, columns=120)
     assert "what sharding takes and adds: full fine-tuning" in out
@@ -159,3 +160,9 @@ def test_what_sharding_takes_and_adds(printed: Callable[..., str]) -> None:
     peak = next(row for row in told if row["name"] == "peak")
     assert peak["added"] == peak["rank"] - peak["one_process"] < 0
     assert "sharding" not in ask("explain", MODEL, "--seq", "64", "--json")
+    output(*arguments, "--output", tmp_path / "page.html")
+    page = Page((tmp_path / "page.html").read_text(encoding="utf-8")).text
+    assert "What sharding takes and adds: full fine-tuning" in page
+    assert f"peak{human(peak['one_process'])}{human(peak['rank'])}-{human(-peak['added'])}" in page
+    output("explain", MODEL, "--seq", "64", "--output", tmp_path / "alone.html")
+    assert "What sharding" not in (tmp_path / "alone.html").read_text(encoding="utf-8")

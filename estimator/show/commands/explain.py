@@ -122,12 +122,11 @@ def _print(view: View) -> None:
 
 def _exchanges(explanation: Explanation) -> Table:
     """What sharding takes and adds."""
-    rows = [
-        [one.name, human(one.alone), human(one.rank), f"{'-' if one.added < 0 else '+'}{human(abs(one.added))}"]
-        for one in explanation.sharding
-    ]
+    from ...answers.explanation import EXCHANGED
+
+    rows = [one.cells for one in explanation.sharding]
     return table(
-        ["what", "one process", "a rank", "taken or added"],
+        EXCHANGED,
         rows,
         title=f"what sharding takes and adds: {label_of(explanation.plan)}",
         strong=[number for number, row in enumerate(rows) if row[0] == "peak"],
