@@ -190,6 +190,21 @@ def test_no_layer_is_run_for_itself(name: str, keys: dict[str, Any], monkeypatch
 
 
 @pytest.mark.consistency
+def test_saved_bytes_and_products_are_those_of_one_process(tmp_path: Path) -> None:
+    """Of a float32 model without adapters, whichever micro-batch saves them; all layers are counted."""
+    model, found = write_config(tmp_path / "model", {**FEW, "num_hidden_layers": 9}), set()
+    for steps in (1, 3):
+        for sharding in ({}, {"sharding": {"name": "zero1", "world_size": 3}}):
+            keys = {"model": model, "seq": 8, "dtype": "float32", "gradient_accumulation_steps": steps}
+            resolved = resolve(parse_plan({**keys, **sharding}))
+            ledger = resolved.step.ledger(counts_work=True)
+            totals = run(resolved.step, resolved.sizes(), resolved.method, 1, 8, ledger=ledger)
+            assert totals.saved == run(resolved.step, resolved.sizes(), resolved.method, 1, 8).saved
+            found.add((totals.saved, totals.work // resolved.step.micro_batches))
+    assert len(found) == 1
+
+
+@pytest.mark.consistency
 def test_auto_is_what_transformers_takes(tmp_path: Path) -> None:
     """Witness: ``integrations/deepspeed.py``: the square of the hidden size."""
     model = write_config(tmp_path / "model", {"hidden_size": 48, "num_attention_heads": 4})
