@@ -185,6 +185,11 @@ more tokens, null where memory does not bind. With `--runs-at N` it prints `mode
 each, without those that the engine refuses a cache type for. With `--methods` it prints `training`, the answers of
 `max-seq`. Exit status 1 where nothing fits.
 
+`max-gpu-layers --json` prints `answer`, the layers on devices with the output counted as one, `of` so many, and
+`tensor_split`, how many each device has; `verdict` is `all`, `some`, `none` or `does not fit`. `bytes`, `devices`, `limits`
+and `warnings` are of that plan. `largest-quant --json` prints `answer`, a recipe or null, and `recipes` down to it, each
+with `dtype`, `verdict` and the same. Exit status 1 where nothing fits.
+
 `serving --json` prints `bytes` of one GPU (`total`, `requested`, `weights`, `activation`, `non_torch`, `cudagraph`,
 `available`, `kv_cache`, `block`), `blocks`, `kv_tokens`, `max_concurrency` (requests of `max_model_len` tokens), `fits`,
 `error` and `mends` (vLLM's error, and options that let it start), `log`, and `contexts`: `tokens`, `blocks` of one

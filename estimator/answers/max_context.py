@@ -149,13 +149,13 @@ def rows(
     return found
 
 
-def check_runtime(runtime: Any) -> None:
+def check_runtime(runtime: Any, question: str = "max-context") -> None:
     """Raise ``InputError`` for an engine that runs PyTorch's steps, whose longest sequence is another question."""
     if runtime in RUNTIMES and engine_of(runtime).runs_steps:
-        raise InputError(f"max-context is about {RUNTIME}, not {runtime}; for PyTorch ask `estimator max-seq`")
+        raise InputError(f"{question} is about {RUNTIME}, not {runtime}; for PyTorch ask `estimator max-seq`")
 
 
-def _check_limited(plan: Plan) -> None:
+def check_limited(plan: Plan) -> None:
     """Raise ``InputError`` for a plan without a budget, a device or devices of known size."""
     if not any("=" in one or one != RPC for one in plan.devices or ()):
         budget_of(plan)
@@ -191,7 +191,7 @@ def _read(plans: Iterable[Plan]) -> Iterator[tuple[Plan, Any]]:
     """Each plan with its model, which is read once for all cache types."""
     for _, alike in groupby(plans, key=lambda plan: (plan.model, plan.dtype)):
         group = list(alike)
-        _check_limited(group[0])
+        check_limited(group[0])
         model = group[0].engine.model(group[0], load)
         for plan in group:
             yield plan, model
@@ -219,7 +219,7 @@ def longest(plan: Plan, model: Any = None, margin: Margin = STATED) -> Row:
     The answer keeps ``margin`` free of each limit, by default the stated uncertainty. Raises ``InputError``.
     """
     check_runtime(plan.runtime)
-    _check_limited(plan)
+    check_limited(plan)
     engine, padding = plan.engine, plan.engine.context_step
     model = engine.model(plan, load) if model is None else model
     trained: int = model.trained

@@ -233,6 +233,22 @@ class Engine:
         """The plan with a context of so many tokens, of all sequences."""
         return plan.model_copy(update={self.context_key: context})
 
+    def layers(self, model: Any) -> int:
+        """The layers of a model, of an engine that shares them out to devices."""
+        raise NotImplementedError
+
+    def stored(self, model: Any) -> int:
+        """Bytes of a model's file, of an engine with recipes."""
+        raise NotImplementedError
+
+    def places(self, plan: Any) -> int:
+        """The devices that a plan's layers are shared out to, beside the host."""
+        return 0
+
+    def shared_out(self, plan: Any, layers: int) -> tuple[int, ...]:
+        """How many of so many layers each device has."""
+        raise NotImplementedError
+
     # Engines that run steps.
 
     def kernels(self, plan: Any) -> Kernels:

@@ -35,6 +35,8 @@ QUESTIONS: Mapping[str, Mapping[str, Any]] = {
     "max-batch": {"margin": _MARGIN},
     "max-rank": {"margin": _MARGIN},
     "max-context": {"margin": _MARGIN},
+    "max-gpu-layers": {"margin": _MARGIN},
+    "largest-quant": {"margin": _MARGIN},
     "smallest-device": {"margin": _MARGIN, "devices": _DEVICES},
     "smallest-cluster": {"margin": _MARGIN, "devices": _DEVICES, "max_cards": {"type": "integer", "minimum": 1}},
     "explain": {},

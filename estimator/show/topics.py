@@ -14,6 +14,8 @@ COMMANDS = {
     "advise": "the cheapest changes after which a step fits, and the front of peak against compute",
     "timeline": "what a GPU's memory holds over two steps, allocation by allocation, as a figure",
     "compare-snapshot": "a recorded memory snapshot beside the prediction, and the first allocation that differs",
+    "max-gpu-layers": "the most layers that GPUs have room for in llama.cpp, and the best split",
+    "largest-quant": "the recipe of llama-quantize with the most bits that fits",
     "max-context": "the longest context that a device's memory allows llama.cpp; which models run at one",
     "serving": "how many requests of a length a GPU holds at once, with vLLM's paged cache",
     "max-seq": "the longest sequence that fits, and what binds",

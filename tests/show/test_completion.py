@@ -31,9 +31,9 @@ def completed(line: str, tmp_path: Path) -> set[str]:
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        ("estimator max-", {"max-context", "max-seq", "max-batch", "max-rank"}),
+        ("estimator max-", {"max-context", "max-gpu-layers", "max-seq", "max-batch", "max-rank"}),
         ("estimator estimate qwen2.5-7b", {"qwen2.5-7b"}),
-        ("estimator estimate x --dev", {"--device", "--device-map"}),
+        ("estimator estimate x --dev", {"--device", "--devices", "--device-map"}),
         ("estimator estimate x --device rtx-309", {"rtx-3090", "rtx-3090-ti"}),
         ("estimator compare x --methods full,ia", {"full,ia3"}),
         ("estimator estimate x --method vera --d-", {"--d-initial"}),

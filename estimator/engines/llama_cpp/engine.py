@@ -430,6 +430,20 @@ class LlamaCpp(Engine):
         """The plan with so many cells of the cache, of all sequences."""
         return plan.model_copy(update={"llama_cpp": plan.llama_cpp.model_copy(update={"n_ctx": context})})
 
+    def layers(self, model: Model) -> int:
+        return hparams.read(model.header).n_layer
+
+    def stored(self, model: Model) -> int:
+        return sum(tensor.nbytes for tensor in model.header.tensors.values())
+
+    def places(self, plan: Any) -> int:
+        return len(cards_of(plan))
+
+    def shared_out(self, plan: Any, layers: int) -> tuple[int, ...]:
+        shares = plan.llama_cpp.model_copy(update={"n_gpu_layers": layers})
+        places = layout_of(plan.model_copy(update={"llama_cpp": shares}), layers - 1).layers
+        return tuple(places.count(place) for place in range(self.places(plan)))
+
     def limits(self, plan: Any, model: Model) -> tuple[Limit, ...]:
         return _limits_of(plan, usage_of(plan, model))
 
