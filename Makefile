@@ -61,6 +61,11 @@ figures: .venv/base
 	.venv-litgpt/bin/python -m pip install --quiet --no-deps 'litgpt==0.5.13' # it asks for an older huggingface-hub
 	touch $@
 
+.venv-mlx/made: pyproject.toml # MLX and mlx-lm, whose steps and calls are measured on a CPU
+	$(PYTHON) -m venv .venv-mlx
+	.venv-mlx/bin/python -m pip install --quiet 'mlx[cpu]==0.32.*' 'mlx-lm==0.32.*'
+	touch $@
+
 .venv-deepspeed/made: pyproject.toml # DeepSpeed, whose ZeRO steps are measured on its CPU accelerator
 	$(PYTHON) -m venv .venv-deepspeed
 	DS_BUILD_OPS=0 .venv-deepspeed/bin/python -m pip install --quiet --editable '.[trace]' 'deepspeed==0.19.*'

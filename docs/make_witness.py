@@ -46,6 +46,8 @@ STEPS["litgpt: steps"] = [".venv-litgpt/bin/python", "-m", "tests.cases.litgpt_s
 STEPS["litgpt: tests"] = [".venv-litgpt/bin/python", "-m", "pytest", *LITGPT]
 STEPS["install deepspeed"] = ["make", ".venv-deepspeed/made"]
 STEPS["deepspeed: steps"] = [".venv-deepspeed/bin/python", "-m", "tests.cases.zero_steps"]
+STEPS["install mlx"] = ["make", ".venv-mlx/made"]
+STEPS["mlx: steps and calls"] = [".venv-mlx/bin/python", "-m", "tests.cases.mlx_steps"]
 for release in TRANSFORMERS:
     STEPS[f"install transformers {release}"] = ["make", f".venv-{release}/made"]
     STEPS[f"transformers {release}: steps"] = [f".venv-{release}/bin/python", "-m", "tests.cases.release_steps"]

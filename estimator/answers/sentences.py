@@ -17,7 +17,8 @@ _TRAINING_ROWS = ("optimizer", "saved", "gradients")
 
 def counted(result: Result, against: str | None = None) -> str:
     """The memory that a result's budget, or another of its limits, is of: ``dirty memory``; empty for the process."""
-    words = {"process": "", "run": "", "dirty": "dirty memory", "used": "RAM in use", "device": "the device's memory"}
+    words = {"dirty": "dirty memory", "used": "RAM in use", "device": "the device's memory"}
+    words |= dict.fromkeys(("process", "run", "peak"), "")
     name = against or result.against
     return words.get(name, f"memory of {name}")
 

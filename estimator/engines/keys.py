@@ -28,6 +28,8 @@ class Keys:
     """Keys of a step that act on this engine alone."""
     dtypes: Any = None
     """A ``Literal`` of the dtypes that it alone has."""
+    takes: tuple[str, ...] = ()
+    """Keys of a step in PyTorch that it has, too."""
     topic: tuple[str, str] | None = None
     """Where ``--help`` shows its keys: a topic and its title."""
     claims: Callable[[Mapping[str, Any]], bool] = lambda data: False

@@ -19,6 +19,7 @@ FOLDERS = {
     "torch-cuda": "torch_cuda",
     "llama.cpp": "llama_cpp",
     "vllm": "vllm",
+    "mlx": "mlx",
 }
 """The folder of each engine, by the name that a plan's ``runtime`` has for it. The first is the default."""
 

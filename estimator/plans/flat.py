@@ -88,7 +88,8 @@ def nested(
     data, method = {name: _plain(value) for name, value in base.items()}, {}
     for name, value in sorted(keys.items(), key=lambda item: item[0] not in Plan.model_fields):
         value = _plain(value)
-        block = next((block for block in BLOCKS if name in own_keys(block)), None)
+        own_to_method = name in _fields_of(data.get("method"))
+        block = None if own_to_method else next((block for block in BLOCKS if name in own_keys(block)), None)
         if name in Plan.model_fields:
             data[name] = convert(name, value, Plan.model_fields[name].annotation)
         elif block is None:
@@ -105,6 +106,12 @@ def nested(
     if method:
         data["method"] = _method(data.get("method", "full"), method, keys.get("method"), convert)
     return data
+
+
+def _fields_of(method: Any) -> Mapping[str, FieldInfo]:
+    """The options of a method that is given by its name or as a block; none of what is no method."""
+    name = method.get("name") if isinstance(method, Mapping) else getattr(method, "name", method)
+    return METHODS[name].model_fields if isinstance(name, str) and name in METHODS else {}
 
 
 def _plain(value: Any) -> Any:

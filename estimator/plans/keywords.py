@@ -80,7 +80,8 @@ class OneDeviceKeys(TypedDict, total=False):
     gradient_clipping: bool
     sharding: Mapping[str, Any] | str | None
     run: Mapping[str, Any] | None
-    runtime: Literal['torch-cpu', 'torch-cuda', 'llama.cpp']
+    runtime: Literal['torch-cpu', 'torch-cuda', 'llama.cpp', 'mlx']
+    mlx: Mapping[str, Any]
     llama_cpp: Mapping[str, Any]
     previous_seq: int | None
     empty_cache: bool
@@ -119,6 +120,15 @@ class OneDeviceKeys(TypedDict, total=False):
     override_tensor: str | None
     backend: Literal['cpu', 'cpu-avx512', 'cpu-arm', 'cpu-plain', 'metal', 'vulkan', 'cuda'] | None
     build: Literal['2025', '0c1e57098', 'b11739']
+    num_layers: int | None
+    max_tokens: int
+    prefill_step_size: int
+    max_kv_size: int | None
+    kv_bits: Literal[4, 8] | None
+    kv_group_size: Literal[32, 64, 128]
+    quantized_kv_start: int
+    q_group_size: Literal[32, 64, 128]
+    iogpu_wired_limit_mb: int | None
     max_new_tokens: int
     num_beams: int
     cache_implementation: Literal['dynamic', 'static', 'quantized']
@@ -255,7 +265,6 @@ class OneDeviceKeys(TypedDict, total=False):
     token_dim: int | None
     num_transformer_submodules: int | None
     num_attention_heads: int | None
-    num_layers: int | None
     prompt_tuning_init: Literal['RANDOM', 'SAMPLE_VOCAB', 'TEXT']
     prompt_tuning_init_text: str | None
     tokenizer_name_or_path: str | None

@@ -85,12 +85,16 @@ CAUSAL_KEYS = (
 """Keys that have rules for causal language models alone."""
 
 
+def _has_step_with(key: str, plan: Any) -> bool:
+    return plan.engine.runs_steps or key in ENGINES[plan.runtime].takes
+
+
 def _has_engine_with(keys: tuple[str, ...], plan: Any) -> bool:
     return set(keys) <= set(ENGINES[plan.runtime].names)
 
 
 OWNERS = (
-    Owner("runtime: torch-cpu or torch-cuda", lambda p: p.engine.runs_steps, PYTORCH_KEYS),
+    *(Owner("runtime: torch-cpu or torch-cuda", partial(_has_step_with, key), (key,)) for key in PYTORCH_KEYS),
     Owner("task: train", lambda p: p.task == "train", TRAINING_KEYS),
     Owner("task: infer", lambda p: p.task == "infer", ("generate",)),
     Owner("one forward pass, not to generate", lambda p: p.generate is None, ONE_PASS_KEYS),

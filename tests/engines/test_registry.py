@@ -135,13 +135,13 @@ def with_toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.mark.parametrize(
     ("arguments", "status", "says"),
     [
-        ("smollm-135m --runtime toy --kv-bits 8 --seq 100 --budget 1GiB", 0, "Fits in 1.00 GiB"),
+        ("smollm-135m --runtime toy --cache-bits 8 --seq 100 --budget 1GiB", 0, "Fits in 1.00 GiB"),
         ("smollm-135m --runtime toy --budget 10MiB", 1, "Does not fit in 10.00 MiB"),
         ("smollm-135m --runtime toy --task train", 2, "task: train does not go with runtime: toy"),
         ("smollm-135m --runtime torch-cpu --dtype toy-4bit", 2, "dtype: toy-4bit does not go with runtime: torch-cpu"),
         ("smollm-135m --runtime toy_engine", 2, "is runtime: toy"),
-        ("smollm-135m --runtime torch-cpu --kv-bits 8", 2, "toy belongs to runtime: toy, not torch-cpu"),
-        ("--help-toy", 0, "--kv-bits"),
+        ("smollm-135m --runtime torch-cpu --cache-bits 8", 2, "toy belongs to runtime: toy, not torch-cpu"),
+        ("--help-toy", 0, "--cache-bits"),
         ("smollm-135m --seq 8", 0, "A training step in PyTorch on a CPU"),
     ],
 )

@@ -27,6 +27,7 @@ MODEL = "smollm-135m"
 LORA = {"name": "lora", "r": 4, "target_modules": ["q_proj"]}
 CUDA, LITGPT = {"runtime": "torch-cuda"}, {"implementation": "litgpt", "model": "tiny-llama-1.1b"}
 LLAMA_CPP = {"runtime": "llama.cpp"}
+MLX = {"runtime": "mlx"}
 PREFIX = {"name": "prefix_tuning", "num_virtual_tokens": 3}
 PROMPT = {"name": "prompt_tuning", "num_virtual_tokens": 3}
 ADAPTION = {"name": "adaption_prompt", "adapter_len": 3, "adapter_layers": 2}
@@ -72,6 +73,18 @@ REFUSED: list[dict[str, Any]] = [
     {**LLAMA_CPP, "devices": ["rtx-3090", "rtx-3060"], "llama_cpp": {"split_mode": "row"}},
     {**CUDA, "model": "x.gguf"},
     {**CUDA, "dtype": "q8_0"},
+    {**MLX, "dtype": "nf4", "method": LORA},
+    {**MLX, "method": "ia3"},
+    {**MLX, "method": {**LORA, "bias": "all"}},
+    {**MLX, "method": {**LORA, "lora_dropout": 0.1}},
+    {**MLX, "checkpointing": "attention"},
+    {**MLX, "optimizer": "lion"},
+    {**MLX, "task": "infer", "method": LORA},
+    {**MLX, "task": "infer", "batch": 2},
+    {**MLX, "device": "rtx-4090"},
+    {**MLX, "mlx": {"iogpu_wired_limit_mb": 9000}},
+    {**MLX, "device": "apple-16gb", "budget": "9GiB", "mlx": {"iogpu_wired_limit_mb": 9000}},
+    {**CUDA, "dtype": "mlx-4bit"},
     {**LITGPT, "task": "infer"},
     {"method": "mezo", "task": "infer"},
     {"sharding": {**SHARDED, "name": "zero1"}, "task": "infer"},
@@ -266,6 +279,7 @@ VALUES: dict[str, Any] = {
     "litgpt": "0.4.12",
     "llama_cpp": {"n_ctx": 512},
     "devices": ["rtx-3090"],
+    "mlx": {"num_layers": 2},
     "attention_mask": True,
     "data_collator": True,
     "convert_outputs_to_fp32": True,
@@ -284,6 +298,7 @@ VALUES: dict[str, Any] = {
 WITHOUT: dict[str, dict[str, Any]] = {
     "runtime: torch-cpu or torch-cuda": LLAMA_CPP,
     "runtime: llama.cpp": {"runtime": "torch-cpu"},
+    "runtime: mlx": {"runtime": "torch-cpu"},
     "task: train": {"task": "infer"},
     "task: infer": {"task": "train"},
     "one forward pass, not to generate": {"generate": {}},

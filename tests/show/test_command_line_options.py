@@ -13,6 +13,7 @@ import pytest
 
 from estimator.answers.estimate import estimate
 from estimator.engines.llama_cpp.options import LlamaCppOptions
+from estimator.engines.mlx.options import MlxOptions
 from estimator.methods.registry import METHODS
 from estimator.moments.options import RunOptions
 from estimator.plans.plan import Plan
@@ -238,11 +239,11 @@ WITHOUT_EFFECT = (
 
 def test_every_key_has_an_example_here() -> None:
     """Asks the contract: every key is an option. A new key needs a row in the tables above."""
-    elsewhere = {"model", "llama_cpp", "devices", "generate", "run", "sharding"} | {
-        "target_seq"
-    }  # of no built-in model
+    blocks = {"llama_cpp", "mlx", "generate", "run", "sharding"}
+    elsewhere = {"model", "devices", "target_seq"} | blocks  # target_seq: of no built-in model
     assert PLAN_OPTIONS.keys() | elsewhere == Plan.model_fields.keys()
     assert ENGINE_OPTIONS.keys() == LlamaCppOptions.model_fields.keys()
+    assert MLX_OPTIONS.keys() == MlxOptions.model_fields.keys()
     assert GENERATE_OPTIONS.keys() == GenerateOptions.model_fields.keys()
     assert RUN_OPTIONS.keys() == RunOptions.model_fields.keys()
     assert {key for kind in METHODS.values() for key in kind.model_fields} >= METHOD_OPTIONS.keys()
@@ -290,6 +291,37 @@ def test_every_key_of_the_engine_is_an_option(key: str, capsys: pytest.CaptureFi
     printed = json.loads(capsys.readouterr().out)
     assert printed == estimate(plan, llama_cpp={**block, key: value}).to_dict()
     assert printed != estimate(plan, llama_cpp=block).to_dict()
+
+
+LONG = ["--task", "infer", "--seq", "600"]
+MLX_OPTIONS: dict[str, tuple[list[str], Any]] = {
+    "num_layers": (["--num-layers", "2"], 2),
+    "max_tokens": ([*LONG, "--max-tokens", "200"], 200),
+    "prefill_step_size": ([*LONG, "--prefill-step-size", "256"], 256),
+    "max_kv_size": ([*LONG, "--max-kv-size", "100"], 100),
+    "kv_bits": ([*LONG, "--kv-bits", "8"], 8),
+    "kv_group_size": ([*LONG, "--kv-group-size", "32"], 32),
+    "quantized_kv_start": ([*LONG, "--quantized-kv-start", "5"], 5),
+    "q_group_size": (["--dtype", "mlx-4bit", "--q-group-size", "32"], 32),
+    "iogpu_wired_limit_mb": (["--iogpu-wired-limit-mb", "9000"], 9000),
+}
+
+
+@pytest.mark.parametrize("key", MLX_OPTIONS)
+def test_every_key_of_mlx_is_an_option(key: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Asks the contract: the option gives what the key gives, and something else than leaving it out."""
+    options, value = MLX_OPTIONS[key]
+    plan: dict[str, Any] = {"model": "qwen3-0.6b", "runtime": "mlx", "seq": 600 if "--seq" in options else 8}
+    plan |= {"task": "infer"} if "--task" in options else {"dtype": "mlx-4bit"} if "--dtype" in options else {}
+    block = {"quantized_kv_start": 0} if key == "kv_bits" else {"kv_bits": 4} if key == "quantized_kv_start" else {}
+    block = {"kv_bits": 4, "quantized_kv_start": 0} if key == "kv_group_size" else block
+    plan |= {"device": "apple-16gb"} if key == "iogpu_wired_limit_mb" else {}
+    beside = ["--device", "apple-16gb"] if key == "iogpu_wired_limit_mb" else []
+    beside += [text for name, own in block.items() for text in (f"--{name.replace('_', '-')}", str(own))]
+    assert main(["estimate", "qwen3-0.6b", "--runtime", "mlx", "--seq", "8", "--json", *options, *beside]) in (0, 1)
+    printed = json.loads(capsys.readouterr().out)
+    assert printed == estimate(plan, mlx={**block, key: value}).to_dict()
+    assert printed != estimate(plan, mlx=block).to_dict()
 
 
 GENERATE_OPTIONS: dict[str, tuple[list[str], Any]] = {

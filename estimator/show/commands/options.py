@@ -64,8 +64,10 @@ def add_plan_options(parser: argparse.ArgumentParser, arguments: Sequence[str], 
         elif name != "model" and name not in without:
             add_field(group, name, field)
     of_methods = method_keys(arguments)
+    of_blocks = {key for block in BLOCKS for key in own_keys(block)}
     for name, fields in of_methods.items():
-        add_field(groups["method"], name, *fields)
+        if name not in of_blocks:  # an option is the method's where the method has it (``nested``)
+            add_field(groups["method"], name, *fields)
     parser.set_defaults(method_keys=of_methods)
 
 

@@ -1,0 +1,1 @@
+"""MLX: mlx-lm trains and generates, on Apple silicon or on a CPU."""

@@ -1,0 +1,70 @@
+"""MLX: what mlx-lm's own steps and calls take on a CPU is what the engine says. The witness is mlx-lm itself."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from estimator import estimate
+from estimator.errors import InputError
+from tests.cases.mlx_steps import CASES, RECORD
+from tests.cases.small_models import write_config
+
+PUBLISHED = json.loads(RECORD.with_name("published.json").read_text(encoding="utf-8"))["rows"]
+PAGE = (RECORD.parents[2] / "mlx.md").read_text(encoding="utf-8")
+RUNS: dict[str, dict[str, Any]] = json.loads(RECORD.read_text(encoding="utf-8"))["runs"]
+SPREAD = 0.03
+"""By this a peak may differ from one of those that were measured."""
+
+
+@pytest.mark.parametrize("name", RUNS)
+def test_measured(name: str, tmp_path: Path) -> None:
+    """Parameters, gradients, states and caches are equal. So is the peak to the largest that was measured, where the
+    thread that frees was behind for as long as MLX lets it."""
+    config, plan = CASES[name]
+    found = estimate({**plan, "model": write_config(tmp_path, config), "runtime": "mlx"}).bytes
+    run = dict(RUNS[name])
+    peaks = run.pop("peaks_above_resident")
+    assert {key: found[key] for key in run} == run
+    assert min(abs(found["peak_above_resident"] / peak - 1) for peak in peaks) <= SPREAD
+
+
+@pytest.mark.parametrize("row", PUBLISHED, ids=lambda row: f"{row['plan']['model']}-{row['gb']}")
+def test_published(row: dict[str, Any]) -> None:
+    """Of what others published for Apple silicon, and the table that ``docs/mlx.md`` has of it."""
+    peak = estimate({**row["plan"], "runtime": "mlx", "task": "infer"}).bytes["peak"] / 1e9
+    assert -0.12 < peak / row["gb"] - 1 < 0.01
+    plan = row["plan"]
+    group = f", groups of {plan['mlx']['q_group_size']}" if "q_group_size" in plan.get("mlx", {}) else ""
+    published = f"{row['gb']} GB | {peak:.2f} GB | {peak / row['gb'] - 1:+.1%}"
+    assert f"| {plan['model']} | {plan['dtype']}{group} | {plan['seq']:,} | {published} |" in PAGE
+
+
+def test_a_mac_has_a_kernel_for_attention() -> None:
+    """Asks the contract: while it generates, a GPU has no scores of the whole prompt."""
+    plan = {"model": "qwen3-0.6b", "runtime": "mlx", "task": "infer", "seq": 4097, "mlx": {"prefill_step_size": 4096}}
+    assert estimate(plan, device="apple-16gb").bytes["peak"] < 0.9 * estimate(plan).bytes["peak"]
+
+
+def test_the_wired_limit_of_a_mac_can_be_set() -> None:
+    """Asks the contract: sysctl iogpu.wired_limit_mb is the limit, where it is set."""
+    plan = {"model": "qwen3-0.6b", "runtime": "mlx", "task": "infer", "device": "apple-16gb"}
+    assert estimate(plan, iogpu_wired_limit_mb=14000).budget_bytes == 14000 * 2**20
+
+
+@pytest.mark.parametrize(
+    ("keys", "says"),
+    [
+        ({"mlx": {"num_layers": 99}}, "which has 28 layers; set num_layers: -1"),
+        ({"model": "gpt2"}, "model_type: gpt2 has no rule with runtime: mlx"),
+        ({"model": "qwen3-30b-a3b"}, "set dtype: float32 or mlx-4bit, or name a Mac"),
+        ({"method": {"name": "lora", "target_modules": ["c_attn"]}}, "target_modules: none of them is a layer"),
+    ],
+)
+def test_refused_once_the_model_is_known(keys: dict[str, Any], says: str) -> None:
+    """Asks the contract: one line that says what is wrong and how to mend it."""
+    with pytest.raises(InputError, match=says):
+        estimate({"model": "qwen3-0.6b", "runtime": "mlx", "seq": 8, **keys})
