@@ -25,18 +25,31 @@ from .split import PartOfHead, Split
 from .step import Step
 from .substitution import substitute
 
+_OF_CONFIGS = (
+    *("model_type", "kinds", "symbols", "structure", "defaults", "nulls", "switches", "rates", "lists", "layers"),
+    *("aliases", "window", "harmless", "recorded"),
+)
+"""What says of which configs a family is. Programs of a file that differ in settings alone share these objects."""
+
 
 def _fitting(families: Sequence[Family], raw: Mapping[str, Any]) -> tuple[list[Family], list[InputError]]:
     """The families that a config.json is of, and why others of its ``model_type`` are not."""
     fitting: list[Family] = []
     refused: list[InputError] = []
+    known: dict[tuple[object, ...], InputError | None] = {}
     for family in families:
-        try:
-            family.check_config(raw)
+        of = *(id(getattr(family, part)) for part in _OF_CONFIGS), "K" in family.fixed, "K" in family.ones
+        if of not in known:
+            known[of] = None
+            try:
+                family.check_config(raw)
+            except InputError as error:
+                known[of] = error
+        why = known[of]
+        if why is None:
             fitting.append(family)
-        except InputError as error:
-            if family.model_type == raw.get("model_type"):
-                refused.append(error)
+        elif family.model_type == raw.get("model_type"):
+            refused.append(why)
     return fitting, refused
 
 

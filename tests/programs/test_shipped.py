@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import random
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +12,16 @@ import pytest
 
 import estimator
 from estimator.errors import InputError
+from estimator.operators.table import RULES
 from estimator.plans import models, recorded_programs
 from estimator.plans.plan import parse_plan
 from estimator.plans.resolve import resolve
 from estimator.programs.expressions import evaluate
 from estimator.programs.family import Family
 from estimator.programs.program_files import load_together, read_together, written, written_together
+from estimator.programs.program_files.reading import Reader
 from estimator.programs.setting import Setting, Settings, merged
-from estimator.programs.shipped import Shipped, shipped_config
+from estimator.programs.shipped import Shipped, _fitting, shipped_config
 from estimator.programs.step import Procedure, Step
 from estimator.recorder import families
 from estimator.steps.step import run
@@ -52,6 +54,27 @@ def test_a_file_is_written_as_it_is(path: Path) -> None:
     again = read_together(written_together(programs), path.name)  # terms of a sum may stand in another order
     assert [program.whole for program in again] == [program.whole for program in programs]
     assert all(program.model_type == path.name.partition(".")[0] for program in programs)
+
+
+@pytest.mark.share(3)
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+def test_programs_of_the_same_configs_are_asked_once(path: Path) -> None:
+    """What is read, and which fit a config, is as if each program stood alone, with all that others of its file say."""
+    together, raw = load_together(path), config_of(path)
+    heads: list[dict[str, Any]] = []
+    for row in json.loads(path.read_text())["programs"]:
+        like = row.pop("like", 0)
+        heads.append({**heads[like], **row} if heads else row)
+    alone = [Reader(path.name, RULES).head(head) for head in heads]
+    read = [field.name for field in fields(Family)]
+    assert [[getattr(one, name) for name in read] for one in together] == [
+        [getattr(one, name) for name in read] for one in alone
+    ]
+    for other in (raw, {**raw, "tie_word_embeddings": 3}, {**raw, "num_key_value_heads": 1}):
+        fitting, refused = _fitting(together, other)
+        each = [_fitting([one], other) for one in alone]
+        assert [together.index(one) for one in fitting] == [n for n, (found, _) in enumerate(each) if found]
+        assert [*map(str, refused)] == [str(error) for _, errors in each for error in errors]
 
 
 def test_the_folder_is_small() -> None:

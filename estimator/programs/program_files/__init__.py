@@ -12,7 +12,7 @@ Nothing in a file is executed.
 from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import cached_property, lru_cache, partial
 from pathlib import Path
 from typing import Any
@@ -54,6 +54,13 @@ def read(text: str, where: str, known: Collection[str] = RULES) -> Family:
     return Reader(where, known).family(data)
 
 
+BEYOND_HEAD = (
+    *("ones", "path", "layers", "inputs", "outputs", "tied", "modules", "parameters", "buffers", "attributes"),
+    *("before", "after", "bodies"),
+)
+"""The parts of a program that say nothing of its configs, but for symbols that may be 1."""
+
+
 @dataclass(frozen=True)
 class Unread(Family):
     """A family in a file of which only the head has been read."""
@@ -86,9 +93,14 @@ def read_together(text: str, where: str, known: Collection[str] = RULES) -> list
         own = dict(row)
         like = Reader(where, known).integer(own.pop("like", 0), "like", 0, max(i - 1, 0))
         heads.append({**heads[like], **own} if i else own)
-        head = Reader(title, known).head(heads[i])
+        reader, whole = Reader(title, known), partial(_read_whole, text, where, i, title, known)
+        if i and own.keys() <= {*BEYOND_HEAD, "settings", "chunk"}:  # of the same configs as the other one
+            data = reader.checked(heads[i])
+            found.append(replace(found[like], settings=reader.served(data), **reader.regime(data), read=whole))
+            continue
+        head = reader.head(heads[i])
         parts = {field.name: getattr(head, field.name) for field in fields(head)}
-        found.append(Unread(**parts, read=partial(_read_whole, text, where, i, title, known)))
+        found.append(Unread(**parts, read=whole))
     return found
 
 

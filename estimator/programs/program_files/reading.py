@@ -355,8 +355,6 @@ class Reader(Checker):
             self.text(recorded.get(key), key)
         if "reads" in recorded:
             recorded["reads"] = [self.text(x, "reads") for x in self.list_(recorded["reads"], "reads", MOST_READS)]
-        self.place = "settings"
-        settings = tuple([self.settings(one) for one in self.list_(data["settings"], "settings", MOST_SETTINGS)])
         interfaces = self.flag(data["interfaces"], "interfaces")
         self.place = "dtype"
         program = replace(_EMPTY, dtype=self.dtype(data["dtype"]))
@@ -386,16 +384,20 @@ class Reader(Checker):
             **self.regime(data),
             aliases=self.mapping(data, "aliases", self.text),
             tp_plan=self.mapping({"tp_plan": {}, **data}, "tp_plan", self.text),
-            settings=settings,
+            settings=self.served(data),
             interfaces=interfaces,
             recorded=recorded,
         )
         self.generates = family.holds_cache
-        if self.generates and any(one["past"] != (None,) for one in settings):
+        if self.generates and any(one["past"] != (None,) for one in family.settings):
             for name in CACHED_SIZES:
                 sizes_symbol(name)
                 self.symbols.add(name)
         return family
+
+    def served(self, data: Mapping[str, Any]) -> tuple[Settings, ...]:
+        self.place = "settings"
+        return tuple([self.settings(one) for one in self.list_(data["settings"], "settings", MOST_SETTINGS)])
 
     def settings(self, value: Any) -> Settings:
         found = dict(ALONE)
