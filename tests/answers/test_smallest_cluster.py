@@ -95,6 +95,7 @@ def test_what_fits_without_the_margin_alone_is_tight() -> None:
     assert {row["verdict"] for row in found.to_dict()["layouts"]} == {"tight"}
 
 
+@pytest.mark.share(3)
 def test_where_nothing_fits_the_nearest_is_named() -> None:
     found = smallest_cluster({"model": "llama-3.1-405b", "seq": 64}, ["raspberry-pi-5-8gb", "t4"], 2)
     assert found.verdict == "does not fit"

@@ -54,7 +54,7 @@ PROSE: dict[str, tuple[list[str], int]] = {
 }
 
 
-@pytest.mark.share(3)
+@pytest.mark.share(6)
 @pytest.mark.parametrize("name", PROSE)
 def test_no_line_is_wider_than_the_terminal(name: str, printed: Callable[..., str]) -> None:
     """Every command that prints for people; its numbers and names are those of a terminal without end, whole."""
@@ -154,6 +154,7 @@ QUIET: dict[str, str] = {
 }
 
 
+@pytest.mark.share(3)
 @pytest.mark.parametrize("name", QUIET)
 def test_quiet_prints_the_answer_alone(name: str, printed: Callable[..., str]) -> None:
     """No table, no notes; without a budget an estimate is its process."""

@@ -51,7 +51,7 @@ def refusal(case: dict[str, Any], folder: Path) -> str:
         return str(error)
 
 
-@pytest.mark.share(10)
+@pytest.mark.share(20)
 @pytest.mark.parametrize("case", CASES)
 def test_a_public_file_is_read_as_its_tool_reads_it(case: dict[str, Any], tmp_path: Path) -> None:
     """A key of the file sets a key of the plan, is assumed about, or is named as ignored; or it is off."""
@@ -90,7 +90,7 @@ def _built_in(model: str) -> str:
         return model
 
 
-@pytest.mark.share(10)
+@pytest.mark.share(20)
 @pytest.mark.parametrize("case", CASES)
 def test_the_plan_of_a_public_file_has_the_same_estimate(case: dict[str, Any], tmp_path: Path) -> None:
     """The plan that ``check`` prints is whole: asked for again, it gives the same bytes."""

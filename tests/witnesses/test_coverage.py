@@ -38,6 +38,7 @@ def test_what_is_not_equal_is_explained() -> None:
     assert {row.name for row in ROWS.values() if row.found not in ("equal", "neither")} == set(WHY_NOT)
 
 
+@pytest.mark.share(3)
 @pytest.mark.parametrize(("name", "variant"), [*SHARE, *UNUSUAL])
 def test_a_row_is_what_is_measured_now(name: str, variant: str, tmp_path: Path) -> None:
     """Witness: measurement."""
