@@ -26,7 +26,7 @@ from estimator.witnesses.measure import run_step
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from tests.cases.generate_calls import random_call
-from tests.cases.llama_cpp_runs import logs, usage_of_log
+from tests.cases.llama_cpp_runs import PADDED, device_logs, device_runs, devices_of_log, logs, usage_of_log
 from tests.cases.llama_cpp_runs import predicted as predicted_usage
 from tests.cases.llama_cpp_runs import runs as recorded_runs
 from tests.cases.published_runs import BARS, METRICS, Run, left_out, runs, sources
@@ -308,6 +308,40 @@ def llama_cpp() -> list[str]:
             name, backend = log["model"], log["llama_cpp"]["backend"]
             computed = f"{log['mib']['compute']:.2f} | {use.reserved[0] / 2**20:.2f}"
             lines.append(f"| {name} | {backend} | {log['llama_cpp']['n_ctx']} | {computed} |")
+    return [*lines, *llama_cpp_devices()]
+
+
+def llama_cpp_devices() -> list[str]:
+    """What runs over workers, and public logs of several GPUs or partly offloaded, say of runtime llama.cpp."""
+    lines = [
+        "",
+        f"llama.cpp over one, two and three workers of its RPC backend (b11739): {len(device_runs())} recorded runs "
+        "(`docs/measured/llama_cpp/devices.json`), partly offloaded, of 15 models with windows, experts, latent "
+        "attention and states. Weights, cache and states, compute and output of each device and of the host are equal to the byte "
+        "in all; `make witness` asks 200 others.",
+        "",
+        f"{len(device_logs())} public logs of GPUs that share a model, or have a part of its layers "
+        "(`docs/measured/llama_cpp/device_logs.json`, most of the fork ik_llama.cpp). The cache of each GPU and of the "
+        "host is equal to the printed digit (a quantised one of the fork has up to 0.05 MiB more), and so are the "
+        "weights where the file is a plain recipe. *By free memory*: the log does not say how much each card had free, "
+        "and the sums are equal. Of the compute buffers that of the last GPU is shown. The fork keeps a second hidden "
+        "state beside the logits there (2.6 % more), and copies no weights of the host to a GPU, which mainline does:",
+        "",
+        "| log | GPUs | KV cache, MiB | weights, MiB | compute, log | predicted |",
+        "| --- | ---: | --- | --- | ---: | ---: |",
+    ]
+    for log in device_logs():
+        found, last = devices_of_log(log), f"CUDA{log['devices'] - 1}"
+        cells = []
+        for part in ("kv_cache", "weights"):
+            printed = {name: sizes[part] for name, sizes in log["mib"].items() if part in sizes}
+            equal = all(abs(found[name][part] / 2**20 - size) <= PADDED for name, size in printed.items())
+            told = " + ".join(f"{size:,.2f}" for size in printed.values())
+            cells.append(f"{told}{'' if equal else ', by free memory'}")
+        compute = log["mib"][last].get("compute")
+        cells.append("" if compute is None else f"{compute:,.2f}")
+        cells.append("" if compute is None else f"{found[last]['compute'] / 2**20:,.2f}")
+        lines.append(f"| {log['id'].removeprefix('ik-').removesuffix('-')} | {log['devices']} | {' | '.join(cells)} |")
     return lines
 
 

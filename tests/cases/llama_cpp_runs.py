@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
+from estimator.answers.estimate import estimate
 from estimator.engines.llama_cpp import convert
 from estimator.engines.llama_cpp.builds import BUILDS
 from estimator.engines.llama_cpp.header import Header, TensorInfo
@@ -117,3 +119,32 @@ def usage_of_log(log: dict[str, Any]) -> Usage:
     return usage(
         header, parameters, BUILDS["2025"], "cpu", lambda layers: Layout((device,), share_out(layers, layers + 1, [1]))
     )
+
+
+PADDED = 0.06
+"""MiB by which a quantised cache of ik_llama.cpp is larger, in whose buffers each row is padded."""
+
+
+def device_runs() -> list[dict[str, Any]]:
+    """Recorded runs over workers of the engine's RPC backend."""
+    found: list[dict[str, Any]] = json.loads((MEASURED / "devices.json").read_text())["runs"]
+    return found
+
+
+def device_logs() -> list[dict[str, Any]]:
+    """Public logs of several devices, or of a part of the layers on one."""
+    found: list[dict[str, Any]] = json.loads((MEASURED / "device_logs.json").read_text())["logs"]
+    return found
+
+
+@cache
+def _estimated(log: str) -> dict[str, Mapping[str, int]]:
+    asked = json.loads(log)
+    devices = ["rtx-4090"] * asked["devices"]
+    found = estimate(asked["model"], dtype=asked["dtype"], devices=devices, llama_cpp=asked["llama_cpp"])
+    return {one["name"]: one["bytes"] for one in found.devices}
+
+
+def devices_of_log(log: dict[str, Any]) -> dict[str, Mapping[str, int]]:
+    """The bytes of each device and of the host in a log's run, on equal cards where nothing says how it was shared."""
+    return _estimated(json.dumps(log))

@@ -10,12 +10,8 @@ from typing import Any
 
 import pytest
 
-from tests.cases.llama_cpp_devices import RECORD, predicted
-
-
-def recorded() -> list[dict[str, Any]]:
-    runs: list[dict[str, Any]] = json.loads(RECORD.read_text())["runs"]
-    return runs
+from tests.cases.llama_cpp_devices import predicted
+from tests.cases.llama_cpp_runs import device_runs
 
 
 def differing(run: dict[str, Any], folder: Path) -> str:
@@ -25,10 +21,10 @@ def differing(run: dict[str, Any], folder: Path) -> str:
 
 
 @pytest.mark.share(3)
-@pytest.mark.parametrize("number", range(len(recorded())))
+@pytest.mark.parametrize("number", range(len(device_runs())))
 def test_every_buffer_of_every_device(number: int, tmp_path: Path) -> None:
     """Witness: recorded runs of the engine over one, two and three workers."""
-    assert not differing(recorded()[number], tmp_path)
+    assert not differing(device_runs()[number], tmp_path)
 
 
 @pytest.mark.extra("engine")

@@ -26,6 +26,8 @@ class Build:
     """gpt-oss drops the rows without logits within its last layer, as other models do, not after it."""
     pipelines: tuple[str, ...] = ("cuda", "vulkan", "metal", "rpc")
     """Backends with asynchronous copies and events. Where all devices have them, several batches are under way."""
+    output_first: bool = True
+    """Of the layers on devices the output is the first (pull request 14655). Else it is the last."""
     float_mask: bool = False
     """The mask is float32 and padded to 64 tokens; flash attention gets a float16 copy."""
 
@@ -33,7 +35,14 @@ class Build:
 BUILDS: Mapping[str, Build] = {
     build.name: build
     for build in (
-        Build("2025", "public logs of builds of 2025", embeddings_pinned=False, pipelines=("cuda",), float_mask=True),
+        Build(
+            "2025",
+            "public logs of builds of 2025",
+            embeddings_pinned=False,
+            pipelines=("cuda",),
+            output_first=False,
+            float_mask=True,
+        ),
         Build("0c1e57098", "llama-cpp-python 0.3.36"),
         Build("b11739", "llama-cpp-py-sync 0.11739", mixed_inputs=True, states_at_once=True, early_rows=True),
     )

@@ -130,9 +130,10 @@ def layout_of(plan: Any, n_layer: int) -> placement.Layout:
         (rf"blk\.{layer}{placement.EXPERTS}", len(devices)) for layer in range(min(options.n_cpu_moe, n_layer))
     ]
     overrides += _overrides(options.override_tensor, [*(device.name for device in devices), "CPU"])
-    places = placement.share_out(n_layer, layers, shares)
+    build = BUILDS[build_of(plan)]
+    places = placement.share_out(n_layer, layers, shares, build.output_first)
     overlap = len(devices) > 1 and layers > n_layer and not options.no_kv_offload and not overrides
-    pipelines = overlap and {device.backend.kind for device in devices} <= {*BUILDS[build_of(plan)].pipelines}
+    pipelines = overlap and {device.backend.kind for device in devices} <= {*build.pipelines}
     return placement.Layout(devices, places, options.no_kv_offload, tuple(overrides), pipelines)
 
 

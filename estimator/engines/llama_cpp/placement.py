@@ -151,15 +151,16 @@ def _float(value: float) -> float:
     return result
 
 
-def share_out(layers: int, n_gpu_layers: int, shares: Sequence[float]) -> tuple[int, ...]:
+def share_out(layers: int, n_gpu_layers: int, shares: Sequence[float], output_first: bool = True) -> tuple[int, ...]:
     """The place of each layer, and at the end that of the output: the last ``n_gpu_layers`` of them are shared out.
 
     ``shares`` are of any unit. The sums and quotients are C's, since a layer on a boundary depends on their rounding.
+    Where the output is not the first, it is on a device only behind all layers.
     """
     sums = list(accumulate((_float(share) for share in shares), lambda a, b: _float(a + b)))
     points = [_float(value / sums[-1]) for value in sums]
-    first, count = max(layers + 1 - n_gpu_layers, 0), min(n_gpu_layers, layers + 1)
+    first, count = max(layers + output_first - n_gpu_layers, 0), min(n_gpu_layers, layers + 1)
     return tuple(
-        bisect_right(points, _float(_float(i - first) / count)) if i >= first else len(shares)
+        bisect_right(points, _float(_float(i - first) / count)) if first <= i < first + count else len(shares)
         for i in range(layers + 1)
     )
