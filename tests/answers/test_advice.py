@@ -74,6 +74,7 @@ def test_exact_changes_first(model: str, plain: Advice) -> None:
     assert estimate(advice.best.plan).bytes["process"] == advice.best.bytes
 
 
+@pytest.mark.share(2)
 def test_gains_add_up(model: str, plain: Advice) -> None:
     (advice,) = advise({"model": model, **KEYS, "budget": f"{smallest_exact(plain)}B"}, margin=Margin(nbytes=0))
     assert advice.steps
@@ -132,6 +133,7 @@ def test_front(plain: Advice) -> None:
         assert any(f.bytes <= one.bytes and f.work <= one.work for f in front)
 
 
+@pytest.mark.share(2)
 def test_recomputation_is_counted(plain: Advice) -> None:
     """Witness: arithmetic. Checkpointing every layer runs every layer's forward again."""
     plan = plain.base.plan
@@ -166,6 +168,7 @@ def test_any_method(model: str) -> None:
     assert [one.fits for one in found] == sorted((one.fits for one in found), reverse=True)
 
 
+@pytest.mark.share(2)
 def test_command(model: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     figure = tmp_path / "front.png"
     options = ["--dtype", "float32", "--batch", "2", "--seq", "512"]

@@ -31,6 +31,7 @@ ASKED: list[tuple[str, str, str, int, str]] = [
 ]
 
 
+@pytest.mark.share(2)
 @pytest.mark.extra("engine")
 @pytest.mark.parametrize(("model", "recipe", "kind", "sequences", "budget"), ASKED, ids=[case[0] for case in ASKED])
 def test_the_engine_fits_and_not_one_step_further(

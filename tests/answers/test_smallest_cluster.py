@@ -23,6 +23,7 @@ def answer() -> Cluster:
     return smallest_cluster(FULL, [*CARDS, "mi300x", "iphone-15"])
 
 
+@pytest.mark.share(2)
 def test_every_layout_is_that_of_estimate(answer: Cluster) -> None:
     """And its block of sharding is a plan's."""
     assert {one["device"] for one in answer.to_dict()["layouts"]} == set(CARDS)

@@ -324,6 +324,7 @@ def test_exit_status(device: str, status: int, capsys: pytest.CaptureFixture[str
     assert ("Fits in" if status == 0 else "Does not fit in") in capsys.readouterr().out
 
 
+@pytest.mark.share(2)
 def test_a_run_over_lengths(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A job dies of its longest batch: the answer is the maximum, and how likely the run meets what does not fit."""
     path = tmp_path / "lengths.jsonl"

@@ -132,6 +132,7 @@ def with_toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize(
     ("arguments", "status", "says"),
     [

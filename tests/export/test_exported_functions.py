@@ -178,6 +178,7 @@ class TestShortForm:
 
 
 class TestCommand:
+    @pytest.mark.share(2)
     def test_each_target(self, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
         for target in ("python", "numpy", "javascript", "c", "sql", "latex", "json", "xlsx"):
             path = tmp_path / f"exported.{target}"

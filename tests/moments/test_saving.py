@@ -65,6 +65,7 @@ def test_checkpoint_of_trainer(case: str, tmp_path: Path) -> None:
     assert abs(disk.bytes - 3 * sum(written.values())) < 0.01 * disk.bytes + 3 * 16384
 
 
+@pytest.mark.share(2)
 @pytest.mark.extra("trace")
 @pytest.mark.parametrize("block", METHODS, ids=lambda block: str(block["name"]))
 def test_files_of_methods(block: dict[str, Any], tmp_path: Path) -> None:

@@ -150,6 +150,7 @@ def test_sdpa_under_autocast(given: Cases) -> None:
     )
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize(("mask", "dropout"), [(None, 0.0), (2, 0.0), (1, 0.0), (2, 0.1)])
 @attended
 def test_eager(given: Cases, mask: int | None, dropout: float) -> None:
@@ -178,6 +179,7 @@ CALLS: dict[str, tuple[dict[str, Any], tuple[tuple[int, ...], ...]]] = {
 }
 
 
+@pytest.mark.share(2)
 @flash
 @pytest.mark.parametrize("dtype", [F32, BF16])
 @pytest.mark.parametrize("swapped", [None, (-2, -3)], ids=["heads first", "tokens first"])
@@ -212,6 +214,7 @@ def test_heads_that_no_kernel_takes() -> None:
 MASK_SHAPES = ((2, 1, 11, 11), (2, 4, 11, 11), (11, 11), (1, 1, 1, 11), (4, 11, 11))
 
 
+@pytest.mark.share(2)
 @flash
 @pytest.mark.parametrize("dtypes", [(F32, "bool"), (BF16, "bool"), (F32, F32), (BF16, BF16), (BF16, F32)], ids=str)
 @pytest.mark.parametrize("dropout", [0.0, 0.1])

@@ -200,6 +200,7 @@ ALONE: dict[str, tuple[Callable[..., Any], Callable[..., Any]]] = {
 }
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize("of_a_view", [False, True])
 @pytest.mark.parametrize("name", ALONE)
 @varied([((4, 6, 40),)], [(F32,), (BF16,)])

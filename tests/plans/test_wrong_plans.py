@@ -204,6 +204,7 @@ HARD = {
 }
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize("value", HARD.values(), ids=HARD)
 @pytest.mark.parametrize("key", ["batch", "model", "method", "dtype", "keep_logits", "device", "budget", "no-such-key"])
 def test_values_that_are_hard_to_print(key: str, value: Any) -> None:

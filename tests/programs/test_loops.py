@@ -113,6 +113,7 @@ def test_a_refused_formula_names_the_chunk_s_size(tmp_path: Path) -> None:
         compile_plan(plan)
 
 
+@pytest.mark.share(2)
 @pytest.mark.consistency
 @pytest.mark.parametrize("name", STEPS)
 def test_a_counted_pass_is_all_passes(name: str, tmp_path: Path) -> None:
@@ -138,6 +139,7 @@ def test_any_length_takes_as_long(tmp_path: Path) -> None:
     assert max(len(log.events.order) for log in logs) < 4000
 
 
+@pytest.mark.share(2)
 @pytest.mark.consistency
 @pytest.mark.parametrize(
     "keys", [{"method": LORA}, {"method": LORA, "checkpointing": "layer"}, {"task": "infer"}], ids=str
@@ -171,6 +173,7 @@ def test_a_formula_in_chunks(name: str, tmp_path: Path) -> None:
         }
 
 
+@pytest.mark.share(2)
 @pytest.mark.consistency
 @pytest.mark.parametrize("question", ["max-seq", "max-batch"])
 def test_the_largest_value_is_found_from_a_formula(question: str, tmp_path: Path) -> None:

@@ -440,6 +440,7 @@ def test_a_setting_is_that_of_the_module(path: Path) -> None:
         assert agrees(own, live, batch, seq, of_lengths(step, own[0], raw, batch, seq)), Setting.of(step)
 
 
+@pytest.mark.share(3)
 @pytest.mark.parametrize(
     ("model", "plan", "why"),
     [

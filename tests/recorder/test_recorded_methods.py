@@ -55,6 +55,7 @@ def test_methods_with_rules(name: str, dtype: str, tmp_path: Path) -> None:
     assert {key: getattr(of_program, key) for key in TOTALS} == {key: getattr(of_rules, key) for key in TOTALS}
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize("family", ["lfm2", "qwen3_5_text", "granitemoehybrid", "gpt_oss", "lfm2_moe", "gemma4_text"])
 def test_parameters_of_three_dimensions_that_are_not_adapted(family: str, tmp_path: Path) -> None:
     """Witness: PEFT's module. The first two have convolutions alone, and PEFT adapts no experts of the others."""

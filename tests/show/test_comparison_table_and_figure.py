@@ -39,6 +39,7 @@ def test_table_has_units_methods_and_lengths():
     assert "to 512 tokens" in text
 
 
+@pytest.mark.share(4)
 @pytest.mark.parametrize("suffix", [".svg", ".pdf"])
 def test_figure_is_written(tmp_path, suffix):
     path = tmp_path / f"figure{suffix}"
@@ -51,6 +52,7 @@ def test_figure_is_written(tmp_path, suffix):
             assert word in drawn
 
 
+@pytest.mark.share(2)
 def test_figure_is_not_blank(tmp_path):
     path = tmp_path / "figure.png"
     output("compare", MODEL, "--seqs", "256,512,1024", "--output", str(path))

@@ -124,6 +124,7 @@ def test_names_in_the_page_are_text(name: str, tmp_path: Path) -> None:
     assert "</strong> by " not in text  # of the one method there is
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize("against", [[], ["--against", "full"]], ids=["one", "two"])
 def test_the_figure(against: list[str], tmp_path: Path) -> None:
     """Bars in the colours of the methods."""

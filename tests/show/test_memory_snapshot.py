@@ -63,6 +63,7 @@ def peaks(trace: list[dict[str, Any]]) -> dict[str, int]:
     return largest
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize("keys", GPU, ids=str)
 def test_a_gpu_snapshot_has_the_estimates_bytes(keys: dict[str, Any], tmp_path: Path) -> None:
     """Reserved bytes from the segments; allocated bytes from the requests, which another allocator is given."""
@@ -100,6 +101,7 @@ def test_what_is_asked_for_is_what_is_alive(tmp_path: Path) -> None:
     assert peaks(trace)["requested"] == estimate(plan).bytes["peak"] + taken
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize("keys", CPU, ids=str)
 def test_a_cpu_snapshot_has_the_estimates_bytes(keys: dict[str, Any], tmp_path: Path) -> None:
     """Every tensor is a segment, so both totals are the peak."""
@@ -110,6 +112,7 @@ def test_a_cpu_snapshot_has_the_estimates_bytes(keys: dict[str, Any], tmp_path: 
     assert sum(one["allocated_size"] for one in snapshot["segments"]) >= found["resident"]
 
 
+@pytest.mark.share(2)
 @pytest.mark.extra("trace")
 @pytest.mark.parametrize("keys", [*GPU[:3], {**CPU[0], "runtime": "torch-cpu"}], ids=str)
 def test_pytorch_reads_it(keys: dict[str, Any], tmp_path: Path) -> None:

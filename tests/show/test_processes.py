@@ -144,6 +144,7 @@ def test_settings_of_matplotlib_are_not_the_commands(settings: bytes | None, tmp
     assert (tmp_path / "figure.png").stat().st_size
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize(
     "variables",
     [

@@ -36,6 +36,7 @@ SAME: dict[str, tuple[list[str], list[str]]] = {
 }
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize("name", SAME)
 def test_spellings_ask_the_same(name: str) -> None:
     """The other spelling has no line in the help."""

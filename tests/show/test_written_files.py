@@ -74,6 +74,7 @@ def test_an_input_is_not_written(ending: str, tmp_path: Path) -> None:
     assert plan.read_text() == text
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize("name", ["/dev/stdout", "/dev/fd/1", "/proc/self/fd/1", "log.txt", "plan.json", "/dev/stdin"])
 def test_what_standard_output_is_redirected_to_is_not_replaced(name: str, tmp_path: Path) -> None:
     """Asks the contract: what stands in a log before is not lost, nor the plan on standard input."""

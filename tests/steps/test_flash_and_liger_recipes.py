@@ -97,6 +97,7 @@ RECORDED: dict[str, dict[str, Any]] = {
 """Families whose programs are shipped: norms, biases, windows and attention of several kinds."""
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize("method", ["full", "lora"])
 @pytest.mark.parametrize("family", RECORDED)
 def test_flash_of_recorded_programs(family: str, method: str, flash: list[Any], tmp_path: Path) -> None:
@@ -112,6 +113,7 @@ def test_flash_of_recorded_programs(family: str, method: str, flash: list[Any], 
     assert set(flash) == {torch.bfloat16}
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize("family", ["llama", "qwen3"])
 @pytest.mark.parametrize("keys", [{}, {"method": "lora"}, {"dtype": F32, "autocast": BF16}])
 def test_a_recording_with_flash_is_the_program_by_hand(family: str, keys: dict[str, Any], tmp_path: Path) -> None:

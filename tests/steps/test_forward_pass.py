@@ -77,6 +77,7 @@ def test_methods(name: str, tmp_path: Path) -> None:
         assert result.trainable_parameters == 0
 
 
+@pytest.mark.share(2)
 @pytest.mark.extra("quantised")
 @pytest.mark.parametrize(("config", "plan"), [row[1:] for row in OTHERS], ids=[row[0] for row in OTHERS])
 def test_other_settings(config: dict[str, Any], plan: dict[str, Any], tmp_path: Path) -> None:

@@ -126,6 +126,7 @@ def test_quantised_bases(dtype: str, cache: str, tmp_path: Path) -> None:
     assert_call({}, {"dtype": dtype, "rest_dtype": "bfloat16", "generate": block}, tmp_path)
 
 
+@pytest.mark.share(2)
 @pytest.mark.extra("trace")
 @pytest.mark.parametrize("method", ["ia3", "ln_tuning", LORA_HEAD, DORA, {"name": "oft", "oft_block_size": 8}], ids=str)
 def test_adapters(method: Any, tmp_path: Path) -> None:

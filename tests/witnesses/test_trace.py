@@ -281,6 +281,7 @@ def test_a_trace_of_another_degree_is_noticed(make: Any, monkeypatch: pytest.Mon
     assert not replace(result, coefficients=()).equal
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize("keys", [{}, {"attention_mask": True}, {"checkpointing": "layer"}, {"seq": 12}], ids=str)
 @pytest.mark.parametrize("attention", ATTENTIONS)
 def test_the_trace_saves_what_a_cpu_saves(make: Any, attention: str, keys: dict[str, Any]) -> None:
@@ -348,6 +349,7 @@ def test_command(make: Any, capsys: pytest.CaptureFixture[str]) -> None:
     assert all(c["formula"] == c["trace"] for r in result["regimes"] for c in r["coefficients"])
 
 
+@pytest.mark.share(2)
 def test_command_names_the_tensor(
     make: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
