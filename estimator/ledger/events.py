@@ -127,11 +127,14 @@ class Events:
         return log
 
     def without_empty(self) -> Events:
-        """The log, of numbers, without what has no bytes: no allocator is called for it."""
+        """The log, of numbers, without what has no bytes, for which no allocator is called.
+
+        On a stream of its own it stays: FSDP1 waits for an event also where a rank has gathered already.
+        """
         if all(self.sizes):
             return self
         log = copy(self)
-        kept = [number for number, size in enumerate(self.sizes) if size]
+        kept = [number for number, size in enumerate(self.sizes) if size or number in self.streams]
         new = {number: place for place, number in enumerate(kept)}
         log.sizes = [self.sizes[number] for number in kept]
         log.origins = [self.origins[number] for number in kept] if self.with_origins else []
