@@ -213,7 +213,7 @@ def _is_gpu(device: Any) -> bool:
 def _defaults(plan: Plan, mapping: Mapping[str, Any]) -> list[Assumption]:
     """The defaults of the plan that decide most where neither the file, nor its tool, nor an option says them."""
     why = "the plan's default: neither the file nor its tool says it"
-    keys = ("batch", "seq", "dtype", "optimizer", "torch", "transformers")
+    keys = ("batch", "seq", "dtype", "optimizer", *(("torch", "transformers") if plan.engine.runs_steps else ()))
     silent = [
         key
         for key in keys

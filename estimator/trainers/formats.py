@@ -9,7 +9,19 @@ from typing import Any
 from ..errors import InputError, shown
 from ..io.files import STANDARD_INPUT, NotYaml, beside, existing, parse_json_or_yaml, read_json, read_text
 from ..methods.registry import read_adapter_config
-from . import accelerate, axolotl, deepspeed, llama_factory, sharing, shell, torchtune, training_arguments, trl, unsloth
+from . import (
+    accelerate,
+    axolotl,
+    deepspeed,
+    llama_factory,
+    mlx_lm,
+    sharing,
+    shell,
+    torchtune,
+    training_arguments,
+    trl,
+    unsloth,
+)
 from .settings import Reading, Settings
 
 Reader = Callable[[Mapping[str, Any], str], Reading]
@@ -18,6 +30,7 @@ READERS: Mapping[str, Reader] = {
     "axolotl": axolotl.read,
     "llama-factory": llama_factory.read,
     "torchtune": torchtune.read,
+    "mlx-lm": mlx_lm.read,
     "unsloth": unsloth.read,
     "training-arguments": training_arguments.read,
     "deepspeed": deepspeed.read,
@@ -34,7 +47,6 @@ _MARKS = {
 }
 _COMPANIONS = ("deepspeed", "accelerate")
 """Formats that say how something is launched, not what."""
-_MLX = frozenset({"fine_tune_type", "lora_parameters", "grad_checkpoint", "mask_prompt", "num_layers"})
 _OF_EXAMPLES = frozenset({"dataset_config_name", "block_size", "train_file", "validation_split_percentage"})
 """Keys of transformers' example scripts, such as ``run_clm.py``."""
 WANTED = "a training file: YAML or JSON of a tool, a shell line, or a folder that holds one"
@@ -125,8 +137,8 @@ def _keys(text: str, where: str) -> dict[str, Any]:
 def detect(keys: Mapping[str, Any], where: str) -> str:
     """The tool whose keys these are. Raises ``InputError`` where it is none that is known, or several."""
     names = {str(key) for key in keys}
-    if len(names & _MLX) > 1:
-        raise InputError(f"{where} is mlx-lm's: MLX, which runs on Apple's GPUs, has no rules here")
+    if mlx_lm.is_config(names):
+        return "mlx-lm"
     if "peft_type" in names:
         raise InputError(
             f"{where} is an adapter_config.json, which says no step: estimator estimate MODEL --method '{where}'"

@@ -17,8 +17,7 @@ from estimator.errors import InputError
 from estimator.plans.models import load
 from tests.cases.training_files import FORMATS, cases
 
-READ = [name for name in FORMATS if name != "mlx_lm"]
-CASES = [pytest.param(case, id=f"{name}-{case['address']}") for name in READ for case in cases(name)]
+CASES = [pytest.param(case, id=f"{name}-{case['address']}") for name in FORMATS for case in cases(name)]
 
 
 def written(case: dict[str, Any], folder: Path) -> Path:
@@ -103,11 +102,3 @@ def test_the_plan_of_a_public_file_has_the_same_estimate(case: dict[str, Any], t
         return
     plan = json.loads(json.dumps(checked.to_dict()["plan"]))
     assert estimate(plan).bytes == checked.result.bytes
-
-
-@pytest.mark.parametrize(
-    "case", [pytest.param(case, id=case["address"]) for case in cases("mlx_lm")] if "mlx_lm" in FORMATS else []
-)
-def test_mlx_lm_is_named_and_refused(case: dict[str, Any], tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="mlx-lm"):
-        read(case, tmp_path)

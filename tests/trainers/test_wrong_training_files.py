@@ -44,7 +44,7 @@ TEXTS = {
         json.dumps({"model_name_or_path": "m", "max_length": 8, "cutoff_len": 8}),
         "fits trl and llama-factory",
     ),
-    "mlx": ("fine_tune_type: lora\nmask_prompt: true\n", "mlx-lm"),
+    "mlx's number": ("fine_tune_type: lora\nnum_layers: many\n", "num_layers must be a number"),
     "an adapter's config": ('{"peft_type": "LORA", "r": 8}', "says no step"),
     "Python in YAML": ("base_model: !!python/object/apply:os.system ['touch ran']\n", "not valid YAML"),
     "cut off": ('{"base_model": "x", "micro', r"not valid YAML or JSON(?!.*template).*cut off"),

@@ -18,6 +18,7 @@ from .generation import CacheOptions, generate
 from .layers import Setting
 from .metal import MetalAllocator, MetalStream
 from .models import FAMILIES, Model, config_of
+from .options import unpacked
 from .training import prepare, step
 
 MIB = 2**20
@@ -110,7 +111,10 @@ class Mlx(Engine):
         }
 
     def model(self, plan: Any, load: Callable[[str], Spec]) -> Spec:
-        spec = load(plan.model)
+        base, bits = unpacked(plan.model)
+        if bits is not None and plan.dtype != f"mlx-{bits}bit":
+            raise InputError(f"model: {plan.model} has weights of {bits} bits by its name; set dtype: mlx-{bits}bit")
+        spec = load(base)
         family = str(spec.raw.get("model_type"))
         if config_of(spec.raw)["model_type"] not in FAMILIES:
             raise InputError(f"model_type: {family} has no rule with runtime: mlx; known: {', '.join(FAMILIES)}")
@@ -200,7 +204,7 @@ def _trained(plan: Any, config: Mapping[str, Any], setting: Setting) -> Found:
     adapters, tables, total, trained = _counts(model)
     if not trained:
         raise InputError("target_modules: none of them is a layer of the model; leave it out for all linear layers")
-    use = step(model, plan.batch, plan.seq, plan.optimizer, _evaluator(plan.device))
+    use = step(model, plan.batch, plan.seq, plan.optimizer, plan.gradient_accumulation_steps, _evaluator(plan.device))
     sizes = use.parameters, adapters, use.states, use.trained, 0, tables, use.peak
     return Found(*sizes, {"step": use.peak}, total + (trained if adapters else 0), trained)
 

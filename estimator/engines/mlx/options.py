@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, get_args
 
@@ -56,6 +57,17 @@ class MlxKeys(BaseModel):
     )
 
 
+_PACKED = re.compile(r"(?i)(?:mlx-community/)?(.+?)(?:-mlx)?-(?:([34568])bit|bf16|fp16)(?:-mlx)?")
+
+
+def unpacked(model: str) -> tuple[str, int | None]:
+    """A model's name without what mlx-community's names say of its weights, and their bits, where the name has some."""
+    found = _PACKED.fullmatch(model)
+    if found is None or "bnb" in model.lower():
+        return model.removeprefix("mlx-community/"), None
+    return found[1], int(found[2]) if found[2] else None
+
+
 def _claims(data: Mapping[str, Any]) -> bool:
     """Whether a plan has the block, or a dtype that MLX alone has."""
     dtype = data.get("dtype")
@@ -85,7 +97,7 @@ KEYS = Keys(
     dtypes=Quantised,
     topic=("mlx", "MLX (mlx-lm's names)"),
     claims=_claims,
-    takes=("method", "checkpointing", "optimizer"),
+    takes=("method", "checkpointing", "optimizer", "gradient_accumulation_steps"),
     refused={
         f"dtype: {{p.dtype}} does not go with runtime: mlx, which has it not; take {', '.join(DTYPES)}": (
             lambda p: p.dtype not in DTYPES

@@ -26,12 +26,13 @@ class Usage(NamedTuple):
 def prepare(model: Model, method: str, layers: int, rank: int, keys: Sequence[str] | None = None) -> None:
     """Make layers trainable from the last on; 0 or fewer: all (``lora.py: train_model``)."""
     chosen: list[Block] = model.layers[-max(layers, 0) :]
+    named = None if keys is None else {key.rpartition(".")[2] for key in keys}
     for layer in chosen:
         if method == "full":
             layer.train()
             continue
         for name, linear in layer.linears.items():
-            if keys is None or name in keys:
+            if named is None or name in named:
                 linear.adapt(rank, method == "dora")
 
 
@@ -92,8 +93,11 @@ OPTIMIZERS: Mapping[str, tuple[int, Callable[[Array, Array, list[Array], Array],
 """How many states of a parameter's shape each has, and its update (``mlx/optimizers/optimizers.py``)."""
 
 
-def step(model: Model, batch: int, length: int, optimizer: str, evaluator: Evaluator) -> Usage:
-    """Make and evaluate a step. ``length`` counts what the model sees."""
+def step(model: Model, batch: int, length: int, optimizer: str, accumulated: int, evaluator: Evaluator) -> Usage:
+    """Make and evaluate a step. ``length`` counts what the model sees.
+
+    Of ``accumulated`` micro-batches the last is evaluated, beside the gradients of those before it.
+    """
     count, update = OPTIMIZERS[optimizer]
     slots = [(module, name) for module in model.modules() for name in module.arrays]
     before = {id(module[name]): module[name] for module, name in slots}
@@ -103,6 +107,7 @@ def step(model: Model, batch: int, length: int, optimizer: str, evaluator: Evalu
     losses, seen = Array((), "float32"), Array((), "int32")
     tokens, lengths = Array((batch, length + 1), "int32"), Array((batch, 2), "int32")
     old = [module[name] for module, name in trained]
+    sums = [Array(a.shape, a.dtype) for a in old] if accumulated > 1 else []
 
     def run(parameters: list[Array]) -> list[Array]:
         for (module, name), array in zip(trained, parameters, strict=True):
@@ -111,6 +116,8 @@ def step(model: Model, batch: int, length: int, optimizer: str, evaluator: Evalu
         return [loss, mx.stop_gradient(found)]
 
     (loss, found), gradients = vjp(run, old, [scalar(1.0, "float32")])
+    if sums:
+        gradients = [(gradient + sum_) / accumulated for gradient, sum_ in zip(gradients, sums, strict=True)]
     fresh, moved = [], []
     for gradient, parameter, state in zip(gradients, old, states, strict=True):
         parameter, state = update(gradient, parameter, state, rate)
@@ -118,7 +125,7 @@ def step(model: Model, batch: int, length: int, optimizer: str, evaluator: Evalu
         moved.append(state)
     for (module, name), array in zip(trained, fresh, strict=True):
         module.arrays[name] = array
-    inputs = [tokens, lengths, *before.values(), number, rate, *(s for state in states for s in state)]
+    inputs = [tokens, lengths, *sums, *before.values(), number, rate, *(s for state in states for s in state)]
     results = [loss, found, *(module[name] for module, name in slots)]
     results += [number + 1, rate, *(s for state in moved for s in state)]
     loss, found, *rest = compiled(inputs, results)
@@ -134,6 +141,7 @@ def step(model: Model, batch: int, length: int, optimizer: str, evaluator: Evalu
     active = evaluator.allocator.active
     evaluator.allocator.peak = active
     evaluator.evaluate(outputs)
+    active -= sum(a.nbytes for a in sums)  # gradients are no part of what is resident
     nbytes = sum(a.nbytes for a in old)
     return Usage(
         sum(module[name].nbytes for module, name in slots if name[0] != "_"),
