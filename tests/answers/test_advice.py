@@ -262,6 +262,7 @@ def test_resting_on_the_host_is_tried_before_more_cards() -> None:
     assert _on_host(parse_plan({"model": "llama-3.2-1b"})) == []
 
 
+@pytest.mark.share(2)
 def test_advice_says_how_much_rests_on_the_host() -> None:
     """Nothing else fits in the budget; the host's bytes are those of the advised plan."""
     keys = {"model": "smollm2-135m", "dtype": "float32", "seq": 8, "runtime": "torch-cuda", "budget": "1.3GiB"}

@@ -181,7 +181,7 @@ def test_the_verdict_stands_by_the_sliders(browser: Any, pages: dict[str, Path])
     assert not page.is_visible("#headline")
 
 
-@pytest.mark.share(2)
+@pytest.mark.share(4)
 @pytest.mark.parametrize("width", [360, 1200])
 def test_ticks_are_round_and_labels_apart(width: int, browser: Any, pages: dict[str, Path]) -> None:
     names = "rtx-4070,rtx-4070-ti,rtx-3060-12gb,rtx-4090,l4,rtx-4080,h100-80gb,a100-80gb"
@@ -233,7 +233,7 @@ def test_keyboard_alone_is_enough(browser: Any, pages: dict[str, Path]) -> None:
     assert shown(page)["peak"] > before
 
 
-@pytest.mark.share(3)
+@pytest.mark.share(6)
 @pytest.mark.parametrize("name", ["cpu", "gpu", "phone"])
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("width", [360, 1200])
@@ -269,6 +269,7 @@ def test_nothing_is_cut_off_and_text_can_be_read(
     assert min(contrasts) >= 4.5
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize("name", ["cpu", "gpu", "phone"])
 def test_size_and_first_paint(name: str, browser: Any, pages: dict[str, Path]) -> None:
     assert pages[name].stat().st_size < 10**6

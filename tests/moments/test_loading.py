@@ -150,7 +150,7 @@ def note(name: str, rows: list[dict[str, Any]]) -> None:
     RECORD.write_text(json.dumps(record, indent=1) + "\n")
 
 
-@pytest.mark.share(4)
+@pytest.mark.share(8)
 @pytest.mark.extra("trace")
 @pytest.mark.parametrize(("dtype", "shard"), [("float32", "50GB"), ("float32", "40MB"), ("bfloat16", "40MB")])
 def test_files_that_are_read(dtype: str, shard: str, tmp_path: Path) -> None:

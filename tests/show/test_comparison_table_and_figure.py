@@ -167,6 +167,7 @@ def test_the_table_says_what_is_tight():
     assert "ight" not in text
 
 
+@pytest.mark.share(2)
 def test_other_bytes_have_a_table_and_notes_say_whose_they_are():
     command = ["compare", "llama-3.2-1b", "--methods", "lora,ia3", "--seqs", "1024,2048", "--devices", "rtx-4090,t4"]
     text = " ".join(output(*command).split())

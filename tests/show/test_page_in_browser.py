@@ -250,7 +250,7 @@ def test_other_questions(page: Any) -> None:
         box.query_selector("summary").click()
 
 
-@pytest.mark.share(2)
+@pytest.mark.share(4)
 @pytest.mark.parametrize(("width", "scheme"), [(360, "light"), (768, "dark"), (1280, "light"), (1280, "dark")])
 def test_it_is_accessible_and_no_wider_than_the_screen(page: Any, width: int, scheme: str) -> None:
     from axe_playwright_python.sync_playwright import Axe

@@ -58,6 +58,7 @@ def test_counted_chunks(count: int) -> None:
     )
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize("checkpointing", ["every-2", "attention", "matmul"])
 def test_trace(checkpointing: str, tmp_path: Path) -> None:
     """Witness: trace. What is saved for every batch and sequence."""

@@ -74,6 +74,7 @@ def test_batches_of_an_evaluation_that_are_not_joined(tmp_path: Path) -> None:
         assert (run.per_device_eval_batch_size, run.eval_do_concat_batches) == (2, joins)
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize(
     ("given", "kind"), [(None, "offloaded"), ("unsloth", "offloaded"), (False, "none"), (True, "layer")]
 )
