@@ -225,15 +225,23 @@ def test_texts_are_plain_sentences() -> None:
 
 def test_metals_share_of_sizes_without_a_log_is_assumed(capsys: pytest.CaptureFixture[str]) -> None:
     """Asks the catalogue and the text: the share is that of the size named, whose logs were read."""
-    for name, other in (("8", "16"), ("24", "18"), ("64", "128"), ("96", "128"), ("192", "128")):
-        device, like = find(f"apple-{name}gb"), find("apple-m3-pro-18gb" if other == "18" else f"apple-{other}gb")
-        assert f"those of {other} GB" in (device.assumed or "")
-        assert like.assumed is None
-        assert device.usable_bytes / device.total_bytes == pytest.approx(like.usable_bytes / like.total_bytes, abs=1e-4)
-        assert main(["estimate", "smollm2-135m", "--dtype", "q8_0", "--n-ctx", "256", "--device", device.name]) == 0
-        text = " ".join(capsys.readouterr().out.split())
-        assert "Assumed limit of one application, " in text
-        assert "Metal is assumed to let one application have" in text
+    device, like = find("apple-8gb"), find("apple-16gb")
+    assert "those of 16 GB" in (device.assumed or "")
+    assert like.assumed is None
+    assert device.usable_bytes / device.total_bytes == pytest.approx(like.usable_bytes / like.total_bytes, abs=1e-4)
+    assert main(["estimate", "smollm2-135m", "--dtype", "q8_0", "--n-ctx", "256", "--device", device.name]) == 0
+    text = " ".join(capsys.readouterr().out.split())
+    assert "Assumed limit of one application, " in text
+    assert "Metal is assumed to let one application have" in text
+
+
+def test_a_mac_of_a_chip_has_a_source_or_is_assumed() -> None:
+    """Asks the catalogue: every limit of Metal's was reported of that chip, or the answer says that it is assumed."""
+    macs = [one for one in catalogue() if one.kind == "Apple silicon" and re.match(r"apple-m\d", one.name)]
+    assert len(macs) >= 40
+    for mac in macs:
+        assert mac.assumed is not None or mac.confidence == "verified"
+        assert 0.66 < mac.usable_bytes / mac.total_bytes < 0.85
 
 
 @pytest.mark.parametrize(
