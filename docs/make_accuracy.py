@@ -317,8 +317,8 @@ def llama_cpp_devices() -> list[str]:
         "",
         f"llama.cpp over one, two and three workers of its RPC backend (b11739): {len(device_runs())} recorded runs "
         "(`docs/measured/llama_cpp/devices.json`), partly offloaded, of 15 models with windows, experts, latent "
-        "attention and states. Weights, cache and states, compute and output of each device and of the host are equal to the byte "
-        "in all; `make witness` asks 200 others.",
+        "attention and states. Weights, cache and states, compute and output of each device and of the host are equal "
+        "to the byte in all; `make witness` asks 200 others.",
         "",
         f"{len(device_logs())} public logs of GPUs that share a model, or have a part of its layers "
         "(`docs/measured/llama_cpp/device_logs.json`, most of the fork ik_llama.cpp). The cache of each GPU and of the "

@@ -279,6 +279,26 @@ def _notes(use: Usage) -> list[str]:
     return found
 
 
+PROMPT_CACHE = "8 GiB"
+"""What ``llama-server`` keeps of earlier prompts at most (``--cache-ram``, ``common/common.h``)."""
+
+
+def _offload_notes(plan: Any, use: Usage) -> list[str]:
+    """Where the cache is, and what prefix caching takes; of plans that say how a model is shared out."""
+    told = {"n_gpu_layers", "no_kv_offload", "override_tensor", "n_cpu_moe"} & plan.llama_cpp.model_fields_set
+    if not use.layout.devices or (plan.devices is None and not told):
+        return []
+    held, host = [sum(one) for one in use.caches], sum(use.caches[-1])
+    where = "on the host, since no_kv_offload is set" if plan.llama_cpp.no_kv_offload else "where their layers are"
+    share = f": {human(sum(held) - host)} on devices, {human(host)} on the host" if host and sum(held) > host else ""
+    return [
+        f"KV cache and states are {where}{share}",
+        f"prefix caching: a prompt's beginning that is in the cache is used again, which takes nothing more; "
+        f"llama-server also keeps up to {PROMPT_CACHE} of earlier prompts in the host's memory (--cache-ram), which is "
+        "not counted",
+    ]
+
+
 def _devices_of(use: Usage) -> tuple[Mapping[str, Any], ...]:
     """The buffers of each device and of the host, as the engine reports them; nothing where the host has all."""
     if not use.layout.devices:
@@ -483,7 +503,7 @@ class LlamaCpp(Engine):
             {"prompt batch": touched},
             sum(prod(tensor.shape) for tensor in model.header.tensors.values()),
             limits,
-            warnings=(*model.warnings, *_notes(use), *_device_notes(plan, use, limits)),
+            warnings=(*model.warnings, *_notes(use), *_device_notes(plan, use, limits), *_offload_notes(plan, use)),
             assumptions=_assumptions_of(plan, limits),
             devices=_devices_of(use),
         )

@@ -71,6 +71,11 @@ def print_estimate(result: Result, heading: str, phases: bool = False, with_assu
             strong=[keys.index(key) for key in ("resident", "peak", "process") if key in keys],
         )
     )
+    if len(result.devices) > 2 or any(one["bytes"]["kv_cache"] for one in result.devices[-1:]):
+        parts = [key for key in result.devices[0]["bytes"] if any(one["bytes"][key] for one in result.devices)]
+        cells = [(one["name"], *(human(one["bytes"][key]) for key in parts)) for one in result.devices]
+        columns = ("device", *(part.replace("_", " ").replace("kv", "KV") for part in parts))
+        show(table(columns, cells, title="the buffers of each device, and of the host"))
     if phases:
         cells = [(phase.name, human(phase.allocated), human(phase.reserved)) for phase in result.phases]
         heading = "phases: the largest bytes in each, or what is there"
