@@ -331,7 +331,7 @@ def llama_cpp_devices() -> list[str]:
         "| --- | ---: | --- | --- | ---: | ---: |",
     ]
     for log in device_logs():
-        found, last = devices_of_log(log), f"CUDA{log['devices'] - 1}"
+        found, last = devices_of_log(log), max(name for name in log["mib"] if name != "cpu")
         cells = []
         for part in ("kv_cache", "weights"):
             printed = {name: sizes[part] for name, sizes in log["mib"].items() if part in sizes}

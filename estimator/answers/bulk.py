@@ -8,6 +8,7 @@ from typing import Any
 
 from ..errors import InputError, TooLong, defect
 from ..io.files import LONGEST_LINE, parse_json
+from ..plans.flat import BLOCKS
 from ..plans.plan import Plan, parse_plan
 from ..plans.resolve import Resolved, resolve
 from ..text import dumped
@@ -59,7 +60,7 @@ class FormulaCache:
         if not is_one_formula or has_more or not plan.engine.runs_steps or plan.engine.replays:
             return estimate(plan)
         regime = regime_of(resolve(plan))
-        fields = plan.model_dump(exclude={"batch", "seq", "device", "budget", "model", "method", "llama_cpp"})
+        fields = plan.model_dump(exclude={"batch", "seq", "device", "budget", "model", "method", *BLOCKS})
         method = json.dumps(plan.method.model_dump())
         key = (plan.model, method, tuple(fields.values()), regime)
         if key not in self._resolved:

@@ -71,6 +71,7 @@ REFUSED: list[dict[str, Any]] = [
     {**LLAMA_CPP, "devices": ["rpc", "rpc"], "llama_cpp": {"main_gpu": 2, "split_mode": "none"}},
     {**LLAMA_CPP, "devices": ["rtx-3090", "rtx-3060"], "llama_cpp": {"main_gpu": 1}},
     {**LLAMA_CPP, "devices": ["rtx-3090", "rtx-3060"], "llama_cpp": {"split_mode": "row"}},
+    {**LLAMA_CPP, "devices": ["rpc"], "llama_cpp": {"split_mode": "row", "build": "2025"}},
     {**CUDA, "model": "x.gguf"},
     {**CUDA, "dtype": "q8_0"},
     {**MLX, "dtype": "nf4", "method": LORA},

@@ -132,6 +132,9 @@ def layout_of(plan: Any, n_layer: int) -> placement.Layout:
     overrides += _overrides(options.override_tensor, [*(device.name for device in devices), "CPU"])
     build = BUILDS[build_of(plan)]
     places = placement.share_out(n_layer, layers, shares, build.output_first)
+    if options.split_mode == "row":
+        places = tuple(place if place == len(devices) else options.main_gpu for place in places)
+        return placement.Layout(devices, places, options.no_kv_offload, tuple(overrides), rows=tuple(shares))
     overlap = len(devices) > 1 and layers > n_layer and not options.no_kv_offload and not overrides
     pipelines = overlap and {device.backend.kind for device in devices} <= {*build.pipelines}
     return placement.Layout(devices, places, options.no_kv_offload, tuple(overrides), pipelines)

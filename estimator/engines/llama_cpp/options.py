@@ -195,6 +195,12 @@ def _commanded(text: str) -> Mapping[str, Any] | None:
     return keys_of(text) if is_command(text) else None
 
 
+def _splits_rows(plan: Any, name: str) -> bool:
+    """Whether a device of a plan is a GPU that CUDA runs."""
+    name = name.partition("=")[0]
+    return name == "cuda" or (name != RPC and plan.llama_cpp.backend != "vulkan" and find(name).capability is not None)
+
+
 _RECIPES = get_args(Recipe)
 KEYS = Keys(
     words=("llamacpp", "llama_cpp", "llama", "ggml", "gguf", "ollama"),
@@ -238,10 +244,15 @@ KEYS = Keys(
         ),
         "main_gpu: {p.llama_cpp.main_gpu} does not go with devices, of which there are {p.n_devices}, counted from 0; "
         "give a smaller one": lambda p: p.llama_cpp.main_gpu and p.llama_cpp.main_gpu >= p.n_devices,
-        "main_gpu does not go with split_mode: {p.llama_cpp.split_mode}, where layers have devices; set split_mode: "
-        "none": lambda p: p.llama_cpp.main_gpu and p.llama_cpp.split_mode != "none",
-        "split_mode: row has no rule with llama.cpp, whose builds of 2026 keep no rows of weights apart; take "
-        "split_mode: layer": lambda p: p.llama_cpp.split_mode == "row",
+        "main_gpu does not go with split_mode: layer, where layers have devices; set split_mode: none": lambda p: (
+            p.llama_cpp.main_gpu and p.llama_cpp.split_mode == "layer"
+        ),
+        "split_mode: row has no rule with a build of 2026, which keeps no rows apart; set build: 2025": lambda p: (
+            p.llama_cpp.split_mode == "row" and p.llama_cpp.build != "2025"
+        ),
+        "split_mode: row does not go with devices that run no CUDA; take split_mode: layer": lambda p: (
+            p.llama_cpp.split_mode == "row" and not all(_splits_rows(p, one) for one in p.devices or ())
+        ),
     },
     refused_elsewhere={
         "a GGUF file does not go with runtime: {p.runtime}, since llama.cpp alone runs it; leave runtime out": (

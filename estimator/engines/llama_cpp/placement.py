@@ -11,7 +11,7 @@ import struct
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from itertools import accumulate
+from itertools import accumulate, pairwise
 
 from .ggml import TYPES, UNQUANTISED, pad, row_bytes
 
@@ -53,6 +53,8 @@ BACKENDS = {
 """Backends of devices that are not the host. ``rpc`` is a worker on a CPU."""
 EXPERTS = r"\.ffn_(up|down|gate|gate_up)_(ch|)exps"
 """The names of experts' weights (``LLM_FFN_EXPS_REGEX``, ``common/common.h``)."""
+ROW_ROUNDING = 128
+"""Rows of a matrix are split at multiples of it (``get_row_rounding``)."""
 COPIES = 4
 """Batches under way at once (``GGML_SCHED_MAX_COPIES``)."""
 
@@ -79,6 +81,8 @@ class Layout:
     overrides: tuple[tuple[str, int], ...] = ()
     """Patterns of weights' names, and their places."""
     pipelines: bool = False
+    rows: tuple[float, ...] = ()
+    """The shares of the rows of each matrix that devices hold, if they share rows and not layers."""
     copies: int = field(init=False)
 
     def __post_init__(self) -> None:
@@ -123,6 +127,22 @@ class Layout:
         if name not in FREQUENCIES or not self.devices:
             return (self.of(name),)
         return tuple(sorted(set(self.layers[:-1])))
+
+    def rows_of(self, name: str, kind: str, shape: Sequence[int]) -> list[int]:
+        """Bytes of a weight's rows on each device, where devices share rows; empty for one that is whole.
+
+        ``ggml_backend_cuda_split_buffer_type_get_alloc_size`` (``ggml/src/ggml-cuda/ggml-cuda.cu``) of builds of 2025.
+        """
+        is_matrix = len(shape) == 2 and name.endswith(".weight") and "norm" not in name and name not in FREQUENCIES
+        if not self.rows or not is_matrix or self.of(name) == self.host:
+            return []
+        starts = [0.0, *accumulate(self.rows)]
+        edges = [int(shape[1] * start / starts[-1]) // ROW_ROUNDING * ROW_ROUNDING for start in starts[:-1]]
+        edges.append(shape[1])
+        row = row_bytes(kind, shape[0])
+        padding = self.devices[0].backend.row_padding
+        more = row_bytes(kind, padding - shape[0] % padding) if shape[0] % padding else 0
+        return [(end - start) * row + more if end > start else 0 for start, end in pairwise(edges)]
 
     def size(self, place: int, kind: str, shape: Sequence[int], nbytes: int) -> int:
         """The bytes that a tensor takes at a place (``get_alloc_size``, rounded up to the alignment)."""

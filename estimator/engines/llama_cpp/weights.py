@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from operator import add
 
 from .ggml import pad
 from .header import Header, TensorInfo
@@ -82,7 +83,9 @@ def weights(
         end = at + tensor.nbytes
         if name in INPUTS and not (in_place and tensor is embedding):
             idle.append((at, end))
-        for place in layout.all_of(name):
+        if shared := layout.rows_of(name, tensor.kind, tensor.shape):
+            places = [*map(add, places, (*shared, 0))]
+        for place in layout.all_of(name) if not shared else ():
             size = layout.size(place, tensor.kind, tensor.shape, tensor.nbytes)
             if place < host:
                 places[place] += size
