@@ -81,6 +81,9 @@ class Result(Drawn):
 
     devices: tuple[Mapping[str, Any], ...] = field(default=())
     """Where one process uses several devices: the name and the bytes of each, and at the end those of the host."""
+    serving: Mapping[str, float] = field(default_factory=dict)
+    """Of ``task: serve``: ``kv_tokens``, the tokens of the cache, and ``max_concurrency``, the requests that fit at
+    once."""
 
     html: ClassVar[Callable[[Any], str]]
     """Writes a result in HTML, with its sentences; put here as ``figure`` is."""
@@ -146,6 +149,7 @@ class Result(Drawn):
             answer["uncertainty_bytes"] = self.uncertainty_bytes
         if self.phases:
             answer["phases"] = [asdict(phase) for phase in self.phases]
+        answer |= self.serving
         if self.devices:
             answer["devices"] = [dict(one) for one in self.devices]
         if self.run is not None:
@@ -201,6 +205,7 @@ def result_of(plan: Plan, figures: Figures, margin: Margin = STATED) -> Result:
         assumptions=(*plan.assumptions(), *figures.assumptions),
         phases=figures.phases,
         devices=figures.devices,
+        serving=dict(figures.serving),
     )
 
 

@@ -80,7 +80,7 @@ def summary(result: Result) -> str:
     """The share of trainable parameters, in training, the moment of the peak, and whose adapters run."""
     adapters = f" The adapters are PEFT {result.peft}'s." if result.peft else ""
     sent = f" A rank sends {human(result.communicated)} in a step." if result.communicated else ""
-    if result.task == "infer":
+    if result.task != "train":
         return f"{result.total_parameters:,} parameters. The peak is at: {result.peak_at}.{sent}{adapters}"
     share = 100 * result.trainable_parameters / result.total_parameters
     return (
@@ -142,7 +142,7 @@ def moment_rows(result: Result) -> list[tuple[str, str, str, str]]:
 def breakdown(result: Result) -> list[tuple[str, str]]:
     """The rows of a result's breakdown: keys of ``bytes`` with their labels."""
     engine, sizes = engine_of(result.runtime), result.bytes
-    left_out = _TRAINING_ROWS if result.task == "infer" else ()
+    left_out = _TRAINING_ROWS if result.task != "train" else ()
     rows = [(key, label) for key, label in engine.rows if key in sizes and key not in left_out]
     return [row for row in rows if not engine.always or sizes[row[0]] or row[0] in engine.always]
 

@@ -6,21 +6,19 @@ are left become blocks of the cache (``engines/vllm``).
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from ..engines.devices import Device, assumptions, find
 from ..engines.llama_cpp.options import is_gguf
-from ..engines.vllm.engine import ENGINE, Rank, format_of
-from ..engines.vllm.formats import named
+from ..engines.vllm.engine import ENGINE, Checkpoint, checkpoint, positions
 from ..engines.vllm.options import ServingOptions
 from ..errors import InputError
-from ..plans.models import ModelSpec, load
+from ..plans.models import load
 from .result import SCHEMA
 
 GIB = 2**30
-LONGEST = 10**8
 
 
 @dataclass(frozen=True)
@@ -103,125 +101,34 @@ def serving(
     model without rules.
     """
     gpu = find(device)
-    spec, quantization = _checkpoint(model)
-    options = _resolved(options, spec, gpu)
-    ENGINE.check(options, gpu)
-    trained = _positions(spec.raw)
-    found = _asked(spec, quantization, gpu, contexts, options)
-    answer = replace(found, model=model, trained=trained)
-    if answer.refusal is None or not says_mends:
-        return answer
-    return replace(answer, mends=tuple(_mends(answer, lambda o: _asked(spec, quantization, gpu, contexts, o), gpu)))
-
-
-def _checkpoint(model: str) -> tuple[ModelSpec, Any]:
-    """The model, and how its checkpoint is quantised: by its config.json, else by its name."""
     if is_gguf(model):
         raise InputError(f"'{model}' is llama.cpp's file; give a config.json, a built-in name or a hub id")
-    packed = named(model)
-    if packed is not None and "/" in model:
-        try:
-            spec = load(packed[0].rpartition("/")[2])
-        except InputError:
-            pass
-        else:
-            note = f"{model} is read as {spec.name}, quantised as its name says; its config.json replaces this"
-            return replace(spec, warnings=(note,)), packed[1]
-    spec = load(model)
-    return spec, spec.quantization
+    found = checkpoint(model, load, options.draft_model)
+    options = ENGINE.resolved(options, found.spec, gpu)
+    ENGINE.check(options, gpu)
+    answer = replace(_asked(found, gpu, contexts, options), model=model)
+    if answer.refusal is None or not says_mends:
+        return answer
+    return replace(answer, mends=tuple(_mends(answer, lambda o: _asked(found, gpu, contexts, o), gpu)))
 
 
-def _resolved(options: ServingOptions, spec: ModelSpec, gpu: Device) -> ServingOptions:
-    """The options with vLLM's defaults. Raises ``InputError`` for a longer request than the model's positions."""
-    trained = _positions(spec.raw)
-    if options.max_model_len is None:
-        options = options.model_copy(update={"max_model_len": trained or 2048})
-    elif trained is not None and options.max_model_len > trained:
-        raise InputError(
-            f"vLLM stops: User-specified max_model_len ({options.max_model_len}) is greater than the derived "
-            f"max_model_len (max_position_embeddings={trained} or model_max_length=None in model's config.json).; take "
-            f"at most --max-model-len {trained}"
-        )
-    if options.dtype == "auto":
-        kept = "bfloat16" if spec.dtype == "float32" else spec.dtype
-        options = options.model_copy(update={"dtype": kept})
-    return options.on(gpu.name, gpu.usable_bytes)
-
-
-def _positions(raw: Mapping[str, Any]) -> int | None:
-    """The longest request that the model was made for (``config/model.py: _get_and_verify_max_len``)."""
-    for key in ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length"):
-        if isinstance(raw.get(key), int):
-            found = int(raw[key])
-            rope = raw.get("rope_parameters") or {}
-            if rope.get("rope_type") == "longrope" and raw.get("original_max_position_embeddings"):
-                return int(raw["original_max_position_embeddings"])
-            return found
-    return None
-
-
-def _asked(
-    spec: ModelSpec, quantization: Any, gpu: Device, contexts: Sequence[int], options: ServingOptions
-) -> Serving:
-    config, raw = spec.config, spec.raw
-    form = format_of(quantization, options, config.family, spec.name)
-    ranks = ENGINE.ranks(config, raw, options, form)
-    sized = [(ENGINE.memory(config, raw, options, gpu, rank), rank) for rank in ranks]
-    sizes, rank = min(sized, key=lambda one: one[0]["available"] / (one[0]["block"] or 1))
-    blocks = sizes["kv_cache"] // sizes["block"] if sizes["block"] else 0
-    found = [Context(tokens, n := rank.cache.needed(tokens, options), blocks / max(n, 1)) for tokens in contexts]
-    length = options.max_model_len
-    assert length is not None
-    concurrency = blocks / max(rank.cache.needed(length, options), 1)
-    tokens = int(concurrency * length)
-    if options.is_old and rank.cache.groups:
-        least = min(layer.block for group in rank.cache.groups for layer in group.layers if layer.kind != "state")
-        tokens = blocks // len(rank.cache.groups) * least * options.decode_context_parallel_size
+def _asked(model: Checkpoint, gpu: Device, contexts: Sequence[int], options: ServingOptions) -> Serving:
+    start = ENGINE.start(model, options, gpu)
+    needed = [start.rank.cache.needed(tokens, options) for tokens in contexts]
     return Serving(
-        model=spec.name,
+        model=model.spec.name,
         device=gpu.name,
         options=options,
-        bytes=sizes,
-        blocks=blocks,
-        contexts=tuple(found),
-        kv_tokens=tokens,
-        max_concurrency=concurrency,
-        trained=None,
-        refusal=_refusal(sizes, rank, options),
-        warnings=spec.warnings,
-    )
-
-
-def longest(available: int, rank: Rank, options: ServingOptions, limit: int) -> int:
-    """The longest request for which so many bytes are enough; 0 where none is."""
-    low, high = 0, limit
-    while low < high:
-        middle = (low + high + 1) // 2
-        fits = rank.cache.needed(middle, options) * rank.cache.block <= available
-        low, high = (middle, high) if fits else (low, middle - 1)
-    return low
-
-
-def _refusal(sizes: Mapping[str, int], rank: Rank, options: ServingOptions) -> str | None:
-    """The error that stops vLLM (``v1/core/kv_cache_planning.py: _check_enough_kv_cache_memory``)."""
-    available, length = sizes["available"], options.max_model_len
-    assert length is not None
-    if not options.is_old:
-        available -= rank.cache.block  # the null block
-    if available <= 0:
-        return (
-            "No available memory for the cache blocks. Try increasing `gpu_memory_utilization` when initializing the "
-            "engine."
-        )
-    needed = rank.cache.needed(length, options) * rank.cache.block
-    if needed <= available:
-        return None
-    estimated = longest(available, rank, options, length)
-    hint = f"Based on the available memory, the estimated maximum model length is {estimated}. " if estimated else ""
-    return (
-        f"To serve at least one request with the model's max seq len ({length}), ({needed / GIB:.2f} GiB KV cache is "
-        f"needed, which is larger than the available KV cache memory ({available / GIB:.2f} GiB). {hint}Try increasing "
-        "`gpu_memory_utilization` or decreasing `max_model_len` when initializing the engine."
+        bytes=start.bytes,
+        blocks=start.blocks,
+        contexts=tuple(
+            Context(tokens, count, start.blocks / max(count, 1)) for tokens, count in zip(contexts, needed, strict=True)
+        ),
+        kv_tokens=start.kv_tokens,
+        max_concurrency=start.max_concurrency,
+        trained=positions(model.spec.raw),
+        refusal=start.refusal,
+        warnings=model.warnings,
     )
 
 

@@ -111,6 +111,8 @@ class Figures(NamedTuple):
     phases: tuple[Phase, ...] = ()
     devices: tuple[Mapping[str, Any], ...] = ()
     """Where one process uses several devices, the name of each and its bytes, and those of the host."""
+    serving: Mapping[str, float] = MappingProxyType({})
+    """Of a server: ``kv_tokens`` of its cache, and ``max_concurrency``, the requests that fit at once."""
 
 
 class Engine:
@@ -132,6 +134,8 @@ class Engine:
     must find room in is a second limit."""
     reads_checkpoints: ClassVar[bool] = True
     """It loads the model's own checkpoint, and what the checkpoint says of its weights holds."""
+    reads_programs: ClassVar[bool] = False
+    """Though it runs no step, it takes a model's parameters from the program."""
     takes_budget_on_cards: ClassVar[bool] = False
     """A budget beside a card of known size is meant, since the engine can be given a part of it."""
     defaults: ClassVar[Mapping[str, Any]] = MappingProxyType({})

@@ -31,12 +31,17 @@ BLOCKS: Mapping[str, type[BaseModel]] = {
 """The plan's blocks beside ``method``."""
 
 
+IN_BLOCK_ALONE = ("block_size",)
+"""Keys of a block that a method has, too. They stand in the block."""
+
+
 def own_keys(block: str) -> dict[str, FieldInfo]:
     """The keys of a block that may stand beside the plan's. A block's name is the value of its own key.
 
     A test checks that no two blocks, nor one and the plan, share a key.
     """
-    return {key: field for key, field in BLOCKS[block].model_fields.items() if key != "name"}
+    fields = BLOCKS[block].model_fields.items()
+    return {key: field for key, field in fields if key != "name" and key not in IN_BLOCK_ALONE}
 
 
 Convert = Callable[[str, Any, Any], Any]

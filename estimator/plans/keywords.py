@@ -14,7 +14,7 @@ class OneDeviceKeys(TypedDict, total=False):
     implementation: Literal['transformers', 'litgpt']
     transformers: Literal['4.45', '4.48', '4.57', '5.24'] | str
     litgpt: Literal['0.4.12', '0.5.13']
-    task: Literal['train', 'infer']
+    task: Literal['train', 'infer', 'serve']
     trainer: Literal['trl-sft', 'hf-trainer', 'axolotl', 'llama-factory', 'torchtune', 'loop'] | None
     batch: int
     seq: int
@@ -82,6 +82,8 @@ class OneDeviceKeys(TypedDict, total=False):
     run: Mapping[str, Any] | None
     runtime: Literal['torch-cpu', 'torch-cuda', 'llama.cpp', 'mlx']
     mlx: Mapping[str, Any]
+    runtime: Literal['torch-cpu', 'torch-cuda', 'llama.cpp', 'vllm']
+    vllm: Mapping[str, Any]
     llama_cpp: Mapping[str, Any]
     previous_seq: int | None
     empty_cache: bool
@@ -129,6 +131,36 @@ class OneDeviceKeys(TypedDict, total=False):
     quantized_kv_start: int
     q_group_size: Literal[32, 64, 128]
     iogpu_wired_limit_mb: int | None
+    release: Literal['0.11', '0.33']
+    kv_cache_dtype: Literal['auto', 'bfloat16', 'float16', 'fp8'] | str
+    block_size: int | None
+    max_model_len: int | None
+    tensor_parallel_size: int
+    pipeline_parallel_size: int
+    data_parallel_size: int
+    decode_context_parallel_size: int
+    enable_expert_parallel: bool
+    gpu_memory_utilization: float | None
+    kv_cache_memory_bytes: str | None
+    max_num_batched_tokens: int | None
+    max_num_seqs: int | None
+    enforce_eager: bool
+    enable_prefix_caching: bool
+    disable_hybrid_kv_cache_manager: bool
+    async_scheduling: bool
+    quantization: str | None
+    enable_lora: bool
+    max_loras: int
+    max_lora_rank: int
+    num_speculative_tokens: int
+    draft_model: str | None
+    kv_offloading_size: float | None
+    cpu_offload_gb: float
+    free: str | None
+    weights: str | None
+    activation: str | None
+    non_torch: str | None
+    cudagraph: str | None
     max_new_tokens: int
     num_beams: int
     cache_implementation: Literal['dynamic', 'static', 'quantized']
@@ -251,7 +283,6 @@ class OneDeviceKeys(TypedDict, total=False):
     scaling: float
     random_loc_seed: int | None
     n_frequency_pattern: Mapping[str, Any] | None
-    block_size: int
     block_size_pattern: Mapping[str, Any] | None
     mask_type: Literal['random']
     random_seed: int | None

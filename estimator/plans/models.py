@@ -150,7 +150,9 @@ def _live(raw: Mapping[str, Any], where: str, asked: str, reason: str, release: 
 def _refuse_family(family: Any, where: str, asked: str) -> NoReturn:
     """Raise ``InputError`` for a ``model_type`` that the PyTorch runtimes cannot answer for without PyTorch."""
     got = "no model_type" if family is None else f"model_type {shown(family)}"
-    others = [name for name in RUNTIMES if not engine_of(name).runs_steps and engine_of(name).knows(str(family))]
+    engines = {name: engine_of(name) for name in RUNTIMES}
+    alone = {name: one for name, one in engines.items() if not (one.runs_steps or one.reads_programs)}
+    others = [name for name, one in alone.items() if one.knows(str(family))]
     other = f" (runtime {' and '.join(others)} knows it)" if others else ""
     known = len(model_types())
     then = f", then estimator record {asked}" if asked else ""

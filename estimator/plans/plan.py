@@ -95,10 +95,10 @@ class _Question(BaseModel):
     litgpt: Literal["0.4.12", "0.5.13"] = Field(
         "0.5.13", description="litgpt's release; 0.4.12 stands for 0.3 to 0.4.12, which run alike"
     )
-    task: Literal["train", "infer"] = Field(
+    task: Literal["train", "infer", "serve"] = Field(
         "train",
-        description="an optimizer step, one forward pass over the whole prompts (prefill), or generate; if not given, "
-        "infer where generate or llama.cpp is asked for",
+        description="an optimizer step; one forward pass over the whole prompts (prefill), or generate; a server of "
+        "batch requests of seq tokens; if not given, infer where generate or llama.cpp is asked for, serve with vllm",
     )
     trainer: Literal["trl-sft", "hf-trainer", "axolotl", "llama-factory", "torchtune", "loop"] | None = Field(
         None, description="a training tool whose defaults hold for keys that are not given"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -222,9 +222,17 @@ def refuse_word(name: str, value: Any = None) -> None:
     raise _say(name, meaning) if of_value is None else _say(f"{name}: {_text(value)}", of_value)
 
 
+def _misplaced(plan: Mapping[Any, Any]) -> Iterator[tuple[Any, Any]]:
+    """What stands in the block of an engine that the plan does not name, where its words mean something else."""
+    for name, keys in ENGINES.items():
+        for block in () if plan.get("runtime") == name or keys.claims(plan) else keys.fields.model_fields:
+            found = plan.get(block)
+            yield from found.items() if isinstance(found, Mapping) else ()
+
+
 def refuse_words(plan: Mapping[Any, Any]) -> None:
     """Raise ``InputError`` where a plan's key or value is a word for other keys."""
-    for key, value in plan.items():
+    for key, value in (*_misplaced(plan), *plan.items()):
         if isinstance(key, str):
             refuse_word(key, value)
             if key in ShardingOptions.model_fields and key != "name":

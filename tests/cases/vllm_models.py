@@ -86,6 +86,19 @@ class _Ranks(SimpleNamespace):
 
 
 def _as_on_cuda() -> None:
+    torch.cpu._is_avx512_bf16_supported = lambda: False  # with it states are float32 whatever the model says
+    for name in ("gelu_new", "gelu_fast", "gelu_quick", "gelu_and_mul", "gelu_tanh_and_mul"):
+        setattr(torch.ops._C, name, None)
+    if RELEASE == "0.11":
+        from vllm.v1.attention.backends import cpu_attn
+
+        CpuPlatform.get_attn_backend_cls = classmethod(
+            lambda *args, **more: "vllm.v1.attention.backends.cpu_attn.TorchSDPABackend"
+        )
+        CpuPlatform.check_and_update_config = classmethod(lambda *args: None)
+        EngineArgs._is_v1_supported_oracle = lambda *args: True
+        cpu_attn.TorchSDPABackendImpl.__init__ = lambda self, *args, **more: None
+        return
     from vllm.v1.attention.backends import cpu_attn
 
     backend = next(
@@ -102,12 +115,7 @@ def _as_on_cuda() -> None:
         more = {k: one._replace(use_sparse=False) if hasattr(one, "use_sparse") else one for k, one in more.items()}
         return chosen(cls, backend, *args, **more)
 
-    torch.cpu._is_avx512_bf16_supported = lambda: False  # with it states are float32 whatever the model says
-    if RELEASE == "0.11":
-        return
     CpuPlatform.get_attn_backend_cls = classmethod(dense)
-    for name in ("gelu_new", "gelu_fast", "gelu_quick"):
-        setattr(torch.ops._C, name, None)
     from vllm.model_executor.layers.fused_moe import config as moe
     from vllm.model_executor.layers.fused_moe import unquantized_fused_moe_method
     from vllm.model_executor.layers.fused_moe.oracle import unquantized
@@ -134,6 +142,11 @@ def configured(raw: dict[str, Any], ranks: int, **options: Any) -> Any:
     raw = {**raw}
     for key, value in LEFT_OUT.get(raw["model_type"], {}).items():
         raw[key] = {**raw[key], **value} if isinstance(value, dict) else raw[value]
+    rope = raw.get("rope_parameters") or {}
+    if rope.get("rope_type") == "longrope" and "short_factor" not in rope:
+        share = rope.get("partial_rotary_factor") or raw.get("partial_rotary_factor") or 1
+        factors = [1.0] * (int(raw["hidden_size"] // raw["num_attention_heads"] * share) // 2)
+        raw["rope_parameters"] = {**rope, "short_factor": factors, "long_factor": factors}
     raw.setdefault("architectures", [MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.get(raw["model_type"], raw["model_type"])])
     folder = tempfile.mkdtemp(dir=FOLDER.name)
     Path(folder, "config.json").write_text(json.dumps(raw))
@@ -146,6 +159,7 @@ def configured(raw: dict[str, Any], ranks: int, **options: Any) -> Any:
         distributed_executor_backend="mp",
         max_num_batched_tokens=BATCHED,
         max_num_seqs=256,
+        **({"swap_space": 0} if RELEASE == "0.11" else {}),
         block_size=16,
         async_scheduling=False,
         **options,
@@ -259,10 +273,7 @@ def main(names: list[str]) -> None:
         if names and path.stem not in names:
             continue
         raw = json.loads(path.read_text())["config"]
-        if path.stem in known and not names:
-            found[path.stem] = known[path.stem]
-            continue
-        found[path.stem] = {str(ranks): answer(raw, ranks, bool(names)) for ranks in SIZES}
+        found[path.stem] = known.get(path.stem) or {str(ranks): answer(raw, ranks, bool(names)) for ranks in SIZES}
         if names:
             print(json.dumps({path.stem: found[path.stem]}), flush=True)
             continue

@@ -28,6 +28,7 @@ LORA = {"name": "lora", "r": 4, "target_modules": ["q_proj"]}
 CUDA, LITGPT = {"runtime": "torch-cuda"}, {"implementation": "litgpt", "model": "tiny-llama-1.1b"}
 LLAMA_CPP = {"runtime": "llama.cpp"}
 MLX = {"runtime": "mlx"}
+VLLM = {"runtime": "vllm", "device": "h100-80gb"}
 PREFIX = {"name": "prefix_tuning", "num_virtual_tokens": 3}
 PROMPT = {"name": "prompt_tuning", "num_virtual_tokens": 3}
 ADAPTION = {"name": "adaption_prompt", "adapter_len": 3, "adapter_layers": 2}
@@ -86,6 +87,10 @@ REFUSED: list[dict[str, Any]] = [
     {**MLX, "mlx": {"iogpu_wired_limit_mb": 9000}},
     {**MLX, "device": "apple-16gb", "budget": "9GiB", "mlx": {"iogpu_wired_limit_mb": 9000}},
     {**CUDA, "dtype": "mlx-4bit"},
+    {**VLLM, "task": "infer"},
+    {**VLLM, "dtype": "nf4"},
+    {"runtime": "vllm"},
+    {**CUDA, "task": "serve"},
     {**LITGPT, "task": "infer"},
     {"method": "mezo", "task": "infer"},
     {"sharding": {**SHARDED, "name": "zero1"}, "task": "infer"},
@@ -279,6 +284,7 @@ VALUES: dict[str, Any] = {
     "trainer": "loop",
     "litgpt": "0.4.12",
     "llama_cpp": {"n_ctx": 512},
+    "vllm": {"max_num_seqs": 8},
     "devices": ["rtx-3090"],
     "mlx": {"num_layers": 2},
     "attention_mask": True,

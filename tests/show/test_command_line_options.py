@@ -14,8 +14,10 @@ import pytest
 from estimator.answers.estimate import estimate
 from estimator.engines.llama_cpp.options import LlamaCppOptions
 from estimator.engines.mlx.options import MlxOptions
+from estimator.engines.vllm.options import VllmOptions
 from estimator.methods.registry import METHODS
 from estimator.moments.options import RunOptions
+from estimator.plans.flat import IN_BLOCK_ALONE
 from estimator.plans.plan import Plan
 from estimator.show.cli import main
 from estimator.show.commands.options import add_plan_options
@@ -244,6 +246,13 @@ def test_every_key_has_an_example_here() -> None:
     assert PLAN_OPTIONS.keys() | elsewhere == Plan.model_fields.keys()
     assert ENGINE_OPTIONS.keys() == LlamaCppOptions.model_fields.keys()
     assert MLX_OPTIONS.keys() == MlxOptions.model_fields.keys()
+    elsewhere = {"model", "llama_cpp", "vllm", "devices", "generate", "run", "sharding"} | {
+        "target_seq"
+    }  # of no built-in model
+    assert PLAN_OPTIONS.keys() | elsewhere == Plan.model_fields.keys()
+    assert ENGINE_OPTIONS.keys() == LlamaCppOptions.model_fields.keys()
+    assert VLLM_OPTIONS.keys() | {*IN_BLOCK_ALONE} == VllmOptions.model_fields.keys()
+    assert {key for kind in METHODS.values() for key in kind.model_fields} >= {*IN_BLOCK_ALONE}
     assert GENERATE_OPTIONS.keys() == GenerateOptions.model_fields.keys()
     assert RUN_OPTIONS.keys() == RunOptions.model_fields.keys()
     assert {key for kind in METHODS.values() for key in kind.model_fields} >= METHOD_OPTIONS.keys()
@@ -322,6 +331,67 @@ def test_every_key_of_mlx_is_an_option(key: str, capsys: pytest.CaptureFixture[s
     printed = json.loads(capsys.readouterr().out)
     assert printed == estimate(plan, mlx={**block, key: value}).to_dict()
     assert printed != estimate(plan, mlx=block).to_dict()
+VLLM_OPTIONS: dict[str, tuple[list[str], Any]] = {
+    "release": (["--release", "0.11"], "0.11"),
+    "kv_cache_dtype": (["--kv-cache-dtype", "fp8"], "fp8"),
+    "max_model_len": (["--max-model-len", "1024"], 1024),
+    "tensor_parallel_size": (["--tensor-parallel-size", "2"], 2),
+    "pipeline_parallel_size": (["--pipeline-parallel-size", "2"], 2),
+    "data_parallel_size": (["--data-parallel-size", "2"], 2),
+    "decode_context_parallel_size": (["--decode-context-parallel-size", "2"], 2),
+    "enable_expert_parallel": (["--enable-expert-parallel", "--data-parallel-size", "8"], True),
+    "gpu_memory_utilization": (["--gpu-memory-utilization", "0.5"], 0.5),
+    "kv_cache_memory_bytes": (["--kv-cache-memory-bytes", "2GiB"], "2GiB"),
+    "max_num_batched_tokens": (["--max-num-batched-tokens", "4096"], 4096),
+    "max_num_seqs": (["--max-num-seqs", "64"], 64),
+    "enforce_eager": (["--enforce-eager"], True),
+    "enable_prefix_caching": (["--no-enable-prefix-caching"], False),
+    "disable_hybrid_kv_cache_manager": (["--disable-hybrid-kv-cache-manager"], True),
+    "async_scheduling": (["--no-async-scheduling"], False),
+    "quantization": (["--quantization", "fp8"], "fp8"),
+    "enable_lora": (["--enable-lora"], True),
+    "max_loras": (["--max-loras", "4", "--enable-lora"], 4),
+    "max_lora_rank": (["--max-lora-rank", "64", "--enable-lora"], 64),
+    "num_speculative_tokens": (["--num-speculative-tokens", "2"], 2),
+    "draft_model": (["--draft-model", "smollm-135m"], "smollm-135m"),
+    "kv_offloading_size": (["--kv-offloading-size", "8"], 8.0),
+    "cpu_offload_gb": (["--cpu-offload-gb", "0.5"], 0.5),
+    "free": (["--free", "79GB"], "79GB"),
+    "weights": (["--weights", "3GiB"], "3GiB"),
+    "activation": (["--activation", "1GiB"], "1GiB"),
+    "non_torch": (["--non-torch", "1GiB"], "1GiB"),
+    "cudagraph": (["--cudagraph", "1GiB"], "1GiB"),
+}
+SAME_BYTES = ("free",)
+"""An option that decides whether it starts, and no bytes."""
+
+
+@pytest.mark.parametrize("key", VLLM_OPTIONS)
+def test_every_key_of_the_server_is_an_option(key: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Asks the contract: the option gives what the key gives, and something else than leaving it out."""
+    options, value = VLLM_OPTIONS[key]
+    others = {"enable_expert_parallel": "qwen1.5-moe-a2.7b", "async_scheduling": "gemma-3-4b"}
+    others |= dict.fromkeys(("enable_prefix_caching", "num_speculative_tokens"), "qwen3.5-27b")
+    model, block = others.get(key, "gemma-3-1b"), {"enable_lora": True} if "max_lora" in key else {}
+    block |= {"data_parallel_size": 8} if key == "enable_expert_parallel" else {}
+    plan: dict[str, Any] = {"model": model, "task": "serve", "device": "h100-80gb", "seq": 30000, "batch": 4}
+    arguments = [
+        "estimate",
+        model,
+        "--task",
+        "serve",
+        "--device",
+        "h100-80gb",
+        "--seq",
+        "30000",
+        "--batch",
+        "4",
+        "--json",
+    ]
+    assert main([*arguments, *options]) in (0, 1)
+    printed = json.loads(capsys.readouterr().out)
+    assert printed == estimate(plan, vllm={**block, key: value}).to_dict()
+    assert (printed != estimate(plan, vllm=block).to_dict()) == (key not in SAME_BYTES)
 
 
 GENERATE_OPTIONS: dict[str, tuple[list[str], Any]] = {

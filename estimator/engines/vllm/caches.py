@@ -18,7 +18,7 @@ from ...errors import InputError
 from ...ledger import ITEMSIZE
 from ...programs import Config
 from .options import ServingOptions
-from .weights import kv_heads_of, mamba2
+from .weights import kv_heads, kv_heads_of, mamba2
 
 Kind = Literal["full", "window", "chunk", "latent", "state"]
 ATTENTION = re.compile(r"\.(\d+)\.(?:.*\.)?(?:k_proj|qkv_proj|query_key_value|c_attn|Wqkv|kv_a_proj_with_mqa)\.weight$")
@@ -129,7 +129,7 @@ def _heads(i: int, config: Config, raw: Mapping[str, Any]) -> tuple[int, int]:
         heads = raw.get("num_global_key_value_heads") if raw.get("attention_k_eq_v") else None
         return heads or raw["num_key_value_heads"], raw["global_head_dim"]
     size = raw.get("head_dim") if "global_head_dim" in raw else None
-    heads = raw["num_key_value_heads"] if size else config.num_key_value_heads
+    heads = raw["num_key_value_heads"] if size else kv_heads(config, raw)
     return heads, size or config.head_dim
 
 
@@ -157,7 +157,8 @@ def state_bytes(config: Config, raw: Mapping[str, Any], options: ServingOptions)
     size = mamba2(raw)
     groups = size.groups if size.groups % tp == 0 else tp
     convolved = (size.heads * size.head + 2 * groups * size.state) // tp * (size.kernel - 1 + options.drafted)
-    dtype = ITEMSIZE[raw.get("mamba_ssm_cache_dtype") or options.dtype]
+    default = "float32" if config.family == "nemotron_h" and not options.is_old else options.dtype
+    dtype = ITEMSIZE[raw.get("mamba_ssm_cache_dtype") or default]
     return int(convolved * itemsize + size.heads // tp * size.head * size.state * dtype)
 
 

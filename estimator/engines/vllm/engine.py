@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from math import lcm, prod
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 from ...errors import InputError
-from ...io.fields import parse_size
+from ...io.fields import parse_size, torch_dtype
 from ...ledger import ITEMSIZE
 from ...programs import Config
-from ..devices import Device
-from ..engine import Engine
+from ..devices import Device, find
+from ..engine import Engine, Figures, Limit, Spec
 from .caches import Cache, Group, grouped, layers
-from .formats import MXFP4, Format, check_method, of_config, of_method
+from .formats import MXFP4, Format, check_method, named, of_config, of_method
 from .options import ServingOptions
 from .profile import activation_bytes
-from .weights import Part, parts
+from .weights import Part, parts, shapes_of
 
 GIB = 2**30
 NON_TORCH = {
@@ -50,6 +52,136 @@ class Vllm(Engine):
 
     title = "vLLM"
     has_own_memory = True
+    reads_checkpoints = False
+    reads_programs = True
+    defaults = MappingProxyType({"task": "serve"})
+    rows = (
+        ("weights", "weights"),
+        ("activation", "activations of the largest step"),
+        ("cudagraph", "CUDA graphs"),
+        ("non_torch", "outside PyTorch's allocator"),
+        ("kv_cache", "KV cache of the requests"),
+        ("available", "KV cache that there is"),
+        ("requested", "the share of the GPU"),
+        ("process", "process with the requests"),
+    )
+    meanings = MappingProxyType(
+        {
+            "seq": "tokens of a request",
+            "weights": "the weights of a rank",
+            "parameters": "the weights of a rank",
+            **dict.fromkeys(("adapters", "gradients", "optimizer", "saved"), "of training, and 0"),
+            "buffers": "counted with the weights",
+            "resident": "weights and the requests' cache",
+            "peak_above_resident": "activations and CUDA graphs",
+            "peak": "what PyTorch's allocator holds",
+            "host_cache": "blocks on the hosts",
+            "activation": "what the profiling run takes",
+            "cudagraph": "CUDA graphs",
+            "non_torch": "memory outside PyTorch's allocator, as published logs have it",
+            "kv_cache": "blocks of the requests",
+            "available": "what is left for the cache",
+            "requested": "the share of the GPU that the engine takes",
+            "process": "weights, work and the requests' cache on one GPU",
+        }
+    )
+    uncertainty = 0.02
+    uncertainty_of = "the most by which tokens of the cache differ from 14 published logs that say all settings"
+    exactness = "weights and blocks are the engine's own; memory outside PyTorch's allocator is that of published logs"
+
+    def resolved(self, options: ServingOptions, spec: Spec, gpu: Device) -> ServingOptions:
+        """The options with vLLM's defaults. Raises ``InputError`` for a longer request than the model's positions."""
+        trained = positions(spec.raw)
+        if options.max_model_len is None:
+            options = options.model_copy(update={"max_model_len": trained or 2048})
+        elif trained is not None and options.max_model_len > trained:
+            raise InputError(
+                f"vLLM stops: User-specified max_model_len ({options.max_model_len}) is greater than the derived "
+                f"max_model_len (max_position_embeddings={trained} or model_max_length=None in model's config.json).; "
+                f"take at most --max-model-len {trained}"
+            )
+        if options.dtype == "auto":
+            kept = torch_dtype(spec.raw.get("dtype") or spec.raw.get("torch_dtype") or "float32")
+            options = options.model_copy(update={"dtype": "bfloat16" if kept == "float32" else kept})
+        return options.on(gpu.name, gpu.usable_bytes)
+
+    def start(self, model: Checkpoint, options: ServingOptions, gpu: Device) -> Start:
+        """What vLLM says of options with its defaults. Raises ``InputError`` in its words."""
+        config, raw = model.spec.config, model.spec.raw
+        form = format_of(model.quantization, options, config.family, model.spec.name)
+        ranks = self.ranks(config, raw, options, form, model.draft)
+        sized = [(self.memory(config, raw, options, gpu, rank), rank) for rank in ranks]
+        sizes, rank = min(sized, key=lambda one: one[0]["available"] / (one[0]["block"] or 1))
+        blocks = sizes["kv_cache"] // sizes["block"] if sizes["block"] else 0
+        length = options.max_model_len
+        assert length is not None
+        concurrency = blocks / max(rank.cache.needed(length, options), 1)
+        tokens = int(concurrency * length)
+        if options.is_old and rank.cache.groups:
+            least = min(layer.block for group in rank.cache.groups for layer in group.layers if layer.kind != "state")
+            tokens = blocks // len(rank.cache.groups) * least * options.decode_context_parallel_size
+        return Start(options, sizes, rank, blocks, tokens, concurrency, _refusal(sizes, rank, options))
+
+    # Plans.
+
+    def asked(self, plan: Any) -> str:
+        return f"serving with {self.title}"
+
+    def heading(self, plan: Any) -> str:
+        return f"{plan.model}, {plan.batch:,} requests of {plan.seq:,} tokens, {self.release(plan)}, {plan.device}"
+
+    def release(self, plan: Any) -> str:
+        return f"{self.title} {plan.vllm.release}"
+
+    def device_of(self, plan: Any) -> Device | None:
+        return None if plan.device is None else find(plan.device)
+
+    def runs_alike(self, plan: Any, device: Device) -> bool:
+        return device.capability is not None
+
+    def model(self, plan: Any, load: Callable[[str], Spec]) -> Checkpoint:
+        return checkpoint(plan.model, load, plan.vllm.draft_model)
+
+    def contexts(self, plan: Any, model: Checkpoint) -> tuple[int, int, int, int]:
+        gpu = find(plan.device)
+        options = self.resolved(ServingOptions(**plan.vllm.model_dump(exclude_unset=True)), model.spec, gpu)
+        cache = self.start(model, options, gpu).rank.cache
+        step = lcm(*(layer.block for group in cache.groups for layer in group.layers if layer.kind != "state"))
+        return plan.seq, 1, positions(model.spec.raw) or plan.seq, step
+
+    def figures(self, plan: Any, model: Checkpoint) -> Figures:
+        gpu = find(plan.device)
+        given = plan.vllm.model_dump(exclude_unset=True)
+        dtype = plan.dtype if "dtype" in plan.model_fields_set else "auto"
+        options = self.resolved(ServingOptions(**{"max_model_len": plan.seq, **given, "dtype": dtype}), model.spec, gpu)
+        self.check(options, gpu)
+        found = self.start(model, options, gpu)
+        sizes = found.bytes
+        cache = plan.batch * found.rank.cache.needed(plan.seq, options) * sizes["block"]
+        above = sizes["activation"] + sizes["cudagraph"]
+        resident = sizes["weights"] + cache
+        process = resident + above + sizes["non_torch"]
+        figures = {
+            **{name: sizes[name] for name in ("weights", "activation", "non_torch", "cudagraph")},
+            "kv_cache": cache,
+            "available": sizes["kv_cache"],
+            "requested": sizes["requested"],
+            **({"host_cache": round(options.kv_offloading_size * GIB)} if options.kv_offloading_size else {}),
+            "parameters": sizes["weights"],
+            **dict.fromkeys(("adapters", "buffers", "gradients", "optimizer", "saved"), 0),
+            "resident": resident,
+            "peak_above_resident": above,
+            "peak": resident + above,
+            "process": process,
+        }
+        return Figures(
+            figures,
+            {"profiling run": above},
+            sum(prod(shape) for shape in shapes_of(model.spec.config).values()),
+            (Limit("process", process, sizes["requested"], process),),
+            warnings=(*model.warnings, *model.spec.warnings, *filter(None, (found.refusal,))),
+            serving={"kv_tokens": found.kv_tokens, "max_concurrency": round(found.max_concurrency, 2)},
+        )
 
     def check(self, options: ServingOptions, gpu: Device) -> None:
         """Raise ``InputError`` for a device that is no CUDA GPU, or on which vLLM refuses the options."""
@@ -79,7 +211,12 @@ class Vllm(Engine):
         return family not in UNKNOWN
 
     def ranks(
-        self, config: Config, raw: Mapping[str, Any], options: ServingOptions, format: Format | None = None
+        self,
+        config: Config,
+        raw: Mapping[str, Any],
+        options: ServingOptions,
+        format: Format | None = None,
+        draft: Checkpoint | None = None,
     ) -> list[Rank]:
         """The ranks of a pipeline, each of which has some layers. Raises ``InputError`` in vLLM's words."""
         if not self.knows(config.family):
@@ -90,7 +227,18 @@ class Vllm(Engine):
         if count > total:
             raise InputError(f"pipeline_parallel_size: {count} ranks have no layer each of {total}; take fewer")
         held = list(parts(config, raw, options.parallel, options.is_old))
-        cache = grouped(layers(config, raw, options), options)
+        kept = layers(config, raw, options)
+        if drafts_itself(config, options):
+            last = max(one.index for one in kept if one.kind != "state")
+            kept += [replace(one, index=total - 1) for one in kept if one.index == last]
+            held += [part._replace(layer=total - 1) for part in held if part.layer == last]
+            size = config.hidden_size
+            held.append(Part("the drafting layer's projection and norms", 2 * size**2 + 3 * size, layer=total - 1))
+        if draft is not None:
+            theirs = draft.spec
+            held += [part._replace(layer=total - 1) for part in parts(theirs.config, theirs.raw, options.parallel)]
+            kept += [replace(one, index=total - 1) for one in layers(theirs.config, theirs.raw, options)]
+        cache = grouped(kept, options)
         ranks = []
         start = 0
         for rank in range(count):
@@ -132,6 +280,41 @@ class Vllm(Engine):
         sizes["kv_cache"] = max(sizes["available"], 0)
         sizes["block"] = rank.cache.block
         return sizes
+
+
+DRAFTS = (
+    *("deepseek_v3", "deepseek_v32", "glm_moe_dsa", "glm4_moe", "ernie4_5_moe", "mimo"),
+    *("qwen3_next", "qwen3_5_text", "qwen3_5_moe_text"),
+)
+"""Families whose checkpoints have a layer that drafts (``config/speculative.py: mtp``)."""
+
+
+def drafts_itself(config: Config, options: ServingOptions) -> bool:
+    """Whether a layer of the model's own drafts. Raises ``InputError`` where there is none."""
+    if not options.num_speculative_tokens or options.draft_model is not None:
+        return False
+    if config.family not in DRAFTS:
+        raise InputError(
+            f"num_speculative_tokens: model_type {config.family} has no layer that drafts; name a draft_model"
+        )
+    return True
+
+
+def checkpoint(model: str, load: Callable[[str], Spec], draft: str | None = None) -> Checkpoint:
+    """A model by its name, and how its checkpoint is quantised: by its config.json, else by its name."""
+    if draft is not None:
+        return checkpoint(model, load)._replace(draft=checkpoint(draft, load))
+    packed = named(model)
+    if packed is not None and "/" in model:
+        try:
+            spec = load(packed[0].rpartition("/")[2])
+        except InputError:
+            pass
+        else:
+            note = f"{model} is read as {spec.name}, quantised as its name says; its config.json replaces this"
+            return Checkpoint(spec, packed[1], (note,))
+    spec = load(model)
+    return Checkpoint(spec, getattr(spec, "quantization", None), spec.warnings)
 
 
 def format_of(quantization: Any, options: ServingOptions, family: str, where: str) -> Format | None:
@@ -209,6 +392,76 @@ def non_torch_bytes(options: ServingOptions, gpu: Device) -> int:
 
 def _given(size: str | None, default: int) -> int:
     return default if size is None else parse_size(size)
+
+
+class Checkpoint(NamedTuple):
+    """A model, and how its checkpoint is quantised."""
+
+    spec: Spec
+    quantization: Any
+    """The config's own ``quantization_config``, or what the checkpoint's name says; ``None`` where it is not."""
+    warnings: tuple[str, ...] = ()
+    draft: Checkpoint | None = None
+    """A model that drafts beside it."""
+
+
+@dataclass(frozen=True)
+class Start:
+    """What vLLM says at its start."""
+
+    options: ServingOptions
+    bytes: dict[str, int]
+    """Of the GPU that has the fewest blocks."""
+    rank: Rank
+    blocks: int
+    kv_tokens: int
+    max_concurrency: float
+    refusal: str | None
+
+
+def positions(raw: Mapping[str, Any]) -> int | None:
+    """The longest request that the model was made for (``config/model.py: _get_and_verify_max_len``)."""
+    for key in ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length"):
+        if isinstance(raw.get(key), int):
+            found = int(raw[key])
+            rope = raw.get("rope_parameters") or {}
+            if rope.get("rope_type") == "longrope" and raw.get("original_max_position_embeddings"):
+                return int(raw["original_max_position_embeddings"])
+            return found
+    return None
+
+
+def longest(available: int, rank: Rank, options: ServingOptions, limit: int) -> int:
+    """The longest request for which so many bytes are enough; 0 where none is."""
+    low, high = 0, limit
+    while low < high:
+        middle = (low + high + 1) // 2
+        fits = rank.cache.needed(middle, options) * rank.cache.block <= available
+        low, high = (middle, high) if fits else (low, middle - 1)
+    return low
+
+
+def _refusal(sizes: Mapping[str, int], rank: Rank, options: ServingOptions) -> str | None:
+    """The error that stops vLLM (``v1/core/kv_cache_planning.py: _check_enough_kv_cache_memory``)."""
+    available, length = sizes["available"], options.max_model_len
+    assert length is not None
+    if not options.is_old:
+        available -= rank.cache.block  # the null block
+    if available <= 0:
+        return (
+            "No available memory for the cache blocks. Try increasing `gpu_memory_utilization` when initializing the "
+            "engine."
+        )
+    needed = rank.cache.needed(length, options) * rank.cache.block
+    if needed <= available:
+        return None
+    estimated = longest(available, rank, options, length)
+    hint = f"Based on the available memory, the estimated maximum model length is {estimated}. " if estimated else ""
+    return (
+        f"To serve at least one request with the model's max seq len ({length}), ({needed / GIB:.2f} GiB KV cache is "
+        f"needed, which is larger than the available KV cache memory ({available / GIB:.2f} GiB). {hint}Try increasing "
+        "`gpu_memory_utilization` or decreasing `max_model_len` when initializing the engine."
+    )
 
 
 ENGINE = Vllm()

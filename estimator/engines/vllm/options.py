@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal, NamedTuple
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
-from ...io.fields import Whole
+from ...io.fields import Block, Whole, block_reader
 from ..keys import Keys
 
 BLOCK_SIZES = (1, 8, 16, 32, 64, 128, 256)
@@ -53,15 +53,12 @@ class Parallel(NamedTuple):
         return -(-count // self.moe)
 
 
-class ServingOptions(BaseModel):
+class VllmOptions(BaseModel):
     """Options of ``vllm serve`` under its names, and sizes from its log in place of derived ones."""
 
     model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
     release: Release = Field("0.33", description="release whose rules hold; 0.11 stands for 0.6 to 0.11")
-    dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field(
-        "auto", description="dtype of weights and activations; auto: the checkpoint's, but never float32"
-    )
     kv_cache_dtype: Annotated[Literal["auto", "bfloat16", "float16", "fp8"], BeforeValidator(_cache_dtype)] = Field(
         "auto", description="dtype of the KV cache; auto: as dtype"
     )
@@ -107,6 +104,14 @@ class ServingOptions(BaseModel):
     activation: str | None = Field(None, description="'PyTorch activation peak memory', if known; derived by default")
     non_torch: str | None = Field(None, description="'non_torch_memory', if known; by default by the ranks")
     cudagraph: str | None = Field(None, description="CUDA graphs' memory, if known; by default 0.13GiB a rank")
+
+
+class ServingOptions(VllmOptions):
+    """The options with the dtype, which is a plan's own key."""
+
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field(
+        "auto", description="dtype of weights and activations; auto: the checkpoint's, but never float32"
+    )
 
     def on(self, name: str, total: int) -> ServingOptions:
         """The options with the defaults of ``vllm serve`` on a GPU, by its name and its bytes of memory
@@ -184,4 +189,35 @@ class ServingOptions(BaseModel):
         return 1
 
 
-KEYS = Keys(instead="serves requests: `estimator serving` says how many a GPU holds at once")
+DEFAULTS = VllmOptions.model_construct()
+"""The block of a plan that gives none."""
+
+
+class VllmKeys(BaseModel):
+    """The key of a plan with the block."""
+
+    model_config = ConfigDict(defer_build=True)
+
+    vllm: Annotated[
+        VllmOptions, Block(block_reader(VllmOptions, "vllm", "{tensor_parallel_size: 2, max_model_len: 8192}"))
+    ] = Field(DEFAULTS, description="runtime vllm: the options of `vllm serve`, by its names")
+
+
+KEYS = Keys(
+    fields=VllmKeys,
+    topic=("vllm", "vLLM (the engine's names)"),
+    claims=lambda data: data.get("task") == "serve",
+    refused={
+        "task: {p.task} does not go with runtime: {p.runtime}, which serves requests; set task: serve": (
+            lambda p: p.task != "serve"
+        ),
+        "dtype: {p.dtype} has no rule with runtime: {p.runtime}; give float16 or bfloat16, and quantization for a "
+        "quantised checkpoint": lambda p: p.dtype not in ("float32", "bfloat16", "float16"),
+        "runtime: {p.runtime} has no rule without a device; name a GPU, such as h100-80gb": lambda p: p.device is None,
+    },
+    refused_elsewhere={
+        "task: serve does not go with runtime: {p.runtime}, which runs no server; set runtime: vllm": (
+            lambda p: p.task == "serve"
+        ),
+    },
+)

@@ -32,8 +32,8 @@ COLUMNS = (
 """Those that are split by their outputs, and parameters of heads."""
 KEYS_AND_VALUES = "k_proj|v_proj"
 MERGED = "qkv_proj|query_key_value|c_attn|Wqkv"
-FLOAT32 = r"\.A_log$|e_score_correction_bias$|correct_output_scale$"
-FLOAT32_GATES = ("ernie4_5_moe", "minimax_m2")
+FLOAT32 = r"\.A_log$|e_score_correction_bias$|correct_output_scale$|\.indexer\.k_norm\."
+FLOAT32_GATES = ("ernie4_5_moe", "minimax_m2", "nemotron_h")
 """Families whose routers are in float32."""
 
 
@@ -53,6 +53,12 @@ def kv_heads_of(heads: int, ranks: int) -> int:
     return max(1, heads // ranks)
 
 
+def kv_heads(config: Config, raw: Mapping[str, Any]) -> int:
+    """Heads of keys of the whole model. Falcon's first models have one, whatever ``num_kv_heads`` is."""
+    one = raw.get("multi_query") and not raw.get("new_decoder_architecture")
+    return 1 if one else config.num_key_value_heads
+
+
 def shapes_of(config: Config) -> dict[str, tuple[int, ...]]:
     """Names and shapes of a model's parameters, as transformers has them."""
     return {name: tuple(whole(size) for size in shape) for name, shape in config.parameters.items()}
@@ -67,7 +73,7 @@ def parts(config: Config, raw: Mapping[str, Any], parallel: Parallel, old: bool 
     roles = {module.path: module.role for module in config.modules.of("embedding", "linear")}
     shapes = shapes_of(config)
     for name, shape in shapes.items():
-        if name == "lm_head.bias" and not old:  # transformers' modules run in vLLM, whose own head has none
+        if name == "lm_head.bias" and config.family == "phi" and not old:  # run by way of transformers, without it
             continue
         elements = prod(shape)
         layer = int(found[1]) if (found := re.search(r"\.(\d+)\.", name)) else None
@@ -76,7 +82,7 @@ def parts(config: Config, raw: Mapping[str, Any], parallel: Parallel, old: bool 
             yield Part(name, elements // shape[0] * (padded // parallel.tp), layer=layer)
             continue
         share = _share(name, shape, config, raw, parallel)
-        router = config.family in FLOAT32_GATES and name.endswith("mlp.gate.weight")
+        router = config.family in FLOAT32_GATES and name.endswith((".mlp.gate.weight", ".mixer.gate.weight"))
         float32 = router or bool(re.search(FLOAT32, name))
         linear = None
         if len(shape) >= 2 and not float32:
@@ -111,6 +117,17 @@ def check_heads(config: Config, raw: Mapping[str, Any], parallel: Parallel) -> N
             f"vLLM stops: Total number of attention heads ({heads}) must be divisible by tensor parallel size "
             f"({parallel.tp}).; take a tensor_parallel_size that divides them"
         )
+    if not raw.get("kv_lora_rank") and config.heads.get("num_key_value_heads"):
+        _check_copies(kv_heads(config, raw), parallel.tp)
+
+
+def _check_copies(heads: int, tp: int) -> None:
+    """Raise ``InputError`` where heads of keys are neither split nor copied evenly (``models/llama.py``)."""
+    if max(heads, tp) % min(heads, tp):
+        raise InputError(
+            f"vLLM stops: AssertionError, since {heads} heads of keys and {tp} ranks do not divide one another; take "
+            "another tensor_parallel_size"
+        )
 
 
 def _share(
@@ -134,7 +151,7 @@ def _share(
         heads = _kv_heads(shape[0], config, raw)
         return Fraction(kv_heads_of(heads, tp), heads)
     if re.fullmatch(MERGED, last):
-        heads, kv = config.num_attention_heads, config.num_key_value_heads
+        heads, kv = config.num_attention_heads, kv_heads(config, raw)
         return Fraction(heads // tp + 2 * kv_heads_of(kv, tp), heads + 2 * kv)
     if re.fullmatch(ROWS, last):
         return None if bias else Fraction(1, tp)
@@ -146,7 +163,7 @@ def _share(
 def _kv_heads(rows: int, config: Config, raw: Mapping[str, Any]) -> int:
     """Heads of keys of a layer, where Gemma 4's differ."""
     if "global_head_dim" not in raw:
-        return config.num_key_value_heads
+        return kv_heads(config, raw)
     sliding = rows == raw["num_key_value_heads"] * raw["head_dim"]
     return int(raw["num_key_value_heads"] if sliding else rows // raw["global_head_dim"])
 

@@ -14,6 +14,8 @@ from .tables import show, terminal_width, wrapped
 
 _SCREEN_COLUMN = 35
 """The column where the descriptions of ``--help`` begin."""
+IN_FULL = "(--help-all)"
+"""The end of a group's title, where ``--help`` of a command without a plan leaves the group out."""
 
 
 def requested(arguments: Sequence[str]) -> tuple[str, str]:
@@ -43,6 +45,8 @@ def show_help(parser: argparse.ArgumentParser, topic: str, method: str) -> None:
     """Print the help that ``requested`` found. A group of the parser is a topic, by its title, or the command's own."""
     groups = [(group.title or "", group._group_actions) for group in parser._action_groups]
     if not any(title in TOPICS.values() for title, _ in groups):
+        if topic == "":
+            groups = [(title, actions) for title, actions in groups if not title.endswith(IN_FULL)]
         topic = "all"  # a command without a plan has few options
     if topic == "":
         show(*_screen(parser, groups))

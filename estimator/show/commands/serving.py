@@ -13,6 +13,7 @@ from ...engines.vllm.options import ServingOptions
 from ...errors import InputError
 from ...io.fields import checked
 from ...text import human
+from .help import IN_FULL
 from .options import add_field, add_spellings, value_of
 from .tables import present, show, show_answer, show_assumptions, table
 
@@ -24,6 +25,12 @@ _LABELS = {
     "cudagraph": "CUDA graphs",
     "kv_cache": "left for the KV cache",
 }
+
+_OFTEN = (
+    *("release", "max_model_len", "tensor_parallel_size", "gpu_memory_utilization", "max_num_seqs"),
+    *("kv_cache_dtype", "quantization", "non_torch"),
+)
+"""Options that ``--help`` shows."""
 
 
 def configure(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None:
@@ -41,9 +48,10 @@ def configure(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None
         help="tokens of a request, prompt and answer (default: %(default)s)",
     )
     add_spellings(parser, "seqs", "--seq", "--contexts")
-    options = parser.add_argument_group("vllm serve (its names)")
+    often = parser.add_argument_group("vllm serve (its names; all of them: --help-all)")
+    others = parser.add_argument_group(f"vllm serve, more {IN_FULL}")
     for name, field in ServingOptions.model_fields.items():
-        add_field(options, name, field)
+        add_field(often if name in _OFTEN else others, name, field)
     parser.add_argument("--json", action="store_true", help="print one JSON object; sizes in bytes")
 
 
