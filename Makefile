@@ -55,6 +55,11 @@ figures: .venv/base
 	.venv-trl-$*/bin/python -m pip install --quiet --editable '.[trace]' 'trl==$*.*' pytest
 	touch $@
 
+.venv-vllm-%/made: tests/cases/vllm_packages.py # a release of vLLM beside PyTorch for CPUs, whose model classes are asked
+	$(PYTHON) -m venv .venv-vllm-$*
+	$(PYTHON) tests/cases/vllm_packages.py $* .venv-vllm-$*/bin/python
+	touch $@
+
 .venv-litgpt/made: pyproject.toml # litgpt, whose model is recorded, and whose loop's steps are measured
 	$(PYTHON) -m venv .venv-litgpt
 	.venv-litgpt/bin/python -m pip install --quiet --editable '.[quantised]' lightning jsonargparse psutil pytest hypothesis

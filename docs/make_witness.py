@@ -23,7 +23,7 @@ LIMIT = 6 * 3600
 RESULTS = ("tests/data", "docs", "model_specs", ":!docs/*.py")
 """What the steps write."""
 DATE = re.compile(rb"20\d\d-[01]\d-[0-3]\d")
-TRL, TRANSFORMERS = ("1.14", "1.16"), ("4.45", "4.48", "4.57")
+TRL, TRANSFORMERS, VLLM = ("1.14", "1.16"), ("4.45", "4.48", "4.57"), ("0.11.0", "0.33.0")
 LITGPT = ("tests/programs/test_litgpt.py", "tests/recorder/test_litgpt.py")
 
 STEPS: dict[str, list[str]] = {
@@ -48,6 +48,9 @@ STEPS["install deepspeed"] = ["make", ".venv-deepspeed/made"]
 STEPS["deepspeed: steps"] = [".venv-deepspeed/bin/python", "-m", "tests.cases.zero_steps"]
 STEPS["install mlx"] = ["make", ".venv-mlx/made"]
 STEPS["mlx: steps and calls"] = [".venv-mlx/bin/python", "-m", "tests.cases.mlx_steps"]
+for release in VLLM:
+    STEPS[f"install vllm {release}"] = ["make", f".venv-vllm-{release}/made"]
+    STEPS[f"vllm {release}: models"] = [f".venv-vllm-{release}/bin/python", "-m", "tests.cases.vllm_models"]
 for release in TRANSFORMERS:
     STEPS[f"install transformers {release}"] = ["make", f".venv-{release}/made"]
     STEPS[f"transformers {release}: steps"] = [f".venv-{release}/bin/python", "-m", "tests.cases.release_steps"]

@@ -80,9 +80,8 @@ class OneDeviceKeys(TypedDict, total=False):
     gradient_clipping: bool
     sharding: Mapping[str, Any] | str | None
     run: Mapping[str, Any] | None
-    runtime: Literal['torch-cpu', 'torch-cuda', 'llama.cpp', 'mlx']
+    runtime: Literal['torch-cpu', 'torch-cuda', 'llama.cpp', 'vllm', 'mlx']
     mlx: Mapping[str, Any]
-    runtime: Literal['torch-cpu', 'torch-cuda', 'llama.cpp', 'vllm']
     vllm: Mapping[str, Any]
     llama_cpp: Mapping[str, Any]
     previous_seq: int | None
@@ -122,15 +121,6 @@ class OneDeviceKeys(TypedDict, total=False):
     override_tensor: str | None
     backend: Literal['cpu', 'cpu-avx512', 'cpu-arm', 'cpu-plain', 'metal', 'vulkan', 'cuda'] | None
     build: Literal['2025', '0c1e57098', 'b11739']
-    num_layers: int | None
-    max_tokens: int
-    prefill_step_size: int
-    max_kv_size: int | None
-    kv_bits: Literal[4, 8] | None
-    kv_group_size: Literal[32, 64, 128]
-    quantized_kv_start: int
-    q_group_size: Literal[32, 64, 128]
-    iogpu_wired_limit_mb: int | None
     release: Literal['0.11', '0.33']
     kv_cache_dtype: Literal['auto', 'bfloat16', 'float16', 'fp8'] | str
     block_size: int | None
@@ -161,6 +151,15 @@ class OneDeviceKeys(TypedDict, total=False):
     activation: str | None
     non_torch: str | None
     cudagraph: str | None
+    num_layers: int | None
+    max_tokens: int
+    prefill_step_size: int
+    max_kv_size: int | None
+    kv_bits: Literal[4, 8] | None
+    kv_group_size: Literal[32, 64, 128]
+    quantized_kv_start: int
+    q_group_size: Literal[32, 64, 128]
+    iogpu_wired_limit_mb: int | None
     max_new_tokens: int
     num_beams: int
     cache_implementation: Literal['dynamic', 'static', 'quantized']

@@ -331,6 +331,8 @@ def test_every_key_of_mlx_is_an_option(key: str, capsys: pytest.CaptureFixture[s
     printed = json.loads(capsys.readouterr().out)
     assert printed == estimate(plan, mlx={**block, key: value}).to_dict()
     assert printed != estimate(plan, mlx=block).to_dict()
+
+
 VLLM_OPTIONS: dict[str, tuple[list[str], Any]] = {
     "release": (["--release", "0.11"], "0.11"),
     "kv_cache_dtype": (["--kv-cache-dtype", "fp8"], "fp8"),

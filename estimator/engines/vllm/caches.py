@@ -177,7 +177,8 @@ def grouped(found: Sequence[Layer], options: ServingOptions) -> Cache:
     """
     if not found:
         return Cache(())
-    if options.disable_hybrid_kv_cache_manager and any(one.kind == "full" for one in found):
+    chunked = options.is_old and any(one.kind == "chunk" for one in found)
+    if (chunked or options.disable_hybrid_kv_cache_manager) and any(one.kind == "full" for one in found):
         found = [replace(one, kind="full", seen=None) if one.kind in ("window", "chunk") else one for one in found]
     if len({(one.kind, one.block, one.seen) for one in found}) == 1:
         return Cache((Group(tuple(found)),))

@@ -81,9 +81,11 @@ def parts(config: Config, raw: Mapping[str, Any], parallel: Parallel, old: bool 
             padded = -(-shape[0] // VOCABULARY) * VOCABULARY
             yield Part(name, elements // shape[0] * (padded // parallel.tp), layer=layer)
             continue
-        share = _share(name, shape, config, raw, parallel)
-        router = config.family in FLOAT32_GATES and name.endswith((".mlp.gate.weight", ".mixer.gate.weight"))
-        float32 = router or bool(re.search(FLOAT32, name))
+        share = _share(name, shape, config, raw, parallel, old)
+        router = (
+            not old and config.family in FLOAT32_GATES and name.endswith((".mlp.gate.weight", ".mixer.gate.weight"))
+        )
+        float32 = router or bool(re.search(FLOAT32, name) and not (old and ".moe_statics." in name))
         linear = None
         if len(shape) >= 2 and not float32:
             linear = shape[-2], shape[-1]
@@ -131,7 +133,7 @@ def _check_copies(heads: int, tp: int) -> None:
 
 
 def _share(
-    name: str, shape: tuple[int, ...], config: Config, raw: Mapping[str, Any], parallel: Parallel
+    name: str, shape: tuple[int, ...], config: Config, raw: Mapping[str, Any], parallel: Parallel, old: bool
 ) -> Fraction | None:
     """The rank's share of a parameter; ``None`` for one that each rank has whole."""
     module, _, kind = name.rpartition(".")
@@ -143,12 +145,14 @@ def _share(
         if parallel.expert_parallel:
             return Fraction(parallel.experts(shape[0]), shape[0])
         return None if bias and "down_proj" in kind else Fraction(1, parallel.moe)
-    if ".indexer." in name or (config.family == "gpt_bigcode" and ".mlp." in name):
+    if ".indexer." in name or (config.family == "gpt_bigcode" and ".mlp." in name and not old):
         return None
     if re.search(r"\.(mamba|mixer)\.(in_proj|out_proj|conv1d|norm|A_log|D|dt_bias)", name):
         return _of_mamba2(last, kind, shape[0], raw, tp)
     if re.fullmatch(KEYS_AND_VALUES, last):
         heads = _kv_heads(shape[0], config, raw)
+        if old and config.family == "smollm3":  # by way of transformers, which copied no heads
+            return Fraction(1, tp)
         return Fraction(kv_heads_of(heads, tp), heads)
     if re.fullmatch(MERGED, last):
         heads, kv = config.num_attention_heads, kv_heads(config, raw)
