@@ -56,7 +56,7 @@ def entries(log: Log) -> list[Any]:
 
 
 @pytest.mark.consistency
-@pytest.mark.share(2)
+@pytest.mark.share(4)
 @pytest.mark.parametrize("job", STEPS, indirect=True, ids=str)
 def test_a_log_is_that_of_all_passes(job: Resolved, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whether sizes are symbols or numbers."""

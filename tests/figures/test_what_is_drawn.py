@@ -126,6 +126,7 @@ def test_a_comparison_leaves_no_part_of_the_picture_empty() -> None:
     assert {(line.get_color(), line.get_marker()) for line in right.lines} == marks
 
 
+@pytest.mark.share(2)
 def test_a_cluster_has_a_panel_for_each_card_and_a_line_for_each_way() -> None:
     """With a mark for each layout, hollow where a GPU's process is not known; the answer's mark; the limits."""
     keys = {"model": "llama-3.2-1b", "dtype": "float32", "seq": 256}

@@ -108,6 +108,7 @@ def test_every_built_in_model_is_answered_without_torch(first: int, call: int) -
     assert (done.returncode, done.stderr, done.stdout) == (0, "", "")
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize(
     ("model", "cached"),
     [("gemma-2-2b", "dynamic"), ("gemma-2-2b", "static"), ("phi-4", "quantized"), ("phi-3-mini-4k", "quantized")],

@@ -101,6 +101,7 @@ def test_command_wrong_options(capsys: pytest.CaptureFixture[str], options: list
     assert "\n" not in error
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize("command", [["models"], ["devices"], ["record", "--list"]])
 def test_a_list_fits_a_terminal_and_is_whole_in_a_pipe(
     command: list[str], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch

@@ -51,6 +51,7 @@ def test_a_command_says_how_to_install_what_it_runs(command: str) -> None:
     assert done.stderr.count("\n") == 1
 
 
+@pytest.mark.share(2)
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="needs /proc")
 @pytest.mark.parametrize("where", [[], ["--device", "rtx-4060"], ["--runtime", "llama.cpp"]])
 def test_an_estimate_is_small(where: list[str]) -> None:

@@ -32,6 +32,7 @@ def step(name: str, tmp_path: Path, **keys: Any) -> Result:
     return assert_measured(plan, estimated, measured, tolerance=64)
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize("name", ["mixtral", "qwen2_moe", "gpt_oss"])
 @pytest.mark.parametrize("kind", ["eager", "batched_mm", "grouped_mm"])
 def test_implementations(name: str, kind: str, tmp_path: Path) -> None:

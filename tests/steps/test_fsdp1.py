@@ -22,6 +22,7 @@ from tests.cases.small_models import write_config
 WORLD = 5
 
 
+@pytest.mark.share(2)
 @pytest.mark.extra("trace")
 @pytest.mark.parametrize("options", [{}, PEFT], ids=["layers", "adapters-apart"])
 def test_largest_rank(options: dict[str, str], tmp_path: Path) -> None:

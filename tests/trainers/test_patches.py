@@ -73,7 +73,7 @@ def written(name: str, folder: Path) -> Path:
     return path
 
 
-@pytest.mark.share(4)
+@pytest.mark.share(8)
 @pytest.mark.parametrize("share", [0.75, 0.4])
 @pytest.mark.parametrize("name", FILES)
 def test_the_patched_file_is_answered_as_the_advice_says(name: str, share: float, tmp_path: Path) -> None:
@@ -118,6 +118,7 @@ def test_the_diff_is_one_that_patch_takes(ends: str, tmp_path: Path) -> None:
     assert (tmp_path / "f.yaml").read_text() == after
 
 
+@pytest.mark.share(3)
 def test_the_command_prints_the_patch(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = written("trl.yaml", tmp_path)
     assert main(["advise", "--file", str(path), "--budget", "1GiB"]) == 0
