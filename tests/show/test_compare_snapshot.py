@@ -146,7 +146,6 @@ def freed_later(trace: list[Any], at: int) -> None:
 
 
 @pytest.mark.share(3)
-@pytest.mark.share(6)
 @pytest.mark.parametrize(
     ("edit", "kind"),
     [(more, "recorded only"), (other_size, "size"), (less, "predicted only"), (freed_later, "freed later")],
