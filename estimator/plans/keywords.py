@@ -119,6 +119,9 @@ class OneDeviceKeys(TypedDict, total=False):
     no_kv_offload: bool
     n_cpu_moe: int
     override_tensor: str | None
+    mmproj: str | None
+    model_draft: str | None
+    n_gpu_layers_draft: int | None
     backend: Literal['cpu', 'cpu-avx512', 'cpu-arm', 'cpu-plain', 'metal', 'vulkan', 'cuda'] | None
     build: Literal['2025', '0c1e57098', 'b11739']
     release: Literal['0.11', '0.33']

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from estimator import estimate
+from estimator.errors import InputError
 from estimator.witnesses import llama_cpp as engine
 from tests.cases.llama_cpp_runs import real_header
 
@@ -36,3 +38,47 @@ def test_a_file_without_a_tokenizer_takes_none(tmp_path: Path) -> None:
     file, made = estimate(str(path), n_ctx=512).bytes, estimate("smollm2-135m", runtime="llama.cpp", n_ctx=512).bytes
     assert file["weights"] == made["weights"]
     assert made["process"] - file["process"] > 1e6
+
+
+DEVICES: dict[str, Any] = {"devices": ["rtx-3090", "rtx-3060"], "dtype": "q4_k_m"}
+
+
+def buffers(model: str, **keys: Any) -> list[list[int]]:
+    return [list(one["bytes"].values()) for one in estimate(model, **DEVICES, **keys).devices]
+
+
+def test_a_draft_model_is_beside_the_main_one() -> None:
+    """By hand: each place holds both models' buffers, in the same context."""
+    alone, draft = (buffers(model, n_ctx=4096) for model in ("qwen2.5-7b", "qwen2.5-0.5b"))
+    both = buffers("qwen2.5-7b", n_ctx=4096, model_draft="qwen2.5-0.5b")
+    assert both == [[a + b for a, b in zip(*rows, strict=True)] for rows in zip(alone, draft, strict=True)]
+    on_host = buffers("qwen2.5-7b", n_ctx=4096, model_draft="qwen2.5-0.5b", n_gpu_layers_draft=0)
+    assert on_host[0][1] == alone[0][1]
+    assert on_host[2][1] > both[2][1]
+    one, two = (estimate("qwen2.5-7b", dtype="q4_k_m", n_ctx=512, model_draft=m).bytes for m in (None, "qwen2.5-0.5b"))
+    assert two["process"] == one["process"] + two["beside"] == two["clean"] + two["dirty"]
+    with pytest.raises(InputError, match="a draft needs the same vocabulary"):
+        estimate("qwen2.5-7b", dtype="q4_k_m", n_ctx=512, model_draft="llama-3.2-1b")
+
+
+@pytest.mark.extra("engine")
+def test_a_projector_is_on_the_first_device(tmp_path: Path) -> None:
+    """By hand: its weights are counted, and a file that is no projector is refused."""
+    import gguf
+    import numpy
+
+    path = tmp_path / "mmproj-model.gguf"
+    writer = gguf.GGUFWriter(path, "clip")
+    writer.add_tensor("v.patch_embd.weight", numpy.zeros((64, 100), dtype="float32"))
+    writer.write_header_to_file()
+    writer.write_kv_data_to_file()
+    writer.write_tensors_to_file()
+    writer.close()
+    alone, beside = buffers("qwen2.5-7b", n_ctx=512), buffers("qwen2.5-7b", n_ctx=512, mmproj=str(path))
+    assert beside[0][0] == alone[0][0] + 4 * 6400
+    assert (beside[1:], beside[0][1:]) == (alone[1:], alone[0][1:])
+    on_cpu, without = (estimate("qwen2.5-7b", dtype="q4_0", n_ctx=512, mmproj=m).bytes for m in (str(path), None))
+    assert on_cpu["dirty"] == without["dirty"] + on_cpu["beside"] == without["dirty"] + 4 * 6400
+    engine.write_sparse(real_header("smollm2-135m"), path)
+    with pytest.raises(InputError, match="is no multimodal projector"):
+        estimate("qwen2.5-7b", dtype="q4_0", mmproj=str(path))

@@ -244,7 +244,7 @@ def test_every_key_has_an_example_here() -> None:
     blocks = {"llama_cpp", "mlx", "generate", "run", "sharding"}
     elsewhere = {"model", "devices", "target_seq"} | blocks  # target_seq: of no built-in model
     assert PLAN_OPTIONS.keys() | elsewhere == Plan.model_fields.keys()
-    assert ENGINE_OPTIONS.keys() == LlamaCppOptions.model_fields.keys()
+    assert ENGINE_OPTIONS.keys() | {"mmproj"} == LlamaCppOptions.model_fields.keys()  # a file, in test_llama_cpp.py
     assert MLX_OPTIONS.keys() == MlxOptions.model_fields.keys()
     elsewhere = {"model", "llama_cpp", "vllm", "devices", "generate", "run", "sharding"} | {
         "target_seq"
@@ -279,9 +279,20 @@ ENGINE_OPTIONS: dict[str, tuple[list[str], Any]] = {
     "no_kv_offload": (["--no-kv-offload"], True),
     "n_cpu_moe": (["--n-cpu-moe", "3"], 3),
     "override_tensor": (["--override-tensor", "ffn_up=CPU"], "ffn_up=CPU"),
+    "model_draft": (["--model-draft", "gemma-3-270m"], "gemma-3-270m"),
+    "n_gpu_layers_draft": (["--n-gpu-layers-draft", "3", "--model-draft", "gemma-3-270m"], 3),
     "build": (["--build", "b11739"], "b11739"),
 }
-OF_DEVICES = ("n_gpu_layers", "tensor_split", "split_mode", "main_gpu", "no_kv_offload", "n_cpu_moe", "override_tensor")
+OF_DEVICES = (
+    "n_gpu_layers",
+    "tensor_split",
+    "split_mode",
+    "main_gpu",
+    "no_kv_offload",
+    "n_cpu_moe",
+    "override_tensor",
+    "n_gpu_layers_draft",
+)
 """Options that are about a plan's devices."""
 
 
@@ -291,7 +302,11 @@ def test_every_key_of_the_engine_is_an_option(key: str, capsys: pytest.CaptureFi
     options, value = ENGINE_OPTIONS[key]
     model = "qwen3-30b-a3b" if key == "n_cpu_moe" else "gemma-3-270m"
     plan: dict[str, Any] = {"model": model, "runtime": "llama.cpp", "dtype": "q4_0"}
-    block = {"kv_unified": {"n_seq_max": 2}, "main_gpu": {"split_mode": "none"}}.get(key, {})
+    block = {
+        "kv_unified": {"n_seq_max": 2},
+        "main_gpu": {"split_mode": "none"},
+        "n_gpu_layers_draft": {"model_draft": "gemma-3-270m"},
+    }.get(key, {})
     arguments = ["estimate", model, "--runtime", "llama.cpp", "--dtype", "Q4_0", "--json"]
     if key in OF_DEVICES:
         plan["devices"] = ["rtx-3090", "rtx-3060"]

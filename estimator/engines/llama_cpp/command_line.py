@@ -25,6 +25,9 @@ _TEXTS = {
     "type_v": "-ctv --cache-type-v",
     "tensor_split": "-ts --tensor-split",
     "split_mode": "-sm --split-mode",
+    "mmproj": "-mm --mmproj",
+    "model_draft": "-md --model-draft --spec-draft-model",
+    "n_gpu_layers_draft": "-ngld --gpu-layers-draft --n-gpu-layers-draft --spec-draft-ngl",
     "n_gpu_layers": "-ngl --gpu-layers --n-gpu-layers",
 }
 _SWITCHES = {
@@ -47,6 +50,7 @@ _COSTLESS = """
 """
 """Switches that no buffer depends on."""
 _COSTLESS_WITH_VALUE = """
+--draft --draft-n --draft-max --draft-min --draft-n-min --draft-p-min --draft-p-split
 -t --threads -tb --threads-batch -C --cpu-mask -Cr --cpu-range --cpu-strict --prio --poll -n --predict --n-predict
 --keep -p --prompt -sys --system-prompt -f --file -sysf --system-prompt-file -bf --binary-file -r --reverse-prompt
 --in-prefix --in-suffix --samplers -s --seed --sampler-seq --sampling-seq --temp --temperature --top-k --top-p --min-p

@@ -10,7 +10,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from math import prod
 from pathlib import Path
@@ -26,8 +26,9 @@ from ..devices import Device, context_bytes, find
 from ..engine import Engine, Figures, Limit, Spec
 from . import convert, gguf_file, hparams, placement
 from .builds import BUILDS
+from .ggml import pad
 from .header import Header
-from .options import RPC, UNQUANTISED
+from .options import RPC, UNQUANTISED, is_gguf
 from .usage import UNCERTAINTY, Usage, usage
 
 _ARM = ("Android phone", "board")
@@ -44,6 +45,9 @@ class Model:
     from_file: bool
     """Whether the header was read from a GGUF file, not made from a config."""
     warnings: tuple[str, ...]
+    draft: Model | None = None
+    projector: int = 0
+    """Bytes of a multimodal projector's weights."""
 
     @cached_property
     def trained(self) -> int:
@@ -68,6 +72,10 @@ def backend_of(plan: Any) -> str:
     if chosen is not None or plan.device is None:
         return chosen or ("cuda" if plan.llama_cpp.n_gpu_layers else "cpu")
     return _backend_on(find(plan.device))
+
+
+VOCABULARIES_DIFFER = 128
+"""Tokens by which a draft's vocabulary may differ (``SPEC_VOCAB_MAX_SIZE_DIFFERENCE``, ``common/speculative.cpp``)."""
 
 
 @dataclass(frozen=True)
@@ -167,7 +175,13 @@ def usage_of(plan: Any, model: Model) -> Usage:
     """The buffers of a plan. Raises ``InputError``."""
     options, header = plan.llama_cpp, model.header
     seq = plan.seq if "seq" in plan.model_fields_set else None
-    return usage(
+    draft = None
+    if model.draft is not None:
+        layers = {"n_gpu_layers": options.n_gpu_layers_draft, "model_draft": None, "mmproj": None}
+        own = {**layers, "n_ctx": options.n_ctx or (model.trained if seq is None else None), "override_tensor": None}
+        drafting = plan.model_copy(update={"llama_cpp": options.model_copy(update={**own, "n_cpu_moe": 0})})
+        draft = usage_of(drafting, model.draft)
+    found = usage(
         header,
         options.parameters(plan.batch, seq, model.trained),
         BUILDS[build_of(plan)],
@@ -177,17 +191,16 @@ def usage_of(plan: Any, model: Model) -> Usage:
         repack=options.repack,
         tokenizer=header.tokens is not None or not model.from_file,
     )
+    return replace(found, draft=draft, projector=model.projector)
 
 
 def _needed(plan: Any, use: Usage) -> list[int]:
-    """Bytes that each device, and at the end the host, need."""
-    cards = cards_of(plan)
-    needed = [
-        weights + kv + states + compute
-        for weights, (kv, states), compute in zip(use.weights.places, use.caches, use.reserved, strict=True)
-    ]
-    host = use.weights.mapped + use.weights.repacked + use.weights.read + sum(use.caches[-1]) + use.touched[-1]
-    needed[-1] = host + use.context.output_bytes + use.overhead
+    """Bytes that each device, and at the end the host, need. Of the host's compute buffers it is what is touched."""
+    cards, needed = cards_of(plan), [sum(place.values()) for place in use.places]
+    untouched = use.reserved[-1] - use.touched[-1]
+    if use.draft is not None:
+        untouched += use.draft.reserved[-1] - use.draft.touched[-1]
+    needed[-1] += use.overhead - untouched
     for i, card in enumerate(cards):
         needed[i] += card.driver + (needed[-1] if card.in_ram else 0)
     return needed
@@ -277,6 +290,10 @@ def _notes(use: Usage) -> list[str]:
     for kind in dict.fromkeys(device.backend.kind for device in use.layout.devices):
         if kind != RPC:
             found.append(f"backend {kind}: compared with public logs only, since no such GPU was at hand")
+    if use.projector:
+        found.append("mmproj: the projector's weights are counted, and not what it computes for an image")
+    if use.draft is not None:
+        found.append("model_draft: taken to have the main model's context; compared with no run")
     if context.n_ctx != context.parameters.n_ctx:
         found.append(f"the engine rounds n_ctx to {context.n_ctx:,}")
     return found
@@ -306,22 +323,7 @@ def _devices_of(use: Usage) -> tuple[Mapping[str, Any], ...]:
     """The buffers of each device and of the host, as the engine reports them; nothing where the host has all."""
     if not use.layout.devices:
         return ()
-    output = [0] * use.layout.host + [use.context.output_bytes]
-    host = use.weights.mapped + use.weights.repacked + use.weights.read
-    rows = zip(use.layout.names, (*use.weights.places[:-1], host), use.caches, use.reserved, output, strict=True)
-    return tuple(
-        {
-            "name": name,
-            "bytes": {
-                "weights": weights,
-                "kv_cache": kv,
-                "recurrent_state": states,
-                "compute": compute,
-                "output": logits,
-            },
-        }
-        for name, weights, (kv, states), compute, logits in rows
-    )
+    return tuple({"name": name, "bytes": sizes} for name, sizes in zip(use.layout.names, use.places, strict=True))
 
 
 class LlamaCpp(Engine):
@@ -341,6 +343,7 @@ class LlamaCpp(Engine):
         ("output", "output"),
         ("compute", "compute, reserved"),
         ("host_compute", "compute, host's part"),
+        ("beside", "draft model and projector"),
         ("peak_above_resident", "compute, touched"),
         ("clean", "clean (can be dropped)"),
         ("dirty", "dirty"),
@@ -372,6 +375,7 @@ class LlamaCpp(Engine):
             "clean": "pages that the system may drop and read again",
             "dirty": "memory that the system cannot drop",
             "used": "memory that decoding reads or writes for every token",
+            "beside": "a draft model with its cache, and a projector's weights",
             "host_compute": "the compute buffer on the host, beside a GPU",
             "device": "what is on the GPU, with the CUDA context of a known device",
         }
@@ -432,11 +436,27 @@ class LlamaCpp(Engine):
         }
 
     def model(self, plan: Any, load: Callable[[str], Spec]) -> Model:
-        path = existing(Path(plan.model))
-        if path is not None and plan.from_gguf:
+        found, options = self._model(plan.model, plan.dtype, load), plan.llama_cpp
+        draft = None if options.model_draft is None else self._model(options.model_draft, plan.dtype, load)
+        if draft is not None and abs(draft.header.n_vocab - found.header.n_vocab) > VOCABULARIES_DIFFER:
+            raise InputError(
+                f"model_draft: {draft.name} has {draft.header.n_vocab:,} tokens and {found.name} "
+                f"{found.header.n_vocab:,}; a draft needs the same vocabulary"
+            )
+        projector = 0
+        if options.mmproj is not None:
+            keys, tensors = gguf_file.tables(Path(options.mmproj))
+            if keys.get("general.architecture") != "clip":
+                raise InputError(f"mmproj: {shown(options.mmproj)} is no multimodal projector; name its mmproj-*.gguf")
+            projector = sum(pad(tensor.nbytes, 32) for tensor in tensors.values())
+        return replace(found, draft=draft, projector=projector)
+
+    def _model(self, name: str, recipe: str, load: Callable[[str], Spec]) -> Model:
+        path = existing(Path(name))
+        if path is not None and is_gguf(name):
             return Model(path.name, gguf_file.read(path), True, ())
-        spec = load(plan.model)
-        return Model(spec.name, convert.header(spec.raw, spec.name, plan.dtype), False, spec.warnings)
+        spec = load(name)
+        return Model(spec.name, convert.header(spec.raw, spec.name, recipe), False, spec.warnings)
 
     def contexts(self, plan: Any, model: Model) -> tuple[int, int, int, int]:
         options, sequences = plan.llama_cpp, self.sequences(plan)
@@ -489,11 +509,13 @@ class LlamaCpp(Engine):
             "resident": resident,
             "peak_above_resident": touched,
             "peak": resident + touched,
-            "process": resident + touched + use.overhead,
+            "process": resident + touched + use.overhead + use.beside,
             "clean": use.clean,
             "dirty": use.dirty,
             "used": use.used,
         }
+        if use.beside:
+            sizes["beside"] = use.beside
         if use.layout.devices:
             sizes["host_compute"] = use.reserved[-1]
         if plan.devices is not None:

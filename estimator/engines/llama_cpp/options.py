@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from ...io.fields import Block, Whole, block_reader, torch_dtype
+from ...io.fields import Block, FileName, Whole, block_reader, torch_dtype
 from ..devices import Device, find
 from ..keys import Keys
 
@@ -103,6 +103,13 @@ class LlamaCppOptions(BaseModel):
     n_cpu_moe: Index = Field(0, description="the first so many layers have their experts in the host's memory")
     override_tensor: str | None = Field(
         None, description="where weights are by pattern=NAME, after commas more: exps=CPU, blk\\.0\\.=CUDA1"
+    )
+    mmproj: FileName | None = Field(None, description="a GGUF file with a multimodal projector, held beside the model")
+    model_draft: FileName | None = Field(
+        None, description="a draft model for speculative decoding: a GGUF file, or a name in the plan's dtype"
+    )
+    n_gpu_layers_draft: Annotated[Index | None, BeforeValidator(_layers)] = Field(
+        None, description="layers of the draft model on devices; all if not given"
     )
     backend: Literal["cpu", "cpu-avx512", "cpu-arm", "cpu-plain", "metal", "vulkan", "cuda"] | None = Field(
         None,

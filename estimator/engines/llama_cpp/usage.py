@@ -53,6 +53,30 @@ class Usage:
     tokenizer: bool
     """Whether a vocabulary is loaded."""
     repack: bool
+    draft: Usage | None = None
+    """The buffers of a draft model beside it."""
+    projector: int = 0
+    """Bytes of a multimodal projector's weights."""
+
+    @property
+    def places(self) -> list[dict[str, int]]:
+        """The bytes of each buffer of each device, and at the end of the host, of all models."""
+        first = int(not self.layout.devices)  # a projector is on the first device, if there is one
+        found = [
+            {"weights": weights, "kv_cache": kv, "recurrent_state": states, "compute": compute, "output": 0}
+            for weights, (kv, states), compute in zip(self.weights.places, self.caches, self.reserved, strict=True)
+        ]
+        found[-1]["output"] = self.context.output_bytes
+        found[0 - first]["weights"] += self.projector
+        for own, more in zip(found, self.draft.places, strict=True) if self.draft is not None else ():
+            own |= {part: own[part] + more[part] for part in own}
+        return found
+
+    @property
+    def beside(self) -> int:
+        """Bytes of a projector and of a draft model, resident while they decode."""
+        draft = self.draft
+        return self.projector + (0 if draft is None else draft.clean + draft.dirty - draft.overhead)
 
     @cached_property
     def reserved(self) -> tuple[int, ...]:
@@ -114,21 +138,23 @@ class Usage:
     @property
     def clean(self) -> int:
         """Resident pages of the model's file, which the operating system may drop and read again."""
-        return self.weights.mapped
+        return self.weights.mapped + (0 if self.draft is None else self.draft.weights.mapped)
 
     @property
     def used(self) -> int:
         """Resident memory that decoding reads or writes for every token: all but the file's idle pages, which the
         operating system can drop without making decoding slower.
         """
-        return self.clean + self.dirty - self.weights.idle
+        idle = self.weights.idle + (0 if self.draft is None else self.draft.weights.idle)
+        return self.clean + self.dirty - idle
 
     @property
     def dirty(self) -> int:
         """Resident memory that the operating system cannot drop."""
         c = self.context
-        held = self.weights.repacked + self.weights.read + self.weights.device
-        return held + c.kv_bytes + c.recurrent_bytes + c.output_bytes + sum(self.touched) + self.overhead
+        held = self.weights.repacked + self.weights.read + self.weights.device + self.projector
+        draft = 0 if self.draft is None else self.draft.dirty - self.draft.overhead
+        return held + c.kv_bytes + c.recurrent_bytes + c.output_bytes + sum(self.touched) + self.overhead + draft
 
 
 def usage(

@@ -75,7 +75,7 @@ def weights(
     runs: list[list[int]] = []
     """Ranges of the file that are mapped: one with gaps, or beside devices each of the host's tensors."""
     idle: list[tuple[int, int]] = []
-    at = repacked = kept = 0
+    at = repacked = kept = of_devices = 0
     embedding = header.tensors["token_embd.weight"]
     tied = layout.of(TIED) if "output.weight" not in header.tensors else None
     in_place = tied is not None and (maps[tied] or (tied == host and not _multiplied(embedding, rows)))
@@ -99,6 +99,7 @@ def weights(
                 if layout.devices or not runs:
                     runs.append([at, end])
                 runs[-1][1] = end
+                of_devices += (end - at) * (place < host)
         at = pad(end, ALIGNMENT)
     if tied == host and _multiplied(embedding, rows):
         repacked += pad(embedding.nbytes, ALIGNMENT)
@@ -115,7 +116,7 @@ def weights(
         repacked=repacked,
         read=0 if use_mmap else kept,
         device=on_devices,
-        places=(*places[:-1], kept + repacked),
+        places=(*places[:-1], (mapped - of_devices if use_mmap else kept) + repacked),
     )
 
 
