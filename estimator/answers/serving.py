@@ -54,6 +54,15 @@ class Serving:
     mends: tuple[str, ...] = ()
     """Options each of which lets it start."""
     warnings: tuple[str, ...] = field(default=())
+    longest: int | None = None
+    """The largest ``max_model_len`` with which it starts; ``None`` where it starts with none."""
+    least_share: float | None = None
+    """The smallest ``gpu_memory_utilization`` with which it starts; ``None`` where it starts with none."""
+
+    @property
+    def most_requests(self) -> int:
+        """Requests of ``max_model_len`` tokens that run at once."""
+        return min(int(self.max_concurrency), self.options.rows)
 
     def log(self) -> list[str]:
         """What vLLM's log says, in its words."""
@@ -85,6 +94,9 @@ class Serving:
             "error": self.refusal,
             "mends": list(self.mends),
             "log": self.log(),
+            "largest_max_model_len": self.longest,
+            "most_requests": self.most_requests,
+            "smallest_gpu_memory_utilization": self.least_share,
             "contexts": [vars(one) for one in self.contexts],
             "trained_context": self.trained,
             "warnings": list(self.warnings),
@@ -107,9 +119,56 @@ def serving(
     options = ENGINE.resolved(options, found.spec, gpu)
     ENGINE.check(options, gpu)
     answer = replace(_asked(found, gpu, contexts, options), model=model)
-    if answer.refusal is None or not says_mends:
+    if not says_mends:
         return answer
-    return replace(answer, mends=tuple(_mends(answer, lambda o: _asked(found, gpu, contexts, o), gpu)))
+
+    def starts(**update: Any) -> bool:
+        try:
+            changed = options.model_copy(update=update)
+            ENGINE.check(changed, gpu)
+            return ENGINE.start(found, changed, gpu).refusal is None
+        except InputError:
+            return False
+
+    limit = answer.trained or options.max_model_len or 1
+    answer = replace(
+        answer,
+        longest=largest(lambda n: starts(max_model_len=n), limit),
+        least_share=next((x / 100 for x in range(1, 101) if starts(gpu_memory_utilization=x / 100)), None),
+    )
+    return answer if answer.refusal is None else replace(answer, mends=tuple(_mends(answer, starts)))
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How many cards of a kind it takes, and how they share the model."""
+
+    device: str
+    cards: int
+    tensor_parallel_size: int
+    pipeline_parallel_size: int
+    max_concurrency: float
+
+
+def smallest_cluster(model: str, devices: Sequence[str], options: ServingOptions) -> list[Layout]:
+    """The fewest cards of each kind with which it starts, up to 64; a kind with which it never does has none.
+
+    A layer is split among up to eight cards, which are one machine's; machines have some layers each.
+    """
+    found = []
+    for device in devices:
+        for tp, pp in ((1, 1), (2, 1), (4, 1), (8, 1), (8, 2), (8, 4), (8, 8)):
+            sizes = {"tensor_parallel_size": tp, "pipeline_parallel_size": pp}
+            try:
+                answer = serving(model, device, [1], options.model_copy(update=sizes), False)
+            except InputError:
+                if tp == 1:
+                    raise
+                continue
+            if answer.refusal is None:
+                found.append(Layout(find(device).name, tp * pp, tp, pp, answer.max_concurrency))
+                break
+    return sorted(found, key=lambda one: one.cards)
 
 
 def _asked(model: Checkpoint, gpu: Device, contexts: Sequence[int], options: ServingOptions) -> Serving:
@@ -132,36 +191,19 @@ def _asked(model: Checkpoint, gpu: Device, contexts: Sequence[int], options: Ser
     )
 
 
-def _mends(answer: Serving, ask: Callable[[ServingOptions], Serving], gpu: Device) -> list[str]:
+def _mends(answer: Serving, starts: Callable[..., bool]) -> list[str]:
     """Options each of which lets vLLM start."""
-    options = answer.options
-
-    def starts(**update: Any) -> bool:
-        try:
-            changed = options.model_copy(update=update)
-            ENGINE.check(changed, gpu)
-            return ask(changed).refusal is None
-        except InputError:
-            return False
-
-    found = []
-    if length := largest(lambda n: starts(max_model_len=n), options.max_model_len or 1):
-        found.append(f"--max-model-len {length}")
-    for share in (x / 100 for x in range(int(options.share * 100) + 1, 100)):
-        if starts(gpu_memory_utilization=share):
-            found.append(f"--gpu-memory-utilization {share:.2f}")
-            break
+    options, found = answer.options, []
+    if answer.longest:
+        found.append(f"--max-model-len {answer.longest}")
+    if answer.least_share is not None:
+        found.append(f"--gpu-memory-utilization {answer.least_share:.2f}")
     if options.kv_cache_dtype == "auto" and starts(kv_cache_dtype="fp8"):
         found.append("--kv-cache-dtype fp8")
-    for rows in (256, 128, 64):
-        if rows < (options.max_num_seqs or 0) and starts(max_num_seqs=rows):
-            found.append(f"--max-num-seqs {rows}")
-            break
-    for ranks in (2, 4, 8, 16):
-        if ranks > options.tensor_parallel_size and starts(tensor_parallel_size=ranks):
-            found.append(f"--tensor-parallel-size {ranks}")
-            break
-    return found
+    fewer = (rows for rows in (256, 128, 64) if rows < options.rows and starts(max_num_seqs=rows))
+    found += [f"--max-num-seqs {rows}" for rows in fewer][:1]
+    more = (n for n in (2, 4, 8, 16) if n > options.tensor_parallel_size and starts(tensor_parallel_size=n))
+    return found + [f"--tensor-parallel-size {ranks}" for ranks in more][:1]
 
 
 def largest(fits: Callable[[int], bool], limit: int) -> int | None:

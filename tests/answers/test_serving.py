@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+from typing import Any
+
 import pytest
 
-from estimator.answers.serving import serving
+from estimator.answers.estimate import estimate
+from estimator.answers.serving import serving, smallest_cluster
 from estimator.engines.vllm import command_line
 from estimator.engines.vllm.options import ServingOptions
 from estimator.errors import InputError
+from estimator.show.cli import main
 
 
 @pytest.mark.parametrize("share", [0.5, 0.9])
@@ -63,6 +69,58 @@ def test_wrong_command_lines(text: str, message: str) -> None:
     """One line that says how to write it."""
     with pytest.raises(InputError, match=message):
         command_line.parse(text)
+
+
+def test_inverse_questions() -> None:
+    """The answer starts, and the next one does not."""
+
+    def starts(**options: Any) -> bool:
+        options = {"max_model_len": 30000, **options}
+        return serving("qwen3-32b", "h100-80gb", [1], ServingOptions(**options), False).refusal is None
+
+    found = serving("qwen3-32b", "h100-80gb", [1], ServingOptions(max_model_len=30000))
+    assert found.longest is not None
+    assert found.least_share is not None
+    assert starts(max_model_len=found.longest)
+    assert not starts(max_model_len=found.longest + 16)
+    assert starts(gpu_memory_utilization=found.least_share)
+    assert not starts(gpu_memory_utilization=round(found.least_share - 0.01, 2))
+    assert found.most_requests == int(found.max_concurrency) == 1
+
+
+def test_the_smallest_cluster() -> None:
+    """One card fewer does not do, as the layouts are tried."""
+    options = ServingOptions(max_model_len=8192)
+    found = {one.device: one for one in smallest_cluster("qwen3-32b", ["rtx-4090", "h100-80gb"], options)}
+    assert [one.cards for one in found.values()] == sorted(one.cards for one in found.values())
+    assert (found["h100-80gb"].cards, found["rtx-4090"].cards) == (1, 4)
+    half = options.model_copy(update={"tensor_parallel_size": 2})
+    assert serving("qwen3-32b", "rtx-4090", [1], half, False).refusal is not None
+    with pytest.raises(InputError, match="runs no CUDA"):
+        smallest_cluster("qwen3-32b", ["iphone-15"], options)
+
+
+def test_a_figure(tmp_path: Path) -> None:
+    """A curve of requests against their length."""
+    pytest.importorskip("matplotlib")
+    target = tmp_path / "served.svg"
+    assert main(["serving", "llama-3.2-1b", "--device", "l40s", "--output", str(target), "--quiet"]) == 0
+    assert "requests at once" in target.read_text(encoding="utf-8")
+
+
+def test_a_plan_of_a_server(tmp_path: Path) -> None:
+    """Consistency: a plan's figures are those of ``serving``; the batch's cache decides."""
+    plan = {"model": "qwen3-32b", "task": "serve", "device": "h100-80gb", "seq": 8192, "vllm": {"max_num_seqs": 64}}
+    one = serving("qwen3-32b", "h100-80gb", [8192], ServingOptions(max_model_len=8192, max_num_seqs=64), False)
+    found = estimate({**plan, "batch": 4})
+    assert (found.bytes["weights"], found.bytes["available"]) == (one.bytes["weights"], one.bytes["kv_cache"])
+    assert found.bytes["kv_cache"] == 4 * one.contexts[0].blocks * one.bytes["block"]
+    assert found.to_dict()["kv_tokens"] == one.kv_tokens
+    most = int(one.max_concurrency)
+    assert [estimate({**plan, "batch": batch}).fits for batch in (most, most + 1)] == [True, False]
+    file = tmp_path / "plans.jsonl"
+    file.write_text(json.dumps(plan) + "\n" + json.dumps({**plan, "vllm": {"tensor_parallel_size": 3}}))
+    assert main(["estimate", "--plans", str(file), "--json"]) == 0
 
 
 def test_each_mend_lets_it_start() -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import argparse
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
-from ...answers.serving import Serving, serving
+from ...answers.serving import Serving, serving, smallest_cluster
 from ...engines.devices import assumptions, find
 from ...engines.vllm import command_line
 from ...engines.vllm.options import ServingOptions
@@ -14,8 +15,8 @@ from ...errors import InputError
 from ...io.fields import checked
 from ...text import human
 from .help import IN_FULL
-from .options import add_field, add_spellings, value_of
-from .tables import present, show, show_answer, show_assumptions, table
+from .options import add_field, add_spellings, listed, value_of
+from .tables import check_output, present, show, show_answer, show_assumptions, table, write_figure
 
 _LABELS = {
     "requested": "the share of the GPU",
@@ -40,7 +41,9 @@ def configure(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None
         metavar="MODEL",
         help='built-in name, config.json or its folder, hub id, or a whole command line in quotes: "vllm serve ..."',
     )
-    parser.add_argument("--device", required=True, help="a GPU, by name (`estimator devices`)")
+    where = parser.add_mutually_exclusive_group(required=True)
+    where.add_argument("--device", help="a GPU, by name (`estimator devices`)")
+    where.add_argument("--devices", metavar="LIST", help="GPUs to choose from: how many of each it takes")
     parser.add_argument(
         "--seqs",
         metavar="LIST",
@@ -52,6 +55,7 @@ def configure(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None
     others = parser.add_argument_group(f"vllm serve, more {IN_FULL}")
     for name, field in ServingOptions.model_fields.items():
         add_field(often if name in _OFTEN else others, name, field)
+    parser.add_argument("--output", metavar="FILE", type=Path, help="write a figure, requests against their length")
     parser.add_argument("--json", action="store_true", help="print one JSON object; sizes in bytes")
 
 
@@ -73,10 +77,38 @@ def execute(args: argparse.Namespace) -> int:
         if (value := getattr(args, name)) is not None
     }
     options = checked(ServingOptions, given, "serving")
+    if args.devices is not None:
+        return _cluster(args, model, options)
+    check_output(args.output)
     answer = serving(model, args.device, seqs, options)
     present(args, lambda: _object(answer, unknown), lambda: _print(answer, unknown))
+    if args.output is not None:
+        from ...figures.served import serving_figure
+
+        write_figure(lambda: serving_figure(answer), args.output)
     starts = not asks_length or answer.refusal is None
     return 0 if starts and max(one.requests for one in answer.contexts) >= 1 else 1
+
+
+def _cluster(args: argparse.Namespace, model: str, options: ServingOptions) -> int:
+    """Print how many cards of each kind it takes. Returns 1 where no number does."""
+    devices = listed(args.devices, "devices")
+    layouts = smallest_cluster(model, devices, options)
+
+    def show_table() -> None:
+        rows = [
+            [
+                *(one.device, f"{one.cards}", f"{one.tensor_parallel_size}", f"{one.pipeline_parallel_size}"),
+                f"{one.max_concurrency:.2f}x",
+            ]
+            for one in layouts
+        ]
+        show(table(["device", "cards", "tensor parallel", "pipeline parallel", "concurrency"], rows))
+        if left := [name for name in devices if find(name).name not in {one.device for one in layouts}]:
+            show(f"It starts on no number of {', '.join(left)} up to 64.")
+
+    present(args, lambda: {"layouts": [vars(one) for one in layouts]}, show_table)
+    return 0 if layouts else 1
 
 
 def _object(answer: Serving, unknown: Sequence[str]) -> dict[str, Any]:
@@ -96,6 +128,11 @@ def _print(answer: Serving, unknown: Sequence[str]) -> None:
         show(line)
     for mend in answer.mends:
         show(f"It starts with {mend}")
+    if answer.longest is not None and answer.least_share is not None and answer.refusal is None:
+        show(
+            f"Largest --max-model-len {answer.longest:,}, smallest --gpu-memory-utilization {answer.least_share}, most "
+            f"requests at once {answer.most_requests:,}."
+        )
     if answer.blocks:
         show(f"{answer.blocks:,} blocks, {human(answer.bytes['block'])} each.")
         show(

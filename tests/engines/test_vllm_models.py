@@ -1,0 +1,68 @@
+"""What a rank holds, against what vLLM's own model classes and functions said (``tests/cases/vllm_models.py``)."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from estimator.engines.vllm.caches import grouped, layers
+from estimator.engines.vllm.options import ServingOptions
+from estimator.engines.vllm.weights import parts
+from estimator.errors import InputError
+from estimator.ledger import ITEMSIZE
+from estimator.plans.models import load
+
+RECORDED = json.loads((Path(__file__).parent.parent / "data" / "vllm_models.json").read_text(encoding="utf-8"))
+AVAILABLE, CONTEXT = 64 * 2**30, 8192
+"""What was asked (``tests/cases/vllm_models.py``)."""
+NOT_ASKED = ("internlm3-8b",)
+"""Models that the installed transformers does not know, so that vLLM would run code that comes with them."""
+WITHOUT_STATES = (("0.11", "granite-4.0-micro"),)
+"""A model of a family with states that has none: 0.11 makes its blocks as large as a state of the class's defaults."""
+CASES = [
+    (release, model, int(ranks))
+    for release, asked in RECORDED.items()
+    for model, answers in asked["models"].items()
+    for ranks in answers
+]
+
+
+@pytest.mark.share(24)
+@pytest.mark.parametrize(("release", "model", "ranks"), CASES, ids=["-".join(map(str, case)) for case in CASES])
+def test_a_rank(release: str, model: str, ranks: int) -> None:
+    """Witness: vLLM itself: bytes of parameters, kinds of layers, groups, blocks of 64 GiB, and requests."""
+    said: dict[str, Any] = RECORDED[release]["models"][model][str(ranks)]
+    spec = load(model)
+    config, raw = spec.config, spec.raw
+    dtype = "bfloat16" if spec.dtype == "float32" else spec.dtype
+    asked = {"max_num_batched_tokens": 2048, "max_num_seqs": 256, "block_size": 16, "async_scheduling": False}
+    options = ServingOptions(release=release, dtype=dtype, tensor_parallel_size=ranks, **asked)
+    if "error" in said:
+        if "divisible" in said["error"] or "AssertionError" in said["error"]:
+            with pytest.raises(InputError, match="vLLM stops"):
+                list(parts(config, raw, options.parallel, options.is_old))
+        return
+    held = list(parts(config, raw, options.parallel, options.is_old))
+    assert sum(part.elements * (4 if part.float32 else ITEMSIZE[dtype]) for part in held) == said["parameters"]
+    if "groups" not in said or (release, model) in WITHOUT_STATES:
+        return
+    cache = grouped(layers(config, raw, options), options)
+    assert sorted(len(group.layers) for group in cache.groups) == sorted(said["groups"])
+    blocks = AVAILABLE // cache.block
+    assert blocks == said["blocks"]
+    length = min(CONTEXT, raw.get("max_position_embeddings") or raw.get("n_positions") or 2048)
+    assert blocks / cache.needed(length, options) == pytest.approx(said["concurrency"], abs=1e-5)
+
+
+@pytest.mark.parametrize(("release", "least"), [("0.33", 176), ("0.11", 150)])
+def test_built_in_models_were_asked(release: str, least: int) -> None:
+    """Of 0.33 only what it refuses has no answer. 0.11 runs with a transformers that knows fewer models."""
+    asked = RECORDED[release]["models"]
+    assert sum("parameters" in answers["1"] for answers in asked.values()) >= least
+    for model, answers in asked.items() if release == "0.33" else ():
+        why = [one["error"] for one in answers.values() if "error" in one]
+        allowed = ("divisible", "AssertionError", "not supported for now")
+        assert model in NOT_ASKED or all(any(word in text for word in allowed) for text in why), (model, why)
