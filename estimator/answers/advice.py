@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from itertools import groupby
 from typing import Any, NamedTuple
@@ -71,8 +71,8 @@ class Change:
     """How much is changed; it decides between changes of the same fidelity and work."""
 
 
-Allowed = Callable[[Mapping[str, Any]], bool]
-"""Whether a change, given by its keys, may be made."""
+Made = Callable[[Mapping[str, Any]], Mapping[str, Any] | None]
+"""A change, given by its keys, with all that it brings; ``None`` where it may not be made."""
 _LOSSES = {
     "chunked": "loss over chunks of tokens",
     "liger": "Liger's loss, fused with the head",
@@ -253,12 +253,12 @@ def advise(
     keys: Mapping[str, Any],
     progress: Progress = lambda: None,
     margin: Margin = STATED,
-    allowed: Allowed = lambda change: True,
+    made: Made = dict,
 ) -> list[Advice]:
     """Advice for a plan's keys, the best method first where ``method`` is ``any``. Raises ``InputError``.
 
     The plan needs a budget or a device. ``progress`` is called after each estimate. ``margin`` is kept free, by default
-    the estimate's uncertainty. Only changes that are ``allowed`` are tried.
+    the estimate's uncertainty. ``made`` says which changes may be.
     """
     if keys.get("method") == "any":
         plans = [parse_plan({**keys, "method": block}) for block in ANY]
@@ -267,29 +267,27 @@ def advise(
     for plan in plans:
         check_question("advice", plan)
     budget = budget_of(plans[0])
-    found = [_advise(plan, Limit(budget, margin), progress, allowed) for plan in plans]
+    found = [_advise(plan, Limit(budget, margin), progress, made) for plan in plans]
     return sorted(found, key=lambda a: (not a.fits, (a.best.cost, a.best.bytes) if a.fits else a.best.bytes))
 
 
-def _advise(plan: Plan, limit: Limit, progress: Progress, allowed: Allowed) -> Advice:
+def _advise(plan: Plan, limit: Limit, progress: Progress, made: Made) -> Advice:
     base = _candidate(plan, (), progress)
     if base is None:
         resolve(plan)
         raise InputError("this plan has no estimate to start from")
-    axes = (_working_axes(plan, allowed), _free_axes(plan), _lossy_axes(plan))
-    working, free, losing = (
-        [tuple(change for change in axis if change is _AS_IS or allowed(change.keys)) for axis in kind] for kind in axes
-    )
+    axes = (_working_axes(plan, made), _free_axes(plan), _lossy_axes(plan))
+    working, free, losing = ([tuple(_that_may_be(axis, made)) for axis in kind] for kind in axes)
     tried: dict[tuple[Change, ...], Candidate | None] = {(): base}
 
     def candidates(sets: Iterable[tuple[Change, ...]]) -> Iterator[Candidate]:
         for changes in sets:
-            made = tuple(change for change in changes if change is not _AS_IS)
-            if not _worth_trying(made):
+            real = tuple(change for change in changes if change is not _AS_IS)
+            if not _worth_trying(real):
                 continue
-            if made not in tried:
-                tried[made] = _candidate(plan, made, progress)
-            if (one := tried[made]) is not None:
+            if real not in tried:
+                tried[real] = _candidate(plan, real, progress)
+            if (one := tried[real]) is not None:
                 yield one
 
     def extremes(family: tuple[Change, ...]) -> list[Candidate]:
@@ -308,7 +306,7 @@ def _advise(plan: Plan, limit: Limit, progress: Progress, allowed: Allowed) -> A
         return []
 
     found: list[Candidate] = [base]
-    cards = [(change,) for change in (*_on_host(plan), *_on_cards(plan)) if allowed(change.keys)]
+    cards = [(change,) for change in _that_may_be((*_on_host(plan), *_on_cards(plan)), made)]
     for lossy in [*sorted(itertools.product(*losing), key=_lost), *cards]:
         if any(change.fidelity for change in lossy) and lossy not in cards:  # which have no rule with some of the most
             # Does anything fit with the most recomputation and all the other changes?
@@ -424,7 +422,15 @@ def _steps(plan: Plan, base: Candidate, best: Candidate, progress: Progress) -> 
         before = after
 
 
-def _working_axes(plan: Plan, allowed: Allowed = lambda change: True) -> list[Axis]:
+def _that_may_be(changes: Iterable[Change], made: Made) -> Iterator[Change]:
+    for change in changes:
+        if change is _AS_IS:
+            yield change
+        elif (keys := made(change.keys)) is not None:
+            yield replace(change, keys=keys)
+
+
+def _working_axes(plan: Plan, made: Made = dict) -> list[Axis]:
     """Changes that leave the result of the step as it is but can take more work; checkpointing is the first axis."""
     axes: list[Axis] = [(_AS_IS,)]
     if plan.checkpointing == "none":
@@ -440,21 +446,25 @@ def _working_axes(plan: Plan, allowed: Allowed = lambda change: True) -> list[Ax
         axes.append((_AS_IS, _change("fused attention", attention="sdpa")))
     if plan.loss == "standard":
         kinds = ("chunked", *(("liger", "cce") if plan.engine.has_own_memory else ()), "ce-chunked-output")
-        kind = next((kind for kind in kinds if allowed({"loss": kind})), "chunked")
+        kind = next((kind for kind in kinds if made({"loss": kind}) is not None), "chunked")
         axes.append((_AS_IS, _change(_LOSSES[kind], loss=kind)))
     if plan.mlp_chunks == 1 and plan.method.by_token:
         axes.append((_AS_IS, _change("MLP over 8 chunks of tokens", mlp_chunks=8)))
-    if plan.sharding is not None and (shares := _sharing_axis(plan.sharding)):
+    if plan.sharding is not None and (shares := _sharing_axis(plan.sharding, made)):
         axes.append((_AS_IS, *shares))
     return axes
 
 
-def _sharing_axis(sharding: ShardingOptions) -> Axis:
+def _sharing_axis(sharding: ShardingOptions, made: Made = dict) -> Axis:
     """Changes of how the same processes share the model. They send more, which is no work of matrix products."""
     block = sharding.model_dump(exclude_unset=True)
     if sharding.reshard_after_forward not in (None, True):
         freed = {key: value for key, value in block.items() if key != "reshard_after_forward"}
-        return (Change("parameters freed after forward (no reshard_after_forward)", {"sharding": freed}, weight=2),)
+        words = "parameters freed after forward (no reshard_after_forward)"
+        if made({"sharding": freed}) is None:  # a file whose tool asks PyTorch for one choice for all
+            words = "parameters freed after forward (reshard_after_forward: true)"
+            freed["reshard_after_forward"] = True
+        return (Change(words, {"sharding": freed}, weight=2),)
     sizes = {key: block[key] for key in ("world_size", *SIZES) if key in block}
     return tuple(
         Change(f"another way to share (sharding: {name})", {"sharding": {"name": name, **sizes}}, weight=2 + number)

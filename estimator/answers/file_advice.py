@@ -9,6 +9,7 @@ from typing import Any
 from ..errors import InputError
 from ..io.files import read_text
 from ..plans.margins import STATED, Margin
+from ..plans.plan import Plan
 from ..trainers import patches
 from ..trainers.formats import WANTED, of_text, with_adapter
 from .advice import Advice, advise
@@ -59,17 +60,34 @@ def advise_file(
         raise InputError(
             f"{source}: changes can be written into files of {', '.join(patches.WRITERS)}; name such a file"
         )
-    said_by = checked.said_by
-    found = advise(
-        checked.plan.model_dump(exclude_unset=True, exclude={"run"}),  # advice is about the step
-        progress,
-        margin,
-        lambda change: patches.edits(name, change, said_by) is not None,
-    )[0]
-    edits: dict[str, Any] = {}
-    for step in found.steps:
-        edits |= patches.edits(name, step.keys, said_by) or {}
+    before = checked.plan.model_dump(exclude={"run"})  # advice is about the step
     text = read_text(path, WANTED, or_stdin=True)
-    after = patches.edited(text, edits)
-    patched = answered(with_adapter(of_text(after, source, name), path.parent), source, keys)
-    return FileAdvice(checked, found, edits, patches.patch(path.name, text, after), patched)
+    written: dict[str, patches.Edits] = {}
+
+    def after(edits: patches.Edits) -> Checked:
+        edited = of_text(patches.edited(text, edits), source, name)
+        return answered(with_adapter(edited, path.parent), source, keys)
+
+    def made(change: Mapping[str, Any]) -> Mapping[str, Any] | None:
+        """A change as the file says it. What it makes of sharding is read back, since other keys depend on it."""
+        edits = patches.edits(name, change, checked.said_by, before["sharding"])
+        if edits is None or "sharding" not in change:
+            said = None if edits is None else change
+        else:
+            said = _read_back(after(edits).plan, before, change["sharding"])
+        written[repr(said)] = edits or {}
+        return said
+
+    found = advise(checked.plan.model_dump(exclude_unset=True, exclude={"run"}), progress, margin, made)[0]
+    edits = {key: own for step in found.steps for key, own in written[repr(step.keys)].items()}
+    diff = patches.patch(path.name, text, patches.edited(text, edits))
+    return FileAdvice(checked, found, edits, diff, after(edits))
+
+
+def _read_back(plan: Plan | None, before: Mapping[str, Any], wanted: Mapping[str, Any]) -> Mapping[str, Any] | None:
+    """The keys of a plan that are others than ``before``; ``None`` where it does not share as is ``wanted``."""
+    if plan is None or plan.sharding is None or not wanted.items() <= plan.sharding.model_dump().items():
+        return None
+    block = plan.sharding.model_dump(exclude_unset=True)
+    now = {**plan.model_dump(exclude={"run"}), "sharding": block}
+    return {key: value for key, value in now.items() if value != before.get(key)}

@@ -76,7 +76,8 @@ def _zero(settings: Settings) -> None:
     shared["name"] = f"zero{stage}"
     if stage not in (1, 2, 3):
         zero.problem("sharding", "stage", "is none of 0 to 3")
-    for key in _SIZES[: None if stage == 3 else 2]:
+    others = "allgather_" if stage == 3 else "stage3_"  # which another stage reads
+    for key in (one for one in _SIZES if not one.startswith(others)):
         name = zero.given(key, key.removeprefix("stage3_"))
         size = "auto" if zero.raw(name) == "auto" else zero.whole(name)
         if size is not None and (size != "auto" or key != "allgather_bucket_size"):

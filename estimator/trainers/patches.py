@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from . import hugging_face, torchtune
@@ -29,11 +29,39 @@ _TRANSFORMERS: Mapping[str, Written] = {
     "loss": {"liger": {"use_liger_kernel": True}},
 }
 _QUANTISED = {"rest_dtype": "", "compute_dtype": ""}
+
+
+def _fsdp(asks: Edits, start: str = "") -> Mapping[str, Mapping[Any, Edits]]:
+    """What a block ``fsdp_config`` says of sharding, its keys behind ``start``. ``asks``: what asks for FSDP2."""
+    block = {"auto_wrap_policy": "TRANSFORMER_BASED_WRAP", "reshard_after_forward": True}
+    return {
+        "sharding.name": {"fsdp2": {**asks, **{f"fsdp_config.{start}{key}": own for key, own in block.items()}}},
+        "sharding.cpu_offload": {True: {f"fsdp_config.{start}offload_params": True}},
+        "sharding.reshard_after_forward": {True: {f"fsdp_config.{start}reshard_after_forward": True}},
+    }
+
+
+def _zero(stage: str, device: str) -> Mapping[str, Mapping[Any, Edits]]:
+    """What DeepSpeed's keys say of sharding: ``stage``, and ``device`` of the optimizer and the parameters."""
+    kinds = ("offload_optimizer", "offload_param")
+    return {
+        "sharding.name": {f"zero{number}": {stage: number} for number in (2, 3)},
+        **{f"sharding.{kind}": {"cpu": {device.format(kind): "cpu"}} for kind in kinds},
+    }
+
+
+_LAUNCHED = _fsdp({"distributed_type": "FSDP", "fsdp_config.fsdp_version": 2}, "fsdp_")
+_PLUGIN = _zero("deepspeed_config.zero_stage", "deepspeed_config.{}_device")
+_ARGUMENTS: Mapping[str, Written] = {
+    **_TRANSFORMERS,
+    **_fsdp({"fsdp": True, "fsdp_config.version": 2}),
+    "sharding.cpu_offload": {True: {"fsdp_config.cpu_offload": True}},
+}
 _SIZES = ("batch", "gradient_accumulation_steps")
 WRITERS: Mapping[str, Mapping[str, Written]] = {
-    "training-arguments": _TRANSFORMERS,
+    "training-arguments": _ARGUMENTS,
     "trl": {
-        **{key: write for key, write in _TRANSFORMERS.items() if key != "loss"},
+        **{key: write for key, write in _ARGUMENTS.items() if key != "loss"},
         "dtype": {
             "bfloat16": {"dtype": "bfloat16"},
             "int8": {"load_in_8bit": True},
@@ -58,9 +86,10 @@ WRITERS: Mapping[str, Mapping[str, Written]] = {
         },
         "dtype": {"int8": {"load_in_8bit": True}, "nf4": {"load_in_4bit": True, "adapter": "qlora"}},
         **_QUANTISED,
+        **_fsdp({"fsdp_version": 2}),
     },
     "llama-factory": {
-        **_TRANSFORMERS,
+        **_ARGUMENTS,
         "checkpointing": {
             "layer": {"disable_gradient_checkpointing": False},
             "offloaded": {"disable_gradient_checkpointing": False, "use_unsloth_gc": True},
@@ -78,6 +107,8 @@ WRITERS: Mapping[str, Mapping[str, Written]] = {
         },
         "optimizer": _optimizers("optimizer._component_", torchtune.OPTIMIZERS),
         "loss": {"ce-chunked-output": {"loss._component_": "torchtune.modules.loss.CEWithChunkedOutputLoss"}},
+        "sharding.cpu_offload": {True: {"fsdp_cpu_offload": True}},
+        "sharding.reshard_after_forward": {True: {"fsdp_reshard_after_forward": True}},
     },
     "unsloth": {
         "batch": "per_device_train_batch_size",
@@ -90,17 +121,31 @@ WRITERS: Mapping[str, Mapping[str, Written]] = {
         "dtype": {"int8": {"load_in_8bit": True, "load_in_4bit": False}, "nf4": {"load_in_4bit": True}},
         **_QUANTISED,
     },
+    "accelerate": {
+        "sharding.world_size": "num_processes",
+        **_LAUNCHED,
+        **_PLUGIN,
+        "sharding.name": {**_LAUNCHED["sharding.name"], **_PLUGIN["sharding.name"]},
+    },
+    "deepspeed": {
+        "batch": "train_micro_batch_size_per_gpu",
+        "gradient_accumulation_steps": "gradient_accumulation_steps",
+        **_zero("zero_optimization.stage", "zero_optimization.{}.device"),
+    },
 }
 """How each tool says a key of the plan, by the names of ``--format``."""
 
 
-def edits(tool: str, keys: Mapping[str, Any], said_by: Mapping[str, str]) -> Edits | None:
+def edits(
+    tool: str, keys: Mapping[str, Any], said_by: Mapping[str, str], shared: Mapping[str, Any] | None = None
+) -> Edits | None:
     """The file's keys that say a change of the plan; ``None`` where the tool cannot say all of it.
 
-    ``said_by``: by which of its keys the file says a key of the plan already. Sizes keep these names.
+    ``said_by``: by which of its keys the file says a key of the plan already. Sizes keep these names. ``shared``: the
+    plan's block ``sharding``, of which only what changes is written.
     """
     found: dict[str, Any] = {}
-    for key, value in keys.items():
+    for key, value in _by_key(keys, shared or {}):
         written = WRITERS.get(tool, {}).get(key)
         if isinstance(written, str):
             said: Edits | None = {written: value} if written else {}
@@ -109,7 +154,16 @@ def edits(tool: str, keys: Mapping[str, Any], said_by: Mapping[str, str]) -> Edi
         if said is None:
             return None
         found |= {said_by.get(key, name) if key in _SIZES else name: own for name, own in said.items()}
-    return found
+    return found or None
+
+
+def _by_key(keys: Mapping[str, Any], shared: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    """The keys of a change, those of the block ``sharding`` one by one."""
+    for key, value in keys.items():
+        if key == "sharding":
+            yield from ((f"{key}.{name}", own) for name, own in value.items() if shared.get(name) != own)
+        else:
+            yield key, value
 
 
 def edited(text: str, changes: Edits) -> str:

@@ -148,7 +148,7 @@ def test_a_quantised_base_multiplies_as_much(model: str) -> None:
     """Witness: arithmetic. The products are the same ones, whatever the weights are held in."""
     lora = {"name": "lora", "r": 4, "target_modules": "all-linear"}
     keys = {"model": model, **KEYS, "dtype": "bfloat16", "method": lora, "budget": "10MiB"}
-    (advice,) = advise(keys, allowed=lambda change: bool(change.keys() & {"dtype", "checkpointing"}))
+    (advice,) = advise(keys, made=lambda change: change if change.keys() & {"dtype", "checkpointing"} else None)
     quantised = [one for one in advice.candidates if one.plan.dtype in ("nf4", "int8")]
     assert quantised
     assert all(one.work >= advice.base.work for one in quantised)
@@ -163,7 +163,7 @@ def test_nothing_fits(model: str) -> None:
 
 def test_any_method(model: str) -> None:
     keys = {"model": model, **KEYS, "method": "any", "budget": f"{process(model) - 30 * MIB}B"}
-    found = advise(keys, allowed=lambda change: "checkpointing" in change)
+    found = advise(keys, made=lambda change: change if "checkpointing" in change else None)
     assert {one.base.plan.method.name for one in found} >= {"full", "lora", "ia3"}
     assert [one.fits for one in found] == sorted((one.fits for one in found), reverse=True)
 

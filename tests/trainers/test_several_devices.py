@@ -148,6 +148,11 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any], dict[str, Any]]] = {
             "offload_param": "cpu",
         },
     ),
+    "deepspeed-keys-of-other-stages": (
+        zero(3, allgather_bucket_size=2e8, stage3_prefetch_bucket_size=7),
+        {"model": MODEL, **EIGHT},
+        {"name": "zero3", "allgather_bucket_size": None, "stage3_prefetch_bucket_size": 7},
+    ),
     "deepspeed-one": (
         zero(2, offload_optimizer={"device": "cpu"}),
         {"model": MODEL, "world_size": 1},
