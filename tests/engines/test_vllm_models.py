@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from estimator.engines.vllm.caches import grouped, layers
+from estimator.engines.vllm.engine import usual_length
 from estimator.engines.vllm.options import ServingOptions
 from estimator.engines.vllm.weights import parts
 from estimator.errors import InputError
@@ -53,7 +54,7 @@ def test_a_rank(release: str, model: str, ranks: int) -> None:
     assert sorted(len(group.layers) for group in cache.groups) == sorted(said["groups"])
     blocks = AVAILABLE // cache.block
     assert blocks == said["blocks"]
-    length = min(CONTEXT, raw.get("max_position_embeddings") or raw.get("n_positions") or 2048)
+    length = min(CONTEXT, usual_length(raw))
     assert blocks / cache.needed(length, options) == pytest.approx(said["concurrency"], abs=1e-5)
 
 

@@ -93,7 +93,7 @@ class Vllm(Engine):
         """The options with vLLM's defaults. Raises ``InputError`` for a longer request than the model's positions."""
         trained = positions(spec.raw)
         if options.max_model_len is None:
-            options = options.model_copy(update={"max_model_len": trained or 2048})
+            options = options.model_copy(update={"max_model_len": usual_length(spec.raw)})
         elif trained is not None and options.max_model_len > trained:
             raise InputError(
                 f"vLLM stops: User-specified max_model_len ({options.max_model_len}) is greater than the derived "
@@ -421,14 +421,15 @@ class Start:
 
 def positions(raw: Mapping[str, Any]) -> int | None:
     """The longest request that the model was made for (``config/model.py: _get_and_verify_max_len``)."""
-    for key in ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length"):
-        if isinstance(raw.get(key), int):
-            found = int(raw[key])
-            rope = raw.get("rope_parameters") or {}
-            if rope.get("rope_type") == "longrope" and raw.get("original_max_position_embeddings"):
-                return int(raw["original_max_position_embeddings"])
-            return found
-    return None
+    keys = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
+    return next((int(raw[key]) for key in keys if isinstance(raw.get(key), int)), None)
+
+
+def usual_length(raw: Mapping[str, Any]) -> int:
+    """``max_model_len`` where none is given: with LongRoPE the length before it."""
+    rope = raw.get("rope_parameters") or {}
+    short = raw.get("original_max_position_embeddings") or rope.get("original_max_position_embeddings")
+    return (short if rope.get("rope_type") == "longrope" else None) or positions(raw) or 2048
 
 
 def longest(available: int, rank: Rank, options: ServingOptions, limit: int) -> int:
