@@ -175,7 +175,8 @@ def solve(
         raise InputError(f"no value is a multiple of {multiple_of}; give a whole number of at least 1")
     plan = plan if isinstance(plan, Plan) else parse_plan(plan)
     budget = budget_of(plan)
-    search = _Search(plan, QUESTIONS[question], multiple_of, budget, progress)
+    kind = _Search if plan.engine.runs_steps or not plan.engine.is_searched else _PlainSearch
+    search = kind(plan, QUESTIONS[question], multiple_of, budget, progress)
     predicted, beyond = search.largest(NO_MARGIN)
     answer, following = (None, None) if predicted is None else search.largest(margin)
     value, following = (predicted, beyond) if answer is None else (answer, following)
@@ -374,6 +375,44 @@ class _Search:
             return live_result(resolve(self.at(value))).bytes["peak"]
         except InputError:
             return math.inf
+
+
+class _PlainSearch(_Search):
+    """The search on an engine without a step on the ledger: by estimates, which grow with the value."""
+
+    def __init__(self, plan: Plan, key: str, multiple_of: int, budget: int, progress: Progress) -> None:
+        if key not in LIMITS:
+            raise InputError(f"{key} has no search with runtime: {plan.runtime}; ask `estimator max-seq` or max-batch")
+        self.plan, self.key, self.multiple_of, self.budget, self.progress = plan, key, multiple_of, budget, progress
+        self.name, self.estimates = key, 0
+        self.lowest = multiple_of
+        self.limit = LIMITS[key] // multiple_of * multiple_of
+        self._results, self._kept = {}, {}
+
+    def notes(self, answer: int) -> list[str]:
+        return []
+
+    def largest(self, margin: Margin) -> tuple[int | None, int | None]:
+        unit = self.multiple_of
+        low, high = 0, 1
+        while high * unit <= self.limit and self.fits(high * unit, margin):
+            low, high = high, 2 * high
+        high = min(high, self.limit // unit + 1)
+        while high - low > 1:
+            guess = (low + high) // 2
+            if low:  # as if bytes grew evenly in between, no nearer to an end than a sixteenth
+                below, above = (self.needed(one * unit, margin) for one in (low, high))
+                if above < math.inf:
+                    share = (self.budget - below) / max(above - below, 1)
+                    guess = low + int((high - low) * min(max(share, 1 / 16), 15 / 16))
+                    guess = min(max(guess, low + 1), high - 1)
+            low, high = (guess, high) if self.fits(guess * unit, margin) else (low, guess)
+        if not low:
+            refused = self.exact(self.lowest)
+            if isinstance(refused, InputError):
+                raise refused
+            return None, self.lowest
+        return low * unit, None if low * unit == self.limit else (low + 1) * unit
 
 
 def _with_rank(method: MethodOptions, rank: int) -> MethodOptions:

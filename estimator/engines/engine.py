@@ -125,6 +125,8 @@ class Engine:
     runs_steps: ClassVar[bool] = False
     """It runs a step of the plan's model, method and optimizer, whose live bytes are the ledger's. Questions about
     training are asked of such engines, and the methods under *steps* below."""
+    is_searched: ClassVar[bool] = False
+    """It has no such step, and the longest sequence or largest batch is found by its figures alone."""
     replays: ClassVar[bool] = False
     """Its process follows from the order of all allocations, and so from a replay, not from the live bytes alone."""
     has_own_memory: ClassVar[bool] = False

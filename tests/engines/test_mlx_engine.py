@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 
 from estimator import estimate
+from estimator.answers.inverse import solve
 from estimator.errors import InputError
-from tests.cases.mlx_steps import CASES, RECORD
+from tests.cases.mlx_steps import CASES, LLAMA, RECORD
 from tests.cases.small_models import write_config
 
 PUBLISHED = json.loads(RECORD.with_name("published.json").read_text(encoding="utf-8"))["rows"]
@@ -68,3 +69,16 @@ def test_refused_once_the_model_is_known(keys: dict[str, Any], says: str) -> Non
     """Asks the contract: one line that says what is wrong and how to mend it."""
     with pytest.raises(InputError, match=says):
         estimate({"model": "qwen3-0.6b", "runtime": "mlx", "seq": 8, **keys})
+
+
+@pytest.mark.parametrize(("question", "key"), [("max-seq", "seq"), ("max-batch", "batch")])
+def test_what_fits(question: str, key: str, tmp_path: Path) -> None:
+    """Asks the contract: the answer fits with its margin, and the next value does not."""
+    plan = {"model": write_config(tmp_path, LLAMA), "runtime": "mlx", "method": "lora", "budget": "400MiB", "batch": 2}
+    found = solve(question, plan if key == "seq" else {**plan, "seq": 40})
+    assert found.value is not None
+    assert found.result is not None
+    assert found.result.margin_bytes is not None
+    assert found.result.margin_bytes >= found.kept_free_bytes
+    assert found.next_result is not None
+    assert found.next_result.bytes["process"] + found.next_result.kept(found.margin) > found.budget_bytes

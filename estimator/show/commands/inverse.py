@@ -106,7 +106,8 @@ def _print(solution: Solution) -> None:
     for warning in solution.warnings:
         show(f"Note: {warning}")
     show_assumptions(solution.plan.assumptions())
-    if solution.missing is not None and solution.plan.task == "train" and solution.plan.run is None:
+    plan = solution.plan
+    if solution.missing is not None and plan.task == "train" and plan.run is None and plan.engine.runs_steps:
         show("To fit more: `estimator advise` with this plan finds the cheapest changes.")
 
 
