@@ -122,6 +122,7 @@ class OneDeviceKeys(TypedDict, total=False):
     mmproj: str | None
     model_draft: str | None
     n_gpu_layers_draft: int | None
+    preset: Literal['ollama'] | None
     backend: Literal['cpu', 'cpu-avx512', 'cpu-arm', 'cpu-plain', 'metal', 'vulkan', 'cuda'] | None
     build: Literal['2025', '0c1e57098', 'b11739']
     release: Literal['0.11', '0.33']

@@ -82,3 +82,18 @@ def test_a_projector_is_on_the_first_device(tmp_path: Path) -> None:
     engine.write_sparse(real_header("smollm2-135m"), path)
     with pytest.raises(InputError, match="is no multimodal projector"):
         estimate("qwen2.5-7b", dtype="q4_0", mmproj=str(path))
+
+
+@pytest.mark.parametrize(
+    ("devices", "context"), [(["rtx-3060"], 4096), (["rtx-3090", "rtx-3060"], 32768), (["h100-80gb"], 131072)]
+)
+def test_the_defaults_of_ollama(devices: list[str], context: int) -> None:
+    """By hand, from Ollama's documentation: 4k below 24 GiB, 32k below 48, else 256k, here the model's own 128k."""
+    keys: dict[str, Any] = {"devices": devices, "dtype": "q4_k_m"}
+    found = estimate("llama-3.1-8b", preset="ollama", **keys)
+    same = estimate("llama-3.1-8b", n_ctx=context, n_batch=512, **keys)
+    assert found.devices == same.devices
+    assert found.bytes["CUDA0"] >= same.bytes["CUDA0"]
+    assert any(f"n_ctx {context:,}, n_batch 512" in warning for warning in found.warnings)
+    given = estimate("llama-3.1-8b", preset="ollama", n_ctx=2048, **keys)
+    assert given.bytes["kv_cache"] == 2 * 2 * 32 * 1024 * 2048

@@ -279,6 +279,7 @@ ENGINE_OPTIONS: dict[str, tuple[list[str], Any]] = {
     "no_kv_offload": (["--no-kv-offload"], True),
     "n_cpu_moe": (["--n-cpu-moe", "3"], 3),
     "override_tensor": (["--override-tensor", "ffn_up=CPU"], "ffn_up=CPU"),
+    "preset": (["--preset", "ollama"], "ollama"),
     "model_draft": (["--model-draft", "gemma-3-270m"], "gemma-3-270m"),
     "n_gpu_layers_draft": (["--n-gpu-layers-draft", "3", "--model-draft", "gemma-3-270m"], 3),
     "build": (["--build", "b11739"], "b11739"),

@@ -110,6 +110,8 @@ def cards_of(plan: Any) -> tuple[Card, ...]:
         backend = placement.BACKENDS[kind]
         limit = parse_size(size) if size else None if device is None else device.usable_bytes
         driver = context_bytes(device)[0] if device is not None and kind == "cuda" else 0
+        if plan.llama_cpp.preset is not None and kind != "metal":
+            driver = max(driver, OLLAMA_RESERVE)
         place = placement.Device(f"{backend.prefix}{counts[kind]}", backend, max((limit or 0) - driver, 0))
         found.append(Card(place, limit, driver, device is not None and device.is_apple))
         counts[kind] += 1
@@ -173,7 +175,7 @@ def build_of(plan: Any) -> str:
 
 def usage_of(plan: Any, model: Model) -> Usage:
     """The buffers of a plan. Raises ``InputError``."""
-    options, header = plan.llama_cpp, model.header
+    options, header = _with_preset(plan, model.trained), model.header
     seq = plan.seq if "seq" in plan.model_fields_set else None
     draft = None
     if model.draft is not None:
@@ -192,6 +194,23 @@ def usage_of(plan: Any, model: Model) -> Usage:
         tokenizer=header.tokens is not None or not model.from_file,
     )
     return replace(found, draft=draft, projector=model.projector)
+
+
+OLLAMA_CONTEXTS = ((48, 262144), (24, 32768), (0, 4096))
+"""Ollama's default context by the GiB of all GPUs (its ``docs/context-length.mdx``), the model's own at most."""
+OLLAMA_RESERVE = 457 * 2**20
+"""What Ollama keeps free of each GPU, for CUDA's context among others (issue 8430 and later logs)."""
+
+
+def _with_preset(plan: Any, trained: int) -> Any:
+    """The plan's options, with the defaults of its preset where it does not say otherwise."""
+    options = plan.llama_cpp
+    if options.preset is None:
+        return options
+    memory = sum(card.limit or 0 for card in cards_of(plan))
+    n_ctx = min(trained, next(context for gib, context in OLLAMA_CONTEXTS if memory >= gib * 2**30))
+    own = {"n_batch": 512} if "seq" in plan.model_fields_set else {"n_ctx": n_ctx, "n_batch": 512}
+    return options.model_copy(update={k: v for k, v in own.items() if k not in options.model_fields_set})
 
 
 def _needed(plan: Any, use: Usage) -> list[int]:
@@ -281,7 +300,7 @@ def _device_notes(plan: Any, use: Usage, limits: tuple[Limit, ...]) -> list[str]
     return found
 
 
-def _notes(use: Usage) -> list[str]:
+def _notes(plan: Any, use: Usage) -> list[str]:
     """Warnings about a result on any device."""
     found = []
     trained, context = use.context.hparams.n_ctx_train, use.context
@@ -290,6 +309,11 @@ def _notes(use: Usage) -> list[str]:
     for kind in dict.fromkeys(device.backend.kind for device in use.layout.devices):
         if kind != RPC:
             found.append(f"backend {kind}: compared with public logs only, since no such GPU was at hand")
+    if plan.llama_cpp.preset is not None:
+        found.append(
+            f"preset {plan.llama_cpp.preset}: n_ctx {context.parameters.n_ctx:,}, n_batch {context.parameters.n_batch} "
+            f"and {human(OLLAMA_RESERVE)} of each GPU kept free; other values are given beside it"
+        )
     if use.projector:
         found.append("mmproj: the projector's weights are counted, and not what it computes for an image")
     if use.draft is not None:
@@ -393,7 +417,9 @@ class LlamaCpp(Engine):
         options = plan.llama_cpp
         model = printable(plan.model)
         parts = [model] if plan.from_gguf else [model, plan.dtype.upper()]
-        if options.n_ctx is not None or "seq" in plan.model_fields_set:
+        if options.preset is not None:
+            parts.append(f"{options.preset}'s defaults")
+        elif options.n_ctx is not None or "seq" in plan.model_fields_set:
             parts.append(f"n_ctx {options.n_ctx or plan.batch * plan.seq}")
         else:
             parts.append("the model's own context")
@@ -528,7 +554,12 @@ class LlamaCpp(Engine):
             {"prompt batch": touched},
             sum(prod(tensor.shape) for tensor in model.header.tensors.values()),
             limits,
-            warnings=(*model.warnings, *_notes(use), *_device_notes(plan, use, limits), *_offload_notes(plan, use)),
+            warnings=(
+                *model.warnings,
+                *_notes(plan, use),
+                *_device_notes(plan, use, limits),
+                *_offload_notes(plan, use),
+            ),
             assumptions=_assumptions_of(plan, limits),
             devices=_devices_of(use),
         )

@@ -111,6 +111,9 @@ class LlamaCppOptions(BaseModel):
     n_gpu_layers_draft: Annotated[Index | None, BeforeValidator(_layers)] = Field(
         None, description="layers of the draft model on devices; all if not given"
     )
+    preset: Literal["ollama"] | None = Field(
+        None, description="whose defaults hold where a key is not given: ollama has its own context, batch and reserve"
+    )
     backend: Literal["cpu", "cpu-avx512", "cpu-arm", "cpu-plain", "metal", "vulkan", "cuda"] | None = Field(
         None,
         description="what runs it: a CPU by its instructions (x86-64 with AVX2 or AVX-512, ARMv8.2, none of them), or "
