@@ -172,6 +172,12 @@ PLAN: Refusals = {
     "them out": lambda p: p.drop_output_before_step and p.previous_output,
     "ios_increased_memory_limit: true does not go with a budget, which replaces the limit that it raises; leave one of "
     "them out": lambda p: p.ios_increased_memory_limit and p.budget is not None,
+    "sharding: {p.sharding.label} does not go with device: {p.device}, for whose GPU torch.distributed has no backend; leave "
+    "sharding out, or name a GPU with CUDA": (
+        lambda p: (
+            p.sharding is not None and p.device is not None and (find(p.device).is_phone or find(p.device).is_apple)
+        )
+    ),
     "ios_increased_memory_limit does not go with device: {p.device}, which runs no iOS; leave it out": (
         lambda p: p.ios_increased_memory_limit and find(p.device or "").kind not in ("iPhone", "iPad")
     ),

@@ -95,8 +95,8 @@ class Expansion:
             else:
                 if len(events.order) + (last - first) * self.stands_for[segment] > MOST_ENTRIES:
                     raise TooLong(
-                        f"a GPU's allocator would be replayed over more than {MOST_ENTRIES:,} allocations and frees; "
-                        "ask about fewer layers, a smaller rank, or fewer steps of the method"
+                        f"this plan makes more than {MOST_ENTRIES:,} allocations and frees, which are the most that "
+                        "are gone through; ask about fewer layers, a smaller rank, or fewer steps of the method"
                     )
                 around = [piece[2] for piece in (*pieces[number - 1 : number], *pieces[number + 1 : number + 2])]
                 for group in self._groups(segment, around):

@@ -268,6 +268,7 @@ REFUSED: list[Refused] = [
             "3 does not divide the 8 processes that share",
         ),
         ({"name": "hsdp", "world_size": 8, "replicate": 2, "reshard_after_forward": 8}, "should be a factor of 4"),
+        ({"name": "fsdp2", "world_size": 8, "reshard_after_forward": 0}, "should be a factor of"),
         ({"name": "ddp", "world_size": 8, "replicate": 2}, "replicate 2 does not go with ddp, whose processes are all"),
         ({"name": "zero3", "world_size": 8, "replicate": 2}, "replicate 2 does not go with zero3"),
         ({"name": "fsdp2", "world_size": 4, "ranks": 2}, "unknown key 'sharding.ranks'"),

@@ -102,6 +102,7 @@ REFUSED: list[dict[str, Any]] = [
     {"run": {}, "transformers": "4.57"},
     {"drop_output_before_step": True, "previous_output": True},
     {"device": "iphone-15", "ios_increased_memory_limit": True, "budget": "4GiB"},
+    {"device": "iphone-15", "sharding": SHARDED},
     {"device": "pixel-8", "ios_increased_memory_limit": True},
     {"device": "iphone-13", "ios_increased_memory_limit": True},
     LLAMA_CPP,

@@ -123,6 +123,11 @@ def read(block: Any) -> ShardingOptions:
     block = {"name": block} if isinstance(block, str) else block
     if isinstance(block, Mapping) and isinstance(name := block.get("name"), str):
         block = {**block, "name": name.lower().replace("_", "-")}
+    if isinstance(block, Mapping) and str(block.get("reshard_after_forward")) in ("0", "0.0"):
+        raise InputError(
+            "sharding.reshard_after_forward 0 is no number of processes (`it should be a factor of` those that share the "
+            "parameters, PyTorch's words); take false, true or such a number"
+        )
     options = _options(block)
     for key, what in NO_RULE_YET.items():
         if (value := getattr(options, key)) > 1:
