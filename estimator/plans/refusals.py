@@ -516,8 +516,8 @@ MODEL: Refusals = {
 _ESTIMATE = "ask `estimator estimate`"
 _MEASURE = "ask `estimator measure`, which runs it"
 _IS_INFERENCE: Refusals = {
-    "runtime: {p.runtime}, which runs no step in PyTorch; ask `estimator max-context` or `estimator max-seq` what fits": lambda p: (
-        not p.engine.runs_steps
+    "runtime: {p.runtime}, which runs no step in PyTorch; ask `estimator max-context` or `max-seq`": (
+        lambda p: not p.engine.runs_steps
     ),
     "task: infer; ask `estimator estimate` what it takes, or `estimator max-seq` what fits": lambda p: (
         p.task == "infer"
