@@ -228,7 +228,7 @@ def full_keys(plan: Plan) -> dict[str, Any]:
     if plan.checkpointing in ("layer", "offloaded"):
         keys["use_reentrant"] = plan.reentrant
     spec = load(plan.model)
-    if spec.asked(plan.transformers, plan.head).head != "seq2seq-lm":
+    if spec.asked(plan.transformers, plan.head, plan.sees).head != "seq2seq-lm":
         del keys["target_seq"]  # which a plan without a decoder beside an encoder may not name
     method = {"name": plan.method.name, **plan.method.model_dump(exclude_none=True, exclude={"name"})}
     return {"model": spec.name if spec.parameters is not None else plan.model, "method": method, **keys}

@@ -16,12 +16,12 @@ source file and function.
 from .attention import key_block, query_block, scaled_dot_product_attention
 from .attention_cuda import flash_attn
 from .casts import autocast, from_host, to, widens
-from .convolution import conv1d, conv_transpose2d
+from .convolution import conv1d, conv_transpose2d, convolution
 from .copies import block_diag, block_diag_of, cat, diff, flip, pad, repeat, repeat_interleave, roll, stack, triu
 from .device import CPU, DEVICES, THREADS, Cpu, Cuda, Device
 from .elementwise import (
     INTEGER, SCALAR, Operand, abs, add, add_sparse_, ceil, clamp, clamp_by, cos, div, dropout,
-    erfinv, exp, expm1, floor, gelu, log, log1p, logsigmoid, masked_fill, maximum, mul, neg, polar, pow,
+    erfinv, exp, expm1, floor, gelu, log, log1p, logsigmoid, masked_fill, masked_scatter, maximum, mul, neg, polar, pow,
     promote_number, reciprocal, relu, round, rsqrt, rsub, sigmoid, sign, silu, sin, softplus, sqrt, square, sub, tanh,
     trunc, where, without_gradient, wrapped_number,
 )

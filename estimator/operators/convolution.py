@@ -1,4 +1,4 @@
-"""Convolutions.
+"""Convolutions, and the pooling of their results.
 
 Source: ``aten/src/ATen/native/Convolution.cpp``. Which library runs a convolution depends on the device and the dtype.
 """
@@ -13,7 +13,7 @@ from ..ledger.sizes import compared
 from .casts import autocast
 from .layout import Grads
 from .products import holds_operands
-from .table import Kept, Result, operator, recorded, saves
+from .table import SHAPE, Kept, Result, operator, recorded, saves
 from .views import contiguous
 
 
@@ -23,6 +23,23 @@ from .views import contiguous
         x, weight, bias, out.shape[-1], groups
     ),
 )  # fmt: skip
+def conv1d(
+    x: Tensor, weight: Tensor, bias: Tensor | None = None, length: Size | None = None, groups: int = 1
+) -> Tensor:
+    """``F.conv1d`` of x [B, c, T] by a weight [n, c / groups, k]: see ``convolution``.
+
+    ``length`` is that of the result, by default T.
+    """
+    return convolution(x, weight, bias, (x.shape[2] if length is None else length,), groups)
+
+
+@operator(
+    "conv2d",
+    same=("conv3d",),
+    args=lambda out, x, weight, bias=None, stride=1, padding=0, dilation=1, groups=1: (
+        x, weight, bias, out.shape[2:], groups
+    ),
+)  # fmt: skip
 @saves(
     "ConvolutionBackward0",
     Kept("its input", (-2,)),
@@ -30,27 +47,26 @@ from .views import contiguous
     inputs=("input", "weight", "bias"),
 )
 @holds_operands
-def conv1d(
-    x: Tensor, weight: Tensor, bias: Tensor | None = None, length: Size | None = None, groups: int = 1
-) -> Tensor:
-    """``F.conv1d`` of x [B, c, T] by a weight [n, c / groups, k]: saves both, and copies them if not contiguous.
+def convolution(x: Tensor, weight: Tensor, bias: Tensor | None, size: Shape, groups: int = 1) -> Tensor:
+    """``F.conv2d`` of x [B, c, h, w] by a weight [n, c / groups, k, l], and its kin of one and of three dimensions.
 
-    ``length`` is that of the result, which follows from padding, stride and dilation; by default T. The scratch of
-    oneDNN and cuDNN depends on the algorithm that they choose, and has no rule.
+    Saves both, and copies them if not contiguous. ``size`` are the result's last dimensions, which follow from padding,
+    stride and dilation. The scratch of oneDNN and cuDNN depends on the algorithm that they choose, and has no rule.
     """
     bias = None if bias is None else autocast(bias)
     weight = autocast(weight)
     x = autocast(x)
-    shape = (x.shape[0], weight.shape[0], x.shape[2] if length is None else length)
+    shape = (x.shape[0], weight.shape[0], *size)
 
     def run() -> Tensor:
         copy = contiguous(x.alias())
-        x.ledger.multiply(*shape, weight.shape[1], weight.shape[2])
-        out = x.ledger.empty(shape, x.dtype) if _runs_onednn(x, groups) else _thnn_conv2d(copy, weight, shape, groups)
+        x.ledger.multiply(*shape, *weight.shape[1:])
+        onednn = _runs_onednn(x, groups, weight.shape[3:] and weight.shape[-2:])
+        out = x.ledger.empty(shape, x.dtype) if onednn else _thnn_conv2d(copy, weight, shape, groups)
         del copy
         return out
 
-    return record("ConvolutionBackward0", run, (x, weight, bias), (x, weight), _conv1d_backward, groups)
+    return record("ConvolutionBackward0", run, (x, weight, bias), (x, weight), _convolution_backward, groups)
 
 
 @recorded("conv_transpose2d")
@@ -136,13 +152,13 @@ ONEDNN_ELEMENTS = 20480
 
 
 def _columns(x: Tensor, weight: Tensor, shape: Shape) -> list[Size]:
-    """Bytes of the columns [B, c k, T] that ``slow_conv2d`` makes of one group's input, for a result of ``shape``.
+    """Bytes of the columns [B, c k l, h w] that ``slow_conv2d`` makes of one group's input, for a result of ``shape``.
 
     They are the input itself if the kernel has one element and the result all positions of the input.
     """
-    if weight.shape[2] == 1 and shape[2] == x.shape[2]:
+    if all(n == 1 for n in weight.shape[2:]) and shape[2:] == x.shape[2:]:
         return []
-    return [product((shape[0], weight.shape[1] * weight.shape[2], shape[2])) * ITEMSIZE[x.dtype]]
+    return [product((shape[0], *weight.shape[1:], *shape[2:])) * ITEMSIZE[x.dtype]]
 
 
 def _copies(groups: int, *tensors: Tensor) -> list[Size]:
@@ -160,22 +176,63 @@ def _thnn_conv2d(x: Tensor, weight: Tensor, shape: Shape, groups: int) -> Tensor
     return out if groups == 1 else ledger.empty(shape, x.dtype)
 
 
-def _conv1d_backward(call: Call) -> Grads:
+def _convolution_backward(call: Call) -> Grads:
     # convolution_backward first makes contiguous copies of the input and the gradient
     grad, (x, weight), groups = call.grad, call.saved, call.args[0]
     copies = contiguous(x), contiguous(grad)
     for need in call.needs[:2]:
         if need:
-            call.ledger.multiply(*grad.shape, weight.shape[1], weight.shape[2])
+            call.ledger.multiply(*grad.shape, *weight.shape[1:])
     shapes = (x.shape, weight.shape, weight.shape[:1])
     grads = _gradients(call, shapes)
-    if not _runs_onednn(x, groups):
+    if not _runs_onednn(x, groups, weight.shape[3:] and weight.shape[-2:]):
         columns = _columns(x, weight, grad.shape) if call.needs[1] else []
         call.ledger.transient(*_copies(groups, x, grad), *columns)
         if groups > 1:
             grads = _gradients(call, shapes)  # all groups', joined while those of each group are alive
     del copies
     return grads
+
+
+@operator("avg_pool2d", args=lambda out, x, *_, **__: (x, out.shape))
+@saves("AvgPool2DBackward0", Kept("its input", because=SHAPE))
+def avg_pool2d(x: Tensor, shape: Shape) -> Tensor:
+    """``F.avg_pool2d(x)``: saves its input. Kernels copy what is strided (``AvgPoolKernel.cpp``)."""
+
+    def make() -> Tensor:
+        out = x.ledger.empty(shape, x.dtype)
+        contiguous(x.alias())
+        return out
+
+    return record("AvgPool2DBackward0", make, (x,), (x,), _avg_pool2d_backward)
+
+
+def _avg_pool2d_backward(call: Call) -> Grads:
+    return _like_input(call, call.saved[0].shape)
+
+
+def _like_input(call: Call, shape: Shape) -> Grads:
+    """A new tensor of the input's shape, beside a copy of a strided gradient."""
+    out = call.ledger.empty(shape, call.grad.dtype)
+    contiguous(call.grad)
+    return (out,)
+
+
+@operator("im2col", args=lambda out, x, *_, **__: (x, out.shape))
+def im2col(x: Tensor, shape: Shape) -> Tensor:
+    """``F.unfold(x)``: blocks as columns of ``shape``; saves nothing. A strided input is copied (``Im2Col.cpp``)."""
+
+    def make() -> Tensor:
+        copy = contiguous(x.alias())
+        out = x.ledger.empty(shape, x.dtype)
+        del copy
+        return out
+
+    return record("Im2ColBackward0", make, (x,), (), _im2col_backward, x.shape)
+
+
+def _im2col_backward(call: Call) -> Grads:
+    return _like_input(call, call.args[0])
 
 
 def _gradients(call: Call, shapes: tuple[Shape, ...]) -> Grads:

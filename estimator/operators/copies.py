@@ -5,11 +5,11 @@ from __future__ import annotations
 from functools import reduce
 from typing import Any
 
-from ..errors import InputError
-from ..ledger import Call, Shape, Size, Tensor, record
+from ..ledger import Call, Ledger, Shape, Size, Tensor, record
 from .casts import check_promotion, promote_types, to
 from .elementwise import sub, zeros_backward
 from .in_place import write
+from .indexing import index_select
 from .layout import Grads, channels_last_strides, empty_like, is_channels_last, strides_of, view_of
 from .reductions import summed
 from .table import Result, first, flattened, operator, recorded
@@ -85,10 +85,21 @@ def repeat_interleave(x: Tensor, repeats: Size, dim: int) -> Tensor:
 
 
 @recorded("repeat_interleave")
-def _repeat_interleave(out: Result, x: Tensor, repeats: Any, dim: Any = None, output_size: Any = None) -> Tensor:
+def _repeat_interleave(out: Result, x: Tensor, repeats: Any = None, dim: Any = None, output_size: Any = None) -> Tensor:
     if isinstance(repeats, Tensor):
-        raise InputError("the model repeats elements by numbers that a tensor holds, for which there is no rule")
+        index = _repeated(x.ledger, repeats, out.shape[0 if dim is None else dim])
+        return index_select(reshape(x, (x.numel,)) if dim is None else x, dim or 0, index)
+    if repeats is None:
+        return _repeated(x.ledger, x, out.shape[0])
     return repeat_interleave(reshape(x, (x.numel,)) if dim is None else x, repeats, dim or 0)
+
+
+def _repeated(ledger: Ledger, repeats: Tensor, count: Size) -> Tensor:
+    """Each index as often as a tensor says, beside the repeats' sums (``Repeat.cpp: repeat_interleave_common``)."""
+    sums = ledger.empty(repeats.shape, "int64")
+    out = ledger.empty((count,), repeats.dtype)
+    del sums
+    return out
 
 
 @operator("pad", args=lambda out, x, *_, **__: (x, out.shape))

@@ -10,7 +10,7 @@ from ..ledger import FLOATING, ITEMSIZE, RESULT, Backward, Beside, Call, Ledger,
 from .casts import promote, to, widened
 from .layout import Grads, broadcast, elementwise_strides, empty_like
 from .table import FACTORS, PRODUCT, Kept, Result, first, operator, recorded, saves
-from .views import contiguous_backward, pass_on
+from .views import contiguous, contiguous_backward, pass_on
 
 Operand = Tensor | complex
 """A tensor or a Python number. Memory depends on the kind of a number, not on its value."""
@@ -681,6 +681,39 @@ def masked_fill(x: Tensor, mask: Tensor) -> Tensor:
     """``x.masked_fill(mask, number)``: a contiguous copy; saves the mask."""
     shape = broadcast(x.shape, mask.shape)
     return record("MaskedFillBackward0", lambda: x.ledger.empty(shape, x.dtype), (x,), (mask,), contiguous_backward)
+
+
+@operator("masked_scatter")
+@saves(
+    "MaskedScatterBackward0",
+    Kept("the mask", because="it says which positions' gradients are taken"),
+    inputs=("input", "source"),
+)
+def masked_scatter(x: Tensor, mask: Tensor, source: Tensor) -> Tensor:
+    """``x.masked_scatter(mask, source)``: a contiguous copy, with all elements of a source; saves the mask."""
+
+    def make() -> Tensor:
+        out = x.ledger.empty(broadcast(x.shape, mask.shape), x.dtype)
+        contiguous(source.alias())
+        return out
+
+    return record("MaskedScatterBackward0", make, (x, source), (mask,), _masked_scatter_backward, source.shape)
+
+
+def _masked_scatter_backward(call: Call) -> Grads:
+    # grad.masked_fill(mask, 0), masked_scatter_backward: grad.masked_select(mask)
+    ledger, grad = call.ledger, call.grad
+    of_input = ledger.empty(grad.shape, grad.dtype) if call.needs[0] else None
+    if not call.needs[1]:
+        return of_input, None
+    on_cpu = ledger.device.splits_by_thread  # TensorAdvancedIndexing.cpp: masked_select_out_impl_cpu
+    integers = grad.numel * ITEMSIZE["int64"]
+    if on_cpu:  # the mask is summed as integers
+        ledger.transient(integers)
+    of_source = ledger.empty(call.args[0], grad.dtype)
+    if on_cpu:  # the mask as integers, and their sums
+        ledger.transient(integers, integers)
+    return of_input, of_source
 
 
 @operator("maximum", "minimum")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..ledger import Tensor
+from ..errors import InputError
+from ..ledger import FLOATING, Tensor
 from .layout import empty_like
 from .table import Result, recorded
 
@@ -42,4 +43,18 @@ def _like(
 )
 def _found(out: Result, x: Tensor, *_: Any, **__: Any) -> Tensor:
     """What is read off a tensor, without a derivative."""
+    return x.ledger.empty(out.shape, out.dtype)
+
+
+@recorded("unique_consecutive")
+def _all_found(out: Result, x: Tensor, *_: Any, **__: Any) -> tuple[Tensor, ...]:
+    """As ``_found``, of several results."""
+    return tuple(x.ledger.empty(shape, dtype) for _, shape, dtype in out.all)
+
+
+@recorded("prod")
+def _prod(out: Result, x: Tensor, *_: Any, **__: Any) -> Tensor:
+    """Of integers, which have no derivative."""
+    if x.dtype in FLOATING:
+        raise InputError("this model calls prod of floating numbers, for which this version has no rule")
     return x.ledger.empty(out.shape, out.dtype)

@@ -220,6 +220,11 @@ def _itself(out: Result, x: Tensor, *_: Any, **__: Any) -> Tensor:
     return x
 
 
+@recorded("requires_grad_")
+def _requires_grad(out: Result, x: Tensor, value: bool = True) -> None:
+    x.requires_grad = value
+
+
 @recorded("set_.source_Tensor")
 def _set(out: Result, x: Tensor, source: Tensor) -> Tensor:
     if source.storage is not x.storage:

@@ -10,6 +10,7 @@ from .in_place import add_
 from .layout import Grads, gradients
 from .reductions import mean
 from .table import Kept, operator, saves
+from .views import contiguous
 
 SOFTMAX = Kept("its result", because="softmax's gradient is computed from its result")
 
@@ -50,6 +51,46 @@ def layer_norm(x: Tensor, weight: Tensor | None, bias: Tensor | None) -> Tensor:
         (x, Beside(mean), Beside(deviation), weight, bias),
         _layer_norm_backward,
     )
+
+
+@operator("group_norm", args=lambda out, x, groups, weight=None, bias=None, *_, **__: (x, groups, weight, bias))
+@saves(
+    "NativeGroupNormBackward0",
+    Kept("its input", because="normalised again in backward"),
+    Kept("its weight", (-3,)),
+    Kept("each group's mean", because="the input is normalised again in backward"),
+    Kept("each group's reciprocal deviation", because="the input is normalised again in backward"),
+    inputs=("input", "weight", "bias"),
+)
+def group_norm(x: Tensor, groups: int, weight: Tensor | None, bias: Tensor | None) -> Tensor:
+    """``F.group_norm(x, groups, weight, bias)`` of x [B, c, ...]: saves its input, and each group's statistics.
+
+    A strided input is copied first (``group_norm.cpp``).
+    """
+    x = contiguous(widened(x))
+    weight = None if weight is None else widened(weight)
+    bias = None if bias is None else widened(bias)
+    ledger, dtype = x.ledger, x.dtype if weight is None else weight.dtype
+    mean, deviation = (ledger.empty((x.shape[0], groups), dtype) for _ in range(2))
+    return record(
+        "NativeGroupNormBackward0",
+        lambda: ledger.empty(x.shape, x.dtype),
+        (x, weight, bias),
+        (x, weight, Beside(mean), Beside(deviation)),
+        _group_norm_backward,
+    )
+
+
+def _group_norm_backward(call: Call) -> Grads:
+    x, weight, *_ = call.saved
+    copy = _contiguous(call.grad)
+    ledger, channels = call.ledger, x.shape[1:2]
+    shapes = (x.shape, channels, channels)
+    dtypes = (x.dtype, *(2 * ((x if weight is None else weight).dtype,)))
+    grads = tuple(ledger.empty(s, d) if n else None for s, d, n in zip(shapes, dtypes, call.needs, strict=True))
+    sums = [ledger.empty(x.shape[:2], "float32") for _ in range(2)]  # of each channel (group_norm_kernel.cpp)
+    del copy, sums
+    return grads
 
 
 def _contiguous(x: Tensor) -> Tensor:

@@ -19,9 +19,15 @@ class OneDeviceKeys(TypedDict, total=False):
     batch: int
     seq: int
     target_seq: int
+    images: int | None
+    image_size: Sequence[int] | None
+    audio_frames: int | None
+    audio_seconds: float | None
+    freeze: Sequence[Literal['vision', 'projector', 'language', 'embeddings']]
     head: (
         Literal['causal-lm', 'masked-lm', 'seq2seq-lm', 'sequence-classification', 'token-classification',
-        'question-answering'] | None
+        'question-answering', 'speech-seq2seq', 'ctc', 'audio-classification', 'image-classification', 'image-text'] |
+        None
     )
     lengths: Mapping[str, Any] | str | None
     dtype: (

@@ -17,9 +17,9 @@ from ..engines.registry import RUNTIMES, engine_of
 from ..errors import InputError, nearest, options, shown
 from ..io.fields import torch_dtype
 from ..io.files import STANDARD_INPUT, existing, read_json
-from ..programs.heads import head_of
+from ..programs.heads import HEADS, head_of
 from ..programs.libraries import is_installed
-from ..programs.recorded import Config, Source, language_model_alone, refuse_encoder
+from ..programs.recorded import ALONE, Config, Source, language_model_alone, refuse_encoder
 from ..programs.releases import NEWEST, installed_release
 from . import checkpoints
 from .checkpoints import Checkpoint
@@ -54,6 +54,8 @@ class ModelSpec:
     """The config's ``quantization_config``, which is none of ``raw``: the model's program is that of before."""
     assumed: str = ""
     """Why ``quantization`` is taken to be so, where the name alone says it."""
+    whole: Mapping[str, Any] | None = None
+    """The config of a larger model, of which ``raw`` is the language model's."""
     checkpoint: Checkpoint | None = None
     """The weights on disk, where the model is a folder that holds them."""
     head: str = "causal-lm"
@@ -85,13 +87,31 @@ class ModelSpec:
                 raise InputError(f"{where}: {key} is missing; add it to the config")
         return _recorded(self.raw, str(family), where, self.hub_id or where, self.release)
 
-    def asked(self, release: str, head: str | None) -> ModelSpec:
-        """The same model as a release of transformers runs it, with a head: by default that of its config."""
-        key = release, head or head_of(self.raw)
+    def asked(self, release: str, head: str | None, sees: bool = False) -> ModelSpec:
+        """The same model as a release of transformers runs it, with a head: by default that of its config.
+
+        A larger model is its language model alone unless the head, or a plan that ``sees``, asks for all of it.
+        Raises ``InputError``.
+        """
+        if head is None:
+            larger = "causal-lm" if self.whole is None else head_of(self.whole)
+            head = larger if HEADS[larger].media else head_of(self.raw)
+        if sees and head == "causal-lm":
+            head = "image-text"
+            if self.whole is None and "vision_config" not in self.raw:
+                raise InputError(
+                    f"images do not go with {self.name}, whose config has a language model and no vision_config; leave "
+                    "images, image_size and freeze out"
+                )
+        key = release, head
         if key == (self.release, self.head):
             return self
         if key not in self._others:
-            self._others[key] = replace(self, release=key[0], head=key[1])
+            other = replace(self, release=release, head=head)
+            if HEADS[head].media and self.whole is not None:
+                told = tuple(warning for warning in self.warnings if not warning.startswith(ALONE))
+                other = replace(other, raw=self.whole, whole=None, warnings=told, parameters=None)
+            self._others[key] = other
         return self._others[key]
 
     @cached_property
@@ -324,12 +344,15 @@ _PART = re.compile(r"[a-z0-9_]{1,30}_config")
 def _of_config(raw: dict[str, Any], name: str, where: str) -> ModelSpec:
     warnings: list[str] = []
     quantization = raw.pop("quantization_config", None) or None
+    whole = None
     if isinstance(raw.get("text_config"), dict):
         warnings.append(language_model_alone(key for key in raw if key != "text_config" and _PART.fullmatch(key)))
+        whole = raw
         both = {"is_encoder_decoder": True} if raw.get("is_encoder_decoder") is True else {}
         raw = {**_model_type_of_text(raw), **raw["text_config"], **both}
         quantization = raw.pop("quantization_config", None) or quantization
-    return ModelSpec(name, raw, where, warnings=tuple(warnings), where=where, quantization=quantization)
+    told = tuple(warnings)
+    return ModelSpec(name, raw, where, warnings=told, where=where, quantization=quantization, whole=whole)
 
 
 def _model_type_of_text(raw: Mapping[str, Any]) -> dict[str, str]:

@@ -33,7 +33,7 @@ from ..methods.full import FullMethod
 from ..methods.options import MethodOptions
 from ..methods.registry import METHODS, method_options
 from ..moments.options import RunOptions
-from ..programs.heads import HeadName
+from ..programs.heads import HeadName, Media, Part
 from ..programs.releases import NEWEST, is_older, release_of
 from ..steps.generate_options import GenerateOptions
 from ..steps.optimizers import OPTIMIZERS
@@ -59,6 +59,22 @@ def _checkpointing(value: Any) -> Any:
 def _dashed(value: Any) -> Any:
     """A name with dashes, in lower case: adamw-8bit for adamw_8bit."""
     return value.lower().replace("_", "-") if isinstance(value, str) else value
+
+
+def _image_size(value: Any) -> Any:
+    """A size in pixels: 1024x768, or a list of height and width. Raises ``ValueError``."""
+    sides = re.fullmatch(r"([1-9][0-9]{0,4})\s*[xX]\s*([1-9][0-9]{0,4})", value) if isinstance(value, str) else None
+    if sides is not None:
+        return tuple(map(int, sides.groups()))
+    whole = isinstance(value, (list, tuple)) and len(value) == 2 and all(type(n) is int for n in value)
+    if whole and all(0 < n < 10**5 for n in value):
+        return tuple(value)
+    raise ValueError("must be height x width in pixels, such as 1024x768")
+
+
+def _listed(value: Any) -> Any:
+    """A list of words; a text has them between commas."""
+    return tuple(word.strip() for word in value.split(",")) if isinstance(value, str) else value
 
 
 if TYPE_CHECKING:
@@ -108,6 +124,21 @@ class _Question(BaseModel):
     target_seq: Annotated[
         Whole, Field(ge=1, le=10**8, description="head seq2seq-lm: tokens of the decoder, whose labels they are")
     ] = 128
+    images: Annotated[Whole, Field(ge=0, le=1000)] | None = Field(
+        None, description="head image-text: images of a row, whose tokens are among seq; 1 if not given"
+    )
+    image_size: Annotated[tuple[int, int], BeforeValidator(_image_size)] | None = Field(
+        None, description="height x width of each image in pixels, as the processor is given it: 1024x768"
+    )
+    audio_frames: Annotated[Whole, Field(ge=1, le=10**8)] | None = Field(
+        None, description="frames of an audio encoder's features, or samples; if not given, as many as it takes"
+    )
+    audio_seconds: Annotated[float, Field(gt=0, le=10**5)] | None = Field(
+        None, description="audio_frames as a time: 16,000 samples, or 100 frames of features, a second"
+    )
+    freeze: Annotated[tuple[Part, ...], BeforeValidator(_listed)] = Field(
+        (), description="parts that do not train, beside the method: vision, projector, language, embeddings"
+    )
     head: HeadName | None = Field(
         None, description="what the model ends with; if not given, what the config's architectures say, else causal-lm"
     )
@@ -393,6 +424,19 @@ class Plan(_WithEngines):
     def beside_sharding(self) -> str | None:
         """The first key and value for which a sharded step has no rule yet; ``None`` without one."""
         return without_a_rule(self)
+
+    @property
+    def media(self) -> Media:
+        """The images and the audio of a row."""
+        seconds = self.audio_seconds
+        frames = self.audio_frames if seconds is None else None
+        return Media(1 if self.images is None else self.images, self.image_size, frames, seconds)
+
+    @property
+    def sees(self) -> bool:
+        """Whether the plan says something of images, or of the parts of a model that looks at some."""
+        beside = any(part in self.freeze for part in ("vision", "projector"))
+        return self.images is not None or self.image_size is not None or beside
 
     @property
     def row(self) -> int:

@@ -26,6 +26,7 @@ from ..engines.registry import KEYS as ENGINES
 from ..engines.registry import RUNTIMES, refused_on
 from ..errors import InputError, options
 from ..methods.base import AdapterMethod
+from ..programs.heads import HEADS
 from ..programs.releases import NEWEST
 from ..steps.loss import SHIFTING
 from ..steps.optimizers import OPTIMIZERS
@@ -55,16 +56,17 @@ TRAINING_KEYS = (
     *("packing", "return_seq_idx", "trainer"),
 )
 """Keys that only a step with labels, a backward pass and an update uses. ``mlp_chunks`` makes checkpoints."""
+MEDIA_KEYS = ("images", "image_size", "audio_frames", "audio_seconds")
 PYTORCH_KEYS = (
     *("method", "attention", "autocast", "implementation", "litgpt", "generate", "transformers"),
-    *("experts_implementation", "routing", "head", "target_seq"),
+    *("experts_implementation", "routing", "head", "target_seq", *MEDIA_KEYS, "freeze"),
     *("sharding", *TRAINING_KEYS, *QUANTISED_KEYS, *FOUR_BIT_KEYS, *PACKED_KEYS, *ONE_PASS_KEYS),
 )
 LITGPT_FIXED = (
     *("attention", "autocast", "attention_mask", "drop_output_before_step", "keep_logits"),
     *("kbit_preparation", "loss", "mlp_chunks", "run", "saved_activations", "transformers", "use_cache"),
     *("experts_implementation", "routing", "data_collator", "convert_outputs_to_fp32", "neftune_noise_alpha"),
-    *("label_share", "packing", "return_seq_idx", "head", "target_seq"),
+    *("label_share", "packing", "return_seq_idx", "head", "target_seq", *MEDIA_KEYS, "freeze"),
 )
 """Keys whose defaults are what litgpt's loop does. It leaves no other choice."""
 
@@ -425,6 +427,11 @@ def _beyond_causal(key: str) -> Callable[[Any], object]:
     return lambda r: r.spec.head != "causal-lm" and _differs(r.plan, key)
 
 
+def _other_media(key: str, heads: tuple[str, ...]) -> Callable[[Any], object]:
+    """A condition: the plan sets a key of images or audio that a head does not take."""
+    return lambda r: r.spec.head not in heads and _differs(r.plan, key)
+
+
 def _differs(plan: Any, key: str) -> bool:
     """Whether a key has another value than its default."""
     return bool(getattr(plan, key) != type(plan).model_fields[key].get_default())
@@ -461,7 +468,19 @@ MODEL: Refusals = {
         and not r.spec.config.source.supports_checkpointing
     ),
     "target_seq does not go with head: {r.spec.head}, which has no decoder beside an encoder; leave it out": (
-        lambda r: r.spec.head != "seq2seq-lm" and _differs(r.plan, "target_seq")
+        lambda r: not any(name == "T" for name, _ in r.step.lengths) and _differs(r.plan, "target_seq")
+    ),
+    **{
+        f"{key} does not go with head: {{r.spec.head}}, whose batch has {what}; leave it out": _other_media(key, heads)
+        for key, what, heads in (
+            ("images", "no images in its rows", ("image-text",)),
+            ("image_size", "no images", ("image-text", "image-classification")),
+            ("audio_frames", "no audio", ("speech-seq2seq", "ctc", "audio-classification")),
+            ("audio_seconds", "no audio", ("speech-seq2seq", "ctc", "audio-classification")),
+        )
+    },
+    "attention_mask: true does not go with head: {r.spec.head}, whose batch has no tokens to pad; leave it out": (
+        lambda r: r.plan.attention_mask and not HEADS[r.spec.head].text
     ),
     "method: freeze has no rule with head: {r.spec.head}, whose encoder and decoder both have top layers; take another "
     "method": lambda r: r.plan.method.name == "freeze" and r.spec.head == "seq2seq-lm",

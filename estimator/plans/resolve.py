@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Hashable
 from dataclasses import replace
 from typing import NamedTuple
@@ -13,6 +14,7 @@ from ..methods.lora import LoraOptions
 from ..methods.options import MethodOptions
 from ..methods.other import OtherMethod
 from ..methods.target_parameters import parameters_of_layers
+from ..programs.heads import HEADS
 from ..programs.libraries import is_installed, silence
 from ..programs.modules import Method
 from ..programs.recorded import Config, Sizes
@@ -48,6 +50,7 @@ class Resolved(NamedTuple):
     def with_open_rank(self) -> Resolved:
         """The same plan with the symbol r for the rank of its method. Raises ``InputError`` where it has no rules."""
         method = self.plan.method.build(self.spec.config, self.plan.dtype, symbol("r"))
+        method.untrained = self.method.untrained
         if type(method) is not type(self.method):
             raise InputError(f"method: {self.plan.method.name} is recorded, at its own rank")
         return self._replace(method=method)
@@ -83,8 +86,9 @@ def resolve(plan: Plan) -> Resolved:
         spec = litgpt.load(plan)
         method = litgpt.method(plan, spec.config)
     else:
-        plan = _with_targets(plan)
+        plan = _with_targets(_with_frozen(plan))
         spec, method = _model(plan)
+        method.untrained = _parts(plan, spec)
     config = spec.config
     if "attention" not in plan.model_fields_set:
         plan = plan.model_copy(update={"attention": config.source.attention})
@@ -109,6 +113,12 @@ _ALIKE = (
 def step_of(plan: Plan, config: Config, window: int | None, head: str = "causal-lm") -> Step:
     """The frozen step of a plan. ``window``: see ``window_of``."""
     alike = {name: getattr(plan, name) for name in _ALIKE}
+    media, placeholders = config.source.media(plan.media, plan.held_dtype) if HEADS[head].media else ((), (0, 0, 1))
+    if placeholders[1] > plan.seq:
+        raise InputError(
+            f"seq: {plan.seq:,} is less than the {placeholders[1]:,} tokens of a row's images; give a longer one, "
+            "fewer images, or a smaller image_size"
+        )
     return Step(
         **alike,
         family=config.family,
@@ -131,9 +141,35 @@ def step_of(plan: Plan, config: Config, window: int | None, head: str = "causal-
         previous_output=plan.holds_previous_output and not plan.engine.replays,  # a replay has the previous step itself
         head=head,
         num_labels=config.num_labels,
-        lengths=(("T", plan.target_seq),) if head == "seq2seq-lm" else (),
+        lengths=(("T", plan.target_seq),) if _has_target(head) else (),
+        media=media,
+        placeholders=placeholders,
         device=plan.engine.kernels(plan),
     )
+
+
+def _has_target(head: str) -> bool:
+    """Whether the labels have a length of their own."""
+    return any("T" in one.shape for one in HEADS[head].labels)
+
+
+def _with_frozen(plan: Plan) -> Plan:
+    """The plan with PEFT's method on no module of the frozen parts."""
+    if not plan.freeze or not plan.method.inner.peft:
+        return plan
+    spec = load(plan.model).asked(plan.transformers, plan.head, plan.sees)
+    if getattr(plan.method, "exclude_modules", "") is not None:
+        raise InputError(
+            f"freeze has no rule with method: {plan.method.name} that names modules to exclude, or takes none; name "
+            "the modules in target_modules"
+        )
+    paths = "|".join(map(re.escape, _parts(plan, spec)))
+    method = plan.method.model_copy(update={"exclude_modules": rf"({paths})(\..*)?"})
+    return plan.model_copy(update={"method": method})
+
+
+def _parts(plan: Plan, spec: ModelSpec) -> tuple[str, ...]:
+    return tuple(path for part in plan.freeze for path in spec.config.source.part(part))
 
 
 def _has_tuner(plan: Plan) -> bool:
@@ -155,7 +191,7 @@ def _with_targets(plan: Plan) -> Plan:
     method = plan.method
     if not isinstance(method, LoraOptions) or method.target_modules is not None or method.target_parameters:
         return plan
-    config = load(plan.model).asked(plan.transformers, plan.head).config
+    config = load(plan.model).asked(plan.transformers, plan.head, plan.sees).config
     if method.default_targets(config.family) is not None and not parameters_of_layers(config):
         return plan
     return plan.with_targets(f"PEFT has no default target_modules of {method.title} for {config.family}; the answer")
@@ -163,7 +199,7 @@ def _with_targets(plan: Plan) -> Plan:
 
 def _model(plan: Plan) -> tuple[ModelSpec, Method]:
     """The model and the method. Where the method has no rules for the model, what PEFT makes of both is recorded."""
-    spec = load(plan.model).asked(plan.transformers, plan.head)
+    spec = load(plan.model).asked(plan.transformers, plan.head, plan.sees)
     method = plan.method.inner
     method.check_config(spec.raw)
     if isinstance(method, OtherMethod) or not method.has_rules or _acts_not(method, spec):

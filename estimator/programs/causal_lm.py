@@ -106,6 +106,7 @@ class RecordedCausalLM(Module):
         own, buffers = program.weights_of[path]
         before = len(ledger.parameters)
         module: Module | None = None
+        build.fixed.update(w.name for w in own if not w.added and not w.requires_grad)
         build.dtypes.update({w.name: w.dtype for w in own if w.dtype != program.dtype})
         for name in program.tied_of.get(path, ()):
             build.tied[name] = recorded.weights[program.tied[name]]
@@ -285,7 +286,7 @@ class RecordedCausalLM(Module):
             frame[program.inputs["position_ids"]] = positions
         del positions
         ids = labels if input_ids is None else input_ids  # the same in a program, where embeddings are not given
-        if ids is not None:
+        if ids is not None and "input_ids" in program.inputs:
             frame[program.inputs["input_ids"]] = ids
         del ids
         if inputs_embeds is None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from math import prod
 from typing import Any, Literal, NamedTuple, TypeVar
 
 from ..ledger import Size
@@ -14,7 +15,27 @@ HeadName = Literal[
     "sequence-classification",
     "token-classification",
     "question-answering",
+    "speech-seq2seq",
+    "ctc",
+    "audio-classification",
+    "image-classification",
+    "image-text",
 ]
+Part = Literal["vision", "projector", "language", "embeddings"]
+"""A part of a model: what looks at images, what hands them to the decoder, the decoder with its head, the input
+embedding of tokens."""
+
+
+Placeholders = tuple[int, int, int]
+"""The number that stands for a piece of an image, how many a row has, and of how many images."""
+
+
+def places_of(placeholders: Placeholders, length: int) -> list[slice]:
+    """Where in a row each image's placeholders are. There is a token of text between two images if the row has room."""
+    _, count, images = placeholders
+    each = count // max(images, 1)
+    apart = each + (count + images <= length)
+    return [slice(i * apart, i * apart + each) for i in range(images if count else 0)]
 
 
 class Input(NamedTuple):
@@ -23,14 +44,36 @@ class Input(NamedTuple):
     name: str
     """The argument of the model's ``forward``."""
     shape: tuple[str | int, ...]
-    """Names of sizes, or numbers: B rows, S tokens of each, T tokens of a decoder beside an encoder."""
+    """Names of sizes, numbers, or products of both, ``2*B``: B rows, S tokens of each, T tokens of a decoder beside an
+    encoder."""
     dtype: str = "int64"
     same_as: str = ""
     """The input whose very tensor it is."""
+    values: tuple[tuple[int, ...], ...] = ()
+    """The rows that it has for each row of the batch, where they follow from the plan."""
+    placeholders: Placeholders = (0, 0, 1)
+    """What each row begins with."""
 
     def sized(self, sizes: Mapping[str, Size]) -> tuple[Size, ...]:
         """The shape with sizes in place of their names."""
-        return tuple([sizes[n] if isinstance(n, str) else n for n in self.shape])
+
+        def size(text: str) -> Size:
+            factors = [int(n) if n.isdigit() else sizes[n] for n in text.split("*")]
+            return prod(factors[1:], start=factors[0])
+
+        return tuple([size(n) if isinstance(n, str) else n for n in self.shape])
+
+
+class Media(NamedTuple):
+    """What a plan says of the images and the audio of a row."""
+
+    images: int = 1
+    image_size: tuple[int, int] | None = None
+    """Height and width in pixels; ``None``: as the config says."""
+    audio_frames: int | None = None
+    """Frames of features, or samples; ``None``: as the config says."""
+    audio_seconds: float | None = None
+    """The same as a time."""
 
 
 T = TypeVar("T")
@@ -56,10 +99,15 @@ class Head(NamedTuple):
     """What a forward pass without labels is given beside the tokens."""
     masked: bool = True
     """The batch has a padding mask, of ones where nothing is padded, as tokenizers make it."""
+    text: bool = True
+    """The batch has tokens."""
+    media: bool = False
+    """The batch has images or audio."""
     decodes: bool = False
     """The model's loss is that of a decoder's tokens, so it takes ``use_cache``."""
 
 
+_LABEL = (Input("labels", ("B",)),)
 _SAME_IDS = Input("labels", ("B", "S"), same_as="input_ids")
 HEADS: dict[str, Head] = {
     "causal-lm": Head("AutoModelForCausalLM", "ForCausalLM", (_SAME_IDS,), masked=False, decodes=True),
@@ -71,9 +119,7 @@ HEADS: dict[str, Head] = {
         (Input("decoder_input_ids", ("B", "T")),),
         decodes=True,
     ),
-    "sequence-classification": Head(
-        "AutoModelForSequenceClassification", "ForSequenceClassification", (Input("labels", ("B",)),)
-    ),
+    "sequence-classification": Head("AutoModelForSequenceClassification", "ForSequenceClassification", _LABEL),
     "token-classification": Head(
         "AutoModelForTokenClassification", "ForTokenClassification", (Input("labels", ("B", "S")),)
     ),
@@ -82,7 +128,29 @@ HEADS: dict[str, Head] = {
         "ForQuestionAnswering",
         (Input("start_positions", ("B",)), Input("end_positions", ("B",))),
     ),
+    "speech-seq2seq": Head(
+        "AutoModelForSpeechSeq2Seq",
+        "ForConditionalGeneration",
+        (Input("labels", ("B", "T")),),
+        (Input("decoder_input_ids", ("B", "T")),),
+        masked=False,
+        text=False,
+        media=True,
+        decodes=True,
+    ),
+    "ctc": Head("AutoModelForCTC", "ForCTC", (Input("labels", ("B", "T")),), masked=False, text=False, media=True),
+    "audio-classification": Head(
+        "AutoModelForAudioClassification", "ForAudioClassification", _LABEL, masked=False, text=False, media=True
+    ),
+    "image-classification": Head(
+        "AutoModelForImageClassification", "ForImageClassification", _LABEL, masked=False, text=False, media=True
+    ),
+    "image-text": Head(
+        "AutoModelForImageTextToText", "ForConditionalGeneration", (_SAME_IDS,), media=True, decodes=True
+    ),
 }
+_SPEECH = ("whisper", "speech_to_text", "moonshine", "pop2piano", "speecht5")
+"""Encoder-decoders whose encoder takes audio (transformers' registry ``MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING_NAMES``)."""
 
 
 def head_of(raw: Mapping[str, Any]) -> str:
@@ -94,5 +162,9 @@ def head_of(raw: Mapping[str, Any]) -> str:
     first = names[0] if isinstance(names, list) and names else ""
     for name, head in HEADS.items():
         if isinstance(first, str) and first.endswith(head.ending):
-            return name if name != "seq2seq-lm" or raw.get("is_encoder_decoder") is True else "causal-lm"
+            if name != "seq2seq-lm":
+                return name
+            if raw.get("is_encoder_decoder") is not True:
+                return "causal-lm"
+            return "speech-seq2seq" if raw.get("model_type") in _SPEECH else name
     return "causal-lm"

@@ -60,9 +60,16 @@ class Method:
     virtual_tokens = 0
     """Tokens that the method puts before each sequence."""
 
+    untrained: tuple[str, ...] = ()
+    """Paths of what does not train, whatever the method says."""
+
     def trains(self, path: str) -> bool:
-        """Whether the base parameter at ``path`` (``model.norm.weight``) is trained."""
+        """Whether the base parameter at ``path`` (``model.norm.weight``) is trained by the method."""
         return True
+
+    def updates(self, path: str) -> bool:
+        """Whether the base parameter at ``path`` is trained."""
+        return self.trains(path) and not any(path == part or path.startswith(f"{part}.") for part in self.untrained)
 
     def wrap(self, build: Builder, base: Module, copy: Callable[[], Module]) -> Module:
         """The module that replaces ``base``. ``copy`` makes a trainable copy of ``base``."""
@@ -127,6 +134,8 @@ class Builder:
         """Parameters by the names that they have in a second module."""
         self.dtypes: dict[str, str] = {}
         """By their names, the dtypes of parameters that have another one than the model's."""
+        self.fixed: set[str] = set()
+        """Names of the parameters that the model itself does not train, such as Whisper's positions."""
         self._copying = False
 
     def parameter(self, path: str, *shape: Size, dtype: str | None = None) -> Tensor:
@@ -136,7 +145,7 @@ class Builder:
             return self.adapter(path, shape, dtype)
         if path in self.tied:
             return self.tied[path]
-        return self.ledger.parameter(path, shape, dtype, self.method.trains(path))
+        return self.ledger.parameter(path, shape, dtype, self.method.updates(path) and path not in self.fixed)
 
     def adapter(self, path: str, shape: Shape, dtype: str, trained: bool = True, storage: Size | None = None) -> Tensor:
         """A parameter that the method adds. ``storage``: the elements of its storage, where it is a view of more."""

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from ..errors import InputError
 from ..ledger import Size
 from ..ledger.sizes import symbol
+from .heads import Input, Media, Part, Placeholders
 from .layer_runs import KEPT, Run, runs_of
 from .module_table import ModuleTable, NamedModule
 from .program import Program, Stored
@@ -50,6 +51,16 @@ class Source(Protocol):
     def tp_plan(self) -> Mapping[str, str]:
         """How transformers splits the model's weights: styles by the names of modules and parameters (``split.py``)."""
         return {}
+
+    def media(self, asked: Media, dtype: str) -> tuple[tuple[Input, ...], Placeholders]:
+        """The images and the audio that the model takes, and ``Step.placeholders``. Raises ``InputError``."""
+        return (), (0, 0, 1)
+
+    def part(self, name: Part) -> tuple[str, ...]:
+        """The paths of the modules that a part of the model is. Raises ``InputError`` where it has none."""
+        if name != "embeddings":
+            raise InputError(f"freeze: {name} does not go with the model, which has embeddings; name these")
+        return tuple(row.path for row in self.modules() if row.role == "input embedding")
 
     def modules(self) -> tuple[NamedModule[Any], ...]:
         """The model's modules, in the order of ``named_modules()``, each with the number of its layer."""
@@ -258,11 +269,12 @@ def refuse_encoder(raw: Mapping[str, Any], where: str) -> None:
         )
 
 
+ALONE = "only the language model"
+
+
 def language_model_alone(parts: Iterable[str]) -> str:
     """What an answer says of a model whose other ``parts``, such as ``vision_config``, are left out."""
-    return (
-        f"only the language model is counted; parameters and activations of {' and '.join(parts) or 'others'} are not"
-    )
+    return f"{ALONE} is counted; parameters and activations of {' and '.join(parts) or 'others'} are not"
 
 
 def no_language_model(name: str, source: Source, given: tuple[Stored, ...] = ()) -> Config:

@@ -53,7 +53,7 @@ def _fitting(families: Sequence[Family], raw: Mapping[str, Any]) -> tuple[list[F
     return fitting, refused
 
 
-class Shipped:
+class Shipped(Source):
     """The programs of a config.json's model. ``where`` is what messages call the config.
 
     ``live`` gives the programs that no family has, recorded from the installed transformers, or raises ``InputError``.

@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
 from ..ledger import Ledger, Size, Tensor, whole
 from ..operators import CPU, Device
-from .heads import HEADS, Input
+from .heads import HEADS, Input, Placeholders
 from .modules import Base, Module
 
 CACHED_SIZES = ("past", "stored")
@@ -212,6 +212,10 @@ class Step:
     """What the model ends with (``heads.HEADS``)."""
     num_labels: int = 0
     """Of a classification."""
+    media: tuple[Input, ...] = ()
+    """Images and audio of the batch, and what says more of them."""
+    placeholders: Placeholders = (0, 0, 1)
+    """What stands for the images in a row of token ids."""
     lengths: tuple[tuple[str, Size], ...] = ()
     """Sizes of the inputs beside the batch and the sequence, by their symbols: ``T``, the tokens of a decoder."""
 
@@ -253,13 +257,14 @@ class Step:
     def inputs(self) -> tuple[Input, ...]:
         """The inputs of a forward pass, in the order in which a loop makes them."""
         rows = ("B", "S")
-        found = [Input("input_ids", rows)]
+        found = [Input("input_ids", rows, placeholders=self.placeholders)] if HEADS[self.head].text else []
+        found += self.media
         if self.takes_mask:
             found.append(Input("attention_mask", rows))
         if self.procedure.trains:
             own = self.data_collator or self.packing
             found += [one._replace(same_as="") if own else one for one in HEADS[self.head].labels]
-            if self.head == "sequence-classification" and self.num_labels == 1:  # a regression has numbers
+            if found[-1].shape == ("B",) and self.num_labels == 1:  # a regression has numbers
                 found[-1] = Input("labels", ("B", 1), "float32")
         else:
             found += HEADS[self.head].prompts

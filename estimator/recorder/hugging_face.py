@@ -20,7 +20,7 @@ import transformers
 from ..errors import InputError
 from ..ledger import Size
 from ..programs.depth import deepened
-from ..programs.heads import HEADS, batch_of
+from ..programs.heads import HEADS, Input, Media, Part, Placeholders, batch_of
 from ..programs.libraries import silence, without_collector
 from ..programs.module_table import NamedModule
 from ..programs.program import Program, layer_numbers
@@ -44,6 +44,7 @@ from .calls import (
 from .fewer_layers import fewer_layers
 from .fit import fit_inputs
 from .flash_attn import with_flash_attn
+from .media import data_of, media_of, parts_of, placeholders_of, types_of
 from .model_classes import build_model, model_class, takes_cache
 from .narrowed import narrowed
 
@@ -102,7 +103,7 @@ class HuggingFaceModel(Source):
                 f"{where}: transformers {transformers.__version__} has no model of model_type {self.config.model_type} "
                 f"with head: {head}; other heads are {', '.join(one for one in HEADS if one != head)}"
             )
-        if self._class.main_input_name != "input_ids":
+        if HEADS[head].text and self._class.main_input_name != "input_ids":
             raise InputError(
                 f"{where}: the model takes {self._class.main_input_name}, for which there is no rule; give the "
                 "config.json of a model of text"
@@ -113,6 +114,7 @@ class HuggingFaceModel(Source):
         self._note = f". {language_model_alone(parts)}" if self.is_part else self._other_class()
         window = getattr(self.config, "sliding_window", None)
         self.window = window if isinstance(window, int) else None
+        self._media: dict[Any, tuple[tuple[Input, ...], Placeholders]] = {}
         self._models: dict[Any, Any] = {}
         self._programs: dict[Any, Program] = {}
         self._routed = False
@@ -206,6 +208,25 @@ class HuggingFaceModel(Source):
             hasattr(m, "gradient_checkpointing") for m in filter(is_attention, self._model("bfloat16").modules())
         )
 
+    def media(self, asked: Media, dtype: str) -> tuple[tuple[Input, ...], Placeholders]:
+        if (asked, dtype) not in self._media:
+            model = self._model(dtype)
+            refused = told(lambda error: f"{self.where}: the model takes no such images ({first_line(error)})")
+            with refused, quiet():
+                found = media_of(model, asked, dtype, self.where)
+                placeholders = placeholders_of(model, found, asked.images)
+            for name in types_of(model):
+                found += (Input(name, ("B", "S"), placeholders=(1, *placeholders[1:])),)
+            self._media[asked, dtype] = found, placeholders
+        return self._media[asked, dtype]
+
+    def part(self, name: Part) -> tuple[str, ...]:
+        found = parts_of(self._model("bfloat16"))
+        if not found.get(name):
+            having = ", ".join(part for part, paths in found.items() if paths)
+            raise InputError(f"{self.where}: freeze: {name} does not go with the model, which has {having}; name these")
+        return found[name]
+
     def modules(self) -> tuple[NamedModule[int], ...]:
         model = self._model("bfloat16")
         base = self._base(model)
@@ -226,7 +247,8 @@ class HuggingFaceModel(Source):
                 f"{self.where}: checkpointing has no rule with {self.config.model_type}, whose attention makes other "
                 "tensors within checkpoints; use checkpointing: none"
             )
-        key = (Setting.of(step), step.cached, step.window_reached, step.lengths, step.tensor_parallel)
+        given = (step.media, step.placeholders, step.lengths)
+        key = (Setting.of(step), step.cached, step.window_reached, given, step.tensor_parallel)
         if (*key, batch, seq) not in self._programs:
             sizes = step.sizes(batch, seq)
             if all(isinstance(size, int) for size in sizes.values()):
@@ -284,6 +306,11 @@ class HuggingFaceModel(Source):
             rows, lambda one: torch.empty(one.sized(sizes), dtype=getattr(torch, one.dtype), device="meta")
         )
         inputs = {one.name: given[one.name] for one in rows if not one.same_as}
+        known = {
+            one.name: data
+            for one in rows
+            if one.name in inputs and (data := data_of(one, given[one.name], self.config)) is not None
+        }
         if step.packing:
             if "position_ids" not in generate_cache.taken(self._base(model)):
                 raise InputError(
@@ -311,6 +338,7 @@ class HuggingFaceModel(Source):
                 step.routing,
                 packed=step.packing,
                 padded=step.attention_mask,
+                known=known,
             )
 
         def program() -> Program:
@@ -577,6 +605,8 @@ def held(key: Sequence[Any], make: Callable[[], Config]) -> Config:
 def config_of(raw: Mapping[str, Any], source: HuggingFaceModel) -> Config:
     """The numbers of a recorded model, by the names that transformers' configs have for them."""
     config = source.config
+    if "text_config" in getattr(config, "sub_configs", {}):
+        config = config.get_text_config()
 
     def number(*names: str, default: int = 0) -> int:
         return next((value for name in names if isinstance(value := getattr(config, name, None), int)), default)
@@ -614,5 +644,5 @@ def config_of(raw: Mapping[str, Any], source: HuggingFaceModel) -> Config:
         sliding_window=window if any(windowed) else None,
         windowed_layers=windowed,
         source=source,
-        num_labels=number("num_labels"),
+        num_labels=int(getattr(source.config, "num_labels", 0)),
     )

@@ -37,7 +37,10 @@ def model_class(head: str, config: Any) -> Any:
         return causal_class(config)
     import transformers
 
-    return getattr(transformers, HEADS[head].auto_class)._model_mapping.get(type(config), None)
+    found = getattr(transformers, HEADS[head].auto_class)._model_mapping.get(type(config), None)
+    if not isinstance(found, (list, tuple)):
+        return found
+    return next((one for one in found if one.__name__ in (config.architectures or ())), found[0])
 
 
 def takes_cache(head: str, model: Any) -> bool:

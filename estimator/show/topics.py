@@ -42,7 +42,7 @@ COMMANDS = {
 _TOPICS: Mapping[str, tuple[str, str]] = {
     "model": (
         "model and task",
-        "model task implementation litgpt transformers trainer head experts_implementation routing",
+        "model task implementation litgpt transformers trainer head freeze experts_implementation routing",
     ),
     "method": ("method", "method"),
     "optimizer": (
@@ -57,7 +57,8 @@ _TOPICS: Mapping[str, tuple[str, str]] = {
     "attention": ("attention", "attention sdpa_kernel attention_mask use_cache"),
     "lengths": (
         "batch and length",
-        "batch seq target_seq lengths data_collator packing return_seq_idx gradient_accumulation_steps previous_seq",
+        "batch seq target_seq images image_size audio_frames audio_seconds lengths data_collator packing "
+        "return_seq_idx gradient_accumulation_steps previous_seq",
     ),
     "memory": ("savings", "checkpointing use_reentrant saved_activations activation_group_size mlp_chunks"),
     "loss": (

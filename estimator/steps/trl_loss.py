@@ -114,20 +114,11 @@ def fused_lm_head(head: Module, hidden_states: Tensor, labels: Tensor, share: fl
     return loss
 
 
-@saves("MaskedScatterBackward0", Kept("the mask", because="it says which positions' gradients are taken"))
 def _on_all_positions(x: Tensor, mask: Tensor) -> Tensor:
     """One number for each position, [B, S - 1], zero where there is no label."""
     if x.ledger.device.tiles_on_chip:
-        zeros = x.ledger.empty(mask.shape, x.dtype)
-        return record(
-            "MaskedScatterBackward0", lambda: ops.empty_like(zeros), (x,), (mask,), _scatter_backward, x.shape
-        )
+        return ops.masked_scatter(x.ledger.empty(mask.shape, x.dtype), mask, x)
     return ops.masked_fill(ops.view(x, mask.shape), ops.without_gradient((mask,), "bool"))
-
-
-def _scatter_backward(call: Call) -> ops.Grads:
-    # masked_scatter_backward: grad.masked_select(mask)
-    return (call.ledger.empty(call.args[0], call.grad.dtype),)
 
 
 def _tiles(tokens: int, vocab: int) -> Iterator[tuple[int, list[int]]]:

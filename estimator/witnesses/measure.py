@@ -22,6 +22,7 @@ from ..methods.adalora import AdaLoraMethod
 from ..operators import THREADS
 from ..plans.plan import Plan, parse_plan
 from ..plans.resolve import Resolved, resolve
+from ..programs.heads import places_of
 from ..programs.libraries import without_collector
 from ..recorder.model_classes import takes_cache
 from ..steps.loss import labelled
@@ -374,10 +375,19 @@ class Step:
                 made[0, -1] = int(not plan.attention_mask)
             elif one.name == "labels" and plan.data_collator:
                 made = self._labels(arguments["input_ids"])
-            elif one.dtype == "float32":
-                made = torch.randn(shape, device=self.device)
+            elif one.dtype != "int64":
+                made = torch.randn(shape, dtype=getattr(torch, one.dtype), device=self.device)
+            elif one.values:
+                made = torch.tensor(one.values * plan.batch, device=self.device)
+            elif one.name.endswith("token_type_ids"):
+                made = torch.zeros(shape, dtype=torch.int64, device=self.device)
             else:
                 made = torch.randint(largest.get(one.name, plan.seq), shape, device=self.device)
+            number, count, _ = one.placeholders
+            if count:
+                made[made == number] = int(number == 0)
+                for place in places_of(one.placeholders, plan.seq):
+                    made[:, place] = number
             arguments[one.name] = made
         return arguments
 

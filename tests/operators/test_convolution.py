@@ -43,6 +43,33 @@ def test_conv1d(name: str, bias: bool, grads: tuple[bool, bool], swapped: Any, d
     )
 
 
+PATCHES: dict[str, tuple[tuple[int, ...], tuple[int, ...]]] = {
+    "patches of two images": ((2, 3, 16, 12), (8, 3, 4, 4)),
+    "patches of one image": ((1, 3, 16, 12), (8, 3, 4, 4)),
+    "small patches of one image": ((1, 3, 16, 12), (8, 3, 2, 2)),
+    "patches of a video": ((6, 3, 2, 4, 4), (8, 3, 2, 4, 4)),
+}
+
+
+@pytest.mark.usefixtures("reference_threads")
+@pytest.mark.parametrize("dtype", [F32, BF16])
+@pytest.mark.parametrize("trains", [True, False])
+@pytest.mark.parametrize("name", PATCHES)
+def test_patches(name: str, trains: bool, dtype: str) -> None:
+    """What a vision tower begins with. Images need no gradient, of which oneDNN may make a second copy."""
+    shape, kernel = PATCHES[name]
+    stride = kernel[2:]
+    convolve = functional.conv3d if len(shape) == 5 else functional.conv2d
+    size = tuple(n // k for n, k in zip(shape[2:], stride, strict=True))
+    agree(
+        lambda x, w, b: ops.transpose(ops.convolution(x, w, b, size), 1, 2),
+        lambda x, w, b: convolve(x, w, b, stride=stride).transpose(1, 2),
+        Given(shape, dtype, False),
+        Given(kernel, dtype, trains),
+        Given(kernel[:1], dtype, trains),
+    )
+
+
 TRANSPOSED: dict[str, tuple[tuple[int, ...], tuple[int, ...], dict[str, int]]] = {
     "columns": ((1, 4, 24, 22), (4, 1, 2, 2), {"stride": 2}),
     "a padded result": ((1, 4, 24, 22), (4, 1, 3, 2), {"stride": 2, "padding": 1, "output_padding": 1}),

@@ -381,6 +381,13 @@ MORE: dict[str, Callable[..., Any]] = {
     "nonzero": lambda x: (torch.arange(24, device=x.device) > 3).nonzero(),
     "argwhere": lambda x: torch.argwhere(torch.arange(24, device=x.device) > 3),
     "argsort": lambda x: x.detach().argsort(-1),
+    "avg_pool2d": lambda x: functional.avg_pool2d(x.view(2, 3, 8, 20), 2),
+    "avg_pool2d: of strided numbers": lambda x: functional.avg_pool2d(x.view(8, 20, 2, 3).permute(2, 3, 0, 1), 2),
+    "im2col": lambda x: functional.unfold(x.view(2, 3, 8, 20), 2, stride=2),
+    "prod": lambda x: torch.arange(24, device=x.device).view(4, 6).prod(-1),
+    "unique_consecutive": lambda x: torch.unique_consecutive(torch.arange(24, device=x.device)),
+    "repeat_interleave: by a tensor": lambda x: x.repeat_interleave(torch.arange(24, device=x.device), dim=0),
+    "repeat_interleave: of numbers": lambda x: torch.repeat_interleave(torch.arange(24, device=x.device)),
     "bincount": lambda x: torch.bincount(torch.arange(24, device=x.device)),
     "searchsorted": lambda x: torch.searchsorted(torch.zeros_like(x[0]), x.detach()),
     "bucketize": lambda x: torch.bucketize(x.detach(), torch.zeros_like(x[0])),
@@ -442,6 +449,9 @@ TWO: dict[str, tuple[Callable[..., Any], tuple[int, ...]]] = {
     "index_copy_: in what trains": (lambda x, y: (-x).index_copy_(0, rows(x), y), (5, 40)),
     "index_add_": (lambda x, y: torch.zeros_like(x).index_add_(0, rows(x), y) + x, (5, 40)),
     "mse_loss": (functional.mse_loss, (24, 40)),
+    "group_norm": (lambda x, y: functional.group_norm(x.view(4, 40, 6), 5, y, y), (40,)),
+    "group_norm: of strided numbers": (lambda x, y: functional.group_norm(x.view(4, 6, 40).mT, 5, y, y), (40,)),
+    "masked_scatter": (lambda x, y: x.masked_scatter((torch.arange(24, device=x.device) < 5)[:, None], y), (5, 40)),
     "rms_norm": (lambda x, y: functional.rms_norm(x, (40,), y), (40,)),
     "layer_norm": (lambda x, y: functional.layer_norm(x, (40,), y), (40,)),
     "linear: and an update": (lambda x, y: functional.linear(x.view(2, 12, 40), y).add_(1.0), (32, 40)),
@@ -467,6 +477,7 @@ PRODUCTS: dict[str, tuple[Callable[..., Any], tuple[tuple[int, ...], ...]]] = {
     "einsum": (lambda a, b: torch.einsum("bij,jk->bik", a, b), ((2, 12, 40), (40, 8))),
     "kron": (torch.kron, ((12, 4), (5, 8))),
     "conv1d": (functional.conv1d, ((2, 8, 40), (8, 8, 3), (8,))),
+    "conv2d": (functional.conv2d, ((1, 3, 9, 9), (8, 3, 2, 2), (8,))),
     "conv_transpose2d": (functional.conv_transpose2d, ((2, 8, 6, 6), (8, 1, 4, 4))),
     "linalg_solve": (lambda a, b: torch.linalg.solve(a + torch.eye(8), b, left=False), ((8, 8), (8, 8))),
     "linalg_solve_triangular": (
@@ -548,6 +559,7 @@ def test_function_of_integers(reference_threads: None, name: str) -> None:
 
 
 ELSEWHERE = {
+    "requires_grad_": "recorder/test_heads.py",  # of Wav2Vec 2, whose features ask for a gradient
     "flash_attn": "test_cuda_attention.py: no CPU runs it",
     "grouped_mm": "test_products.py: of 16-bit rows, with offsets",
     "_grouped_mm": "as grouped_mm",

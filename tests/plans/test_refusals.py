@@ -188,6 +188,15 @@ REFUSED: list[dict[str, Any]] = [
     },
     {"model": {"model_type": "ctrl", "dff": 64, "n_embd": 32, "n_head": 2, "n_layer": 2}, "checkpointing": "layer"},
     {"target_seq": 4},
+    {"images": 2, **HEAD},
+    {"image_size": "64x64", **HEAD},
+    {"audio_frames": 9},
+    {"audio_seconds": 9.0},
+    {
+        "model": {"model_type": "vit", "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2},
+        "head": "image-classification",
+        "attention_mask": True,
+    },
     {
         "model": {
             "model_type": "t5",
@@ -300,6 +309,11 @@ VALUES: dict[str, Any] = {
     "ios_increased_memory_limit": True,
     "head": "sequence-classification",
     "target_seq": 4,
+    "images": 2,
+    "image_size": "64x64",
+    "audio_frames": 9,
+    "audio_seconds": 9.0,
+    "freeze": "language",
 }
 """A value of every key that belongs to something: not its default."""
 

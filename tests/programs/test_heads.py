@@ -9,7 +9,10 @@ import pytest
 from estimator.programs.heads import HEADS
 
 transformers = pytest.importorskip("transformers")
-FAMILIES = {"causal-lm": "llama", "seq2seq-lm": "t5"}
+FAMILIES = {
+    "causal-lm": "llama", "seq2seq-lm": "t5", "speech-seq2seq": "whisper", "ctc": "wav2vec2", "image-text": "gemma3",
+    "image-classification": "vit", "audio-classification": "whisper",
+}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", HEADS)
@@ -21,4 +24,4 @@ def test_a_head_is_that_of_a_class(name: str) -> None:
     taken = signature(made.forward).parameters
     assert {one.name for one in (*head.labels, *head.prompts)} <= set(taken)
     assert head.decodes == ("use_cache" in taken)
-    assert head.masked == (name != "causal-lm")  # the reference step of a causal model has no mask
+    assert head.masked == (head.text and name != "causal-lm")  # the reference step of a causal model has no mask

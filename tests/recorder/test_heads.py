@@ -17,6 +17,7 @@ from estimator.plans.plan import parse_plan  # noqa: E402
 from estimator.plans.resolve import resolve  # noqa: E402
 from estimator.programs.heads import head_of  # noqa: E402
 from estimator.programs.program import SPAN, Call, Drop, Enter, Exit, Made, Ref, fold  # noqa: E402
+from tests.cases.images_and_audio import steps  # noqa: E402
 from tests.cases.small_models import write_config  # noqa: E402
 from tests.helpers.measured_steps import assert_step  # noqa: E402
 
@@ -76,6 +77,12 @@ def test_a_measured_step(config: dict[str, Any], keys: dict[str, Any], tmp_path:
     assert_step(config, {"batch": 2, "seq": 24, "dtype": "float32", **keys}, tmp_path)
 
 
+@pytest.mark.share(16)
+@pytest.mark.parametrize(("config", "plan"), [case[1:] for case in steps()], ids=[case[0] for case in steps()])
+def test_a_measured_step_with_images_or_audio(config: dict[str, Any], plan: dict[str, Any], tmp_path: Path) -> None:
+    assert_step(config, plan, tmp_path)
+
+
 def test_the_tokens_of_the_decoder_are_a_symbol(tmp_path: Path) -> None:
     """The formula at other lengths is the estimate at these."""
     plan = {"model": write_config(tmp_path / "model", BART), "batch": 2, "seq": 24, "target_seq": 9}
@@ -120,7 +127,7 @@ def test_the_head_is_what_the_architectures_say(architectures: Any, encoder: boo
         (LLAMA, {"head": "masked-lm"}, "has no model of model_type llama with head: masked-lm; other heads are"),
         (
             {"model_type": "whisper", "architectures": ["WhisperForConditionalGeneration"], "is_encoder_decoder": True},
-            {}, "has no model of model_type whisper with head: seq2seq-lm",
+            {"head": "seq2seq-lm"}, "has no model of model_type whisper with head: seq2seq-lm",
         ),
     ],
 )  # fmt: skip

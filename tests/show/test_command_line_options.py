@@ -52,6 +52,7 @@ PLAN_OPTIONS: dict[str, tuple[list[str], Any]] = {
     "sdpa_kernel": (["--sdpa-kernel", "math", *CUDA], "math"),
     "experts_implementation": (["--experts-implementation", "eager", "--seq", "100"], "eager"),
     "head": (["--head", "sequence-classification"], "sequence-classification"),
+    "freeze": (["--freeze", "embeddings"], ("embeddings",)),
     "routing": (["--routing", "worst", "--experts-implementation", "eager", "--seq", "100"], "worst"),
     "checkpointing": (["--checkpointing", "every-2"], "every-2"),
     "use_reentrant": (["--use-reentrant", "--checkpointing", "layer", "--seq", "16"], True),
@@ -241,16 +242,12 @@ WITHOUT_EFFECT = (
 
 def test_every_key_has_an_example_here() -> None:
     """Asks the contract: every key is an option. A new key needs a row in the tables above."""
-    blocks = {"llama_cpp", "mlx", "generate", "run", "sharding"}
-    elsewhere = {"model", "devices", "target_seq"} | blocks  # target_seq: of no built-in model
+    blocks = {"llama_cpp", "mlx", "vllm", "generate", "run", "sharding"}
+    of_no_built_in_model = {"target_seq", "images", "image_size", "audio_frames", "audio_seconds"}
+    elsewhere = {"model", "devices"} | of_no_built_in_model | blocks
     assert PLAN_OPTIONS.keys() | elsewhere == Plan.model_fields.keys()
     assert ENGINE_OPTIONS.keys() | {"mmproj"} == LlamaCppOptions.model_fields.keys()  # a file, in test_llama_cpp.py
     assert MLX_OPTIONS.keys() == MlxOptions.model_fields.keys()
-    elsewhere = {"model", "llama_cpp", "vllm", "devices", "generate", "run", "sharding"} | {
-        "target_seq"
-    }  # of no built-in model
-    assert PLAN_OPTIONS.keys() | elsewhere == Plan.model_fields.keys()
-    assert ENGINE_OPTIONS.keys() == LlamaCppOptions.model_fields.keys()
     assert VLLM_OPTIONS.keys() | {*IN_BLOCK_ALONE} == VllmOptions.model_fields.keys()
     assert {key for kind in METHODS.values() for key in kind.model_fields} >= {*IN_BLOCK_ALONE}
     assert GENERATE_OPTIONS.keys() == GenerateOptions.model_fields.keys()

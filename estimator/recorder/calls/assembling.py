@@ -191,6 +191,7 @@ def record(
     packed: bool = False,
     padded: bool = True,
     interfaces: Any = None,
+    known: Mapping[str, torch.Tensor] | None = None,
 ) -> Program:
     """Record ``call()``, which runs ``model`` with ``inputs``, all on the meta device. Its tensors are the outputs.
 
@@ -199,14 +200,18 @@ def record(
     fills a cache before the recording, and gives the tensors of each of its layers. ``packed``: position ids that are
     given start again in each sequence. ``padded``: a mask that is given has padding in it. ``interfaces``: an
     ``interfaces.Cache`` that ``call`` gives the model, if what transformers chooses by the setting is to be noted as
-    calls of its own. Raises ``InputError`` where the model reads numbers that depend on its weights.
+    calls of its own. ``known``: data of inputs that follow from the plan. Raises ``InputError`` where the model reads
+    numbers that depend on its weights.
     """
     base = model if wrapped is None else wrapped.base
     plain = plain_paths(model, base)
     recorder = Recorder(model, device, autocast, plain, routing)
     slots = {name: recorder.mark(x) for name, x in inputs.items()}
     for name, x in inputs.items():
-        if (data := data_of_input(name, x, getattr(model, "config", None), packed, padded)) is not None:
+        data = (known or {}).get(name)
+        if data is None:
+            data = data_of_input(name, x, getattr(model, "config", None), packed, padded)
+        if data is not None:
             recorder.data.set(x, data)
     loss = getattr(base, "loss_function", None)
     with _sets_in_order(model), recording(recorder), ExitStack() as stack:
@@ -224,7 +229,7 @@ def record(
         recorder.take_unused()
         returns_cache = interfaces is not None and any(x is interfaces for x in out.values())
         hooks = hooks_of(recorder, model, plain) if recorder.grad_enabled and "loss" in out else {}
-    outputs = {name: recorder.operand(x) for name, x in out.items() if isinstance(x, torch.Tensor)}
+    outputs = {name: recorder.operand(x) for name, x in _named_tensors(out)}
     events, recorder.events = tuple(recorder.events), []
     reached = recorder.reached(outputs.get("loss"))
     parameters = tuple(
@@ -268,6 +273,16 @@ def record(
         hooks=hooks,
         returns_cache=returns_cache,
     )
+
+
+def _named_tensors(tree: Any, name: str = "") -> Iterator[tuple[str, torch.Tensor]]:
+    """The tensors of an output by their names, those of outputs in it too: ``image_outputs.last_hidden_state``."""
+    if isinstance(tree, torch.Tensor):
+        yield name, tree
+    elif isinstance(tree, (Mapping, tuple, list)):
+        parts = tree.items() if isinstance(tree, Mapping) else enumerate(tree)
+        for key, x in parts:
+            yield from _named_tensors(x, f"{name}.{key}" if name else str(key))
 
 
 def _parametrized(events: Sequence[Event]) -> set[str]:

@@ -217,11 +217,11 @@ def data_of_input(
         positions = torch.arange(x.shape[-1], dtype=x.dtype, device="cpu").expand(x.shape).contiguous()
         return positions % (x.shape[-1] // 2 + 1) if packed else positions
     if name in ("input_ids", "labels", "decoder_input_ids"):
-        return _ordinary_ids(config, x.numel()).to(x.dtype).reshape(x.shape)
+        return ordinary_ids(config, x.numel()).to(x.dtype).reshape(x.shape)
     return None
 
 
-def _ordinary_ids(config: Any, count: int) -> torch.Tensor:
+def ordinary_ids(config: Any, count: int) -> torch.Tensor:
     """Token ids in turn, without those that a config gives a meaning: padding, images, the end of a text."""
     values = config.to_dict() if hasattr(config, "to_dict") else {}
     special = set(_special_ids(values))

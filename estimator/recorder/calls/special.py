@@ -12,6 +12,7 @@ from ... import operators as ops
 from ...errors import InputError
 from ...ledger import Ledger, Storage, Tensor
 from ...operators.layout import normalised
+from ...operators.table import SAME
 from .data import tensors_in
 from .marks import dtype_name
 from .mode import Recorder
@@ -164,7 +165,10 @@ def _made(data: torch.Tensor) -> torch.Tensor:
 @special("masked_select")
 def _masked_select(recorder: Recorder, function: Any, x: torch.Tensor, mask: torch.Tensor) -> Any:
     shape = torch.broadcast_shapes(x.shape, mask.shape)
-    (out,) = [torch.ops.aten.index.Tensor(x.expand(shape), _counted(recorder, [mask.expand(shape)]))]
+    expanded = mask.expand(shape)
+    if (data := recorder.data.of(mask)) is not None:
+        recorder.data.set(expanded, data.expand(shape))
+    (out,) = [torch.ops.aten.index.Tensor(x.expand(shape), _counted(recorder, [expanded]))]
     return recorder.note("masked_select", (x, mask), {}, out)
 
 
@@ -204,6 +208,19 @@ def _clamp(recorder: Recorder, function: Any, x: torch.Tensor, *args: Any, **kwa
         args = tuple(map(recorder.number, args))
         kwargs = {key: recorder.number(bound) for key, bound in kwargs.items()}
     return recorder.plain_call(function, function.__name__, (x, *args), kwargs)
+
+
+@special("arange", "view", "reshape", "split_with_sizes")
+def _of_sizes(recorder: Recorder, function: Any, *args: Any, **kwargs: Any) -> Any:
+    """Functions whose sizes may be tensors of one number."""
+
+    def read(tree: Any) -> Any:
+        return type(tree)(map(read, tree)) if type(tree) in (list, tuple) else recorder.number(tree)
+
+    name = function.__name__
+    first = () if name == "arange" else args[:1]
+    named = {key: read(x) for key, x in kwargs.items()}
+    return recorder.plain_call(function, SAME.get(name, name), (*first, *map(read, args[len(first) :])), named)
 
 
 @special("tril", "triu")

@@ -91,7 +91,7 @@ def build_model(resolved: Resolved, device: str = "cpu", attention: str | None =
         model = apply(model, resolved)
     elif plan.task == "train":
         for path, parameter in model.named_parameters():
-            parameter.requires_grad_(resolved.method.trains(path))
+            parameter.requires_grad_(parameter.requires_grad and resolved.method.updates(path))
     if method.name == "lora-fa":  # as peft.optimizers.create_lorafa_optimizer does
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(parameter.requires_grad and "lora_A" not in name)

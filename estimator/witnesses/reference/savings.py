@@ -37,7 +37,7 @@ def apply(model: Any, resolved: Resolved) -> None:
     layers = [causal.get_submodule(layer[0].path) for layer in modules.layers]
     if plan.checkpointing in ("layer", "offloaded"):
         model.gradient_checkpointing_enable({"use_reentrant": plan.reentrant})
-        if is_before("5"):  # later releases do it themselves
+        if is_before("5") or causal is not model:  # later releases do it themselves for models that take ids
             model.enable_input_require_grads()
         for layer in layers if plan.checkpointing == "offloaded" else ():
             layer._gradient_checkpointing_func = partial(_offloaded, layer._gradient_checkpointing_func)
