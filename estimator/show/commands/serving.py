@@ -41,9 +41,8 @@ def configure(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None
         metavar="MODEL",
         help='built-in name, config.json or its folder, hub id, or a whole command line in quotes: "vllm serve ..."',
     )
-    where = parser.add_mutually_exclusive_group(required=True)
-    where.add_argument("--device", help="a GPU, by name (`estimator devices`)")
-    where.add_argument("--devices", metavar="LIST", help="GPUs to choose from: how many of each it takes")
+    parser.add_argument("--device", help="a GPU, by name (`estimator devices`)")
+    parser.add_argument("--devices", metavar="LIST", help="in place of --device: how many of each GPU it takes")
     parser.add_argument(
         "--seqs",
         metavar="LIST",
@@ -63,6 +62,10 @@ def execute(args: argparse.Namespace) -> int:
     """Print the log, the blocks and the requests. Returns 1 where no request of the shortest length fits, or where vLLM
     would stop at the longest that a command line or ``--max-model-len`` asks for.
     """
+    if args.device is None and args.devices is None:
+        raise InputError("the following arguments are required: --device; see `estimator serving --help`")
+    if args.device is not None and args.devices is not None:
+        raise InputError("--device does not go with --devices, which are candidates; leave one of them out")
     seqs = [value_of("seqs", text.strip(), int) for text in args.seqs.split(",") if text.strip()]
     if not seqs or not all(isinstance(tokens, int) and 0 < tokens <= 10**8 for tokens in seqs):
         raise InputError(f"--seqs '{args.seqs}' is no list of token counts; write it like 2048,8192")
