@@ -76,6 +76,11 @@ figures: .venv/base
 	DS_BUILD_OPS=0 .venv-deepspeed/bin/python -m pip install --quiet --editable '.[trace]' 'deepspeed==0.19.*'
 	touch $@
 
+.venv-executorch/made: pyproject.toml # ExecuTorch, whose exporter plans memory, and whose runtime runs programs
+	$(PYTHON) -m venv .venv-executorch
+	.venv-executorch/bin/python -m pip install --quiet --editable . 'executorch==1.5.1' 'torch==2.13.*'
+	touch $@
+
 .venv-%/made: pyproject.toml # an earlier release of transformers, whose steps are measured
 	$(PYTHON) -m venv .venv-$*
 	.venv-$*/bin/python -m pip install --quiet --editable . torch accelerate 'transformers==$*.*' 'peft==0.18.*'

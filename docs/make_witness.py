@@ -51,6 +51,8 @@ STEPS["mlx: steps and calls"] = [".venv-mlx/bin/python", "-m", "tests.cases.mlx_
 for release in VLLM:
     STEPS[f"install vllm {release}"] = ["make", f".venv-vllm-{release}/made"]
     STEPS[f"vllm {release}: models"] = [f".venv-vllm-{release}/bin/python", "-m", "tests.cases.vllm_models"]
+STEPS["install executorch"] = ["make", ".venv-executorch/made"]
+STEPS["executorch: programs"] = [".venv-executorch/bin/python", "-m", "tests.cases.executorch_programs"]
 for release in TRANSFORMERS:
     STEPS[f"install transformers {release}"] = ["make", f".venv-{release}/made"]
     STEPS[f"transformers {release}: steps"] = [f".venv-{release}/bin/python", "-m", "tests.cases.release_steps"]

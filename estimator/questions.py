@@ -181,17 +181,19 @@ def max_rank(plan: Asked, /, multiple_of: int = 1, margin: str | None = None, **
 
 @with_keys
 def max_context(plan: Asked, /, margin: str | None = None, **keys: Unpack[PlanKeys]) -> Row:
-    """The longest context that a device's memory allows llama.cpp, and what binds.
+    """The longest context that a device's memory allows an engine, llama.cpp if none is named, and what binds.
 
     Examples:
         >>> max_context("qwen3-0.6b", dtype="q4_k_m", device="iphone-15-pro").answer
         23552
 
     """
-    from .answers.max_context import longest
+    from .answers.max_context import RUNTIME, longest
+    from .engines.registry import claimed
     from .plans.margins import Margin
 
-    return longest(parse_plan({"runtime": "llama.cpp", **_keys(plan, keys)}), margin=Margin.parse(margin))
+    asked = _keys(plan, keys)
+    return longest(parse_plan({"runtime": claimed(asked) or RUNTIME, **asked}), margin=Margin.parse(margin))
 
 
 @with_keys

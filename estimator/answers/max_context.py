@@ -1,4 +1,4 @@
-"""The longest context that llama.cpp has room for, by model, recipe and cache type; and the models that run at one."""
+"""The longest context that an engine has room for, by model, recipe and cache type; and the models that run at one."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from itertools import groupby
 from typing import Any
 
 from ..engines.engine import Limit
-from ..engines.llama_cpp.options import RPC, is_gguf
+from ..engines.llama_cpp.options import RPC
 from ..engines.registry import RUNTIMES, engine_of
 from ..errors import InputError
 from ..plans.margins import NO_MARGIN, STATED, Margin, verdict_of
@@ -21,7 +21,7 @@ from .result import Result, result_of
 from .tabular import Drawn
 
 RUNTIME = "llama.cpp"
-"""The engine whose context is looked for."""
+"""The engine whose context is looked for if none is named."""
 CURVE_POINTS = 24
 """The most points of a curve."""
 
@@ -108,9 +108,10 @@ class Row(Drawn):
 
 
 def _asked(plan: Plan) -> dict[str, Any]:
-    """The model, the recipe and the cache types of a plan."""
-    recipe, options = None if plan.from_gguf else plan.dtype, plan.llama_cpp
-    return {"model": plan.model, "recipe": recipe, "type_k": options.type_k, "type_v": options.type_v}
+    """The model, the engine, the recipe and the cache types of a plan."""
+    one, other = plan.engine.cache_types(plan)
+    asked = {"model": plan.model, "runtime": plan.runtime, "recipe": plan.engine.recipe_of(plan)}
+    return {**asked, "type_k": one, "type_v": other}
 
 
 def _common(result: Result, limits: tuple[Limit, ...], margin: Margin) -> dict[str, Any]:
@@ -149,10 +150,40 @@ def rows(
     return found
 
 
+def by_engine(
+    plan: Mapping[str, Any],
+    runtimes: Sequence[str],
+    models: Sequence[str],
+    recipes: Sequence[str],
+    caches: Sequence[tuple[str, str]],
+    progress: Progress = lambda: None,
+    margin: Margin = STATED,
+) -> tuple[list[Row], list[str]]:
+    """``rows`` of several engines, and why one has no answer for a model. Raises ``InputError`` where none has any."""
+    found, refused = list[Row](), list[str]()
+    for model in models:
+        for runtime in runtimes:
+            try:
+                found += rows({**plan, "runtime": runtime}, [model], recipes, caches, progress, margin)
+            except InputError as error:
+                if len(runtimes) == 1:
+                    raise
+                refused.append(f"{runtime}: {error}")
+    if not found:
+        raise InputError(refused[0])
+    return found, refused
+
+
 def check_runtime(runtime: Any, question: str = "max-context") -> None:
-    """Raise ``InputError`` for an engine that runs PyTorch's steps, whose longest sequence is another question."""
-    if runtime in RUNTIMES and engine_of(runtime).runs_steps:
-        raise InputError(f"{question} is about {RUNTIME}, not {runtime}; for PyTorch ask `estimator max-seq`")
+    """Raise ``InputError`` for an engine of which no context is looked for; elsewhere for all but llama.cpp."""
+    known = contexts_of() if question == "max-context" else [RUNTIME]
+    if runtime in RUNTIMES and runtime not in known:
+        raise InputError(f"{question} is about {', '.join(known)}, not {runtime}; for PyTorch ask `estimator max-seq`")
+
+
+def contexts_of() -> list[str]:
+    """The engines of which a longest context is looked for."""
+    return [name for name in RUNTIMES if engine_of(name).finds_contexts]
 
 
 def check_limited(plan: Plan) -> None:
@@ -162,29 +193,24 @@ def check_limited(plan: Plan) -> None:
 
 
 def _plans(
-    plan: Plan | Mapping[str, Any], models: Iterable[str], recipes: Sequence[str], caches: Sequence[tuple[str, str]]
+    plan: Plan | Mapping[str, Any],
+    models: Iterable[str],
+    recipes: Sequence[str],
+    caches: Sequence[tuple[str, str]],
 ) -> list[Plan]:
-    base = plan.model_dump(exclude_unset=True) if isinstance(plan, Plan) else dict(plan)
-    runtime = base.get("runtime", RUNTIME)
+    base = _keys(plan)
+    runtime = base["runtime"]
     check_runtime(runtime)
-    block = dict(base.get("llama_cpp", {}))
-    combinations = []
-    for model in models:
-        from_file = is_gguf(model)
-        for recipe in recipes[: 1 if from_file else None]:
-            for type_k, type_v in caches:
-                data = {
-                    **base,
-                    "model": model,
-                    "runtime": runtime,
-                    "llama_cpp": {**block, "type_k": type_k, "type_v": type_v},
-                }
-                if from_file:
-                    data.pop("dtype", None)
-                else:
-                    data["dtype"] = recipe
-                combinations.append(parse_plan(data))
-    return combinations
+    if runtime not in RUNTIMES:
+        return [parse_plan({**base, "model": model}) for model in models]  # raises
+    compared = engine_of(runtime).compared
+    return [parse_plan(one) for model in models for one in compared({**base, "model": model}, recipes, caches)]
+
+
+def _keys(plan: Plan | Mapping[str, Any]) -> dict[str, Any]:
+    """The keys of a plan, its engine among them."""
+    given = plan.model_dump(exclude_unset=True) if isinstance(plan, Plan) else plan
+    return {"runtime": RUNTIME, **given}
 
 
 def _read(plans: Iterable[Plan]) -> Iterator[tuple[Plan, Any]]:
@@ -325,7 +351,7 @@ def runs_at(
     Raises ``InputError``, also where all models are refused.
     """
     found, refusal = [], None
-    for one, model in _read(_plans(plan, names_for(RUNTIME), recipes, caches)):
+    for one, model in _read(_plans(plan, names_for(_keys(plan)["runtime"]), recipes, caches)):
         progress()
         if context <= model.trained:
             try:

@@ -229,9 +229,7 @@ def find(name: str) -> Device:
         model, variant = _parts(name)
         found = [(one, words) for one, words in _models().get(model, ()) if variant <= words]
         close = [one for one, _ in found]
-        if close and all(
-            one.is_phone for one in close
-        ):  # fewest words left out, and the least RAM that it is sold with
+        if close and all(one.is_phone for one in close):  # fewest words left out, the least RAM that it is sold with
             close = [min(found, key=lambda pair: (len(pair[1]), pair[0].total_bytes))[0]]
         if len(close) > 1:
             raise InputError(

@@ -138,6 +138,8 @@ class Engine:
     """It loads the model's own checkpoint, and what the checkpoint says of its weights holds."""
     reads_programs: ClassVar[bool] = False
     """Though it runs no step, it takes a model's parameters from the program."""
+    finds_contexts: ClassVar[bool] = False
+    """It is asked for the longest context that a device has room for."""
     takes_budget_on_cards: ClassVar[bool] = False
     """A budget beside a card of known size is meant, since the engine can be given a part of it."""
     defaults: ClassVar[Mapping[str, Any]] = MappingProxyType({})
@@ -234,6 +236,26 @@ class Engine:
         raise InputError(
             f"a function of the context has no rule with runtime: {plan.runtime}; ask `estimator estimate`"
         )
+
+    def compared(
+        self, keys: Mapping[str, Any], recipes: Sequence[str], caches: Sequence[tuple[str, str]]
+    ) -> list[dict[str, Any]]:
+        """The keys of the plans that compare the longest contexts of one model: one of each recipe, and of each pair of
+        cache types where it has several. Without ``recipes`` the plan's own dtype.
+        """
+        return [{**keys, "dtype": recipe} for recipe in recipes] or [dict(keys)]
+
+    def recipe_of(self, plan: Any) -> str | None:
+        """The dtype of the plan's weights; ``None`` where a file has its own."""
+        return str(plan.dtype)
+
+    def cache_of(self, plan: Any) -> str:
+        """The type of the keys and values in the cache, for people; empty where a file has its own."""
+        return ""
+
+    def cache_types(self, plan: Any) -> tuple[str | None, str | None]:
+        """The types of keys and of values, where they are two options."""
+        return None, None
 
     def at_context(self, plan: Any, context: int) -> Any:
         """The plan with a context of so many tokens, of all sequences."""

@@ -20,6 +20,9 @@ FOLDERS = {
     "llama.cpp": "llama_cpp",
     "vllm": "vllm",
     "mlx": "mlx",
+    "executorch": "executorch",
+    "litert": "litert",
+    "mlc": "mlc",
 }
 """The folder of each engine, by the name that a plan's ``runtime`` has for it. The first is the default."""
 

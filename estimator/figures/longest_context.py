@@ -69,7 +69,7 @@ def context_figure(curves: Sequence[Curve]) -> Figure:
     add_heading(
         figure,
         f"Longest context in {limits}{where}: {text}",
-        f"llama.cpp {first.plan.llama_cpp.build}  ·  dots: the longest context that fits{assumed}",
+        f"{first.plan.engine.release(first.plan)}  ·  dots: the longest context that fits{assumed}",
     )
     return figure
 
@@ -93,5 +93,5 @@ def _limit(limit: Limit) -> str:
 def _kind(curve: Curve) -> str:
     """Recipe and cache types of a curve."""
     plan = curve.row.plan
-    cache = f"cache {plan.llama_cpp.cache}"
-    return cache if plan.from_gguf else f"{plan.dtype.upper()}, {cache}"
+    recipe, cache = plan.engine.recipe_of(plan), plan.engine.cache_of(plan)
+    return ", ".join(filter(None, (recipe and recipe.upper(), cache and f"cache {cache}"))) or plan.engine.title

@@ -86,7 +86,8 @@ class OneDeviceKeys(TypedDict, total=False):
     gradient_clipping: bool
     sharding: Mapping[str, Any] | str | None
     run: Mapping[str, Any] | None
-    runtime: Literal['torch-cpu', 'torch-cuda', 'llama.cpp', 'vllm', 'mlx']
+    runtime: Literal['torch-cpu', 'torch-cuda', 'llama.cpp', 'vllm', 'mlx', 'executorch', 'litert', 'mlc']
+    executorch: Mapping[str, Any]
     mlx: Mapping[str, Any]
     vllm: Mapping[str, Any]
     llama_cpp: Mapping[str, Any]
@@ -170,6 +171,17 @@ class OneDeviceKeys(TypedDict, total=False):
     quantized_kv_start: int
     q_group_size: Literal[32, 64, 128]
     iogpu_wired_limit_mb: int | None
+    delegate: Literal['xnnpack', 'none'] | None
+    max_context_length: int | None
+    max_seq_length: int | None
+    use_kv_cache: bool
+    use_sdpa_with_kv_cache: bool | None
+    quantize_kv_cache: bool
+    enable_dynamic_shape: bool
+    generate_full_logits: bool
+    use_hf_rope: bool | None
+    quantization_group_size: int
+    embedding_quantize: Literal['4,32', '8,0', 'none']
     max_new_tokens: int
     num_beams: int
     cache_implementation: Literal['dynamic', 'static', 'quantized']

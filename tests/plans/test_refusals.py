@@ -28,6 +28,8 @@ LORA = {"name": "lora", "r": 4, "target_modules": ["q_proj"]}
 CUDA, LITGPT = {"runtime": "torch-cuda"}, {"implementation": "litgpt", "model": "tiny-llama-1.1b"}
 LLAMA_CPP = {"runtime": "llama.cpp"}
 MLX = {"runtime": "mlx"}
+EXECUTORCH = {"runtime": "executorch"}
+PUBLISHED: list[dict[str, Any]] = [{"task": "train"}, {"dtype": "float32"}, {"batch": 2}]
 VLLM = {"runtime": "vllm", "device": "h100-80gb"}
 PREFIX = {"name": "prefix_tuning", "num_virtual_tokens": 3}
 PROMPT = {"name": "prompt_tuning", "num_virtual_tokens": 3}
@@ -91,6 +93,17 @@ REFUSED: list[dict[str, Any]] = [
     {**MLX, "mlx": {"iogpu_wired_limit_mb": 9000}},
     {**MLX, "device": "apple-16gb", "budget": "9GiB", "mlx": {"iogpu_wired_limit_mb": 9000}},
     {**CUDA, "dtype": "mlx-4bit"},
+    {**EXECUTORCH, "task": "train"},
+    {**EXECUTORCH, "batch": 2},
+    {**EXECUTORCH, "dtype": "nf4"},
+    {**EXECUTORCH, "executorch": {"delegate": "none"}},
+    {**EXECUTORCH, "dtype": "bfloat16", "executorch": {"delegate": "xnnpack"}},
+    {**EXECUTORCH, "seq": 64, "executorch": {"max_seq_length": 65}},
+    {**EXECUTORCH, "executorch": {"quantize_kv_cache": True, "use_sdpa_with_kv_cache": False}},
+    {**EXECUTORCH, "executorch": {"use_kv_cache": False, "use_sdpa_with_kv_cache": True}},
+    {**CUDA, "model": "x.pte"},
+    {**CUDA, "dtype": "8da4w"},
+    *({"runtime": runtime, **keys} for runtime in ("litert", "mlc") for keys in PUBLISHED),
     {**LITGPT, "task": "infer"},
     {"method": "mezo", "task": "infer"},
     {"sharding": {**SHARDED, "name": "zero1"}, "task": "infer"},
@@ -297,6 +310,7 @@ VALUES: dict[str, Any] = {
     "vllm": {"max_num_seqs": 8},
     "devices": ["rtx-3090"],
     "mlx": {"num_layers": 2},
+    "executorch": {"max_context_length": 512},
     "attention_mask": True,
     "data_collator": True,
     "convert_outputs_to_fp32": True,
@@ -321,6 +335,7 @@ WITHOUT: dict[str, dict[str, Any]] = {
     "runtime: torch-cpu or torch-cuda": LLAMA_CPP,
     "runtime: llama.cpp": {"runtime": "torch-cpu"},
     "runtime: mlx": {"runtime": "torch-cpu"},
+    "runtime: executorch": {"runtime": "torch-cpu"},
     "task: train": {"task": "infer"},
     "task: infer": {"task": "train"},
     "one forward pass, not to generate": {"generate": {}},

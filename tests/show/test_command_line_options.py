@@ -242,7 +242,7 @@ WITHOUT_EFFECT = (
 
 def test_every_key_has_an_example_here() -> None:
     """Asks the contract: every key is an option. A new key needs a row in the tables above."""
-    blocks = {"llama_cpp", "mlx", "vllm", "generate", "run", "sharding"}
+    blocks = {"llama_cpp", "mlx", "executorch", "vllm", "generate", "run", "sharding"}
     of_no_built_in_model = {"target_seq", "images", "image_size", "audio_frames", "audio_seconds"}
     elsewhere = {"model", "devices"} | of_no_built_in_model | blocks
     assert PLAN_OPTIONS.keys() | elsewhere == Plan.model_fields.keys()

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from math import prod
@@ -354,7 +354,7 @@ class LlamaCpp(Engine):
     """llama.cpp on a CPU, and on devices beside it."""
 
     title = "llama.cpp"
-    maps_weights = takes_budget_on_cards = True
+    maps_weights = takes_budget_on_cards = finds_contexts = True
     reads_checkpoints = False
     witness = "llama_cpp"
     defaults = MappingProxyType({"task": "infer", "dtype": "q4_k_m"})
@@ -491,6 +491,27 @@ class LlamaCpp(Engine):
         if -(-last // step) * step < least:
             raise InputError(f"n_ctx: the model was made for {model.trained} positions, fewer than n_ubatch; give less")
         return options.n_ctx or usage_of(plan, model).context.n_ctx, least, last, step
+
+    def compared(
+        self, keys: Mapping[str, Any], recipes: Sequence[str], caches: Sequence[tuple[str, str]]
+    ) -> list[dict[str, Any]]:
+        block = dict(keys.get("llama_cpp", {}))
+        files = is_gguf(keys["model"])
+        plain = {key: value for key, value in keys.items() if key != "dtype"}
+        return [
+            {**plain, **({} if files else {"dtype": recipe}), "llama_cpp": {**block, "type_k": one, "type_v": other}}
+            for recipe in (recipes or [keys.get("dtype", self.defaults["dtype"])])[: 1 if files else None]
+            for one, other in caches
+        ]
+
+    def recipe_of(self, plan: Any) -> str | None:
+        return None if plan.from_gguf else plan.dtype
+
+    def cache_of(self, plan: Any) -> str:
+        return str(plan.llama_cpp.cache)
+
+    def cache_types(self, plan: Any) -> tuple[str | None, str | None]:
+        return plan.llama_cpp.type_k, plan.llama_cpp.type_v
 
     def sequences(self, plan: Any) -> int:
         found: int = plan.llama_cpp.sequences(plan.batch)

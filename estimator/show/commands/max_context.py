@@ -1,4 +1,4 @@
-"""``estimator max-context``: the longest context that llama.cpp has room for, and the models that run at one."""
+"""``estimator max-context``: the longest context that an engine has room for, and the models that run at one."""
 
 from __future__ import annotations
 
@@ -8,13 +8,14 @@ from pathlib import Path
 from typing import Any, get_args
 
 from ...answers.inverse import Solution, solve
-from ...answers.max_context import RUNTIME, Fit, Row, check_runtime, curve, rows, runs_at
+from ...answers.max_context import RUNTIME, Fit, Row, by_engine, check_runtime, contexts_of, curve, runs_at
 from ...answers.result import SCHEMA
 from ...answers.sentences import counted
 from ...engines.devices import find
 from ...engines.engine import Engine, Limit
 from ...engines.llama_cpp.options import CacheType, LlamaCppOptions
 from ...engines.llama_cpp.recipes import RECIPES
+from ...engines.registry import claimed, engine_of
 from ...errors import InputError, nearest
 from ...methods.registry import METHODS
 from ...plans.margins import MARGIN_HELP, NO_MARGIN, STATED, Margin
@@ -45,6 +46,11 @@ def configure(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None
         help="types of the KV cache to compare, as in f16,q8_0, or q8_0/f16 for keys and values (default: the plan's, "
         "else f16)",
     )
+    own.add_argument(
+        "--engines",
+        metavar="LIST",
+        help=f"engines to compare: {', '.join(contexts_of())} (default: the plan's runtime, else {RUNTIME})",
+    )
     add_spellings(own, "dtypes", "--dtype")
     add_spellings(own, "caches", "--cache")
     own.add_argument("--runs-at", metavar="N", type=int, help="built-in models that run with N tokens")
@@ -68,39 +74,59 @@ def execute(args: argparse.Namespace) -> int:
     models = list(dict.fromkeys(listed(data["model"])))
     if not models:
         raise InputError("no model given; name one that `estimator models` lists, a .gguf file or a config.json")
-    if args.output is not None and len(models) * len(recipes) * len(caches) > LINES_AT_MOST:
-        raise InputError(f"a figure has room for {LINES_AT_MOST} lines; name fewer models, dtypes or caches")
-    with Progress(len(models) * len(recipes) * len(caches)) as progress:
-        found = rows(data, models, recipes, caches, progress.step, margin)
+    runtimes = _runtimes(args, data)
+    lines = len(models) * max(len(recipes), 1) * len(caches) * len(runtimes)
+    if args.output is not None and lines > LINES_AT_MOST:
+        raise InputError(f"a figure has room for {LINES_AT_MOST} lines; name fewer models, dtypes, caches or engines")
+    with Progress(lines) as progress:
+        found, refused = by_engine(data, runtimes, models, recipes, caches, progress.step, margin)
     if args.output is not None:
         from ...figures.longest_context import context_figure
 
         curves = [curve(row) for row in found]
         write_figure(lambda: context_figure(curves), args.output)
     record = {"schema": SCHEMA, "question": "max-context", "rows": [row.to_dict() for row in found]}
-    present(args, lambda: record, lambda: _print(found, margin))
+    if refused:
+        record["refused"] = refused
+    present(args, lambda: record, lambda: _print(found, margin, refused))
     return 0 if any(row.without_margin is not None for row in found) else 1
 
 
 def _asked(args: argparse.Namespace) -> tuple[dict[str, Any], list[str], list[tuple[str, str]]]:
     """The plan's other keys, and the recipes and the cache types to compare. Raises ``InputError``."""
     data = plan_mapping(args)
-    runtime = data.get("runtime", RUNTIME)
+    runtime = data.get("runtime") or claimed({**data, "model": next(iter(listed(data["model"])), "")}) or RUNTIME
     check_runtime(runtime)
     block = data.get("llama_cpp", {})
     block = dict(block) if isinstance(block, dict) else block
     if "seq" in data or (isinstance(block, dict) and "n_ctx" in block):
         raise InputError("max-context looks for the context; leave seq and n_ctx out of the plan")
     own = (block.pop("type_k", "f16"), block.pop("type_v", "f16")) if isinstance(block, dict) else ("f16", "f16")
-    recipes = _recipes(str(data.pop("dtype", "q4_k_m")) if args.dtypes is None else args.dtypes)
+    only = runtime == RUNTIME and getattr(args, "engines", None) is None
+    named = data.pop("dtype", None) if args.dtypes is None else args.dtypes
+    recipes = [] if named is None else _recipes(str(named), only)
     caches = [own] if args.caches is None else _caches(args.caches)
-    return {**data, "llama_cpp": block, "runtime": runtime}, recipes, caches
+    llama = {"llama_cpp": block} if only or block else {}
+    return {**data, **llama, "runtime": runtime}, recipes, caches
 
 
-def _recipes(text: str) -> list[str]:
+def _runtimes(args: argparse.Namespace, data: dict[str, Any]) -> list[str]:
+    """The engines to compare. Raises ``InputError``."""
+    if args.engines is None:
+        return [data["runtime"]]
+    names = list(dict.fromkeys(listed(args.engines.lower(), "engines", "name some such as llama.cpp,executorch")))
+    for name in names:
+        if name not in contexts_of():
+            known = ", ".join(contexts_of())
+            raise InputError(f"--engines: '{name}' is none{nearest(name, contexts_of())}; known are {known}")
+    return names
+
+
+def _recipes(text: str, only: bool) -> list[str]:
+    """The dtypes to compare; ``only``: of llama.cpp alone."""
     names = list(dict.fromkeys(listed(text.lower(), "dtypes", "name recipes such as Q4_K_M,Q8_0")))
     for name in names:
-        if name not in RECIPES:
+        if only and name not in RECIPES:
             raise InputError(f"--dtypes: '{name}' is no recipe{nearest(name, RECIPES)}; known are {', '.join(RECIPES)}")
     return names
 
@@ -149,7 +175,13 @@ def _show_margin(margin: Margin, engine: Engine) -> None:
 
 
 def _notes(found: Sequence[Row | Fit], margin: Margin) -> None:
-    """Print the margin, the assumptions and the warnings of the answers."""
+    """Print whose figure the limit is, the margin, the assumptions and the warnings of the answers."""
+    plan = found[0].plan
+    device = None if plan.device is None else find(plan.device)
+    if device is not None and device.is_phone and plan.budget is None and device.assumed is None:
+        entitled = device.entitled_bytes
+        more = f", {human(entitled)} with the increased-memory-limit entitlement" if entitled else ""
+        show(f"One app on {device.label} gets {human(device.usable_bytes)}{more}: {device.confidence}. {device.source}")
     _show_margin(margin, found[0].plan.engine)
     if any(limit.against == "used" for limit in found[0].limits):
         show("Used: dirty memory, and the weights that are read for every token; other pages of the file can go.")
@@ -161,21 +193,23 @@ def _notes(found: Sequence[Row | Fit], margin: Margin) -> None:
         show(f"Note: {', '.join(having[:3])}{more}: {note}" if others else f"Note: {note}")
 
 
-def _print(found: list[Row], margin: Margin) -> None:
-    each = found[0].plan.llama_cpp.sequences(found[0].plan.batch) > 1
-    longest = "longest context of each" if each else "longest context"
-    limits = found[0].limits
-    columns = ["model", "weights", "KV cache", longest, "without margin", *_columns(limits), "verdict", "binds"]
-    show(f"Longest context in {_where(found)}, {found[0].plan.engine.release(found[0].plan)}")
+def _print(found: list[Row], margin: Margin, refused: Sequence[str]) -> None:
+    first = found[0].plan
+    longest = "longest context of each" if first.engine.sequences(first) > 1 else "longest context"
+    engines = len({row.plan.runtime for row in found}) > 1
+    sizes = ["needs GiB"] if engines else _columns(found[0].limits)
+    columns = ["model", "weights", "KV cache", longest, "without margin", *sizes, "verdict", "binds"]
+    what = "by engine" if engines else first.engine.release(first)
+    show(f"Longest context in {_where(found)}, {what}")
     cells = []
     for row in found:
         cells.append(
             [
-                row.plan.model,
-                "as in the file" if row.plan.from_gguf else row.plan.dtype.upper(),
-                row.plan.llama_cpp.cache,
+                f"{row.plan.model}, {row.plan.engine.title}" if engines else row.plan.model,
+                recipe.upper() if (recipe := row.plan.engine.recipe_of(row.plan)) else "as in the file",
+                row.plan.engine.cache_of(row.plan),
                 *("none" if one is None else f"{one:,}" for one in (row.answer, row.without_margin)),
-                *_cells(row.limits),
+                *([gib(row.limits[0].needed)] if engines else _cells(row.limits)),
                 row.verdict,
                 row.binds,
             ]
@@ -185,6 +219,8 @@ def _print(found: list[Row], margin: Margin) -> None:
     for cell in cells:
         show_answer(brief=f"{', '.join(cell[:3])}: {cell[3]}" if len(cells) > 1 else cell[3].replace(",", ""))
     _notes(found, margin)
+    for reason in refused:
+        show(f"No answer from {reason}")
 
 
 def _catalogue(args: argparse.Namespace, margin: Margin) -> int:
@@ -194,7 +230,8 @@ def _catalogue(args: argparse.Namespace, margin: Margin) -> int:
         raise InputError(f"--runs-at is {args.runs_at}; give a context such as 8192")
     args.model = names_for(RUNTIME)[0]  # a plan must have a model; each takes its place
     data, recipes, caches = _asked(args)
-    with Progress(len(names_for(RUNTIME)) * len(recipes) * len(caches)) as progress:
+    recipes = recipes or [engine_of(data["runtime"]).defaults["dtype"]]
+    with Progress(len(names_for(data["runtime"])) * len(recipes) * len(caches)) as progress:
         found = runs_at(data, args.runs_at, recipes, caches, progress.step, margin)
     fitting = [fit for fit in found if fit.result.fits]
     if args.json:
@@ -215,7 +252,7 @@ def _catalogue(args: argparse.Namespace, margin: Margin) -> int:
             [
                 fit.plan.model,
                 fit.plan.dtype.upper(),
-                fit.plan.llama_cpp.cache,
+                fit.plan.engine.cache_of(fit.plan),
                 "unknown" if fit.parameters is None else f"{fit.parameters / 1e9:,.2f}",
                 *_cells(fit.limits),
                 fit.verdict or "",
@@ -232,7 +269,7 @@ def _catalogue(args: argparse.Namespace, margin: Margin) -> int:
 def _training(args: argparse.Namespace, margin: Margin) -> int:
     """Print the longest training sequence of each method, in PyTorch on the device's CPU."""
     names = list(dict.fromkeys(listed(args.methods, "methods", "name some such as full,lora,ia3")))
-    for option in ("dtypes", "caches", "runs_at", "output"):
+    for option in ("dtypes", "caches", "engines", "runs_at", "output"):
         if getattr(args, option) is not None:
             raise InputError(
                 f"--{option.replace('_', '-')} does not go with --methods, which is about training; leave one out"

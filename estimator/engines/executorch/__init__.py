@@ -1,0 +1,1 @@
+"""ExecuTorch: what a program that ``export_llm`` makes holds, and a ``.pte`` file's own plan."""

@@ -1,0 +1,1 @@
+"""LiteRT-LM and MediaPipe: published figures, since their files cannot be had."""

@@ -1,0 +1,5 @@
+"""The engine: what was published of it (``engines/published.json``)."""
+
+from ..published import Published
+
+ENGINE = Published("litert", "LiteRT-LM")

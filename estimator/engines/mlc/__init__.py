@@ -1,0 +1,1 @@
+"""MLC-LLM: published figures, since its compiled models cannot be had."""

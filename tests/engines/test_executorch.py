@@ -1,0 +1,189 @@
+"""ExecuTorch: the arena of programs that its exporter made, processes that ran them, and files."""
+
+from __future__ import annotations
+
+import base64
+import json
+import struct
+from contextlib import suppress
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from estimator import estimate, max_context
+from estimator.engines.executorch import pte_file, xnnpack
+from estimator.engines.published import _rows
+from estimator.errors import InputError
+from estimator.plans.models import load
+from estimator.plans.plan import parse_plan
+from estimator.show.cli import main
+from tests.cases import executorch_programs
+from tests.helpers.commands import output
+
+RECORD = json.loads(executorch_programs.RECORD.read_text())
+ROWS = RECORD["programs"]
+NAMES = [row["name"] for row in ROWS]
+
+
+def asked(row: dict[str, Any], folder: Path) -> dict[str, int]:
+    """The estimate of a row's model and export, in bytes."""
+    path = folder / "config.json"
+    path.write_text(json.dumps(row["config"]))
+    return dict(estimate({"model": str(path), "runtime": "executorch", **row["plan"]}).bytes)
+
+
+@pytest.mark.parametrize("row", ROWS, ids=NAMES)
+def test_the_arena_is_that_of_the_file(row: dict[str, Any], tmp_path: Path) -> None:
+    """Witness: programs that ``export_llm`` made; of most the rules were written before they were exported. With
+    XNNPACK and Hugging Face's rotary embeddings, the parts that are delegated are others.
+    """
+    found = asked(row, tmp_path)
+    if "XNNPACK" in row["name"] and row["config"]["model_type"] != "llama":
+        assert found["planned"] == pytest.approx(row["planned"], rel=0.05)
+    else:
+        assert found["planned"] == row["planned"]
+
+
+WHOLE = [row for row in ROWS if "XNNPACK" not in row["name"] and row["plan"]["dtype"] != "float16"]
+
+
+@pytest.mark.parametrize("row", WHOLE, ids=lambda row: row["name"])
+def test_the_constants_are_those_of_the_file(row: dict[str, Any], tmp_path: Path) -> None:
+    """Witness: the data of programs without a delegate, to the scalars. Those in float16 are up to 6 % smaller."""
+    assert 0 <= row["constants"] - asked(row, tmp_path)["mapped"] <= 64
+
+
+@pytest.mark.parametrize("row", [row for row in ROWS if "run" in row], ids=lambda row: row["name"])
+def test_a_process_is_as_large_as_predicted(row: dict[str, Any], tmp_path: Path) -> None:
+    """Witness: processes that ran the programs: their memory that is no file's, and all of it."""
+    found, run = asked(row, tmp_path), row["run"]
+    anonymous = found["planned"] + found["packed"] + found["workspace"]
+    assert anonymous == pytest.approx(run["RssAnon"], rel=xnnpack.UNCERTAINTY)
+    assert found["process"] == pytest.approx(run["VmRSS"], rel=xnnpack.UNCERTAINTY)
+
+
+def test_a_file_is_read(tmp_path: Path) -> None:
+    """Asks files that are none, or are cut: one line each."""
+    for data, words in (
+        (b"", "no ExecuTorch program"),
+        (b"PK\x03\x04" + bytes(60), "no ExecuTorch program"),
+        (struct.pack("<I4s4sIQQQ", 48, b"ET12", b"eh00", 32, 2**40, 0, 0) + bytes(60), "cut short"),
+        (struct.pack("<I4s4sIQQQ", 2**31, b"ET12", b"eh00", 32, 60, 60, 8) + bytes(60), "damaged"),
+        (struct.pack("<I4s", 8, b"ET12") + bytes(60), "no method"),
+    ):
+        path = tmp_path / "model.pte"
+        path.write_bytes(data)
+        with pytest.raises(InputError, match=words) as refused:
+            pte_file.read(path)
+        assert "\n" not in str(refused.value)
+
+
+def test_a_file_answers_what_it_plans(tmp_path: Path) -> None:
+    """Witness: a program of an MLP that the exporter made, with the arena that it printed; cut, it is refused."""
+    path = tmp_path / "mlp.pte"
+    data, planned = base64.b64decode(RECORD["file"]), RECORD["file_planned"]
+    path.write_bytes(data)
+    (method,) = pte_file.read(path).methods
+    assert (method.name, method.planned, method.delegates, method.value) == ("forward", planned, (), None)
+    result = estimate(str(path), device="pixel-8")
+    assert result.bytes["planned"] == planned
+    assert result.fits
+    for length in range(0, len(data), 7):
+        path.write_bytes(data[:length])
+        with pytest.raises(InputError):
+            pte_file.read(path)
+
+
+def test_a_damaged_file_is_refused_or_read(tmp_path: Path) -> None:
+    """Asks files with one byte changed: no other error than ours, and no endless list."""
+    path, data = tmp_path / "mlp.pte", base64.b64decode(RECORD["file"])
+    for place in range(0, len(data), 5):
+        path.write_bytes(data[:place] + bytes([data[place] ^ 0x91]) + data[place + 1 :])
+        with suppress(InputError):
+            pte_file.read(path)
+
+
+QWEN = {"model": "qwen3-0.6b", "runtime": "executorch"}
+
+
+def test_what_an_export_fixes() -> None:
+    """Derives: the cache of Qwen3 0.6B is 28 layers of 8 heads of 128 in float32, or in 8 bits with 5 bytes more. A
+    longer call makes the arena larger, not the cache.
+    """
+    plain = estimate(QWEN, seq=1024).bytes
+    assert plain["kv_cache"] == 2 * 28 * 8 * 128 * 1024 * 4
+    assert estimate(QWEN, seq=1024, quantize_kv_cache=True).bytes["kv_cache"] == 2 * 28 * 8 * (128 + 5) * 1024
+    longer = estimate(QWEN, seq=1024, max_seq_length=1024).bytes
+    assert longer["kv_cache"] == plain["kv_cache"]
+    assert longer["planned"] > plain["planned"]
+    assert estimate(QWEN, seq=64, max_context_length=1024).bytes["kv_cache"] == plain["kv_cache"]
+    assert estimate(QWEN, seq=1024, dtype="float32").bytes["packed"] == 0  # no delegate, as the exporter's default is
+
+
+def test_a_device_counts_what_its_system_counts() -> None:
+    """Asks limits: iOS counts dirty memory and its RAM what is in use, Android what is in use, a budget the process."""
+    for device, counted in (("iphone-16", ["dirty", "used"]), ("pixel-9", ["used"]), (None, ["process"])):
+        where = {"device": device} if device else {"budget": "4GiB"}
+        plan = parse_plan({**QWEN, **where})
+        limits = plan.engine.limits(plan, plan.engine.model(plan, load))
+        assert estimate(plan).against == counted[0]
+        assert [one.against for one in limits] == counted
+
+
+@pytest.mark.parametrize(
+    ("keys", "words"),
+    [
+        ({"model": "gemma-3-1b", "runtime": "executorch"}, "gemma3_text, which export_llm"),
+        ({**QWEN, "executorch": {"max_seq_length": 512, "max_context_length": 256}}, "max_seq_length: 512 does not go"),
+        ({**QWEN, "executorch": {"context": 1}}, "unknown key 'executorch.context'"),
+        ({**QWEN, "device": "pixel-9,pixel-8"}, "unknown device"),
+        ({"model": "nothing.pte"}, "no file 'nothing.pte'"),
+        ({"model": "llama-3.2-1b", "runtime": "mlc"}, "no published figure with runtime: mlc"),
+        (
+            {"model": "llama-3.2-3b", "runtime": "mlc", "device": "iphone-16", "seq": 3000},
+            "more than the 2,048",
+        ),
+        ({"model": "gemma-4-e2b", "runtime": "litert", "device": "pixel-9"}, "litert on pixel-9; published are"),
+    ],
+)
+def test_what_has_no_answer_is_refused_in_one_line(keys: dict[str, Any], words: str) -> None:
+    with pytest.raises(InputError) as refused:
+        estimate(keys)
+    assert words in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+@pytest.mark.parametrize("runtime", ["litert", "mlc"])
+def test_published_figures_are_what_was_published(runtime: str) -> None:
+    """Asks the table: each figure has whose it is and a source, and an answer says that it is no prediction."""
+    for row in _rows(runtime):
+        assert row.source
+        assert row.context <= 4096
+        device = {"ios": "iphone-17-pro-max"}.get(row.on, "galaxy-s24-ultra")
+        result = estimate(row.model, runtime=runtime, device=device, seq=row.context)
+        assert result.bytes["process"] <= row.peak_bytes
+        assert any(note.startswith("a published figure, no prediction") for note in result.warnings)
+
+
+def test_the_longest_context_of_a_file_is_its_own(tmp_path: Path) -> None:
+    row = max_context("llama-3.2-3b", runtime="mlc", device="iphone-16-pro")
+    assert (row.answer, row.binds, row.verdict) == (2048, "the model's own context", "fits")
+
+
+def test_engines_are_compared_on_one_phone(capsys: pytest.CaptureFixture[str]) -> None:
+    """Asks the command: a row of each engine that has an answer, and a line of each that has none."""
+    command = ["max-context", "llama-3.2-1b", "--engines", "llama.cpp,executorch,mlc", "--device", "galaxy-s24"]
+    text = output(*command)
+    for words in ("by engine", "ExecuTorch", "llama.cpp", "No answer from mlc", "Assumed limit of one application"):
+        assert words in text
+    assert main([*command, "--json"]) == 0
+    printed = json.loads(capsys.readouterr().out)
+    assert [row["runtime"] for row in printed["rows"]] == ["llama.cpp", "executorch"]
+    assert printed["rows"][1]["recipe"] == "8da4w"
+    assert len(printed["refused"]) == 1
+    assert main(["max-context", "llama-3.2-1b", "--engines", "ollama2", "--device", "galaxy-s24"]) == 2
+    assert "known are llama.cpp, executorch, litert, mlc" in " ".join(capsys.readouterr().err.split())
+    assert "One app on iPhone 15 gets 3.00 GiB, 4.00 GiB with the" in " ".join(
+        output("max-context", "llama-3.2-1b", "--device", "iphone-15").split()
+    )
