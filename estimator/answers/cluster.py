@@ -1,4 +1,4 @@
-"""The smallest cluster: how many of which card a training step fits on, and how they share the model.
+"""The smallest cluster: how many of which card a training step or a forward pass fits on, and how they share the model.
 
 All layouts are tried. One whose live bytes exceed a card is not replayed. Cards share live bytes and logs where their
 kernels do not differ in what the step asks of them.
@@ -6,6 +6,7 @@ kernels do not differ in what the step asks of them.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any, NamedTuple
@@ -16,7 +17,7 @@ from ..io.fields import checked
 from ..operators.device import Answers, noting
 from ..plans.margins import STATED, Margin, verdict_of
 from ..plans.plan import Plan, parse_plan
-from ..plans.refusals import check_question
+from ..plans.refusals import check, check_question
 from ..plans.resolve import resolve
 from ..programs import Step
 from ..steps.sharding import SHARDINGS, kind_of
@@ -277,6 +278,7 @@ def _layout(
     """A layout with its estimate. Raises ``InputError`` where it is refused."""
     if sharding is not None:
         plan = plan.model_copy(update={"sharding": read(sharding)})
+        check(plan)
     resolved = resolve(plan)
     step = resolved.step
     known = next((one for one in shared if one.serves(step)), None)
@@ -297,9 +299,13 @@ def _parts(sharding: Mapping[str, Any]) -> frozenset[str]:
     return frozenset({str(sharding["name"])} if "name" in sharding else ()) | ({"tp"} if "tp" in sharding else set())
 
 
+_OF_A_WAY = re.compile(r"^sharding: .+?(?= does not go with ) ")
+"""What a refusal begins with that names the way, which its reason does not repeat."""
+
+
 def _reason(refusal: str) -> str:
     """Why layouts are refused, the same for all that have no rule with something."""
-    said = refusal.partition(";")[0].partition(" (`")[0]
+    said = _OF_A_WAY.sub("", refusal.partition(";")[0].partition(" (`")[0])
     _, no_rule, rest = said.partition("has no rule")
     if not no_rule:
         return said

@@ -73,7 +73,7 @@ def cluster_figure(answer: Cluster) -> Figure:
                 plan.method.name,
                 f"batch {plan.batch} a rank, {plan.seq} tokens",
                 plan.dtype,
-                plan.optimizer,
+                plan.optimizer if plan.task == "train" else "inference",
             )
         ),
     )

@@ -174,8 +174,8 @@ PLAN: Refusals = {
     "them out": lambda p: p.drop_output_before_step and p.previous_output,
     "ios_increased_memory_limit: true does not go with a budget, which replaces the limit that it raises; leave one of "
     "them out": lambda p: p.ios_increased_memory_limit and p.budget is not None,
-    "sharding: {p.sharding.label} does not go with device: {p.device}, for whose GPU torch.distributed has no backend; leave "
-    "sharding out, or name a GPU with CUDA": (
+    "sharding: {p.sharding.label} does not go with device: {p.device}, for whose GPU torch.distributed has no backend; "
+    "leave sharding out, or name a GPU with CUDA": (
         lambda p: (
             p.sharding is not None and p.device is not None and (find(p.device).is_phone or find(p.device).is_apple)
         )
@@ -534,10 +534,13 @@ MODEL: Refusals = {
 
 _ESTIMATE = "ask `estimator estimate`"
 _MEASURE = "ask `estimator measure`, which runs it"
-_IS_INFERENCE: Refusals = {
+_RUNS_NO_STEP: Refusals = {
     "runtime: {p.runtime}, which runs no step in PyTorch; ask `estimator max-context` or `max-seq`": (
         lambda p: not p.engine.runs_steps
     ),
+}
+_IS_INFERENCE: Refusals = {
+    **_RUNS_NO_STEP,
     "task: infer; ask `estimator estimate` what it takes, or `estimator max-seq` what fits": lambda p: (
         p.task == "infer"
     ),
@@ -571,7 +574,7 @@ QUESTIONS: Mapping[str, Refusals] = {
         ),
     },
     "advice": {**_IS_INFERENCE, **_HAS_A_RUN},
-    "a search for cards": {**_IS_INFERENCE, **_HAS_A_RUN},
+    "a search for cards": {**_RUNS_NO_STEP, **_HAS_A_RUN},
     "a comparison of training steps": {**_IS_INFERENCE, **_HAS_A_RUN},
     "a timeline": {
         "runtime: {p.runtime}, since it shows PyTorch's CUDA allocator; set runtime: torch-cuda, or a GPU, or write a "

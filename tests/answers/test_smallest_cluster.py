@@ -119,7 +119,6 @@ def test_where_nothing_fits_the_nearest_is_named() -> None:
         ({"sharding": {"world_size": 4}}, ["t4"], 8, "looks for world_size; leave world_size out"),
         ({"sharding": {"param_dtype": "float8"}}, ["raspberry-pi-5-8gb"], 2, "sharding.param_dtype"),
         ({"sharding": {"bucket": 1}}, ["raspberry-pi-5-8gb"], 2, "unknown key 'sharding.bucket'"),
-        ({"task": "infer"}, ["t4"], 8, "a search for cards does not go with task: infer"),
         ({"method": "lora", "r": 0}, ["t4"], 8, "r"),
         ({"model": "no-such-model"}, ["t4"], 8, "unknown model"),
         ({"attention": "flash"}, ["raspberry-pi-5-8gb"], 8, "attention: flash does not go with runtime: torch-cpu"),
@@ -151,3 +150,20 @@ def test_cards_share_a_step_only_where_their_kernels_are_alike() -> None:
     for card in cards:
         for one in smallest_cluster(keys, [card], 1).tried:
             assert together[card, one.way, one.cards] == one.result
+
+
+def test_a_forward_pass_is_no_step_of_zero() -> None:
+    """And a refusal of a plan leaves a way out as one of a step does."""
+    keys = {"model": "smollm2-135m", "task": "infer", "seq": 64, "batch": 1}
+    found = smallest_cluster(keys, ["t4"], 2)
+    assert {one.way for one in found.tried} == {"one process", "ddp", "fsdp2", "fsdp2 without resharding"}
+    assert found.left_out["does not go with task: infer"] == ("zero2",)
+    assert found.left_out["no rule with task: infer"] == ("zero3",)
+    (layout,) = [one for one in found.layouts if one.way == "fsdp2"]
+    assert layout.result.bytes == estimate(keys, device="t4", sharding=layout.sharding).bytes
+
+
+def test_apple_devices_share_nothing() -> None:
+    found = smallest_cluster({"model": "smollm2-135m", "seq": 64, "batch": 1}, ["apple-16gb"], 2)
+    assert [one.cards for one in found.tried] == [1]
+    assert any("device: apple-16gb" in reason for reason in found.left_out)

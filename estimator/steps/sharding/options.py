@@ -125,8 +125,8 @@ def read(block: Any) -> ShardingOptions:
         block = {**block, "name": name.lower().replace("_", "-")}
     if isinstance(block, Mapping) and str(block.get("reshard_after_forward")) in ("0", "0.0"):
         raise InputError(
-            "sharding.reshard_after_forward 0 is no number of processes (`it should be a factor of` those that share the "
-            "parameters, PyTorch's words); take false, true or such a number"
+            "sharding.reshard_after_forward 0 is no number of processes (`it should be a factor of` those that share "
+            "the parameters, PyTorch's words); take false, true or such a number"
         )
     options = _options(block)
     for key, what in NO_RULE_YET.items():
