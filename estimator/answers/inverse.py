@@ -28,6 +28,7 @@ from ..plans.refusals import budget_of
 from ..plans.resolve import resolve, window_of
 from ..programs.step import Step
 from ..steps.loss import SHIFTING
+from ..steps.trainers import TRAINERS
 from .estimate import Progress, answer, estimate, live_result
 from .formulas import compile_plan
 from .result import COMPONENTS, RESIDENT, SCHEMA, Result
@@ -218,7 +219,12 @@ class _Search:
         self.estimates = 0
         # There must be at least as many tokens as chunks.
         other = {"seq": plan.batch, "batch": plan.seq}.get(key, plan.mlp_chunks)
-        least = 2 if key == "seq" and plan.loss in SHIFTING else 1  # whose labels are shifted by one
+        recorded = TRAINERS.get(str(plan.trainer))
+        if recorded is not None and recorded.num_generations and key == "batch":
+            unit = plan.num_generations or recorded.num_generations
+            self.multiple_of = multiple_of = math.lcm(multiple_of, unit)
+        # Labels are shifted by one, and a row of a trainer has a prompt and a completion.
+        least = 2 if key == "seq" and (plan.loss in SHIFTING or recorded is not None) else 1
         self.lowest = self._multiple(max(least, -(-plan.mlp_chunks // other)))
         self._results: dict[int, Result | InputError] = {}
         self._lives: dict[tuple[int, int], Callable[[int], float]] = {}

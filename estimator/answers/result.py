@@ -223,7 +223,10 @@ def make_result(
     The process is that of ``usage``; without one the live bytes, and what the engine holds beside them. ``on_host`` are
     bytes of a GPU's host.
     """
-    shown = {"kv_cache": plan.task == "infer", "communication": bool(components["communication"])}
+    shown = {
+        "kv_cache": plan.task == "infer",
+        **{name: bool(components[name]) for name in ("communication", "reference")},
+    }
     sizes = {name: components[name] for name in BYTES if shown.get(name, True)}
     sizes["resident"] = sum(components[name] for name in RESIDENT)
     sizes["peak_above_resident"] = max(moments.values())
@@ -313,9 +316,12 @@ def _beyond(plan: Plan, spec: ModelSpec) -> list[str]:
     return [f"the model was made for {positions:,} positions; {tokens:,} are more"]
 
 
-RESIDENT = ("parameters", "buffers", "optimizer", "communication")
+RESIDENT = ("parameters", "buffers", "optimizer", "communication", "reference")
 """The parts of what is there between steps."""
-BYTES = ("parameters", "adapters", "buffers", "gradients", "optimizer", "saved", "kv_cache", "communication")
+BYTES = (
+    *("parameters", "adapters", "buffers", "gradients", "optimizer", "saved", "kv_cache", "communication"),
+    "reference",
+)
 """The parts of a step's totals that a rank has."""
 COMPONENTS = (*BYTES, "communicated", "communicated_again", "trainable_parameters", "total_parameters")
 """The fields of a step's totals beside the moments: bytes that a rank has, bytes that it sends, and two numbers of

@@ -21,6 +21,7 @@ class Torch(Engine):
         ("buffers", "buffers"),
         ("optimizer", "optimizer states"),
         ("communication", "communication"),
+        ("reference", "reference model"),
         ("resident", "resident"),
         ("saved", "saved activations"),
         ("gradients", "gradients"),
@@ -59,7 +60,7 @@ class Torch(Engine):
         With ``gradients_alive``, gradients exist from the start (gradient accumulation).
         """
         parts = {"parameters": sizes["parameters"] + sizes["buffers"], "optimizer states": sizes["optimizer"]}
-        parts |= {"communication": sizes["communication"]} if "communication" in sizes else {}
+        parts |= {name: sizes[name] for name in ("communication", "reference") if name in sizes}
         rest = sizes["peak_above_resident"]
         if "communication" in sizes:  # which gradients may be views of
             return {**parts, "activations, gradients and temporaries": rest}

@@ -8,6 +8,7 @@ from typing import Any
 
 from ..plans.plan import Plan
 from ..plans.resolve import resolve
+from ..steps.trainers import TRAINERS
 
 EXPORTED: Mapping[str, str] = {
     "parameters": "all parameters, adapters included",
@@ -18,6 +19,7 @@ EXPORTED: Mapping[str, str] = {
     "saved": "activations saved for backward",
     "kv_cache": "keys and values that the model returns (task infer)",
     "communication": "what sharding keeps between steps (sharding)",
+    "reference": "parameters of the model that the policy is compared with (trainer)",
     "resident": "parameters, buffers and optimizer states, before the step",
     "peak_above_resident": "the most that a step holds at once above resident",
     "peak": "the most that a step holds at once, resident included",
@@ -31,6 +33,7 @@ def exported(plan: Plan) -> list[str]:
     """The formulas of ``EXPORTED`` that the plan's task and runtime have."""
     missing = {"kv_cache"} if plan.task != "infer" else set()
     missing |= {"communication"} if plan.sharding is None else set()
+    missing |= set() if plan.trainer in TRAINERS else {"reference"}
     missing |= set() if plan.engine.replays else set(FLOORS)
     return [name for name in EXPORTED if name not in missing]
 

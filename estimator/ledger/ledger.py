@@ -422,6 +422,8 @@ class Ledger:
     buffer_bytes: Size = 0
     """Bytes of the buffers, copies included."""
     attributes: list[Storage] = field(default_factory=list)
+    borrowed: dict[str, Tensor] | None = None
+    """While a second model is made of another one's weights: these, by name. Its buffers are the other's, too."""
     masters: list[Tensor] = field(default_factory=list)
     """Copies of sharded parameters that the optimizer updates in their place."""
     rows: list[SavedRow] = field(default_factory=list)
@@ -574,6 +576,8 @@ class Ledger:
 
         ``nbytes`` is the storage's size, given where several elements are packed into one.
         """
+        if self.borrowed is not None:
+            return self.borrowed[name]
         size = product(shape) * ITEMSIZE[dtype] if nbytes is None else nbytes
         tensor = Tensor(Storage(self, size, resident=True), shape, dtype)
         tensor.requires_grad, tensor.name, tensor.copies = requires_grad, name, self.copies
@@ -610,14 +614,16 @@ class Ledger:
         held = shape if storage is None else (storage,)
         tensor = Tensor(Storage(self, self._resident_bytes(held, dtype, host), resident=True), shape, dtype)
         tensor.copies = self.copies
-        self.buffer_bytes = self.buffer_bytes + tensor.storage.nbytes * self.copies
-        self.buffers.append(tensor)
+        if self.borrowed is None:
+            self.buffer_bytes = self.buffer_bytes + tensor.storage.nbytes * self.copies
+            self.buffers.append(tensor)
         return tensor
 
     def constant(self, shape: Shape, dtype: str) -> Tensor:
         """A constant of a quantised weight that no module registers: it counts as a buffer, and is not broadcast."""
         tensor = self.buffer(shape, dtype)
-        self.constants.append(self.buffers.pop())
+        if self.borrowed is None:
+            self.constants.append(self.buffers.pop())
         return tensor
 
     def attribute(self, shape: Shape, dtype: str, host: bool = False) -> Tensor:

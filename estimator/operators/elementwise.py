@@ -186,6 +186,25 @@ def _without_gradient(out: Result, *args: Any, **named: Any) -> Tensor:
     return without_gradient(tensors, out.dtype, numbers[0] if numbers and len(tensors) == 1 else None)
 
 
+@recorded("isclose")
+def _isclose(out: Result, x: Tensor, other: Tensor, *_: Any, **__: Any) -> Tensor:
+    """TensorCompare.cpp: isclose, of floating numbers: which are equal, the allowed error and the actual one, and
+    whether that is finite.
+    """
+    close = x.ledger.empty(out.shape, out.dtype)
+    errors = [x.ledger.empty(out.shape, x.dtype) for _ in range(2)]
+    x.ledger.transient(errors[0].nbytes, *(close.nbytes for _ in range(3)))
+    errors.clear()
+    return close
+
+
+@recorded("nan_to_num")
+def _nan_to_num(out: Result, x: Tensor, *_: Any, **__: Any) -> Tensor:
+    if x.requires_grad:
+        raise InputError("nan_to_num of a tensor that requires a gradient has no rule")
+    return empty_like(x)
+
+
 def _rest(name: str, same: Sequence[str] = ()) -> None:
     """The row of a division's rest, whose gradient is the incoming one."""
 
@@ -579,6 +598,11 @@ def _isfinite(out: Result, x: Tensor) -> Tensor:
 @recorded("clamp", same=("clip",))
 def _clamp(out: Result, x: Tensor, min: Any = None, max: Any = None) -> Tensor:
     tensors = tuple(bound for bound in (min, max) if isinstance(bound, Tensor))
+    if out.dtype != x.dtype:  # integers, and a bound that is none
+        copy = x.ledger.empty(x.shape, out.dtype)
+        clamped = x.ledger.empty(x.shape, out.dtype)
+        del copy
+        return clamped
     return clamp_by(x, tensors) if tensors else clamp(x, (min is not None) + (max is not None))
 
 

@@ -9,7 +9,7 @@ from ..ledger import FLOATING, ITEMSIZE, RESULT, Backward, Call, Shape, Size, Te
 from ..ledger.graph import Saved
 from .casts import widened, widens
 from .device import THREADS
-from .elementwise import elementwise, with_number, without_gradient, wrapped_number
+from .elementwise import div, elementwise, with_number, without_gradient, wrapped_number
 from .layout import Grads, empty_like
 from .table import Kept, Result, operator, saves
 from .views import expand, unsqueeze
@@ -101,6 +101,31 @@ def _mean_backward(call: Call) -> Grads:
 def _of_rows(out: Result, x: Tensor, dim: Any = None, *args: Any, keepdim: bool = False, **_: Any) -> tuple[Any, ...]:
     """``dim`` and ``keepdim`` of ``x.var(dim, unbiased, keepdim)``, of ``x.var(unbiased)`` and as keywords."""
     return x, None if isinstance(dim, bool) else dim, keepdim or (len(args) > 1 and bool(args[1]))
+
+
+@operator("nansum")
+@saves("NansumBackward0", Kept("its input", because="the derivative is zero where there is no number"))
+def nansum(x: Tensor, dim: Dims = None, keepdim: bool = False) -> Tensor:
+    """``x.nansum(dim)``: saves ``x``."""
+    return _reduced("NansumBackward0", x, dim, keepdim, (x,), _nansum_backward)
+
+
+def _nansum_backward(call: Call) -> Grads:
+    # derivatives.yaml: grad.expand(self.sizes()) * self.isnan().logical_not()
+    (x,), (dims, keepdim) = call.saved, call.args
+    missing, there = (call.ledger.empty(x.shape, "bool") for _ in range(2))
+    grad = elementwise((expand(_restored(call.grad, dims, keepdim), x.shape), there), x.dtype)
+    del missing
+    return (grad,)
+
+
+@operator("nanmean")
+def nanmean(x: Tensor, dim: Dims = None, keepdim: bool = False) -> Tensor:
+    """``x.nanmean(dim)``: the numbers are counted, and divide ``nansum`` (``ReduceOps.cpp: nanmean``)."""
+    there = x.ledger.empty(x.shape, "bool")  # isnan of x, negated in place
+    count = sum(there, dim, keepdim)
+    del there
+    return div(nansum(x, dim, keepdim), count)
 
 
 @operator("var", args=_of_rows)

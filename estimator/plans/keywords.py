@@ -15,7 +15,17 @@ class OneDeviceKeys(TypedDict, total=False):
     transformers: Literal['4.45', '4.48', '4.57', '5.24'] | str
     litgpt: Literal['0.4.12', '0.5.13']
     task: Literal['train', 'infer', 'serve']
-    trainer: Literal['trl-sft', 'hf-trainer', 'axolotl', 'llama-factory', 'torchtune', 'loop'] | None
+    trainer: (
+        Literal['trl-sft', 'trl-dpo', 'trl-kto', 'trl-reward', 'trl-orpo', 'trl-cpo', 'trl-grpo', 'trl-rloo',
+        'hf-trainer', 'axolotl', 'llama-factory', 'torchtune', 'loop'] | None
+    )
+    trl: Literal['1.14', '1.16']
+    prompt_seq: int | None
+    loss_type: str | None
+    beta: float | None
+    precompute_ref_log_probs: bool
+    num_generations: int | None
+    reference: Literal['none', 'adapter-off', 'copy'] | None
     batch: int
     seq: int
     target_seq: int

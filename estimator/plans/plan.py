@@ -39,10 +39,11 @@ from ..steps.generate_options import GenerateOptions
 from ..steps.optimizers import OPTIMIZERS
 from ..steps.sharding.options import ShardingOptions
 from ..steps.sharding.options import read as read_sharding
+from ..steps.trainers import TRAINERS as RECORDED
 from ..text import human
 from .beside_sharding import without_a_rule
 from .lengths import LengthOptions, length_options
-from .presets import preset_assumptions, with_presets
+from .presets import TRAINERS, preset_assumptions, with_presets
 from .quantised_checkpoints import checkpoint_assumptions, with_checkpoint
 from .refusals import check
 from .words import refuse_words
@@ -85,10 +86,12 @@ _generate = block_reader(GenerateOptions, "generate", "{max_new_tokens: 256, cac
 _run = block_reader(RunOptions, "run", "{eval_samples: 500, compute_metrics: true}")
 
 if TYPE_CHECKING:
+    TrainerName = str
     Runtime = str
     Dtype = str
     Optimizer = str
 else:
+    TrainerName = Literal[tuple(TRAINERS)]
     Runtime = Literal[RUNTIMES]
     Optimizer = Literal[tuple(OPTIMIZERS)]
     _own = [keys.dtypes for keys in KEYS.values() if keys.dtypes is not None]
@@ -116,8 +119,25 @@ class _Question(BaseModel):
         description="an optimizer step; one forward pass over the whole prompts (prefill), or generate; a server of "
         "batch requests of seq tokens; if not given, infer where generate or llama.cpp is asked for, serve with vllm",
     )
-    trainer: Literal["trl-sft", "hf-trainer", "axolotl", "llama-factory", "torchtune", "loop"] | None = Field(
+    trainer: TrainerName | None = Field(
         None, description="a training tool whose defaults hold for keys that are not given"
+    )
+    trl: Literal["1.14", "1.16"] = Field("1.16", description="TRL's release, whose trainer's step runs")
+    prompt_seq: Annotated[Whole, Field(ge=1, le=10**8)] | None = Field(
+        None, description="trainer: tokens of a row that are its prompt; half of seq if not given"
+    )
+    loss_type: str | None = Field(None, description="trl-dpo, trl-kto, trl-cpo, trl-grpo: TRL's name of the loss")
+    beta: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = Field(
+        None, description="trl-grpo, trl-rloo: with 0 there is no reference"
+    )
+    precompute_ref_log_probs: StrictBool = Field(
+        False, description="trl-dpo, trl-kto: the reference's log-probabilities come with the batch"
+    )
+    num_generations: Annotated[Whole, Field(ge=2, le=10**6)] | None = Field(
+        None, description="trl-grpo, trl-rloo: completions of a prompt; 8, or 2 for trl-rloo"
+    )
+    reference: Literal["none", "adapter-off", "copy"] | None = Field(
+        None, description="what the policy is compared with; if not given, what the trainer takes"
     )
     batch: Annotated[Whole, Field(ge=1, le=10**6, description="micro-batch: sequences per forward")] = 1
     seq: Annotated[Whole, Field(ge=1, le=10**8, description="sequence length in tokens")] = 2048
@@ -463,7 +483,7 @@ class Plan(_WithEngines):
         """Tokens per sequence of the batch that comes before the longest one."""
         if self.previous_seq is not None:
             return self.previous_seq
-        return max(self.seq // SHORTER, -(-self.mlp_chunks // self.batch), 1)
+        return max(self.seq // SHORTER, -(-self.mlp_chunks // self.batch), 2 if self.trainer in RECORDED else 1)
 
     def budget_bytes(self) -> int | None:
         """Bytes of the budget, or of the device's limit for one application; ``None`` if neither was given.
@@ -498,6 +518,8 @@ class Plan(_WithEngines):
         values = {**method, **{key: getattr(self, key) for key in self._whose if key in Plan.model_fields}}
         values |= {} if self.sharding is None else self.sharding.model_dump(exclude_unset=True)
         preset = preset_assumptions(values, self._whose)
+        if self.trainer in RECORDED and self.prompt_seq is None and self.task == "train":
+            preset.append(Assumption("prompt_seq", self.seq // 2, "half of seq; give the key to replace it"))
         if self.engine.reads_checkpoints:
             preset += checkpoint_assumptions(self.model, lambda key: getattr(self, key))
         if self.device is None:

@@ -17,6 +17,7 @@ from ..engines.registry import meant
 from ..errors import InputError, nearest, shown
 from ..methods.options import MethodOptions
 from ..methods.registry import METHODS, method_block
+from ..steps.trainers import TRAINERS as STEPS
 from .models import load
 from .quantised_checkpoints import with_checkpoint
 
@@ -63,11 +64,25 @@ def _trl_sft(plan: Keys) -> Keys:
         "seq": 1024,
         "checkpointing": "layer",
         "autocast": "bfloat16",
-        "loss": "fused-lm-head",
+        "loss": "fused-lm-head" if plan.get("trl", "1.16") == "1.16" else "chunked-nll",
         **({"rest_dtype": "float32"} if plan.get("dtype") in BITSANDBYTES else {}),
         **({"compute_dtype": "float32"} if plan.get("dtype") in FOUR_BIT else {}),
         **_hf_trainer({"autocast": "bfloat16", **plan, "dtype": None}),
     }
+
+
+def _trl(name: str, plan: Keys) -> Keys:
+    """The config of a trainer of TRL whose step is recorded, and ``ModelConfig``."""
+    made = {key: value for key, value in _trl_sft(plan).items() if key not in ("loss", "convert_outputs_to_fp32")}
+    trainer = STEPS[name]
+    if name == "trl-reward":  # one label, whatever the config says
+        made = {**made, "head": "sequence-classification"}
+        del made["data_collator"]
+    if trainer.loss_type:
+        made["loss_type"] = trainer.loss_type
+    if trainer.num_generations:
+        made |= {"num_generations": trainer.num_generations, "beta": trainer.beta}
+    return made
 
 
 _FOUR_BIT = {"compute_dtype": "bfloat16", "double_quant": True, "quant_storage": "bfloat16"}
@@ -129,6 +144,7 @@ def _torchtune(plan: Keys) -> Keys:
 
 TRAINERS: Mapping[str, Preset] = {
     "trl-sft": Preset("TRL 1.16.0's SFTTrainer", _trl_sft),
+    **{name: Preset(f"TRL 1.16.0's {name}", partial(_trl, name)) for name in STEPS},
     "hf-trainer": Preset("transformers 5.24.0's Trainer", _hf_trainer),
     "axolotl": Preset("Axolotl 0.19.0", _axolotl),
     "llama-factory": Preset(

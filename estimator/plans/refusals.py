@@ -30,6 +30,7 @@ from ..programs.heads import HEADS
 from ..programs.releases import NEWEST
 from ..steps.loss import SHIFTING
 from ..steps.optimizers import OPTIMIZERS
+from ..steps.trainers import TRAINERS as RECORDED
 
 
 class Owner(NamedTuple):
@@ -54,6 +55,7 @@ TRAINING_KEYS = (
     *("drop_output_before_step", "gradient_clipping", "previous_seq", "empty_cache", "run"),
     *("data_collator", "convert_outputs_to_fp32", "neftune_noise_alpha", "label_share"),
     *("packing", "return_seq_idx", "trainer"),
+    *("trl", "prompt_seq", "loss_type", "beta", "precompute_ref_log_probs", "num_generations", "reference"),
 )
 """Keys that only a step with labels, a backward pass and an update uses. ``mlp_chunks`` makes checkpoints."""
 MEDIA_KEYS = ("images", "image_size", "audio_frames", "audio_seconds")
@@ -82,7 +84,6 @@ CAUSAL_KEYS = (
         "lengths",
         "use_cache",
     ),
-    "trainer",
 )
 """Keys that have rules for causal language models alone."""
 
@@ -116,6 +117,22 @@ OWNERS = (
 """Checked when a plan is read, in this order."""
 
 STEP_OWNERS = (
+    Owner("a plan with a trainer", lambda p: p.trainer is not None, ("prompt_seq", "trl")),
+    Owner(
+        f"trainer: {', '.join(RECORDED)}",
+        lambda p: p.trainer in RECORDED,
+        ("loss_type", "reference"),
+    ),
+    Owner(
+        "trainer: trl-grpo, trl-rloo",
+        lambda p: p.trainer in RECORDED and RECORDED[p.trainer].num_generations,
+        ("num_generations", "beta"),
+    ),
+    Owner(
+        "trainer: trl-dpo, trl-kto",
+        lambda p: p.trainer in ("trl-dpo", "trl-kto"),
+        ("precompute_ref_log_probs",),
+    ),
     Owner(
         "saved_activations: int8 or int4",
         lambda p: p.saved_activations not in ("as-is", "on-host"),
@@ -189,6 +206,19 @@ PLAN: Refusals = {
 """Checked when a plan is read."""
 
 STEP: Refusals = {
+    "loss: {p.loss} does not go with trainer: {p.trainer}, which has a loss of its own; leave it out": (
+        lambda p: p.trainer in RECORDED and p.loss != "standard"
+    ),
+    "trainer: {p.trainer} has no rule with packing; leave packing out": lambda p: p.trainer in RECORDED and p.packing,
+    "trainer: {p.trainer} has no rule with method: {p.method.name}; take lora, or another adapter of linear layers": (
+        lambda p: (
+            p.trainer in RECORDED
+            and (p.method.procedure != "backpropagation" or hasattr(p.method.inner, "num_virtual_tokens"))
+        )
+    ),
+    "trainer: {p.trainer} has no rule with sharding yet; leave sharding out": lambda p: (
+        p.trainer in RECORDED and p.sharding is not None
+    ),
     "a step in PyTorch does not go with runtime: {p.runtime}; ask `estimator estimate` or `estimator "
     "max-context`": lambda p: not p.engine.runs_steps,
     "saved_activations: on-host has no rule with dtype: {p.dtype}, which saves whole weights; take checkpointing: "
@@ -488,6 +518,9 @@ MODEL: Refusals = {
         lambda r: r.plan.base is not None and r.spec.head != "causal-lm"
     ),
     **{f"{key} has no rule with head: {{r.spec.head}}; leave it out": _beyond_causal(key) for key in CAUSAL_KEYS},
+    "trainer: {r.plan.trainer} has no rule with head: {r.spec.head}; leave it out": lambda r: (
+        r.plan.trainer is not None and (r.spec.head != "causal-lm") != (r.plan.trainer == "trl-reward")
+    ),
     "packing: true does not go with method: {r.plan.method.name}, with which PEFT drops position ids; take another "
     "method": lambda r: r.plan.packing and (r.method.virtual_tokens or r.plan.method.name == "prefix_tuning"),
     "sharding: zero3 has no rule with {r.spec.config.family}, which has experts, gathered as one module; take zero2": (

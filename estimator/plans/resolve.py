@@ -20,6 +20,8 @@ from ..programs.modules import Method
 from ..programs.recorded import Config, Sizes
 from ..programs.releases import NEWEST, installed_release, is_older
 from ..programs.step import Procedure, Step
+from ..programs.trainer_programs import step_of as step_of_trainer
+from ..steps import trainers
 from ..steps.procedures import procedure_of
 from ..steps.sharding import sharding_of
 from .models import ModelSpec, load
@@ -86,7 +88,7 @@ def resolve(plan: Plan) -> Resolved:
         spec = litgpt.load(plan)
         method = litgpt.method(plan, spec.config)
     else:
-        plan = _with_targets(_with_frozen(plan))
+        plan = _with_targets(_with_frozen(_without_dropout(plan)))
         spec, method = _model(plan)
         method.untrained = _parts(plan, spec)
     config = spec.config
@@ -186,20 +188,39 @@ def _masks_without_padding(plan: Plan, config: Config, window: int | None) -> bo
     return plan.attention == "eager" or (hides and all(config.windowed_layers))
 
 
+def _without_dropout(plan: Plan) -> Plan:
+    """The plan without its adapters' dropout, where the trainer turns it off (``disable_dropout``)."""
+    method = plan.method.inner
+    drops = plan.trainer in trainers.TRAINERS and trainers.TRAINERS[str(plan.trainer)].drops_dropout
+    if not drops or not getattr(method, "lora_dropout", 0):
+        return plan
+    return plan.model_copy(update={"method": method.model_copy(update={"lora_dropout": 0.0})})
+
+
 def _with_targets(plan: Plan) -> Plan:
     """The plan, with LoRA on all linear layers where it names none and PEFT has no default; an assumption says so."""
     method = plan.method
     if not isinstance(method, LoraOptions) or method.target_modules is not None or method.target_parameters:
         return plan
-    config = load(plan.model).asked(plan.transformers, plan.head, plan.sees).config
+    config = _asked(plan).config
     if method.default_targets(config.family) is not None and not parameters_of_layers(config):
         return plan
     return plan.with_targets(f"PEFT has no default target_modules of {method.title} for {config.family}; the answer")
 
 
+def _asked(plan: Plan) -> ModelSpec:
+    """The plan's model with its head. A reward model has one label and a padding token, whatever its config says."""
+    spec = load(plan.model).asked(plan.transformers, plan.head, plan.sees)
+    if plan.trainer != "trl-reward":
+        return spec
+    raw = {key: value for key, value in spec.raw.items() if key not in ("id2label", "label2id")}
+    pad = raw.get("pad_token_id")
+    return replace(spec, raw={**raw, "num_labels": 1, "pad_token_id": 0 if pad is None else pad})
+
+
 def _model(plan: Plan) -> tuple[ModelSpec, Method]:
     """The model and the method. Where the method has no rules for the model, what PEFT makes of both is recorded."""
-    spec = load(plan.model).asked(plan.transformers, plan.head, plan.sees)
+    spec = _asked(plan)
     method = plan.method.inner
     method.check_config(spec.raw)
     if isinstance(method, OtherMethod) or not method.has_rules or _acts_not(method, spec):
@@ -236,7 +257,35 @@ def _acts_not(method: MethodOptions, spec: ModelSpec) -> bool:
     return not method.acts_on_programs
 
 
+def _trainer_step(plan: Plan, window: int | None, compact: bool) -> Procedure:
+    """The step of a trainer that is recorded. Raises ``InputError`` where there is none for the plan."""
+    name, trainer = str(plan.trainer), trainers.TRAINERS[str(plan.trainer)]
+    adapted = plan.method.inner.peft
+    reference = trainers.reference_of(name, plan.reference, adapted, plan.precompute_ref_log_probs, plan.beta)
+    key = trainers.key_of(name, plan.loss_type, reference, plan.autocast is not None, plan.held_dtype, compact)
+    generations = plan.num_generations or trainer.num_generations
+    if generations and plan.batch % generations:
+        raise InputError(
+            f"batch: {plan.batch} is not a multiple of num_generations: {generations} (TRL: generation_batch_size must "
+            "be divisible by num_generations); give a multiple"
+        )
+    prompt = plan.prompt_seq or max(plan.seq // 2, 1)
+    if plan.prompt_seq is not None and prompt >= plan.seq:
+        raise InputError(f"prompt_seq: {prompt} leaves no completion of seq: {plan.seq}; give fewer, or a longer seq")
+    return procedure_of(
+        "trainer",
+        step_of_trainer(name, plan.trl, key),
+        reference,
+        2 if trainer.pairs else 1,
+        prompt,
+        generations,
+        window,
+    )
+
+
 def _procedure(plan: Plan, window: int | None) -> Procedure:
+    if plan.trainer in trainers.TRAINERS and plan.task == "train":
+        return _trainer_step(plan, window, plan.engine.kernels(plan).tiles_on_chip)
     if plan.generate is not None:
         return procedure_of("generate", plan.generate, window)
     return procedure_of("inference" if plan.task == "infer" else plan.method.procedure)

@@ -63,6 +63,7 @@ class RecordedCausalLM(Module):
         self.path, self.ledger, self.c = "", build.ledger, sizes
         self.model = self  # whose segments and embeddings steps and methods ask for
         self.recorded = EventLoop(self.ledger)
+        self.recorded.weights.update(self.ledger.borrowed or {})
         self.recorded.program = program = sizes.program
         self.segments = segments(sizes.runs, build.segment, self.ledger) if program.layers else []
         self._build(build, program)
@@ -329,6 +330,8 @@ class RecordedCausalLM(Module):
             ledger.scope, ledger.segment = "final norm", -1
             self._finish(program, inputs, labels, frame)
             self._keep(program, frame, before[0], 0 if program.looks_back else before[1], before[2], held)
+        if inputs.until:
+            return (frame[0],)
         loss, logits = (self._output(program, name, frame) for name in ("loss", "logits"))
         others = [self._output(program, name, frame) for name in program.outputs if name not in ("loss", "logits")]
         if self.c.given or inputs.step.returns_cache:  # the loop's names of its inputs and of the output
@@ -458,9 +461,33 @@ class RecordedCausalLM(Module):
             path = path.rpartition(".")[0]
         return self.c.program.paths[layer_of[path]] if path else None
 
+    def head(self) -> tuple[Module, tuple[str, ...]]:
+        """The output embedding, and what is called between it and the loss. Raises ``InputError`` where it has none."""
+        program = self.c.program
+        if self._head not in program.plain or self._adapts_head:
+            raise InputError(f"the trainer multiplies by the head's weight, and this model's {self._head} does more")
+        (events, _, end), (_, loss, _) = program.module_call(self._head or ""), program.module_call(LOSS)
+        return self.recorded.replaced[self._head or ""], tuple(e.op for e in events[end:loss] if isinstance(e, Call))
+
+    def _end_at(self, program: Program, until: str, frame: Frame) -> None:
+        """Run what follows the layers up to the head, or the loss. Of all tensors, what that is given is left, as 0."""
+        recorded, events = self.recorded, program.after
+        path = LOSS if until == "logits" else self._head
+        _, start, _ = program.module_call(path or "")
+        recorded.run(events, 0, start, frame)
+        enter = events[start]
+        assert isinstance(enter, Enter)
+        (given,) = (enter.args or enter.keywords)[:1]  # a classification's loss is given more than its result
+        end = recorded.value(program.outputs["logits"] if until == "logits" else given, frame)
+        frame.clear()
+        frame[0] = end
+
     def _finish(self, program: Program, inputs: Inputs, labels: Tensor | None, frame: Frame) -> None:
         """What follows the layers: the last norm, the head and the loss."""
         recorded, events = self.recorded, program.after
+        if inputs.until:
+            self._end_at(program, inputs.until, frame)
+            return
         if labels is None or inputs.fused_loss is None:
             recorded.run(events, 0, len(events), frame)
             return

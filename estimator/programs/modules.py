@@ -111,6 +111,13 @@ class Method:
         return None
 
 
+class Frozen(Method):
+    """A model as it is, of which nothing trains."""
+
+    def trains(self, path: str) -> bool:
+        return False
+
+
 class Builder:
     """Makes parameters and modules for a method, a dtype and, if linear layers are quantised, a base."""
 

@@ -53,12 +53,20 @@ class Procedure:
     """Whether the model is given labels and makes a loss."""
     runs_backward: ClassVar[bool] = False
     """Whether gradients come from a backward pass, which runs on a thread of its own."""
+    rows: int = field(default=1, kw_only=True)
+    """The rows that a model gets for each one of the batch."""
     layer_by_layer: ClassVar[bool] = False
     """Whether all but the optimizer's step goes through the layers one after the other, equal ones alike."""
 
     def passes(self, step: Step, batch: Size, seq: Size) -> list[tuple[Step, Size, Size]]:
         """The forward passes that differ: the options of each, and its batch and sequence."""
         return [(step, batch, seq)]
+
+    def add_models(self, loop: Any, make: Callable[..., Any]) -> None:
+        """Make the models beside the one that trains, of equal sizes.
+
+        ``make`` takes a method (``steps/loop.py: Model``).
+        """
 
     def phases(self, loop: Any) -> Iterator[str]:
         """Run, on what a loop has at hand (``steps/loop.py: Loop``). Yields each phase's name where it begins.
@@ -280,6 +288,7 @@ class Step:
 
     def rows(self, batch: Size, seq: Size) -> tuple[Size, Size]:
         """The rows of a batch of sequences, and their tokens."""
+        batch = batch * self.procedure.rows
         return (1, batch * seq) if self.packing else (batch, seq)
 
     def ledger(self, **keys: Any) -> Ledger:
@@ -323,6 +332,8 @@ class Inputs:
     module_hooks: ModuleHooks | None = None
     after_forward: Callable[[tuple[Any, ...]], tuple[Any, ...]] = tuple
     """Called with the outputs of a model whose loop makes the loss of them. What is returned takes their place."""
+    until: Literal["", "hidden", "logits"] = ""
+    """What a pass ends with that does not run to its end: the head's input, or what the loss is made of."""
     past: Size = 0
     """How many tokens each layer's cache has already."""
     generated: Generated | None = None

@@ -42,6 +42,7 @@ from ..programs.program import (
     Stored,
     Weight,
 )
+from ..programs.rows import Rows
 from ..programs.substitution import DTYPE, sizes_symbol, substitute
 
 Recording = tuple[Mapping[str, int], Program]
@@ -414,6 +415,7 @@ def _merged_dtypes(items: Sequence[Any], expression: Expression, words: _Words) 
 
 _SIZES: dict[type, tuple[int, ...]] = {
     Call: (1, 2, 3), Made: (1, 2), Stored: (1, 2, 6), NamedModule: (2,), Function: (1, 2, 3, 9), Repeat: (0, 3),
+    Rows: (0, 1),
 }  # fmt: skip
 """The fields that sizes and dtypes are in. What is not here has none: its integers are slots."""
 assert not {Ref, Weight, Drop, Enter, Exit, GradMode, Autocast} & set(_SIZES)

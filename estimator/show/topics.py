@@ -66,6 +66,10 @@ _TOPICS: Mapping[str, tuple[str, str]] = {
         "loss loss_chunk num_output_chunks label_share keep_logits convert_outputs_to_fp32 previous_output "
         "drop_output_before_step",
     ),
+    "preferences": (
+        "preferences and rewards (TRL's names)",
+        "trl prompt_seq loss_type beta precompute_ref_log_probs num_generations reference",
+    ),
     "where": ("where it runs", "sharding runtime device budget ios_increased_memory_limit"),
     "gpu": ("GPUs (runtime torch-cuda)", ""),
     "generate": ("generate (transformers' names)", "generate"),

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from typing import Any
+from typing import Any, Literal
 
 from .. import operators as ops
 from ..ledger import Counted, Ledger, SavedBy, SavedRow, Size, Tensor
@@ -62,6 +62,8 @@ class StepTotals:
     """Bytes of the cache that inference returns."""
     communication: Size = 0
     """What sharding keeps between steps."""
+    reference: Size = 0
+    """Parameters of the second models, none of which trains."""
     communicated: Size = 0
     """What a rank sends in a step, of no more than three micro-batches."""
     communicated_again: Size = 0
@@ -89,12 +91,23 @@ class StepTotals:
 class Model:
     """A model in a ledger: its program with the method's modules, called with the step's options.
 
-    ``batch`` and ``seq`` are of the sequences that a loop gives it (``Step.rows``).
+    ``batch`` and ``seq`` are of the sequences that a loop gives it (``Step.rows``). With ``weights_of`` it is another
+    model without the modules that its method adds.
     """
 
-    def __init__(self, ledger: Ledger, step: Step, sizes: Sizes, method: Method, batch: Size, seq: Size) -> None:
+    def __init__(
+        self,
+        ledger: Ledger,
+        step: Step,
+        sizes: Sizes,
+        method: Method,
+        batch: Size,
+        seq: Size,
+        weights_of: Model | None = None,
+    ) -> None:
         self.ledger, self.step, self.method = ledger, step, method
         before = len(ledger.parameters)
+        ledger.borrowed = None if weights_of is None else {p.name: p for p in weights_of.own}
         layers = layers_of(sizes.program)
         segment, within = segment_length(step.checkpointing) or 1, chunks.checkpoints(step)
         build = Builder(ledger, method, step.dtype, segment, step.base, within, layers)
@@ -102,6 +115,9 @@ class Model:
         checkpoints = gradient_checkpointing_func(step.checkpointing, step.use_reentrant)
         inputs = Inputs(ledger, *step.rows(batch, seq), step, checkpoints, fused_loss(step), fused_loss_after(step))
         self._wrapped: Any = method.wrap_model(build, self.causal_lm)
+        ledger.borrowed = None
+        self.own: Sequence[Tensor] = ledger.parameters[before:]
+        """Its parameters, of equal layers those that are run."""
         self.scope: Scope = Scope()
         if step.sharding is not None:
             around = step.sharding.notes if step.is_played else step.sharding.scope
@@ -116,10 +132,10 @@ class Model:
             step=computed,
             after_forward=self.scope.after_forward,
         )
-        own = ledger.parameters[before:] if step.procedure.trains else []
-        own += ledger.host.parameters if ledger.host is not None else []
+        trained = ledger.parameters[before:] if step.procedure.trains else []
+        trained += ledger.host.parameters if ledger.host is not None else []
         # The optimizer does not have parameters that get a gradient before the step.
-        self.trained = [p for p in own if p.requires_grad and p.grad is None]
+        self.trained = [p for p in trained if p.requires_grad and p.grad is None]
         self.updated = self.scope.updated(updated(self.trained))
 
     def batch(self) -> Batch:
@@ -135,6 +151,22 @@ class Model:
             others=given,
         )
         return self.forward(given.get("input_ids"), passed, labels=given.get("labels"))
+
+    def part(self, ids: Tensor, mask: Tensor | None, until: Literal["hidden", "logits"], checkpoints: bool) -> Tensor:
+        """Run the model on ids [B, S] up to its head, or its loss. A trainer's step has the rest, and the autocast."""
+        inputs = replace(
+            self.inputs,
+            batch=ids.shape[0],
+            seq=ids.shape[1],
+            until=until,
+            attention_mask=mask if self.step.passes_mask else None,
+            gradient_checkpointing_func=self.inputs.gradient_checkpointing_func if checkpoints else None,
+        )
+        with saved_activations.held_as(self.ledger, self.step.saved_activations, self.step.activation_group_size):
+            self.scope.before_forward()
+            out = self.scope.after_forward(self._wrapped(ids, None, inputs))
+        part: Tensor = out[0]
+        return part
 
     def forward(
         self, ids: Tensor | None, inputs: Inputs, cache: Cache | None = None, labels: Tensor | None = None
@@ -280,9 +312,16 @@ class Loop:
             if any(p.ledger is host for p in self.model.updated):
                 rests.gradients = gradients if scope.host_gradients is None else scope.host_gradients
                 rests.optimizer, rests.pinned_states, gradients, optimizer = optimizer, scope.pinned_states, 0, 0
+        second = {id(p) for name, model in self.models.items() if name != "model" for p in model.own}
+        reference: Size = 0
         for p in {id(p.storage): p for p in ledger.parameters}.values():
-            parameters = parameters + p.storage.nbytes * p.copies
+            if id(p) in second:
+                reference = reference + p.storage.nbytes * p.copies
+            else:
+                parameters = parameters + p.storage.nbytes * p.copies
         for p in ledger.parameters:
+            if id(p) in second:
+                continue
             count = count + (p.whole or p).numel * p.copies
             if p.added:
                 adapters = adapters + p.nbytes * p.copies
@@ -292,6 +331,7 @@ class Loop:
             parameters=parameters,
             adapters=adapters,
             buffers=ledger.buffer_bytes,
+            reference=reference,
             gradients=gradients,
             optimizer=optimizer,
             saved=self.saved,

@@ -12,6 +12,7 @@ PROCEDURES = {
     "forward-mode": "forward_gradient.ForwardGradient",
     "generate": "generate.Generate",
     "inference": "prefill.Prefill",
+    "trainer": "trainer_step.TrainerStep",
     "zeroth-order": "zeroth_order.ZerothOrder",
 }
 """File and class of each procedure, by its name: a method's (``MethodOptions.procedure``), or that of a task."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from ..ledger import Ledger, Size
 from ..programs import Method, Sizes, Step
 from ..programs.libraries import without_collector
@@ -28,6 +30,7 @@ def run(
         return run_played(step, sizes, method, batch, seq, ledger)
     loop = Loop(ledger, step)
     model = loop.models["model"] = Model(ledger, step, sizes, method, batch, seq)
+    step.procedure.add_models(loop, partial(Model, ledger, step, sizes, batch=batch, seq=seq))
     loop.trained = model.trained
     loop.note_states()
     return loop.run(step.procedure)

@@ -20,6 +20,8 @@ from .checkpointing import checkpoint
 from .chunks import ceil_div, chunks
 from .loss import CHUNK_TOKENS, check_shifted, head_weight, labelled
 
+OUTPUTS = ("entropy", "log_sum_sq_probs", "mean_logits", "is_top1")
+"""What ``ChunkedLogProbFunction`` gives beside log-probabilities, where it is asked, in this order."""
 TILE_TOKENS, TILE_VOCABULARY = 4096, 32768
 """Tokens of a tile (``TOKEN_CHUNK_SIZE``), and the width of its buffer (``_CHUNKED_LOGPROB_CHUNK_SIZE``)."""
 
@@ -101,7 +103,7 @@ def fused_lm_head(head: Module, hidden_states: Tensor, labels: Tensor, share: fl
     else:
         x = _rows_of(hidden)
         targets = ops.reshape(ops.clamp(labels), (labels.numel,))
-    logprobs, entropy, is_top1 = _log_probabilities(x, weight, bias, targets, capped)
+    logprobs, entropy, is_top1 = log_probabilities(x, weight, bias, targets, capped, ("entropy", "is_top1"))
     del x, targets
     log_probs = _on_all_positions(logprobs, mask)
     entropy, is_top1 = _on_all_positions(entropy, mask), _on_all_positions(is_top1, mask)
@@ -147,12 +149,12 @@ def _rows(x: Tensor, rows: int, dtype: str) -> Tensor:
     Kept("each token's entropy", because="the function marks it for backward"),
     inputs=("hidden states", "weight", "bias"),
 )
-def _log_probabilities(
-    x: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, capped: bool
-) -> tuple[Tensor, Tensor, Tensor]:
-    """``ChunkedLogProbFunction`` of x [N, H]: log-probabilities and entropies [N], and whether the target is the first.
+def log_probabilities(
+    x: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, capped: bool, outputs: Sequence[str]
+) -> list[Tensor]:
+    """``ChunkedLogProbFunction`` of x [N, H]: log-probabilities [N], and of ``OUTPUTS`` those that are asked for.
 
-    Saves x, the weight, the targets, the log-sum-exps and the entropies.
+    Saves x, the weight, the targets, the log-sum-exps and the entropies, where they are asked for.
     """
     ledger = x.ledger
     tokens, vocab = whole(x.shape[0]), whole(weight.shape[0])
@@ -169,11 +171,18 @@ def _log_probabilities(
                 if bias is not None:
                     _rows(bias, width, dtype)
                 if not ledger.device.tiles_on_chip:
-                    _forward_tile(ledger, rows, width, dtype)
+                    _forward_tile(ledger, rows, width, dtype, outputs)
         log_z = ledger.empty((tokens,), "float32")
-    entropy = record("ChunkedLogProbFunctionBackward", lambda: ledger.empty((tokens,), "float32"), (x,), (), _nothing)
-    is_top1 = ledger.empty((tokens,), "bool")
-    saved = x, weight, bias, targets, log_z, entropy
+
+    def made(name: str) -> Tensor:
+        if name == "entropy":
+            return record(
+                "ChunkedLogProbFunctionBackward", lambda: ledger.empty((tokens,), "float32"), (x,), (), _nothing
+            )
+        return ledger.empty((tokens,), "bool" if name == "is_top1" else "float32")
+
+    asked = {name: made(name) for name in OUTPUTS if name in outputs}
+    saved = x, weight, bias, targets, log_z, asked.get("entropy", log_z)
     logprobs = record(
         "ChunkedLogProbFunctionBackward",
         lambda: ledger.empty((tokens,), "float32"),
@@ -184,7 +193,7 @@ def _log_probabilities(
         capped,
     )
     del running, buffer, hidden_chunk
-    return logprobs, entropy, is_top1
+    return [logprobs, *asked.values()]
 
 
 def _nothing(call: Call) -> ops.Grads:
@@ -192,7 +201,7 @@ def _nothing(call: Call) -> ops.Grads:
     return (None,)
 
 
-def _forward_tile(ledger: Ledger, rows: int, width: int, dtype: str) -> None:
+def _forward_tile(ledger: Ledger, rows: int, width: int, dtype: str, outputs: Sequence[str]) -> None:
     """``_forward_tile`` of [rows, width], in PyTorch's operators."""
 
     def numbers(*names: str) -> list[Tensor]:
@@ -204,13 +213,14 @@ def _forward_tile(ledger: Ledger, rows: int, width: int, dtype: str) -> None:
     z = numbers("float32")
     scaled.clear()
     local = ledger.empty((rows,), "int64")
-    before_target = numbers("bool")
-    largest = numbers("bool", "float32")  # masked_fill(~before_target)
+    before_target = numbers("bool") if "is_top1" in outputs else []
+    largest = numbers("bool", "float32") if before_target else []  # masked_fill(~before_target)
     largest.clear()
     new_m, rescale = (ledger.empty((rows,), "float32") for _ in range(2))
     e = numbers("float32", "float32")  # z - new_m, and its exponential
     e.pop()
-    products = [*numbers("float32"), ledger.empty((rows,), "float32")]  # and its sum
+    multiplied = "entropy" in outputs or "log_sum_sq_probs" in outputs
+    products = [*numbers("float32"), ledger.empty((rows,), "float32")] if multiplied else []  # and its sum
     del z, local, before_target, new_m, rescale, e, products
 
 

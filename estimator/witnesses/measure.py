@@ -523,12 +523,37 @@ def allocator_events(function: Any) -> list[tuple[int, str]]:
     Frees of tensors that existed before are left out: the profiler reports them only by chance. Raises whatever the
     call raises.
     """
-    import torch
+    with without_collector():  # or tensors in cycles of an earlier call would be counted in this
+        profile = Profile()
+        profile.start()
+        try:
+            function()
+        finally:
+            profile.stop()
+    return profile.events()
+
+
+class Profile:
+    """What PyTorch's CPU allocator does from ``start`` to ``stop``."""
+
+    def start(self) -> None:
+        import torch
+
+        activities = [torch.profiler.ProfilerActivity.CPU]
+        self._profile = torch.profiler.profile(activities=activities, profile_memory=True)
+        self._profile.start()
+
+    def stop(self) -> None:
+        self._profile.stop()
+
+    def events(self) -> list[tuple[int, str]]:
+        """The allocations and frees, as ``allocator_events`` has them."""
+        return _events_of(self._profile)
+
+
+def _events_of(profile: Any) -> list[tuple[int, str]]:
     from torch._C._profiler import _EventType
 
-    profiler = torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True)
-    with profiler as profile, without_collector():  # or tensors in cycles of an earlier call would be counted in this
-        function()
     found: list[tuple[int, int, int, str]] = []
 
     def walk(event: Any, above: tuple[str, ...] = ()) -> None:

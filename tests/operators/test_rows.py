@@ -134,6 +134,9 @@ ONE: dict[str, Callable[..., Any]] = {
     "sum: of two": lambda x: x.sum((0, 1)),
     "mean": lambda x: x.mean(),
     "mean: in float32": lambda x: x.mean(-1, dtype=torch.float32),
+    "nansum": lambda x: x.nansum(),
+    "nansum: of rows": lambda x: x.nansum(dim=-1, keepdim=True),
+    "nanmean": lambda x: x.nanmean(),
     "var": lambda x: x.var(dim=-1, keepdim=True, unbiased=False),
     "std": lambda x: torch.std(x, dim=-1, keepdim=True, unbiased=False),
     "logsumexp": lambda x: torch.logsumexp(x, dim=-1, keepdim=True),
@@ -548,6 +551,9 @@ INTEGERS: dict[str, Callable[..., Any]] = {
     "logical_not_": lambda x: (x > 0).logical_not_(),
     "isinf": lambda x: torch.isinf(x),
     "isfinite": lambda x: torch.isfinite(x),
+    "isclose": lambda x: torch.isclose(x.float(), x.float() + 1),
+    "nan_to_num": lambda x: torch.nan_to_num(x.float(), nan=0.0),
+    "clamp: a number that is none": lambda x: x.clamp(min=1.0),
     "isin": lambda x: torch.isin(x, torch.arange(5, device=x.device)),
 }
 

@@ -28,10 +28,18 @@ MODEL = "smollm-135m"
 NF4 = ["--dtype", "nf4", "--method", "lora", "--seq", "1"]
 """One token, so that the peak is where a weight is dequantised."""
 CUDA = ["--runtime", "torch-cuda"]
+GRPO = ["--trainer", "trl-grpo", "--batch", "8", "--seq", "40"]
 LITGPT = ["--implementation", "litgpt", "--method", "lora"]
 PLAN_OPTIONS: dict[str, tuple[list[str], Any]] = {
     "implementation": (["--implementation", "litgpt"], "litgpt"),
     "trainer": (["--trainer", "hf-trainer"], "hf-trainer"),
+    "trl": (["--trl", "1.14", "--trainer", "trl-sft", "--seq", "40"], "1.14"),
+    "prompt_seq": (["--prompt-seq", "9", *GRPO], 9),
+    "loss_type": (["--loss-type", "sft", "--trainer", "trl-dpo", "--seq", "40"], "sft"),
+    "beta": (["--beta", "0.1", *GRPO], 0.1),
+    "precompute_ref_log_probs": (["--precompute-ref-log-probs", "--trainer", "trl-dpo", "--seq", "40"], True),
+    "num_generations": (["--num-generations", "4", *GRPO], 4),
+    "reference": (["--reference", "copy", *GRPO, "--beta", "0.2", "--method", "lora"], "copy"),
     "embedding_optim_bits": (["--embedding-optim-bits", "32", "--optimizer", "adamw-8bit"], 32),
     "transformers": (["--transformers", "4.48"], "4.48"),
     "litgpt": (["--litgpt", "0.4.12", *LITGPT], "0.4.12"),
@@ -492,6 +500,7 @@ def test_every_key_of_every_method_is_an_option(name: str) -> None:
 def test_every_plan_key_is_an_option(key: str) -> None:
     """Asks the contract: the option gives what the key gives, and something else than leaving it out."""
     options, value = PLAN_OPTIONS[key]
+    dpo, grpo = {"trainer": "trl-dpo", "seq": 40}, {"trainer": "trl-grpo", "batch": 8, "seq": 40}
     # With sdpa the cache of this plan is what backward keeps anyway, so eager shows that the option arrives.
     needed: dict[str, dict[str, Any]] = {
         "use_cache": {"attention": "eager"},
@@ -513,6 +522,10 @@ def test_every_plan_key_is_an_option(key: str) -> None:
         "torch": {"seq": 1000},
         "experts_implementation": {"seq": 100},
         "routing": {"experts_implementation": "eager", "seq": 100},
+        "trl": {"trainer": "trl-sft", "seq": 40},
+        **dict.fromkeys(("prompt_seq", "beta", "num_generations"), grpo),
+        **dict.fromkeys(("precompute_ref_log_probs", "loss_type"), dpo),
+        "reference": {**grpo, "beta": 0.2, "method": "lora"},
     }
     mixture = "mixtral-8x7b"
     models = {"implementation": "llama-3.2-1b", "litgpt": "gemma-2-2b", "weight_group_size": "llama-3.2-1b"}

@@ -19,6 +19,7 @@ from ..program import (
     INTERFACES,
     SPAN,
     Autocast,
+    Backward,
     Body,
     Call,
     Drop,
@@ -39,6 +40,7 @@ from ..program import (
     layer_numbers,
 )
 from ..repeats import with_passes
+from ..rows import Rows
 from ..setting import ALONE, VALUES, Settings
 from ..step import CACHED_SIZES
 from ..substitution import DTYPE, LAYER, PASS, sizes_symbol
@@ -75,6 +77,8 @@ class Reader(Checker):
         self.symbols: set[str] = {"B", "S", PASS}
         self.generates = False
         """The program is a pass of ``generate``, which starts with a cache."""
+        self.of_trainer = False
+        """It is a trainer's step, which has a backward pass and loops over rows."""
         self.taken: set[tuple[str, int]] = set()
         """The part of the program and the slot of each tensor that is taken from the cache."""
         self.rates: set[str] = set()
@@ -241,6 +245,12 @@ class Reader(Checker):
                 self.wrong(f"{shown(row[1])} is no number of passes")
             passes = self.events(row[4], f"{where}[{i}].events", 1)
             return Repeat(count, self.slot(row[2]), stride, passes)
+        if op == "!rows" and self.of_trainer and len(row) == 3 and not inner:
+            (rows,) = self.shape(row[1:2])
+            return Rows(rows, self.events(row[2], f"{where}[{i}].events", 1))  # type: ignore[return-value]
+        if op == "!backward" and self.of_trainer and len(row) == 2:
+            (loss,) = self.tensors(row[1:], "a loss")
+            return Backward(loss, ())  # type: ignore[arg-type]
         if op == CACHED and self.generates and len(row) == 4 and not inner:
             return self.cached(row, where)
         if op not in self.known and op not in INTERFACES:

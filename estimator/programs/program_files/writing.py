@@ -13,11 +13,11 @@ from ..family import Family
 from ..program import (
     SPAN,
     Autocast,
+    Backward,
     Call,
     Drop,
     DtypeOf,
     Enter,
-    Event,
     Exit,
     Function,
     GradMode,
@@ -27,6 +27,7 @@ from ..program import (
     Stored,
     Weight,
 )
+from ..rows import Rows
 from ..setting import ALONE
 from ..step import CACHED_SIZES
 from .limits import FORMAT, MOST_PROGRAMS
@@ -39,7 +40,8 @@ def slot_text(number: int) -> str:
     return str(own) if not layer else f"{layer - 1 if layer > 1 else ''}.{own}"
 
 
-def _plain(value: Any) -> Any:
+def plain(value: Any) -> Any:
+    """An argument, a size or a shape as files have it."""
     if isinstance(value, Ref):
         return f"%{slot_text(value.slot)}"
     if isinstance(value, Weight):
@@ -53,18 +55,18 @@ def _plain(value: Any) -> Any:
     if isinstance(value, str):
         return f"'{value}"
     if isinstance(value, tuple):
-        return [_plain(x) for x in value]
+        return [plain(x) for x in value]
     return value
 
 
-def _event(event: Event) -> list[Any]:
+def _event(event: Any) -> list[Any]:
     if isinstance(event, Call):
-        out = [[slot_text(m.slot), m.dtype, *map(_plain, m.shape)] for m in event.out]
-        return [event.op, _plain(event.args), {name: _plain(x) for name, x in event.keywords}, *out]
+        out = [[slot_text(m.slot), m.dtype, *map(plain, m.shape)] for m in event.out]
+        return [event.op, plain(event.args), {name: plain(x) for name, x in event.keywords}, *out]
     if isinstance(event, Enter):
-        return [">", event.path, _plain(event.args), *([_plain(event.keywords)] if event.keywords else [])]
+        return [">", event.path, plain(event.args), *([plain(event.keywords)] if event.keywords else [])]
     if isinstance(event, Exit):
-        return ["<", event.path, _plain(event.out)]
+        return ["<", event.path, plain(event.out)]
     if isinstance(event, GradMode):
         return ["!grad", event.enabled]
     if isinstance(event, Autocast):
@@ -74,24 +76,28 @@ def _event(event: Event) -> list[Any]:
         return [
             "!function",
             event.name,
-            _plain(event.inputs),
-            _events(event.forward),
-            [slot_text(made.slot), made.dtype, *map(_plain, made.shape)],
-            _plain(event.inner),
-            _plain(event.saved),
-            _plain(event.attached),
+            plain(event.inputs),
+            events_text(event.forward),
+            [slot_text(made.slot), made.dtype, *map(plain, made.shape)],
+            plain(event.inner),
+            plain(event.saved),
+            plain(event.attached),
             [None if slot < 0 else slot_text(slot) for slot in event.unpacked],
             None if event.grad < 0 else slot_text(event.grad),
-            _events(event.backward),
-            _plain(event.results),
+            events_text(event.backward),
+            plain(event.results),
         ]
     if isinstance(event, Repeat):
-        return ["!repeat", _plain(event.count), slot_text(event.first), event.stride, _events(event.events)]
+        return ["!repeat", plain(event.count), slot_text(event.first), event.stride, events_text(event.events)]
+    if isinstance(event, Rows):
+        return ["!rows", plain(event.number), events_text(event.events)]
+    if isinstance(event, Backward):
+        return ["!backward", plain(event.loss)]
     assert isinstance(event, Drop)
     return ["-", slot_text(event.slot)]
 
 
-def _events(events: Sequence[Event]) -> list[list[Any]]:
+def events_text(events: Sequence[Any]) -> list[list[Any]]:
     """Events as lists. What dies at once is one of them."""
     made: list[list[Any]] = []
     for event in events:
@@ -137,24 +143,24 @@ def written(family: Family) -> str:
         "path": program.stacks[0].path if program.stacks else "",
         "layers": list(program.layers),
         "inputs": {name: slot_text(slot) for name, slot in program.inputs.items()},
-        "outputs": {name: _plain(ref) for name, ref in program.outputs.items()},
+        "outputs": {name: plain(ref) for name, ref in program.outputs.items()},
         "tied": dict(program.tied),
         **({"returns_cache": True} if program.returns_cache else {}),
     }
     long: dict[str, list[Any]] = {
         "modules": [
-            [m.path, m.kind, [_plain(n) for n in m.shape], int(m.bias), m.role, int(m.path in program.plain)]
+            [m.path, m.kind, [plain(n) for n in m.shape], int(m.bias), m.role, int(m.path in program.plain)]
             for m in program.modules
         ],
         "parameters": [_stored(p) for p in program.parameters],
         "buffers": [_stored(p) for p in program.buffers],
         "attributes": [_stored(p) for p in program.attributes],
-        "before": _events(program.before),
-        "after": _events(program.after),
+        "before": events_text(program.before),
+        "after": events_text(program.after),
     }
     lines = [f"{_json(key)}: {_json(value)}" for key, value in head.items()]
     lines += [f"{_json(key)}: {_lines(value)}" for key, value in long.items()]
-    bodies = ",\n".join(f"[{body.exit}, {_lines(_events(body.events))}]" for body in program.bodies)
+    bodies = ",\n".join(f"[{body.exit}, {_lines(events_text(body.events))}]" for body in program.bodies)
     return "{\n" + ",\n".join([*lines, f'"bodies": [\n{bodies}\n]']) + "\n}\n"
 
 
@@ -164,9 +170,9 @@ def _listed(value: Any) -> Any:
 
 def _stored(stored: Stored) -> list[Any]:
     flags = [stored.requires_grad, stored.added, stored.unreached]
-    row = [stored.name, stored.dtype, [_plain(n) for n in stored.shape]]
+    row = [stored.name, stored.dtype, [plain(n) for n in stored.shape]]
     if stored.storage is not None:
-        return [*row, *map(int, flags), _plain(stored.storage)]
+        return [*row, *map(int, flags), plain(stored.storage)]
     return [*row, *map(int, flags if any(flags) else ())]
 
 
@@ -279,7 +285,7 @@ def with_ones(data: dict[str, Any], symbols: Sequence[str]) -> dict[str, Any]:
         if isinstance(tree, str) and tree.startswith("="):
             if tree not in known:
                 size = polynomial(tree[1:], names_)
-                known[tree] = _plain(size.substitute(dict.fromkeys(symbols, 1)) if isinstance(size, Poly) else size)
+                known[tree] = plain(size.substitute(dict.fromkeys(symbols, 1)) if isinstance(size, Poly) else size)
             return known[tree]
         return tree
 

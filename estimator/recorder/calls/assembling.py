@@ -71,7 +71,8 @@ def recording(recorder: Recorder) -> Iterator[None]:
         return out
 
     def apply(function: Any, *args: Any, **kwargs: Any) -> Any:
-        return apply_function(recorder, function, args)
+        own = recorder.functions.get(function.__name__)
+        return apply_function(recorder, function, args) if own is None else own(function, args)
 
     def backward(loss: torch.Tensor, *_: Any, **__: Any) -> None:
         recorder.backward(loss)

@@ -13,7 +13,7 @@ from .marks import MARK, dtype_name
 from .mode import Recorder
 
 
-class _Context:
+class Context:
     """The ``ctx`` of a custom ``torch.autograd.Function``."""
 
     def __init__(self, needs_input_grad: tuple[bool, ...]) -> None:
@@ -39,7 +39,7 @@ def apply(recorder: Recorder, function: Any, args: tuple[Any, ...]) -> Any:
     """Note a custom function: its forward, and its backward for a gradient of the shape of its result."""
     needs = tuple(isinstance(x, torch.Tensor) and recorder.requires_grad(x) for x in args)
     trains = recorder.grad_enabled and any(needs)
-    context = _Context(needs)
+    context = Context(needs)
     outer, enabled = recorder.events, recorder.grad_enabled
     forward: list[Event] = []
     recorder.events, recorder.grad_enabled = forward, False

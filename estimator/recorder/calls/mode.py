@@ -91,6 +91,8 @@ class Recorder(torch.overrides.TorchFunctionMode):  # type: ignore[misc]
         """For each slot of a cache's single number, the call that takes the last array of its layer."""
         self._left: set[int] = set()
         """The slots of tensors that were made before the recording, and are none of the cache's."""
+        self.functions: dict[str, Callable[[Any, tuple[Any, ...]], Any]] = {}
+        """What notes a custom autograd function that has a rule of its own, by the function's name."""
         for name, tensor in (*model.named_parameters(), *model.named_buffers()):
             self._names.setdefault(id(tensor), plain(name))
 
@@ -208,6 +210,11 @@ class Recorder(torch.overrides.TorchFunctionMode):  # type: ignore[misc]
         mark = getattr(x, MARK, None)
         if self.sources is not None and mark is not None and mark.recorder is self:
             self.sources.append((torch._C.TensorBase.dtype.__get__(x), mark.slot))
+
+    def new(self, data: torch.Tensor) -> torch.Tensor:
+        """A new tensor like one with data. It has the data where new tensors have some (``partly_real.py``)."""
+        out = torch.empty_strided(data.shape, data.stride(), dtype=data.dtype, device="meta")
+        return out if out.is_meta else out.copy_(data)
 
     def turn_autocast(self, enabled: bool) -> None:
         """Note that the module turns autocast off or on again, if there is one."""

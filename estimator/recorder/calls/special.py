@@ -106,7 +106,7 @@ def _sliced(recorder: Recorder, x: torch.Tensor, index: Any) -> tuple[torch.Tens
             dim += 1
         elif isinstance(part, (list, range)):
             numbers = torch.tensor(list(part), dtype=torch.int64, device="cpu")
-            gathered[dim] = made = recorder.note("tensor", (tuple(part),), {}, _made(numbers))
+            gathered[dim] = made = recorder.note("tensor", (tuple(part),), {}, recorder.new(numbers))
             recorder.data.set(made, numbers)
             dim += 1
         elif isinstance(part, torch.Tensor) and (part.dim() or part.dtype == torch.bool):
@@ -149,17 +149,11 @@ def _by_data(recorder: Recorder, function: Any, *args: Any, **kwargs: Any) -> An
     except LookupError:
         raise InputError(f"the model asks {name} of numbers that it has computed; a recording has none") from None
     if name == "where" or kwargs.get("as_tuple"):  # TensorAdvancedIndexing.cpp: nonzero_numpy
-        found = recorder.note("nonzero", args, {}, _made(torch.stack(data, 1)))
+        found = recorder.note("nonzero", args, {}, recorder.new(torch.stack(data, 1)))
         return recorder.note("unbind", (found, 1), {}, found.unbind(1))
     with torch._C.DisableTorchFunction():
-        out = torch.utils._pytree.tree_map(_made, data)
+        out = torch.utils._pytree.tree_map(recorder.new, data)
     return recorder.note(name, args, {}, out)
-
-
-def _made(data: torch.Tensor) -> torch.Tensor:
-    """A new tensor like one with data. It has the data where new tensors have some (``partly_real.py``)."""
-    out = torch.empty_strided(data.shape, data.stride(), dtype=data.dtype, device="meta")
-    return out if out.is_meta else out.copy_(data)
 
 
 @special("masked_select")
@@ -345,7 +339,7 @@ def _setitem(recorder: Recorder, function: Any, x: torch.Tensor, index: Any, val
 @special("lift_fresh.default")
 def _lift_fresh(recorder: Recorder, function: Any, x: torch.Tensor) -> Any:
     """``torch.Tensor(data)``, which makes a tensor and then hands it over to autograd."""
-    return recorder.note("tensor", ((),), {}, _made(x))
+    return recorder.note("tensor", ((),), {}, recorder.new(x))
 
 
 @special("embedding")

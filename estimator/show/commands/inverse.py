@@ -59,7 +59,7 @@ def execute(args: argparse.Namespace) -> int:
 
 def _refuse_key(question: str, plan: Plan, args: argparse.Namespace) -> None:
     """Raise ``InputError`` where the plan gives the key that is looked for, except a rank from an adapter's file."""
-    key, given = QUESTIONS[question], plan.model_fields_set
+    key, given = QUESTIONS[question], plan.model_fields_set - {*plan.preset_keys}
     if key == "rank":
         options = plan.method.inner
         key, given = options.rank_key, options.model_fields_set

@@ -1,0 +1,101 @@
+"""Loops over the rows of a batch, whose number is a size: a list of tensors by one name, written out when it is known.
+
+A trainer walks the rows of a batch in Python, so how many events it has depends on the batch. In a program for all
+batches the tensors of a list, one for each row, have one number (``of_list``). Within ``Rows`` it is that of the row
+which runs, or of the one before; elsewhere all of them, the last, or all others.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Any, NamedTuple
+
+from ..errors import InputError
+from ..ledger import Size
+from .program import Call, Drop, Event, Made, Ref, renamed
+
+LISTS, MEMBERS, MOST = 1 << 19, 1 << 18, 1 << 12
+"""Slots from here on are lists, or members of them when they are written out; and the most members of a list."""
+
+
+class Rows(NamedTuple):
+    """Events that are called for each row."""
+
+    number: Size
+    events: tuple[Event, ...]
+
+
+ALL, LAST, OTHERS = range(3)
+"""Which of a list's tensors are meant. In a loop: the row's own, and with ``LAST`` that of the row before."""
+
+
+def of_list(number: int, which: int = ALL) -> int:
+    """The slot that stands for a list's tensors."""
+    return LISTS + 4 * number + which
+
+
+def member(number: int, row: int) -> int:
+    """The slot of a list's tensor."""
+    return MEMBERS + number * MOST + row
+
+
+def written_out(events: Iterable[Any], count: int) -> tuple[Event, ...]:
+    """The events for so many rows. Raises ``InputError`` for more than lists can have."""
+    if count >= MOST:
+        raise InputError(f"a trainer's step has no rule for {count:,} rows; {MOST - 1:,} are the most")
+    made: list[Event] = []
+    for event in events:
+        if isinstance(event, Rows):
+            for row in range(count):
+                made += _at(event.events, row)
+        else:
+            made += _outside(event, count)
+    return tuple(made)
+
+
+def _at(events: Iterable[Any], row: int) -> Iterator[Event]:
+    """A row's events. There is no row before the first."""
+
+    def slot(number: int) -> int:
+        if number < LISTS:
+            return number
+        of, before = divmod(number - LISTS, 4)
+        return member(of, row - before)
+
+    for event in events:
+        if not (isinstance(event, Drop) and row == 0 and event.slot >= LISTS and event.slot % 4):
+            yield renamed(event, slot, str)
+
+
+def _outside(event: Any, count: int) -> Iterator[Event]:
+    """An event outside of loops, with all of a list's tensors where it has the list."""
+
+    def slots(number: int) -> list[int]:
+        if number < LISTS:
+            return [number]
+        of, which = divmod(number - LISTS, 4)
+        rows = {ALL: range(count), LAST: range(count - 1, count), OTHERS: range(count - 1)}[which]
+        return [member(of, row) for row in rows]
+
+    def value(tree: Any) -> Any:
+        if isinstance(tree, Ref):
+            (one,) = slots(tree.slot)
+            return Ref(one)
+        if type(tree) is tuple:
+            found: list[Any] = []
+            for x in tree:
+                found += map(Ref, slots(x.slot)) if isinstance(x, Ref) else [value(x)]
+            return tuple(found)
+        return tree
+
+    if isinstance(event, Drop):
+        yield from map(Drop, slots(event.slot))
+    elif isinstance(event, Call):
+        out = tuple([Made(slot, one.shape, one.dtype) for one in event.out for slot in slots(one.slot)])
+        yield event._replace(
+            args=tuple([value(x) for x in event.args]),
+            keywords=tuple([(key, value(x)) for key, x in event.keywords]),
+            out=out,
+        )
+    else:
+        yield event

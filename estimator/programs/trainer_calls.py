@@ -1,0 +1,13 @@
+"""What a trainer's step calls that has a rule of its own: its models, and fused functions."""
+
+from __future__ import annotations
+
+MODEL = "model"
+"""The function of a call of a model. Keywords: ``model``, which one it is; ``gives``, ``hidden`` states before the head
+or ``logits``; ``adapter``, whether the method's modules act; ``checkpointing``; and what it is given by name."""
+GENERATE = "generate"
+"""The function of a call of a model's ``generate``, with ``model``, ``input_ids`` and ``max_new_tokens``."""
+FUNCTIONS = ("ChunkedLogProbFunction",)
+"""Custom autograd functions with a rule of their own (``steps/trl_loss.py``)."""
+HEAD = "{}:head.{}"
+"""The name of the weight or the bias of a model's head among a step's operands."""

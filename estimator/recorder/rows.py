@@ -1,0 +1,206 @@
+"""Finds the loops over the rows of a batch in a recording, so that recordings of other batches have the same events."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from ..errors import InputError
+from ..programs.program import Backward, Call, Drop, Event, Ref, made, renamed, used
+from ..programs.rows import ALL, LAST, OTHERS, Rows, of_list
+
+_LONGEST = 24
+"""The most calls of a row."""
+
+
+class _Step:
+    """An event, and the slots that die behind it."""
+
+    def __init__(self, event: Event) -> None:
+        self.event, self.drops = event, set[int]()
+
+    @property
+    def signature(self) -> Any:
+        """What is the same in all rows."""
+        return renamed(self.event, lambda slot: 0, str)
+
+    @property
+    def slots(self) -> tuple[int, ...]:
+        """Its operands' slots and its results'."""
+        return (*used(self.event), *made(self.event))
+
+
+def fold_rows(events: Sequence[Event], rows: int, first: int) -> tuple[Event, ...]:
+    """The events with loops over so many ``rows``, and slots numbered anew, those below ``first`` aside.
+
+    What dies at once is put in order. Raises ``InputError`` where something of a list is used otherwise than in a loop.
+    """
+    steps = [_Step(GONE)]
+    for event in events:
+        if isinstance(event, Drop):
+            steps[-1].drops.add(event.slot)
+        else:
+            steps.append(_Step(event))
+    return _numbered(_Folder(steps, rows).events(), first)
+
+
+GONE = Call("", (), (), ())
+"""Stands before the first event."""
+
+
+class _Folder:
+    def __init__(self, steps: list[_Step], rows: int) -> None:
+        self.steps, self.rows = steps, rows
+        self.lists = itertools.count()
+        self.places: dict[int, tuple[int, int]] = {}
+        """For each slot of a list's tensor: the list's number, and the row."""
+
+    def events(self) -> Iterator[Any]:
+        i = 0
+        while i < len(self.steps):
+            length = self._loop(i)
+            if length:
+                yield from self._rows(i, length)
+                i += length * self.rows
+            else:
+                step = self.steps[i]
+                if step.event is not GONE:
+                    yield self._outside(step.event)
+                yield from self._drops(step.drops)
+                i += 1
+
+    def _loop(self, i: int) -> int:
+        """How many calls a row has, of a loop that begins here; 0 if none does."""
+        for length in range(1, _LONGEST + 1):
+            end = i + length * self.rows
+            if end > len(self.steps):
+                return 0
+            blocks = [self.steps[k : k + length] for k in range(i, end, length)]
+            first = [step.signature for step in blocks[0]]
+            if any(not isinstance(step.event, Call) for step in blocks[0]):
+                return 0
+            if any([step.signature for step in block] != first for block in blocks[1:]):
+                continue
+            if [step.signature for step in self.steps[end : end + length]] == first:
+                continue  # more than there are rows
+            if self._columns(blocks) is not None:
+                return length
+        return 0
+
+    def _columns(self, blocks: list[list[_Step]]) -> list[tuple[int, ...]] | None:
+        """The slots that differ from row to row, each with those of all rows; ``None`` where they make no lists."""
+        found: list[tuple[int, ...]] = []
+        own = {slot for block in blocks for step in block for slot in made(step.event)}
+        for j in range(len(blocks[0])):
+            for column in zip(*[block[j].slots for block in blocks], strict=True):
+                if len(set(column)) == 1 and column[0] not in own:
+                    continue
+                if len(set(column)) < len(column):
+                    return None
+                known = [self.places.get(slot) for slot in column]
+                if column[0] not in own and known != [
+                    (known[0][0], k) if known[0] else None for k in range(len(column))
+                ]:
+                    return None
+                if column[0] not in own and None in known:
+                    return None
+                found.append(column)
+        return found
+
+    def _rows(self, i: int, length: int) -> Iterator[Any]:
+        blocks = [self.steps[i + k * length : i + (k + 1) * length] for k in range(self.rows)]
+        for column in self._columns(blocks) or ():
+            if column[0] not in self.places:
+                number = next(self.lists)
+                self.places.update({slot: (number, k) for k, slot in enumerate(column)})
+        body: list[Event] = []
+        after: set[int] = set()
+        for j in range(length):
+            body.append(renamed(blocks[1][j].event, lambda slot: self._within(slot, 1), str))
+            common = {self._within(slot, 1) for slot in blocks[1][j].drops}
+            for k, block in enumerate(blocks):
+                for slot in block[j].drops:
+                    if self._is_near(slot, k) and self._within(slot, k) in common:
+                        continue
+                    if k < len(blocks) - 1:
+                        raise InputError("the rows of a batch let go of different things")
+                    after.add(slot)  # the loop's variables, or what it walks
+            body += [Drop(slot) for slot in sorted(common)]
+        yield Rows(self.rows, tuple(body))
+        yield from self._drops(after)
+
+    def _is_near(self, slot: int, row: int) -> bool:
+        return slot not in self.places or row - self.places[slot][1] in (0, 1)
+
+    def _within(self, slot: int, row: int) -> int:
+        """A slot in the loop, as seen from a row."""
+        if slot not in self.places:
+            return slot
+        number, at = self.places[slot]
+        if not self._is_near(slot, row):
+            raise InputError("a row of a batch uses another row's")
+        return of_list(number, LAST if row != at else ALL)
+
+    def _outside(self, event: Event) -> Event:
+        if not isinstance(event, Call):
+            return event
+        if len(event.out) == self.rows > 1 and len({one[1:] for one in event.out}) == 1:
+            number = next(self.lists)
+            self.places.update({one.slot: (number, k) for k, one in enumerate(event.out)})
+            event = event._replace(out=(event.out[0]._replace(slot=of_list(number)),))
+        return event._replace(args=self._listed(event.args), keywords=self._listed(event.keywords))
+
+    def _listed(self, tree: Any) -> Any:
+        """An argument with a list in place of its tensors."""
+        if type(tree) is not tuple:
+            if isinstance(tree, Ref) and tree.slot in self.places:
+                number, row = self.places[tree.slot]
+                if row != self.rows - 1:
+                    raise InputError("a tensor of a list is used outside of its loop")
+                return Ref(of_list(number, LAST))
+            return tree
+        places = [self.places.get(x.slot) if isinstance(x, Ref) else None for x in tree]
+        if len(tree) == self.rows and places[0] and places == [(places[0][0], k) for k in range(self.rows)]:
+            return (Ref(of_list(places[0][0])),)
+        return tuple([self._listed(x) for x in tree])
+
+    def _drops(self, slots: set[int]) -> Iterator[Event]:
+        """What dies at once, in order."""
+        lists: dict[int, set[int]] = {}
+        for slot in slots:
+            if slot in self.places:
+                number, row = self.places[slot]
+                lists.setdefault(number, set()).add(row)
+        yield from [Drop(slot) for slot in sorted(slots) if slot not in self.places]
+        for number, rows in sorted(lists.items()):
+            if len(rows) == self.rows:
+                yield Drop(of_list(number))
+            elif rows == {self.rows - 1}:
+                yield Drop(of_list(number, LAST))
+            elif rows == {*range(self.rows - 1)}:
+                yield Drop(of_list(number, OTHERS))
+            else:
+                raise InputError(f"of a list of {self.rows} tensors, {len(rows)} die at once")
+
+
+def _numbered(events: Iterator[Any], first: int) -> tuple[Any, ...]:
+    """The events with slots in the order in which they are made."""
+    numbers = itertools.count(first)
+    known: dict[int, int] = {}
+
+    def slot(number: int) -> int:
+        if number < first or number >= of_list(0):
+            return number
+        if number not in known:
+            known[number] = next(numbers)
+        return known[number]
+
+    def event(one: Any) -> Any:
+        if isinstance(one, Rows):
+            return one._replace(events=tuple([event(x) for x in one.events]))
+        if isinstance(one, Backward):
+            return Backward(Ref(slot(one.loss.slot)), one.grads)
+        return renamed(one, slot, str)
+
+    return tuple([event(one) for one in events])

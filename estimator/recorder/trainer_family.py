@@ -1,0 +1,94 @@
+"""A trainer's step for all sizes, fitted from recordings at a few. Needs PyTorch and the trainer's library."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+from ..errors import InputError
+from ..programs.program import Program
+from ..programs.trainer_programs import Key
+from .fit import Recording, fit
+from .trainer_step import record_trainer_step
+from .trl import trainer_of
+
+_SIZES = (
+    {"B": 4, "S": 23, "prompt_seq": 9, "vocab_size": 307, "hidden_size": 64, "num_generations": 2},
+    {"B": 6, "S": 31, "prompt_seq": 17, "vocab_size": 419, "hidden_size": 48, "num_generations": 2},
+    {"B": 8, "S": 19, "prompt_seq": 7, "vocab_size": 353, "hidden_size": 96, "num_generations": 4},
+    {"B": 10, "S": 47, "prompt_seq": 12, "vocab_size": 263, "hidden_size": 80, "num_generations": 5},
+)
+"""Where steps are recorded: batches of three rows and more, which tell a loop over rows from a single call."""
+
+
+def arguments_of(trainer: str, key: Key) -> dict[str, Any]:
+    """The arguments of a trainer's config that a key stands for."""
+    made: dict[str, Any] = {"bf16": key.autocast, "gradient_checkpointing": True}
+    if key.loss_type:
+        made["loss_type"] = key.loss_type
+    if key.reference == "precomputed":
+        made["precompute_ref_log_probs"] = True
+    if key.loss_type == "exo_pair":
+        made["label_smoothing"] = 1e-3
+    if trainer in ("trl-grpo", "trl-rloo"):
+        made["beta"] = 0.0 if key.reference == "none" else 0.1
+    return made
+
+
+def record_family(trainer: str, key: Key) -> Program:
+    """The program of a key's step. Raises ``InputError`` where the recordings fit no expression."""
+    dtypes = ("float32", "bfloat16") if key.wide is None else ("float32",) if key.wide else ("bfloat16",)
+    return fit([_recorded(trainer, key, sizes, dtype) for sizes, dtype in zip(_SIZES, dtypes * 4, strict=False)])
+
+
+def _recorded(trainer: str, key: Key, sizes: Mapping[str, int], dtype: str) -> Recording:
+    config = {
+        "model_type": "llama",
+        "vocab_size": sizes["vocab_size"],
+        "hidden_size": sizes["hidden_size"],
+        "intermediate_size": 32,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 2,
+    }
+    more = arguments_of(trainer, key)
+    values = {name: sizes[name] for name in ("B", "S", "prompt_seq", "vocab_size", "hidden_size")}
+    if trainer in ("trl-grpo", "trl-rloo"):
+        values["num_generations"] = more["num_generations"] = sizes["num_generations"]
+        values["prompts"] = sizes["B"] // sizes["num_generations"]
+    if trainer == "trl-kto":
+        values["desirable"] = sizes["B"] // 2
+    with tempfile.TemporaryDirectory() as folder, _compact(key.compact):
+        program = record_trainer_step(
+            trainer_of(
+                trainer,
+                config,
+                Path(folder),
+                sizes["B"],
+                sizes["S"],
+                sizes["prompt_seq"],
+                dtype,
+                _adapter() if key.reference == "adapter-off" else None,
+                **more,
+            )
+        )
+    return values, replace(program, dtype=dtype)
+
+
+def _adapter() -> Any:
+    from peft import LoraConfig
+
+    return LoraConfig(r=2, target_modules=["q_proj"])
+
+
+def _compact(compact: bool) -> Any:
+    """Within it, TRL's fused head takes the tokens with a label alone, as where it has Triton."""
+    import trl.trainer.utils as utils
+
+    if not hasattr(utils, "_use_triton"):
+        raise InputError("this release of TRL has no fused head")
+    return mock.patch.object(utils, "_use_triton", return_value=compact)

@@ -1,0 +1,196 @@
+"""Records what a trainer's ``training_step`` calls around its models, with small real models. Needs PyTorch.
+
+A trainer such as TRL's ``DPOTrainer`` reads data: how many tokens have a label, which rows are chosen. So it is run for
+real, on the CPU, with a model of a few numbers. Its models are not recorded: each call of one is an event, which a
+program of the model answers later. All else is noted as it is called, custom autograd functions by their names.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from typing import Any
+from unittest import mock
+
+import torch
+from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
+
+from ..errors import InputError
+from ..operators.table import SAME
+from ..programs.program import Backward, Call, Event, Program, Ref, Stored
+from ..programs.trainer_calls import FUNCTIONS, GENERATE, HEAD, MODEL
+from .calls import Recorder, dtype_name, recording
+from .calls.data import tensors_in
+from .calls.functions import Context
+from .calls.marks import MARK
+from .rows import fold_rows
+
+
+class _StepRecorder(Recorder):
+    """Notes a trainer's step, whose tensors have data."""
+
+    def __init__(self, names: Mapping[int, str], autocast: torch.dtype | None) -> None:
+        super().__init__(torch.nn.Module(), autocast=autocast)
+        self._names.update(names)
+        self.functions = dict.fromkeys(FUNCTIONS, self._function)
+
+    def note(self, op: str, args: Sequence[Any], keywords: Mapping[str, Any], out: Any) -> Any:
+        if self._autocast is not None:
+            self._note_autocast()
+        return super().note(op, args, keywords, out)
+
+    def plain_call(self, function: Any, name: str, args: Any, kwargs: Any) -> Any:
+        if isinstance(kwargs.get("out"), torch.Tensor):
+            raise InputError(f"the trainer lets {name} write into a tensor that it gives (out=), which has no rule")
+        out = self._autocast_call(function, name, args, kwargs) if self.autocasts else function(*args, **kwargs)
+        if not any(True for _ in tensors_in(out)):
+            return out
+        return self.note(SAME.get(name, name), args, kwargs, out)
+
+    def new(self, data: torch.Tensor) -> torch.Tensor:
+        return data
+
+    def encode(self, value: Any) -> Any:
+        data = type(value) is list and bool(value) and all(isinstance(x, (int, float)) for x in value)
+        return () if data else super().encode(value)  # of a new tensor, whose shape is that of the result
+
+    def found(self, tensor: torch.Tensor) -> str:
+        if torch._C.TensorBase.requires_grad.__get__(tensor):
+            raise InputError("the trainer computes with a parameter of a model's other than its head's")
+        return super().found(tensor)
+
+    def backward(self, loss: torch.Tensor) -> None:
+        ref = self.operand(loss)
+        if not isinstance(ref, Ref):
+            raise InputError("the loss does not depend on anything that the step computes")
+        self.events.append(Backward(ref, ()))
+
+    def _function(self, function: Any, args: tuple[Any, ...]) -> Any:
+        """Note a custom autograd function that has a rule of its own."""
+        with torch._C.DisableTorchFunction():
+            out = function.forward(Context(()), *args)
+        return self.note(function.__name__, args, {}, out)
+
+    def call_model(self, name: str, mode: Mapping[str, Any], given: Mapping[str, Any], out: torch.Tensor) -> Any:
+        """Note a call of a model."""
+        made = self.note(MODEL, (), {"model": name, **mode, **given}, out)
+        getattr(made, MARK).own = self.grad_enabled and name == "model"
+        return made
+
+
+class _Models:
+    """A trainer's models while its step is recorded: random numbers answer their calls, which are noted."""
+
+    def __init__(self, trainer: Any) -> None:
+        self.recorder: _StepRecorder | None = None
+        self.names: dict[int, str] = {}
+        """Names of the heads' weights by the ``id`` of their objects."""
+        self._inner = False
+        """A call within a call of a model: that of its backbone."""
+        for name, model in (("model", trainer.model), ("reference", getattr(trainer, "ref_model", None))):
+            if model is not None:
+                self._replace(name, model)
+
+    def _replace(self, name: str, outer: Any) -> None:
+        base = outer.get_base_model() if hasattr(outer, "peft_config") else outer
+        head = base.get_output_embeddings()
+        prefix = base.base_model_prefix
+        backbone = getattr(base, prefix)
+        size = base.config.get_text_config().hidden_size
+        forward = base.forward
+
+        def mode(gives: str) -> dict[str, Any]:
+            tuners = [m for m in base.modules() if isinstance(getattr(m, "disable_adapters", None), bool)]
+            on = not any(m.disable_adapters for m in tuners)
+            checkpoints = any(getattr(m, "gradient_checkpointing", False) for m in backbone.modules())
+            return {"gives": gives, "adapter": on, "checkpointing": checkpoints and base.training}
+
+        def inputs(given: Mapping[str, Any]) -> dict[str, Any]:
+            return {key: x for key, x in given.items() if isinstance(x, torch.Tensor)}
+
+        def run_backbone(input_ids: Any = None, **given: Any) -> Any:
+            assert self.recorder is not None
+            with torch._C.DisableTorchFunction():
+                out = torch.randn(*input_ids.shape, size).to(base.dtype)
+            made = self.recorder.call_model(name, mode("hidden"), inputs({"input_ids": input_ids, **given}), out)
+            return BaseModelOutputWithPast(last_hidden_state=made)
+
+        def run(input_ids: Any = None, *, fused_lm_head: bool = False, **given: Any) -> Any:
+            if self.recorder is None:
+                return forward(input_ids, **given, **({"fused_lm_head": True} if fused_lm_head else {}))
+            if fused_lm_head:
+                return forward(input_ids=input_ids, fused_lm_head=True, **given)
+            width = base.config.num_labels if head is None else base.config.get_text_config().vocab_size
+            shape = (input_ids.shape[0], width) if head is None else (*input_ids.shape, width)
+            with torch._C.DisableTorchFunction():
+                out = torch.randn(*shape).to(torch.bfloat16 if torch.is_autocast_enabled("cpu") else base.dtype)
+            made = self.recorder.call_model(name, mode("logits"), inputs({"input_ids": input_ids, **given}), out)
+            return CausalLMOutputWithPast(logits=made)
+
+        def generate(input_ids: Any = None, *, attention_mask: Any = None, generation_config: Any, **_: Any) -> Any:
+            assert self.recorder is not None
+            new = generation_config.max_new_tokens
+            with torch._C.DisableTorchFunction():  # no id is a special token's
+                out = torch.cat([input_ids, torch.full((input_ids.shape[0], new), base.config.vocab_size - 1)], 1)
+            given = {"input_ids": input_ids, "attention_mask": attention_mask, "max_new_tokens": new}
+            return self.recorder.note(GENERATE, (), {"model": name, **given}, out)
+
+        base.forward = run
+        base.generate = generate
+        backbone.forward = run_backbone
+        if head is not None:
+            for part in ("weight", "bias"):
+                if getattr(head, part, None) is not None:
+                    self.names[id(getattr(head, part))] = HEAD.format(name, part)
+
+
+def record_trainer_step(trainer: Any) -> Program:
+    """The program of the second step of a trainer's own loop, its ``training_step``.
+
+    The trainer's models are changed. Raises ``InputError`` where the step calls what has no rule.
+    """
+    models = _Models(trainer)
+    original = trainer.training_step
+    programs: list[Program] = []
+
+    def training_step(model: Any, inputs: Any, *rest: Any) -> Any:
+        models.recorder = recorder = _StepRecorder(models.names, torch.bfloat16 if trainer.args.bf16 else None)
+        tensors = {key: x for key, x in inputs.items() if isinstance(x, torch.Tensor)} if type(inputs) is dict else {}
+        given = {key: recorder.mark(x) for key, x in tensors.items()}
+        with recording(recorder):
+            out = original(model, inputs, *rest)
+            events: tuple[Event, ...] = tuple(recorder.events)
+            recorder.events = []
+            del out  # which the loop holds until the step ends
+        events = fold_rows(events, max(map(_rows, events)), len(given))
+        programs.append(
+            Program(
+                modules=(),
+                parameters=(),
+                buffers=tuple(Stored(key, tuple(x.shape), dtype_name(x.dtype)) for key, x in tensors.items()),
+                attributes=tuple(recorder.attributes),
+                inputs=given,
+                outputs={},
+                before=events,
+                bodies=(),
+                layers=(),
+                after=(),
+            )
+        )
+        models.recorder = None
+        if len(programs) == 2:
+            raise _Recorded
+        return torch.zeros(())
+
+    with mock.patch.object(trainer, "training_step", training_step), suppress(_Recorded):
+        trainer.train()
+    return programs[-1]
+
+
+def _rows(event: Event) -> int:
+    """The rows that a model is given, if the event calls one."""
+    return event.out[0].shape[0] if isinstance(event, Call) and event.op == MODEL else 0  # type: ignore[return-value]
+
+
+class _Recorded(Exception):
+    """The step is recorded."""

@@ -1,0 +1,155 @@
+"""A trainer's step from its recording: what it calls around its models, and the models' programs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from copy import copy
+from dataclasses import InitVar, dataclass, replace
+from typing import ClassVar
+
+from ..errors import InputError
+from ..ledger import backward, whole
+from ..programs import Procedure
+from ..programs.event_loop import EventLoop, Frame
+from ..programs.modules import Frozen
+from ..programs.program import Backward, Call, Weight
+from ..programs.trainer_calls import FUNCTIONS, GENERATE, MODEL
+from ..programs.trainer_programs import TrainerProgram
+from .generate import Generate, call_of
+from .generate_options import GenerateOptions
+from .loop import Loop, Model
+from .trl_loss import log_probabilities
+
+
+@dataclass(frozen=True)
+class TrainerStep(Procedure):
+    """From the start of a step of the trainer's loop to its end. The batch was made before."""
+
+    program: TrainerProgram
+    reference: str = "none"
+    """What the policy is compared with (``trainer_programs.Key``)."""
+    per_row: InitVar[int] = 1
+    prompt_seq: int = 1
+    num_generations: int = 0
+    window: int | None = None
+    """The model's sliding window in tokens, if it has one."""
+    runs_backward: ClassVar[bool] = True
+    layer_by_layer: ClassVar[bool] = True
+
+    def __post_init__(self, per_row: int) -> None:
+        object.__setattr__(self, "rows", per_row)
+
+    def add_models(self, loop: Loop, make: Callable[..., Model]) -> None:
+        if self.reference == "copy":
+            loop.models["reference"] = make(method=Frozen())
+        elif self.reference == "adapter-off":
+            loop.models["base"] = make(method=Frozen(), weights_of=loop.model)
+
+    def phases(self, loop: Loop) -> Iterator[str]:
+        ledger, model = loop.ledger, loop.model
+        loop.note_gradients()
+        batch, seq = whole(model.inputs.batch) // self.rows, whole(model.inputs.seq)
+        if seq == 1:
+            raise InputError("seq: 1 leaves no completion behind a prompt; give a longer seq", "seq")
+        program = self.program.at(
+            {
+                "B": batch,
+                "S": seq,
+                "prompt_seq": self.prompt_seq,
+                "vocab_size": model.causal_lm.c.vocab,
+                "hidden_size": model.causal_lm.c.hidden,
+                "num_generations": self.num_generations,
+                "prompts": batch // max(self.num_generations, 1),
+                "desirable": batch // 2,
+            },
+            loop.step.dtype,
+        )
+        events = program.before
+        at = next(i for i, event in enumerate(events) if isinstance(event, Backward))
+        loss = events[at]
+        assert isinstance(loss, Backward)
+        for again in range(loop.step.micro_batches):
+            yield "forward"
+            ledger.scope, ledger.phase = "inputs", "forward"
+            calls, frame = _Calls(loop, self.window), Frame()
+            for one in program.buffers:
+                frame[program.inputs[one.name]] = ledger.attribute(one.shape, one.dtype)
+            for one in program.attributes:
+                calls.weights[one.name] = ledger.attribute(one.shape, one.dtype)
+            calls.start()
+            calls.run(events, 0, at, frame)
+            loop.note_saved()
+            yield "backward"
+            model.scope.before_backward(last=again + 1 == loop.step.micro_batches)
+            backward(ledger, frame[loss.loss.slot])
+            ledger.phase = "step"
+            calls.run(events, at + 1, len(events), frame)
+        yield "update"
+        loop.update()
+        yield from loop.end({})
+
+
+class _Calls(EventLoop):
+    """A trainer's calls, of which some are answered by models."""
+
+    def __init__(self, loop: Loop, window: int | None) -> None:
+        super().__init__(loop.ledger)
+        self.models, self._step, self._window = loop.models, loop.step, window
+
+    def start(self) -> None:
+        super().start()
+        self._autocast = self._step.autocast
+
+    def turn_autocast(self, enabled: bool) -> None:
+        super().turn_autocast(enabled)
+        if not enabled:
+            self.ledger.clear_autocast_cache()
+
+    def _call(self, call: Call, frame: Frame) -> None:
+        if call.op == MODEL:
+            self._model(call, frame)
+        elif call.op == GENERATE:
+            self._generate(call, frame)
+        elif call.op in FUNCTIONS:
+            self._log_probabilities(call, frame)
+        else:
+            super()._call(call, frame)
+
+    def _model(self, call: Call, frame: Frame) -> None:
+        given = dict(call.keywords)
+        name = given["model"]
+        if name == "model" and not given["adapter"] and "base" in self.models:
+            name = "base"
+        ids = frame[given["input_ids"].slot]
+        mask = frame[given["attention_mask"].slot] if "attention_mask" in given else None
+        out = self.models[name].part(ids, mask, given["gives"], given["checkpointing"])
+        self.ledger.scope = self.ledger.module = "loss"
+        frame[call.out[0].slot] = out
+
+    def _generate(self, call: Call, frame: Frame) -> None:
+        """A call of ``generate`` by sampling, as the trainer makes it, with the model in train mode."""
+        given, ledger = dict(call.keywords), self.ledger
+        rows, seq = frame[given["input_ids"].slot].shape
+        model = copy(self.models[given["model"]])
+        procedure = Generate(GenerateOptions.model_validate({"max_new_tokens": given["max_new_tokens"]}), self._window)
+        model.step = replace(model.step, procedure=procedure, checkpointing="none", data_collator=False)
+        model.inputs = replace(
+            model.inputs, batch=rows, seq=seq, step=model.step, gradient_checkpointing_func=None, fused_loss=None
+        )
+        grad_enabled = ledger.grad_enabled
+        call_of(model, procedure).run()
+        ledger.grad_enabled, ledger.training, ledger.inference_mode = grad_enabled, True, False
+        ledger.phase, ledger.scope = "forward", "inputs"
+        frame[call.out[0].slot] = ledger.empty(call.out[0].shape, call.out[0].dtype)
+
+    def _log_probabilities(self, call: Call, frame: Frame) -> None:
+        x, weight, _, targets, *_, outputs = call.args
+        assert isinstance(weight, Weight)
+        model = self.models[weight.name.partition(":")[0]].causal_lm
+        head, after = model.head()
+        capped = "tanh" in after
+        given = [self.value(one, frame) for one in (x, targets)]
+        made = log_probabilities(given[0], head.weight, getattr(head, "bias", None), given[1], capped, outputs)
+        del given
+        for one, tensor in zip(call.out, made, strict=True):
+            frame[one.slot] = tensor

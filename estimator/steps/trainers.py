@@ -1,0 +1,69 @@
+"""The trainers whose steps are recorded, and what a plan says of them in their own words."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+from ..errors import InputError
+from ..programs.trainer_programs import Key
+
+
+class Trainer(NamedTuple):
+    """What a plan of a trainer means."""
+
+    pairs: bool = False
+    """A batch is so many pairs, of which a model gets both halves: twice as many rows."""
+    loss_type: str = ""
+    """The default. Empty where there is one loss."""
+    has_reference: bool = False
+    beta: float = 0.1
+    """The default. Without a penalty by it there is no reference, where a trainer generates."""
+    num_generations: int = 0
+    """The default, where a trainer generates completions."""
+    drops_dropout: bool = True
+    """``disable_dropout`` by default, of adapters, too."""
+    fused: bool = True
+    """Its log-probabilities come from a fused head."""
+
+
+TRAINERS: Mapping[str, Trainer] = {
+    "trl-dpo": Trainer(True, "sigmoid", True),
+    "trl-kto": Trainer(False, "kto", True),
+    "trl-reward": Trainer(True, fused=False),
+    "trl-orpo": Trainer(True, fused=False),
+    "trl-cpo": Trainer(True, "sigmoid", fused=False),
+    "trl-grpo": Trainer(False, "dapo", True, 0.0, 8, drops_dropout=False),
+    "trl-rloo": Trainer(False, "", True, 0.05, 2, drops_dropout=False),
+}
+"""By the plan's ``trainer``. Defaults are those of the config classes of TRL 1.16."""
+
+
+def reference_of(name: str, reference: str | None, adapted: bool, precomputed: bool, beta: float | None) -> str:
+    """What a trainer's reference is (``trainer_programs.Key``). Raises ``InputError`` where none goes, or not this one.
+
+    ``adapted``: the method is PEFT's, so the model without its modules is the reference.
+    """
+    trainer = TRAINERS[name]
+    own = "adapter-off" if adapted else "copy"
+    if not trainer.has_reference or (trainer.num_generations and not (trainer.beta if beta is None else beta)):
+        if reference not in (None, "none"):
+            why = "beta is 0" if trainer.has_reference else "its loss has none"
+            raise InputError(f"reference: {reference} does not go with trainer: {name}, since {why}; leave it out")
+        return "none"
+    if precomputed:
+        return "precomputed"
+    if reference == "none":
+        raise InputError(f"trainer: {name} compares with a reference; leave reference out, or take {own}")
+    if reference == "adapter-off" and not adapted:
+        raise InputError(
+            "reference: adapter-off is the model without a method of PEFT's, and there is none; take reference: copy"
+        )
+    return reference or own
+
+
+def key_of(name: str, loss_type: str | None, reference: str, autocast: bool, dtype: str, compact: bool) -> Key:
+    """Which step of a trainer it is."""
+    trainer = TRAINERS[name]
+    wide = None if trainer.fused else dtype == "float32"
+    return Key(loss_type or trainer.loss_type, reference, autocast, wide, compact and trainer.fused)

@@ -1,0 +1,176 @@
+"""Steps of TRL's trainers in their own loops on the CPU, measured from ``on_step_begin`` to ``on_step_end``.
+
+``python -m tests.cases.trl_loops`` writes ``tests/data/trl_loops.json`` anew, where TRL is installed; ``make witness``
+does so.
+"""
+
+from __future__ import annotations
+
+import datetime
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Mapping
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+from tests.helpers.files import DATA
+
+RECORD = DATA / "trl_loops.json"
+SIZES: dict[str, dict[str, Any]] = {
+    "llama": {"num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 150},
+    "qwen2": {"num_attention_heads": 4, "num_key_value_heads": 4, "intermediate_size": 260},
+    "qwen3": {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 24, "intermediate_size": 190,
+              "tie_word_embeddings": True},
+    "mistral": {"num_attention_heads": 4, "num_key_value_heads": 1, "intermediate_size": 133, "sliding_window": None},
+    "gpt_neox": {"num_attention_heads": 2, "intermediate_size": 144},
+    "olmo2": {"num_attention_heads": 4, "num_key_value_heads": 4, "intermediate_size": 120},
+}  # fmt: skip
+LORA = {"name": "lora", "r": 5, "target_modules": "all-linear"}
+ATTENTION = {"name": "lora", "r": 3, "lora_dropout": 0.1}
+PLAIN: dict[str, Any] = {"autocast": None, "checkpointing": "none", "dtype": "float32"}
+BF16: dict[str, Any] = {**PLAIN, "dtype": "bfloat16"}
+LAYER: dict[str, Any] = {**PLAIN, "checkpointing": "layer"}
+TRAINERS = ("trl-dpo", "trl-kto", "trl-reward", "trl-orpo", "trl-cpo", "trl-grpo", "trl-rloo")
+Case = tuple[str, dict[str, Any], dict[str, Any]]
+"""A name, keys of a config.json, and a plan without its model."""
+
+
+def cases() -> list[Case]:
+    """What is measured: every trainer, full and LoRA, in float32, in bfloat16, under autocast, with checkpoints."""
+    found: list[Case] = []
+    families = list(SIZES)
+    for t, trainer in enumerate(TRAINERS):
+        for k, (word, plan) in enumerate(
+            (
+                ("full", PLAIN),
+                ("lora", {**PLAIN, "method": LORA}),
+                ("full-16", BF16),
+                ("lora-16-layer", {**BF16, "method": LORA, "checkpointing": "layer"}),
+                ("full-layer", LAYER),
+                ("defaults", {}),
+                ("defaults-lora", {"method": ATTENTION}),
+            )
+        ):
+            family = families[(t + k) % len(families)]
+            config = {
+                "model_type": family,
+                "hidden_size": (64, 96, 48, 80)[(t + 2 * k) % 4],
+                "vocab_size": (307, 1201, 211, 5003)[(2 * t + k) % 4],
+                "num_hidden_layers": 2 + (t + k) % 3,
+            }
+            batch = (4, 2, 6, 8)[(t + k) % 4]
+            seq = (24, 70, 33, 51)[(t + 3 * k) % 4]
+            more: dict[str, Any] = {"num_generations": 2} if trainer in ("trl-grpo", "trl-rloo") else {}
+            if k % 2:
+                more["prompt_seq"] = seq // 3
+            method = dict(plan.get("method", {}))
+            if method.get("name") == "lora" and "target_modules" not in method:
+                method["target_modules"] = ["query_key_value"] if family == "gpt_neox" else ["q_proj", "v_proj"]
+            found.append(
+                (
+                    f"{trainer}-{word}",
+                    {**SIZES[family], **config},
+                    {
+                        "trainer": trainer,
+                        "batch": batch,
+                        "seq": seq,
+                        **plan,
+                        **more,
+                        **({"method": method} if method else {}),
+                    },
+                )
+            )
+    return found
+
+
+def measured(config: Mapping[str, Any], plan: Mapping[str, Any], folder: Path) -> dict[str, int]:
+    """The parameters, the reference's, the optimizer's states and the peak above what there was, in bytes."""
+    import torch
+    from transformers import TrainerCallback
+
+    from estimator.operators import THREADS
+    from estimator.recorder.trl import trainer_of
+    from estimator.witnesses.measure import Profile, peak_of, without_matmul_scratch
+
+    torch.set_num_threads(THREADS)
+    given = {"autocast": "bfloat16", "checkpointing": "layer", "dtype": "float32", **plan}
+    arguments: dict[str, Any] = {
+        "bf16": given["autocast"] == "bfloat16",
+        "gradient_checkpointing": given["checkpointing"] == "layer",
+    }
+    for key in ("loss_type", "beta", "precompute_ref_log_probs", "num_generations"):
+        if key in given:
+            arguments[key] = given[key]
+    method, adapter = dict(given.get("method", {})), None
+    if method:
+        from peft import LoraConfig
+
+        adapter = LoraConfig(**{key: value for key, value in method.items() if key != "name"})
+    seq = given["seq"]
+    trainer = trainer_of(
+        given["trainer"], config, folder, given["batch"], seq, given.get("prompt_seq", seq // 2), given["dtype"],
+        adapter, **arguments,
+    )  # fmt: skip
+
+    class Second(TrainerCallback):  # type: ignore[misc]
+        steps = 0
+        profile = Profile()
+
+        def on_step_begin(self, *_: Any, **__: Any) -> None:
+            Second.steps += 1
+            if Second.steps == 2:
+                self.profile.start()
+
+        def on_step_end(self, *_: Any, **__: Any) -> None:
+            if Second.steps == 2:
+                self.profile.stop()
+
+    trainer.add_callback(Second())
+    trainer.train()
+    events = Second.profile.events()
+
+    def held(model: Any) -> int:
+        storages = {p.untyped_storage()._cdata: p.untyped_storage().nbytes() for p in model.parameters()}
+        return sum(storages.values())
+
+    reference = getattr(trainer, "ref_model", None)
+    states = trainer.optimizer.optimizer.state.values()
+    return {
+        "parameters": held(trainer.model),
+        "reference": 0 if reference is None else held(reference),
+        "optimizer": sum(x.nbytes for state in states for x in state.values() if isinstance(x, torch.Tensor)),
+        "peak_above_resident": peak_of(without_matmul_scratch(events))[0],
+    }
+
+
+def main(only: list[str]) -> None:
+    """Measure the cases, or those whose names begin with a word."""
+    found: dict[str, Any] = {}
+    if RECORD.exists() and only:
+        found = json.loads(RECORD.read_text(encoding="utf-8"))["steps"]
+    for name, config, plan in cases():
+        if only and not any(name.startswith(word) for word in only):
+            continue
+        with tempfile.TemporaryDirectory() as folder:
+            found[name] = measured(config, plan, Path(folder))
+        print(name, found[name], flush=True)
+    packages = ("trl", "transformers", "accelerate", "peft", "torch")
+    record = {
+        "date": datetime.date.today().isoformat(),
+        "versions": {package: version(package) for package in packages},
+        "steps": dict(sorted(found.items())),
+    }
+    RECORD.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8", newline="\n")
+
+
+if __name__ == "__main__":
+    os.environ |= {"TRL_EXPERIMENTAL_SILENCE": "1", "TRANSFORMERS_VERBOSITY": "error", "TQDM_DISABLE": "1"}
+    import datasets
+    import transformers
+
+    datasets.disable_progress_bars()
+    transformers.utils.logging.disable_progress_bar()
+    main(sys.argv[1:])

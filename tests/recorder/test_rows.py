@@ -1,0 +1,94 @@
+"""Loops over the rows of a batch in a recording. The witness is the recording: written out, it calls the same."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import pytest
+
+from estimator.errors import InputError
+from estimator.programs.program import Call, Drop, Event, Made, Ref
+from estimator.programs.rows import MOST, Rows, written_out
+
+fold_rows = pytest.importorskip("estimator.recorder.rows").fold_rows
+
+
+def call(op: str, args: Sequence[Any], *slots: int, shape: tuple[int, ...] = (3,)) -> Call:
+    return Call(op, tuple(args), (), tuple(Made(slot, shape, "float32") for slot in slots))
+
+
+def walk(rows: int, keeps_variable: bool = False) -> tuple[Event, ...]:
+    """``torch.stack([row.exp().neg() for row in x])`` of [rows, 3], input slot 0."""
+    events: list[Event] = [call("unbind", (Ref(0), 0), *range(1, rows + 1))]
+    slot = rows + 1
+    last, results = None, []
+    for row in range(rows):
+        events.append(call("exp", (Ref(1 + row),), slot))
+        if last is not None and keeps_variable:
+            events.append(Drop(last))
+        last = slot
+        events.append(call("neg", (Ref(slot),), slot + 1))
+        if not keeps_variable:
+            events.append(Drop(slot))
+        results.append(slot + 1)
+        slot += 2
+    if keeps_variable:
+        events.append(Drop(last))
+    events += [Drop(1 + row) for row in reversed(range(rows))]
+    events.append(call("stack", (tuple(map(Ref, results)),), slot, shape=(rows, 3)))
+    events += [Drop(one) for one in results]
+    return tuple(events)
+
+
+def replayed(events: Sequence[Event]) -> tuple[list[tuple[str, int]], set[int]]:
+    """What is called, with how many tensors have names then; and those that are left."""
+    live, found = {0}, []
+    for event in events:
+        if isinstance(event, Drop):
+            assert event.slot in live
+            live.remove(event.slot)
+        else:
+            assert isinstance(event, Call)
+            live.update(one.slot for one in event.out)
+            found.append((event.op, len(live)))
+    return found, live
+
+
+@pytest.mark.parametrize("keeps_variable", [False, True])
+@pytest.mark.parametrize("rows", [3, 4, 7])
+def test_a_loop_is_folded_and_written_out(rows: int, keeps_variable: bool) -> None:
+    events = walk(rows, keeps_variable)
+    folded = fold_rows(events, rows, 1)
+    assert sum(isinstance(event, Rows) for event in folded) == 1
+    found, left = replayed(written_out(folded, rows))
+    assert (found, len(left)) == (replayed(events)[0], 2)
+
+
+@pytest.mark.parametrize("keeps_variable", [False, True])
+def test_batches_of_other_sizes_fold_alike(keeps_variable: bool) -> None:
+    """So a fit finds the same events, and the number of rows is a size."""
+
+    def skeleton(rows: int) -> list[Any]:
+        folded = fold_rows(walk(rows, keeps_variable), rows, 1)
+        return [
+            [type(x).__name__ for x in event.events] if isinstance(event, Rows) else type(event).__name__
+            for event in folded
+        ]
+
+    assert skeleton(4) == skeleton(9)
+
+
+def test_another_number_of_rows_is_written_out() -> None:
+    folded = fold_rows(walk(4), 4, 1)
+    assert replayed(written_out(folded, 6))[0] == replayed(walk(6))[0]
+
+
+def test_calls_that_are_no_loop_stay() -> None:
+    events = (call("exp", (Ref(0),), 1), call("exp", (Ref(1),), 2), call("exp", (Ref(2),), 3))
+    assert not any(isinstance(event, Rows) for event in fold_rows(events, 3, 1))
+
+
+def test_too_many_rows_are_refused() -> None:
+    with pytest.raises(InputError, match="no rule for 4,096 rows"):
+        written_out((), MOST)

@@ -1,0 +1,114 @@
+"""Steps of TRL's trainers. The witness is each trainer's own loop on the CPU, recorded with date and versions."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from estimator.answers.estimate import estimate
+from estimator.errors import InputError
+from estimator.plans.plan import parse_plan
+from estimator.plans.resolve import resolve
+from estimator.programs.trainer_programs import steps_of
+from estimator.steps.trainers import TRAINERS
+from tests.cases.trl_loops import RECORD, cases
+
+MEASURED: dict[str, dict[str, int]] = json.loads(RECORD.read_text(encoding="utf-8"))["steps"]
+TOLERANCE = 1024
+"""Bytes at the peak: small tensors of the loop around the step, such as the loss that it logs."""
+
+
+def plan_of(config: dict[str, Any], keys: dict[str, Any], folder: Path) -> Any:
+    path = folder / "config.json"
+    path.write_text(json.dumps(config), encoding="utf-8")
+    return parse_plan({"model": str(path), **keys})
+
+
+@pytest.mark.parametrize(("name", "config", "keys"), cases(), ids=[name for name, *_ in cases()])
+def test_a_step_is_what_the_trainer_takes(
+    name: str, config: dict[str, Any], keys: dict[str, Any], tmp_path: Path
+) -> None:
+    if keys["trainer"] == "trl-reward":
+        pytest.importorskip("transformers")
+    found, measured = estimate(plan_of(config, keys, tmp_path)).bytes, MEASURED[name]
+    for part in ("parameters", "reference", "optimizer"):
+        assert found.get(part, 0) == measured[part], part
+    assert abs(found["peak_above_resident"] - measured["peak_above_resident"]) <= TOLERANCE
+
+
+def test_every_case_is_measured() -> None:
+    assert {name for name, *_ in cases()} == {*MEASURED}
+
+
+@pytest.mark.parametrize("trainer", TRAINERS)
+def test_every_trainer_has_its_default_step(trainer: str) -> None:
+    keys = {"model": "smollm-135m", "trainer": trainer, "batch": 8, "seq": 40}
+    if trainer == "trl-reward":
+        pytest.importorskip("transformers")
+    for method in ("full", {"name": "lora", "target_modules": "all-linear"}):
+        for more in ({}, {"autocast": None, "dtype": "bfloat16"}, {"device": "rtx-4090"}):
+            resolve(parse_plan({**keys, "method": method, **more}))
+
+
+def test_every_shipped_step_runs() -> None:
+    """Every loss of a trainer, with each reference, under autocast and without, as on a CPU and as on a GPU."""
+    for trainer in TRAINERS:
+        steps = steps_of(trainer, "1.16")
+        assert steps, trainer
+        for key in steps:
+            assert key.reference in ("none", "copy", "adapter-off", "precomputed")
+
+
+LORA = {"name": "lora", "r": 4, "target_modules": ["q_proj"]}
+
+
+@pytest.mark.parametrize(
+    ("keys", "says"),
+    [
+        ({"trainer": "trl-grpo", "batch": 6}, "batch: 6 is not a multiple of num_generations: 8"),
+        ({"trainer": "trl-orpo", "reference": "copy"}, "its loss has none"),
+        ({"trainer": "trl-grpo", "reference": "copy", "batch": 8}, "beta is 0"),
+        ({"trainer": "trl-dpo", "reference": "none"}, "compares with a reference"),
+        ({"trainer": "trl-dpo", "reference": "adapter-off"}, "take reference: copy"),
+        (
+            {"trainer": "trl-dpo", "loss_type": "likely"},
+            "loss_type: likely has no rule with trainer: trl-dpo; known",
+        ),
+        ({"trainer": "trl-dpo", "prompt_seq": 64}, "prompt_seq: 64 leaves no completion of seq: 64"),
+        ({"trainer": "trl-dpo", "trl": "1.14"}, "take trl: 1.16"),
+        ({"trainer": "trl-dpo", "seq": 1}, "seq: 1 leaves no completion"),
+    ],
+)
+def test_what_a_trainer_refuses(keys: dict[str, Any], says: str) -> None:
+    with pytest.raises(InputError, match=says):
+        estimate(parse_plan({"model": "smollm-135m", "seq": 64, "batch": 2, **keys}))
+
+
+def test_what_a_reference_takes() -> None:
+    """A copy has the bytes of the model; with an adapter switched off there is none; precomputed, neither."""
+    keys = {"model": "smollm-135m", "trainer": "trl-dpo", "batch": 2, "seq": 64}
+    full, off, before = (
+        estimate(parse_plan({**keys, **more})).bytes
+        for more in ({}, {"method": LORA}, {"precompute_ref_log_probs": True})
+    )
+    assert full["reference"] == full["parameters"]
+    assert "reference" not in off
+    assert "reference" not in before
+    copied = estimate(parse_plan({**keys, "method": LORA, "reference": "copy"})).bytes
+    assert copied["reference"] == off["parameters"] - off["adapters"]
+    buffers = copied["buffers"] - off["buffers"]
+    assert copied["resident"] == off["resident"] + copied["reference"] + buffers
+    assert before["resident"] == full["resident"] - full["reference"] - buffers
+
+
+def test_adapters_are_without_dropout() -> None:
+    """``disable_dropout`` is DPO's default, and none of GRPO's."""
+    for trainer, same in (("trl-dpo", True), ("trl-grpo", False)):
+        keys = {"model": "smollm-135m", "trainer": trainer, "batch": 8, "seq": 64, "checkpointing": "none"}
+        peaks = [
+            estimate(parse_plan({**keys, "method": {**LORA, "lora_dropout": p}})).bytes["saved"] for p in (0.0, 0.5)
+        ]
+        assert (peaks[0] == peaks[1]) == same, trainer
