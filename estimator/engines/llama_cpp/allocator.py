@@ -44,24 +44,28 @@ class _Blocks:
         return address
 
     def give(self, address: int, size: int) -> None:
-        """Return ``size`` bytes, merged with free neighbours."""
-        starts, ends = self.starts, self.ends
-        i = 0
-        while i < len(starts) and starts[i] < address:
-            i += 1
-        end = address + size
-        joins_before = i > 0 and ends[i - 1] == address
-        joins_after = i < len(starts) and starts[i] == end
-        if joins_before and joins_after:
-            ends[i - 1] = ends[i]
-            del starts[i], ends[i]
-        elif joins_before:
-            ends[i - 1] = end
-        elif joins_after:
-            starts[i] = address
-        else:
-            starts.insert(i, address)
-            ends.insert(i, end)
+        """Return ``size`` bytes, merged with free neighbours.
+
+        The first block by address that touches them grows. So where tensors without elements left empty blocks, what is
+        returned is not always merged with both sides.
+        """
+        starts, ends, end = self.starts, self.ends, address + size
+        for i in range(len(starts)):
+            if ends[i] == address:
+                ends[i] = end
+                if i + 1 < len(starts) and starts[i + 1] == end:
+                    ends[i] = ends.pop(i + 1)
+                    del starts[i + 1]
+                return
+            if starts[i] == end:
+                starts[i] = address
+                if i and ends[i - 1] == address:
+                    ends[i - 1] = ends.pop(i)
+                    del starts[i]
+                return
+        i = sum(start < address for start in starts)
+        starts.insert(i, address)
+        ends.insert(i, end)
 
 
 def buffer_bytes(graph: Graph, layout: Layout = ON_HOST) -> tuple[int, ...]:
