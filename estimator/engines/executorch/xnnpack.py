@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 from .plan import FLOAT32, Shape, linears, planned_bytes, rest_count, table_bytes
 
-UNCERTAINTY = 0.02
-UNCERTAINTY_OF = "more than one of 3 measured processes differed from its prediction"
+UNCERTAINTY = 0.065
+UNCERTAINTY_OF = "more than one of 4 measured processes was above its prediction in memory of its own"
 
 
 @dataclass(frozen=True)
