@@ -209,8 +209,15 @@ def _with_targets(plan: Plan) -> Plan:
 
 
 def _asked(plan: Plan) -> ModelSpec:
-    """The plan's model with its head. A reward model has one label and a padding token, whatever its config says."""
+    """The plan's model with its head, and without the dropout that its trainer turns off.
+
+    A reward model has one label and a padding token, whatever its config says.
+    """
     spec = load(plan.model).asked(plan.transformers, plan.head, plan.sees)
+    recorded = trainers.TRAINERS.get(str(plan.trainer))
+    if recorded is not None and recorded.drops_dropout:
+        off = dict.fromkeys(trainers.DROPOUTS, 0.0)
+        spec = replace(spec, raw={**spec.raw, **off})
     if plan.trainer != "trl-reward":
         return spec
     raw = {key: value for key, value in spec.raw.items() if key not in ("id2label", "label2id")}

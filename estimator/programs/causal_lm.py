@@ -26,6 +26,8 @@ from .program import (
     Exit,
     Program,
     Ref,
+    exits,
+    made,
 )
 from .recorded import Sizes
 from .replaced_modules import RecordedEmbedding, RecordedLinear, RecordedModule
@@ -297,6 +299,9 @@ class RecordedCausalLM(Module):
             within = program.paths if inputs.gradient_checkpointing_func is not None else ()  # around their checkpoints
             recorded.hooks = inputs.module_hooks
             recorded.hooked = frozenset(inputs.module_hooks.paths).difference(within)
+        if inputs.until and not self.segments:  # without layers there is nothing else
+            self._end_at(program, program.before, inputs, frame)
+            return (frame[0],)
         self._before(program, inputs, inputs_embeds, frame)
         del inputs_embeds
         held = Cache(ledger) if cache is None else cache
@@ -469,16 +474,21 @@ class RecordedCausalLM(Module):
         (events, _, end), (_, loss, _) = program.module_call(self._head or ""), program.module_call(LOSS)
         return self.recorded.replaced[self._head or ""], tuple(e.op for e in events[end:loss] if isinstance(e, Call))
 
-    def _end_at(self, program: Program, until: str, frame: Frame) -> None:
-        """Run what follows the layers up to the head, or the loss. Of all tensors, what that is given is left, as 0."""
-        recorded, events = self.recorded, program.after
-        path = LOSS if until == "logits" else self._head
-        _, start, _ = program.module_call(path or "")
-        recorded.run(events, 0, start, frame)
-        enter = events[start]
-        assert isinstance(enter, Enter)
-        (given,) = (enter.args or enter.keywords)[:1]  # a classification's loss is given more than its result
-        end = recorded.value(program.outputs["logits"] if until == "logits" else given, frame)
+    def _end_at(self, program: Program, events: Sequence[Event], inputs: Inputs, frame: Frame) -> None:
+        """Run events up to the head, or to what makes the logits. Of all tensors that one is left, as 0."""
+        if inputs.until == "hidden":
+            _, stop, _ = program.module_call(self._head or "")
+            enter = events[stop]
+            assert isinstance(enter, Enter)
+            (given,) = enter.args
+        else:
+            given = program.outputs["logits"]
+            assert isinstance(given, Ref)
+            last = max(i for i, event in enumerate(events) if given.slot in made(event))
+            around = [end for enter, end in exits(events).items() if enter < last < end]
+            stop = 1 + max([last, *around])
+        self._run_outside(events[:stop], inputs, frame)
+        end = self.recorded.value(given, frame)
         frame.clear()
         frame[0] = end
 
@@ -486,7 +496,7 @@ class RecordedCausalLM(Module):
         """What follows the layers: the last norm, the head and the loss."""
         recorded, events = self.recorded, program.after
         if inputs.until:
-            self._end_at(program, inputs.until, frame)
+            self._end_at(program, program.after, inputs, frame)
             return
         if labels is None or inputs.fused_loss is None:
             recorded.run(events, 0, len(events), frame)

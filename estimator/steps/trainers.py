@@ -39,6 +39,10 @@ TRAINERS: Mapping[str, Trainer] = {
 """By the plan's ``trainer``. Defaults are those of the config classes of TRL 1.16."""
 
 
+DROPOUTS = ("resid_pdrop", "embd_pdrop", "attn_pdrop", "hidden_dropout", "hidden_dropout_prob", "classifier_dropout")
+"""Rates of a config that modules of the class ``nn.Dropout`` have, which ``disable_dropout_in_model`` sets to zero."""
+
+
 def reference_of(name: str, reference: str | None, adapted: bool, precomputed: bool, beta: float | None) -> str:
     """What a trainer's reference is (``trainer_programs.Key``). Raises ``InputError`` where none goes, or not this one.
 
