@@ -18,6 +18,7 @@ from ..plans.models import ModelSpec
 from ..plans.plan import Plan
 from ..plans.recorded_programs import ignored
 from ..steps.optimizers import OPTIMIZERS
+from ..steps.trainers import TRAINERS
 from ..text import human
 from .tabular import Drawn
 
@@ -172,12 +173,22 @@ class Result(Drawn):
 
 
 def _experts_note(plan: Plan, spec: ModelSpec) -> list[str]:
-    """A warning that experts are not quantised, where all of a layer are one parameter, which is no linear layer."""
-    if plan.dtype not in (*BITSANDBYTES, *TORCHAO) or not spec.config.source.has_experts:
+    """Warnings that experts are not quantised, where all of a layer are one parameter, which is no linear layer, and
+    that a trainer's loss has more to it.
+    """
+    if not spec.config.source.has_experts:
         return []
+    balanced = [
+        f"trainer: {plan.trainer} adds the experts' load-balancing loss (router_aux_loss_coef), which is left out: it "
+        "keeps a few numbers for each token, expert and layer"
+    ]
+    found = balanced if plan.trainer in TRAINERS and plan.trainer != "trl-reward" else []
+    if plan.dtype not in (*BITSANDBYTES, *TORCHAO):
+        return found
     return [
+        *found,
         f"dtype: {plan.dtype} does not quantise the experts: under transformers {plan.transformers} those of a layer "
-        f"are one parameter, which stays in {plan.held_dtype}"
+        f"are one parameter, which stays in {plan.held_dtype}",
     ]
 
 

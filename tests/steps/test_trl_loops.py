@@ -112,3 +112,10 @@ def test_adapters_are_without_dropout() -> None:
             estimate(parse_plan({**keys, "method": {**LORA, "lora_dropout": p}})).bytes["saved"] for p in (0.0, 0.5)
         ]
         assert (peaks[0] == peaks[1]) == same, trainer
+
+
+def test_what_experts_leave_out_is_said() -> None:
+    answer = estimate(
+        parse_plan({"model": "mixtral-8x7b", "trainer": "trl-dpo", "method": LORA, "seq": 64, "batch": 1})
+    )
+    assert any("load-balancing loss" in warning for warning in answer.warnings)
