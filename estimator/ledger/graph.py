@@ -237,23 +237,29 @@ def record_views(
     return views
 
 
-def backward(ledger: Ledger, root: Tensor, grad: Tensor | None = None) -> None:
+def backward(ledger: Ledger, *roots: Tensor, grads: Sequence[Tensor] | None = None) -> None:
     """Run the graph from a scalar loss, newest operator first, as autograd's engine does.
 
-    ``grad`` is the gradient of a root that is none, within the backward pass of another graph.
+    ``grads`` are the gradients of roots that are none, within the backward pass of another graph.
     """
     ledger.phase = "backward"
     enabled, ledger.grad_enabled = ledger.grad_enabled, False
     within, running = ledger.within, ledger.running
-    if root.node is None:
+    nodes = [root.node for root in roots if root.node is not None]
+    if not nodes:
         raise InputError(
             "the loss depends on nothing that trains, so PyTorch's backward refuses to run; train something that "
             "it depends on (OFT with num_cayley_neumann_terms 1 rotates nothing), or set task infer"
         )
-    waiting = _count_dependencies(root.node)
-    ones = ledger.empty(root.shape, root.dtype) if grad is None else grad  # held until the backward pass ends
-    buffers: dict[tuple[int, int], Any] = {(id(root.node), root.number): ones}
-    ready: list[tuple[int, int, Node]] = [(-root.node.sequence, 0, root.node)]
+    waiting = _count_dependencies(nodes)
+    # held until the backward pass ends
+    ones = [ledger.empty(root.shape, root.dtype) for root in roots] if grads is None else grads
+    buffers: dict[tuple[int, int], Any] = {
+        (id(root.node), root.number): grad for root, grad in zip(roots, ones, strict=True) if root.node is not None
+    }
+    first_nodes = {id(node): node for node in nodes if id(node) not in waiting}
+    ready: list[tuple[int, int, Node]] = [(-node.sequence, key, node) for key, node in first_nodes.items()]
+    heapq.heapify(ready)
     spans = sorted(ledger.counted_spans, key=lambda span: (span[1], -span[0]))  # the newest last, and outer parts
     inside: list[tuple[int, Size, Size, Size]] = []
     while ready:
@@ -294,7 +300,7 @@ def backward(ledger: Ledger, root: Tensor, grad: Tensor | None = None) -> None:
     ledger.grad_enabled, ledger.segment, ledger.within, ledger.running = enabled, -1, within, running
     ledger.turn = 0
     ledger.counted_spans.clear()
-    if grad is None and ledger.after_backward is not None:
+    if grads is None and ledger.after_backward is not None:
         ledger.after_backward()
     del ones
 
@@ -347,9 +353,9 @@ def sum_to(x: Tensor, shape: Shape) -> Tensor:
     return out
 
 
-def _count_dependencies(root: Node) -> dict[int, int]:
+def _count_dependencies(roots: Sequence[Node]) -> dict[int, int]:
     waiting: dict[int, int] = {}
-    stack, seen = [root], {id(root)}
+    stack, seen = [*roots], {id(root) for root in roots}
     while stack:
         for edge in stack.pop().edges:
             if edge is None:

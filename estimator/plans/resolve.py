@@ -127,6 +127,7 @@ def step_of(plan: Plan, config: Config, window: int | None, head: str = "causal-
         dtype=plan.held_dtype,
         base=plan.base,
         use_reentrant=plan.reentrant,
+        caches_in_checkpoints=plan.use_cache and config.source.caches_in_checkpoints,
         hooks_in_checkpoint=plan.sharding is not None and is_older(plan.transformers, "4.57"),
         optimizer_rank=plan.optimizer_rank or Step.optimizer_rank,
         wide_states=frozenset(f"{module.path}.weight" for module in config.modules.of("embedding"))

@@ -48,6 +48,11 @@ class Source(Protocol):
         return True
 
     @property
+    def caches_in_checkpoints(self) -> bool:
+        """Whether the class does not turn ``use_cache`` off with gradient checkpointing."""
+        return False
+
+    @property
     def tp_plan(self) -> Mapping[str, str]:
         """How transformers splits the model's weights: styles by the names of modules and parameters (``split.py``)."""
         return {}

@@ -143,6 +143,10 @@ class Shipped(Source):
         """Whether transformers can put a checkpoint around each layer: a file says where it cannot."""
         return bool(self.families[0].recorded.get("checkpointing", True))
 
+    @property
+    def caches_in_checkpoints(self) -> bool:
+        return bool(self.families[0].recorded.get("caches_in_checkpoints", False))
+
     def modules(self) -> tuple[NamedModule[Any], ...]:
         """The model's modules, in the order of ``named_modules()``."""
         program = self.families[0].at(self.raw, {})

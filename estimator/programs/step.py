@@ -197,6 +197,8 @@ class Step:
     neftune: bool = False
     """Noise is added to the embeddings."""
     use_cache: bool = False
+    caches_in_checkpoints: bool = False
+    """The model's class does not turn ``use_cache`` off with gradient checkpointing."""
     window_reached: bool = False
     micro_batches: int = 1
     """Of gradient accumulation, those that differ: the first, the last, and where processes share the model, one that
@@ -249,8 +251,10 @@ class Step:
 
     @property
     def returns_cache(self) -> bool:
-        """Whether the model returns its cache. With gradient checkpointing transformers turns ``use_cache`` off."""
-        return self.cached is not None or (self.use_cache and self.checkpointing == "none")
+        """Whether the model returns its cache. With gradient checkpointing most classes turn ``use_cache`` off."""
+        return self.cached is not None or (
+            self.use_cache and (self.checkpointing == "none" or self.caches_in_checkpoints)
+        )
 
     @property
     def passes_mask(self) -> bool:

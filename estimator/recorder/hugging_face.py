@@ -202,6 +202,15 @@ class HuggingFaceModel(Source):
         return by_layer or "_gradient_checkpointing_func(" in inspect.getsource(sys.modules[type(base).__module__])
 
     @cached_property
+    def caches_in_checkpoints(self) -> bool:
+        """Whether the class does not turn ``use_cache`` off with gradient checkpointing, as GPTBigCode's of 4.48."""
+        base = self._base(self._model("bfloat16"))
+        if not base.supports_gradient_checkpointing or not takes_cache(self.head, base):
+            return False
+        source = inspect.getsource(sys.modules[type(base).__module__])  # a GradientCheckpointingLayer turns it off, too
+        return "_gradient_checkpointing_func(" in source and "use_cache = False" not in source
+
+    @cached_property
     def _attention_checkpoints(self) -> bool:
         """Whether attention itself asks whether checkpoints are on, as T5's does."""
         return any(
@@ -344,7 +353,8 @@ class HuggingFaceModel(Source):
         def program() -> Program:
             return _settled(model, once)
 
-        checkpointed = is_before("5") and model.training and not step.returns_cache
+        cached = step.returns_cache and not self.caches_in_checkpoints
+        checkpointed = is_before("5") and model.training and not cached
         checkpoints = layers_as_checkpointed(model) if checkpointed else nullcontext()
         flash = with_flash_attn(self._base(model)) if step.attention == "flash" else nullcontext()
         refused = told(lambda error: self.does_not_run(error, batch, seq))

@@ -16,11 +16,11 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
-from typing import Any
+from typing import Any, cast
 from weakref import ReferenceType, ref
 
-from ..errors import InputError
 from ..ledger import Call, Counted, Hooks, Ledger, Tensor, backward, record
+from ..ledger.graph import Output
 from ..ledger.ledger import identity
 from ..operators.table import Kept, saves
 from .offloading import saved_on_host
@@ -172,41 +172,37 @@ def checkpoint(
 
 @saves("CheckpointFunctionBackward", _INPUTS, inputs=())
 def reentrant(function: Callable[..., Any], inputs: Tensor | tuple[Tensor, ...], args: tuple[Any, ...] = ()) -> Any:
-    """As ``checkpoint``, by ``CheckpointFunction``. Raises ``InputError`` for a function with several results."""
+    """As ``checkpoint``, by ``CheckpointFunction``."""
     inputs = (inputs,) if isinstance(inputs, Tensor) else inputs
     ledger = inputs[0].ledger
     rng_state = ledger.empty((RNG_STATE_BYTES,), "uint8")
     again = partial(_run_again, function, args, ledger.autocast)
-    in_tuple = False
+    others: tuple[Tensor, ...] | None = None
 
     def make() -> Tensor:
-        nonlocal in_tuple
+        nonlocal others
         with ledger.no_grad():
             out = function(*inputs, *args)
-        in_tuple = isinstance(out, tuple)
-        return _only(out)
+        first, *rest = (out,) if (alone := isinstance(out, Tensor)) else out
+        others = None if alone else tuple(rest)
+        return cast("Tensor", first)
 
     ledger.module = "checkpoint"
     wants = tuple(x.requires_grad for x in inputs)
-    out = record("CheckpointFunctionBackward", make, inputs, inputs, _reentrant_backward, again, wants)
+    kinds: list[Output] = []
+    out = record("CheckpointFunctionBackward", make, inputs, inputs, _reentrant_backward, again, wants, kinds)
     if out.node is not None:
         out.node.attach(rng_state)
-    return (out,) if in_tuple else out
-
-
-def _only(out: Any) -> Tensor:
-    """The only result of a checkpoint's function. Raises ``InputError`` where there are several."""
-    if isinstance(out, Tensor):
-        return out
-    if len(out) != 1:
-        raise InputError("a reentrant checkpoint of a layer with several results has no rule; set use_reentrant: false")
-    result: Tensor = out[0]
-    return result
+        for number, other in enumerate(others or (), 1):
+            other.requires_grad, other.node, other.number = True, out.node, number
+            out.node.outputs.append(Output(other.shape, other.dtype))
+        kinds += out.node.outputs
+    return out if others is None else (out, *others)
 
 
 def _run_again(
     function: Callable[..., Any], args: tuple[Any, ...], autocast: str | None, inputs: Sequence[Tensor]
-) -> Tensor:
+) -> tuple[Tensor, ...]:
     """Run a checkpoint's function with a graph, in the modes of the forward pass."""
     ledger = inputs[0].ledger
     phase, scope, enabled, outer = ledger.phase, ledger.scope, ledger.grad_enabled, ledger.autocast
@@ -216,24 +212,26 @@ def _run_again(
     ledger.autocast_cache, ledger.autocast_casts, ledger.thrown_away = {}, Counted(ledger), None
     ledger.hooks.append(Hooks(Tensor.alias, identity))  # what backward saves is no part of `saved`
     rng_state = ledger.empty((RNG_STATE_BYTES,), "uint8")  # fork_rng's copy
-    out = _only(function(*inputs, *args))
+    out = function(*inputs, *args)
     del rng_state
     ledger.hooks.pop()
     ledger.phase, ledger.scope, ledger.grad_enabled, ledger.autocast = phase, scope, enabled, outer
     ledger.running = running
     ledger.autocast_cache, ledger.autocast_casts, ledger.thrown_away = caches
-    return out
+    return (out,) if isinstance(out, Tensor) else out
 
 
 def _reentrant_backward(call: Call) -> tuple[Tensor | None, ...]:
-    again, wants = call.args
+    again, wants, kinds = call.args
+    given = zip(kinds, call.grads, strict=True)
+    # a torch.autograd.Function gets zeros for the gradient of a result that nothing uses (set_materialize_grads)
+    grads = [call.ledger.empty(kind.shape, kind.dtype) if grad is None else grad for kind, grad in given]
     inputs = []
     for tensor, wanted in zip(call.saved, wants, strict=True):
         detached = tensor.alias()
         detached.requires_grad, detached.node = wanted, None
         inputs.append(detached)
-    out = again(inputs)
-    backward(call.ledger, out, call.grad)
+    backward(call.ledger, *again(inputs), grads=grads)
     return tuple(x.grad for x in inputs)
 
 

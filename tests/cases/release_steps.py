@@ -30,6 +30,21 @@ STEPS: dict[str, dict[str, Any]] = {
     "full": {"batch": 2, "seq": 24, "dtype": "float32"},
     "LoRA": {"batch": 3, "seq": 17, "dtype": "float32", "method": LORA},
     "checkpointed": {"batch": 2, "seq": 33, "dtype": "float32", "checkpointing": "layer"},
+    "cached, checkpointed": {
+        "batch": 2,
+        "seq": 33,
+        "dtype": "float32",
+        "checkpointing": "layer",
+        "use_cache": True,
+    },
+    "cached, reentrant": {
+        "batch": 3,
+        "seq": 17,
+        "dtype": "float32",
+        "checkpointing": "layer",
+        "use_reentrant": True,
+        "use_cache": True,
+    },
     "bfloat16": {"batch": 1, "seq": 40, "dtype": "bfloat16"},
     "autocast": {"batch": 2, "seq": 24, "dtype": "float32", "autocast": "bfloat16"},
     "LoRA, beyond the window": {"batch": 2, "seq": 70, "dtype": "float32", "method": LORA},
@@ -115,6 +130,8 @@ def cases(path: Path) -> dict[str, dict[str, Any]]:
     checkpoints = programs[0].recorded.get("checkpointing", True)
     steps = {name: step for name, step in STEPS.items() if step.get("autocast") in autocasts}
     steps = {name: step for name, step in steps.items() if checkpoints or "checkpointing" not in step}
+    cached = programs[0].recorded.get("caches_in_checkpoints", False)
+    steps = {name: step for name, step in steps.items() if cached or "use_cache" not in step}
     shared = path.parent.name in SHARED[0] and path.stem.partition(".")[0] in SHARED[1]
     steps = {name: step for name, step in steps.items() if shared or "sharding" not in step}
     return {name: step for name, step in steps.items() if window or "window" not in name}

@@ -23,6 +23,7 @@ INFER = Procedure(trains=False)
     [
         ({}, {}),
         ({"checkpointing": "layer", "use_cache": True}, {}),  # transformers turns the cache off
+        ({"checkpointing": "layer", "use_cache": True, "caches_in_checkpoints": True}, {"use_cache": True}),
         ({"use_cache": True, "packing": True}, {"use_cache": True, "packing": True}),
         ({"device": Cuda(), "attention": "flash"}, {"device": "cuda", "attention": "flash"}),
         ({"dtype": "float32", "autocast": "float16"}, {"dtype": "float32", "autocast": "float16"}),

@@ -67,7 +67,9 @@ def recording(recorder: Recorder) -> Iterator[None]:
         finally:
             if recorder.sources is not None:  # the module's variables are gone
                 del recorder.sources[asked:]
-        recorder.events.append(Exit(path, tuple(recorder.operand(x) for x in tensors_in(out))))
+        # A list in a model's output has a tensor of each layer, which is that layer's result.
+        results = [x for x in out.values() if not isinstance(x, (list, tuple))] if isinstance(out, Mapping) else out
+        recorder.events.append(Exit(path, tuple(recorder.operand(x) for x in tensors_in(results))))
         return out
 
     def apply(function: Any, *args: Any, **kwargs: Any) -> Any:

@@ -64,7 +64,8 @@ def cases_of(raw: Mapping[str, Any]) -> list[Case]:
     windows = (False, True) if window_key(config) else (False,)
     rows = rows_of(chunk_key(config) is not None)
     heads = ("K",) if any(config.get(key) == 1 for key in KV_HEADS) else ()
-    train = Setting(attention=HuggingFaceModel(raw, "the config").attention)
+    live = HuggingFaceModel(raw, "the config")
+    train = Setting(attention=live.attention)
     infer = train._replace(trains=False)
     every = [
         Case(fixed=(*one, *heads), beyond_window=beyond, whole_chunks=whole)
@@ -87,7 +88,12 @@ def cases_of(raw: Mapping[str, Any]) -> list[Case]:
     found = cases(of_dtypes(train), every) + cases(of_dtypes(infer), every)
     found += cases(of_dtypes(flash(train))) + cases(of_dtypes(flash(infer)))
     if is_before("5"):  # whose caches are others
-        return found + autocast(train) + autocast(flash(train))
+        found += autocast(train) + autocast(flash(train))
+        if live.caches_in_checkpoints:
+            cached = train._replace(use_cache=True)
+            found += cases(of_dtypes(cached), every) + cases(of_dtypes(flash(cached)))
+            found += autocast(cached) + autocast(flash(cached))
+        return found
     padded = train._replace(attention_mask=True)
     found += cases(of_dtypes(train._replace(attention="eager")))
     found += autocast(train) + autocast(padded) + cases(of_dtypes(padded))

@@ -102,6 +102,7 @@ def _fitted(found: Structure, lists: Mapping[str, Any], defaults: Mapping[str, A
             "torch": str(torch.__version__).partition("+")[0],
             "default_attention": found.attention,
             **({} if live.supports_checkpointing else {"checkpointing": False}),
+            **({"caches_in_checkpoints": True} if live.caches_in_checkpoints else {}),
             **({"every_kind": True} if every_kind else {}),
         },
         tp_plan=live.tp_plan,
