@@ -14,7 +14,7 @@ from ..answers.result import RESIDENT
 from ..ledger import Size
 from ..ledger.sizes import Poly, registered, simplify, symbols_of
 from ..ledger.sizes import Symbol as Sized
-from .components import FLOORS, floors
+from .components import FLOORS, exported, floors
 from .function import RESULTS, Assignment
 from .polynomials import definition, expression_of, largest_of
 
@@ -48,7 +48,7 @@ class Steps:
         if name in self.totals:
             return
         if name == "resident":
-            self._sum(name, *(part for part in RESIDENT if part != "communication" or self.plan.sharding is not None))
+            self._sum(name, *(part for part in RESIDENT if part in exported(self.plan)))
         elif name == "peak":
             self._sum(name, "resident", "peak_above_resident")
         elif name == "peak_above_resident":

@@ -93,7 +93,8 @@ KEYS: Mapping[str, Meaning] = _each(
     ),
     # what no key is for
     (_OFFLOADED, "offload"),
-    (_REWARDED, "dpo grpo ppo rlhf"),
+    *(({"trainer": f"trl-{word}"}, word) for word in ("dpo", "grpo", "kto", "orpo", "cpo", "rloo")),
+    (_REWARDED, "ppo rlhf"),
 )
 """What words mean that stand in place of a key or an option."""
 
@@ -116,7 +117,8 @@ _METHODS = _each(
     (_SHARDED, "deepspeed"),
     (_FSDP, "fsdp"),
     *((meaning, name) for name, meaning in _OF_SHARDING.items()),
-    (_REWARDED, "dpo grpo ppo rlhf"),
+    *(({"trainer": f"trl-{word}"}, word) for word in ("dpo", "grpo", "kto", "orpo", "cpo", "rloo")),
+    (_REWARDED, "ppo rlhf"),
 )
 _OTHER_NAMES: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "dtype": {

@@ -110,15 +110,13 @@ COMMON: Mapping[str, Mapping[str, tuple[str, str]]] = {
         "seq": ("N", "tokens of a sequence (default 2048)"),
         "lengths": ("FILE", "lengths of a data set in place of --seq"),
         "gradient_accumulation_steps": ("N", "micro-batches per step"),
-        "max_new_tokens": ("N", "tokens that generate adds to the prompt"),
     },
     "savings": {
         "checkpointing": ("KIND", "layer, attention, every-K, offloaded, ..."),
-        "saved_activations": ("KIND", "as-is (default), int8, int4, on-host"),
         "loss": ("KIND", "standard (default), chunked, liger or cce"),
     },
     "where it runs": {
-        "runtime": ("NAME", f"{', '.join(RUNTIMES[:-1])} or {RUNTIMES[-1]}"),
+        "runtime": ("NAME", f"{', '.join(RUNTIMES[:3])}, ...: --help-where"),
         "device": ("NAME", "a device to fit: `estimator devices`"),
         "budget": ("SIZE", "memory to fit: 8GiB, 24GB"),
     },

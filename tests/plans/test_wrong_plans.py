@@ -63,7 +63,7 @@ WRONG_KEYS: list[tuple[dict[str, Any], str]] = [
     ({"attention": "x" * 5000}, "attention"),
     ({"checkpointing": "every-0"}, "checkpointing"),
     ({"optimizer": "adam"}, "optimizer"),
-    ({"task": "serve"}, "'train' or 'infer'"),
+    ({"task": "deploy"}, "'train', 'infer' or 'serve'"),
     ({"task": "infer", "optimizer": "sgd"}, "optimizer belongs to task: train"),
     ({"runtime": "torch-cude"}, "runtime"),
     ({"runtime": "llama.cpp", "task": "train"}, "take runtime: torch-cpu or torch-cuda"),

@@ -168,6 +168,6 @@ def test_two_models_in_a_ledger(tmp_path: Path) -> None:
 
     measured = run_step(resolved, make_step=make)
     model = build_model(teacher)
-    measured["parameters"] += storage_bytes(list(model.parameters()))
+    measured["reference"] = storage_bytes(list(model.parameters()))
     measured["buffers"] += storage_bytes(list(model.buffers()))
     assert_measured(plan, to_result(resolved, totals), measured, tolerance=TOLERANCE)

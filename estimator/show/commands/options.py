@@ -89,7 +89,8 @@ def add_field(group: Any, name: str, field: Any, *others: Any) -> None:
         group.add_argument(option, dest=name, action=argparse.BooleanOptionalAction, default=None, help=text)
     else:
         choices = [value for value in _parts(field.annotation) if isinstance(value, str)]
-        group.add_argument(option, dest=name, metavar="|".join(choices) or name.upper(), help=text)
+        shown = "LIST" if name == "devices" else name.upper()
+        group.add_argument(option, dest=name, metavar="|".join(choices) or shown, help=text)
 
 
 def _is_switch(annotation: Any) -> bool:
