@@ -16,6 +16,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping
 from functools import partial
+from math import inf
 from typing import Any, NamedTuple
 
 from ..bases.formats import BITSANDBYTES, FORMATS, FOUR_BIT, PACKED, TORCHAO, UPCAST, Base
@@ -462,6 +463,23 @@ def _other_media(key: str, heads: tuple[str, ...]) -> Callable[[Any], object]:
     return lambda r: r.spec.head not in heads and _differs(r.plan, key)
 
 
+_ON_TOKENS = ("masked-lm", "seq2seq-lm", "sequence-classification", "token-classification", "question-answering")
+
+
+def _positions(r: Any) -> float:
+    """The positions of tokens that a model with a head of ``_ON_TOKENS`` has embeddings of.
+
+    RoBERTa and its kin begin behind the padding token's number (``create_position_ids_from_input_ids``).
+    """
+    most = r.spec.raw.get("max_position_embeddings")
+    if r.spec.head not in _ON_TOKENS or not isinstance(most, int):
+        return inf
+    found = [m.shape[0] for m in r.spec.config.modules.of("embedding") if "position" in m.path.rpartition(".")[2]]
+    counts = [count for count in found if isinstance(count, int)]
+    padding = r.spec.raw.get("pad_token_id", 1) if "roberta" in str(r.spec.raw.get("model_type")) else -1
+    return min([most, *counts]) - padding - 1 if counts else inf
+
+
 def _differs(plan: Any, key: str) -> bool:
     """Whether a key has another value than its default."""
     return bool(getattr(plan, key) != type(plan).model_fields[key].get_default())
@@ -520,6 +538,12 @@ MODEL: Refusals = {
     **{f"{key} has no rule with head: {{r.spec.head}}; leave it out": _beyond_causal(key) for key in CAUSAL_KEYS},
     "trainer: {r.plan.trainer} has no rule with head: {r.spec.head}; leave it out": lambda r: (
         r.plan.trainer is not None and (r.spec.head != "causal-lm") != (r.plan.trainer == "trl-reward")
+    ),
+    "seq: {r.plan.seq} does not go with the model's max_position_embeddings: {r.spec.raw[max_position_embeddings]}, of "
+    "which RoBERTa and its kin use two less; give fewer tokens": lambda r: r.plan.seq > _positions(r),
+    "target_seq: {r.plan.target_seq} does not go with the model's max_position_embeddings: "
+    "{r.spec.raw[max_position_embeddings]}; give fewer tokens": lambda r: (
+        r.spec.head == "seq2seq-lm" and r.plan.target_seq > _positions(r)
     ),
     "packing: true does not go with method: {r.plan.method.name}, with which PEFT drops position ids; take another "
     "method": lambda r: r.plan.packing and (r.method.virtual_tokens or r.plan.method.name == "prefix_tuning"),

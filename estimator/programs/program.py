@@ -303,14 +303,15 @@ class Program:
         """A module's first call. Raises ``KeyError`` for a module that is not called."""
         layer = self.layer_of.get(path)
         if layer not in self._module_calls:
-            found: dict[str, ModuleCall] = {}
-            for events in self.outside if layer is None else (self.events_of(layer),):
-                for enter, exit_ in sorted(exits(events).items()):
-                    event = events[enter]
-                    assert isinstance(event, Enter)
-                    found.setdefault(event.path, ModuleCall(events, enter, exit_))
-            self._module_calls[layer] = found
+            self._module_calls[layer] = _calls_in(self.outside if layer is None else (self.events_of(layer),))
+        if layer is None and path not in self._module_calls[None]:
+            return self._calls_between[path]
         return self._module_calls[layer][path]
+
+    @cached_property
+    def _calls_between(self) -> dict[str, ModuleCall]:
+        """What is called after a layer and before the next one, and is in none, such as Qwen3-VL's mergers."""
+        return _calls_in(self.events_of(self.layers.index(body)) for body in range(len(self.bodies)))
 
     @cached_property
     def _module_calls(self) -> dict[int | None, dict[str, ModuleCall]]:
@@ -415,6 +416,17 @@ def layer_numbers(paths: Iterable[str], layers: Sequence[str]) -> dict[str, int]
             if (number := numbers.get(".".join(parts[:end]))) is not None:
                 found[path] = number
                 break
+    return found
+
+
+def _calls_in(parts: Iterable[Sequence[Event]]) -> dict[str, ModuleCall]:
+    """The first call of each module."""
+    found: dict[str, ModuleCall] = {}
+    for events in parts:
+        for enter, exit_ in sorted(exits(events).items()):
+            event = events[enter]
+            assert isinstance(event, Enter)
+            found.setdefault(event.path, ModuleCall(tuple(events), enter, exit_))
     return found
 
 

@@ -175,7 +175,10 @@ def data_of(one: Input, x: torch.Tensor, config: Any) -> torch.Tensor | None:
 
 
 def parts_of(model: Any) -> dict[Part, tuple[str, ...]]:
-    """The paths of the modules that each part of a model is. A projector is what is neither tower nor decoder."""
+    """The paths of the modules that each part of a model is.
+
+    A projector is what is neither tower nor decoder. Where there is no such module, the tower's mergers are it.
+    """
     config, paths = model.config, {id(module): path for path, module in model.named_modules(remove_duplicate=False)}
 
     def path_of(module: Any) -> tuple[str, ...]:
@@ -189,4 +192,11 @@ def parts_of(model: Any) -> dict[Part, tuple[str, ...]]:
     language = (*decoder, *(path_of(head) if decoder else ()))
     beside = model.get_submodule(tower[0].rpartition(".")[0]) if tower else model
     rest = [path for m in beside.children() for path in path_of(m) if path not in (*tower, *language)]
+    if tower and not rest:
+        rest = [
+            path
+            for name, m in model.get_submodule(tower[0]).named_children()
+            if "merger" in name
+            for path in path_of(m)
+        ]
     return {"vision": tower, "projector": tuple(rest) if tower else (), "language": language, "embeddings": embeddings}

@@ -38,6 +38,15 @@ C3A = {"name": "c3a", "block_size": 4, "target_modules": ["o_proj"]}
 QUANTISED_CACHE = {"generate": {"cache_implementation": "quantized"}}
 EVALUATES = {"run": {"eval_samples": 9}}
 SHARDED = {"name": "fsdp2", "world_size": 2}
+BART = {
+    "model_type": "bart",
+    "is_encoder_decoder": True,
+    "d_model": 32,
+    "max_position_embeddings": 32,
+    **dict.fromkeys(("encoder_layers", "decoder_layers"), 2),
+    **dict.fromkeys(("encoder_attention_heads", "decoder_attention_heads"), 2),
+    **dict.fromkeys(("encoder_ffn_dim", "decoder_ffn_dim"), 40),
+}
 DDP = {"name": "ddp", "world_size": 2}
 ON_HOST = {"saved_activations": "on-host"}
 HEAD = {"head": "sequence-classification"}
@@ -229,6 +238,8 @@ REFUSED: list[dict[str, Any]] = [
     {**HEAD, "dtype": "nf4", "method": LORA},
     *({**HEAD, key: CAUSAL[key]} for key in refusals.CAUSAL_KEYS),
     {**HEAD, "trainer": "loop"},
+    {"model": {"model_type": "bert", "max_position_embeddings": 32}, "head": "masked-lm", "seq": 33},
+    {"model": BART, "head": "seq2seq-lm", "seq": 30, "target_seq": 33},
     {"packing": True, "method": PROMPT},
     {"model": {"model_type": "mixtral"}, "sharding": {**SHARDED, "name": "zero3"}},
     {"experts_implementation": "eager"},

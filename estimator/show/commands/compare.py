@@ -59,8 +59,8 @@ def configure(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None
     own.add_argument(
         "--devices", dest="candidates", metavar="LIST", help="devices to fit, by name (`estimator devices`)"
     )
-    for option in ("method", "seq", "device"):
-        add_spellings(own, f"{option}s", f"--{option}")
+    for option, dest in (("method", "methods"), ("seq", "seqs"), ("device", "candidates")):
+        add_spellings(own, dest, f"--{option}")
     own.add_argument("--output", metavar="FILE", type=Path, help="write a figure: .png, .pdf or .svg")
     own.add_argument("--json", action="store_true", help="print one JSON object; sizes in bytes")
 
