@@ -13,7 +13,8 @@ from importlib.metadata import version
 
 from estimator.errors import InputError
 from estimator.programs.program import Program
-from estimator.programs.trainer_programs import Key, folder, written
+from estimator.programs.trainer_calls import Key
+from estimator.programs.trainer_programs import folder, written
 from estimator.recorder.trainer_family import record_family
 
 DPO = (

@@ -20,7 +20,6 @@ from ..programs.modules import Method
 from ..programs.recorded import Config, Sizes
 from ..programs.releases import NEWEST, installed_release, is_older
 from ..programs.step import Procedure, Step
-from ..programs.trainer_programs import step_of as step_of_trainer
 from ..steps import trainers
 from ..steps.procedures import procedure_of
 from ..steps.sharding import sharding_of
@@ -280,6 +279,8 @@ def _trainer_step(plan: Plan, window: int | None, compact: bool) -> Procedure:
     prompt = plan.prompt_seq or max(plan.seq // 2, 1)
     if plan.prompt_seq is not None and prompt >= plan.seq:
         raise InputError(f"prompt_seq: {prompt} leaves no completion of seq: {plan.seq}; give fewer, or a longer seq")
+    from ..programs.trainer_programs import step_of as step_of_trainer
+
     return procedure_of(
         "trainer",
         step_of_trainer(name, plan.trl, key),

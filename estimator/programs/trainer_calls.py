@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 MODEL = "model"
 """The function of a call of a model. Keywords: ``model``, which one it is; ``gives``, ``hidden`` states before the head
 or ``logits``; ``adapter``, whether the method's modules act; ``checkpointing``; and what it is given by name."""
@@ -11,3 +13,16 @@ FUNCTIONS = ("ChunkedLogProbFunction",)
 """Custom autograd functions with a rule of their own (``steps/trl_loss.py``)."""
 HEAD = "{}:head.{}"
 """The name of the weight or the bias of a model's head among a step's operands."""
+
+
+class Key(NamedTuple):
+    """Which step of a trainer it is."""
+
+    loss_type: str
+    reference: str
+    """``none``, ``copy``, ``adapter-off`` or ``precomputed``."""
+    autocast: bool
+    wide: bool | None
+    """The model's weights are float32. ``None``: it does not matter."""
+    compact: bool
+    """Only tokens with a label go through a fused head, as on a GPU."""

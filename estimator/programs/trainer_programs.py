@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from ..errors import InputError
 from ..io.files import parse_json, read_text
@@ -23,25 +23,12 @@ from .program_files.reading import Reader
 from .program_files.writing import events_text, plain, slot_text
 from .rows import Rows, written_out
 from .substitution import DTYPE, sizes_symbol, substitute
-from .trainer_calls import FUNCTIONS, GENERATE, MODEL
+from .trainer_calls import FUNCTIONS, GENERATE, MODEL, Key
 
 SYMBOLS = ("B", "S", "prompt_seq", "vocab_size", "hidden_size", "num_generations", "prompts", "desirable")
 """The sizes of a step: rows of the batch as the trainer counts them, tokens of a row, and the others by their names.
 ``prompts`` are those of a batch that has several completions of each; ``desirable`` are half of a batch's rows,
 where some are."""
-
-
-class Key(NamedTuple):
-    """Which step of a trainer it is."""
-
-    loss_type: str
-    reference: str
-    """``none``, ``copy``, ``adapter-off`` or ``precomputed``."""
-    autocast: bool
-    wide: bool | None
-    """The model's weights are float32. ``None``: it does not matter."""
-    compact: bool
-    """Only tokens with a label go through a fused head, as on a GPU."""
 
 
 def folder() -> Path:

@@ -11,7 +11,7 @@ from unittest import mock
 
 from ..errors import InputError
 from ..programs.program import Program
-from ..programs.trainer_programs import Key
+from ..programs.trainer_calls import Key
 from .fit import Recording, fit
 from .trainer_step import record_trainer_step
 from .trl import trainer_of

@@ -27,7 +27,7 @@ class TrainerStep(Procedure):
 
     program: TrainerProgram
     reference: str = "none"
-    """What the policy is compared with (``trainer_programs.Key``)."""
+    """What the policy is compared with (``trainer_calls.Key``)."""
     per_row: InitVar[int] = 1
     prompt_seq: int = 1
     num_generations: int = 0

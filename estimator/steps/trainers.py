@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from ..errors import InputError
-from ..programs.trainer_programs import Key
+from ..programs.trainer_calls import Key
 
 
 class Trainer(NamedTuple):
@@ -44,7 +44,7 @@ DROPOUTS = ("resid_pdrop", "embd_pdrop", "attn_pdrop", "hidden_dropout", "hidden
 
 
 def reference_of(name: str, reference: str | None, adapted: bool, precomputed: bool, beta: float | None) -> str:
-    """What a trainer's reference is (``trainer_programs.Key``). Raises ``InputError`` where none goes, or not this one.
+    """What a trainer's reference is (``trainer_calls.Key``). Raises ``InputError`` where none goes, or not this one.
 
     ``adapted``: the method is PEFT's, so the model without its modules is the reference.
     """
