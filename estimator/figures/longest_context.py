@@ -30,6 +30,10 @@ def context_figure(curves: Sequence[Curve]) -> Figure:
     limits = " and ".join(_limit(limit) for limit in first.limits)
     models = list(dict.fromkeys(curve.row.plan.model for curve in curves))
     kinds = list(dict.fromkeys(_kind(curve) for curve in curves))
+    engines: dict[str, set[str]] = {}
+    for curve in curves:
+        engines.setdefault(curve.row.plan.engine.title, set()).add(_kind(curve))
+    releases = dict.fromkeys(curve.row.plan.engine.release(curve.row.plan) for curve in curves)
     figure = new_figure(11.2, 6.0)
     panels = figure.subplots(len(first.limits), 1, sharex=True, squeeze=False)[:, 0]
     figure.subplots_adjust(left=0.075, right=0.68, bottom=0.115, top=0.83, hspace=0.09)
@@ -45,7 +49,10 @@ def context_figure(curves: Sequence[Curve]) -> Figure:
             turn, place = divmod(models.index(row.plan.model), len(LINES))
             style = DASHES[(kinds.index(_kind(curve)) + turn * len(kinds)) % len(DASHES)]
             answer = "nothing fits" if row.answer is None else f"{row.answer:,}"
-            label = f"{short(Path(row.plan.model).name, 24)}, {_kind(curve)}: {answer}"
+            kind = _kind(curve)
+            if len(engines) > 1:
+                kind = row.plan.engine.title if len(engines[row.plan.engine.title]) == 1 else kind
+            label = f"{short(Path(row.plan.model).name, 24)}, {kind}: {answer}"
             contexts = [context for context, _ in curve.points]
             axes.plot(contexts, values, color=LINES[place], ls=style, lw=1.8, label=label, zorder=3)
         axes.axhline(budget, color=LIMIT, lw=1.4, ls="--", zorder=5)
@@ -69,7 +76,7 @@ def context_figure(curves: Sequence[Curve]) -> Figure:
     add_heading(
         figure,
         f"Longest context in {limits}{where}: {text}",
-        f"{first.plan.engine.release(first.plan)}  ·  dots: the longest context that fits{assumed}",
+        f"{' and '.join(filter(None, releases))}  ·  dots: the longest context that fits{assumed}",
     )
     return figure
 

@@ -19,7 +19,7 @@ from estimator.answers.advice import advise
 from estimator.answers.cluster import smallest_cluster
 from estimator.answers.comparison import all_methods, compare
 from estimator.answers.inverse import solve
-from estimator.answers.max_context import curve, rows
+from estimator.answers.max_context import by_engine, curve, rows
 from estimator.figures.longest_context import context_figure
 from estimator.show.cli import main
 
@@ -66,6 +66,19 @@ def test_every_context_that_was_asked_is_seen() -> None:
     assert second.get_markersize() + 2 < first.get_markersize()
     assert second.get_zorder() > first.get_zorder()
     assert_labels_are_in_front(axes)
+
+
+def test_a_line_is_named_after_its_engine_where_there_are_several() -> None:
+    """An engine of several lines has what they differ in instead. No name leaves the picture."""
+    caches = [("f16", "f16"), ("q8_0", "q8_0")]
+    found, _ = by_engine({"device": "iphone-15"}, ["llama.cpp", "executorch"], ["llama-3.2-1b"], [], caches)
+    figure = context_figure([curve(row) for row in found])
+    legend = figure.axes[0].get_legend()
+    assert legend is not None
+    names = [text.get_text().split(", ", 1)[1].partition(":")[0] for text in legend.get_texts()]
+    assert names == ["Q4_K_M, cache f16", "Q4_K_M, cache q8_0", "ExecuTorch"]
+    figure.canvas.draw()
+    assert legend.get_window_extent().x1 <= figure.bbox.x1
 
 
 def test_contexts_fill_the_axes_where_the_limit_is_far_away() -> None:
