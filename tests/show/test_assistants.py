@@ -92,7 +92,7 @@ def test_a_call_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(assistants, "BYTES", 1 << 20)
     found = asyncio.run(assistants.answer("estimate", {"model": "smollm2-135m", "device": "rtx-4090"}))
     assert found.is_error
-    assert "memory" in found.content[0].text.lower()  # or MemoryError, wherever it is met
+    assert found.content[0].text.startswith("no answer: ")  # wherever, and however, Python meets the bound
 
 
 def test_other_tools_are_named() -> None:
