@@ -92,7 +92,8 @@ def test_a_call_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(assistants, "BYTES", 1 << 20)
     found = asyncio.run(assistants.answer("estimate", {"model": "smollm2-135m", "device": "rtx-4090"}))
     assert found.is_error
-    assert found.content[0].text.startswith("no answer: ")  # wherever, and however, Python meets the bound
+    # Wherever, and however, Python meets the bound.
+    assert found.content[0].text.startswith(("out of memory; ", "no answer: "))
 
 
 def test_other_tools_are_named() -> None:
