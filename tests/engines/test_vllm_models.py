@@ -54,7 +54,7 @@ def test_a_rank(release: str, model: str, ranks: int) -> None:
     assert sorted(len(group.layers) for group in cache.groups) == sorted(said["groups"])
     blocks = AVAILABLE // cache.block
     assert blocks == said["blocks"]
-    length = min(CONTEXT, usual_length(raw))
+    length = min(CONTEXT, usual_length(raw, options.is_old))
     assert blocks / cache.needed(length, options) == pytest.approx(said["concurrency"], abs=1e-5)
 
 

@@ -93,7 +93,7 @@ class Vllm(Engine):
         """The options with vLLM's defaults. Raises ``InputError`` for a longer request than the model's positions."""
         trained = positions(spec.raw)
         if options.max_model_len is None:
-            options = options.model_copy(update={"max_model_len": usual_length(spec.raw)})
+            options = options.model_copy(update={"max_model_len": usual_length(spec.raw, options.is_old)})
         elif trained is not None and options.max_model_len > trained:
             raise InputError(
                 f"vLLM stops: User-specified max_model_len ({options.max_model_len}) is greater than the derived "
@@ -425,8 +425,10 @@ def positions(raw: Mapping[str, Any]) -> int | None:
     return next((int(raw[key]) for key in keys if isinstance(raw.get(key), int)), None)
 
 
-def usual_length(raw: Mapping[str, Any]) -> int:
-    """``max_model_len`` where none is given: with LongRoPE the length before it."""
+def usual_length(raw: Mapping[str, Any], is_old: bool) -> int:
+    """``max_model_len`` where none is given: since 0.11, with LongRoPE, the length before it."""
+    if is_old:
+        return positions(raw) or 2048
     rope = raw.get("rope_parameters") or {}
     short = raw.get("original_max_position_embeddings") or rope.get("original_max_position_embeddings")
     return (short if rope.get("rope_type") == "longrope" else None) or positions(raw) or 2048
