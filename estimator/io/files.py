@@ -39,6 +39,13 @@ READ: set[str] = set()
 """The files that were opened here, since a command began."""
 
 
+def specs_folder() -> Path:
+    """The folder of the built-in specs: in the package where that is installed, beside it in a checkout."""
+    package = Path(__file__).parent.parent
+    inside = package / "model_specs"
+    return inside if inside.is_dir() else package.parent / "model_specs"
+
+
 def existing(path: Path) -> Path | None:
     """The path with ``~`` expanded, or ``None`` if no file or folder has or can have this name."""
     try:

@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 from ..engines.registry import RUNTIMES, engine_of
 from ..errors import InputError, nearest, options, shown
 from ..io.fields import torch_dtype
-from ..io.files import STANDARD_INPUT, existing, read_json
+from ..io.files import STANDARD_INPUT, existing, read_json, specs_folder
 from ..programs.heads import HEADS, head_of
 from ..programs.libraries import is_installed
 from ..programs.recorded import ALONE, Config, Source, language_model_alone, refuse_encoder
@@ -180,13 +180,6 @@ def _refuse_family(family: Any, where: str, asked: str) -> NoReturn:
         f"{where}: {got}{other}; without PyTorch this version knows {known} families, which `estimator record --list` "
         f"shows; to record others from transformers: pip install '.[trace]' in a clone{then}"
     )
-
-
-def specs_folder() -> Path:
-    """The folder of the built-in specs: in the package where that is installed, beside it in a checkout."""
-    package = Path(__file__).parent.parent
-    inside = package / "model_specs"
-    return inside if inside.is_dir() else package.parent / "model_specs"
 
 
 def builtin_names() -> list[str]:

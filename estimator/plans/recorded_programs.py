@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ..errors import InputError
+from ..io.files import specs_folder
 from ..io.outputs import replacing
 from ..programs.releases import NEWEST
 
@@ -30,9 +31,7 @@ _TYPE = re.compile(r"[A-Za-z0-9_-]{1,60}")
 
 def shipped_folder() -> Path:
     """The folder of the programs that come with the package."""
-    package = Path(__file__).parent.parent
-    inside = package / "model_specs"
-    return (inside if inside.is_dir() else package.parent / "model_specs") / "programs"
+    return specs_folder() / "programs"
 
 
 def user_folder() -> Path:

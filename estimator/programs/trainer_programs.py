@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
-from ..io.files import parse_json, read_text
+from ..io.files import parse_json, read_text, specs_folder
 from ..ledger.sizes import evaluated
 from ..operators.table import RULES
 from .program import Backward, Event, Program, Stored
@@ -33,9 +33,7 @@ where some are."""
 
 def folder() -> Path:
     """The folder of the steps that come with the package."""
-    package = Path(__file__).parent.parent
-    inside = package / "model_specs"
-    return (inside if inside.is_dir() else package.parent / "model_specs") / "trainers"
+    return specs_folder() / "trainers"
 
 
 @dataclass(frozen=True, eq=False)

@@ -12,6 +12,7 @@ from unittest import mock
 from ..errors import InputError
 from ..programs.program import Program
 from ..programs.trainer_calls import Key
+from ..steps.trainers import TRAINERS
 from .fit import Recording, fit
 from .trainer_step import record_trainer_step
 from .trl import trainer_of
@@ -34,7 +35,7 @@ def arguments_of(trainer: str, key: Key) -> dict[str, Any]:
         made["precompute_ref_log_probs"] = True
     if key.loss_type == "exo_pair":
         made["label_smoothing"] = 1e-3
-    if trainer in ("trl-grpo", "trl-rloo"):
+    if TRAINERS[trainer].num_generations:
         made["beta"] = 0.0 if key.reference == "none" else 0.1
     return made
 
@@ -57,7 +58,7 @@ def _recorded(trainer: str, key: Key, sizes: Mapping[str, int], dtype: str) -> R
     }
     more = arguments_of(trainer, key)
     values = {name: sizes[name] for name in ("B", "S", "prompt_seq", "vocab_size", "hidden_size")}
-    if trainer in ("trl-grpo", "trl-rloo"):
+    if TRAINERS[trainer].num_generations:
         values["num_generations"] = more["num_generations"] = sizes["num_generations"]
         values["prompts"] = sizes["B"] // sizes["num_generations"]
     if trainer == "trl-kto":

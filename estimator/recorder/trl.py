@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
+from ..steps.trainers import TRAINERS, Trainer
 
 _PLACES = {
     "trl-sft": ("trl", "SFT"),
@@ -20,7 +21,6 @@ _PLACES = {
     "trl-rloo": ("trl", "RLOO"),
 }
 """Where each trainer is, and how its classes begin."""
-PAIRS = ("trl-dpo", "trl-orpo", "trl-cpo", "trl-reward")
 
 
 def trainer_of(
@@ -73,7 +73,7 @@ def trainer_of(
         **_lengths(name, seq, new),
         **arguments,
     }
-    more: dict[str, Any] = {"reward_funcs": _reward} if name in ("trl-grpo", "trl-rloo") else {}
+    more: dict[str, Any] = {"reward_funcs": _reward} if _trainer(name).num_generations else {}
     trainer = trainer_class(
         model=str(folder / "model"),
         args=arguments_class(**given),
@@ -87,8 +87,13 @@ def trainer_of(
     return trainer
 
 
+def _trainer(name: str) -> Trainer:
+    """What a plan of it means. That of ``trl-sft``, which is not recorded, has neither pairs nor generations."""
+    return TRAINERS.get(name, Trainer())
+
+
 def _lengths(name: str, seq: int, new: int) -> dict[str, Any]:
-    if name in ("trl-grpo", "trl-rloo"):
+    if _trainer(name).num_generations:
         return {"max_completion_length": new, "generation_kwargs": {"min_new_tokens": new}}
     return (
         {"max_length": 2 * seq, "max_completion_length": None}
@@ -108,7 +113,7 @@ def _rows(name: str, count: int, prompt: int, new: int, words: int) -> dict[str,
         return " ".join(f"w{3 + (i * 7 + start) % words}" for i in range(length))
 
     rows: dict[str, list[Any]] = {"prompt": [text(prompt, i) for i in range(count)]}
-    if name in PAIRS:
+    if _trainer(name).pairs:
         rows["chosen"] = [" " + text(new - 1, i + 1) for i in range(count)]
         rows["rejected"] = [" " + text(new - 1, i + 2) for i in range(count)]
     elif name == "trl-kto":

@@ -18,7 +18,8 @@ from typing import Any
 import pytest
 
 from estimator.answers.estimate import estimate
-from estimator.plans.models import builtin_names, load, specs_folder
+from estimator.io.files import specs_folder
+from estimator.plans.models import builtin_names, load
 from tests.cases.small_models import TINY
 from tests.helpers.commands import refused
 from tests.helpers.refusals import assert_one_line

@@ -426,12 +426,12 @@ def positions(raw: Mapping[str, Any]) -> int | None:
 
 
 def usual_length(raw: Mapping[str, Any], is_old: bool) -> int:
-    """``max_model_len`` where none is given: since 0.11, with LongRoPE, the length before it."""
-    if is_old:
-        return positions(raw) or 2048
+    """``max_model_len`` where none is given. With LongRoPE it is the length before it, except in 0.11."""
     rope = raw.get("rope_parameters") or {}
-    short = raw.get("original_max_position_embeddings") or rope.get("original_max_position_embeddings")
-    return (short if rope.get("rope_type") == "longrope" else None) or positions(raw) or 2048
+    short = None
+    if rope.get("rope_type") == "longrope" and not is_old:
+        short = raw.get("original_max_position_embeddings") or rope.get("original_max_position_embeddings")
+    return short or positions(raw) or 2048
 
 
 def longest(available: int, rank: Rank, options: ServingOptions, limit: int) -> int:

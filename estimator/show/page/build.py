@@ -19,10 +19,10 @@ from urllib.request import urlopen
 from ...answers.catalogue import devices, models
 from ...errors import InputError
 from ...figures.process_parts import PARTS
+from ...io.files import specs_folder
 from ...io.outputs import replacing
 from ...methods.registry import METHODS
 from ...plans.flat import BLOCKS
-from ...plans.models import specs_folder
 from ...plans.plan import Plan
 from ...plans.recorded_programs import user_folder
 from ..topics import TOPIC_OF, TOPICS
