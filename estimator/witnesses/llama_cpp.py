@@ -24,7 +24,6 @@ from ..engines.llama_cpp.context import Parameters
 from ..engines.llama_cpp.engine import cards_of, usage_of
 from ..engines.llama_cpp.ggml import TYPES, pad
 from ..engines.llama_cpp.header import Header
-from ..engines.llama_cpp.placement import EXPERTS
 from ..engines.llama_cpp.usage import PROGRAM_BYTES
 from ..engines.llama_cpp.weights import weights
 from ..errors import InputError
@@ -144,8 +143,10 @@ class Workers:
     n_gpu_layers: int = 999
     tensor_split: tuple[float, ...] = ()
     no_kv_offload: bool = False
-    experts_on_host: int = 0
-    """The first so many layers have their experts in the host's memory."""
+    overrides: tuple[tuple[str, int], ...] = ()
+    """Patterns of weights' names, and the numbers of the workers that have them; the number behind is the host's."""
+    main_gpu: int | None = None
+    """The number of the one worker that has all."""
 
 
 Libraries = tuple[ctypes.CDLL, ctypes.CDLL]
@@ -208,13 +209,17 @@ def _model(
 ) -> Iterator[Any]:
     params = lib.llama_model_default_params()
     if workers is not None:
-        devices = ffi.new("ggml_backend_dev_t[]", [*_devices(workers.endpoints), ffi.NULL])
+        handles = _devices(workers.endpoints)
+        devices = ffi.new("ggml_backend_dev_t[]", [*handles, ffi.NULL])
         shares = ffi.new("float[]", [*workers.tensor_split, *[0.0] * lib.llama_max_devices()])
         params.devices, params.n_gpu_layers, params.tensor_split = devices, workers.n_gpu_layers, shares
-        patterns = [ffi.new("char[]", rf"blk\.{layer}{EXPERTS}".encode()) for layer in range(workers.experts_on_host)]
+        if workers.main_gpu is not None:
+            params.split_mode, params.main_gpu = lib.LLAMA_SPLIT_MODE_NONE, workers.main_gpu
+        patterns = [ffi.new("char[]", pattern.encode()) for pattern, _ in workers.overrides]
         overrides = ffi.new("struct llama_model_tensor_buft_override[]", len(patterns) + 1)
-        for override, pattern in zip(overrides, patterns, strict=False):
-            override.pattern, override.buft = pattern, _host_buffers(ffi)
+        for override, pattern, (_, place) in zip(overrides, patterns, workers.overrides, strict=False):
+            override.pattern = pattern
+            override.buft = _buffers(ffi, handles[place] if place < len(handles) else None)
         if patterns:
             params.tensor_buft_overrides = overrides
     params.load_mode = lib.LLAMA_LOAD_MODE_MMAP if mmap and not no_alloc else lib.LLAMA_LOAD_MODE_NONE
@@ -256,9 +261,14 @@ def _devices(endpoints: tuple[str, ...]) -> list[Any]:
     return list(rpc_devices(endpoints))
 
 
-def _host_buffers(ffi: Any) -> Any:
-    """The type of the host's plain buffers (``ggml_backend_cpu_buffer_type``)."""
-    address = _exported(_libraries()[2][1], "ggml_backend_cpu_buffer_type", ctypes.c_void_p)()
+def _buffers(ffi: Any, device: Any) -> Any:
+    """The type of a device's buffers, or of the host's plain ones (``ggml_backend_cpu_buffer_type``)."""
+    base = _libraries()[2][1]
+    if device is None:
+        address = _exported(base, "ggml_backend_cpu_buffer_type", ctypes.c_void_p)()
+    else:
+        of = _exported(base, "ggml_backend_dev_buffer_type", ctypes.c_void_p, ctypes.c_void_p)
+        address = of(int(ffi.cast("uintptr_t", device)))
     return ffi.cast("ggml_backend_buffer_type_t", address)
 
 

@@ -1,8 +1,8 @@
 """Runs of llama.cpp over several workers of its RPC backend: ``python -m tests.cases.llama_cpp_devices``.
 
 Each worker is a process of its own on the loopback, and each run has another random model, split and context. The
-command writes ``docs/measured/llama_cpp/devices.json``. With a number and a seed it prints so many other runs, a line
-of JSON each.
+command asks the runs of ``docs/measured/llama_cpp/devices.json`` again. With a number and a seed it prints so many
+other runs, a line of JSON each.
 """
 
 from __future__ import annotations
@@ -15,22 +15,22 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from datetime import UTC, datetime
+from itertools import count, islice
 from pathlib import Path
 from typing import Any
 
 from estimator.answers.estimate import estimate
 from estimator.engines.llama_cpp import convert
-from estimator.engines.llama_cpp.options import LlamaCppOptions
+from estimator.engines.llama_cpp.engine import layout_of
 from estimator.plans.models import load
+from estimator.plans.plan import Plan
 from estimator.witnesses import llama_cpp as engine
-from tests.cases.llama_cpp_runs import MEASURED
+from tests.cases.llama_cpp_runs import MEASURED, device_runs
 
 RECORD = MEASURED / "devices.json"
-COUNT = 60
-"""Runs that are recorded."""
 PARTS = ("weights", "cache and states", "compute", "output, in MiB as printed")
 MODELS = (
     *("llama-3.2-1b", "mixtral-8x7b", "qwen2.5-1.5b", "qwen3-0.6b", "qwen3-30b-a3b", "gemma-2-2b", "gemma-3-1b"),
@@ -118,7 +118,15 @@ def random_run(rng: random.Random) -> dict[str, Any]:
         "use_mmap": rng.random() < 0.5,
         "n_cpu_moe": rng.choice([0, 0, 2]),
     }
-    return {"config": raw, "dtype": rng.choice(["f16", "bf16", "q8_0", "q4_0", "q4_k_m"]), "llama_cpp": options}
+    one = devices > 1 and rng.random() < 0.1
+    if one:
+        options |= {"tensor_split": None, "split_mode": "none", "main_gpu": rng.randrange(devices)}
+    elif rng.random() < 0.15:
+        weights = rng.choice([r"ffn_(up|down)", r"attn_(q|output)", r"blk\.[01]\.", "exps", "output"])
+        place = rng.choice(["CPU", *(f"dev{i}" for i in range(devices))])
+        options["override_tensor"] = f"{weights}={place}"
+    dtype = rng.choice(["f16", "bf16", "q8_0", "q4_0", "q4_k_m"])
+    return {"config": raw, "dtype": dtype, "devices": devices, "llama_cpp": options}
 
 
 @contextmanager
@@ -159,16 +167,21 @@ def measured(run: dict[str, Any], endpoints: tuple[str, ...], folder: Path) -> l
 
     Raises ``EngineError`` where the engine refuses.
     """
-    options, header = LlamaCppOptions(**run["llama_cpp"]), convert.header(run["config"], "small", run["dtype"])
+    header = convert.header(run["config"], "small", run["dtype"])
     path = folder / "model.gguf"
     engine.write_sparse(header, path)
-    shares = options.tensor_split or ()
+    plan = Plan(model=str(path), devices=["rpc"] * run["devices"], llama_cpp=run["llama_cpp"])
+    options, places = plan.llama_cpp, run["devices"]
+    layout = layout_of(plan, run["config"]["num_hidden_layers"])
+    overrides = tuple((pattern, places if place == layout.host else place) for pattern, place in layout.overrides)
+    one = options.main_gpu if options.split_mode == "none" else None
     split = engine.Workers(
-        endpoints[: len(shares)], options.n_gpu_layers or 0, shares, options.no_kv_offload, options.n_cpu_moe
+        endpoints[:places], options.n_gpu_layers or 0, options.tensor_split or (), options.no_kv_offload, overrides, one
     )
     p = options.parameters(1, None, 4096)
     report = engine.ask(path, p, use_mmap=options.use_mmap, no_alloc=False, workers=split)
-    names = [next((name for name in report.buffers if endpoint in name), "") for endpoint in split.endpoints]
+    used = split.endpoints if one is None else split.endpoints[one : one + 1]
+    names = [next((name for name in report.buffers if endpoint in name), "") for endpoint in used]
     of_host = [name for name in report.buffers if name not in names]
     found = []
     for group in (*([name] for name in names), of_host):
@@ -186,7 +199,7 @@ def predicted(run: dict[str, Any], folder: Path) -> list[list[Any]]:
     result = estimate(
         model=str(path),
         dtype=run["dtype"],
-        devices=["rpc"] * len(options["tensor_split"]),
+        devices=["rpc"] * run["devices"],
         llama_cpp={**options, "backend": "cpu-avx512"},
     )
     found = []
@@ -197,27 +210,23 @@ def predicted(run: dict[str, Any], folder: Path) -> list[list[Any]]:
     return found
 
 
-def runs(count: int, seed: str) -> Iterator[dict[str, Any]]:
-    """So many random runs with what the engine reported."""
-    rng = random.Random(seed)
+def runs(questions: Iterable[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """Questions with what the engine reported, without those that it refuses."""
     with workers(3) as endpoints, tempfile.TemporaryDirectory() as folder:
-        while count:
-            run = random_run(rng)
-            try:
+        for run in questions:
+            with suppress(engine.EngineError):
                 yield {**run, "buffers": measured(run, endpoints, Path(folder))}
-                count -= 1
-            except engine.EngineError:
-                continue
 
 
 def main(arguments: list[str]) -> None:
-    """Print runs, or write the record."""
+    """Print random runs, or ask the recorded ones again."""
     if arguments:
-        for run in runs(int(arguments[0]), arguments[1]):
+        rng = random.Random(arguments[1])
+        for run in islice(runs(random_run(rng) for _ in count()), int(arguments[0])):
             print(json.dumps(run), flush=True)
         return
     head = {"engine": f"llama-cpp-py-sync, {engine.version()}", "date": datetime.now(UTC).date().isoformat()}
-    lines = ",\n".join(json.dumps(run, separators=(",", ":")) for run in runs(COUNT, "recorded"))
+    lines = ",\n".join(json.dumps(run, separators=(",", ":")) for run in runs(device_runs()))
     RECORD.write_text(f'{json.dumps(head)[:-1]}, "parts": {json.dumps(PARTS)}, "runs": [\n{lines}\n]}}\n')
 
 

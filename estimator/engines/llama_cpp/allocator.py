@@ -46,8 +46,9 @@ class _Blocks:
     def give(self, address: int, size: int) -> None:
         """Return ``size`` bytes, merged with free neighbours.
 
-        The first block by address that touches them grows. So where tensors without elements left empty blocks, what is
-        returned is not always merged with both sides.
+        The first block of the list that touches them grows. Empty blocks, which tensors without elements leave, are
+        passed by others, so the list is not always in the order of addresses. Then what is returned is not always
+        merged with both sides, and a new block is put before the first that starts behind it.
         """
         starts, ends, end = self.starts, self.ends, address + size
         for i in range(len(starts)):
@@ -63,7 +64,7 @@ class _Blocks:
                     ends[i - 1] = ends.pop(i)
                     del starts[i]
                 return
-        i = sum(start < address for start in starts)
+        i = next((i for i, start in enumerate(starts) if start >= address), len(starts))
         starts.insert(i, address)
         ends.insert(i, end)
 

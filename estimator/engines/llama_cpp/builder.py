@@ -116,26 +116,23 @@ class Builder:
         return "sigmoid" if self.hparams.expert_gating == 2 else "softmax"
 
     def inp_embd(self) -> Tensor:
-        """The tokens' rows of the embedding. Some builds always have an input for embeddings in place of tokens."""
-        tokens = leaf("i32", self.n_tokens, name="inp_tokens")
-        rows = get_rows(self.required("token_embd.weight"), tokens)
-        self.graph.expand(rows)
-        if self.build.embeddings_pinned:
-            self.graph.expand(leaf("f32", self.hparams.n_embd, self.n_tokens, name="inp_embd"))
+        """The tokens' rows of the embedding. Some builds always have an input for embeddings in place of tokens, and
+        one for a batch that mixes both, though no batch does.
+        """
+        embedding, tokens = self.required("token_embd.weight"), self.n_tokens
+        rows = get_rows(embedding, leaf("i32", tokens, name="inp_tokens"))
+        given = leaf("f32", self.hparams.n_embd, tokens, name="inp_embd")
+        inputs = [rows, given] if self.build.embeddings_pinned else [rows]
         if self.build.mixed_inputs:
-            self.graph.expand(self._mixed())
+            mixed = get_rows(embedding, leaf("i32", tokens, name="inp_mixed_tokens"))
+            into = like("dup", leaf("f32", self.hparams.n_embd, tokens, name="inp_mixed_embd"))
+            inputs = [rows, mixed, given, set_rows(into, mixed, leaf("i64", tokens, name="inp_mixed_slots"))]
+        for tensor in inputs:
+            self.graph.expand(tensor)
         if self.hparams.embedding_scale:
             rows = like("scale", rows)
         self.graph.expand(rows)
         return rows
-
-    def _mixed(self) -> Tensor:
-        """The input of a batch that mixes embeddings and tokens, which the graph has though no batch mixes them."""
-        tokens = leaf("i32", self.n_tokens, name="inp_mixed_tokens")
-        given = leaf("f32", self.hparams.n_embd, self.n_tokens, name="inp_mixed_embd")
-        slots = leaf("i64", self.n_tokens, name="inp_mixed_slots")
-        rows = get_rows(self.required("token_embd.weight"), tokens)
-        return set_rows(like("dup", given), rows, slots)
 
     def scaled_embd(self) -> Tensor:
         """The tokens' rows of the embedding, scaled as Gemma does."""
