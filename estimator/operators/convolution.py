@@ -8,13 +8,13 @@ from __future__ import annotations
 from typing import Any
 
 from ..errors import InputError
-from ..ledger import ITEMSIZE, Call, Shape, Size, Tensor, product, record, whole
+from ..ledger import ITEMSIZE, Beside, Call, Shape, Size, Tensor, product, record, whole
 from ..ledger.sizes import compared
 from .casts import autocast
 from .layout import Grads
 from .products import holds_operands
 from .table import SHAPE, Kept, Result, operator, recorded, saves
-from .views import contiguous
+from .views import contiguous, squeeze, unsqueeze
 
 
 @operator(
@@ -211,6 +211,12 @@ def _avg_pool2d_backward(call: Call) -> Grads:
     return _like_input(call, call.saved[0].shape)
 
 
+@operator("avg_pool1d", args=lambda out, x, *_, **__: (x, out.shape))
+def avg_pool1d(x: Tensor, shape: Shape) -> Tensor:
+    """``F.avg_pool1d(x)``: the one of two dimensions on a view (``Pooling.cpp``)."""
+    return squeeze(avg_pool2d(unsqueeze(x, -2), (*shape[:-1], 1, shape[-1])), shape)
+
+
 def _like_input(call: Call, shape: Shape) -> Grads:
     """A new tensor of the input's shape, beside a copy of a strided gradient."""
     out = call.ledger.empty(shape, call.grad.dtype)
@@ -218,13 +224,42 @@ def _like_input(call: Call, shape: Shape) -> Grads:
     return (out,)
 
 
+@operator("max_pool2d", args=lambda out, x, *_, **__: (x, out.shape))
+@saves(
+    "MaxPool2DWithIndicesBackward0",
+    Kept("its input", because=SHAPE),
+    Kept("the places of the largest elements", because="they get the gradients"),
+)
+def max_pool2d(x: Tensor, shape: Shape) -> Tensor:
+    """``F.max_pool2d(x)``: saves its input, and where each result is from (``MaxPoolKernel.cpp``)."""
+    places = x.ledger.empty(shape, "int64")
+
+    def make() -> Tensor:
+        out = x.ledger.empty(shape, x.dtype)
+        contiguous(x.alias())
+        return out
+
+    return record("MaxPool2DWithIndicesBackward0", make, (x,), (x, Beside(places)), _avg_pool2d_backward)
+
+
+@operator("max_pool1d", args=lambda out, x, *_, **__: (x, out.shape))
+def max_pool1d(x: Tensor, shape: Shape) -> Tensor:
+    """``F.max_pool1d(x)``: that of two dimensions on a view where ``x`` trains (``MaxPooling.cpp``)."""
+    if x.requires_grad:
+        return squeeze(max_pool2d(unsqueeze(x, -2), (*shape[:-1], 1, shape[-1])), shape)
+    out = x.ledger.empty(shape, x.dtype)
+    contiguous(x.alias())
+    return out
+
+
 @operator("im2col", args=lambda out, x, *_, **__: (x, out.shape))
 def im2col(x: Tensor, shape: Shape) -> Tensor:
     """``F.unfold(x)``: blocks as columns of ``shape``; saves nothing. A strided input is copied (``Im2Col.cpp``)."""
 
     def make() -> Tensor:
+        out = x.ledger.empty(x.shape, x.dtype)
         copy = contiguous(x.alias())
-        out = x.ledger.empty(shape, x.dtype)
+        out = _resized(out, shape)
         del copy
         return out
 
@@ -232,7 +267,18 @@ def im2col(x: Tensor, shape: Shape) -> Tensor:
 
 
 def _im2col_backward(call: Call) -> Grads:
-    return _like_input(call, call.args[0])
+    out = call.ledger.empty(call.grad.shape, call.grad.dtype)
+    copy = contiguous(call.grad)
+    out = _resized(out, call.args[0])
+    del copy
+    return (out,)
+
+
+def _resized(x: Tensor, shape: Shape) -> Tensor:
+    """``x.resize_(shape)``: a larger storage is made beside the old one, and one that is too large stays."""
+    if compared(product(shape), x.numel) > 0:
+        return x.ledger.empty(shape, x.dtype)
+    return Tensor(x.storage, shape, x.dtype)
 
 
 def _gradients(call: Call, shapes: tuple[Shape, ...]) -> Grads:

@@ -16,7 +16,7 @@ from .table import Result, first, flattened, operator, recorded
 from .views import clone, contiguous_backward, expand, input_backward, narrow, reshape, select, unsqueeze, view
 
 
-@operator("cat", same=("concat", "concatenate"), args=lambda out, tensors, dim=0: (tensors, out.shape))
+@operator("cat", same=("concat", "concatenate"), args=lambda out, tensors, dim=0, axis=0: (tensors, out.shape))
 def cat(parts: tuple[Tensor, ...], shape: Shape) -> Tensor:
     """``torch.cat(parts)`` with a contiguous result of ``shape``. Each part's gradient is a view of the result's.
 

@@ -6,9 +6,9 @@ from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 from ..errors import InputError
-from ..ledger import FLOATING, ITEMSIZE, RESULT, Backward, Beside, Call, Ledger, Tensor, record
+from ..ledger import FLOATING, ITEMSIZE, RESULT, Backward, Beside, Call, Ledger, Shape, Tensor, record
 from .casts import promote, to, widened
-from .layout import Grads, broadcast, elementwise_strides, empty_like
+from .layout import Grads, broadcast, elementwise_strides, empty_like, strides_of
 from .table import FACTORS, PRODUCT, Kept, Result, first, operator, recorded, saves
 from .views import contiguous, contiguous_backward, pass_on
 
@@ -481,6 +481,15 @@ def _erfinv_backward(call: Call) -> Grads:
     return (binary(scaled, call.grad),)
 
 
+def _erf_backward(call: Call) -> Grads:
+    # 2 / sqrt(pi) * exp(-self.pow(2)) * grad
+    square = elementwise((call.saved[0],), call.grad.dtype)
+    negative = elementwise((square,), call.grad.dtype)
+    exponential = elementwise((negative,), call.grad.dtype)
+    scaled = with_number(exponential, call.grad.dtype)
+    return (binary(scaled, call.grad),)
+
+
 def zeros_backward(call: Call) -> Grads:
     """The backward of an operator whose result does not change with its input."""
     return (empty_like(call.grad),)
@@ -551,6 +560,7 @@ rsqrt = _unary(
     "rsqrt", "result", _rsqrt_backward, "the derivative of 1/sqrt(x) is -1/2 times the result's cube", widens=True
 )
 cos = _unary("cos", "input", _cos_backward, "the derivative of cos(x) is -sin(x)")
+erf = _unary("erf", "input", _erf_backward, "the derivative of erf(x) is 2/sqrt(pi) e^(-x^2)")
 sin = _unary("sin", "input", _sin_backward, "the derivative of sin(x) is cos(x)")
 expm1 = _unary("expm1", "result", _expm1_backward, "the derivative of e^x - 1 is the result plus one", widens=True)
 log = _unary("log", "input", one_kernel_backward, "the derivative of ln(x) is 1/x", widens=True)
@@ -697,6 +707,21 @@ def where(condition: Tensor, a: Operand, b: Operand, dtype: str | None = None) -
 def _where_backward(call: Call) -> Grads:
     # where(condition, grad, 0), where(condition, 0, grad)
     return tuple(chosen(call.saved[0], call.grad) if need else None for need in call.needs)
+
+
+@operator("glu", args=lambda out, x, dim=-1: (x, out.shape))
+@saves("GluBackward0", Kept("its input", because="a half of it is the gate of the other"))
+def glu(x: Tensor, shape: Shape) -> Tensor:
+    """``F.glu(x, dim)`` with a result of ``shape``, half of ``x``: saves ``x``."""
+    strides = strides_of(x)
+    return record(
+        "GluBackward0", lambda: elementwise((Tensor(x.storage, shape, x.dtype, strides),), x.dtype), (x,), (x,),
+        _glu_backward,
+    )  # fmt: skip
+
+
+def _glu_backward(call: Call) -> Grads:
+    return (call.ledger.empty(call.saved[0].shape, call.grad.dtype),)
 
 
 @operator("masked_fill", args=lambda out, x, mask, value: (x, mask))

@@ -7,7 +7,7 @@ from typing import Any
 
 from ..errors import InputError
 from ..ledger import ITEMSIZE, Beside, Call, Ledger, Shape, Size, Tensor, product, record, whole
-from ..ledger.sizes import is_so
+from ..ledger.sizes import compared, is_so
 from .casts import check_promotion
 from .device import REDUCED, THREADS
 from .elementwise import Operand, elementwise, maximum, scales, with_number, wrapped_number
@@ -171,24 +171,81 @@ def index_put(x: Tensor, indices: Sequence[Tensor | None], values: Tensor, accum
 
 
 @operator("index_put_")
-def index_put_(x: Tensor, indices: Sequence[Tensor | None], values: Operand, accumulate: bool = False) -> Tensor:
-    """``x[indices] = values`` in place: saves the indices. A boolean index takes a number only."""
+def index_put_(
+    x: Tensor,
+    indices: Sequence[Tensor | None],
+    values: Operand,
+    accumulate: bool = False,
+    places: tuple[Size, Size] | None = None,
+) -> Tensor:
+    """``x[indices] = values`` in place: saves the indices.
+
+    A boolean index beside other values than a number has ``places``, the number of its true elements, and its rank:
+    these are looked up in each pass (``IndexingUtils.h: expandTensors``).
+    """
     given = tuple(index for index in indices if index is not None)
     others = (values,) if isinstance(values, Tensor) else ()
     shape = values.shape if isinstance(values, Tensor) else ()
-    return write(x, others, "IndexPutBackward0", given, _index_put_backward, shape, accumulate)
+
+    def kernel() -> None:
+        if places is not None:
+            x.ledger.empty(places, "int64")
+
+    return write(x, others, "IndexPutBackward0", given, _index_put_backward, shape, accumulate, places, kernel=kernel)
 
 
 def _index_put_backward(call: Call) -> Grads:
     # grad.index_put(indices, zeros of the values), which accumulated is grad; grad.index(indices)
-    grad, ledger, (shape, accumulate) = call.grad, call.ledger, call.args
+    grad, ledger, (shape, accumulate, *places) = call.grad, call.ledger, call.args
+    looked_up = places[0] if places else None
     grad_x = grad if call.needs[0] and accumulate else None
     if call.needs[0] and not accumulate:
         zeros = ledger.empty(shape, grad.dtype)
         grad_x = empty_like(grad)
+        if looked_up is not None:
+            ledger.empty(looked_up, "int64")
         del zeros
-    picked = ledger.empty(shape, grad.dtype) if len(call.needs) > 1 and call.needs[1] else None
-    return (grad_x, picked)[: len(call.needs)]
+    if len(call.needs) < 2 or not call.needs[1]:
+        return (grad_x, None)[: len(call.needs)]
+    if looked_up is None:
+        return grad_x, ledger.empty(shape, grad.dtype)
+    positions = ledger.empty(looked_up, "int64")
+    picked = ledger.empty((looked_up[0], *grad.shape[looked_up[1] :]), grad.dtype)
+    del positions
+    return grad_x, picked
+
+
+GRAIN = 32768
+"""Elements below which a CPU's kernels do not share their work (``at::internal::GRAIN_SIZE``)."""
+
+
+@operator("masked_select", args=lambda out, x, mask: (x, mask, out.shape))
+@saves(
+    "MaskedSelectBackward0", Kept("its input", because=SHAPE), Kept("the mask", because="it says where gradients go")
+)
+def masked_select(x: Tensor, mask: Tensor, shape: Shape) -> Tensor:
+    """``x.masked_select(mask)`` with a result of ``shape``. Saves both."""
+
+    def make() -> Tensor:
+        ledger, whole_shape = x.ledger, broadcast(x.shape, mask.shape)
+        integers = product(whole_shape) * ITEMSIZE["int64"]
+        dense = x.strides is None and mask.strides is None and x.shape == mask.shape
+        serial = dense and compared(x.numel, GRAIN) < 0
+        if ledger.device.splits_by_thread:  # the mask is summed as integers (masked_select_out_impl_cpu)
+            ledger.transient(integers)
+        out = ledger.empty(shape, x.dtype)
+        if ledger.device.splits_by_thread and not serial:  # the mask as integers, and their sums
+            ledger.transient(integers, integers)
+        return out
+
+    return record("MaskedSelectBackward0", make, (x,), (x, mask), _masked_select_backward)
+
+
+def _masked_select_backward(call: Call) -> Grads:
+    # masked_select_backward: zeros_like(self).masked_scatter_(mask, grad)
+    out = empty_like(call.saved[0])
+    contiguous(call.grad)
+    return (out,)
 
 
 @operator("index_select")

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from typing import Any
 
-from ..ledger import Call, Tensor, record
+from ..ledger import RESULT, Beside, Call, Size, Tensor, record
 from .casts import promote, widened
+from .elementwise import div, where
 from .layout import Grads, gradients
 from .norms import log_softmax
+from .reductions import mean
+from .reductions import sum as total
 from .table import SHAPE, Kept, Result, operator, saves
 
 
@@ -78,3 +81,37 @@ def _mse_backward(call: Call) -> Grads:
 
 def _nll_backward(call: Call) -> Grads:
     return (call.ledger.empty(call.saved[0].shape, call.grad.dtype),)
+
+
+@operator("ctc_loss")
+@saves(
+    "CtcLossBackward0",
+    Kept("its log-probabilities", because="the gradient is made of them"),
+    Kept("the labels", because="the gradient is made of them"),
+    Kept("its result", because="the gradient is made of it"),
+    Kept("the log-probabilities of each prefix", because="the gradient is made of them"),
+    inputs=("log-probabilities",),
+)
+def ctc_loss(x: Tensor, target: Tensor, longest: Size, reduction: str, zero_infinity: bool = False) -> Tensor:
+    """``F.ctc_loss(x, target, ...)`` of x [T, B, V], with lengths on the CPU, the ``longest`` of the labels among them.
+
+    Saves both, the loss of each row, and the alphas [B, T, 2 n + 1] (``LossCTC.cpp: ctc_loss_allocate_outputs``).
+    """
+    ledger = x.ledger
+    frames, rows = x.shape[:2]
+    alphas = ledger.empty((rows, frames, 2 * longest + 1), x.dtype)
+    saved = (x, target, RESULT, Beside(alphas))
+    losses = record("CtcLossBackward0", lambda: ledger.empty((rows,), x.dtype), (x,), saved, _ctc_backward)
+    if zero_infinity:
+        losses = where(ledger.empty((rows,), "bool"), ledger.empty((), x.dtype), losses)
+    if reduction == "mean":
+        return mean(div(losses, ledger.empty((rows,), x.dtype)))
+    return total(losses) if reduction == "sum" else losses
+
+
+def _ctc_backward(call: Call) -> Grads:
+    # _ctc_loss_backward: grad = full_like(log_probs), log_beta = empty_like(log_alpha)
+    x, _, _, alphas = call.saved
+    grad, betas = call.ledger.empty(x.shape, x.dtype), call.ledger.empty(alphas.shape, alphas.dtype)
+    del betas
+    return (grad,)

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from ..ledger import ITEMSIZE, RESULT, Beside, Call, Tensor, record
+from ..errors import InputError
+from ..ledger import ITEMSIZE, RESULT, Beside, Call, Tensor, product, record, whole
 from .casts import to, widened, widens
-from .device import THREADS
+from .device import REDUCED, THREADS
 from .elementwise import SCALAR, mul, pow, rsqrt
 from .in_place import add_
 from .layout import Grads, gradients
 from .reductions import mean
-from .table import Kept, operator, saves
+from .table import Kept, first, operator, saves
 from .views import contiguous
 
 SOFTMAX = Kept("its result", because="softmax's gradient is computed from its result")
@@ -91,6 +92,94 @@ def _group_norm_backward(call: Call) -> Grads:
     sums = [ledger.empty(x.shape[:2], "float32") for _ in range(2)]  # of each channel (group_norm_kernel.cpp)
     del copy, sums
     return grads
+
+
+@operator("_weight_norm")
+@saves(
+    "WeightNormInterfaceBackward0",
+    Kept("its direction", (-2, -1)),
+    Kept("its length", (-2, -1)),
+    Kept("each direction's norm", (-2, -1)),
+    inputs=("direction", "length"),
+)
+def weight_norm(v: Tensor, g: Tensor, dim: int) -> Tensor:
+    """``torch._weight_norm(v, g, dim)``, a weight as its direction and its length: saves both, and the norms.
+
+    One kernel for the first and the last dimension (``WeightNorm.cpp``). For the last one it takes a row for each
+    thread, and three at least in backward (``cpu/WeightNormKernel.cpp``).
+    """
+    if dim not in (0, len(v.shape) - 1):
+        raise InputError(f"a weight's norm by dimension {dim} of {len(v.shape)} has no rule")
+    ledger, last = v.ledger, dim > 0
+    norm = ledger.empty(g.shape, "float32" if g.dtype in REDUCED else g.dtype)
+
+    def make() -> Tensor:
+        out = ledger.empty(v.shape, v.dtype)
+        _rows_of_threads(v, THREADS, last)
+        return out
+
+    return record("WeightNormInterfaceBackward0", make, (v, g), (v, g, Beside(norm)), _weight_norm_backward, last)
+
+
+def _rows_of_threads(v: Tensor, threads: int, last: bool) -> None:
+    if last and v.ledger.device.splits_by_thread:
+        v.ledger.transient(threads * whole(v.shape[-1]) * ITEMSIZE["float32"])
+
+
+def _weight_norm_backward(call: Call) -> Grads:
+    v, g, _ = call.saved
+    copy = _contiguous(call.grad)
+    grads = call.ledger.empty(v.shape, v.dtype), call.ledger.empty(g.shape, g.dtype)
+    _rows_of_threads(v, max(3, THREADS), call.args[0])
+    del copy
+    return grads
+
+
+@operator(
+    "batch_norm",
+    args=lambda out, x, weight=None, bias=None, mean=None, variance=None, training=False, *_, **__: (
+        x, weight, bias, mean, variance, training
+    ),
+)  # fmt: skip
+@saves(
+    "NativeBatchNormBackward0",
+    Kept("its input", because="normalised again in backward"),
+    Kept("its weight", (-3,)),
+    Kept("the running mean", because="PyTorch keeps it"),
+    Kept("the running variance", because="PyTorch keeps it"),
+    Kept("each channel's mean", because="the input is normalised again in backward"),
+    Kept("each channel's reciprocal deviation", because="the input is normalised again in backward"),
+    inputs=("input", "weight", "bias"),
+)
+def batch_norm(
+    x: Tensor, weight: Tensor | None, bias: Tensor | None, mean: Tensor | None, variance: Tensor | None, training: bool
+) -> Tensor:
+    """``torch.batch_norm`` of x [B, c, ...]: saves its input, and each channel's statistics (``Normalization.cpp``)."""
+    ledger, channels = x.ledger, x.shape[1:2]
+    statistics = [ledger.empty(channels if training else (0,), x.dtype) for _ in range(2)]
+
+    def make() -> Tensor:
+        out = ledger.empty(x.shape, x.dtype)
+        ledger.transient(*2 * (product(channels) * ITEMSIZE[x.dtype],))
+        return out
+
+    saved = (x, weight, mean, variance, *map(Beside, statistics))
+    return record("NativeBatchNormBackward0", make, (x, weight, bias), saved, _batch_norm_backward, training)
+
+
+def _batch_norm_backward(call: Call) -> Grads:
+    x, channels, ledger = call.saved[0], call.saved[0].shape[1:2], call.ledger
+    shapes = (x.shape, channels, channels)
+    grads = tuple(ledger.empty(s, x.dtype) if n else None for s, n in zip(shapes, call.needs, strict=True))
+    if call.args[0]:
+        ledger.transient(x.nbytes)  # the gradient's part that the statistics take
+    return grads
+
+
+@operator("_softmax_backward_data", args=first)
+def softmax_backward_data(grad: Tensor) -> Tensor:
+    """``torch._softmax_backward_data(grad, result, dim, dtype)``, which a backward pass of a model's own calls."""
+    return grad.ledger.empty(grad.shape, grad.dtype)
 
 
 def _contiguous(x: Tensor) -> Tensor:

@@ -143,6 +143,7 @@ def step_of(plan: Plan, config: Config, window: int | None, head: str = "causal-
         previous_output=plan.holds_previous_output and not plan.engine.replays,  # a replay has the previous step itself
         head=head,
         num_labels=config.num_labels,
+        special=config.special,
         lengths=(("T", plan.target_seq),) if _has_target(head) else (),
         media=media,
         placeholders=placeholders,

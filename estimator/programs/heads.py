@@ -53,6 +53,9 @@ class Input(NamedTuple):
     """The rows that it has for each row of the batch, where they follow from the plan."""
     placeholders: Placeholders = (0, 0, 1)
     """What each row begins with."""
+    special: int | None = None
+    """An id that no place has: the blank of CTC; with ``ends`` none but the last one: the end of a text."""
+    ends: bool = False
 
     def sized(self, sizes: Mapping[str, Size]) -> tuple[Size, ...]:
         """The shape with sizes in place of their names."""
@@ -152,6 +155,12 @@ HEADS: dict[str, Head] = {
 _SPEECH = ("whisper", "speech_to_text", "moonshine", "pop2piano", "speecht5")
 """Encoder-decoders whose encoder takes audio (transformers' registry ``MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING_NAMES``)."""
 
+_AUDIO = (
+    "wav2vec2", "wav2vec2-bert", "wav2vec2-conformer", "hubert", "wavlm", "sew", "sew-d", "unispeech", "unispeech-sat",
+    "data2vec-audio",
+)  # fmt: skip
+"""Model types whose ``ForSequenceClassification`` hears audio (``MODEL_FOR_AUDIO_CLASSIFICATION_MAPPING_NAMES``)."""
+
 
 def head_of(raw: Mapping[str, Any]) -> str:
     """The head that a config's ``architectures`` name; that of a causal language model where they name none of these.
@@ -162,6 +171,8 @@ def head_of(raw: Mapping[str, Any]) -> str:
     first = names[0] if isinstance(names, list) and names else ""
     for name, head in HEADS.items():
         if isinstance(first, str) and first.endswith(head.ending):
+            if name == "sequence-classification" and raw.get("model_type") in _AUDIO:
+                return "audio-classification"
             if name != "seq2seq-lm":
                 return name
             if raw.get("is_encoder_decoder") is not True:

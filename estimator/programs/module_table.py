@@ -79,5 +79,5 @@ class ModuleTable:
         return tuple(tuple(layer) for _, layer in groupby(inside, key=lambda module: module.layer))
 
     def path_of(self, role: Role) -> str:
-        """The path of the module with that role."""
-        return next(module.path for module in self.modules if module.role == role)
+        """The path of the module with that role; empty where the model has none."""
+        return next((module.path for module in self.modules if module.role == role), "")

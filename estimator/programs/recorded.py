@@ -188,6 +188,8 @@ class Config:
     """Of an MLP; 0 where the config has none."""
     num_labels: int = 0
     """Of a classification."""
+    special: int | None = None
+    """``Step.special``."""
 
     @property
     def open_sizes(self) -> bool:

@@ -222,6 +222,8 @@ class Step:
     """What the model ends with (``heads.HEADS``)."""
     num_labels: int = 0
     """Of a classification."""
+    special: int | None = None
+    """``Input.special`` of the labels of CTC, and of the ids of an encoder-decoder that is to classify."""
     media: tuple[Input, ...] = ()
     """Images and audio of the batch, and what says more of them."""
     placeholders: Placeholders = (0, 0, 1)
@@ -269,13 +271,16 @@ class Step:
     def inputs(self) -> tuple[Input, ...]:
         """The inputs of a forward pass, in the order in which a loop makes them."""
         rows = ("B", "S")
-        found = [Input("input_ids", rows, placeholders=self.placeholders)] if HEADS[self.head].text else []
+        ids = Input("input_ids", rows, placeholders=self.placeholders, special=self.special, ends=True)
+        found = [ids] if HEADS[self.head].text else []
         found += self.media
         if self.takes_mask:
             found.append(Input("attention_mask", rows))
         if self.procedure.trains:
             own = self.data_collator or self.packing
             found += [one._replace(same_as="") if own else one for one in HEADS[self.head].labels]
+            if self.head == "ctc":
+                found[-1] = found[-1]._replace(special=self.special)
             if found[-1].shape == ("B",) and self.num_labels == 1:  # a regression has numbers
                 found[-1] = Input("labels", ("B", 1), "float32")
         else:

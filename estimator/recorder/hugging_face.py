@@ -612,6 +612,14 @@ def held(key: Sequence[Any], make: Callable[[], Config]) -> Config:
     return _CONFIGS[text]
 
 
+def _special_id(source: HuggingFaceModel) -> int | None:
+    """The blank of CTC. The end of a text, by which encoder-decoders find what they classify (``eos_mask``)."""
+    key = "pad_token_id" if source.head == "ctc" else "eos_token_id"
+    reads = source.head == "ctc" or (source.head == "sequence-classification" and source.config.is_encoder_decoder)
+    found = getattr(source.config, key, None) if reads else None
+    return found if isinstance(found, int) else None
+
+
 def config_of(raw: Mapping[str, Any], source: HuggingFaceModel) -> Config:
     """The numbers of a recorded model, by the names that transformers' configs have for them."""
     config = source.config
@@ -654,5 +662,6 @@ def config_of(raw: Mapping[str, Any], source: HuggingFaceModel) -> Config:
         sliding_window=window if any(windowed) else None,
         windowed_layers=windowed,
         source=source,
-        num_labels=int(getattr(source.config, "num_labels", 0)),
+        num_labels=int(getattr(source.config, "num_labels", 0)) if "classification" in source.head else 0,
+        special=_special_id(source),
     )

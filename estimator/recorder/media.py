@@ -21,8 +21,6 @@ from .calls.data import ordinary_ids, tensors_in
 
 TILED = ("idefics2", "idefics3", "smolvlm")
 """Model types that take images by row, [B, images, C, H, W]."""
-FRAMES_PER_SECOND = 100
-"""Of log-mel features, one each 10 ms."""
 SAMPLES_PER_SECOND = 16000
 """Of the audio that Wav2Vec 2 and its kin take."""
 
@@ -34,23 +32,61 @@ def media_of(model: Any, asked: Media, dtype: str, where: str) -> tuple[Input, .
         if not asked.images:
             return ()
         return tuple(_images(takes, config, asked, dtype, where))
-    if "input_features" in takes:
-        return (_features(config, asked, dtype, where),)
-    if "input_values" in takes:
-        return (Input("input_values", ("B", _frames(asked, SAMPLES_PER_SECOND) or 30 * SAMPLES_PER_SECOND), dtype),)
+    for name in ("input_features", "input_values"):
+        if name in takes:
+            return (_audio(name, model, asked, dtype, where),)
     raise InputError(f"{where}: {type(model).__name__} takes no images or audio that there is a rule for")
 
 
-def _features(config: Any, asked: Media, dtype: str, where: str) -> Input:
-    """Log-mel features [B, bins, frames], of which Whisper's encoder takes two for each of its positions."""
-    positions = getattr(config, "max_source_positions", 1500)
-    frames = _frames(asked, FRAMES_PER_SECOND) or 2 * positions
-    if frames != 2 * positions and config.model_type == "whisper":
-        raise InputError(
-            f"{where}: {frames:,} frames of audio; the encoder takes {2 * positions:,} (2 x max_source_positions) and "
-            "no other number; leave audio_frames and audio_seconds out"
-        )
-    return Input("input_features", ("B", config.num_mel_bins, frames), dtype)
+_BINS = {"num_mel_bins": 100, "input_feat_per_channel": 100, "feature_projection_input_dim": 50}
+"""Keys that say how many features a frame has, and how many frames a second: log-mel features are made each 10 ms, and
+two of them may be put together.
+"""
+
+
+def _audio(name: str, model: Any, asked: Media, dtype: str, where: str) -> Input:
+    """Samples [B, n], or features [B, bins, frames] or [B, frames, bins]: the first of them that the model runs with.
+
+    Whisper's encoder takes two frames for each of its positions, and the audio spectrogram transformer ``max_length``.
+    """
+    config = model.config
+    parts = [config, *(x for key in config.sub_configs if (x := getattr(config, key, None)) is not None)]
+    found = [(part, key) for part in parts for key in _BINS if isinstance(getattr(part, key, None), int)]
+    shapes: list[tuple[str | int, ...]] = []
+    if name == "input_values":
+        shapes.append(("B", _frames(asked, SAMPLES_PER_SECOND) or 30 * SAMPLES_PER_SECOND))
+    for part, key in found[:1]:
+        positions = getattr(part, "max_source_positions", 0)
+        frames = _frames(asked, _BINS[key]) or 2 * positions or getattr(part, "max_length", 0) or 30 * _BINS[key]
+        if positions and frames != 2 * positions and part.model_type == "whisper":
+            raise InputError(
+                f"{where}: {frames:,} frames of audio; the encoder takes {2 * positions:,} (2 x max_source_positions) "
+                "and no other number; leave audio_frames and audio_seconds out"
+            )
+        bins = getattr(part, key)
+        shapes += [("B", bins, frames), ("B", frames, bins)]
+    inputs = [Input(name, shape, dtype) for shape in shapes]
+    for one in inputs[:-1]:
+        if _runs(model, one):
+            return one
+    if not inputs:
+        raise InputError(f"{where}: {type(model).__name__} takes {name}, and no key of its config says of which size")
+    return inputs[-1]
+
+
+def _runs(model: Any, one: Input) -> bool:
+    """Whether a model runs with audio of that shape."""
+    recorder = Recorder(model)
+    x = torch.empty(one.sized({"B": 2}), dtype=getattr(torch, one.dtype), device="meta")
+    labels = torch.empty((2, 2), dtype=torch.int64, device="meta")
+    recorder.mark(x), recorder.mark(labels)
+    text = {"decoder_input_ids": labels} if "decoder_input_ids" in inspect.signature(model.forward).parameters else {}
+    try:
+        with recording(recorder):
+            model(**{one.name: x}, **text)
+    except Exception:
+        return False
+    return True
 
 
 def _frames(asked: Media, per_second: int) -> int | None:
@@ -165,10 +201,13 @@ def data_of(one: Input, x: torch.Tensor, config: Any) -> torch.Tensor | None:
         return torch.tensor(one.values, device="cpu").repeat(len(x) // len(one.values), 1)
     if x.dtype.is_floating_point:
         return torch.ones((), dtype=x.dtype, device="cpu").expand(x.shape)
-    if not one.placeholders[1]:
+    ends = one.ends and one.special is not None
+    if not one.placeholders[1] and not ends:
         return None
     ids = one.name == "input_ids"
     data = ordinary_ids(config, x.numel()).reshape(x.shape) if ids else torch.zeros_like(x, device="cpu")
+    if ends:
+        data[..., -1] = one.special
     for place in places_of(one.placeholders, x.shape[-1]):
         data[:, place] = one.placeholders[0]
     return data

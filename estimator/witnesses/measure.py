@@ -383,6 +383,10 @@ class Step:
                 made = torch.zeros(shape, dtype=torch.int64, device=self.device)
             else:
                 made = torch.randint(largest.get(one.name, plan.seq), shape, device=self.device)
+            if one.special is not None:
+                made[made == one.special] = one.special + 1 if one.special + 1 < self.vocab else 0
+                if one.ends:
+                    made[:, -1] = one.special
             number, count, _ = one.placeholders
             if count:
                 made[made == number] = int(number == 0)

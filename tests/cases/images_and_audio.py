@@ -90,6 +90,18 @@ WITH_IMAGES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
         {"seq": 120, "image_size": "64x56"},
     ),
 }  # fmt: skip
+
+
+def _listening(model_type: str, name: str, **keys: Any) -> dict[str, Any]:
+    """The config of an encoder of samples, none of whose layers or features are left out at random."""
+    return {
+        "model_type": model_type, "architectures": [name], "vocab_size": 30, "hidden_size": 48, "num_hidden_layers": 3,
+        "num_attention_heads": 4, "intermediate_size": 900, "conv_dim": [32, 32, 32], "conv_stride": [5, 4, 4],
+        "conv_kernel": [10, 4, 4], "num_feat_extract_layers": 3, "num_conv_pos_embeddings": 16,
+        "num_conv_pos_embedding_groups": 4, "layerdrop": 0.0, "apply_spec_augment": False, **keys,
+    }  # fmt: skip
+
+
 ALONE: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     **{
         model_type: ({"model_type": model_type, "architectures": [f"{name}ForImageClassification"], **TOWER}, {})
@@ -114,6 +126,27 @@ ALONE: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
             "bos_token_id": 1, "eos_token_id": 2,
         },
         {"target_seq": 17},
+    ),
+    "wav2vec2": (_listening("wav2vec2", "Wav2Vec2ForCTC"), {"target_seq": 7, "audio_seconds": 0.3}),
+    "hubert": (
+        _listening(
+            "hubert", "HubertForSequenceClassification", num_labels=4, do_stable_layer_norm=True,
+            feat_extract_norm="layer",
+        ),
+        {"audio_frames": 600},
+    ),
+    "wav2vec2-bert": (
+        _listening("wav2vec2-bert", "Wav2Vec2BertForCTC", feature_projection_input_dim=20),
+        {"target_seq": 5, "audio_seconds": 1.2},
+    ),
+    "speech_to_text": (
+        {
+            "model_type": "speech_to_text", "architectures": ["Speech2TextForConditionalGeneration"],
+            "is_encoder_decoder": True, "vocab_size": 130, "d_model": 32, "encoder_layers": 3, "decoder_layers": 2,
+            "encoder_attention_heads": 4, "decoder_attention_heads": 4, "encoder_ffn_dim": 60, "decoder_ffn_dim": 50,
+            "input_feat_per_channel": 20, "conv_channels": 40, "encoder_layerdrop": 0.0, "decoder_layerdrop": 0.0,
+        },
+        {"target_seq": 7, "audio_frames": 64},
     ),
 }  # fmt: skip
 

@@ -77,6 +77,18 @@ def set_rows(x: torch.Tensor, value: torch.Tensor) -> torch.Tensor:
     return y
 
 
+def set_some(x: torch.Tensor, values: torch.Tensor) -> torch.Tensor:
+    y = -x
+    y[torch.arange(24, device=x.device) < 5] = values
+    return y
+
+
+def ctc(x: torch.Tensor, reduction: str, **keys: Any) -> torch.Tensor:
+    labels = torch.arange(6, device=x.device) + 1
+    lengths = torch.tensor([12, 12], device=x.device), torch.tensor([3, 3], device=x.device)
+    return functional.ctc_loss(x.view(12, 2, 40).log_softmax(-1), labels, *lengths, reduction=reduction, **keys)
+
+
 def set_masked(x: torch.Tensor) -> torch.Tensor:
     y = -x
     y[x > 0] = 0.0
@@ -384,6 +396,23 @@ MORE: dict[str, Callable[..., Any]] = {
     "nonzero": lambda x: (torch.arange(24, device=x.device) > 3).nonzero(),
     "argwhere": lambda x: torch.argwhere(torch.arange(24, device=x.device) > 3),
     "argsort": lambda x: x.detach().argsort(-1),
+    "_softmax_backward_data": lambda x: torch._softmax_backward_data(x.detach(), x.detach(), -1, x.dtype) * x,
+    "erf": torch.erf,
+    "glu": functional.glu,
+    "glu: of strided numbers": lambda x: functional.glu(x.mT, 0),
+    "im2col: larger columns": lambda x: functional.unfold(x.view(2, 3, 8, 20), 3),
+    "im2col: of strided numbers": lambda x: functional.unfold(x.view(8, 20, 2, 3).permute(2, 3, 0, 1), 3),
+    "im2col: fewer": lambda x: functional.unfold(x.view(2, 3, 8, 20), 2, stride=4),
+    "avg_pool1d": lambda x: functional.avg_pool1d(x.view(2, 3, 160), 4, 4),
+    "max_pool1d: of numbers that train": lambda x: functional.max_pool1d(x.view(2, 3, 160), 4, 4),
+    "max_pool2d": lambda x: functional.max_pool2d(x.view(2, 3, 8, 20), 2),
+    "max_pool2d: of strided numbers": lambda x: functional.max_pool2d(x.view(8, 20, 2, 3).permute(2, 3, 0, 1), 2),
+    "max_pool1d": lambda x: functional.max_pool1d(x.detach().view(2, 3, 160), 4, 4) * x.sum(),
+    "masked_select": lambda x: x.masked_select(torch.arange(40, device=x.device) < 7),
+    "masked_select: of as many": lambda x: x.masked_select(torch.arange(960, device=x.device).view(24, 40) < 7),
+    "ctc_loss": lambda x: ctc(x, "mean"),
+    "ctc_loss: sum": lambda x: ctc(x, "sum"),
+    "ctc_loss: without infinity": lambda x: ctc(x, "mean", zero_infinity=True),
     "avg_pool2d": lambda x: functional.avg_pool2d(x.view(2, 3, 8, 20), 2),
     "avg_pool2d: of strided numbers": lambda x: functional.avg_pool2d(x.view(8, 20, 2, 3).permute(2, 3, 0, 1), 2),
     "im2col": lambda x: functional.unfold(x.view(2, 3, 8, 20), 2, stride=2),
@@ -452,6 +481,12 @@ TWO: dict[str, tuple[Callable[..., Any], tuple[int, ...]]] = {
     "index_copy_: in what trains": (lambda x, y: (-x).index_copy_(0, rows(x), y), (5, 40)),
     "index_add_": (lambda x, y: torch.zeros_like(x).index_add_(0, rows(x), y) + x, (5, 40)),
     "mse_loss": (functional.mse_loss, (24, 40)),
+    "index_put_: by a mask": (lambda x, y: set_some(x, y), (40,)),
+    "index_put_: a row for each true element": (lambda x, y: set_some(x, y), (5, 40)),
+    "_weight_norm: of the last dimension": (lambda x, y: torch._weight_norm(x.view(2, 12, 40), y, 2), (1, 1, 40)),
+    "_weight_norm: of the first dimension": (lambda x, y: torch._weight_norm(x, y, 0), (24, 1)),
+    "batch_norm": (lambda x, y: functional.batch_norm(x.view(3, 8, 8, 5), None, None, y, y, True), (8,)),
+    "batch_norm: of rows": (lambda x, y: functional.batch_norm(x, None, None, y, y, True), (40,)),
     "group_norm": (lambda x, y: functional.group_norm(x.view(4, 40, 6), 5, y, y), (40,)),
     "group_norm: of strided numbers": (lambda x, y: functional.group_norm(x.view(4, 6, 40).mT, 5, y, y), (40,)),
     "masked_scatter": (lambda x, y: x.masked_scatter((torch.arange(24, device=x.device) < 5)[:, None], y), (5, 40)),

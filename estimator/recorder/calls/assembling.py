@@ -11,6 +11,7 @@ from itertools import pairwise
 from typing import Any, NamedTuple
 from unittest import mock
 
+import numpy as np
 import torch
 import torch._tensor
 import torch.functional
@@ -106,6 +107,19 @@ def recording(recorder: Recorder) -> Iterator[None]:
             if "Inference tensors cannot be saved" in str(error):  # a checkpoint's inputs, before it takes hooks
                 _refuse_hooks()
             raise
+
+
+@contextmanager
+def _drawn() -> Iterator[None]:
+    """Within it, what numpy draws is the same each time, and its shares are the largest ones.
+
+    Some models draw masks of their features by numpy, and whether a layer of an adapter is left out.
+    """
+    draw = np.random.RandomState(0)
+    with ExitStack() as stack:
+        for name, drawn in {"random": lambda: 1.0, "rand": np.ones, "choice": draw.choice}.items():
+            stack.enter_context(mock.patch.object(np.random, name, drawn))
+        yield
 
 
 class _Ordered(set[Any]):
@@ -217,7 +231,7 @@ def record(
         if data is not None:
             recorder.data.set(x, data)
     loss = getattr(base, "loss_function", None)
-    with _sets_in_order(model), recording(recorder), ExitStack() as stack:
+    with _sets_in_order(model), _drawn(), recording(recorder), ExitStack() as stack:
         if callable(loss):
             base.loss_function = recorder.region(LOSS, loss)
             stack.callback(setattr, base, "loss_function", loss)

@@ -13,6 +13,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 
 from ...errors import InputError
@@ -222,9 +223,10 @@ class Recorder(torch.overrides.TorchFunctionMode):  # type: ignore[misc]
 
     def note(self, op: str, args: Sequence[Any], keywords: Mapping[str, Any], out: Any) -> Any:
         """Note a call. Returns its result, whose new tensors have slots now."""
+        data = args[0] if op == "tensor" else None
+        if isinstance(data, np.ndarray) or (type(data) is list and any(isinstance(x, float) for x in data)):
+            args = ((), *args[1:])  # data, of which memory depends on the result's shape alone
         encoded = tuple(self.encode(x) for x in args)
-        if op == "tensor" and type(args[0]) is list and any(isinstance(x, float) for x in args[0]):
-            encoded = ((), *encoded[1:])  # data, of which memory depends on the result's shape alone
         named = {
             name: self.encode(x)
             for name, x in keywords.items()

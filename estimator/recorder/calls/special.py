@@ -158,12 +158,10 @@ def _by_data(recorder: Recorder, function: Any, *args: Any, **kwargs: Any) -> An
 
 @special("masked_select")
 def _masked_select(recorder: Recorder, function: Any, x: torch.Tensor, mask: torch.Tensor) -> Any:
-    shape = torch.broadcast_shapes(x.shape, mask.shape)
-    expanded = mask.expand(shape)
-    if (data := recorder.data.of(mask)) is not None:
-        recorder.data.set(expanded, data.expand(shape))
-    (out,) = [torch.ops.aten.index.Tensor(x.expand(shape), _counted(recorder, [expanded]))]
-    return recorder.note("masked_select", (x, mask), {}, out)
+    if (data := recorder.data.of(mask)) is None:
+        raise InputError("the model selects elements by numbers that it has computed; a recording has none")
+    count = int(data.expand(torch.broadcast_shapes(x.shape, mask.shape)).count_nonzero())
+    return recorder.note("masked_select", (x, mask), {}, x.new_empty((count,), device="meta"))
 
 
 @special("repeat_interleave")
@@ -296,6 +294,25 @@ def _cross_entropy(recorder: Recorder, function: Any, x: torch.Tensor, *args: An
     return recorder.plain_call(function, "cross_entropy_loss", (x, *args), kwargs)
 
 
+@special("ctc_loss")
+def _ctc_loss(
+    recorder: Recorder,
+    function: Any,
+    x: torch.Tensor,
+    targets: torch.Tensor,
+    frames: Any,
+    lengths: Any,
+    blank: int = 0,
+    reduction: int = 1,
+    zero_infinity: bool = False,
+) -> Any:
+    """``torch.ctc_loss``, which reads the lengths of the labels."""
+    longest = max(recorder.data.read(torch.Tensor.tolist, (lengths,)) if isinstance(lengths, torch.Tensor) else lengths)
+    named = {"reduction": ("none", "mean", "sum")[reduction], "zero_infinity": zero_infinity}
+    out = torch.empty(() if reduction else (x.shape[1],), dtype=x.dtype, device="meta")
+    return recorder.note("ctc_loss", (x, targets, longest), named, out)
+
+
 _MATRICES = ("mat1", "batch1", "mat2", "batch2")
 
 
@@ -322,7 +339,12 @@ def _setitem(recorder: Recorder, function: Any, x: torch.Tensor, index: Any, val
     if not x.is_meta:
         function(x, index, value)
     if indices:
-        recorder.note("index_put_", (view, indices, value), {}, view)
+        named = {}
+        masks = [i for i in indices if i is not None and i.dtype == torch.bool]
+        if masks == indices and isinstance(value, torch.Tensor) and value.numel() > 1:
+            data = recorder.data.of(masks[0])
+            named = {} if data is None else {"places": (int(data.count_nonzero()), data.dim())}
+        recorder.note("index_put_", (view, indices, value), named, view)
     elif isinstance(value, torch.Tensor) and (value.dim() or not view.dim()):
         shape = tuple(value.shape)
         while len(shape) > view.dim() and shape[0] == 1:
