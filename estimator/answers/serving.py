@@ -1,7 +1,6 @@
-"""What ``vllm serve`` says at its start: the memory of each part, the tokens of its cache, or why it stops.
+"""What a server says at its start: the memory of each part, the tokens of its cache, or why it stops.
 
-vLLM takes a share of each GPU's memory and runs a step with the most tokens that it would ever batch. The bytes that
-are left become blocks of the cache (``engines/vllm``).
+The options say which server it is: ``engines/vllm``, ``engines/sglang``.
 """
 
 from __future__ import annotations
@@ -12,13 +11,12 @@ from typing import Any
 
 from ..engines.devices import Device, assumptions, find
 from ..engines.llama_cpp.options import is_gguf
-from ..engines.vllm.engine import ENGINE, Checkpoint, checkpoint, positions
-from ..engines.vllm.options import ServingOptions
+from ..engines.registry import engine_of
+from ..engines.served.checkpoint import Checkpoint, checkpoint, positions
+from ..engines.served.engine import Served
 from ..errors import InputError
 from ..plans.models import load
 from .result import SCHEMA
-
-GIB = 2**30
 
 
 @dataclass(frozen=True)
@@ -36,47 +34,42 @@ class Serving:
 
     model: str
     device: str
-    options: ServingOptions
+    options: Any
     bytes: dict[str, int]
-    """total (as CUDA reports it on an idle GPU), requested (vLLM's share of it), weights, activation, non_torch,
-    cudagraph, available (the rest, below 0 where it is missing), kv_cache, block; of the rank that has the fewest
-    blocks."""
+    """total (as CUDA reports it on an idle GPU), requested (what the engine may take of it), what its ``labels`` name,
+    available (what is left for the cache, below 0 where it is missing), kv_cache and block; of the rank that has the
+    fewest blocks."""
     blocks: int
     contexts: tuple[Context, ...]
     kv_tokens: int
     """Tokens of the cache, as the log has them."""
     max_concurrency: float
-    """Requests of ``max_model_len`` tokens that fit at once."""
+    """Requests of the longest length that fit at once."""
     trained: int | None
     """The positions that the model was made for, where its config says."""
+    log: tuple[str, ...] = ()
+    """What the engine's log says, in its words."""
     refusal: str | None = None
-    """The error that stops vLLM, in its words."""
+    """The error that stops it, in its words."""
+    fits: bool = True
+    """Whether it starts, and takes a request of the longest length."""
     mends: tuple[str, ...] = ()
     """Options each of which lets it start."""
     warnings: tuple[str, ...] = field(default=())
     longest: int | None = None
-    """The largest ``max_model_len`` with which it starts; ``None`` where it starts with none."""
+    """The longest request with which it starts; ``None`` where it starts with none."""
     least_share: float | None = None
-    """The smallest ``gpu_memory_utilization`` with which it starts; ``None`` where it starts with none."""
+    """The smallest share of the GPU with which it starts; ``None`` where it starts with none."""
+
+    @property
+    def engine(self) -> Served:
+        """What serves."""
+        return server(self.options)
 
     @property
     def most_requests(self) -> int:
-        """Requests of ``max_model_len`` tokens that run at once."""
-        return min(int(self.max_concurrency), self.options.rows)
-
-    def log(self) -> list[str]:
-        """What vLLM's log says, in its words."""
-        found = [
-            f"Model loading took {self.bytes['weights'] / GIB:.2f} GiB memory",
-            f"Available KV cache memory: {self.bytes['available'] / GIB:.2f} GiB",
-        ]
-        if self.refusal is not None:
-            return [*found, self.refusal]
-        return [
-            *found,
-            f"GPU KV cache size: {self.kv_tokens:,} tokens",
-            f"Maximum concurrency for {self.options.max_model_len:,} tokens per request: {self.max_concurrency:.2f}x",
-        ]
+        """Requests of the longest length that run at once."""
+        return min(int(self.max_concurrency), int(self.options.rows))
 
     def to_dict(self) -> dict[str, Any]:
         """The answer as a JSON object."""
@@ -90,13 +83,13 @@ class Serving:
             "blocks": self.blocks,
             "kv_tokens": self.kv_tokens,
             "max_concurrency": self.max_concurrency,
-            "fits": self.refusal is None,
+            "fits": self.fits,
             "error": self.refusal,
             "mends": list(self.mends),
-            "log": self.log(),
-            "largest_max_model_len": self.longest,
+            "log": list(self.log),
+            f"largest_{self.engine.length}": self.longest,
             "most_requests": self.most_requests,
-            "smallest_gpu_memory_utilization": self.least_share,
+            f"smallest_{self.engine.share}": self.least_share,
             "contexts": [vars(one) for one in self.contexts],
             "trained_context": self.trained,
             "warnings": list(self.warnings),
@@ -104,20 +97,25 @@ class Serving:
         }
 
 
-def serving(
-    model: str, device: str, contexts: Sequence[int], options: ServingOptions, says_mends: bool = True
-) -> Serving:
-    """What vLLM says of a model on GPUs of one kind, and the requests of each length that fit.
+def server(options: Any) -> Served:
+    """The engine of a server's options."""
+    engine = engine_of(options.runtime)
+    assert isinstance(engine, Served)
+    return engine
 
-    Raises ``InputError`` for a device that is no CUDA GPU, for options that vLLM refuses whatever the memory, and for a
+
+def serving(model: str, device: str, contexts: Sequence[int], options: Any, says_mends: bool = True) -> Serving:
+    """What a server says of a model on GPUs of one kind, and the requests of each length that fit.
+
+    Raises ``InputError`` for a device that is no CUDA GPU, for options that it refuses whatever the memory, and for a
     model without rules.
     """
-    gpu = find(device)
+    gpu, engine = find(device), server(options)
     if is_gguf(model):
         raise InputError(f"'{model}' is llama.cpp's file; give a config.json, a built-in name or a hub id")
-    found = checkpoint(model, load, options.draft_model)
-    options = ENGINE.resolved(options, found.spec, gpu)
-    ENGINE.check(options, gpu)
+    found = checkpoint(model, load, getattr(options, engine.draft))
+    options = engine.resolved(options, found.spec, gpu)
+    engine.check(options, gpu)
     answer = replace(_asked(found, gpu, contexts, options), model=model)
     if not says_mends:
         return answer
@@ -125,18 +123,18 @@ def serving(
     def starts(**update: Any) -> bool:
         try:
             changed = options.model_copy(update=update)
-            ENGINE.check(changed, gpu)
-            return ENGINE.start(found, changed, gpu).refusal is None
+            engine.check(changed, gpu)
+            return engine.start(found, changed, gpu).serves
         except InputError:
             return False
 
-    limit = answer.trained or options.max_model_len or 1
+    limit = answer.trained or getattr(options, engine.length) or 1
     answer = replace(
         answer,
-        longest=largest(lambda n: starts(max_model_len=n), limit),
-        least_share=next((x / 100 for x in range(1, 101) if starts(gpu_memory_utilization=x / 100)), None),
+        longest=largest(lambda n: starts(**{engine.length: n}), limit),
+        least_share=next((x / 100 for x in range(1, 101) if starts(**{engine.share: x / 100})), None),
     )
-    return answer if answer.refusal is None else replace(answer, mends=tuple(_mends(answer, starts)))
+    return answer if answer.fits else replace(answer, mends=tuple(_mends(answer, starts)))
 
 
 @dataclass(frozen=True)
@@ -150,34 +148,34 @@ class Layout:
     max_concurrency: float
 
 
-def smallest_cluster(model: str, devices: Sequence[str], options: ServingOptions) -> list[Layout]:
+def smallest_cluster(model: str, devices: Sequence[str], options: Any) -> list[Layout]:
     """The fewest cards of each kind with which it starts, up to 64; a kind with which it never does has none.
 
     A layer is split among up to eight cards, which are one machine's; machines have some layers each.
     """
-    found = []
+    found, engine = [], server(options)
     for device in devices:
         for tp, pp in ((1, 1), (2, 1), (4, 1), (8, 1), (8, 2), (8, 4), (8, 8)):
-            sizes = {"tensor_parallel_size": tp, "pipeline_parallel_size": pp}
+            sizes = {engine.ranks_key: tp, engine.stages_key: pp}
             try:
                 answer = serving(model, device, [1], options.model_copy(update=sizes), False)
             except InputError:
                 if tp == 1:
                     raise
                 continue
-            if answer.refusal is None:
+            if answer.fits:
                 found.append(Layout(find(device).name, tp * pp, tp, pp, answer.max_concurrency))
                 break
     return sorted(found, key=lambda one: one.cards)
 
 
-def _asked(model: Checkpoint, gpu: Device, contexts: Sequence[int], options: ServingOptions) -> Serving:
-    start = ENGINE.start(model, options, gpu)
-    needed = [start.rank.cache.needed(tokens, options) for tokens in contexts]
+def _asked(model: Checkpoint, gpu: Device, contexts: Sequence[int], options: Any) -> Serving:
+    start = server(options).start(model, options, gpu)
+    needed = [start.cache.needed(tokens, options) for tokens in contexts]
     return Serving(
         model=model.spec.name,
         device=gpu.name,
-        options=options,
+        options=start.options,
         bytes=start.bytes,
         blocks=start.blocks,
         contexts=tuple(
@@ -186,24 +184,25 @@ def _asked(model: Checkpoint, gpu: Device, contexts: Sequence[int], options: Ser
         kv_tokens=start.kv_tokens,
         max_concurrency=start.max_concurrency,
         trained=positions(model.spec.raw),
+        log=start.log,
         refusal=start.refusal,
-        warnings=model.warnings,
+        fits=start.serves,
+        warnings=(*model.warnings, *start.warnings),
     )
 
 
 def _mends(answer: Serving, starts: Callable[..., bool]) -> list[str]:
-    """Options each of which lets vLLM start."""
-    options, found = answer.options, []
+    """Options each of which lets the server start."""
+    engine, found = answer.engine, {}
     if answer.longest:
-        found.append(f"--max-model-len {answer.longest}")
+        found[engine.length] = f"{answer.longest}"
     if answer.least_share is not None:
-        found.append(f"--gpu-memory-utilization {answer.least_share:.2f}")
-    if options.kv_cache_dtype == "auto" and starts(kv_cache_dtype="fp8"):
-        found.append("--kv-cache-dtype fp8")
-    fewer = (rows for rows in (256, 128, 64) if rows < options.rows and starts(max_num_seqs=rows))
-    found += [f"--max-num-seqs {rows}" for rows in fewer][:1]
-    more = (n for n in (2, 4, 8, 16) if n > options.tensor_parallel_size and starts(tensor_parallel_size=n))
-    return found + [f"--tensor-parallel-size {ranks}" for ranks in more][:1]
+        found[engine.share] = f"{answer.least_share:.2f}"
+    for key, values in engine.remedies(answer.options).items():
+        for value in (value for value in values if starts(**{key: value})):
+            found[key] = f"{value}"
+            break
+    return [f"--{key.replace('_', '-')} {value}" for key, value in found.items()]
 
 
 def largest(fits: Callable[[int], bool], limit: int) -> int | None:

@@ -36,6 +36,8 @@ class Keys:
     """Whether a plan that names no runtime means it."""
     commanded: Callable[[str], Mapping[str, Any] | None] = lambda text: None
     """The keys of a plan that a command line of its programs means; ``None`` for any other text."""
+    serves: bool = False
+    """It serves requests: its engine is a ``Served``."""
     refused: Refusals = field(default_factory=dict)
     """What does not go with it, checked when a plan is read."""
     refused_steps: Refusals = field(default_factory=dict)

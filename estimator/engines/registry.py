@@ -42,6 +42,10 @@ RUNTIMES = tuple(name for name, keys in KEYS.items() if not keys.instead)
 """The engines that a plan can name."""
 
 
+SERVERS = tuple(name for name in RUNTIMES if KEYS[name].serves)
+"""The engines that serve requests. The first is the default."""
+
+
 def meant(data: Mapping[str, Any]) -> Engine:
     """The engine that a plan's keys name, or mean where they name none. A wrong name is refused later."""
     named = data.get("runtime")

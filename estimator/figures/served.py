@@ -33,6 +33,6 @@ def serving_figure(answer: Serving) -> Figure:
     add_heading(
         figure,
         f"{answer.model} on {answer.options.world} x {answer.device}: {answer.kv_tokens:,} tokens of cache",
-        f"dashed: max_num_seqs, {answer.options.rows:,} requests of a step",
+        f"dashed: {answer.engine.rows_key}, {answer.options.rows:,} requests of a step",
     )
     return figure

@@ -10,7 +10,7 @@ import pytest
 
 from estimator.answers.estimate import estimate
 from estimator.answers.serving import serving, smallest_cluster
-from estimator.engines.vllm import command_line
+from estimator.engines.vllm.command_line import GRAMMAR
 from estimator.engines.vllm.options import ServingOptions
 from estimator.errors import InputError
 from estimator.show.cli import main
@@ -35,9 +35,9 @@ def test_a_command_line() -> None:
         --max-model-len=32k --no-enable-prefix-caching \\
         --enable_expert_parallel --gpu-memory-utilization .85 --port 8000 --max-num-seqs 1K --foo 3 --bar \\
         --speculative-config '{"method": "mtp", "num_speculative_tokens": 2}' --kv-cache-memory-bytes 2G"""
-    assert command_line.is_command(text)
-    assert not command_line.is_command("llama-3.1-8b")
-    found = command_line.parse(text)
+    assert GRAMMAR.is_command(text)
+    assert not GRAMMAR.is_command("llama-3.1-8b")
+    found = GRAMMAR.parse(text)
     assert (found.model, found.unknown) == ("Qwen/Qwen3-32B", ["--foo", "--bar"])
     assert found.options == {
         "tensor_parallel_size": 2,
@@ -49,7 +49,7 @@ def test_a_command_line() -> None:
         "num_speculative_tokens": 2,
         "kv_cache_memory_bytes": "2147483648B",
     }
-    module = command_line.parse("python3 -m vllm.entrypoints.openai.api_server --model gpt2 --dtype half -q fp8")
+    module = GRAMMAR.parse("python3 -m vllm.entrypoints.openai.api_server --model gpt2 --dtype half -q fp8")
     assert (module.model, module.options["quantization"]) == ("gpt2", "fp8")
 
 
@@ -68,7 +68,7 @@ WRONG = [
 def test_wrong_command_lines(text: str, message: str) -> None:
     """One line that says how to write it."""
     with pytest.raises(InputError, match=message):
-        command_line.parse(text)
+        GRAMMAR.parse(text)
 
 
 def test_inverse_questions() -> None:
@@ -130,7 +130,7 @@ def test_each_mend_lets_it_start() -> None:
     assert stopped.refusal is not None
     assert stopped.mends
     for mend in stopped.mends:
-        given = command_line.parse(f"vllm serve qwen3-32b --max-model-len 40960 {mend}").options
+        given = GRAMMAR.parse(f"vllm serve qwen3-32b --max-model-len 40960 {mend}").options
         assert serving("qwen3-32b", "h100-80gb", [8192], ServingOptions(**given)).refusal is None, mend
     longest = int(stopped.mends[0].split()[1])
     assert f"estimated maximum model length is {longest}." in stopped.refusal

@@ -9,9 +9,8 @@ from typing import Any
 import pytest
 
 from estimator.engines.vllm.caches import grouped, layers
-from estimator.engines.vllm.engine import usual_length
+from estimator.engines.vllm.engine import parts, usual_length
 from estimator.engines.vllm.options import ServingOptions
-from estimator.engines.vllm.weights import parts
 from estimator.errors import InputError
 from estimator.ledger import ITEMSIZE
 from estimator.plans.models import load
@@ -44,9 +43,9 @@ def test_a_rank(release: str, model: str, ranks: int) -> None:
     if "error" in said:
         if "divisible" in said["error"] or "AssertionError" in said["error"]:
             with pytest.raises(InputError, match="vLLM stops"):
-                list(parts(config, raw, options.parallel, options.is_old))
+                list(parts(config, raw, options))
         return
-    held = list(parts(config, raw, options.parallel, options.is_old))
+    held = list(parts(config, raw, options))
     assert sum(part.elements * (4 if part.float32 else ITEMSIZE[dtype]) for part in held) == said["parameters"]
     if "groups" not in said or (release, model) in WITHOUT_STATES:
         return

@@ -8,26 +8,17 @@ kv_cache_utils.py`` and ``vllm/model_executor/models/config.py: HybridAttentionM
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from math import lcm
-from typing import Any, Literal
+from typing import Any
 
 from ...errors import InputError
 from ...ledger import ITEMSIZE
 from ...programs import Config
+from ..served.layers import ATTENTION, INDEX_SCALE, STATES, Kind, having, heads_of, seen_of, state_of
+from ..served.weights import kv_heads_of
 from .options import ServingOptions
-from .weights import kv_heads, kv_heads_of, mamba2
-
-Kind = Literal["full", "window", "chunk", "latent", "state"]
-ATTENTION = re.compile(r"\.(\d+)\.(?:.*\.)?(?:k_proj|qkv_proj|query_key_value|c_attn|Wqkv|kv_a_proj_with_mqa)\.weight$")
-"""Parameters of the layers that keep keys and values of their own. Layers that use another layer's have none."""
-STATES = re.compile(r"\.(\d+)\.(?:.*\.)?(mamba|mixer|linear_attn|conv)\.(?:conv1d|conv)\.weight$")
-INDEX_SCALE = 4
-"""Bytes beside a token's key of a sparse attention's index, which is in float8."""
-ROUTER_OF_CHUNKS = 4
-"""Of so many layers of Llama 4 the last sees all tokens."""
 
 
 @dataclass(frozen=True)
@@ -95,8 +86,7 @@ class Cache:
 def layers(config: Config, raw: Mapping[str, Any], options: ServingOptions) -> list[Layer]:
     """What each layer of the whole model keeps on a rank, before groups are made."""
     itemsize = ITEMSIZE[options.dtype] if options.kv_cache_dtype == "auto" else options.cache_itemsize
-    attending = sorted({int(match[1]) for name in config.parameters if (match := ATTENTION.search(name))})
-    stateful = sorted({int(match[1]) for name in config.parameters if (match := STATES.search(name))})
+    attending, stateful = having(ATTENTION, config), having(STATES, config)
     block = options.tokens_of_block(bool(raw.get("kv_lora_rank")), bool(raw.get("index_head_dim")))
     found: dict[int, list[Layer]] = {}
     token = 0
@@ -109,9 +99,9 @@ def layers(config: Config, raw: Mapping[str, Any], options: ServingOptions) -> l
             if "index_head_dim" in raw:
                 found[i].insert(0, Layer("latent", block, block * (raw["index_head_dim"] + INDEX_SCALE)))
             continue
-        heads, size = _heads(i, config, raw)
+        heads, size = heads_of(i, config, raw)
         token = 2 * kv_heads_of(heads, options.tensor_parallel_size) * size * itemsize
-        kind, seen = _seen(i, config, raw)
+        kind, seen = seen_of(i, config, raw)
         found[i] = [Layer(kind, block, block * token, seen)]
     if stateful:
         state = state_bytes(config, raw, options)
@@ -123,43 +113,12 @@ def layers(config: Config, raw: Mapping[str, Any], options: ServingOptions) -> l
     return [replace(layer, index=i) for i in sorted(found) for layer in found[i]]
 
 
-def _heads(i: int, config: Config, raw: Mapping[str, Any]) -> tuple[int, int]:
-    """Heads of keys and their size, of a layer."""
-    if raw.get("global_head_dim") and raw["layer_types"][i] == "full_attention":
-        heads = raw.get("num_global_key_value_heads") if raw.get("attention_k_eq_v") else None
-        return heads or raw["num_key_value_heads"], raw["global_head_dim"]
-    size = raw.get("head_dim") if "global_head_dim" in raw else None
-    heads = raw["num_key_value_heads"] if size else kv_heads(config, raw)
-    return heads, size or config.head_dim
-
-
-def _seen(i: int, config: Config, raw: Mapping[str, Any]) -> tuple[Kind, int | None]:
-    """Whether a layer sees all tokens, and how many else."""
-    if chunk := raw.get("attention_chunk_size"):
-        return ("full", None) if (i + 1) % ROUTER_OF_CHUNKS == 0 else ("chunk", chunk)
-    windowed = config.windowed_layers[i] if i < len(config.windowed_layers) else False
-    if not windowed or config.sliding_window is None:
-        return "full", None
-    return "window", config.sliding_window + (config.family == "cohere2")
-
-
 def state_bytes(config: Config, raw: Mapping[str, Any], options: ServingOptions) -> int:
-    """Bytes of a layer's state of one request: the last inputs of its convolution, and the recurrent state."""
-    tp, itemsize = options.tensor_parallel_size, ITEMSIZE[options.dtype]
-    if "conv_L_cache" in raw:
-        return int(raw["hidden_size"] // tp * (raw["conv_L_cache"] - 1) * itemsize)
-    if "linear_num_value_heads" in raw:
-        key, value = raw["linear_key_head_dim"], raw["linear_value_head_dim"]
-        keys, values = raw["linear_num_key_heads"], raw["linear_num_value_heads"]
-        convolved = (2 * keys * key + values * value) // tp * (raw["linear_conv_kernel_dim"] - 1 + options.drafted)
-        dtype = ITEMSIZE[raw.get("mamba_ssm_dtype") or options.dtype]
-        return int(convolved * itemsize + values // tp * key * value * dtype)
-    size = mamba2(raw)
-    groups = size.groups if size.groups % tp == 0 else tp
-    convolved = (size.heads * size.head + 2 * groups * size.state) // tp * (size.kernel - 1 + options.drafted)
+    """Bytes of a layer's state of one request."""
+    convolved, recurrent = state_of(raw, options.tensor_parallel_size, options.drafted)
     default = "float32" if config.family == "nemotron_h" and not options.is_old else options.dtype
-    dtype = ITEMSIZE[raw.get("mamba_ssm_cache_dtype") or default]
-    return int(convolved * itemsize + size.heads // tp * size.head * size.state * dtype)
+    kept = raw.get("mamba_ssm_dtype" if "linear_num_value_heads" in raw else "mamba_ssm_cache_dtype")
+    return int(convolved * ITEMSIZE[options.dtype] + recurrent * ITEMSIZE[kept or default])
 
 
 def _aligned(block: int, token: int, state: int, raw: Mapping[str, Any], options: ServingOptions) -> int:

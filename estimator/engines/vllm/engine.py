@@ -2,24 +2,37 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from math import lcm, prod
+from math import lcm
 from types import MappingProxyType
-from typing import Any, NamedTuple
+from typing import Any
 
 from ...errors import InputError
 from ...io.fields import parse_size, torch_dtype
 from ...ledger import ITEMSIZE
 from ...programs import Config
-from ..devices import Device, find
-from ..engine import Engine, Figures, Limit, Spec
+from ..devices import Device
+from ..engine import Spec
+from ..served.checkpoint import (
+    Checkpoint,
+    absorbed_bytes,
+    adapter_bytes,
+    bytes_of,
+    given,
+    is_on,
+    layers_of,
+    positions,
+    rope_bytes,
+)
+from ..served.engine import Served, Start
+from ..served.formats import Format, Known, format_of
+from ..served.weights import Part
+from ..served.weights import parts as parts_of
 from .caches import Cache, Group, grouped, layers
-from .formats import MXFP4, Format, check_method, named, of_config, of_method
+from .command_line import GRAMMAR
 from .options import ServingOptions
 from .profile import activation_bytes
-from .weights import Part, parts, shapes_of
 
 GIB = 2**30
 NON_TORCH = {
@@ -35,6 +48,16 @@ GRAPHS = 0.13
 models have 0.4 to 4.8 GiB."""
 
 
+RELEASED = {
+    "0.11": "awq deepspeedfp tpu_int8 fp8 ptpc_fp8 fbgemm_fp8 modelopt modelopt_fp4 bitblas gguf gptq_marlin_24 "
+    "gptq_marlin gptq_bitblas awq_marlin gptq compressed-tensors bitsandbytes hqq experts_int8 ipex quark moe_wna16 "
+    "torchao auto-round rtn inc mxfp4 petit_nvfp4",
+    "0.33": "awq auto_awq fp8 fbgemm_fp8 fp_quant modelopt modelopt_fp4 modelopt_mxfp8 modelopt_mixed auto_gptq gptq "
+    "gptq_marlin awq_marlin humming compressed-tensors experts_int8 quark moe_wna16 torchao inc mxfp4 gpt_oss_mxfp4 "
+    "deepseek_v4_fp8 online fp8_per_tensor fp8_per_block fp8_per_channel int8_per_channel_weight_only nvfp4_per_token "
+    "mxfp8",
+}
+"""Methods of each release (``vllm/model_executor/layers/quantization/__init__.py``)."""
 UNKNOWN = {"gpt_neo": "GPTNeoForCausalLM"}
 """Families of which vLLM has no class, and whose modules of transformers it cannot run either."""
 
@@ -47,14 +70,30 @@ class Rank:
     cache: Cache
 
 
-class Vllm(Engine):
+class Vllm(Served):
     """vLLM on GPUs."""
 
     title = "vLLM"
-    has_own_memory = True
-    reads_checkpoints = False
-    reads_programs = True
-    defaults = MappingProxyType({"task": "serve"})
+    block = "vllm"
+    grammar = GRAMMAR
+    options = ServingOptions
+    length, share, ranks_key = "max_model_len", "gpu_memory_utilization", "tensor_parallel_size"
+    stages_key, rows_key, draft = "pipeline_parallel_size", "max_num_seqs", "draft_model"
+    labels = MappingProxyType(
+        {
+            "requested": "the share of the GPU",
+            "weights": "weights",
+            "activation": "activations of the largest step",
+            "non_torch": "outside PyTorch's allocator",
+            "cudagraph": "CUDA graphs",
+            "kv_cache": "left for the KV cache",
+        }
+    )
+    working = ("activation", "cudagraph")
+    often = (
+        *("release", "max_model_len", "tensor_parallel_size", "gpu_memory_utilization", "max_num_seqs"),
+        *("kv_cache_dtype", "quantization", "non_torch"),
+    )
     rows = (
         ("weights", "weights"),
         ("activation", "activations of the largest step"),
@@ -108,7 +147,8 @@ class Vllm(Engine):
     def start(self, model: Checkpoint, options: ServingOptions, gpu: Device) -> Start:
         """What vLLM says of options with its defaults. Raises ``InputError`` in its words."""
         config, raw = model.spec.config, model.spec.raw
-        form = format_of(model.quantization, options, config.family, model.spec.name)
+        known = Known(f"vLLM {options.release}", tuple(RELEASED[options.release].split()))
+        form = format_of(model.quantization, options.quantization, known, config.family, model.spec.name)
         ranks = self.ranks(config, raw, options, form, model.draft)
         sized = [(self.memory(config, raw, options, gpu, rank), rank) for rank in ranks]
         sizes, rank = min(sized, key=lambda one: one[0]["available"] / (one[0]["block"] or 1))
@@ -120,83 +160,37 @@ class Vllm(Engine):
         if options.is_old and rank.cache.groups:
             least = min(layer.block for group in rank.cache.groups for layer in group.layers if layer.kind != "state")
             tokens = blocks // len(rank.cache.groups) * least * options.decode_context_parallel_size
-        return Start(options, sizes, rank, blocks, tokens, concurrency, _refusal(sizes, rank, options))
-
-    # Plans.
-
-    def asked(self, plan: Any) -> str:
-        return f"serving with {self.title}"
-
-    def heading(self, plan: Any) -> str:
-        return f"{plan.model}, {plan.batch:,} requests of {plan.seq:,} tokens, {self.release(plan)}, {plan.device}"
-
-    def release(self, plan: Any) -> str:
-        return f"{self.title} {plan.vllm.release}"
-
-    def device_of(self, plan: Any) -> Device | None:
-        return None if plan.device is None else find(plan.device)
-
-    def runs_alike(self, plan: Any, device: Device) -> bool:
-        return device.capability is not None
-
-    def model(self, plan: Any, load: Callable[[str], Spec]) -> Checkpoint:
-        return checkpoint(plan.model, load, plan.vllm.draft_model)
-
-    def contexts(self, plan: Any, model: Checkpoint) -> tuple[int, int, int, int]:
-        gpu = find(plan.device)
-        options = self.resolved(ServingOptions(**plan.vllm.model_dump(exclude_unset=True)), model.spec, gpu)
-        cache = self.start(model, options, gpu).rank.cache
-        step = lcm(*(layer.block for group in cache.groups for layer in group.layers if layer.kind != "state"))
-        return plan.seq, 1, positions(model.spec.raw) or plan.seq, step
-
-    def figures(self, plan: Any, model: Checkpoint) -> Figures:
-        gpu = find(plan.device)
-        given = plan.vllm.model_dump(exclude_unset=True)
-        dtype = plan.dtype if "dtype" in plan.model_fields_set else "auto"
-        options = self.resolved(ServingOptions(**{"max_model_len": plan.seq, **given, "dtype": dtype}), model.spec, gpu)
-        self.check(options, gpu)
-        found = self.start(model, options, gpu)
-        sizes = found.bytes
-        cache = plan.batch * found.rank.cache.needed(plan.seq, options) * sizes["block"]
-        above = sizes["activation"] + sizes["cudagraph"]
-        resident = sizes["weights"] + cache
-        process = resident + above + sizes["non_torch"]
-        figures = {
-            **{name: sizes[name] for name in ("weights", "activation", "non_torch", "cudagraph")},
-            "kv_cache": cache,
-            "available": sizes["kv_cache"],
-            "requested": sizes["requested"],
-            **({"host_cache": round(options.kv_offloading_size * GIB)} if options.kv_offloading_size else {}),
-            "parameters": sizes["weights"],
-            **dict.fromkeys(("adapters", "buffers", "gradients", "optimizer", "saved"), 0),
-            "resident": resident,
-            "peak_above_resident": above,
-            "peak": resident + above,
-            "process": process,
-        }
-        return Figures(
-            figures,
-            {"profiling run": above},
-            sum(prod(shape) for shape in shapes_of(model.spec.config).values()),
-            (Limit("process", process, sizes["requested"], process),),
-            warnings=(*model.warnings, *model.spec.warnings, *filter(None, (found.refusal,))),
-            serving={"kv_tokens": found.kv_tokens, "max_concurrency": round(found.max_concurrency, 2)},
+        refusal = _refusal(sizes, rank, options)
+        log: tuple[str, ...] = (
+            f"Model loading took {sizes['weights'] / GIB:.2f} GiB memory",
+            f"Available KV cache memory: {sizes['available'] / GIB:.2f} GiB",
         )
+        said = (
+            f"GPU KV cache size: {tokens:,} tokens",
+            f"Maximum concurrency for {length:,} tokens per request: {concurrency:.2f}x",
+        )
+        step = lcm(*(layer.block for group in rank.cache.groups for layer in group.layers if layer.kind != "state"))
+        log += said if refusal is None else (refusal,)
+        return Start(options, sizes, rank.cache, blocks, tokens, concurrency, refusal, log, step)
+
+    def remedies(self, options: ServingOptions) -> Mapping[str, Sequence[Any]]:
+        return {
+            "kv_cache_dtype": ["fp8"] if options.kv_cache_dtype == "auto" else [],
+            "max_num_seqs": [rows for rows in (256, 128, 64) if rows < options.rows],
+            "tensor_parallel_size": [n for n in (2, 4, 8, 16) if n > options.tensor_parallel_size],
+        }
+
+    def notes(self, options: ServingOptions) -> tuple[str, ...]:
+        assumed = "what lies outside PyTorch's allocator is assumed from logs; --non-torch takes your own log's."
+        free = "prefix caching costs nothing: its blocks are those that no request has."
+        return (*((assumed,) if options.non_torch is None else ()), *((free,) if options.enable_prefix_caching else ()))
+
+    def on_host(self, options: ServingOptions) -> Mapping[str, int]:
+        return {"host_cache": round(options.kv_offloading_size * GIB)} if options.kv_offloading_size else {}
 
     def check(self, options: ServingOptions, gpu: Device) -> None:
         """Raise ``InputError`` for a device that is no CUDA GPU, or on which vLLM refuses the options."""
-        if gpu.capability is None:
-            raise InputError(
-                f"device {gpu.name} runs no CUDA; name a GPU that `estimator devices` lists, such as a100-80gb"
-            )
-        if gpu.capability < (7, 0):
-            raise InputError(
-                f"vLLM needs compute capability 7.0, and {gpu.label} has {'{}.{}'.format(*gpu.capability)}"
-            )
-        if options.dtype == "bfloat16" and gpu.capability < (8, 0):
-            raise InputError(
-                f"vLLM refuses bfloat16 below compute capability 8.0, which {gpu.label} is; set dtype to float16"
-            )
+        self.check_capability(options, gpu, (7, 0))
         free = gpu.usable_bytes if options.free is None else parse_size(options.free)
         requested = int(gpu.usable_bytes * options.share)
         if free < requested:
@@ -226,7 +220,7 @@ class Vllm(Engine):
         count = options.pipeline_parallel_size
         if count > total:
             raise InputError(f"pipeline_parallel_size: {count} ranks have no layer each of {total}; take fewer")
-        held = list(parts(config, raw, options.parallel, options.is_old))
+        held = list(parts(config, raw, options))
         kept = layers(config, raw, options)
         if drafts_itself(config, options):
             last = max(one.index for one in kept if one.kind != "state")
@@ -236,25 +230,22 @@ class Vllm(Engine):
             held.append(Part("the drafting layer's projection and norms", 2 * size**2 + 3 * size, layer=total - 1))
         if draft is not None:
             theirs = draft.spec
-            held += [part._replace(layer=total - 1) for part in parts(theirs.config, theirs.raw, options.parallel)]
+            held += [part._replace(layer=total - 1) for part in parts_of(theirs.config, theirs.raw, options.parallel)]
             kept += [replace(one, index=total - 1) for one in layers(theirs.config, theirs.raw, options)]
         cache = grouped(kept, options)
         ranks = []
-        start = 0
-        for rank in range(count):
-            size = total // count + (0 < total % count >= count - rank - 1 > 0)
-            own = range(start, start + size)
-            start += size
+        for rank, own in enumerate(layers_of(count, total)):
             weights = sum(
-                _bytes(part, options, format)
+                bytes_of(part, options.dtype, format)
                 for part in held
-                if (part.layer in own if part.layer is not None else _is_on(part, rank, count, config))
+                if (part.layer in own if part.layer is not None else is_on(part, rank, count, config))
             )
-            weights += rope_bytes(raw, config, options)
+            weights += rope_bytes(raw, config, ITEMSIZE[options.dtype])
             if format is not None and raw.get("kv_lora_rank"):
-                weights += len(own) * _absorbed_bytes(raw, options)
+                weights += len(own) * absorbed_bytes(raw, options.tensor_parallel_size, options.dtype)
             if options.enable_lora:
-                weights += _adapter_bytes([part for part in held if part.layer in own], options)
+                slots = [part for part in held if part.layer in own]
+                weights += adapter_bytes(slots, options.max_lora_rank, options.max_loras, options.dtype)
             ranks.append(Rank(weights, _share(cache, own)))
         return ranks
 
@@ -266,10 +257,10 @@ class Vllm(Engine):
         sizes = {
             "total": gpu.usable_bytes,
             "requested": int(gpu.usable_bytes * options.share),
-            "weights": _given(options.weights, max(rank.weights - int(options.cpu_offload_gb * GIB), 0)),
-            "activation": _given(options.activation, activation_bytes(config, raw, options, gpu.capability)),
-            "non_torch": _given(options.non_torch, non_torch_bytes(options, gpu)),
-            "cudagraph": _given(
+            "weights": given(options.weights, max(rank.weights - int(options.cpu_offload_gb * GIB), 0)),
+            "activation": given(options.activation, activation_bytes(config, raw, options, gpu.capability)),
+            "non_torch": given(options.non_torch, non_torch_bytes(options, gpu)),
+            "cudagraph": given(
                 options.cudagraph, 0 if options.is_old or options.enforce_eager else round(GRAPHS * GIB)
             ),
         }
@@ -300,86 +291,23 @@ def drafts_itself(config: Config, options: ServingOptions) -> bool:
     return True
 
 
-def checkpoint(model: str, load: Callable[[str], Spec], draft: str | None = None) -> Checkpoint:
-    """A model by its name, and how its checkpoint is quantised: by its config.json, else by its name."""
-    if draft is not None:
-        return checkpoint(model, load)._replace(draft=checkpoint(draft, load))
-    packed = named(model)
-    if packed is not None and "/" in model:
-        try:
-            spec = load(packed[0].rpartition("/")[2])
-        except InputError:
-            pass
-        else:
-            note = f"{model} is read as {spec.name}, quantised as its name says; its config.json replaces this"
-            return Checkpoint(spec, packed[1], (note,))
-    spec = load(model)
-    return Checkpoint(spec, getattr(spec, "quantization", None), spec.warnings)
-
-
-def format_of(quantization: Any, options: ServingOptions, family: str, where: str) -> Format | None:
-    """The format of a checkpoint's linear layers; ``None`` where they are not quantised. Raises ``InputError``."""
-    if isinstance(quantization, Mapping):
-        method = str(quantization.get("quant_method"))
-        check_method(method, options.release)
-        return of_config(quantization, where)
-    if isinstance(quantization, Format):
-        check_method(quantization.method, options.release)
-        return quantization
-    if options.quantization is not None:
-        return of_method(options.quantization, options.release)
-    return MXFP4 if family == "gpt_oss" else None
-
-
-def _bytes(part: Part, options: ServingOptions, format: Format | None) -> int:
-    if format is not None and (packed := format.of(part)) is not None:
-        return packed
-    return part.elements * (4 if part.float32 else ITEMSIZE[options.dtype])
-
-
-def _is_on(part: Part, rank: int, ranks: int, config: Config) -> bool:
-    """Whether a rank of a pipeline has a parameter that is in no layer: embeddings first, the output's last."""
-    if re.search(r"(embed|wte|wpe|word_embeddings)", part.name):
-        return rank == 0 or (rank == ranks - 1 and config.tie_word_embeddings)
-    return rank == ranks - 1
+def parts(config: Config, raw: Mapping[str, Any], options: ServingOptions) -> Iterator[Part]:
+    """The parameters of a rank. Raises ``InputError`` in vLLM's words where heads do not divide
+    (``config/model.py: verify_with_parallel_config``).
+    """
+    heads = raw.get("num_attention_heads") or raw.get("n_head") or config.heads.get("num_attention_heads")
+    ranks = options.tensor_parallel_size
+    if isinstance(heads, int) and heads % ranks:
+        raise InputError(
+            f"vLLM stops: Total number of attention heads ({heads}) must be divisible by tensor parallel size "
+            f"({ranks}).; take a tensor_parallel_size that divides them"
+        )
+    yield from parts_of(config, raw, options.parallel, options.is_old)
 
 
 def _share(cache: Cache, own: range) -> Cache:
     """The groups, with the layers of one rank of a pipeline."""
     return Cache(tuple(Group(tuple(one for one in group.layers if one.index in own)) for group in cache.groups))
-
-
-def _adapter_bytes(held: Sequence[Part], options: ServingOptions) -> int:
-    """Slots for adapters on all linear layers (``vllm/lora/layers``): A [rank, in] and B [out, rank] each."""
-    found = sum(sum(part.linear) for part in held if part.linear is not None and ".experts." not in part.name)
-    return found * options.max_lora_rank * options.max_loras * ITEMSIZE[options.dtype]
-
-
-def _absorbed_bytes(raw: Mapping[str, Any], options: ServingOptions) -> int:
-    """A layer's projection of latent keys and values, which is quantised, once more in the model's dtype
-    (``mla/common.py: process_weights_after_loading``).
-    """
-    heads = raw["num_attention_heads"] // options.tensor_parallel_size
-    found: int = heads * (raw["qk_nope_head_dim"] + raw["v_head_dim"]) * raw["kv_lora_rank"] * ITEMSIZE[options.dtype]
-    return found
-
-
-def rope_bytes(raw: Mapping[str, Any], config: Config, options: ServingOptions) -> int:
-    """Cosines and sines of all positions, of each kind of rotary embedding (``rotary_embedding/base.py``)."""
-    ropes = raw.get("rope_parameters") or {}
-    kinds = list(ropes.values()) if all(isinstance(one, Mapping) for one in ropes.values()) and ropes else [ropes]
-    size = raw.get("qk_rope_head_dim") or raw.get("head_dim") or config.heads.get("head_dim") or 0
-    found = 0
-    for kind in {repr(one): one for one in kinds}.values():
-        positions = raw.get("max_position_embeddings") or 0
-        scaled = kind.get("rope_type") in ("yarn", "linear", "deepseek_yarn")
-        start = kind.get("original_max_position_embeddings") if kind.get("rope_type") != "linear" else None
-        positions = int((start or positions) * kind.get("factor", 1)) if scaled else positions
-        share = kind.get("partial_rotary_factor") or raw.get("partial_rotary_factor") or 1
-        if kind.get("rope_type") == "proportional":
-            share = 1
-        found += positions * int(size * share) * ITEMSIZE[options.dtype]
-    return found
 
 
 def non_torch_bytes(options: ServingOptions, gpu: Device) -> int:
@@ -388,41 +316,6 @@ def non_torch_bytes(options: ServingOptions, gpu: Device) -> int:
     table = NON_TORCH[gpu.capability >= (9, 0)]
     nearest = min(table, key=lambda ranks: abs(ranks - options.world))
     return round(table[nearest] * GIB)
-
-
-def _given(size: str | None, default: int) -> int:
-    return default if size is None else parse_size(size)
-
-
-class Checkpoint(NamedTuple):
-    """A model, and how its checkpoint is quantised."""
-
-    spec: Spec
-    quantization: Any
-    """The config's own ``quantization_config``, or what the checkpoint's name says; ``None`` where it is not."""
-    warnings: tuple[str, ...] = ()
-    draft: Checkpoint | None = None
-    """A model that drafts beside it."""
-
-
-@dataclass(frozen=True)
-class Start:
-    """What vLLM says at its start."""
-
-    options: ServingOptions
-    bytes: dict[str, int]
-    """Of the GPU that has the fewest blocks."""
-    rank: Rank
-    blocks: int
-    kv_tokens: int
-    max_concurrency: float
-    refusal: str | None
-
-
-def positions(raw: Mapping[str, Any]) -> int | None:
-    """The longest request that the model was made for (``config/model.py: _get_and_verify_max_len``)."""
-    keys = ("max_position_embeddings", "n_positions", "max_seq_len", "seq_length")
-    return next((int(raw[key]) for key in keys if isinstance(raw.get(key), int)), None)
 
 
 def usual_length(raw: Mapping[str, Any], is_old: bool) -> int:

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, NamedTuple
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Field
 
 from ...io.fields import Block, Whole, block_reader
 from ..keys import Keys
+from ..served.parallel import Parallel
 
 BLOCK_SIZES = (1, 8, 16, 32, 64, 128, 256)
 """``vllm/config/cache.py: BlockSize`` of 0.11. Later releases take any size that the kernels do."""
@@ -33,24 +34,6 @@ def _cache_dtype(value: Any) -> Any:
 
 BlockSize = Annotated[Whole, Field(ge=1), AfterValidator(_block_size)]
 Ranks = Annotated[Whole, Field(ge=1, le=1024)]
-
-
-class Parallel(NamedTuple):
-    """How ranks share a model."""
-
-    tp: int = 1
-    pp: int = 1
-    dp: int = 1
-    expert_parallel: bool = False
-
-    @property
-    def moe(self) -> int:
-        """Ranks that share the experts."""
-        return self.tp * self.dp
-
-    def experts(self, count: int) -> int:
-        """Experts of the rank that has most, where whole ones are placed."""
-        return -(-count // self.moe)
 
 
 class VllmOptions(BaseModel):
@@ -109,6 +92,8 @@ class VllmOptions(BaseModel):
 class ServingOptions(VllmOptions):
     """The options with the dtype, which is a plan's own key."""
 
+    runtime: ClassVar[str] = "vllm"
+
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = Field(
         "auto", description="dtype of weights and activations; auto: the checkpoint's, but never float32"
     )
@@ -133,8 +118,8 @@ class ServingOptions(VllmOptions):
     @property
     def parallel(self) -> Parallel:
         """How ranks share the model."""
-        sizes = self.tensor_parallel_size, self.pipeline_parallel_size, self.data_parallel_size
-        return Parallel(*sizes, self.enable_expert_parallel)
+        tp, dp = self.tensor_parallel_size, self.data_parallel_size
+        return Parallel(tp, self.pipeline_parallel_size, dp, tp * dp if self.enable_expert_parallel else 1)
 
     @property
     def world(self) -> int:
@@ -207,6 +192,7 @@ KEYS = Keys(
     fields=VllmKeys,
     topic=("vllm", "vLLM (the engine's names)"),
     claims=lambda data: data.get("task") == "serve",
+    serves=True,
     refused={
         "task: {p.task} does not go with runtime: {p.runtime}, which serves requests; set task: serve": (
             lambda p: p.task != "serve"

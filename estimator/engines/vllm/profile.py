@@ -15,8 +15,8 @@ from typing import Any
 from ...ledger import ITEMSIZE
 from ...operators.cuda.cublas import workspace_bytes
 from ...programs import Config
+from ..served.weights import VOCABULARY, kv_heads_of, shapes_of
 from .options import ServingOptions
-from .weights import VOCABULARY, kv_heads_of, shapes_of
 
 CHUNK = 32 * 1024
 """Tokens that experts compute at once (``VLLM_FUSED_MOE_CHUNK_SIZE``)."""

@@ -1,4 +1,4 @@
-"""``estimator serving``: what ``vllm serve`` says at its start, and the requests for which it has room."""
+"""``estimator serving``: what a server says at its start, and the requests for which it has room."""
 
 from __future__ import annotations
 
@@ -9,29 +9,19 @@ from typing import Any
 
 from ...answers.serving import Serving, serving, smallest_cluster
 from ...engines.devices import assumptions, find
-from ...engines.vllm import command_line
-from ...engines.vllm.options import ServingOptions
-from ...errors import InputError
+from ...engines.registry import SERVERS, engine_of
+from ...engines.served.engine import Served
+from ...errors import InputError, shown
 from ...io.fields import checked
 from ...text import human
 from .help import IN_FULL
 from .options import add_field, add_spellings, listed, value_of
 from .tables import check_output, present, show, show_answer, show_assumptions, table, write_figure
 
-_LABELS = {
-    "requested": "the share of the GPU",
-    "weights": "weights",
-    "activation": "activations of the largest step",
-    "non_torch": "outside PyTorch's allocator",
-    "cudagraph": "CUDA graphs",
-    "kv_cache": "left for the KV cache",
-}
 
-_OFTEN = (
-    *("release", "max_model_len", "tensor_parallel_size", "gpu_memory_utilization", "max_num_seqs"),
-    *("kv_cache_dtype", "quantization", "non_torch"),
-)
-"""Options that ``--help`` shows."""
+def _servers() -> list[Served]:
+    found = [engine_of(name) for name in SERVERS]
+    return [engine for engine in found if isinstance(engine, Served)]
 
 
 def configure(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None:
@@ -39,7 +29,8 @@ def configure(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None
     parser.add_argument(
         "model",
         metavar="MODEL",
-        help='built-in name, config.json or its folder, hub id, or a whole command line in quotes: "vllm serve ..."',
+        help='built-in name, config.json or its folder, hub id, or a whole command line in quotes: "vllm serve ...", '
+        '"python -m sglang.launch_server ..."',
     )
     parser.add_argument("--device", help="a GPU, by name (`estimator devices`)")
     parser.add_argument("--devices", metavar="LIST", help="in place of --device: how many of each GPU it takes")
@@ -50,17 +41,23 @@ def configure(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None
         help="tokens of a request, prompt and answer (default: %(default)s)",
     )
     add_spellings(parser, "seqs", "--seq", "--contexts")
-    often = parser.add_argument_group("vllm serve (its names; all of them: --help-all)")
-    others = parser.add_argument_group(f"vllm serve, more {IN_FULL}")
-    for name, field in ServingOptions.model_fields.items():
-        add_field(often if name in _OFTEN else others, name, field)
+    parser.add_argument("--runtime", metavar="|".join(SERVERS), help=f"what serves (default: {SERVERS[0]})")
+    added: set[str] = set()
+    for engine in _servers():
+        program = engine.grammar.program_name
+        often = parser.add_argument_group(f"{program} (its names; all of them: --help-all)")
+        others = parser.add_argument_group(f"{program}, more {IN_FULL}")
+        for name, field in engine.options.model_fields.items():
+            if name not in added:
+                add_field(often if name in engine.often else others, name, field)
+        added |= engine.options.model_fields.keys()
     parser.add_argument("--output", metavar="FILE", type=Path, help="write a figure, requests against their length")
     parser.add_argument("--json", action="store_true", help="print one JSON object; sizes in bytes")
 
 
 def execute(args: argparse.Namespace) -> int:
-    """Print the log, the blocks and the requests. Returns 1 where no request of the shortest length fits, or where vLLM
-    would stop at the longest that a command line or ``--max-model-len`` asks for.
+    """Print the log, the blocks and the requests. Returns 1 where no request of the shortest length fits, or where the
+    server would not take the longest that a command line or an option asks for.
     """
     if args.device is None and args.devices is None:
         raise InputError("the following arguments are required: --device; see `estimator serving --help`")
@@ -69,17 +66,27 @@ def execute(args: argparse.Namespace) -> int:
     seqs = [value_of("seqs", text.strip(), int) for text in args.seqs.split(",") if text.strip()]
     if not seqs or not all(isinstance(tokens, int) and 0 < tokens <= 10**8 for tokens in seqs):
         raise InputError(f"--seqs '{args.seqs}' is no list of token counts; write it like 2048,8192")
-    model, given, unknown = args.model, {}, []
-    asks_length = args.max_model_len is not None
-    if command_line.is_command(model):
-        command, asks_length = command_line.parse(model), True
+    model, given, unknown, servers = args.model, {}, [], _servers()
+    if args.runtime is not None and args.runtime not in SERVERS:
+        raise InputError(f"--runtime {shown(args.runtime)} serves nothing here; give one of {', '.join(SERVERS)}")
+    engine = servers[SERVERS.index(args.runtime or SERVERS[0])]
+    commanded = next((one for one in servers if one.grammar.is_command(model)), None)
+    if commanded is not None:
+        if args.runtime is not None and commanded is not engine:
+            raise InputError(
+                f"--runtime {args.runtime} does not go with a command line of {commanded.title}; leave it out"
+            )
+        engine, command = commanded, commanded.grammar.parse(model)
         model, given, unknown = command.model, dict(command.options), command.unknown
-    given |= {
-        name: value_of(name, value, field.annotation)
-        for name, field in ServingOptions.model_fields.items()
-        if (value := getattr(args, name)) is not None
-    }
-    options = checked(ServingOptions, given, "serving")
+    fields = engine.options.model_fields
+    named = {name for one in servers for name in one.options.model_fields if getattr(args, name, None) is not None}
+    if foreign := sorted(named - fields.keys()):
+        raise InputError(
+            f"--{foreign[0].replace('_', '-')} is no option of {engine.title}; leave it out, or set --runtime"
+        )
+    given |= {name: value_of(name, getattr(args, name), fields[name].annotation) for name in fields if name in named}
+    asks_length = commanded is not None or engine.length in named
+    options = checked(engine.options, given, "serving")
     if args.devices is not None:
         return _cluster(args, model, options)
     check_output(args.output)
@@ -89,11 +96,11 @@ def execute(args: argparse.Namespace) -> int:
         from ...figures.served import serving_figure
 
         write_figure(lambda: serving_figure(answer), args.output)
-    starts = not asks_length or answer.refusal is None
+    starts = answer.fits or not asks_length
     return 0 if starts and max(one.requests for one in answer.contexts) >= 1 else 1
 
 
-def _cluster(args: argparse.Namespace, model: str, options: ServingOptions) -> int:
+def _cluster(args: argparse.Namespace, model: str, options: Any) -> int:
     """Print how many cards of each kind it takes. Returns 1 where no number does."""
     devices = listed(args.devices, "devices")
     layouts = smallest_cluster(model, devices, options)
@@ -119,28 +126,29 @@ def _object(answer: Serving, unknown: Sequence[str]) -> dict[str, Any]:
 
 
 def _print(answer: Serving, unknown: Sequence[str]) -> None:
-    options = answer.options
+    options, engine = answer.options, answer.engine
     ranks = f", {options.world} ranks" if options.world > 1 else ""
     show(
-        f"{answer.model}, vLLM {options.release}, {answer.device}{ranks}, {options.dtype}, "
+        f"{answer.model}, {engine.title} {options.release}, {answer.device}{ranks}, {options.dtype}, "
         f"KV cache {options.kv_cache_dtype}"
     )
-    rows = [[label, human(answer.bytes[key]), f"{answer.bytes[key]:,}"] for key, label in _LABELS.items()]
+    rows = [[label, human(answer.bytes[key]), f"{answer.bytes[key]:,}"] for key, label in engine.labels.items()]
     show(table(["component", "size", "bytes"], rows))
-    for line in answer.log():
+    for line in answer.log:
         show(line)
     for mend in answer.mends:
         show(f"It starts with {mend}")
-    if answer.longest is not None and answer.least_share is not None and answer.refusal is None:
+    length, share = (f"--{name.replace('_', '-')}" for name in (engine.length, engine.share))
+    if answer.longest is not None and answer.least_share is not None and answer.fits:
         show(
-            f"Largest --max-model-len {answer.longest:,}, smallest --gpu-memory-utilization {answer.least_share}, most "
-            f"requests at once {answer.most_requests:,}."
+            f"Largest {length} {answer.longest:,}, smallest {share} {answer.least_share}, most requests at once "
+            f"{answer.most_requests:,}."
         )
     if answer.blocks:
         show(f"{answer.blocks:,} blocks, {human(answer.bytes['block'])} each.")
         show(
             table(
-                ["tokens of a request", "blocks", "requests at once", "as vLLM prints it"],
+                ["tokens of a request", "blocks", "requests at once", f"as {engine.title} prints it"],
                 [
                     [f"{one.tokens:,}", f"{one.blocks:,}", f"{int(one.requests):,}", f"{one.requests:.2f}x"]
                     for one in answer.contexts
@@ -156,8 +164,9 @@ def _print(answer: Serving, unknown: Sequence[str]) -> None:
     if unknown:
         show(f"Note: left out, since they have no rule here: {', '.join(unknown)}")
     if answer.trained is not None and any(one.tokens > answer.trained for one in answer.contexts):
-        show(f"Note: the model was made for {answer.trained:,} positions; vLLM refuses longer requests unless told.")
-    if options.non_torch is None:
-        show("Note: what lies outside PyTorch's allocator is assumed from logs; --non-torch takes your own log's.")
-    if options.enable_prefix_caching:
-        show("Note: prefix caching costs nothing: its blocks are those that no request has.")
+        show(
+            f"Note: the model was made for {answer.trained:,} positions; {engine.title} refuses longer requests unless "
+            "told."
+        )
+    for note in engine.notes(options):
+        show(f"Note: {note}")

@@ -1,4 +1,4 @@
-"""Quantised checkpoints: the bytes of a rank's linear layers, by the method's name in vLLM.
+"""Quantised checkpoints: the bytes of a rank's linear layers, by the method's name in vLLM and SGLang.
 
 Sources: ``vllm/model_executor/layers/quantization/`` (``fp8.py``, ``gptq_marlin.py``, ``awq_marlin.py``, ``mxfp4.py``,
 ``bitsandbytes.py``, ``compressed_tensors/schemes``).
@@ -10,7 +10,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from fractions import Fraction
-from typing import Any
+from typing import Any, NamedTuple
 
 from ...errors import InputError, shown
 from .weights import Part
@@ -76,16 +76,6 @@ NAMED: tuple[tuple[str, Format], ...] = (
 )
 """Formats by the ends of a checkpoint's name, in lower case."""
 MXFP4 = Format("mxfp4", Fraction(4), MX_BLOCK, Fraction(1), experts_alone=True, pads=(256, 64))
-RELEASED = {
-    "0.11": "awq deepspeedfp tpu_int8 fp8 ptpc_fp8 fbgemm_fp8 modelopt modelopt_fp4 bitblas gguf gptq_marlin_24 "
-    "gptq_marlin gptq_bitblas awq_marlin gptq compressed-tensors bitsandbytes hqq experts_int8 ipex quark moe_wna16 "
-    "torchao auto-round rtn inc mxfp4 petit_nvfp4",
-    "0.33": "awq auto_awq fp8 fbgemm_fp8 fp_quant modelopt modelopt_fp4 modelopt_mxfp8 modelopt_mixed auto_gptq gptq "
-    "gptq_marlin awq_marlin humming compressed-tensors experts_int8 quark moe_wna16 torchao inc mxfp4 gpt_oss_mxfp4 "
-    "deepseek_v4_fp8 online fp8_per_tensor fp8_per_block fp8_per_channel int8_per_channel_weight_only nvfp4_per_token "
-    "mxfp8",
-}
-"""Methods of each release (``vllm/model_executor/layers/quantization/__init__.py``)."""
 METHODS = {
     "fp8": _FP8,
     "awq": NAMED[1][1],
@@ -103,7 +93,7 @@ METHODS = {
     "moe_wna16": NAMED[1][1],
     "gpt_oss_mxfp4": MXFP4,
 }
-"""Formats by the method's name in vLLM."""
+"""Formats by the method's name."""
 
 
 def named(model: str) -> tuple[str, Format] | None:
@@ -112,6 +102,44 @@ def named(model: str) -> tuple[str, Format] | None:
         if match := re.search(rf"[-_.](?:{ends})$", model.lower()):
             return model[: match.start()], found
     return None
+
+
+class Known(NamedTuple):
+    """The methods that a release of an engine has."""
+
+    release: str
+    """With the engine's name."""
+    methods: tuple[str, ...]
+
+    def check(self, method: str) -> None:
+        """Raise ``InputError`` in the engine's words for a method that it lacks."""
+        if method not in self.methods:
+            raise InputError(
+                f"{self.release} stops: Unknown quantization method: {method}. Must be one of {list(self.methods)}.; "
+                "take a checkpoint of one of these, or another release"
+            )
+
+
+def format_of(quantization: Any, method: str | None, known: Known, family: str, where: str) -> Format | None:
+    """The format of a checkpoint's linear layers; ``None`` where they are not quantised.
+
+    ``method``: of ``--quantization``. Raises ``InputError`` for one that the release lacks, or that has no rule.
+    """
+    if isinstance(quantization, Mapping):
+        known.check(str(quantization.get("quant_method")))
+        return of_config(quantization, where)
+    if isinstance(quantization, Format):
+        known.check(quantization.method)
+        return quantization
+    if method is None:
+        return MXFP4 if family == "gpt_oss" else None
+    known.check(method)
+    if method not in METHODS:
+        raise InputError(
+            f"quantization: {method} has no rule without the checkpoint's config.json; give that, or --weights, which "
+            "is what the log says of loading"
+        )
+    return METHODS[method]
 
 
 def of_config(quantization: Mapping[str, Any], where: str) -> Format:
@@ -139,28 +167,5 @@ def of_config(quantization: Mapping[str, Any], where: str) -> Format:
         found = Format("compressed-tensors", Fraction(bits), group, Fraction(2 if group else 0), 0 if group else 4)
         found = found if packed else replace(found, group=None, of_group=Fraction(0), of_output=4)
     else:
-        raise InputError(
-            f"{where}: quantization_config of {shown(method)} has no rule of vLLM's; give --weights, the log's"
-        )
+        raise InputError(f"{where}: quantization_config of {shown(method)} has no rule here; give --weights, the log's")
     return replace(found, kept=words)
-
-
-def check_method(method: str, release: str) -> None:
-    """Raise ``InputError`` in vLLM's words for a method that the release lacks."""
-    known = RELEASED[release].split()
-    if method not in known:
-        raise InputError(
-            f"vLLM {release} stops: Unknown quantization method: {method}. Must be one of {known}.; take a checkpoint "
-            "of one of these, or another release"
-        )
-
-
-def of_method(method: str, release: str) -> Format:
-    """The format of ``--quantization``. Raises ``InputError`` for one that the release lacks, or that has no rule."""
-    check_method(method, release)
-    if method not in METHODS:
-        raise InputError(
-            f"quantization: {method} has no rule without the checkpoint's config.json; give that, or --weights, which "
-            "is the log's 'Model loading took'"
-        )
-    return METHODS[method]

@@ -1,10 +1,11 @@
 """The parameters of one rank: which part of each of a model's parameters it has.
 
-vLLM merges a layer's projections, which changes no count. A parameter is whole on each rank, or split by its rows or
+A layer's projections are merged, which changes no count. A parameter is whole on each rank, or split by its rows or
 columns; heads of keys and values are copied where there are more ranks than heads.
 
 Sources: ``vllm/model_executor/layers/linear.py``, ``vocab_parallel_embedding.py``, ``fused_moe/config.py``,
 ``mamba/mamba_mixer2.py`` and ``mamba/mamba_utils.py``, and the model classes in ``vllm/model_executor/models``.
+SGLang's layers and classes were made from these, and split alike.
 """
 
 from __future__ import annotations
@@ -18,7 +19,7 @@ from typing import Any, NamedTuple
 from ...errors import InputError
 from ...ledger import whole
 from ...programs import Config
-from .options import Parallel
+from .parallel import Parallel
 
 VOCABULARY = 64
 """Rows of embeddings are padded to a multiple of so many (``DEFAULT_VOCAB_PADDING_SIZE``)."""
@@ -65,11 +66,12 @@ def shapes_of(config: Config) -> dict[str, tuple[int, ...]]:
 
 
 def parts(config: Config, raw: Mapping[str, Any], parallel: Parallel, old: bool = False) -> Iterator[Part]:
-    """The parameters of a rank, of all layers. Raises ``InputError`` where vLLM cannot split the model.
+    """The parameters of a rank, of all layers. Raises ``InputError`` where the engine cannot split the model.
 
-    ``old``: as release 0.11 has them.
+    ``old``: as vLLM 0.11 has them.
     """
-    check_heads(config, raw, parallel)
+    if not raw.get("kv_lora_rank") and config.heads.get("num_key_value_heads"):
+        _check_copies(kv_heads(config, raw), parallel)
     roles = {module.path: module.role for module in config.modules.of("embedding", "linear")}
     shapes = shapes_of(config)
     for name, shape in shapes.items():
@@ -79,7 +81,8 @@ def parts(config: Config, raw: Mapping[str, Any], parallel: Parallel, old: bool 
         layer = int(found[1]) if (found := re.search(r"\.(\d+)\.", name)) else None
         if roles.get(name.rpartition(".")[0]) is not None or name.endswith("embed_tokens_per_layer.weight"):
             padded = -(-shape[0] // VOCABULARY) * VOCABULARY
-            yield Part(name, elements // shape[0] * (padded // parallel.tp), layer=layer)
+            ranks = parallel.dense if parallel.dense and name.startswith("lm_head") else parallel.tp
+            yield Part(name, elements // shape[0] * (padded // ranks), layer=layer)
             continue
         share = _share(name, shape, config, raw, parallel, old)
         router = (
@@ -101,34 +104,21 @@ def parts(config: Config, raw: Mapping[str, Any], parallel: Parallel, old: bool 
 
 
 def _whole(count: Fraction | int, name: str, parallel: Parallel) -> int:
-    """A rank's elements. Raises ``InputError`` in vLLM's words where they are no whole number."""
+    """A rank's elements. Raises ``InputError`` in the engine's words where they are no whole number."""
     if count != int(count):
         raise InputError(
-            f"vLLM stops: AssertionError: {name} is not divisible by {parallel.tp}; take another tensor_parallel_size"
+            f"{parallel.engine} stops: AssertionError: {name} is not divisible by {parallel.tp}; take another "
+            f"{parallel.option}"
         )
     return int(count)
 
 
-def check_heads(config: Config, raw: Mapping[str, Any], parallel: Parallel) -> None:
-    """Raise ``InputError`` in vLLM's words where heads do not divide (``config/model.py:
-    verify_with_parallel_config``).
-    """
-    heads = raw.get("num_attention_heads") or raw.get("n_head") or config.heads.get("num_attention_heads")
-    if isinstance(heads, int) and heads % parallel.tp:
-        raise InputError(
-            f"vLLM stops: Total number of attention heads ({heads}) must be divisible by tensor parallel size "
-            f"({parallel.tp}).; take a tensor_parallel_size that divides them"
-        )
-    if not raw.get("kv_lora_rank") and config.heads.get("num_key_value_heads"):
-        _check_copies(kv_heads(config, raw), parallel.tp)
-
-
-def _check_copies(heads: int, tp: int) -> None:
+def _check_copies(heads: int, parallel: Parallel) -> None:
     """Raise ``InputError`` where heads of keys are neither split nor copied evenly (``models/llama.py``)."""
-    if max(heads, tp) % min(heads, tp):
+    if max(heads, parallel.tp) % min(heads, parallel.tp):
         raise InputError(
-            f"vLLM stops: AssertionError, since {heads} heads of keys and {tp} ranks do not divide one another; take "
-            "another tensor_parallel_size"
+            f"{parallel.engine} stops: AssertionError, since {heads} heads of keys and {parallel.tp} ranks do not "
+            f"divide one another; take another {parallel.option}"
         )
 
 
@@ -142,9 +132,10 @@ def _share(
     bias = kind == "bias" or kind.endswith("proj_bias")
     tp = parallel.tp
     if ".experts." in name:
-        if parallel.expert_parallel:
-            return Fraction(parallel.experts(shape[0]), shape[0])
-        return None if bias and "down_proj" in kind else Fraction(1, parallel.moe)
+        split = 1 if bias and "down_proj" in kind else parallel.moe // parallel.ep
+        return Fraction(parallel.experts(shape[0]), shape[0] * split)
+    if parallel.dense and re.search(r"(gate|up|down|gate_up)_proj|\.fc[12]\.", name):
+        tp = parallel.dense
     if ".indexer." in name or (config.family == "gpt_bigcode" and ".mlp." in name and not old):
         return None
     if re.search(r"\.(mamba|mixer)\.(in_proj|out_proj|conv1d|norm|A_log|D|dt_bias)", name):

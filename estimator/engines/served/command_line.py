@@ -1,0 +1,121 @@
+"""A server's command line as options: what people paste."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, get_args
+
+from pydantic import BaseModel
+
+from ...errors import InputError, shown
+
+SUFFIXES = {"k": 10**3, "m": 10**6, "g": 10**9, "K": 2**10, "M": 2**20, "G": 2**30}
+DTYPES = {"half": "float16", "float": "float32"}
+"""Other names of dtypes."""
+
+
+@dataclass
+class Command:
+    """What a command line says."""
+
+    model: str = ""
+    options: dict[str, Any] = field(default_factory=dict)
+    unknown: list[str] = field(default_factory=list)
+    """Options that have no rule here, and are left out."""
+
+
+@dataclass(frozen=True)
+class Grammar:
+    """The options of a program."""
+
+    program: str
+    """A regular expression of its name, or its module's."""
+    program_name: str
+    """As people write it."""
+    commands: tuple[str, ...]
+    """The words of which one may follow."""
+    example: str
+    """How it is written, with a model."""
+    options: type[BaseModel]
+    short: Mapping[str, str]
+    """Keys of other spellings, which are not the key with dashes."""
+    costless: frozenset[str]
+    """Options that change no byte that is counted here."""
+    readers: Mapping[str, Callable[[Command, str, str], None]] = field(default_factory=dict)
+    """Keys whose values are read in another way: from the value, and the option as it was written."""
+    many: frozenset[str] = frozenset()
+    """Options that take several words."""
+
+    def is_command(self, text: str) -> bool:
+        """Whether a text is a command line of the program, with variables before it perhaps."""
+        before = r"(?:\S+=\S* +)*(?:\S*python\S* +-m +)?"
+        return bool(re.match(rf"{before}{self.program}(?: |$)", text.strip().replace("\\\n", " ")))
+
+    def parse(self, text: str) -> Command:
+        """What a command line says. Raises ``InputError`` with one line."""
+        try:
+            words = shlex.split(text.replace("\\\n", " "))
+        except ValueError as error:
+            raise InputError(f"the command line cannot be read: {str(error).lower()}; close its quotes") from None
+        while words and not re.fullmatch(self.program, words[0]):
+            words.pop(0)
+        words = words[1:]
+        if words and words[0] in self.commands:
+            words.pop(0)
+        switches = {name for name, one in self.options.model_fields.items() if one.annotation is bool}
+        found = Command()
+        while words:
+            word = words.pop(0)
+            if not word.startswith("-"):
+                if found.model:
+                    raise InputError(f"{shown(word)} is a second model, beside {found.model}; give one")
+                found.model = word
+                continue
+            name, equals, value = word.partition("=")
+            key = self.short.get(name) or name.lstrip("-").replace("-", "_")
+            negated = key.removeprefix("no_")
+            if key in switches or negated in switches:
+                found.options[negated] = key == negated and value.lower() not in ("false", "0")
+                continue
+            if not equals:
+                value = words.pop(0) if words and not words[0].startswith("--") else ""
+            while key in self.many and words and not words[0].startswith("-"):
+                value += f" {words.pop(0)}"
+            self._take(found, key, value, name)
+        if not found.model:
+            raise InputError(f"the command line names no model; write it like {self.example}")
+        return found
+
+    def _take(self, found: Command, key: str, value: str, name: str) -> None:
+        if key in self.readers:
+            self.readers[key](found, value, name)
+        elif key == "model":
+            found.model = value
+        elif key in self.costless or key.removeprefix("no_") in self.costless:
+            return
+        elif key in self.options.model_fields:
+            if not value:
+                raise InputError(f"{name} needs a value; write it like {name} 2")
+            kinds = _kinds(self.options.model_fields[key].annotation)
+            if float in kinds and re.fullmatch(r"[0-9]*\.?[0-9]+", value):
+                found.options[key] = float(value)
+            else:
+                found.options[key] = whole(value, name) if {int, float} & kinds else DTYPES.get(value, value)
+        else:
+            found.unknown.append(name)
+
+
+def _kinds(annotation: Any) -> set[Any]:
+    """The types in an annotation."""
+    return {annotation}.union(*(_kinds(one) for one in get_args(annotation)))
+
+
+def whole(value: str, name: str) -> int:
+    """A number as both engines read it: 32768, 32k (1000), 32K (1024), 25.6k. Raises ``InputError``."""
+    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)([kmgKMG]?)", value)
+    if match is None or (match[2] in "KMG" and match[2] and "." in match[1]) or (not match[2] and "." in match[1]):
+        raise InputError(f"{name} {shown(value)} is no number; write it like {name} 32768 or 32k")
+    return int(float(match[1]) * SUFFIXES.get(match[2], 1))

@@ -1,0 +1,31 @@
+"""How ranks share a model."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+
+class Parallel(NamedTuple):
+    """How ranks share a model."""
+
+    tp: int = 1
+    """Ranks that split attention."""
+    pp: int = 1
+    dp: int = 1
+    """Groups of such ranks that share the experts."""
+    ep: int = 1
+    """Ranks that have whole experts, of those that share them."""
+    dense: int = 0
+    """Ranks that split MLPs and the output layer, where not those that split attention."""
+    engine: str = "vLLM"
+    option: str = "tensor_parallel_size"
+    """The engine and its option, for refusals."""
+
+    @property
+    def moe(self) -> int:
+        """Ranks that share the experts."""
+        return self.tp * self.dp
+
+    def experts(self, count: int) -> int:
+        """Experts of the rank that has most."""
+        return -(-count // self.ep)
