@@ -190,11 +190,12 @@ each, without those that the engine refuses a cache type for. With `--methods` i
 and `warnings` are of that plan. `largest-quant --json` prints `answer`, a recipe or null, and `recipes` down to it, each
 with `dtype`, `verdict` and the same. Exit status 1 where nothing fits.
 
-`serving --json` prints `bytes` of one GPU (`total`, `requested`, `weights`, `activation`, `non_torch`, `cudagraph`,
-`available`, `kv_cache`, `block`), `blocks`, `kv_tokens`, `max_concurrency` (requests of `max_model_len` tokens), `fits`,
-`error` and `mends` (vLLM's error, and options that let it start), `log`, and `contexts`: `tokens`, `blocks` of one
-request, and `requests`, how many there is room for. Exit status 1 if there is not room for one of the shortest, or if
-vLLM would stop at the longest that a command line or `--max-model-len` asks for.
+`serving --json` prints `bytes` of one GPU (of vLLM `total`, `requested`, `weights`, `activation`, `non_torch`,
+`cudagraph`, `available`, `kv_cache`, `block`; of SGLang also `free` before weights are loaded, `reserve` for steps and
+CUDA graphs, `states`, and of a `token`), `blocks`, `kv_tokens`, `max_concurrency` (requests of the longest length),
+`fits`, `error` and `mends` (the server's error, and options that let it start), `log`, and `contexts`: `tokens`, `blocks`
+of one request, and `requests`, how many there is room for. Exit status 1 if there is not room for one of the shortest,
+or if the server would not take the longest that a command line or an option asks for.
 
 ## The timeline
 

@@ -19,6 +19,7 @@ FOLDERS = {
     "torch-cuda": "torch_cuda",
     "llama.cpp": "llama_cpp",
     "vllm": "vllm",
+    "sglang": "sglang",
     "mlx": "mlx",
     "executorch": "executorch",
     "litert": "litert",

@@ -38,7 +38,8 @@ IN_BLOCK_ALONE = ("block_size",)
 def own_keys(block: str) -> dict[str, FieldInfo]:
     """The keys of a block that may stand beside the plan's. A block's name is the value of its own key.
 
-    A test checks that no two blocks, nor one and the plan, share a key.
+    A test checks that no two blocks, nor one and the plan, share a key, but for engines: several may have one, which is
+    of the plan's own engine.
     """
     fields = BLOCKS[block].model_fields.items()
     return {key: field for key, field in fields if key != "name" and key not in IN_BLOCK_ALONE}
@@ -82,6 +83,14 @@ def mapping_of(plan: Any) -> dict[str, Any]:
     return dict(plan)
 
 
+def _block_of(key: str, data: Mapping[str, Any]) -> str | None:
+    """The block that a key beside the plan's belongs to. Of several engines' it is that of the plan's engine."""
+    found = [block for block in BLOCKS if key in own_keys(block)]
+    runtime = data.get("runtime")
+    own = KEYS[runtime].fields.model_fields if isinstance(runtime, str) and runtime in KEYS else data
+    return next((block for block in found if block in own), found[0] if found else None)
+
+
 def nested(
     base: Mapping[str, Any], keys: Mapping[str, Any], convert: Convert = lambda name, value, annotation: value
 ) -> dict[str, Any]:
@@ -94,7 +103,7 @@ def nested(
     for name, value in sorted(keys.items(), key=lambda item: item[0] not in Plan.model_fields):
         value = _plain(value)
         own_to_method = name in _fields_of(data.get("method"))
-        block = None if own_to_method else next((block for block in BLOCKS if name in own_keys(block)), None)
+        block = None if own_to_method else _block_of(name, data)
         if name in Plan.model_fields:
             data[name] = convert(name, value, Plan.model_fields[name].annotation)
         elif block is None:

@@ -96,9 +96,10 @@ class OneDeviceKeys(TypedDict, total=False):
     gradient_clipping: bool
     sharding: Mapping[str, Any] | str | None
     run: Mapping[str, Any] | None
-    runtime: Literal['torch-cpu', 'torch-cuda', 'llama.cpp', 'vllm', 'mlx', 'executorch', 'litert', 'mlc']
+    runtime: Literal['torch-cpu', 'torch-cuda', 'llama.cpp', 'vllm', 'sglang', 'mlx', 'executorch', 'litert', 'mlc']
     executorch: Mapping[str, Any]
     mlx: Mapping[str, Any]
+    sglang: Mapping[str, Any]
     vllm: Mapping[str, Any]
     llama_cpp: Mapping[str, Any]
     previous_seq: int | None
@@ -142,8 +143,10 @@ class OneDeviceKeys(TypedDict, total=False):
     preset: Literal['ollama'] | None
     backend: Literal['cpu', 'cpu-avx512', 'cpu-arm', 'cpu-plain', 'metal', 'vulkan', 'cuda'] | None
     build: Literal['2025', '0c1e57098', 'b11739']
-    release: Literal['0.11', '0.33']
-    kv_cache_dtype: Literal['auto', 'bfloat16', 'float16', 'fp8'] | str
+    release: Literal['0.11', '0.33'] | Literal['0.5.23']
+    kv_cache_dtype: (
+        Literal['auto', 'bfloat16', 'float16', 'fp8'] | Literal['auto', 'bfloat16', 'fp8_e4m3', 'fp8_e5m2'] | str
+    )
     block_size: int | None
     max_model_len: int | None
     tensor_parallel_size: int
@@ -172,6 +175,33 @@ class OneDeviceKeys(TypedDict, total=False):
     activation: str | None
     non_torch: str | None
     cudagraph: str | None
+    page_size: int | None
+    context_length: int | None
+    tp_size: int
+    pp_size: int
+    dp_size: int
+    ep_size: int
+    enable_dp_attention: bool
+    enable_dp_lm_head: bool
+    mem_fraction_static: float | None
+    max_total_tokens: int | None
+    max_running_requests: int | None
+    chunked_prefill_size: int | None
+    max_prefill_tokens: int
+    cuda_graph_max_bs_decode: int | None
+    disable_decode_cuda_graph: bool
+    disable_prefill_cuda_graph: bool
+    disable_radix_cache: bool
+    disable_overlap_schedule: bool
+    swa_full_tokens_ratio: float
+    disable_hybrid_swa_memory: bool
+    max_mamba_cache_size: int | None
+    mamba_full_memory_ratio: float
+    mamba_ssm_dtype: Literal['float32', 'bfloat16', 'float16'] | None
+    max_loras_per_batch: int
+    speculative_algorithm: Literal['EAGLE', 'EAGLE3', 'NEXTN', 'STANDALONE', 'NGRAM'] | None
+    speculative_draft_model_path: str | None
+    speculative_num_draft_tokens: int | None
     num_layers: int | None
     max_tokens: int
     prefill_step_size: int

@@ -17,7 +17,7 @@ COMMANDS = {
     "max-gpu-layers": "the most layers that GPUs have room for in llama.cpp, and the best split",
     "largest-quant": "the recipe of llama-quantize with the most bits that fits",
     "max-context": "the longest context that a device's memory allows llama.cpp; which models run at one",
-    "serving": "how many requests of a length a GPU holds at once, with vLLM's paged cache",
+    "serving": "how many requests of a length GPUs hold at once, with vLLM or SGLang",
     "max-seq": "the longest sequence that fits, and what binds",
     "max-batch": "the largest micro-batch that fits, and what binds",
     "max-rank": "the highest rank of an adapter that fits, and what binds",

@@ -8,9 +8,10 @@ from typing import Any
 import pytest
 
 from estimator.answers.estimate import estimate
+from estimator.engines.registry import KEYS
 from estimator.errors import InputError
 from estimator.methods.registry import METHODS
-from estimator.plans.flat import BLOCKS, IN_BLOCK_ALONE
+from estimator.plans.flat import BLOCKS, IN_BLOCK_ALONE, nested
 from estimator.plans.plan import Plan
 
 MODEL = "smollm-135m"
@@ -52,11 +53,22 @@ def test_a_model_is_given_once() -> None:
 
 
 def test_no_key_has_two_places() -> None:
-    """The plan, its blocks and the methods share no key, so that one beside the others is never ambiguous.
+    """The plan, its blocks and the methods share no key, so that one beside the others is never ambiguous. Engines may,
+    since a plan has one of them.
 
     ``num_layers`` is the method's where the method has it: PEFT fills it in, and mlx-lm trains other methods.
     """
     of_methods = {key for method in METHODS.values() for key in method.model_fields} - {"name", "num_layers"}
-    blocks = (set(block.model_fields) - {*IN_BLOCK_ALONE} for block in BLOCKS.values())
-    places = [set(Plan.model_fields), of_methods, *blocks]
+    keys = {name: set(block.model_fields) - {*IN_BLOCK_ALONE} for name, block in BLOCKS.items()}
+    engines = {name for engine in KEYS.values() for name in engine.fields.model_fields} & keys.keys()
+    of_engines = set().union(*(keys.pop(name) for name in engines))
+    places = [set(Plan.model_fields), of_methods, of_engines, *keys.values()]
     assert len(set().union(*places)) == sum(map(len, places))
+
+
+def test_a_key_of_several_engines_is_the_plan_s_own_s() -> None:
+    """Both servers have it; without a word about either it is the first's."""
+    plan = {"model": "llama-3.2-1b", "device": "h100-80gb", "task": "serve", "kv_cache_dtype": "fp8"}
+    assert nested({}, plan)["vllm"] == {"kv_cache_dtype": "fp8"}
+    assert nested({}, {**plan, "runtime": "sglang"})["sglang"] == {"kv_cache_dtype": "fp8"}
+    assert nested({"sglang": {"tp_size": 2}}, plan)["sglang"] == {"tp_size": 2, "kv_cache_dtype": "fp8"}

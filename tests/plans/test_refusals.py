@@ -31,6 +31,7 @@ MLX = {"runtime": "mlx"}
 EXECUTORCH = {"runtime": "executorch"}
 PUBLISHED: list[dict[str, Any]] = [{"task": "train"}, {"dtype": "float32"}, {"batch": 2}]
 VLLM = {"runtime": "vllm", "device": "h100-80gb"}
+SGLANG = {**VLLM, "runtime": "sglang"}
 PREFIX = {"name": "prefix_tuning", "num_virtual_tokens": 3}
 PROMPT = {"name": "prompt_tuning", "num_virtual_tokens": 3}
 ADAPTION = {"name": "adaption_prompt", "adapter_len": 3, "adapter_layers": 2}
@@ -89,6 +90,9 @@ REFUSED: list[dict[str, Any]] = [
     {**VLLM, "dtype": "nf4"},
     {"runtime": "vllm"},
     {**CUDA, "task": "serve"},
+    {**SGLANG, "task": "infer"},
+    {**SGLANG, "dtype": "nf4"},
+    {"runtime": "sglang"},
     {**MLX, "dtype": "nf4", "method": LORA},
     {**MLX, "method": "ia3"},
     {**MLX, "method": {**LORA, "bias": "all"}},
@@ -323,6 +327,7 @@ VALUES: dict[str, Any] = {
     "litgpt": "0.4.12",
     "llama_cpp": {"n_ctx": 512},
     "vllm": {"max_num_seqs": 8},
+    "sglang": {"max_running_requests": 8},
     "devices": ["rtx-3090"],
     "mlx": {"num_layers": 2},
     "executorch": {"max_context_length": 512},

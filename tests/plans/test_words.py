@@ -11,6 +11,7 @@ import pytest
 from estimator.answers.estimate import estimate
 from estimator.engines.executorch.options import ExecuTorchOptions
 from estimator.engines.mlx.options import MlxOptions
+from estimator.engines.sglang.options import SglangOptions
 from estimator.engines.vllm.options import VllmOptions
 from estimator.errors import InputError
 from estimator.methods.registry import METHODS
@@ -46,7 +47,7 @@ def test_what_words_mean_are_plans() -> None:
 def test_no_word_is_a_key_or_a_value_already() -> None:
     """A word that a plan takes is not refused."""
     keys = {key for block in (Plan, *BLOCKS.values(), *METHODS.values()) for key in block.model_fields}
-    engines = (VllmOptions, MlxOptions, ExecuTorchOptions)  # whose options have words of their own
+    engines = (VllmOptions, SglangOptions, MlxOptions, ExecuTorchOptions)  # whose options have words of their own
     assert not (keys - {key for one in engines for key in one.model_fields}) & KEYS.keys()
     for key, words in VALUES.items():
         for word in words:

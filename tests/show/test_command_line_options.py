@@ -14,6 +14,7 @@ import pytest
 from estimator.answers.estimate import estimate
 from estimator.engines.llama_cpp.options import LlamaCppOptions
 from estimator.engines.mlx.options import MlxOptions
+from estimator.engines.sglang.options import SglangOptions
 from estimator.engines.vllm.options import VllmOptions
 from estimator.methods.registry import METHODS
 from estimator.moments.options import RunOptions
@@ -250,13 +251,14 @@ WITHOUT_EFFECT = (
 
 def test_every_key_has_an_example_here() -> None:
     """Asks the contract: every key is an option. A new key needs a row in the tables above."""
-    blocks = {"llama_cpp", "mlx", "executorch", "vllm", "generate", "run", "sharding"}
+    blocks = {"llama_cpp", "mlx", "executorch", "vllm", "sglang", "generate", "run", "sharding"}
     of_no_built_in_model = {"target_seq", "images", "image_size", "audio_frames", "audio_seconds"}
     elsewhere = {"model", "devices"} | of_no_built_in_model | blocks
     assert PLAN_OPTIONS.keys() | elsewhere == Plan.model_fields.keys()
     assert ENGINE_OPTIONS.keys() | {"mmproj"} == LlamaCppOptions.model_fields.keys()  # a file, in test_llama_cpp.py
     assert MLX_OPTIONS.keys() == MlxOptions.model_fields.keys()
     assert VLLM_OPTIONS.keys() | {*IN_BLOCK_ALONE} == VllmOptions.model_fields.keys()
+    assert SGLANG_OPTIONS.keys() | {"release"} == SglangOptions.model_fields.keys()  # one release
     assert {key for kind in METHODS.values() for key in kind.model_fields} >= {*IN_BLOCK_ALONE}
     assert GENERATE_OPTIONS.keys() == GenerateOptions.model_fields.keys()
     assert RUN_OPTIONS.keys() == RunOptions.model_fields.keys()
@@ -415,6 +417,89 @@ def test_every_key_of_the_server_is_an_option(key: str, capsys: pytest.CaptureFi
     printed = json.loads(capsys.readouterr().out)
     assert printed == estimate(plan, vllm={**block, key: value}).to_dict()
     assert (printed != estimate(plan, vllm=block).to_dict()) == (key not in SAME_BYTES)
+
+
+SGLANG_OPTIONS: dict[str, tuple[list[str], Any]] = {
+    "kv_cache_dtype": (["--kv-cache-dtype", "fp8_e5m2"], "fp8_e5m2"),
+    "page_size": (["--page-size", "64"], 64),
+    "context_length": (["--context-length", "1024"], 1024),
+    "tp_size": (["--tp-size", "2"], 2),
+    "pp_size": (["--pp-size", "2"], 2),
+    "dp_size": (["--dp-size", "2", "--enable-dp-attention"], 2),
+    "ep_size": (["--ep-size", "8"], 8),
+    "enable_dp_attention": (["--enable-dp-attention", "--dp-size", "2"], True),
+    "enable_dp_lm_head": (["--enable-dp-lm-head", "--dp-size", "2", "--enable-dp-attention"], True),
+    "mem_fraction_static": (["--mem-fraction-static", "0.5"], 0.5),
+    "max_total_tokens": (["--max-total-tokens", "100000"], 100000),
+    "max_running_requests": (["--max-running-requests", "64", "--disable-radix-cache"], 64),
+    "chunked_prefill_size": (["--chunked-prefill-size", "32768"], 32768),
+    "max_prefill_tokens": (["--max-prefill-tokens", "20000", "--chunked-prefill-size", "-1"], 20000),
+    "cuda_graph_max_bs_decode": (["--cuda-graph-max-bs-decode", "2000"], 2000),
+    "disable_decode_cuda_graph": (["--disable-decode-cuda-graph"], True),
+    "disable_prefill_cuda_graph": (["--disable-prefill-cuda-graph"], True),
+    "disable_radix_cache": (["--disable-radix-cache", "--max-running-requests", "64"], True),
+    "disable_overlap_schedule": (["--disable-overlap-schedule", "--max-running-requests", "64"], True),
+    "swa_full_tokens_ratio": (["--swa-full-tokens-ratio", "0.5"], 0.5),
+    "disable_hybrid_swa_memory": (["--disable-hybrid-swa-memory"], True),
+    "max_mamba_cache_size": (["--max-mamba-cache-size", "50"], 50),
+    "mamba_full_memory_ratio": (["--mamba-full-memory-ratio", "0.5"], 0.5),
+    "mamba_ssm_dtype": (["--mamba-ssm-dtype", "bfloat16"], "bfloat16"),
+    "quantization": (["--quantization", "fp8"], "fp8"),
+    "enable_lora": (["--enable-lora"], True),
+    "max_loras_per_batch": (["--max-loras-per-batch", "4", "--enable-lora"], 4),
+    "max_lora_rank": (["--max-lora-rank", "64", "--enable-lora"], 64),
+    "speculative_algorithm": (["--speculative-algorithm", "NGRAM"], "NGRAM"),
+    "speculative_draft_model_path": (["--speculative-draft-model-path", "smollm-135m"], "smollm-135m"),
+    "speculative_num_draft_tokens": (
+        ["--speculative-num-draft-tokens", "6", "--speculative-algorithm", "NGRAM"],
+        6,
+    ),
+    "cpu_offload_gb": (["--cpu-offload-gb", "0.5"], 0.5),
+    "free": (["--free", "70GiB"], "70GiB"),
+    "weights": (["--weights", "3GiB"], "3GiB"),
+    "non_torch": (["--non-torch", "1GiB"], "1GiB"),
+}
+BESIDE: dict[str, dict[str, Any]] = {
+    "dp_size": {"enable_dp_attention": True, "tp_size": 2},
+    "enable_dp_attention": {"dp_size": 2, "tp_size": 2},
+    "enable_dp_lm_head": {"dp_size": 2, "tp_size": 2, "enable_dp_attention": True},
+    "ep_size": {"tp_size": 8},
+    "max_running_requests": {"disable_radix_cache": True},
+    "max_prefill_tokens": {"chunked_prefill_size": -1},
+    "disable_radix_cache": {"max_running_requests": 64},
+    "disable_overlap_schedule": {"max_running_requests": 64, "disable_radix_cache": True},
+    "max_loras_per_batch": {"enable_lora": True},
+    "max_lora_rank": {"enable_lora": True},
+    "speculative_num_draft_tokens": {"speculative_algorithm": "NGRAM"},
+}
+"""What each option stands beside, in the block and on the command line."""
+OTHERS = {
+    "ep_size": "qwen1.5-moe-a2.7b",
+    "enable_dp_lm_head": "qwen3-30b-a3b",
+    **dict.fromkeys(
+        ("max_mamba_cache_size", "mamba_full_memory_ratio", "mamba_ssm_dtype", "speculative_algorithm"), "qwen3.5-27b"
+    ),
+    "speculative_num_draft_tokens": "qwen3.5-27b",
+    **dict.fromkeys(("swa_full_tokens_ratio", "disable_hybrid_swa_memory", "disable_overlap_schedule"), "gpt-oss-20b"),
+}
+
+
+@pytest.mark.parametrize("key", SGLANG_OPTIONS)
+def test_every_key_of_the_other_server_is_an_option(key: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Asks the contract: the option gives what the key gives, and something else than leaving it out."""
+    options, value = SGLANG_OPTIONS[key]
+    block = BESIDE.get(key, {})
+    model = OTHERS.get(key, "gpt-oss-20b" if "running" in key or "radix" in key else "llama-3.2-1b")
+    plan: dict[str, Any] = {"model": model, "runtime": "sglang", "device": "h100-80gb", "seq": 30000, "batch": 4}
+    arguments = ["estimate", model, "--runtime", "sglang", "--device", "h100-80gb", "--seq", "30000", "--batch", "4"]
+    for name, own in block.items():
+        spelt = f"--{name.replace('_', '-')}"
+        arguments += [] if spelt in options else [spelt] if own is True else [spelt, str(own)]
+    assert main([*arguments, "--json", *options]) in (0, 1)
+    printed = json.loads(capsys.readouterr().out)
+    assert printed == estimate(plan, sglang={**block, key: value}).to_dict()
+    without = {**plan, "sglang": block}
+    assert printed != estimate(without).to_dict()
 
 
 GENERATE_OPTIONS: dict[str, tuple[list[str], Any]] = {

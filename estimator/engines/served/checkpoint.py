@@ -12,6 +12,7 @@ from ...ledger import ITEMSIZE
 from ...programs import Config
 from ..engine import Spec
 from .formats import Format, named
+from .layers import ATTENTION, having
 from .weights import Part
 
 
@@ -66,6 +67,25 @@ def layers_of(ranks: int, total: int, last: bool = False) -> list[range]:
         found.append(range(start, start + size))
         start += size
     return found
+
+
+DRAFTS = (
+    *("deepseek_v3", "deepseek_v32", "glm_moe_dsa", "glm4_moe", "ernie4_5_moe", "mimo"),
+    *("qwen3_next", "qwen3_5_text", "qwen3_5_moe_text"),
+)
+"""Families whose checkpoints have a layer that drafts (``vllm/config/speculative.py: mtp``)."""
+
+
+def drafting_layer(held: Sequence[Part], config: Config, option: str, instead: str) -> list[Part]:
+    """The parameters of a layer that drafts, as the last that attends, with its projection and norms; on the last rank.
+
+    Raises ``InputError`` for a family whose checkpoints have none.
+    """
+    if config.family not in DRAFTS:
+        raise InputError(f"{option}: model_type {config.family} has no layer that drafts; name a {instead}")
+    last, size, place = having(ATTENTION, config)[-1], config.hidden_size, config.num_hidden_layers - 1
+    own = [part._replace(layer=place) for part in held if part.layer == last]
+    return [*own, Part("the drafting layer's projection and norms", 2 * size**2 + 3 * size, layer=place)]
 
 
 def adapter_bytes(held: Sequence[Part], rank: int, slots: int, dtype: str) -> int:

@@ -46,6 +46,8 @@ class Grammar:
     """Options that change no byte that is counted here."""
     readers: Mapping[str, Callable[[Command, str, str], None]] = field(default_factory=dict)
     """Keys whose values are read in another way: from the value, and the option as it was written."""
+    switches: Mapping[str, Callable[[Command, str, str], None]] = field(default_factory=dict)
+    """Switches that mean several keys."""
     many: frozenset[str] = frozenset()
     """Options that take several words."""
 
@@ -79,6 +81,9 @@ class Grammar:
             negated = key.removeprefix("no_")
             if key in switches or negated in switches:
                 found.options[negated] = key == negated and value.lower() not in ("false", "0")
+                continue
+            if key in self.switches:
+                self.switches[key](found, value, name)
                 continue
             if not equals:
                 value = words.pop(0) if words and not words[0].startswith("--") else ""

@@ -16,7 +16,9 @@ class Parallel(NamedTuple):
     ep: int = 1
     """Ranks that have whole experts, of those that share them."""
     dense: int = 0
-    """Ranks that split MLPs and the output layer, where not those that split attention."""
+    """Ranks that split MLPs, where not those that split attention."""
+    head: int = 0
+    """Ranks that split the output layer, likewise."""
     engine: str = "vLLM"
     option: str = "tensor_parallel_size"
     """The engine and its option, for refusals."""

@@ -81,7 +81,7 @@ def parts(config: Config, raw: Mapping[str, Any], parallel: Parallel, old: bool 
         layer = int(found[1]) if (found := re.search(r"\.(\d+)\.", name)) else None
         if roles.get(name.rpartition(".")[0]) is not None or name.endswith("embed_tokens_per_layer.weight"):
             padded = -(-shape[0] // VOCABULARY) * VOCABULARY
-            ranks = parallel.dense if parallel.dense and name.startswith("lm_head") else parallel.tp
+            ranks = parallel.head if parallel.head and name.startswith("lm_head") else parallel.tp
             yield Part(name, elements // shape[0] * (padded // ranks), layer=layer)
             continue
         share = _share(name, shape, config, raw, parallel, old)

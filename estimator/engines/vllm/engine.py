@@ -19,6 +19,7 @@ from ..served.checkpoint import (
     absorbed_bytes,
     adapter_bytes,
     bytes_of,
+    drafting_layer,
     given,
     is_on,
     layers_of,
@@ -222,12 +223,10 @@ class Vllm(Served):
             raise InputError(f"pipeline_parallel_size: {count} ranks have no layer each of {total}; take fewer")
         held = list(parts(config, raw, options))
         kept = layers(config, raw, options)
-        if drafts_itself(config, options):
+        if options.num_speculative_tokens and options.draft_model is None:
+            held += drafting_layer(held, config, "num_speculative_tokens", "draft_model")
             last = max(one.index for one in kept if one.kind != "state")
             kept += [replace(one, index=total - 1) for one in kept if one.index == last]
-            held += [part._replace(layer=total - 1) for part in held if part.layer == last]
-            size = config.hidden_size
-            held.append(Part("the drafting layer's projection and norms", 2 * size**2 + 3 * size, layer=total - 1))
         if draft is not None:
             theirs = draft.spec
             held += [part._replace(layer=total - 1) for part in parts_of(theirs.config, theirs.raw, options.parallel)]
@@ -271,24 +270,6 @@ class Vllm(Served):
         sizes["kv_cache"] = max(sizes["available"], 0)
         sizes["block"] = rank.cache.block
         return sizes
-
-
-DRAFTS = (
-    *("deepseek_v3", "deepseek_v32", "glm_moe_dsa", "glm4_moe", "ernie4_5_moe", "mimo"),
-    *("qwen3_next", "qwen3_5_text", "qwen3_5_moe_text"),
-)
-"""Families whose checkpoints have a layer that drafts (``config/speculative.py: mtp``)."""
-
-
-def drafts_itself(config: Config, options: ServingOptions) -> bool:
-    """Whether a layer of the model's own drafts. Raises ``InputError`` where there is none."""
-    if not options.num_speculative_tokens or options.draft_model is not None:
-        return False
-    if config.family not in DRAFTS:
-        raise InputError(
-            f"num_speculative_tokens: model_type {config.family} has no layer that drafts; name a draft_model"
-        )
-    return True
 
 
 def parts(config: Config, raw: Mapping[str, Any], options: ServingOptions) -> Iterator[Part]:

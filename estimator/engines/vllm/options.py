@@ -11,6 +11,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from ...io.fields import Block, Whole, block_reader
 from ..keys import Keys
 from ..served.parallel import Parallel
+from ..served.refusals import REFUSED
 
 BLOCK_SIZES = (1, 8, 16, 32, 64, 128, 256)
 """``vllm/config/cache.py: BlockSize`` of 0.11. Later releases take any size that the kernels do."""
@@ -193,17 +194,10 @@ KEYS = Keys(
     topic=("vllm", "vLLM (the engine's names)"),
     claims=lambda data: data.get("task") == "serve",
     serves=True,
-    refused={
-        "task: {p.task} does not go with runtime: {p.runtime}, which serves requests; set task: serve": (
-            lambda p: p.task != "serve"
-        ),
-        "dtype: {p.dtype} has no rule with runtime: {p.runtime}; give float16 or bfloat16, and quantization for a "
-        "quantised checkpoint": lambda p: p.dtype not in ("float32", "bfloat16", "float16"),
-        "runtime: {p.runtime} has no rule without a device; name a GPU, such as h100-80gb": lambda p: p.device is None,
-    },
+    refused=REFUSED,
     refused_elsewhere={
         "task: serve does not go with runtime: {p.runtime}, which runs no server; set runtime: vllm": (
-            lambda p: p.task == "serve"
+            lambda p: p.task == "serve" and p.engine.defaults.get("task") != "serve"
         ),
     },
 )

@@ -50,6 +50,7 @@ def add_plan_options(parser: argparse.ArgumentParser, arguments: Sequence[str], 
     parser.add_argument(
         "--plan", metavar="FILE", type=Path, help="a plan as YAML or JSON, - reads stdin; options override its keys"
     )
+    added: set[str] = set()
     groups = {topic: parser.add_argument_group(title) for topic, title in TOPICS.items()}
     for name, field in Plan.model_fields.items():
         group = groups[TOPIC_OF[name]]
@@ -57,8 +58,9 @@ def add_plan_options(parser: argparse.ArgumentParser, arguments: Sequence[str], 
             if (named := BLOCKS[name].model_fields.get("name")) is not None and name not in without:
                 add_field(group, name, named)
             for key, own in own_keys(name).items():
-                if key not in without:
+                if key not in (*without, *added):
                     add_field(group, key, own)
+                    added.add(key)
         elif name == "method" and name not in without:
             group.add_argument("--method", metavar="NAME|FILE", help=f"{', '.join(METHODS)}, or an adapter_config.json")
         elif name != "model" and name not in without:
