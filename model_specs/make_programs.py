@@ -3,7 +3,7 @@
 A file has the programs of one structure of a config: one of ``programs/structures.yaml`` or that of a built-in model,
 where none of the earlier files of the family fits. Under an earlier release the built-in models alone are recorded.
 Where litgpt is installed, its models are, and nothing else.
-Give names of files, or of families, to write those alone: ``python model_specs/make_programs.py gpt2.default opt``.
+Give names of files, of families or of heads to write those alone: ``python model_specs/make_programs.py gpt2.default``.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator
+from itertools import product
 from typing import Any
 
 import yaml
@@ -18,6 +19,7 @@ import yaml
 from estimator.errors import InputError
 from estimator.plans import litgpt, models, recorded_programs
 from estimator.programs.family import Family
+from estimator.programs.heads import CAUSAL
 from estimator.programs.libraries import is_installed
 from estimator.programs.program_files import written_together
 from estimator.programs.releases import NEWEST, installed_release
@@ -27,6 +29,8 @@ release = litgpt.PROGRAMS if is_installed("litgpt") else installed_release()
 STRUCTURES: dict[str, dict[str, Any]] = yaml.safe_load(
     (recorded_programs.shipped_folder() / "structures.yaml").read_text(encoding="utf-8")
 )
+NEEDED = {"sequence-classification": {"pad_token_id": 0}}
+"""The other heads, and what a config must say."""
 
 
 def structures() -> Iterator[tuple[str, dict[str, Any]]]:
@@ -59,7 +63,9 @@ def fits(raw: dict[str, Any], families: list[Family]) -> bool:
     return False
 
 
-def _recorded(raw: dict[str, Any]) -> dict[families.Case, Family | InputError]:
+def _recorded(raw: dict[str, Any], head: str) -> dict[families.Case, Family | InputError]:
+    if head != CAUSAL:
+        return families.record_for_all_settings(raw, head=head)
     if release == litgpt.PROGRAMS:  # the loop has one setting
         from estimator.recorder import litgpt as _  # noqa: F401
 
@@ -77,23 +83,28 @@ def _good(name: str, found: dict[families.Case, Family | InputError]) -> list[Fa
 
 def main(only: list[str]) -> None:
     """Record and write."""
-    written: dict[str, list[Family]] = {}
-    for name, raw in structures():
+    written: dict[tuple[str, str], list[Family]] = {}
+    heads = (CAUSAL, *NEEDED) if release == NEWEST else (CAUSAL,)
+    for (name, raw), head in product(structures(), heads):
         model_type, _, word = name.partition(".")
-        if (only and name not in only and model_type not in only) or fits(raw, written.get(model_type, [])):
+        key = head, model_type
+        if only and not {name, model_type, head} & {*only}:
+            continue
+        if fits({**raw, **NEEDED.get(head, {})}, written.get(key, [])):
             continue
         started = time.monotonic()
         try:
-            found = _recorded(raw)
+            found = _recorded(raw, head)
         except InputError as error:
-            print(f"{name}: {error}")
+            print(f"{name}, {head}: {error}")
             continue
         good = _good(name, found)
         if good:
-            path = recorded_programs.of_release(recorded_programs.shipped_folder(), release) / f"{name}.json"
+            path = recorded_programs.of_release(recorded_programs.shipped_folder(), release, head) / f"{name}.json"
             recorded_programs.write(written_together(good), model_type, word, path)
-            written.setdefault(model_type, []).append(good[0])
-            print(f"{name}: {len(good)} programs, {path.stat().st_size:,} bytes, {time.monotonic() - started:.0f} s")
+            written.setdefault(key, []).append(good[0])
+            seconds = time.monotonic() - started
+            print(f"{name}, {head}: {len(good)} programs, {path.stat().st_size:,} bytes, {seconds:.0f} s", flush=True)
 
 
 if __name__ == "__main__":

@@ -45,6 +45,8 @@ def keys(trainer: str) -> Iterator[Key]:
                 for wide in (None,) if fused else (True, False):
                     for compact in (False, True) if fused else (False,):
                         yield Key(loss_type, reference, autocast, wide, compact)
+                        if trainer == "trl-grpo" and reference == "none":
+                            yield Key(loss_type, reference, autocast, wide, compact, several=True)
 
 
 def main(only: list[str]) -> None:

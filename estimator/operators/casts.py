@@ -110,6 +110,11 @@ def widens(x: Tensor) -> bool:
     return ledger.autocast is not None and ledger.device.autocasts_to_float32 and x.dtype in REDUCED
 
 
+def in_loss(x: Tensor) -> Tensor:
+    """The operand as autocast hands it to a loss, which runs in float32 on a CPU, too (``autocast_mode.cpp``)."""
+    return to(x, "float32") if x.ledger.autocast is not None and x.dtype in REDUCED else x
+
+
 def widened(x: Tensor) -> Tensor:
     """The operand as autocast hands it to an operator that runs in float32 on a GPU."""
     return to(x, "float32") if widens(x) else x

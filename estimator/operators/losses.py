@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ..ledger import RESULT, Beside, Call, Size, Tensor, record
-from .casts import promote, widened
+from .casts import in_loss, promote
 from .elementwise import div, where
 from .layout import Grads, gradients
 from .norms import log_softmax
@@ -25,7 +25,7 @@ def _reduced(out: Result, x: Tensor, target: Tensor, *_: Any, **__: Any) -> tupl
 )
 def cross_entropy(logits: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
     """``F.cross_entropy(logits, target, reduction=reduction)`` of [N, V]: log-softmax, then ``nll_loss``."""
-    log_probabilities = log_softmax(logits)
+    log_probabilities = log_softmax(in_loss(logits))
     return nll_loss(log_probabilities, target, reduction)
 
 
@@ -42,7 +42,7 @@ def cross_entropy(logits: Tensor, target: Tensor, reduction: str = "mean") -> Te
 )
 def nll_loss(x: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
     """``F.nll_loss(x, target)``: saves the input [N, V], the target [N] and the total weight (one number)."""
-    x = widened(x)
+    x = in_loss(x)
     total_weight = x.ledger.empty((), x.dtype)
     shape = target.shape if reduction == "none" else ()
     return record(
@@ -62,6 +62,7 @@ def mse_loss(x: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
 
     A mean is made in a storage of the input's size, beside the squares, which die with the kernel.
     """
+    x, target = in_loss(x), in_loss(target)
     ledger, dtype = x.ledger, promote(x, target)
 
     def allocate() -> Tensor:

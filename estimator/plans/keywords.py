@@ -25,6 +25,7 @@ class OneDeviceKeys(TypedDict, total=False):
     beta: float | None
     precompute_ref_log_probs: bool
     num_generations: int | None
+    steps_per_generation: int | None
     reference: Literal['none', 'adapter-off', 'copy'] | None
     batch: int
     seq: int

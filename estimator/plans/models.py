@@ -17,7 +17,7 @@ from ..engines.registry import RUNTIMES, engine_of
 from ..errors import InputError, nearest, options, shown
 from ..io.fields import torch_dtype
 from ..io.files import STANDARD_INPUT, existing, read_json, specs_folder
-from ..programs.heads import HEADS, head_of
+from ..programs.heads import CAUSAL, HEADS, head_of
 from ..programs.libraries import is_installed
 from ..programs.recorded import ALONE, Config, Source, language_model_alone, refuse_encoder
 from ..programs.releases import NEWEST, installed_release
@@ -58,7 +58,7 @@ class ModelSpec:
     """The config of a larger model, of which ``raw`` is the language model's."""
     checkpoint: Checkpoint | None = None
     """The weights on disk, where the model is a folder that holds them."""
-    head: str = "causal-lm"
+    head: str = CAUSAL
     """What the model ends with (``programs/heads.py``)."""
 
     @property
@@ -77,15 +77,13 @@ class ModelSpec:
         where, family = self.where or self.name, self.raw.get("model_type")
         if not isinstance(family, str):
             _refuse_family(family, where, "")
-        if self.head != "causal-lm":
-            reason = f"no program of model_type {family} with head {self.head} is shipped"
-            return _live(self.raw, where, "", reason, self.release, self.head)
-        if self.raw.get("is_encoder_decoder") is True:
+        if self.head == CAUSAL and self.raw.get("is_encoder_decoder") is True:
             refuse_encoder(self.raw, where)
         for key in _SIZES if family in _SAY_SIZES else ():
             if self.raw.get(key) is None:
                 raise InputError(f"{where}: {key} is missing; add it to the config")
-        return _recorded(self.raw, str(family), where, self.hub_id or where, self.release)
+        asked = (self.hub_id or where) if self.head == CAUSAL else ""
+        return _recorded(self.raw, family, where, asked, self.release, self.head)
 
     def asked(self, release: str, head: str | None, sees: bool = False) -> ModelSpec:
         """The same model as a release of transformers runs it, with a head: by default that of its config.
@@ -94,9 +92,9 @@ class ModelSpec:
         Raises ``InputError``.
         """
         if head is None:
-            larger = "causal-lm" if self.whole is None else head_of(self.whole)
+            larger = CAUSAL if self.whole is None else head_of(self.whole)
             head = larger if HEADS[larger].media else head_of(self.raw)
-        if sees and head == "causal-lm":
+        if sees and head == CAUSAL:
             head = "image-text"
             if self.whole is None and "vision_config" not in self.raw:
                 raise InputError(
@@ -119,28 +117,31 @@ class ModelSpec:
         return {}
 
 
-def _recorded(raw: Mapping[str, Any], family: str, where: str, asked: str, release: str) -> Config:
-    """The numbers of a model of a recorded family: from a file of programs, or recorded now where PyTorch is there."""
+def _recorded(raw: Mapping[str, Any], family: str, where: str, asked: str, release: str, head: str) -> Config:
+    """The numbers of a model of a recorded family: from a file of programs, or recorded now where PyTorch is there.
+
+    ``asked`` is as ``_live`` has it.
+    """
     from ..programs.config_values import BadValue
     from ..programs.shipped import shipped_config
 
     def live(reason: str) -> Source:
-        return _live(raw, where, "", reason, release).source
+        return _live(raw, where, "", reason, release, head).source
 
-    reason = f"no program of model_type {family} is shipped"
-    if programs := programs_of(family, release):
+    reason = f"no program of model_type {family}{'' if head == CAUSAL else f' with head {head}'} is shipped"
+    if programs := programs_of(family, release, head):
         try:
             return shipped_config(programs, raw, where, live, release)
         except BadValue:
             raise
         except InputError as error:
             reason = str(error).removeprefix(f"{where}: ")
-    elif not is_installed("torch") and release == NEWEST:
+    elif not is_installed("torch") and release == NEWEST and head == CAUSAL:
         _refuse_family(family, where, asked)
-    return _live(raw, where, asked, reason, release)
+    return _live(raw, where, asked, reason, release, head)
 
 
-def _live(raw: Mapping[str, Any], where: str, asked: str, reason: str, release: str, head: str = "causal-lm") -> Config:
+def _live(raw: Mapping[str, Any], where: str, asked: str, reason: str, release: str, head: str) -> Config:
     """The numbers of a model that is recorded now. Raises ``InputError`` without PyTorch, and where the installed
     transformers is not the earlier release that the plan names. ``asked`` is what ``estimator record`` is to be given;
     empty where it would write no program that answers.

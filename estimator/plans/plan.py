@@ -73,6 +73,12 @@ def _image_size(value: Any) -> Any:
     raise ValueError("must be height x width in pixels, such as 1024x768")
 
 
+def _several_losses(value: Any) -> Any:
+    """TRL's list of losses, as one text."""
+    several = isinstance(value, (list, tuple)) and value and all(isinstance(one, str) for one in value)
+    return "+".join(value) if several else value
+
+
 def _listed(value: Any) -> Any:
     """A list of words; a text has them between commas."""
     return tuple(word.strip() for word in value.split(",")) if isinstance(value, str) else value
@@ -126,15 +132,21 @@ class _Question(BaseModel):
     prompt_seq: Annotated[Whole, Field(ge=1, le=10**8)] | None = Field(
         None, description="trainer: tokens of a row that are its prompt; half of seq if not given"
     )
-    loss_type: str | None = Field(None, description="trl-dpo, trl-kto, trl-cpo, trl-grpo: TRL's name of the loss")
+    loss_type: Annotated[str, BeforeValidator(_several_losses)] | None = Field(
+        None,
+        description="trl-dpo, trl-kto, trl-cpo, trl-grpo: TRL's name of the loss; of trl-dpo several with + between",
+    )
     beta: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = Field(
-        None, description="trl-grpo, trl-rloo: with 0 there is no reference"
+        None, description="TRL's; with trl-grpo and trl-rloo there is no reference where it is 0"
     )
     precompute_ref_log_probs: StrictBool = Field(
         False, description="trl-dpo, trl-kto: the reference's log-probabilities come with the batch"
     )
     num_generations: Annotated[Whole, Field(ge=2, le=10**6)] | None = Field(
         None, description="trl-grpo, trl-rloo: completions of a prompt; 8, or 2 for trl-rloo"
+    )
+    steps_per_generation: Annotated[Whole, Field(ge=1, le=10**6)] | None = Field(
+        None, description="trl-grpo, trl-rloo: batches from one generation; if not given, gradient_accumulation_steps"
     )
     reference: Literal["none", "adapter-off", "copy"] | None = Field(
         None, description="what the policy is compared with; if not given, what the trainer takes"
@@ -483,7 +495,8 @@ class Plan(_WithEngines):
         """Tokens per sequence of the batch that comes before the longest one."""
         if self.previous_seq is not None:
             return self.previous_seq
-        return max(self.seq // SHORTER, -(-self.mlp_chunks // self.batch), 2 if self.trainer in RECORDED else 1)
+        least = 1 + (self.prompt_seq or 1) if self.trainer in RECORDED else 1  # a prompt and a token of the completion
+        return max(self.seq // SHORTER, -(-self.mlp_chunks // self.batch), least)
 
     def budget_bytes(self) -> int | None:
         """Bytes of the budget, or of the device's limit for one application; ``None`` if neither was given.

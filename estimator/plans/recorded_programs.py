@@ -1,7 +1,8 @@
 """Files of recorded programs: those that come with the package, and those of the user's cache.
 
 A file is named after the ``model_type`` that its programs are of, a dot and a word for the structure. The programs of
-an earlier release of transformers are in a folder of its name.
+an earlier release of transformers are in a folder of its name, and so are those of models with another head than a
+causal language model's.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from ..errors import InputError
 from ..io.files import specs_folder
 from ..io.outputs import replacing
+from ..programs.heads import CAUSAL
 from ..programs.releases import NEWEST
 
 if TYPE_CHECKING:
@@ -53,27 +55,28 @@ def user_folder() -> Path:
     return base / "llm-memory-estimator" / "programs"
 
 
-def of_release(folder: Path, release: str) -> Path:
-    """The folder of a release's programs, in one of all programs."""
-    return folder if release == NEWEST else folder / release
+def of_release(folder: Path, release: str, head: str = CAUSAL) -> Path:
+    """The folder of a release's programs of models with a head, in one of all programs."""
+    folder = folder if release == NEWEST else folder / release
+    return folder if head == CAUSAL else folder / head
 
 
-def program_files(model_type: str = "*", release: str = NEWEST) -> list[Path]:
+def program_files(model_type: str = "*", release: str = NEWEST, head: str = CAUSAL) -> list[Path]:
     """The files with programs of a ``model_type``, or of all, the package's first."""
     if model_type != "*" and not _TYPE.fullmatch(model_type):
         return []
     found: list[Path] = []
     for folder in (shipped_folder, user_folder):
         with suppress(InputError, OSError):  # a folder that may not be read has no programs
-            files = of_release(folder(), release).glob(f"{model_type}.*.json")
+            files = of_release(folder(), release, head).glob(f"{model_type}.*.json")
             found += sorted(path for path in files if path.is_file())
     return found
 
 
-def programs_of(model_type: str, release: str = NEWEST) -> list[Unread]:
+def programs_of(model_type: str, release: str = NEWEST, head: str = CAUSAL) -> list[Unread]:
     """The programs of a ``model_type``. Files of the user's that cannot be read have none: see ``ignored``."""
     found: list[Unread] = []
-    for path in program_files(model_type, release):
+    for path in program_files(model_type, release, head):
         if path.is_relative_to(shipped_folder()):
             found += load(path)
         else:

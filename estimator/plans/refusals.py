@@ -56,7 +56,16 @@ TRAINING_KEYS = (
     *("drop_output_before_step", "gradient_clipping", "previous_seq", "empty_cache", "run"),
     *("data_collator", "convert_outputs_to_fp32", "neftune_noise_alpha", "label_share"),
     *("packing", "return_seq_idx", "trainer"),
-    *("trl", "prompt_seq", "loss_type", "beta", "precompute_ref_log_probs", "num_generations", "reference"),
+    *(
+        "trl",
+        "prompt_seq",
+        "loss_type",
+        "beta",
+        "precompute_ref_log_probs",
+        "num_generations",
+        "steps_per_generation",
+        "reference",
+    ),
 )
 """Keys that only a step with labels, a backward pass and an update uses. ``mlp_chunks`` makes checkpoints."""
 MEDIA_KEYS = ("images", "image_size", "audio_frames", "audio_seconds")
@@ -127,8 +136,9 @@ STEP_OWNERS = (
     Owner(
         "trainer: trl-grpo, trl-rloo",
         lambda p: p.trainer in RECORDED and RECORDED[p.trainer].num_generations,
-        ("num_generations", "beta"),
+        ("num_generations", "steps_per_generation"),
     ),
+    Owner("a trainer of TRL with a beta", lambda p: p.trainer in RECORDED and p.trainer != "trl-reward", ("beta",)),
     Owner(
         "trainer: trl-dpo, trl-kto",
         lambda p: p.trainer in ("trl-dpo", "trl-kto"),

@@ -5,7 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Hashable
 from dataclasses import replace
-from typing import NamedTuple
+from functools import lru_cache
+from typing import TYPE_CHECKING, NamedTuple
 
 from ..errors import InputError
 from ..ledger import Size
@@ -26,6 +27,10 @@ from ..steps.sharding import sharding_of
 from .models import ModelSpec, load
 from .plan import Plan
 from .refusals import check_model, check_step
+
+if TYPE_CHECKING:
+    from ..programs.trainer_calls import Key
+    from ..programs.trainer_programs import TrainerProgram
 
 
 class Resolved(NamedTuple):
@@ -270,27 +275,39 @@ def _trainer_step(plan: Plan, window: int | None, compact: bool) -> Procedure:
     name, trainer = str(plan.trainer), trainers.TRAINERS[str(plan.trainer)]
     adapted = plan.method.inner.peft
     reference = trainers.reference_of(name, plan.reference, adapted, plan.precompute_ref_log_probs, plan.beta)
-    key = trainers.key_of(name, plan.loss_type, reference, plan.autocast is not None, plan.held_dtype, compact)
-    generations = plan.num_generations or trainer.num_generations
-    if generations and plan.batch % generations:
-        raise InputError(
-            f"batch: {plan.batch} is not a multiple of num_generations: {generations} (TRL: generation_batch_size must "
-            "be divisible by num_generations); give a multiple"
-        )
+    generations, accumulated = plan.num_generations or trainer.num_generations, plan.gradient_accumulation_steps
+    batches = trainers.batches_of(name, plan.steps_per_generation, accumulated, generations, plan.batch)
+    autocasts = plan.autocast is not None
+    key = trainers.key_of(name, plan.loss_type, reference, autocasts, plan.held_dtype, compact, batches > 1)
     prompt = plan.prompt_seq or max(plan.seq // 2, 1)
     if plan.prompt_seq is not None and prompt >= plan.seq:
         raise InputError(f"prompt_seq: {prompt} leaves no completion of seq: {plan.seq}; give fewer, or a longer seq")
-    from ..programs.trainer_programs import step_of as step_of_trainer
-
     return procedure_of(
         "trainer",
-        step_of_trainer(name, plan.trl, key),
+        _program_of_trainer(name, plan.trl, key),
         reference,
         2 if trainer.pairs else 1,
         prompt,
         generations,
+        batches,
         window,
     )
+
+
+@lru_cache(maxsize=8)
+def _program_of_trainer(name: str, release: str, key: Key) -> TrainerProgram:
+    """A trainer's step: as it comes with the package, or recorded from the installed TRL where that release has more.
+
+    Raises ``InputError`` where neither has it.
+    """
+    from ..programs.trainer_programs import TrainerProgram, step_of, steps_of
+
+    if key in steps_of(name, release) or installed_release("trl") != release:
+        return step_of(name, release, key)
+    silence()
+    from ..recorder.trainer_family import record_family
+
+    return TrainerProgram(record_family(name, key))
 
 
 def _procedure(plan: Plan, window: int | None) -> Procedure:

@@ -191,7 +191,9 @@ def one_for_all(value: Any) -> Any:
 
 
 def structure_entry(key: str, config: Mapping[str, Any], floating: bool) -> Any:
-    """What a config says about an entry of ``structure``: a key, ``a = b``, ``a <= 256``, or ``a is a power of 2``."""
+    """What a config says about an entry of ``structure``: a key, ``a = b``, ``a <= 256``, ``a is a power of 2``, or
+    ``a is given``.
+    """
     if " <= " in key:
         name, bound = key.split(" <= ")
         value = config.get(name)
@@ -202,6 +204,8 @@ def structure_entry(key: str, config: Mapping[str, Any], floating: bool) -> Any:
         except KeyError:
             return False
         return first == second
+    if key.endswith(" is given"):
+        return config.get(key.removesuffix(" is given")) is not None
     if key.endswith(" is a power of 2"):
         value = config.get(key.removesuffix(" is a power of 2"))
         return isinstance(value, int) and value > 0 and value & (value - 1) == 0

@@ -167,11 +167,9 @@ class EventLoop:
             elif kind is Backward:
                 self._backward(event, frame)
             elif kind is Autocast:
-                self.turn_autocast(event.enabled)
-
-    def turn_autocast(self, enabled: bool) -> None:
-        """Turn the step's autocast on, or off."""
-        self.ledger.autocast = self._autocast if enabled else None
+                ledger.autocast = self._autocast if event.enabled else None
+                if event.clears:
+                    ledger.clear_autocast_cache()
 
     @staticmethod
     def before_module(hooks: ModuleHooks, enter: Enter, frame: Frame) -> None:

@@ -44,9 +44,13 @@ from .shared_tensors import placed
 from .substitution import DTYPE, substitute
 from .switches import Switch, switched
 
-ONES = ("B", "S", "K", "G", "chunks", "past")
+ONES = ("B", "S", "K", "G", "chunks", "past", "num_labels")
 """Symbols for which 1 often makes other calls: the batch, the sequence, the key/value heads of grouped queries, the
-queries' heads for each of them, the chunks of state-space layers, and the tokens that a cache has."""
+queries' heads for each of them, the chunks of state-space layers, the tokens that a cache has, and the labels of a
+classification, of which one is a regression's."""
+
+ONES_OF_CONFIGS = ("K", "num_labels")
+"""Those of them that a config has."""
 
 
 @dataclass(frozen=True)
@@ -223,7 +227,7 @@ class Family:
     def check_config(self, raw: Mapping[str, Any]) -> None:
         """Raise ``InputError`` for a config.json that the program is not of, whatever the batch and the sequence."""
         config = self.config(raw)
-        self.check(config, self.values(config), ("K",))
+        self.check(config, self.values(config), ONES_OF_CONFIGS)
         self.like(config)
 
     @cached_property

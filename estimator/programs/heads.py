@@ -21,6 +21,7 @@ HeadName = Literal[
     "image-classification",
     "image-text",
 ]
+CAUSAL = "causal-lm"
 Part = Literal["vision", "projector", "language", "embeddings"]
 """A part of a model: what looks at images, what hands them to the decoder, the decoder with its head, the input
 embedding of tokens."""

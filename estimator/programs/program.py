@@ -106,6 +106,8 @@ class Autocast(NamedTuple):
     """Autocast is turned on or off within a plan that uses it."""
 
     enabled: bool
+    clears: bool = False
+    """The outermost ``autocast`` has ended, which lets the cast weights go (``autocast_mode.py: __exit__``)."""
 
 
 class Function(NamedTuple):

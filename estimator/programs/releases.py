@@ -28,10 +28,10 @@ def release_of(value: object) -> str:
     return release
 
 
-def installed_release() -> str:
-    """The installed transformers' release, without its patch; empty where none is installed."""
+def installed_release(package: str = "transformers") -> str:
+    """The release of an installed package, without its patch; empty where it is not installed."""
     try:
-        return ".".join(version("transformers").split(".")[:2])
+        return ".".join(version(package).split(".")[:2])
     except PackageNotFoundError:
         return ""
 

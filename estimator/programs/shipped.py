@@ -14,7 +14,7 @@ from ..ledger.sizes import Poly, product, symbol
 from .attention_functions import WIDE
 from .config_values import NoWindow, OtherStructure
 from .expressions import evaluate
-from .family import Family
+from .family import ONES_OF_CONFIGS, Family
 from .layer_runs import KEPT
 from .module_table import NamedModule
 from .program import Call, Program, Weight
@@ -38,7 +38,8 @@ def _fitting(families: Sequence[Family], raw: Mapping[str, Any]) -> tuple[list[F
     refused: list[InputError] = []
     known: dict[tuple[object, ...], InputError | None] = {}
     for family in families:
-        of = *(id(getattr(family, part)) for part in _OF_CONFIGS), "K" in family.fixed, "K" in family.ones
+        ones = ((name in family.fixed, name in family.ones) for name in ONES_OF_CONFIGS)
+        of = *(id(getattr(family, part)) for part in _OF_CONFIGS), *ones
         if of not in known:
             known[of] = None
             try:
@@ -356,4 +357,5 @@ def shipped_config(
         longest=family.longest(values),
         open_values=open_values(family, config) if family.interfaces else {},
         intermediate_size=values.get("I", 0),
+        num_labels=values.get("num_labels", 0),
     )

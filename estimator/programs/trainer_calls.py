@@ -26,3 +26,7 @@ class Key(NamedTuple):
     """The model's weights are float32. ``None``: it does not matter."""
     compact: bool
     """Only tokens with a label go through a fused head, as on a GPU."""
+    several: bool = False
+    """The batches of an update come from one generation. The program has two of them, of which the second stands for
+    all later ones.
+    """

@@ -25,10 +25,20 @@ from .rows import Rows, written_out
 from .substitution import DTYPE, sizes_symbol, substitute
 from .trainer_calls import FUNCTIONS, GENERATE, MODEL, Key
 
-SYMBOLS = ("B", "S", "prompt_seq", "vocab_size", "hidden_size", "num_generations", "prompts", "desirable")
+SYMBOLS = (
+    "B",
+    "S",
+    "prompt_seq",
+    "vocab_size",
+    "hidden_size",
+    "num_generations",
+    "prompts",
+    "completions",
+    "desirable",
+)
 """The sizes of a step: rows of the batch as the trainer counts them, tokens of a row, and the others by their names.
-``prompts`` are those of a batch that has several completions of each; ``desirable`` are half of a batch's rows,
-where some are."""
+``prompts`` and ``completions`` are those of a generation, which has several completions of each prompt; ``desirable``
+are half of a batch's rows, where some are."""
 
 
 def folder() -> Path:
@@ -104,7 +114,8 @@ def steps_of(trainer: str, release: str) -> Mapping[Key, Mapping[str, Any]]:
     data = reader.object_(parse_json(read_text(path, "steps of a trainer", LONGEST_FILE)), "the file")
     reader.format(data)
     rows = reader.list_(data.get("steps"), "steps")
-    return {Key(*[row[name] for name in Key._fields]): rows[row["like"]] if "like" in row else row for row in rows}
+    keys = [Key(**{name: row[name] for name in Key._fields if name in row}) for row in rows]
+    return {key: rows[row["like"]] if "like" in row else row for key, row in zip(keys, rows, strict=True)}
 
 
 def _program(reader: Reader, body: Mapping[str, Any]) -> Program:

@@ -18,6 +18,7 @@ from ..ledger.events import Events
 from ..methods.full import FullMethod
 from ..operators import CPU, Cuda
 from ..programs.family import Family
+from ..programs.heads import CAUSAL
 from ..programs.recorded import Config
 from ..programs.setting import DTYPES, LOWER, VALUES, Setting, Settings, merged
 from ..programs.shipped import shipped_config
@@ -36,17 +37,17 @@ Draw = Callable[[bool, bool], tuple[dict[str, Any], int, int]]
 """A config, a batch and a sequence: beyond the sliding window or not, and of one row or more."""
 
 
-def settings_served(families: Sequence[Family], base: Setting, draw: Draw) -> tuple[Settings, ...]:
+def settings_served(families: Sequence[Family], base: Setting, draw: Draw, head: str = CAUSAL) -> tuple[Settings, ...]:
     """The settings in which the programs are right, of those with another attention, mask, cache or autocast than
     ``base``. Where a mask, a cache and autocast each are right with an attention, they are together.
     """
     drawn = [draw(False, False), draw(False, base.packing or (not base.trains and base.cache is None))]
     if families[0].window is not None:
         drawn.append(draw(True, False))
-    lives = [HuggingFaceModel(raw, "the config") for raw, *_ in drawn]
+    lives = [HuggingFaceModel(raw, "the config", head) for raw, *_ in drawn]
     programs = [replace(one, settings=({**VALUES, "device": one.settings[0]["device"]},)) for one in families]
     found: dict[Setting, bool] = {}
-    for step in steps(base, families):
+    for step in steps(base, families, head):
         setting = Setting.of(step)
         plain = base._replace(attention=setting.attention, device=setting.device)
         if found.get(plain, True):
@@ -83,9 +84,9 @@ def _together(base: Setting, agreed: Sequence[Setting], row: Settings) -> Iterat
             }
 
 
-def steps(base: Setting, families: Sequence[Family]) -> Iterator[Step]:
+def steps(base: Setting, families: Sequence[Family], head: str = CAUSAL) -> Iterator[Step]:
     """The steps by which programs are compared with the module."""
-    plain = Step(families[0].model_type, base.dtype, procedure=Train() if base.trains else Prefill())
+    plain = Step(families[0].model_type, base.dtype, procedure=Train() if base.trains else Prefill(), head=head)
     autocasts = [(dtype, "bfloat16", device) for dtype in ("float32", "bfloat16") for device in (CPU, GPU)]
     on_gpu = () if _alike(families) else (GPU,)
     if base.cache is not None:
@@ -139,6 +140,7 @@ def _ran(config: Config, step: Step, batch: int, seq: int) -> tuple[Any, ...]:
     """The totals of a step, and the bytes of each allocation and release, which are negative."""
     events = Events()
     ledger = step.ledger(unrolled=True, events=events)
+    step = replace(step, num_labels=config.num_labels)
     sizes = config.sizes(lambda _: 0, step, batch, seq)
     totals = run(step, sizes, FullMethod().build(config, step.dtype), batch, seq, ledger=ledger)
     order = events.order[: events.marks.get("end")]

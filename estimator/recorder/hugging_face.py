@@ -20,7 +20,7 @@ import transformers
 from ..errors import InputError
 from ..ledger import Size
 from ..programs.depth import deepened
-from ..programs.heads import HEADS, Input, Media, Part, Placeholders, batch_of
+from ..programs.heads import CAUSAL, HEADS, Input, Media, Part, Placeholders, batch_of
 from ..programs.libraries import silence, without_collector
 from ..programs.module_table import NamedModule
 from ..programs.program import Program, layer_numbers
@@ -28,7 +28,7 @@ from ..programs.recorded import Config, Source, language_model_alone, refuse_enc
 from ..programs.releases import is_before, with_its_keys
 from ..programs.setting import Setting
 from ..programs.split import Split
-from ..programs.step import Step
+from ..programs.step import Procedure, Step
 from ..programs.substitution import substitute
 from . import generate_cache
 from .calls import (
@@ -81,7 +81,7 @@ def _cut_by(config: Any) -> str | None:
 class HuggingFaceModel(Source):
     """The programs of a config.json's model with a head. ``where`` is what messages call the config."""
 
-    def __init__(self, raw: Mapping[str, Any], where: str, head: str = "causal-lm") -> None:
+    def __init__(self, raw: Mapping[str, Any], where: str, head: str = CAUSAL) -> None:
         self.raw, self.where, self.head = raw, where, head
         keys = {
             k: v for k, v in raw.items() if k not in ("torch_dtype", "dtype", "architectures", "_attn_implementation")
@@ -94,9 +94,9 @@ class HuggingFaceModel(Source):
         refused = told(lambda e: f"{where}: transformers refuses the config ({first_line(e.__cause__ or e)})")
         with refused, quiet():
             config = transformers.AutoConfig.for_model(**keys)
-            if config.is_encoder_decoder and head == "causal-lm":
+            if config.is_encoder_decoder and head == CAUSAL:
                 refuse_encoder(raw, where)
-            self.config = config.get_text_config() if head == "causal-lm" else config
+            self.config = config.get_text_config() if head == CAUSAL else config
         self._class = model_class(head, self.config)
         if self._class is None:
             raise InputError(
@@ -113,7 +113,7 @@ class HuggingFaceModel(Source):
         """Whether the config.json is a larger model's, of which this is the language model."""
         self._note = f". {language_model_alone(parts)}" if self.is_part else self._other_class()
         window = getattr(self.config, "sliding_window", None)
-        self.window = window if isinstance(window, int) else None
+        self.window = window if isinstance(window, int) and window > 0 else None
         self._media: dict[Any, tuple[tuple[Input, ...], Placeholders]] = {}
         self._models: dict[Any, Any] = {}
         self._programs: dict[Any, Program] = {}
@@ -121,6 +121,11 @@ class HuggingFaceModel(Source):
         """Whether the program that was asked for last depends on which experts tokens choose."""
         self._idle = ""
         """A sentence about parameters that the program that was asked for last has no use for."""
+
+    @property
+    def num_labels(self) -> int:
+        """Labels of a classification."""
+        return int(getattr(self.config, "num_labels", 0)) if "classification" in self.head else 0
 
     def _other_class(self) -> str:
         """A sentence where the config's ``architectures`` name another class of transformers than the one that runs."""
@@ -311,9 +316,7 @@ class HuggingFaceModel(Source):
         split = Split.of(self.tp_plan, step.tensor_parallel, self.config.model_type)
         sizes = step.sizes(batch, seq)
         rows = replace(step, data_collator=False, packing=False, return_seq_idx=False).inputs()  # labels are the ids
-        given = batch_of(
-            rows, lambda one: torch.empty(one.sized(sizes), dtype=getattr(torch, one.dtype), device="meta")
-        )
+        given = batch_of(rows, lambda one: _empty(one, sizes))
         inputs = {one.name: given[one.name] for one in rows if not one.same_as}
         known = {
             one.name: data
@@ -417,9 +420,14 @@ class HuggingFaceModel(Source):
         generates = setting.cache is not None
         model = self._model(setting.dtype)
         model.train(setting.trains)
-        ids = torch.empty((batch, seq), dtype=torch.int64, device="meta")
-        inputs = {"input_ids": ids}
-        taken = generate_cache.taken(model)
+        procedure = Procedure(trains=setting.trains)
+        step = Step(
+            self.raw["model_type"], setting.dtype, procedure=procedure, head=self.head, num_labels=self.num_labels
+        )
+        rows = step.inputs()
+        given = batch_of(rows, lambda one: _empty(one, step.sizes(batch, seq)))
+        inputs = {one.name: given[one.name] for one in rows if not one.same_as}
+        ids, taken = inputs["input_ids"], generate_cache.taken(model)
         if setting.attention_mask:
             inputs["attention_mask"] = torch.empty_like(ids)
         if setting.packing or generates:
@@ -427,15 +435,15 @@ class HuggingFaceModel(Source):
                 inputs["position_ids"] = torch.empty_like(ids)
             elif setting.packing:
                 raise InputError(f"{self.where}: the class takes no position_ids")
-        given: dict[str, Any] = {"labels": ids} if model.training else {}
+        options: dict[str, Any] = {"use_cache": False} if takes_cache(self.head, model) else {}
         if generates and "logits_to_keep" in taken:
-            given["logits_to_keep"] = 1
+            options["logits_to_keep"] = 1
         cache = Cache()
         if cached:
-            given["cache"] = cache
+            options["cache"] = cache
 
         def call() -> Mapping[str, Any]:
-            return dict(model(**inputs, **given, use_cache=False))
+            return dict(model(**{**given, **inputs}, **options))
 
         def program() -> Program:
             return record(model, inputs, call, setting.device, packed=setting.packing, interfaces=cache)
@@ -455,6 +463,11 @@ class HuggingFaceModel(Source):
     def running(self) -> AbstractContextManager[Any]:
         """The context in which the model runs."""
         return nullcontext()
+
+
+def _empty(one: Input, sizes: Mapping[str, Any]) -> torch.Tensor:
+    """An input on the meta device."""
+    return torch.empty(one.sized(sizes), dtype=getattr(torch, one.dtype), device="meta")
 
 
 def _with_long_rope(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -597,7 +610,7 @@ MOST_HELD = 8
 _CONFIGS: dict[str, Config] = {}
 
 
-def recorded_config(raw: Mapping[str, Any], where: str, head: str = "causal-lm") -> Config:
+def recorded_config(raw: Mapping[str, Any], where: str, head: str = CAUSAL) -> Config:
     """The numbers of a model of any class of the installed transformers with a head. Raises ``InputError``."""
     return held([raw, where, head], lambda: config_of(raw, HuggingFaceModel(raw, where, head)))
 
@@ -662,6 +675,6 @@ def config_of(raw: Mapping[str, Any], source: HuggingFaceModel) -> Config:
         sliding_window=window if any(windowed) else None,
         windowed_layers=windowed,
         source=source,
-        num_labels=int(getattr(source.config, "num_labels", 0)) if "classification" in source.head else 0,
+        num_labels=source.num_labels,
         special=_special_id(source),
     )

@@ -2,26 +2,30 @@
 
 from __future__ import annotations
 
+import io
 import tempfile
 from collections.abc import Mapping
+from contextlib import nullcontext, redirect_stderr, redirect_stdout
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from ..errors import InputError
+import trl
+
 from ..programs.program import Program
 from ..programs.trainer_calls import Key
 from ..steps.trainers import TRAINERS
 from .fit import Recording, fit
+from .hugging_face import first_line, quiet, told
 from .trainer_step import record_trainer_step
 from .trl import trainer_of
 
 _SIZES = (
-    {"B": 4, "S": 23, "prompt_seq": 9, "vocab_size": 307, "hidden_size": 64, "num_generations": 2},
-    {"B": 6, "S": 31, "prompt_seq": 17, "vocab_size": 419, "hidden_size": 48, "num_generations": 2},
-    {"B": 8, "S": 19, "prompt_seq": 7, "vocab_size": 353, "hidden_size": 96, "num_generations": 4},
-    {"B": 10, "S": 47, "prompt_seq": 12, "vocab_size": 263, "hidden_size": 80, "num_generations": 5},
+    {"B": 4, "S": 23, "prompt_seq": 9, "vocab_size": 307, "hidden_size": 64, "num_generations": 2, "batches": 2},
+    {"B": 6, "S": 31, "prompt_seq": 17, "vocab_size": 419, "hidden_size": 48, "num_generations": 2, "batches": 3},
+    {"B": 8, "S": 19, "prompt_seq": 7, "vocab_size": 353, "hidden_size": 96, "num_generations": 4, "batches": 4},
+    {"B": 10, "S": 47, "prompt_seq": 12, "vocab_size": 263, "hidden_size": 80, "num_generations": 5, "batches": 5},
 )
 """Where steps are recorded: batches of three rows and more, which tell a loop over rows from a single call."""
 
@@ -30,7 +34,8 @@ def arguments_of(trainer: str, key: Key) -> dict[str, Any]:
     """The arguments of a trainer's config that a key stands for."""
     made: dict[str, Any] = {"bf16": key.autocast, "gradient_checkpointing": True}
     if key.loss_type:
-        made["loss_type"] = key.loss_type
+        several = key.loss_type.split("+")
+        made["loss_type"] = several if len(several) > 1 else key.loss_type
     if key.reference == "precomputed":
         made["precompute_ref_log_probs"] = True
     if key.loss_type == "exo_pair":
@@ -41,9 +46,11 @@ def arguments_of(trainer: str, key: Key) -> dict[str, Any]:
 
 
 def record_family(trainer: str, key: Key) -> Program:
-    """The program of a key's step. Raises ``InputError`` where the recordings fit no expression."""
+    """The program of a key's step. Raises ``InputError`` where the trainer refuses it, or no expression fits."""
     dtypes = ("float32", "bfloat16") if key.wide is None else ("float32",) if key.wide else ("bfloat16",)
-    return fit([_recorded(trainer, key, sizes, dtype) for sizes, dtype in zip(_SIZES, dtypes * 4, strict=False)])
+    refused = told(lambda error: f"TRL {trl.__version__} does not run trainer: {trainer} so ({first_line(error)})")
+    with refused, quiet(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
+        return fit([_recorded(trainer, key, sizes, dtype) for sizes, dtype in zip(_SIZES, dtypes * 4, strict=False)])
 
 
 def _recorded(trainer: str, key: Key, sizes: Mapping[str, int], dtype: str) -> Recording:
@@ -60,7 +67,9 @@ def _recorded(trainer: str, key: Key, sizes: Mapping[str, int], dtype: str) -> R
     values = {name: sizes[name] for name in ("B", "S", "prompt_seq", "vocab_size", "hidden_size")}
     if TRAINERS[trainer].num_generations:
         values["num_generations"] = more["num_generations"] = sizes["num_generations"]
-        values["prompts"] = sizes["B"] // sizes["num_generations"]
+        more["gradient_accumulation_steps"] = batches = sizes["batches"] if key.several else 1
+        values["completions"] = batches * sizes["B"]
+        values["prompts"] = values["completions"] // sizes["num_generations"]
     if trainer == "trl-kto":
         values["desirable"] = sizes["B"] // 2
     with tempfile.TemporaryDirectory() as folder, _compact(key.compact):
@@ -90,6 +99,5 @@ def _compact(compact: bool) -> Any:
     """Within it, TRL's fused head takes the tokens with a label alone, as where it has Triton."""
     import trl.trainer.utils as utils
 
-    if not hasattr(utils, "_use_triton"):
-        raise InputError("this release of TRL has no fused head")
-    return mock.patch.object(utils, "_use_triton", return_value=compact)
+    has_fused_head = hasattr(utils, "_use_triton")  # since release 1.15
+    return mock.patch.object(utils, "_use_triton", return_value=compact) if has_fused_head else nullcontext()

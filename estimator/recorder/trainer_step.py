@@ -7,6 +7,7 @@ program of the model answers later. All else is noted as it is called, custom au
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any
@@ -17,7 +18,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutpu
 
 from ..errors import InputError
 from ..operators.table import SAME
-from ..programs.program import Backward, Call, Event, Program, Ref, Stored
+from ..programs.program import Autocast, Backward, Call, Drop, Event, Program, Ref, Stored, made, used
 from ..programs.trainer_calls import FUNCTIONS, GENERATE, HEAD, MODEL
 from .calls import Recorder, dtype_name, recording
 from .calls.data import tensors_in
@@ -33,6 +34,7 @@ class _StepRecorder(Recorder):
         super().__init__(torch.nn.Module(), autocast=autocast)
         self._names.update(names)
         self.functions = dict.fromkeys(FUNCTIONS, self._function)
+        self._clears = False
 
     def note(self, op: str, args: Sequence[Any], keywords: Mapping[str, Any], out: Any) -> Any:
         if self._autocast is not None:
@@ -59,7 +61,19 @@ class _StepRecorder(Recorder):
             raise InputError("the trainer computes with a parameter of a model's other than its head's")
         return super().found(tensor)
 
+    def clear_autocast_cache(self) -> None:
+        """Note that the outermost autocast has ended."""
+        self._clears = True
+
+    def _note_autocast(self) -> None:
+        if self._clears or self.autocasts != self._autocast_on:
+            self._autocast_on = self.autocasts
+            self.events.append(Autocast(self._autocast_on, self._clears))
+            self._clears = False
+
     def backward(self, loss: torch.Tensor) -> None:
+        if self._autocast is not None:
+            self._note_autocast()
         ref = self.operand(loss)
         if not isinstance(ref, Ref):
             raise InputError("the loss does not depend on anything that the step computes")
@@ -85,11 +99,20 @@ class _Models:
         self.recorder: _StepRecorder | None = None
         self.names: dict[int, str] = {}
         """Names of the heads' weights by the ``id`` of their objects."""
-        self._inner = False
-        """A call within a call of a model: that of its backbone."""
+        self._replaced: list[tuple[Any, str, Any]] = []
+        """Objects and the attributes that were put in place of theirs, with what they had of their own."""
         for name, model in (("model", trainer.model), ("reference", getattr(trainer, "ref_model", None))):
             if model is not None:
                 self._replace(name, model)
+
+    def _put(self, module: Any, name: str, function: Any) -> None:
+        self._replaced.append((module, name, vars(module).get(name)))
+        setattr(module, name, function)
+
+    def restore(self) -> None:
+        """Give the models their own functions again."""
+        for module, name, own in reversed(self._replaced):
+            delattr(module, name) if own is None else setattr(module, name, own)
 
     def _replace(self, name: str, outer: Any) -> None:
         base = outer.get_base_model() if hasattr(outer, "peft_config") else outer
@@ -115,17 +138,21 @@ class _Models:
             made = self.recorder.call_model(name, mode("hidden"), inputs({"input_ids": input_ids, **given}), out)
             return BaseModelOutputWithPast(last_hidden_state=made)
 
-        def run(input_ids: Any = None, *, fused_lm_head: bool = False, **given: Any) -> Any:
-            if self.recorder is None:
-                return forward(input_ids, **given, **({"fused_lm_head": True} if fused_lm_head else {}))
+        def run(input_ids: Any = None, *, fused_lm_head: bool = False, labels: Any = None, **given: Any) -> Any:
             if fused_lm_head:
-                return forward(input_ids=input_ids, fused_lm_head=True, **given)
+                return forward(input_ids=input_ids, fused_lm_head=True, labels=labels, **given)
+            if self.recorder is None:
+                return forward(input_ids, labels=labels, **given)
             width = base.config.num_labels if head is None else base.config.get_text_config().vocab_size
             shape = (input_ids.shape[0], width) if head is None else (*input_ids.shape, width)
             with torch._C.DisableTorchFunction():
                 out = torch.randn(*shape).to(torch.bfloat16 if torch.is_autocast_enabled("cpu") else base.dtype)
+            counted = {key: given.pop(key) for key in ("num_items_in_batch",) if key in given}
             made = self.recorder.call_model(name, mode("logits"), inputs({"input_ids": input_ids, **given}), out)
-            return CausalLMOutputWithPast(logits=made)
+            loss = None
+            if labels is not None and head is not None:
+                loss = base.loss_function(logits=made, labels=labels, vocab_size=width, **counted)
+            return CausalLMOutputWithPast(loss=loss, logits=made)
 
         def generate(input_ids: Any = None, *, attention_mask: Any = None, generation_config: Any, **_: Any) -> Any:
             assert self.recorder is not None
@@ -135,9 +162,9 @@ class _Models:
             given = {"input_ids": input_ids, "attention_mask": attention_mask, "max_new_tokens": new}
             return self.recorder.note(GENERATE, (), {"model": name, **given}, out)
 
-        base.forward = run
-        base.generate = generate
-        backbone.forward = run_backbone
+        self._put(base, "forward", run)
+        self._put(base, "generate", generate)
+        self._put(backbone, "forward", run_backbone)
         if head is not None:
             for part in ("weight", "bias"):
                 if getattr(head, part, None) is not None:
@@ -145,51 +172,82 @@ class _Models:
 
 
 def record_trainer_step(trainer: Any) -> Program:
-    """The program of the second step of a trainer's own loop, its ``training_step``.
+    """The program of the first ``training_step`` of a trainer's second update, in its own loop.
 
-    The trainer's models are changed. Raises ``InputError`` where the step calls what has no rule.
+    Where a step has inputs that an earlier one made, as where GRPO generates for a whole update at once, the second
+    ``training_step`` of the update follows, which stands for all later ones. Nothing is computed with the models, and
+    no callback is called. Raises ``InputError`` where the step calls what has no rule.
     """
     models = _Models(trainer)
     original = trainer.training_step
-    programs: list[Program] = []
+    several = trainer.args.gradient_accumulation_steps
+    recorder = _StepRecorder(models.names, torch.bfloat16 if trainer.args.bf16 else None)
+    stored: tuple[Stored, ...] = ()
+    inputs: dict[str, int] = {}
+    batches = itertools.count()
 
-    def training_step(model: Any, inputs: Any, *rest: Any) -> Any:
-        models.recorder = recorder = _StepRecorder(models.names, torch.bfloat16 if trainer.args.bf16 else None)
-        tensors = {key: x for key, x in inputs.items() if isinstance(x, torch.Tensor)} if type(inputs) is dict else {}
-        given = {key: recorder.mark(x) for key, x in tensors.items()}
-        with recording(recorder):
-            out = original(model, inputs, *rest)
-            events: tuple[Event, ...] = tuple(recorder.events)
-            recorder.events = []
+    def training_step(model: Any, given: Any, *rest: Any) -> Any:
+        nonlocal stored
+        number = next(batches)
+        if number < several:
+            return torch.zeros(())
+        models.recorder = recorder
+        if number == several and type(given) is dict:
+            tensors = {key: x for key, x in given.items() if isinstance(x, torch.Tensor)}
+            stored = tuple(Stored(key, tuple(x.shape), dtype_name(x.dtype)) for key, x in tensors.items())
+            inputs.update({key: recorder.mark(x) for key, x in tensors.items()})
+        clear = mock.patch.object(torch, "clear_autocast_cache", recorder.clear_autocast_cache)
+        with recording(recorder), clear:
+            out = original(model, given, *rest)
             del out  # which the loop holds until the step ends
-        events = fold_rows(events, max(map(_rows, events)), len(given))
-        programs.append(
-            Program(
-                modules=(),
-                parameters=(),
-                buffers=tuple(Stored(key, tuple(x.shape), dtype_name(x.dtype)) for key, x in tensors.items()),
-                attributes=tuple(recorder.attributes),
-                inputs=given,
-                outputs={},
-                before=events,
-                bodies=(),
-                layers=(),
-                after=(),
-            )
-        )
         models.recorder = None
-        if len(programs) == 2:
+        if number == several + _buffers(trainer):
             raise _Recorded
         return torch.zeros(())
 
-    with mock.patch.object(trainer, "training_step", training_step), suppress(_Recorded):
-        trainer.train()
-    return programs[-1]
+    silent: Any = mock.patch.object(trainer.callback_handler, "callbacks", [])
+    try:
+        with mock.patch.object(trainer, "training_step", training_step), silent, suppress(_Recorded):
+            trainer.train()
+    finally:
+        models.restore()
+    if (ran := next(batches)) <= several:
+        raise InputError(f"the trainer ends after {ran} batches; its second update, batch {several + 1}, is asked")
+    events: Sequence[Event] = tuple(recorder.events)
+    recorder.events = []
+    return Program(
+        modules=(),
+        parameters=(),
+        buffers=stored,
+        attributes=tuple(recorder.attributes),
+        inputs=inputs,
+        outputs={},
+        before=fold_rows(without_idle_views(events), max(map(_rows, events)), len(inputs)),
+        bodies=(),
+        layers=(),
+        after=(),
+    )
+
+
+def _buffers(trainer: Any) -> bool:
+    """Whether the batches of an update come from one generation."""
+    return getattr(trainer.args, "steps_per_generation", 1) > 1
+
+
+def without_idle_views(events: Sequence[Event]) -> tuple[Event, ...]:
+    """The events without the slices that no later event has a use for: the batches of an update beyond the second."""
+    known: set[int] = set()
+    kept: list[Event] = []
+    for event in reversed(events):
+        idle = isinstance(event, Call) and event.op == "slice" and known.isdisjoint(made(event))
+        known.update(used(event), (event.slot,) if isinstance(event, Drop) else ())
+        kept += [] if idle else [event]
+    return tuple(reversed(kept))
 
 
 def _rows(event: Event) -> int:
     """The rows that a model is given, if the event calls one."""
-    return event.out[0].shape[0] if isinstance(event, Call) and event.op == MODEL else 0  # type: ignore[return-value]
+    return event.out[0].shape[0] if isinstance(event, Call) and event.op in (MODEL, GENERATE) else 0  # type: ignore[return-value]
 
 
 class _Recorded(Exception):

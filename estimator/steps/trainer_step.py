@@ -11,7 +11,7 @@ from ..errors import InputError
 from ..ledger import backward, whole
 from ..programs import Procedure
 from ..programs.event_loop import EventLoop, Frame
-from ..programs.modules import Frozen
+from ..programs.modules import Frozen, Method
 from ..programs.program import Backward, Call, Weight
 from ..programs.trainer_calls import FUNCTIONS, GENERATE, MODEL
 from ..programs.trainer_programs import TrainerProgram
@@ -31,6 +31,8 @@ class TrainerStep(Procedure):
     per_row: InitVar[int] = 1
     prompt_seq: int = 1
     num_generations: int = 0
+    batches: int = 1
+    """Those that come from one generation."""
     window: int | None = None
     """The model's sliding window in tokens, if it has one."""
     runs_backward: ClassVar[bool] = True
@@ -41,7 +43,7 @@ class TrainerStep(Procedure):
 
     def add_models(self, loop: Loop, make: Callable[..., Model]) -> None:
         if self.reference == "copy":
-            loop.models["reference"] = make(method=Frozen())
+            loop.models["reference"] = make(method=Method())  # nobody freezes it, so autocast keeps its casts
         elif self.reference == "adapter-off":
             loop.models["base"] = make(method=Frozen(), weights_of=loop.model)
 
@@ -59,31 +61,39 @@ class TrainerStep(Procedure):
                 "vocab_size": model.causal_lm.c.vocab,
                 "hidden_size": model.causal_lm.c.hidden,
                 "num_generations": self.num_generations,
-                "prompts": batch // max(self.num_generations, 1),
+                "prompts": batch * self.batches // max(self.num_generations, 1),
+                "completions": batch * self.batches,
                 "desirable": batch // 2,
             },
             loop.step.dtype,
         )
         events = program.before
-        at = next(i for i, event in enumerate(events) if isinstance(event, Backward))
-        loss = events[at]
-        assert isinstance(loss, Backward)
+        ends = [i for i, event in enumerate(events) if isinstance(event, Backward)]
+        calls, frame = _Calls(loop, self.window), Frame()
         for again in range(loop.step.micro_batches):
             yield "forward"
             ledger.scope, ledger.phase = "inputs", "forward"
-            calls, frame = _Calls(loop, self.window), Frame()
-            for one in program.buffers:
-                frame[program.inputs[one.name]] = ledger.attribute(one.shape, one.dtype)
-            for one in program.attributes:
-                calls.weights[one.name] = ledger.attribute(one.shape, one.dtype)
+            start = 0
+            if again and len(ends) > 1:
+                start = ends[again - 1] + 1
+            else:
+                calls, frame = _Calls(loop, self.window), Frame()
+                for one in program.buffers:
+                    frame[program.inputs[one.name]] = ledger.attribute(one.shape, one.dtype)
+                for one in program.attributes:
+                    calls.weights[one.name] = ledger.attribute(one.shape, one.dtype)
             calls.start()
-            calls.run(events, 0, at, frame)
+            stop = next(i for i in ends if i >= start)
+            calls.run(events, start, stop, frame)
             loop.note_saved()
             yield "backward"
             model.scope.before_backward(last=again + 1 == loop.step.micro_batches)
+            loss = events[stop]
+            assert isinstance(loss, Backward)
             backward(ledger, frame[loss.loss.slot])
             ledger.phase = "step"
-            calls.run(events, at + 1, len(events), frame)
+            if stop == ends[-1]:
+                calls.run(events, stop + 1, len(events), frame)
         yield "update"
         loop.update()
         yield from loop.end({})
@@ -99,11 +109,6 @@ class _Calls(EventLoop):
     def start(self) -> None:
         super().start()
         self._autocast = self._step.autocast
-
-    def turn_autocast(self, enabled: bool) -> None:
-        super().turn_autocast(enabled)
-        if not enabled:
-            self.ledger.clear_autocast_cache()
 
     def _call(self, call: Call, frame: Frame) -> None:
         if call.op == MODEL:

@@ -66,8 +66,38 @@ def reference_of(name: str, reference: str | None, adapted: bool, precomputed: b
     return reference or own
 
 
-def key_of(name: str, loss_type: str | None, reference: str, autocast: bool, dtype: str, compact: bool) -> Key:
-    """Which step of a trainer it is."""
+def batches_of(name: str, steps_per_generation: int | None, accumulated: int, generations: int, batch: int) -> int:
+    """The batches that come from one generation: all of an update, unless ``steps_per_generation`` says another number.
+
+    Raises ``InputError`` where a generation has no whole number of prompts, and where there is no rule.
+    """
+    if not TRAINERS[name].num_generations:
+        return 1
+    batches = accumulated if steps_per_generation is None else steps_per_generation
+    if batch * batches % generations:
+        several = f"batch: {batch}" if batches == 1 else f"batch: {batch} in {batches} steps of a generation"
+        raise InputError(
+            f"{several} is not a multiple of num_generations: {generations} (TRL: generation_batch_size must be "
+            "divisible by num_generations); give a multiple"
+        )
+    if batches not in (1, accumulated):
+        raise InputError(
+            f"steps_per_generation: {batches} has no rule beside gradient_accumulation_steps: {accumulated}; leave it "
+            "out",
+            "steps_per_generation",
+        )
+    return batches
+
+
+def key_of(
+    name: str, loss_type: str | None, reference: str, autocast: bool, dtype: str, compact: bool, several: bool
+) -> Key:
+    """Which step of a trainer it is. Raises ``InputError`` where there is no rule."""
+    if several and reference != "none":
+        raise InputError(
+            f"trainer: {name} with a reference has no rule with gradient_accumulation_steps above 1, for all of whose "
+            "batches it scores at once; give beta 0, or steps_per_generation 1"
+        )
     trainer = TRAINERS[name]
     wide = None if trainer.fused else dtype == "float32"
-    return Key(loss_type or trainer.loss_type, reference, autocast, wide, compact and trainer.fused)
+    return Key(loss_type or trainer.loss_type, reference, autocast, wide, compact and trainer.fused, several)

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..errors import InputError
+from ..steps.trainers import TRAINERS as TRL
 
 LAUNCHERS = (
     "accelerate",
@@ -43,6 +44,8 @@ class Line:
 
     tool: str = ""
     """The format that its program reads, where the program is one of a tool's own."""
+    trainer: str | None = None
+    """The plan's name of the trainer of TRL that the command or its script names."""
     launcher: dict[str, Any] = field(default_factory=dict)
     """Options of ``accelerate launch``."""
     files: list[str] = field(default_factory=list)
@@ -112,7 +115,9 @@ def _read(words: list[str], where: str) -> Line:
         if line.tool == "torchtune":
             options, rest = _launcher(rest, script=r"[a-z_0-9]+(\.py)?$")
             _count(line, options, where)
-        elif command not in ("sft", "train", "pretrain"):
+        elif first == "trl":
+            line.trainer = _trainer_of(command)
+        if line.tool != "torchtune" and line.trainer is None and command not in ("train", "pretrain"):
             raise InputError(
                 f"{where}: {first} {command} is no training step that has rules here; known is {first} train"
             )
@@ -128,12 +133,19 @@ def _read(words: list[str], where: str) -> Line:
         rest = rest[1:]
     if module.startswith("axolotl"):
         line.tool = "axolotl"
-    if module.rpartition("/")[2] in ("sft.py", "run_sft.py", "sft_trainer.py"):
-        line.tool = line.tool or "trl"
+    script = re.fullmatch(r"(?:run_|train_)?([a-z]+)(?:_trainer|_modeling)?\.py", module.rpartition("/")[2])
+    if script is not None and (trainer := _trainer_of(script[1])) is not None and not line.tool:
+        line.tool, line.trainer = "trl", trainer
     _options(rest, line)
     if first == "trl":  # the command takes accelerate's options among its own
         line.launcher = {key: line.options.pop(key) for key in _ACCELERATE if key in line.options}
     return line
+
+
+def _trainer_of(word: str) -> str | None:
+    """The plan's name of a trainer of TRL, by the word that its command and its scripts have."""
+    name = f"trl-{word}"
+    return name if name in TRL or name == "trl-sft" else None
 
 
 def _launcher(

@@ -13,14 +13,41 @@ from . import adapters, hugging_face
 from .settings import Reading, Settings
 
 TOOL = "TRL 1.16"
-_OTHER_TRAINERS = (
-    "num_generations", "max_completion_length", "max_prompt_length", "precompute_ref_log_probs",
-    "ref_model_init_kwargs", "beta", "reward_model_path", "reward_model_name_or_path", "reward_funcs",
-    "desirable_weight", "rpo_alpha",
-)  # fmt: skip
-"""Keys of TRL's preference and reward trainers."""
+_GENERATE = ("trl-grpo", "trl-rloo")
+_WITH_REFERENCE = ("trl-dpo", "trl-kto")
+_KEYS_OF: Mapping[tuple[str, ...], tuple[str, ...]] = {
+    ("trl-dpo",): (
+        "discopop_tau", "f_alpha_divergence_coef", "f_divergence_type", "ld_alpha", "loss_weights", "use_weighting",
+        "rpo_alpha", "reference_free", "ref_model_init_kwargs",
+    ),
+    ("trl-kto",): ("desirable_weight", "undesirable_weight"),
+    ("trl-reward",): ("center_rewards_coefficient",),
+    ("trl-cpo",): ("cpo_alpha", "simpo_gamma"),
+    ("trl-grpo",): (
+        "scale_rewards", "importance_sampling_level", "delta", "top_entropy_quantile", "epsilon_high",
+        "mask_truncated_completions", "use_bias_correction_kl",
+    ),
+    ("trl-rloo",): ("normalize_advantages", "reward_clip_range", "rloo_k"),
+    _GENERATE: (
+        "num_generations", "steps_per_generation", "num_iterations", "generation_batch_size", "use_vllm", "vllm_mode",
+        "vllm_gpu_memory_utilization", "reward_funcs", "reward_weights", "reward_model_name_or_path",
+        "reward_model_path", "epsilon", "temperature", "top_p", "top_k", "log_completions", "generation_kwargs",
+    ),
+    _WITH_REFERENCE: ("precompute_ref_log_probs", "precompute_ref_batch_size"),
+    (*_GENERATE, "trl-orpo", "trl-cpo"): ("max_completion_length",),
+    (*_WITH_REFERENCE, *_GENERATE, "trl-orpo", "trl-cpo"): ("beta", "max_prompt_length"),
+}  # fmt: skip
+"""Keys that only the configs of some trainers have (TRL 1.16, and earlier releases of the same trainers)."""
+_LOSSES: Mapping[str, tuple[str, ...]] = {
+    **dict.fromkeys(("sigmoid", "hinge", "ipo"), ("trl-dpo", "trl-cpo")),
+    **dict.fromkeys(("simpo", "alphapo"), ("trl-cpo",)),
+    **dict.fromkeys(("kto", "apo_zero_unpaired"), ("trl-kto",)),
+    **dict.fromkeys(("grpo", "dapo", "bnpo", "dr_grpo", "cispo", "sapo", "luspo", "vespo"), ("trl-grpo",)),
+    **dict.fromkeys(("nll", "chunked_nll", "dft"), ("trl-sft",)),
+}
+"""The trainers that have a loss; others are of ``trl-dpo``."""
 MARKS = frozenset({
-    *_OTHER_TRAINERS,
+    *(key for keys in _KEYS_OF.values() for key in keys),
     "use_peft", "max_length", "max_seq_length", "packing_strategy", "padding_free", "loss_type", "model_init_kwargs",
     "dataset_mixture", "assistant_only_loss", "completion_only_loss", "activation_offloading", "dataset_num_proc",
     "use_bnb_nested_quant", "dataset_text_field", "eval_packing", "dataset_train_split", "dataset_test_split",
@@ -39,17 +66,100 @@ _LORA = {
 }
 
 
-def read(keys: Mapping[str, Any], where: str) -> Reading:
-    """What TRL's SFT script does with these keys. Raises ``InputError``."""
-    reading = Reading(TOOL, plan={"trainer": "trl-sft"})
+def read(keys: Mapping[str, Any], where: str, trainer: str | None = None) -> Reading:
+    """What TRL's script of a trainer does with these keys. Raises ``InputError``.
+
+    ``trainer`` is the plan's name of it, where a command says it. Otherwise the keys do, which only some have.
+    """
+    found = [trainer] if trainer is not None else _trainers_of(keys)
+    reading = Reading(TOOL, plan={"trainer": found[0]})
     settings = Settings(keys, reading, where)
-    settings.refused(
-        "is a key of TRL's preference and reward trainers, which have no rules here: ask about an SFT file",
-        *_OTHER_TRAINERS,
-    )
+    if len(found) > 1:
+        fits = f"the keys fit {' and '.join(found)}; --trainer says another than the first"
+        reading.note("trainer", found[0], fits)
     read_into(settings)
+    if found[0] == "trl-sft":
+        supervised(settings)
+    else:
+        _other(settings, found[0])
     settings.finish()
     return reading
+
+
+def _trainers_of(keys: Mapping[str, Any]) -> list[str]:
+    """The trainers whose configs have all of these keys, those first that are used most."""
+    found = ["trl-dpo", "trl-grpo", "trl-kto", "trl-rloo", "trl-orpo", "trl-cpo", "trl-reward"]
+    told = [trainers for trainers, own in _KEYS_OF.items() if not {*own}.isdisjoint(keys)]
+    losses = keys.get("loss_type")
+    for loss in losses if isinstance(losses, list) else [losses]:
+        told += [_LOSSES.get(loss, ("trl-dpo",))] if isinstance(loss, str) else []
+    if not told or ("trl-sft",) in told:
+        return ["trl-sft"]
+    for trainers in told:
+        found = [one for one in found if one in trainers] or found
+    return found
+
+
+def supervised(settings: Settings) -> None:
+    """What ``SFTConfig`` alone has."""
+    reading = settings.reading
+    strategy = settings.text("packing_strategy") or "bfd"
+    if strategy not in ("bfd", "bfd_split", "wrapped"):
+        reading.note("packing_strategy", strategy, "a strategy of earlier releases, read as bfd")
+    if settings.flag("padding_free") or (settings.flag("packing") and strategy != "wrapped"):
+        settings.say("packing", True, "packing", "padding_free")
+        reading.plan["return_seq_idx"] = True
+    elif settings.flag("packing"):
+        reading.note(
+            "packing_strategy", strategy, "samples are cut to rows of max_length tokens, which have no padding"
+        )
+    if settings.text("loss_type") == "dft":
+        reading.note("loss_type", "dft", "answered as nll, whose logits are the same")
+    for name in ("completion_only_loss", "assistant_only_loss"):
+        if settings.flag(name):
+            reading.note(name, True, "the answer is for a batch in which each token has a label, which is the most")
+
+
+def _other(settings: Settings, trainer: str) -> None:
+    """What the configs of the trainers of preferences, rewards and reinforcement have."""
+    losses = settings.value("loss_type")
+    if losses is not None:
+        settings.say("loss_type", losses, "loss_type")
+    if (beta := settings.number("beta")) is not None:
+        settings.say("beta", beta, "beta")
+    if settings.flag("precompute_ref_log_probs"):
+        settings.say("precompute_ref_log_probs", True, "precompute_ref_log_probs")
+    prompt, completion = settings.whole("max_prompt_length"), settings.whole("max_completion_length")
+    if trainer in _GENERATE:
+        settings.whole_of("num_generations", "num_generations", "rloo_k")
+        completion = completion or 512
+        if prompt is None:
+            why = "a prompt as long as a completion, since the file does not say it; --seq counts both"
+            settings.reading.assume("seq", 2 * completion, why)
+        else:
+            settings.say("seq", prompt + completion, "max_prompt_length", "max_completion_length")
+        settings.say("prompt_seq", prompt or completion, "max_prompt_length", "max_completion_length")
+        settings.whole_of("steps_per_generation", "steps_per_generation")
+        for name in ("num_iterations", "generation_batch_size"):
+            if (number := settings.whole(name)) is not None and number > 1:
+                settings.problem(name, name, _ONE_GENERATION)
+        settings.refused(
+            _OTHER_GENERATION, "use_vllm", "use_transformers_paged", "use_transformers_continuous_batching"
+        )
+        settings.refused(_OTHER_MODEL, "reward_model_name_or_path", "reward_model_path")
+    elif prompt is not None and prompt < settings.reading.plan.get("seq", 1024):
+        settings.say("prompt_seq", prompt, "max_prompt_length")
+    settings.refused(
+        "has no rule here", "use_weighting", "ld_alpha", "padding_free", "sync_ref_model", "rpo_alpha", "reference_free"
+    )
+    if settings.text("f_divergence_type") not in (None, "reverse_kl"):
+        settings.problem("f_divergence_type", "f_divergence_type", "has no rule here")
+    settings.without_rule("a few numbers a row", "center_rewards_coefficient", "scale_rewards", "label_smoothing")
+
+
+_ONE_GENERATION = "trains more than once on a generation, or on a part of it, which has no rule here"
+_OTHER_GENERATION = "generates in another way than the model's own generate, which has no rule here"
+_OTHER_MODEL = "puts a model of rewards beside the policy, which has no rule here"
 
 
 def read_into(settings: Settings) -> None:
@@ -68,24 +178,9 @@ def read_into(settings: Settings) -> None:
     if settings.raw("max_length") is None and "max_length" in settings.present():
         reading.note("max_length", None, "nothing is cut off, so the longest sample decides; --seq gives its tokens")
     settings.whole_of("seq", "max_length", "max_seq_length")
-    strategy = settings.text("packing_strategy") or "bfd"
-    if strategy not in ("bfd", "bfd_split", "wrapped"):
-        reading.note("packing_strategy", strategy, "a strategy of earlier releases, read as bfd")
-    if settings.flag("padding_free") or (settings.flag("packing") and strategy != "wrapped"):
-        settings.say("packing", True, "packing", "padding_free")
-        reading.plan["return_seq_idx"] = True
-    elif settings.flag("packing"):
-        reading.note(
-            "packing_strategy", strategy, "samples are cut to rows of max_length tokens, which have no padding"
-        )
-    if settings.text("loss_type") == "dft":
-        reading.note("loss_type", "dft", "answered as nll, whose logits are the same")
     if settings.flag("activation_offloading"):
         settings.reading.plan.setdefault("checkpointing", "layer")
         hugging_face.offloading(settings, "activation_offloading")
-    for name in ("completion_only_loss", "assistant_only_loss"):
-        if settings.flag(name):
-            reading.note(name, True, "the answer is for a batch in which each token has a label, which is the most")
     settings.without_rule("on a device other than a Neuron it pads nothing unless it is a number", "pad_to_multiple_of")
 
 

@@ -74,6 +74,7 @@ def read(keys: Mapping[str, Any], where: str) -> Reading:
         "load_in_4bit", default=not (full or settings.flag("load_in_8bit") or settings.flag("load_in_16bit"))
     )
     trl.read_into(trl_keys)
+    trl.supervised(trl_keys)
     dtype = settings.dtype("dtype") or "bfloat16"
     reading.assume("autocast", dtype, "Unsloth takes the GPU's half precision where the arguments name none")
     settings.whole_of("batch", "batch_size")

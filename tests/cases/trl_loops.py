@@ -83,7 +83,40 @@ def cases() -> list[Case]:
                     },
                 )
             )
-    return found
+    return [*found, REFERENCES_PEAK, *ACCUMULATED]
+
+
+SMALL = {**SIZES["llama"], "model_type": "llama", "hidden_size": 64, "num_hidden_layers": 3, "vocab_size": 401}
+REFERENCES_PEAK: Case = (
+    "trl-dpo-peak in the reference",
+    {"model_type": "gemma2", "hidden_size": 96, "num_hidden_layers": 4, "num_attention_heads": 4,
+     "num_key_value_heads": 2, "head_dim": 20, "intermediate_size": 130, "vocab_size": 97},
+    {"trainer": "trl-dpo", "batch": 1, "seq": 77, "prompt_seq": 32, "loss_type": "nca_pair"},
+)  # fmt: skip
+"""Autocast keeps the casts of a reference's weights, which nobody freezes."""
+ACCUMULATED: list[Case] = [
+    ("trl-grpo-three batches", SMALL,
+     {"trainer": "trl-grpo", "batch": 4, "seq": 41, "num_generations": 3, "gradient_accumulation_steps": 3}),
+    ("trl-grpo-five batches of two rows", SMALL,
+     {**PLAIN, "trainer": "trl-grpo", "batch": 2, "seq": 150, "prompt_seq": 20, "num_generations": 2,
+      "gradient_accumulation_steps": 5, "method": LORA}),
+    ("trl-grpo-a generation for each batch", SMALL,
+     {"trainer": "trl-grpo", "batch": 4, "seq": 41, "num_generations": 2, "gradient_accumulation_steps": 2,
+      "steps_per_generation": 1}),
+]  # fmt: skip
+LIVE: list[Case] = [
+    (
+        "trl-grpo-cispo",
+        SMALL,
+        {"trainer": "trl-grpo", "batch": 6, "seq": 41, "num_generations": 2, "loss_type": "cispo"},
+    ),
+    (
+        "trl-dpo-three losses",
+        SMALL,
+        {**PLAIN, "trainer": "trl-dpo", "batch": 3, "seq": 41, "loss_type": "sigmoid+bco_pair+sft", "method": LORA},
+    ),
+]
+"""Losses that are not shipped. They are recorded where TRL is installed."""
 
 
 def measured(config: Mapping[str, Any], plan: Mapping[str, Any], folder: Path) -> dict[str, int]:
@@ -101,9 +134,13 @@ def measured(config: Mapping[str, Any], plan: Mapping[str, Any], folder: Path) -
         "bf16": given["autocast"] == "bfloat16",
         "gradient_checkpointing": given["checkpointing"] == "layer",
     }
-    for key in ("loss_type", "beta", "precompute_ref_log_probs", "num_generations"):
+    for key in (
+        *("loss_type", "beta", "precompute_ref_log_probs", "num_generations"),
+        *("gradient_accumulation_steps", "steps_per_generation"),
+    ):
         if key in given:
-            arguments[key] = given[key]
+            several = isinstance(given[key], str) and "+" in given[key]
+            arguments[key] = given[key].split("+") if several else given[key]
     method, adapter = dict(given.get("method", {})), None
     if method:
         from peft import LoraConfig
@@ -151,7 +188,7 @@ def main(only: list[str]) -> None:
     found: dict[str, Any] = {}
     if RECORD.exists() and only:
         found = json.loads(RECORD.read_text(encoding="utf-8"))["steps"]
-    for name, config, plan in cases():
+    for name, config, plan in (*cases(), *LIVE):
         if only and not any(name.startswith(word) for word in only):
             continue
         with tempfile.TemporaryDirectory() as folder:

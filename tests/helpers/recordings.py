@@ -11,7 +11,7 @@ from estimator.errors import InputError
 from estimator.plans import models
 
 
-def refuse(raw: Any, where: str, asked: str, reason: str, release: str) -> Any:
+def refuse(raw: Any, where: str, asked: str, reason: str, release: str, head: str) -> Any:
     """In place of ``models._live``: nothing is recorded."""
     raise InputError(f"{where}: {reason}")
 

@@ -109,6 +109,21 @@ def test_cross_entropy(given: Cases) -> None:
     agree(ops.cross_entropy, functional.cross_entropy, *given)
 
 
+@pytest.mark.parametrize("dtype", [F32, BF16])
+def test_losses_under_autocast(dtype: str) -> None:
+    """They run in float32, also on a CPU."""
+    x, labels, y = Given((24, 40), dtype), Given((24,), "int64", grad=False), Given((24, 40), BF16, grad=False)
+    agree(ops.cross_entropy, functional.cross_entropy, x, labels, autocast=BF16)
+    agree(ops.mse_loss, functional.mse_loss, x, y, autocast=BF16)
+    agree(
+        lambda x, y: ops.nll_loss(ops.log_softmax(x), y),
+        lambda x, y: functional.nll_loss(functional.log_softmax(x, 1), y),
+        x,
+        labels,
+        autocast=BF16,
+    )
+
+
 @varied([((40,), (40,)), ((24, 40), (24, 40)), ((1,), (1,))], PAIRS, swaps=[None, None])
 @pytest.mark.parametrize("reduction", ["mean", "none"])
 def test_mse_loss(given: Cases, reduction: str) -> None:

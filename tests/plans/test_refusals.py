@@ -341,6 +341,7 @@ VALUES: dict[str, Any] = {
     "beta": 0.1,
     "precompute_ref_log_probs": True,
     "num_generations": 4,
+    "steps_per_generation": 2,
     "reference": "copy",
     "label_share": 0.5,
     "packing": True,

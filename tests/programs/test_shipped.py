@@ -30,6 +30,8 @@ from tests.helpers.processes import LIBRARIES, run_without
 from tests.helpers.recordings import answer, refuse
 
 FILES = sorted(recorded_programs.shipped_folder().glob("*.json"))
+CLASSIFIES = "sequence-classification"
+CLASSIFIERS = sorted((recorded_programs.shipped_folder() / CLASSIFIES).glob("*.json"))
 TOTALS = ("parameters", "adapters", "buffers", "gradients", "optimizer", "saved", "trainable_parameters", "moments")
 
 
@@ -46,8 +48,11 @@ SMALL = 150_000
 @pytest.mark.share(24)
 @pytest.mark.parametrize(
     "path",
-    [pytest.param(path, marks=[pytest.mark.witness] * (path.stat().st_size > SMALL)) for path in FILES],
-    ids=lambda path: path.stem,
+    [
+        pytest.param(path, marks=[pytest.mark.witness] * (path.stat().st_size > SMALL))
+        for path in (*FILES, *CLASSIFIERS)
+    ],
+    ids=lambda path: f"{path.parent.name} {path.stem}",
 )
 def test_a_file_is_written_as_it_is(path: Path) -> None:
     programs = [program.whole for program in load_together(path)]
@@ -96,13 +101,15 @@ NO_LORA = {"llama4_text", "nemotron_h"}
 
 
 @pytest.mark.share(24)
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", [*FILES, *CLASSIFIERS], ids=lambda path: f"{path.parent.name} {path.stem}")
 def test_its_totals_are_those_of_a_recording(path: Path, tmp_path: Path) -> None:
     """Every total and every moment of a step, at sizes that no recording had. The files take the steps in turn.
 
-    Biases, tied embeddings and dropouts are as a draw from the file's name says.
+    Biases, tied embeddings, dropouts and labels are as a draw from the file's name says.
     """
-    step = STEPS[FILES.index(path) % len(STEPS)]
+    step: dict[str, Any] = STEPS[(*FILES, *CLASSIFIERS).index(path) % len(STEPS)]
+    head = CLASSIFIES if path in CLASSIFIERS else "causal-lm"
+    step = {**step, "head": head} if path in CLASSIFIERS else step
     pytest.importorskip("torch")
     pytest.importorskip("transformers")
     from estimator.recorder.hugging_face import recorded_config
@@ -111,13 +118,14 @@ def test_its_totals_are_those_of_a_recording(path: Path, tmp_path: Path) -> None
     raw = config_of(path)
     raw |= {key: rng.random() < 0.5 for key in families[0].switches}
     raw |= {key: rng.choice([0.0, 0.1]) for key in families[0].rates}
+    raw |= {"num_labels": rng.choice([1, 3]), "pad_token_id": 0} if path in CLASSIFIERS else {}
     (tmp_path / "config.json").write_text(json.dumps(raw), encoding="utf-8")
     config = shipped_config(families, raw, "the config")
     assert isinstance(config.source, Shipped)
     if config.family in NO_LORA:
         step = {**step, "method": "full"}
     ours = resolve(parse_plan({"model": str(tmp_path), **step}))
-    theirs = recorded_config(raw, "the config")
+    theirs = recorded_config(raw, "the config", head)
     assert config.source.has_experts == theirs.source.has_experts
     found = []
     for one in (config, theirs):
@@ -393,7 +401,7 @@ def test_a_recording_of_today_is_what_is_shipped(name: str, monkeypatch: pytest.
     raw = {"model_type": model_type}
     settings = [one for program in shipped for one in program.settings]
     served = {base: merged(one for one in settings if has(one, base)) for base in BASES}
-    monkeypatch.setattr(families, "settings_served", lambda _, base, draw: served[base])
+    monkeypatch.setattr(families, "settings_served", lambda _, base, *__: served[base])
     found = families.record_for_all_settings(raw)
     again = [one for one in found.values() if not isinstance(one, InputError)]
     for one, before in zip(again, shipped, strict=True):

@@ -40,6 +40,7 @@ PLAN_OPTIONS: dict[str, tuple[list[str], Any]] = {
     "beta": (["--beta", "0.1", *GRPO], 0.1),
     "precompute_ref_log_probs": (["--precompute-ref-log-probs", "--trainer", "trl-dpo", "--seq", "40"], True),
     "num_generations": (["--num-generations", "4", *GRPO], 4),
+    "steps_per_generation": (["--steps-per-generation", "1", "--gradient-accumulation-steps", "2", *GRPO], 1),
     "reference": (["--reference", "copy", *GRPO, "--beta", "0.2", "--method", "lora"], "copy"),
     "embedding_optim_bits": (["--embedding-optim-bits", "32", "--optimizer", "adamw-8bit"], 32),
     "transformers": (["--transformers", "4.48"], "4.48"),
@@ -609,6 +610,7 @@ def test_every_plan_key_is_an_option(key: str) -> None:
         "routing": {"experts_implementation": "eager", "seq": 100},
         "trl": {"trainer": "trl-sft", "seq": 40},
         **dict.fromkeys(("prompt_seq", "beta", "num_generations"), grpo),
+        "steps_per_generation": {**grpo, "gradient_accumulation_steps": 2},
         **dict.fromkeys(("precompute_ref_log_probs", "loss_type"), dpo),
         "reference": {**grpo, "beta": 0.2, "method": "lora"},
     }

@@ -208,7 +208,8 @@ def test_a_fresh_process_runs_no_module_of_the_current_folder(tmp_path: Path, mo
 
 def test_ctrl_c_while_modules_are_imported(tmp_path: Path) -> None:
     """Asks the contract: one line, and the status of a process that was interrupted."""
-    (tmp_path / "pydantic.py").write_text("import os, signal; os.kill(os.getpid(), signal.SIGINT)")
+    unignored = "signal.signal(signal.SIGINT, signal.default_int_handler)"  # which a job in the background ignores
+    (tmp_path / "pydantic.py").write_text(f"import os, signal; {unignored}; os.kill(os.getpid(), signal.SIGINT)")
     root = str(Path(__file__).parent.parent.parent)
     script = tmp_path / "estimator"
     script.write_text("from estimator.show.cli import main\nmain()")

@@ -74,6 +74,79 @@ def test_batches_of_an_evaluation_that_are_not_joined(tmp_path: Path) -> None:
         assert (run.per_device_eval_batch_size, run.eval_do_concat_batches) == (2, joins)
 
 
+TRL: dict[str, Any] = {"model_name_or_path": "HuggingFaceTB/SmolLM2-135M", "bf16": True}
+
+
+@pytest.mark.parametrize(
+    ("keys", "expect"),
+    [
+        ({"max_length": 64}, {"trainer": "trl-sft", "seq": 64}),
+        ({"loss_type": "chunked_nll", "beta": 0.1, "max_length": 64}, {"trainer": "trl-sft"}),
+        ({"beta": 0.3, "max_length": 64}, {"trainer": "trl-dpo", "beta": 0.3, "seq": 64}),
+        ({"loss_type": ["sigmoid"], "max_length": 64}, {"trainer": "trl-dpo", "loss_type": "sigmoid"}),
+        ({"loss_type": "sft", "use_weighting": False}, {"trainer": "trl-dpo", "loss_type": "sft"}),
+        (
+            {"precompute_ref_log_probs": True, "desirable_weight": 1.2, "max_prompt_length": 9, "max_length": 64},
+            {"trainer": "trl-kto", "precompute_ref_log_probs": True, "prompt_seq": 9, "loss_type": "kto"},
+        ),
+        ({"precompute_ref_log_probs": True, "max_prompt_length": 70, "max_length": 64}, {"trainer": "trl-dpo"}),
+        ({"center_rewards_coefficient": 0.01}, {"trainer": "trl-reward", "head": "sequence-classification"}),
+        ({"simpo_gamma": 0.5, "loss_type": "simpo"}, {"trainer": "trl-cpo", "loss_type": "simpo"}),
+        (
+            {"num_generations": 4, "beta": 0.04, "max_completion_length": 40, "per_device_train_batch_size": 4},
+            {"trainer": "trl-grpo", "num_generations": 4, "beta": 0.04, "seq": 80, "prompt_seq": 40, "batch": 4},
+        ),
+        (
+            {"rloo_k": 2, "max_prompt_length": 20, "max_completion_length": 40},
+            {"trainer": "trl-rloo", "num_generations": 2, "seq": 60, "prompt_seq": 20},
+        ),
+    ],
+    ids=str,
+)
+def test_the_trainer_that_a_file_of_trl_is_of(keys: dict[str, Any], expect: dict[str, Any], tmp_path: Path) -> None:
+    """Witness: the fields of TRL 1.16's config classes, of which each trainer has some alone."""
+    path = tmp_path / "train.yaml"
+    path.write_text(json.dumps({**TRL, **keys}))
+    checked = check(str(path), None, "trl")
+    found = dict(checked.keys)
+    assert {key: found.get(key) for key in expect} == expect, checked.error
+    if "prompt_seq" not in expect:
+        assert found.get("prompt_seq") is None
+
+
+@pytest.mark.parametrize(
+    ("words", "trainer"),
+    [("trl dpo", "trl-dpo"), ("trl kto", "trl-kto"), ("trl sft", "trl-sft"), ("python dpo.py", "trl-dpo"),
+     ("accelerate launch trl/scripts/reward.py", "trl-reward"), ("python scripts/run_orpo.py", "trl-orpo"),
+     ("python train_dpo.py", "trl-dpo")],
+)  # fmt: skip
+def test_the_trainer_that_a_command_of_trl_starts(words: str, trainer: str) -> None:
+    line = parse(f"{words} --model_name_or_path HuggingFaceTB/SmolLM2-135M --max_length 64", "the line")
+    assert (line.tool, line.trainer) == ("trl", trainer)
+
+
+@pytest.mark.parametrize(
+    ("keys", "why"),
+    [
+        ({"num_generations": 2, "use_vllm": True}, "generates in another way"),
+        ({"num_generations": 2, "num_iterations": 2}, "trains more than once on a generation"),
+        ({"num_generations": 2, "gradient_accumulation_steps": 2, "beta": 0.1}, "it scores at once; give beta 0"),
+        (
+            {"num_generations": 2, "gradient_accumulation_steps": 2, "steps_per_generation": 4},
+            "steps_per_generation: 4",
+        ),
+        ({"num_generations": 2, "reward_model_path": "x"}, "a model of rewards"),
+        ({"beta": 0.1, "f_divergence_type": "js_divergence"}, "f_divergence_type: 'js_divergence' has no rule"),
+        ({"beta": 0.1, "use_weighting": True}, "use_weighting: True has no rule"),
+    ],
+    ids=str,
+)
+def test_what_trainers_of_trl_do_without_a_rule(keys: dict[str, Any], why: str, tmp_path: Path) -> None:
+    path = tmp_path / "train.yaml"
+    path.write_text(json.dumps({**TRL, **keys}))
+    assert why in check(str(path), None, "trl").error
+
+
 @pytest.mark.share(2)
 @pytest.mark.parametrize(
     ("given", "kind"), [(None, "offloaded"), ("unsloth", "offloaded"), (False, "none"), (True, "layer")]

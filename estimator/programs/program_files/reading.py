@@ -234,8 +234,10 @@ class Reader(Checker):
             return Enter(self.text(row[1], "a path"), self.tensors(row[2], "arguments"), keywords)
         if op == "<" and len(row) == 3:
             return Exit(self.text(row[1], "a path"), self.tensors(row[2], "results"))
-        if op in ("!grad", "!autocast") and len(row) == 2:
-            return (GradMode if op == "!grad" else Autocast)(self.flag(row[1], op))
+        if op == "!grad" and len(row) == 2:
+            return GradMode(self.flag(row[1], op))
+        if op == "!autocast" and len(row) in (2, 3):
+            return Autocast(*[self.flag(x, op) for x in row[1:]])
         if op == "!function" and len(row) == 12:
             return self.function(row, f"{where}[{i}]", inner)
         if op == "!repeat" and len(row) == 5 and not inner:

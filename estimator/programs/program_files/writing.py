@@ -70,7 +70,7 @@ def _event(event: Any) -> list[Any]:
     if isinstance(event, GradMode):
         return ["!grad", event.enabled]
     if isinstance(event, Autocast):
-        return ["!autocast", event.enabled]
+        return ["!autocast", event.enabled, *([True] if event.clears else [])]
     if isinstance(event, Function):
         made = event.out
         return [

@@ -40,6 +40,7 @@ from .marks import MARK, Mark, Memory, dtype_name, elements_held, known_of, memo
 from .names import (
     ANSWERS,
     AUTOCAST_FLOAT32,
+    AUTOCAST_LOSSES,
     AUTOCAST_LOWER,
     PYTHON_DTYPES,
     QUESTIONS,
@@ -470,7 +471,7 @@ class Recorder(torch.overrides.TorchFunctionMode):  # type: ignore[misc]
         dtype = torch.get_autocast_dtype(self.device.type)
         if name in AUTOCAST_LOWER:
             args, kwargs = cast_all((args, kwargs), dtype)
-        elif DEVICES[self.device.type].autocasts_to_float32 and name in AUTOCAST_FLOAT32:
+        elif name in (AUTOCAST_FLOAT32 if DEVICES[self.device.type].autocasts_to_float32 else AUTOCAST_LOSSES):
             args, kwargs = cast_all((args, kwargs), torch.float32)
         elif name in ("cat", "stack"):
             widest = max((x.dtype for x in tensors_in(args)), key=lambda d: d.itemsize)

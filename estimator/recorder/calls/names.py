@@ -28,12 +28,17 @@ AUTOCAST_LOWER = {
     "linear", "matmul", "mm", "bmm", "addmm", "baddbmm", "addbmm", "conv1d", "conv2d", "conv3d",
     "conv_transpose2d", "einsum", "scaled_dot_product_attention", "chain_matmul", "mv", "addmv", "prelu",
 }  # fmt: skip
+AUTOCAST_LOSSES = {
+    "poisson_nll_loss", "cosine_embedding_loss", "nll_loss_nd", "nll_loss", "cross_entropy_loss", "kl_div",
+    "hinge_embedding_loss", "l1_loss", "smooth_l1_loss", "huber_loss", "mse_loss", "margin_ranking_loss",
+    "binary_cross_entropy_with_logits",
+}  # fmt: skip
+"""Losses, which autocast runs in float32 on a CPU, too."""
 AUTOCAST_FLOAT32 = {
+    *AUTOCAST_LOSSES,
     "acos", "asin", "cosh", "erfinv", "exp", "expm1", "log", "log10", "log2", "log1p", "reciprocal", "rsqrt",
     "sinh", "tan", "pow", "softplus", "layer_norm", "group_norm", "norm", "nuclear_norm", "linalg_vector_norm",
-    "cosine_similarity", "poisson_nll_loss", "cosine_embedding_loss", "nll_loss_nd", "nll_loss",
-    "cross_entropy_loss", "hinge_embedding_loss", "kl_div", "l1_loss", "smooth_l1_loss", "mse_loss",
-    "margin_ranking_loss", "binary_cross_entropy_with_logits", "dist", "pdist", "cdist", "renorm", "logsumexp",
+    "cosine_similarity", "dist", "pdist", "cdist", "renorm", "logsumexp",
     "softmax", "log_softmax", "prod", "sum", "cumprod", "cumsum", "rms_norm",
 }  # fmt: skip
 

@@ -287,13 +287,6 @@ def _flash_attn(recorder: Recorder, function: Any, q: torch.Tensor, k: torch.Ten
     return recorder.note("flash_attn", (q, k, v), {}, torch.empty_like(q, dtype=dtype))
 
 
-@special("cross_entropy_loss")
-def _cross_entropy(recorder: Recorder, function: Any, x: torch.Tensor, *args: Any, **kwargs: Any) -> Any:
-    if recorder.autocasts and x.dtype != torch.float32:
-        raise InputError("a loss of 16-bit logits under autocast, which computes it in float32, has no rule")
-    return recorder.plain_call(function, "cross_entropy_loss", (x, *args), kwargs)
-
-
 @special("ctc_loss")
 def _ctc_loss(
     recorder: Recorder,

@@ -11,16 +11,18 @@ import random
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from itertools import product
 from typing import Any
 
 from ...errors import InputError
 from ...programs.family import Family
+from ...programs.heads import CAUSAL
 from ...programs.program_files import read, written
 from ...programs.setting import VALUES, Setting, Settings, merged
 from .. import config_reads
 from ..agreement import settings_served
 from ..hugging_face import HuggingFaceModel
-from .cases import BASES, Case, cases_of, covers, has_interfaces, of_dtypes, rows_of
+from .cases import BASES, BASES_OF_HEADS, Case, cases_of, covers, has_interfaces, of_dtypes, rows_of
 from .classes import structure_of
 from .configs import KV_HEADS, class_config, foreign_keys, resolved_keys
 from .draws import drawn_config
@@ -66,7 +68,9 @@ def _readable(family: Family) -> Family | InputError:
     return family
 
 
-def record_for_all_settings(raw: Mapping[str, Any], seed: int = 0) -> dict[Case, Family | InputError]:
+def record_for_all_settings(
+    raw: Mapping[str, Any], seed: int = 0, head: str = CAUSAL
+) -> dict[Case, Family | InputError]:
     """The programs of a structure whose attention, masks and cache are calls that the setting decides.
 
     They are left out where they do what the module does in no setting.
@@ -75,24 +79,26 @@ def record_for_all_settings(raw: Mapping[str, Any], seed: int = 0) -> dict[Case,
     made: dict[Case, Family | InputError] = {}
     try:
         train = of_dtypes(Setting(attention=HuggingFaceModel(raw, "the config").attention))
-        structure = structure_of(raw, Case(train, fixed=heads), random.Random(seed), False, groups=True)
+        structure = structure_of(raw, Case(train, head, fixed=heads), random.Random(seed), False, groups=True)
+        if head != CAUSAL:
+            structure = _of_head(*structure)
     except InputError as error:
         return {Case((base,), interfaces=True): error for base in BASES if not base.attention_mask}
     chunked = structure[0].chunk is not None  # such layers have a cache of their own
     served: dict[Setting, tuple[Settings, ...]] = {}
-    for base in BASES:
+    for base in BASES if head == CAUSAL else BASES_OF_HEADS:
         generates, unpadded = base.cache is not None, served.get(base._replace(attention_mask=False), ())
         if chunked and generates:
             continue
         if base.attention_mask and (not unpadded or any(True in one["attention_mask"] for one in unpadded)):
             continue
         for cached in (True,) if generates else (False,) if chunked else (True, False):
-            first = Case(of_dtypes(base), interfaces=True, fixed=heads, beyond_window=None, cached=cached)
+            first = Case(of_dtypes(base), head, interfaces=True, fixed=heads, beyond_window=None, cached=cached)
             try:
                 families = _of_base(structure, first, seed)
-                draw = _sampled(structure[0], heads, random.Random(seed + 3))
+                draw = _sampled(structure[0], heads, random.Random(seed + 3), head)
                 with config_reads.noted() as reads:
-                    settings = settings_served(list(families.values()), base, draw)
+                    settings = settings_served(list(families.values()), base, draw, head)
             except InputError as error:
                 made[replace(first, cached=True)] = error
                 continue
@@ -112,25 +118,35 @@ def record_for_all_settings(raw: Mapping[str, Any], seed: int = 0) -> dict[Case,
     return made
 
 
+def _of_head(
+    found: Structure, lists: dict[str, Any], defaults: dict[str, Any]
+) -> tuple[Structure, dict[str, Any], dict[str, Any]]:
+    """What is known of a class, of a model that classifies. Its last token is found by the token of padding."""
+    own = {"pad_token_id is given": True, "problem_type": None}
+    pad = resolved_keys({"model_type": found.raw["model_type"]}).get("pad_token_id")
+    given = {"num_labels": 2, **({} if pad is None else {"pad_token_id": pad})}
+    return replace(found, structure={**found.structure, **own}), lists, {**defaults, **given}
+
+
 def _of_base(structure: tuple[Structure, dict[str, Any], dict[str, Any]], first: Case, seed: int) -> dict[Case, Family]:
     """The programs for all sequences and both devices, or one for each kind that makes other calls."""
     found, lists, defaults = structure
     families: dict[Case, Family] = {}
     for fixed, whole in rows_of(found.chunk is not None):
-        for device in VALUES["device"]:
-            case = replace(first.on(device=device), fixed=(*fixed, *first.fixed), whole_chunks=whole)
+        for device, labels in product(VALUES["device"], ((), ("num_labels",)) if first.classifies else ((),)):
+            case = replace(first.on(device=device), fixed=(*fixed, *labels, *first.fixed), whole_chunks=whole)
             if not any(covers(one, case) for one in families.values()):
                 families[case] = record_family(_of_case(found, case), lists, defaults, random.Random(seed + 1))
     return families
 
 
 def _sampled(
-    found: Structure, heads: tuple[str, ...], rng: random.Random
+    found: Structure, heads: tuple[str, ...], rng: random.Random, head: str
 ) -> Callable[[bool, bool], tuple[dict[str, Any], int, int]]:
     """A function that draws a config, a batch and a sequence: beyond the window or not, and of one row or more."""
 
     def draw(beyond_window: bool, one_row: bool) -> tuple[dict[str, Any], int, int]:
-        case = replace(found.case, beyond_window=beyond_window, fixed=(*heads, *(("B",) if one_row else ())))
+        case = replace(found.case, head=head, beyond_window=beyond_window, fixed=(*heads, *(("B",) if one_row else ())))
         drawn = drawn_config(replace(found, case=case, step=max(found.step, 4)), rng, found.depth)  # as flash-attn asks
         return drawn.raw, drawn.batch, drawn.seq
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ...programs.family import Family
+from ...programs.heads import CAUSAL
 from ...programs.releases import NEWEST, is_before
 from ...programs.setting import DTYPES, LOWER, Setting
 from ..hugging_face import HuggingFaceModel
@@ -24,6 +25,8 @@ class Case:
 
     settings: tuple[Setting, ...] = of_dtypes(Setting())
     """Draws take one after another."""
+    head: str = CAUSAL
+    """What the model ends with."""
     interfaces: bool = False
     """As ``Family.interfaces``: the program is for all attentions, masks and caches."""
     cached: bool = True
@@ -48,6 +51,11 @@ class Case:
     def pasts(self) -> frozenset[str | None]:
         """``Setting.past`` of the settings, where the program holds the cache."""
         return frozenset(one.past for one in self.settings if self.holds_cache)
+
+    @property
+    def classifies(self) -> bool:
+        """Whether the model gives numbers for labels."""
+        return self.head.endswith("-classification")
 
     def on(self, **changes: Any) -> Case:
         """The case with other values of its settings' fields."""
@@ -131,6 +139,9 @@ BASES = (
 )
 """What programs for all attentions, masks and caches are recorded of: a training step, a forward pass and one of
 ``generate``. Those with a padding mask are of models that use it for more than the mask of attention."""
+
+BASES_OF_HEADS = (Setting(), Setting(trains=False))
+"""The same of models with another head than a causal language model's."""
 
 
 def covers(family: Family, case: Case) -> bool:

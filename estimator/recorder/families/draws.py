@@ -68,7 +68,7 @@ def _numbers(cached: CachedTokens | None, window: int | None) -> dict[str, int]:
 
 def program_of(raw: Mapping[str, Any], draw: Draw, found: Structure) -> Program:
     """What a config's model calls, at the sizes of a draw. Raises what the model raises."""
-    live, setting = HuggingFaceModel(raw, "the config"), draw.setting
+    live, setting = HuggingFaceModel(raw, "the config", found.case.head), draw.setting
     if found.case.interfaces:
         return live.of_all_settings(setting, draw.batch, draw.seq, found.case.cached)
     attention: Any = setting.attention
@@ -82,6 +82,8 @@ def program_of(raw: Mapping[str, Any], draw: Draw, found: Structure) -> Program:
         device=DEVICES[setting.device],
         procedure=Procedure(trains=setting.trains),
         cached=draw.cached,
+        head=found.case.head,
+        num_labels=raw.get("num_labels", 0),
     )
     return live.at(step, draw.batch, draw.seq)
 
@@ -207,6 +209,9 @@ def drawn_config(found: Structure, rng: random.Random, depth: int, tie: bool = F
             raw[key] = 1
     if type(base[found.layers]) is int:
         raw[found.layers] = depth
+    if case.classifies:
+        raw["pad_token_id"] = 1  # by which the last token of a row is found
+        values["num_labels"] = raw["num_labels"] = 1 if "num_labels" in ones else n(2, 9)
     for key in DEPTH_KEYS:
         if key in base:
             raw[key] = 1 if key.endswith("step_of") and base[key] == 1 else 2

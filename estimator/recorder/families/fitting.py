@@ -80,7 +80,7 @@ def _fitted(found: Structure, lists: Mapping[str, Any], defaults: Mapping[str, A
             raise NotOne(str(error)) from None
         raise
     used = symbols_of(fitted)
-    used |= {*"HIVKGDR", "chunks", *([found.chunk] if found.chunk else [])}
+    used |= {*"HIVKGDR", "chunks", "num_labels", *([found.chunk] if found.chunk else [])}
     symbols = {key: text for key, text in definitions(found).items() if key in used}
     unused = [name for key, text in definitions(found).items() if key not in symbols for name in names(text)]
     live = HuggingFaceModel(raw, "the config")
@@ -193,6 +193,7 @@ def _holds(found: Structure, rng: random.Random, family: Family, one: str) -> bo
         or (one == "S" and family.chunk is not None)
         or (one in ("S", "past") and found.window is not None and case.beyond_window)
         or (one == "past" and "prefill" not in case.pasts)
+        or (one == "num_labels" and not case.classifies)
     ):
         return False
     try:

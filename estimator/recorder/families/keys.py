@@ -176,6 +176,8 @@ def definitions(found: Structure) -> dict[str, str]:
     defined |= found.derived
     if found.depth_is_size:
         defined[found.layers] = found.layers
+    if found.case.classifies:
+        defined["num_labels"] = "num_labels"
     for key in found.symbols:
         if key in quotients and quotients[key][0] in found.symbols:
             divisor, name = quotients[key]
