@@ -57,9 +57,47 @@ def test_layers_without_a_device_are_on_a_gpu() -> None:
     assert result.against == "device"
 
 
+RUNNERS: dict[str, tuple[str, str, dict[str, Any]]] = {
+    "ollama run llama3.1:8b": ("llama-3.1-8b", "q4_k_m", {"preset": "ollama"}),
+    "OLLAMA_CONTEXT_LENGTH=8192 OLLAMA_NUM_PARALLEL=2 OLLAMA_KV_CACHE_TYPE=q8_0 ollama run qwen2.5:7b-chat-q8_0 Hi": (
+        "qwen2.5-7b",
+        "q8_0",
+        {"n_ctx": 16384, "n_seq_max": 2, "type_k": "q8_0", "type_v": "q8_0", "preset": "ollama"},
+    ),
+    "OLLAMA_FLASH_ATTENTION=0 ollama run --verbose --keepalive=5m hf.co/bartowski/Llama-3.2-3B-Instruct-GGUF:Q6_K": (
+        "bartowski/Llama-3.2-3B-Instruct",
+        "q6_k",
+        {"flash_attn": False, "preset": "ollama"},
+    ),
+    "lms load qwen2.5-7b-instruct@q8_0 --gpu max --context-length 8192 -y --ttl 60": (
+        "qwen2.5-7b",
+        "q8_0",
+        {"n_ctx": 8192},
+    ),
+    "lms load lmstudio-community/Qwen3-4B-GGUF --gpu=off -c 4096 --parallel 2": (
+        "lmstudio-community/Qwen3-4B",
+        "q4_k_m",
+        {"n_gpu_layers": 0, "n_ctx": 8192, "n_seq_max": 2},
+    ),
+}
+
+
+@pytest.mark.parametrize("line", RUNNERS)
+def test_a_command_line_of_ollama_or_lm_studio_is_a_plan(line: str) -> None:
+    """By hand, from Ollama's ``envconfig/config.go`` and LM Studio's documentation. A context is each sequence's."""
+    model, dtype, block = RUNNERS[line]
+    plan = parse_plan({"model": line})
+    assert (plan.model, plan.dtype) == (model, dtype)
+    assert plan.llama_cpp.model_dump(exclude_unset=True) == block
+
+
 @pytest.mark.parametrize(
     ("line", "message"),
     [
+        ("ollama run", "names no model; write it like ollama run llama3.1:8b"),
+        ("OLLAMA_GPU_OVERHEAD=9 ollama run qwen3:4b --fast", "without a rule here: --fast, OLLAMA_GPU_OVERHEAD; leave"),
+        ("OLLAMA_CONTEXT_LENGTH=long ollama run qwen3:4b", "OLLAMA_CONTEXT_LENGTH 'long' is no whole number"),
+        ("lms load qwen3-4b --gpu 0.5", "--gpu '0.5' is a share of the layers; give n_gpu_layers in its place"),
         ("llama-server -ngl 5", "the command line names no model"),
         ("llama-server -m 'model.gguf", "cannot be read: no closing quotation"),
         ("llama-server -m a.gguf --ctx-sizze 9 -x", "has options without a rule here: --ctx-sizze, -x; leave them out"),

@@ -1,14 +1,20 @@
-"""A command line of llama.cpp's programs as the keys of a plan: what people paste (``common/arg.cpp``)."""
+"""A command line of llama.cpp's programs, Ollama or LM Studio as the keys of a plan: what people paste.
+
+Sources: ``common/arg.cpp``; Ollama's ``cmd/cmd.go`` and ``envconfig/config.go``; LM Studio's ``docs/cli/load``.
+"""
 
 from __future__ import annotations
 
 import re
 import shlex
+from collections import deque
 from collections.abc import Mapping
 from typing import Any
 
 from ...errors import InputError, shown
+from ...io.files import specs_folder
 from .placement import EXPERTS
+from .recipes import RECIPES
 
 SERVER_SLOTS = 4
 """Sequences of ``llama-server`` where none are named, which share one cache (``tools/server/server.cpp``)."""
@@ -73,9 +79,14 @@ def _by_option(rows: Mapping[str, str]) -> dict[str, str]:
     return {option: key for key, options in rows.items() for option in options.split()}
 
 
+_PROGRAM = re.compile(
+    r"(?:\w+=\S* +)*\S*\b(?:llama-(?:server|cli|completion|bench)(?:\.exe)?|ollama(?:\.exe)? run|lms(?:\.exe)? load) "
+)
+
+
 def is_command(text: str) -> bool:
-    """Whether a text is a command line of one of the engine's programs, with variables before it perhaps."""
-    return re.match(r"(?:\w+=\S* +)*\S*\bllama-(?:server|cli|completion|bench)(?:\.exe)? ", f"{text} ") is not None
+    """Whether a text is a command line of a program that runs the engine, with variables before it perhaps."""
+    return _PROGRAM.match(f"{text} ") is not None
 
 
 def keys_of(text: str) -> dict[str, Any]:
@@ -84,16 +95,23 @@ def keys_of(text: str) -> dict[str, Any]:
         words = shlex.split(text.replace("\\\n", " "))
     except ValueError as error:
         raise InputError(f"the command line cannot be read: {str(error).lower()}; close its quotes") from None
-    while "llama-" not in words[0]:
-        words.pop(0)
-    program, options = words.pop(0), _Options(words)
+    variables = []
+    while "=" in words[0]:
+        variables.append(words.pop(0))
+    program = words.pop(0)
+    if runner := re.search(r"\b(ollama|lms)(\.exe)?$", program):
+        program += f" {words.pop(0)}"
+    options = _Runner(words, variables) if runner else _Options(words)
     block, found = options.block, options.found
+    if runner and runner[1] == "ollama":
+        block["preset"] = "ollama"
     if "server" in program and "n_seq_max" not in block:
         block |= {"n_seq_max": SERVER_SLOTS, "kv_unified": True}
     if block.get("n_ctx") == 0:
         del block["n_ctx"]
     if "model" not in found:
-        raise InputError("the command line names no model; write it like llama-server -m model.gguf -c 8192")
+        example = f"{program} llama3.1:8b" if runner else "llama-server -m model.gguf -c 8192"
+        raise InputError(f"the command line names no model; write it like {example}")
     if options.unknown:
         raise InputError(
             f"{program} has options without a rule here: {', '.join(dict.fromkeys(options.unknown))}; leave them out"
@@ -110,25 +128,22 @@ class _Options:
     _costless, _costless_with_value = frozenset(_COSTLESS.split()), frozenset(_COSTLESS_WITH_VALUE.split())
 
     def __init__(self, words: list[str]):
-        self.words = words
+        self.words = deque(words)
         self.found: dict[str, Any] = {}
         self.block: dict[str, Any] = {}
         self.unknown: list[str] = []
-        while words:
-            self._take(words.pop(0))
+        while self.words:
+            self._take(self.words.popleft())
 
     def _value(self, option: str) -> str:
         if not self.words:
             raise InputError(f"{option} needs a value; write it like {option} 2")
-        return self.words.pop(0)
+        return self.words.popleft()
 
     def _take(self, option: str) -> None:
         block = self.block
         if option in self._numbers:
-            value = self._value(option)
-            if not re.fullmatch(r"-?\d{1,10}", value):
-                raise InputError(f"{option} {shown(value)} is no whole number")
-            block[self._numbers[option]] = int(value)
+            block[self._numbers[option]] = _whole(option, self._value(option))
         elif option in self._texts:
             value = self._value(option)
             block[self._texts[option]] = int(value) if re.fullmatch(r"-?\d{1,10}", value) else value
@@ -136,7 +151,7 @@ class _Options:
             block[(self._on | self._off)[option]] = option in self._on
         elif option in ("-fa", "--flash-attn"):  # older builds have it as a switch
             given = self.words and self.words[0] in ("on", "off", "auto", "0", "1", "-1", "true", "false")
-            block["flash_attn"] = not given or self.words.pop(0) not in ("off", "0", "false")
+            block["flash_attn"] = not given or self.words.popleft() not in ("off", "0", "false")
         elif option in ("-cmoe", "--cpu-moe", *_OVERRIDES):
             pattern = f"{EXPERTS}=CPU" if option.endswith("moe") else self._value(option)
             block["override_tensor"] = ",".join([*filter(None, [block.get("override_tensor")]), pattern])
@@ -149,7 +164,7 @@ class _Options:
         elif option not in self._costless:
             self.unknown.append(option)
             if self.words and not self.words[0].startswith("-"):
-                self.words.pop(0)
+                self.words.popleft()
 
     def _model(self, option: str, value: str) -> None:
         """A file, or a repository of the hub with a recipe behind it: ``ggml-org/gemma-3-1b-it-GGUF:Q8_0``."""
@@ -158,3 +173,84 @@ class _Options:
             return
         name, _, recipe = value.partition(":")
         self.found |= {"model": re.sub(r"-GGUF$", "", name, flags=re.IGNORECASE), "dtype": recipe or "Q4_K_M"}
+
+
+def _whole(option: str, value: str) -> int:
+    if not re.fullmatch(r"-?\d{1,10}", value):
+        raise InputError(f"{option} {shown(value)} is no whole number")
+    return int(value)
+
+
+_RUNNERS_COSTLESS = """
+--verbose --insecure --nowordwrap --hidethinking --think --truncate --experimental -y --yes --exact --estimate-only
+OLLAMA_HOST OLLAMA_MODELS OLLAMA_KEEP_ALIVE OLLAMA_LOAD_TIMEOUT OLLAMA_MAX_LOADED_MODELS OLLAMA_MAX_QUEUE OLLAMA_DEBUG
+OLLAMA_ORIGINS OLLAMA_NOHISTORY OLLAMA_NOPRUNE OLLAMA_REMOTES OLLAMA_EDITOR
+"""
+"""What no buffer of one model depends on: switches of ``ollama run`` and ``lms load``, and Ollama's variables."""
+_RUNNERS_COSTLESS_WITH_VALUE = "--format --keepalive --dimensions --ttl --identifier --host --port"
+
+
+class _Runner(_Options):
+    """The options of ``ollama run`` or ``lms load``, and Ollama's variables."""
+
+    _costless, _costless_with_value = (
+        frozenset(words.split()) for words in (_RUNNERS_COSTLESS, _RUNNERS_COSTLESS_WITH_VALUE)
+    )
+
+    def __init__(self, words: list[str], variables: list[str]):
+        super().__init__(words)
+        each = self.block.pop("n_ctx", None)
+        for name, _, value in (variable.partition("=") for variable in variables):
+            if name == "OLLAMA_CONTEXT_LENGTH":
+                each = _whole(name, value)
+            elif name == "OLLAMA_NUM_PARALLEL":
+                self.block["n_seq_max"] = _whole(name, value)
+            elif name == "OLLAMA_KV_CACHE_TYPE":
+                self.block |= {"type_k": value, "type_v": value}
+            elif name == "OLLAMA_FLASH_ATTENTION":
+                self.block["flash_attn"] = value.lower() not in ("0", "false")
+            elif name.startswith("OLLAMA_") and name not in self._costless:
+                self.unknown.append(name)
+        if each is not None:
+            self.block["n_ctx"] = each * self.block.get("n_seq_max", 1)  # theirs is each sequence's
+
+    def _take(self, option: str) -> None:
+        name, _, joined = option.partition("=")
+        if joined and option.startswith("-"):
+            self.words.appendleft(joined)
+        if not option.startswith("-"):  # behind the model is a prompt
+            on_hub = re.sub(r"^(?:https://)?(?:hf|huggingface)\.co/", "", option)
+            if "model" in self.found:
+                return
+            if option.lower().endswith(".gguf") or "/" in on_hub:
+                self._model("-m" if option.lower().endswith(".gguf") else "-hf", on_hub)
+            else:
+                self.found |= _library_model(option)
+        elif name == "--gpu":
+            share = self._value(name)
+            if share not in ("max", "1", "1.0"):
+                if share not in ("off", "0", "0.0"):
+                    raise InputError(f"--gpu {shown(share)} is a share of the layers; give n_gpu_layers in its place")
+                self.block["n_gpu_layers"] = 0
+        elif name in ("-c", "--context-length", "--parallel"):
+            self.block["n_seq_max" if name == "--parallel" else "n_ctx"] = _whole(name, self._value(name))
+        elif name in self._costless_with_value or (name in self._costless and joined):
+            self._value(name)
+        elif name not in self._costless:
+            self.unknown.append(name)
+            if self.words and not self.words[0].startswith("-") and "model" in self.found:
+                self.words.popleft()
+
+
+_TUNED = r"[-:](?:instruct|chat|text|it|latest)(?=[-:@]|$)"
+"""Words of a name that say how the weights were tuned, or that it is the newest."""
+
+
+def _library_model(text: str) -> dict[str, Any]:
+    """A name of Ollama's library or LM Studio's list, such as ``llama3.1:8b-instruct-q8_0``, as a built-in one."""
+    recipe = re.search(rf"[-:@]({'|'.join(RECIPES)}|fp16)$", text.lower())
+    name = re.sub(_TUNED, "", text.lower()[: recipe.start() if recipe else None]).replace(":", "-")
+    short = re.sub(r"[^a-z0-9]", "", name)
+    known = (path.stem for path in specs_folder().glob("*.json"))
+    found = next((stem for stem in known if re.sub(r"[^a-z0-9]", "", stem) == short), name)
+    return {"model": found, "dtype": recipe[1].replace("fp16", "f16") if recipe else "q4_k_m"}

@@ -199,7 +199,7 @@ def _runs(backend: str | None, device: Device) -> bool:
 
 
 def _commanded(text: str) -> Mapping[str, Any] | None:
-    """The keys that a command line of ``llama-server`` or ``llama-cli`` means."""
+    """The keys that a command line of ``llama-server``, ``llama-cli``, Ollama or LM Studio means."""
     from .command_line import is_command, keys_of
 
     return keys_of(text) if is_command(text) else None
