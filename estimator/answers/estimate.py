@@ -62,10 +62,9 @@ def answer(plan: Plan, kept: dict[str, Any], tells_ranks: bool = False) -> Resul
     if not engine.runs_steps:
         return result_of(plan, engine.figures(plan, engine.model(plan, load)))
     resolved = resolve(plan)
-    left_out: dict[str, Any] = dict.fromkeys(("batch", "seq", "budget", "lengths", "run"), True)
-    if ranks := plan.method.open_values():
-        left_out["method"] = {*ranks}
-    alike = repr(plan.model_dump(exclude=left_out))  # a path may be no text
+    left_out, ranks = ("batch", "seq", "budget", "lengths", "run", "method"), plan.method.open_values()
+    others = [one for one in plan if one[0] not in left_out], [one for one in plan.method if one[0] not in ranks]
+    alike = repr(others)  # a path may be no text
     if alike not in kept:
         kept.clear()  # of other plans, which come one after the other
         kept[alike] = Shapes(totals_of, with_numbers=1), engine.logs()

@@ -3,25 +3,20 @@
 from __future__ import annotations
 
 import sys
-import tempfile
 from collections.abc import Callable, Mapping
-from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 from ..errors import InputError, shown
 from ..plans.flat import nested
 from ..plans.models import ModelSpec
 from ..plans.plan import parse_plan
-from ..plans.resolve import Resolved, resolve, step_of
+from ..plans.resolve import Resolved, step_of
 from ..programs import Method
 from ..programs.libraries import is_installed
 from ..programs.program import Program
 from ..programs.recorded import Source, no_language_model
 from ..steps.loop import Loop
 from ..steps.step import run
-from ..steps.trainer_step import TrainerStep
-from ..trainers.formats import read as read_training_file
 from .estimate import to_result
 from .result import Result
 
@@ -102,7 +97,9 @@ def step(function: Callable[[], Any], **keys: Any) -> Result:
     _check(keys, _STEP_KEYS, "a step")
     transformers = sys.modules.get("transformers")  # else no trainer of its can be there
     if transformers is not None and isinstance(function, transformers.Trainer):
-        return _of_trainer(function, keys)
+        from .user_trainers import of_trainer
+
+        return of_trainer(function, keys)
     if not callable(function):
         raise InputError(f"{shown(function)} is no function; give one without arguments, which runs a step")
     from ..recorder.user_step import record_step
@@ -117,24 +114,6 @@ def step(function: Callable[[], Any], **keys: Any) -> Result:
     procedure = OwnStep(program, frozenset(states))
     totals = Loop(resolved.step.ledger(), resolved.step).run(procedure)
     return to_result(resolved, totals, procedure=procedure)
-
-
-def _of_trainer(trainer: Any, keys: Mapping[str, Any]) -> Result:
-    """The answer for a step of a trainer. Its arguments are read as a file of them would be."""
-    from ..recorder.trainer_object import recorded
-
-    with tempfile.TemporaryDirectory() as folder:
-        own = recorded(trainer, Path(folder))
-        reading = read_training_file(str(Path(folder) / "training_args.json"), "training-arguments")
-        if reading.problems:
-            raise InputError(next(iter(reading.problems.values())))
-        given = {name: value for name, value in reading.plan.items() if name != "run"}
-        asked = {**given, **own.keys, "model": str(Path(folder) / "config.json")}
-        resolved = resolve(parse_plan(nested(asked, keys)))
-    procedure = TrainerStep(own.step, own.reference, own.rows)
-    plan = resolved.plan.model_copy(update={"model": own.model})
-    resolved = resolved._replace(plan=plan, step=replace(resolved.step, procedure=procedure))
-    return to_result(resolved, run(resolved.step, resolved.sizes(), resolved.method, plan.batch, plan.seq))
 
 
 class _NoModel(Source):

@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 class BlockDiagonal(BaseModel):
     """``peft.tuners.lora.BdLoraConfig``."""
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
     target_modules_bd_a: list[Name] | None = None
     target_modules_bd_b: list[Name] | None = None
     nblocks: Rank = 1

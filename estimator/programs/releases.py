@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from importlib.metadata import PackageNotFoundError, version
 from typing import Any, Final
 
 from ..errors import InputError, shown
@@ -30,6 +29,8 @@ def release_of(value: object) -> str:
 
 def installed_release(package: str = "transformers") -> str:
     """The release of an installed package, without its patch; empty where it is not installed."""
+    from importlib.metadata import PackageNotFoundError, version  # which takes longer than most answers need it for
+
     try:
         return ".".join(version(package).split(".")[:2])
     except PackageNotFoundError:
