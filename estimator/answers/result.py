@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from itertools import groupby
 from types import MappingProxyType
 from typing import Any, ClassVar
 
@@ -17,6 +18,9 @@ from ..plans.margins import STATED, Margin, verdict_of
 from ..plans.models import ModelSpec
 from ..plans.plan import Plan
 from ..plans.recorded_programs import ignored
+from ..plans.resolve import given_of
+from ..programs.heads import HEADS
+from ..programs.images import Seen
 from ..steps.optimizers import OPTIMIZERS
 from ..steps.trainers import TRAINERS
 from ..text import human
@@ -86,6 +90,10 @@ class Result(Drawn):
     """Of ``task: serve``: ``kv_tokens``, the tokens of the cache, and ``max_concurrency``, the requests that fit at
     once."""
 
+    images: Mapping[str, Any] = field(default_factory=dict)
+    """Of a plan with images: for each of a row its ``tiles``, their ``pixels`` (height and width), its ``tokens``, and
+    those ``around`` them that the processor adds; and ``text_tokens``, the tokens of a row that are left."""
+
     html: ClassVar[Callable[[Any], str]]
     """Writes a result in HTML, with its sentences; put here as ``figure`` is."""
 
@@ -142,7 +150,11 @@ class Result(Drawn):
             "assumptions": [asdict(one) for one in self.assumptions],
         }
         more: dict[str, Any] = {"transformers": self.transformers, "peft": self.peft, "limits": dict(self.limits)}
-        more |= {"communicated": self.communicated, "ranks": [dict(one) for one in self.ranks]}
+        more |= {
+            "images": dict(self.images),
+            "communicated": self.communicated,
+            "ranks": [dict(one) for one in self.ranks],
+        }
         answer |= {key: value for key, value in more.items() if value}
         if self.verdict is not None:
             answer["verdict"] = self.verdict
@@ -190,6 +202,43 @@ def _experts_note(plan: Plan, spec: ModelSpec) -> list[str]:
         f"dtype: {plan.dtype} does not quantise the experts: under transformers {plan.transformers} those of a layer "
         f"are one parameter, which stays in {plan.held_dtype}",
     ]
+
+
+def _images(plan: Plan, spec: ModelSpec) -> tuple[dict[str, Any], tuple[Assumption, ...]]:
+    """``Result.images``, and by which rule it is so."""
+    images, processor = given_of(plan, spec).images, spec.processor
+    if not images:
+        return {}, ()
+    found: dict[str, Any] = {
+        "tiles": [one.tiles for one in images],
+        "pixels": [[one.height, one.width] for one in images],
+    }
+    said = [_seen(one, len(list(same))) for one, same in groupby(images)]
+    if HEADS[spec.head].text:
+        left = plan.seq - sum((one.tokens or 0) + one.around for one in images)
+        found |= {"tokens": [one.tokens for one in images], "around": [one.around for one in images]}
+        found["text_tokens"] = left
+        said.append(f"{left:,} of seq are left for text")
+    if processor is None:
+        why = (
+            "no preprocessor_config.json lies beside the config.json, so an image is one tile, or whole patches within "
+        )
+        why += "the limits of the processor's class"
+    elif not processor.known:
+        why = (
+            f"{processor.name} is a class without a rule here, so an image is one tile, or whole patches within limits"
+        )
+    else:
+        why = f"the rule of {processor.name}"
+    return found, (Assumption("images", "; ".join(said), why),)
+
+
+def _seen(one: Seen, count: int) -> str:
+    """In words: 2 of 13 tiles of 364x364, 2,197 tokens and 29 around them each."""
+    tiles = f"{one.tiles} tiles of " if one.tiles > 1 else ""
+    around = f" and {one.around:,} around them" if one.around else ""
+    tokens = f", {one.tokens:,} tokens{around}" if one.tokens else ""
+    return f"{count} of {tiles}{one.height}x{one.width}{tokens}{' each' if count > 1 and tokens else ''}"
 
 
 def result_of(plan: Plan, figures: Figures, margin: Margin = STATED) -> Result:
@@ -277,8 +326,10 @@ def make_result(
         ),
         phases=() if usage is None else usage.phases,
     )
+    images, by = _images(plan, spec)
     return replace(
-        result_of(plan, figures),
+        result_of(plan, figures._replace(assumptions=(*figures.assumptions, *by))),
+        images=images,
         transformers=transformers_of(plan, spec),
         peft=_peft(plan, spec),
         communicated=components["communicated"]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -15,14 +15,26 @@ SECONDS = 20.0
 """All that the hub and its library may take together. Their own limits hold for each part of an answer alone."""
 LARGEST = 1_000_000
 """The most bytes of a config.json."""
-_FILE = "config.json"
+PROCESSORS = ("processor_config.json", "preprocessor_config.json")
+"""Files that say what becomes of images, in the order in which transformers reads them."""
 
 
 class Unreachable(InputError):
     """The hub does not answer, or its library does not start."""
 
 
-def config_of(model: str) -> tuple[dict[str, Any], str]:
+def processor_of(model: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """The files about images, by their names, from the cache or else from the hub; none where it has none."""
+    for name in PROCESSORS:
+        try:
+            yield name, config_of(model, name)[0]
+        except Unreachable:
+            return
+        except InputError:
+            continue
+
+
+def config_of(model: str, file: str = "config.json") -> tuple[dict[str, Any], str]:
     """The keys of a config.json, from the cache or else from the hub; and a note on what is ignored in the cache.
 
     Raises ``Unreachable``, and ``InputError`` for what the hub refuses, and for a file that is too large or no JSON.
@@ -39,13 +51,13 @@ def config_of(model: str) -> tuple[dict[str, Any], str]:
         raise Unreachable(f"huggingface_hub does not start: {error}; look at the variables HF_*") from None
     note = ""
     try:
-        cached = try_to_load_from_cache(model, _FILE)
+        cached = try_to_load_from_cache(model, file)
         if isinstance(cached, str):
             try:
                 return read_json(Path(cached)), ""
             except InputError as error:
                 note = f"a file in the cache is ignored: {error}"
-        return _within(SECONDS, lambda: _downloaded(model)), note
+        return _within(SECONDS, lambda: _downloaded(model, file)), note
     except InputError:
         raise
     except HFValidationError:
@@ -65,24 +77,24 @@ def config_of(model: str) -> tuple[dict[str, Any], str]:
         ) from None
 
 
-def _downloaded(model: str) -> dict[str, Any]:
+def _downloaded(model: str, file: str) -> dict[str, Any]:
     """The file as the hub has it, whose size is asked first. A cache that cannot be written is done without."""
     from huggingface_hub import get_hf_file_metadata, hf_hub_download, hf_hub_url
     from huggingface_hub.utils import disable_progress_bars
 
     _reach()
-    size = get_hf_file_metadata(hf_hub_url(model, _FILE)).size
+    size = get_hf_file_metadata(hf_hub_url(model, file)).size
     if size is None or size > LARGEST:
         raise InputError(
-            f"config.json of '{model}' has {'no size' if size is None else f'{size:,} bytes'} on the hub, and at most "
+            f"{file} of '{model}' has {'no size' if size is None else f'{size:,} bytes'} on the hub, and at most "
             f"{LARGEST:,} are read; give a local config.json"
         )
     disable_progress_bars()
     try:
-        return read_json(Path(hf_hub_download(model, _FILE, force_download=True)))
+        return read_json(Path(hf_hub_download(model, file, force_download=True)))
     except OSError:
         with tempfile.TemporaryDirectory() as folder:
-            return read_json(Path(hf_hub_download(model, _FILE, local_dir=folder)))
+            return read_json(Path(hf_hub_download(model, file, local_dir=folder)))
 
 
 def _reach() -> None:

@@ -31,7 +31,7 @@ class OneDeviceKeys(TypedDict, total=False):
     seq: int
     target_seq: int
     images: int | None
-    image_size: Sequence[int] | None
+    image_size: Sequence[int] | Sequence[Sequence[int]] | None
     audio_frames: int | None
     audio_seconds: float | None
     freeze: Sequence[Literal['vision', 'projector', 'language', 'embeddings']]

@@ -18,6 +18,7 @@ from ..errors import InputError, nearest, options, shown
 from ..io.fields import torch_dtype
 from ..io.files import STANDARD_INPUT, existing, read_json, specs_folder
 from ..programs.heads import CAUSAL, HEADS, head_of
+from ..programs.images import Processor, processor_of
 from ..programs.libraries import is_installed
 from ..programs.recorded import ALONE, Config, Source, language_model_alone, refuse_encoder
 from ..programs.releases import NEWEST, installed_release
@@ -60,6 +61,8 @@ class ModelSpec:
     """The weights on disk, where the model is a folder that holds them."""
     head: str = CAUSAL
     """What the model ends with (``programs/heads.py``)."""
+    published: Mapping[str, Any] | None = None
+    """The keys of a built-in model's preprocessor_config.json."""
 
     @property
     def dtype(self) -> str:
@@ -84,6 +87,30 @@ class ModelSpec:
                 raise InputError(f"{where}: {key} is missing; add it to the config")
         asked = (self.hub_id or where) if self.head == CAUSAL else ""
         return _recorded(self.raw, family, where, asked, self.release, self.head)
+
+    @cached_property
+    def processor(self) -> Processor | None:
+        """What becomes of images: of the file beside the config.json, in the hub's cache, or the published one.
+
+        Raises ``InputError`` for a file that does not say it.
+        """
+        from .hub import PROCESSORS
+        from .hub import processor_of as files_of
+
+        if self.published is not None:
+            return processor_of(self.published, "the published preprocessor_config.json")
+        if self.where and (path := existing(Path(self.where))) is not None:
+            there = [path.parent / name for name in PROCESSORS]
+            files = iter([(str(one), read_json(one, f"a {one.name}")) for one in there if existing(one)])
+        elif self.hub_id is not None and self.read is None:
+            files = files_of(self.hub_id)
+        else:
+            return None
+        for where, keys in files:
+            found = keys if Path(where).name == PROCESSORS[1] else keys.get("image_processor")
+            if isinstance(found, Mapping):
+                return processor_of(found, where)
+        return None
 
     def asked(self, release: str, head: str | None, sees: bool = False) -> ModelSpec:
         """The same model as a release of transformers runs it, with a head: by default that of its config.
@@ -313,7 +340,14 @@ def load(model: str) -> ModelSpec:
 @cache
 def _builtin(path: Path) -> ModelSpec:
     data = json.loads(path.read_text(encoding="utf-8"))
-    return ModelSpec(data["name"], data["config"], data["source"], data["parameters"], data["hub_id"])
+    return ModelSpec(
+        data["name"],
+        data["config"],
+        data["source"],
+        data["parameters"],
+        data["hub_id"],
+        published=data.get("processor"),
+    )
 
 
 def _local(path: Path) -> ModelSpec:

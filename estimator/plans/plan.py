@@ -33,7 +33,8 @@ from ..methods.full import FullMethod
 from ..methods.options import MethodOptions
 from ..methods.registry import METHODS, method_options
 from ..moments.options import RunOptions
-from ..programs.heads import HeadName, Media, Part
+from ..programs.heads import HeadName, Part
+from ..programs.images import Media
 from ..programs.releases import NEWEST, is_older, release_of
 from ..steps.generate_options import GenerateOptions
 from ..steps.optimizers import OPTIMIZERS
@@ -63,14 +64,24 @@ def _dashed(value: Any) -> Any:
 
 
 def _image_size(value: Any) -> Any:
-    """A size in pixels: 1024x768, or a list of height and width. Raises ``ValueError``."""
-    sides = re.fullmatch(r"([1-9][0-9]{0,4})\s*[xX]\s*([1-9][0-9]{0,4})", value) if isinstance(value, str) else None
+    """One size in pixels, or a list of them: 1024x768, or a list of height and width. Raises ``ValueError``."""
+    if isinstance(value, str) and "," in value:
+        value = value.split(",")
+    if isinstance(value, (list, tuple)) and value and not all(type(n) is int for n in value):
+        sizes = tuple(map(_height_and_width, value))
+        return sizes if len(sizes) > 1 else sizes[0]
+    return _height_and_width(value)
+
+
+def _height_and_width(value: Any) -> tuple[int, int]:
+    sides = (
+        re.fullmatch(r"\s*([1-9][0-9]{0,4})\s*[xX]\s*([1-9][0-9]{0,4})\s*", value) if isinstance(value, str) else None
+    )
     if sides is not None:
-        return tuple(map(int, sides.groups()))
-    whole = isinstance(value, (list, tuple)) and len(value) == 2 and all(type(n) is int for n in value)
-    if whole and all(0 < n < 10**5 for n in value):
-        return tuple(value)
-    raise ValueError("must be height x width in pixels, such as 1024x768")
+        value = tuple(map(int, sides.groups()))
+    if isinstance(value, (list, tuple)) and len(value) == 2 and all(type(n) is int and 0 < n < 10**5 for n in value):
+        return value[0], value[1]
+    raise ValueError("must be height x width in pixels, such as 1024x768, or one for each image: 1024x768,448x448")
 
 
 def _several_losses(value: Any) -> Any:
@@ -159,8 +170,10 @@ class _Question(BaseModel):
     images: Annotated[Whole, Field(ge=0, le=1000)] | None = Field(
         None, description="head image-text: images of a row, whose tokens are among seq; 1 if not given"
     )
-    image_size: Annotated[tuple[int, int], BeforeValidator(_image_size)] | None = Field(
-        None, description="height x width of each image in pixels, as the processor is given it: 1024x768"
+    image_size: Annotated[tuple[int, int] | tuple[tuple[int, int], ...], BeforeValidator(_image_size)] | None = Field(
+        None,
+        description="height x width of each image in pixels, as the processor is given it: 1024x768, or one for each "
+        "image: 1024x768,448x448",
     )
     audio_frames: Annotated[Whole, Field(ge=1, le=10**8)] | None = Field(
         None, description="frames of an audio encoder's features, or samples; if not given, as many as it takes"
@@ -460,9 +473,10 @@ class Plan(_WithEngines):
     @property
     def media(self) -> Media:
         """The images and the audio of a row."""
-        seconds = self.audio_seconds
+        seconds, size = self.audio_seconds, self.image_size or ()
         frames = self.audio_frames if seconds is None else None
-        return Media(1 if self.images is None else self.images, self.image_size, frames, seconds)
+        sizes = tuple([one for one in size if isinstance(one, tuple)]) or (size,) * bool(size)
+        return Media(len(sizes) or 1 if self.images is None else self.images, sizes, frames, seconds)  # type: ignore[arg-type]
 
     @property
     def sees(self) -> bool:

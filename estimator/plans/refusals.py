@@ -196,6 +196,9 @@ PLAN: Refusals = {
     "generate has no rule with transformers: {p.transformers}, whose caches are others; leave transformers out": (
         lambda p: p.generate is not None and p.transformers != NEWEST
     ),
+    "images: {p.images} does not go with the number of sizes in image_size; give one size, or one for each image": (
+        lambda p: len(p.media.image_sizes) not in (0, 1, p.media.images)
+    ),
     "run has no rule with transformers: {p.transformers}, whose loading and evaluation are others; leave transformers "
     "out": lambda p: p.run is not None and p.transformers != NEWEST,
     "drop_output_before_step: true does not go with previous_output: true, which holds the output longer; leave one of "
@@ -537,6 +540,9 @@ MODEL: Refusals = {
             ("audio_seconds", "no audio", ("speech-seq2seq", "ctc", "audio-classification")),
         )
     },
+    "image_size of several images does not go with head: {r.spec.head}, whose rows have one; give one size": (
+        lambda r: r.spec.head == "image-classification" and r.plan.media.images > 1
+    ),
     "attention_mask: true does not go with head: {r.spec.head}, whose batch has no tokens to pad; leave it out": (
         lambda r: r.plan.attention_mask and not HEADS[r.spec.head].text
     ),

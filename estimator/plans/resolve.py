@@ -16,6 +16,7 @@ from ..methods.options import MethodOptions
 from ..methods.other import OtherMethod
 from ..methods.target_parameters import parameters_of_layers
 from ..programs.heads import HEADS
+from ..programs.images import Given
 from ..programs.libraries import is_installed, silence
 from ..programs.modules import Method
 from ..programs.recorded import Config, Sizes
@@ -103,7 +104,9 @@ def resolve(plan: Plan) -> Resolved:
 
 def _resolved(plan: Plan, spec: ModelSpec, method: Method) -> Resolved:
     config = spec.config
-    resolved = Resolved(plan, spec, method, step_of(plan, config, window_of(config, method), spec.head))
+    resolved = Resolved(
+        plan, spec, method, step_of(plan, config, window_of(config, method), spec.head, given_of(plan, spec))
+    )
     check_model(resolved)
     return resolved
 
@@ -116,15 +119,31 @@ _ALIKE = (
 """The keys of a plan that its step takes as they are."""
 
 
-def step_of(plan: Plan, config: Config, window: int | None, head: str = "causal-lm") -> Step:
-    """The frozen step of a plan. ``window``: see ``window_of``."""
-    alike = {name: getattr(plan, name) for name in _ALIKE}
-    media, placeholders = config.source.media(plan.media, plan.held_dtype) if HEADS[head].media else ((), (0, 0, 1))
-    if placeholders[1] > plan.seq:
+def given_of(plan: Plan, spec: ModelSpec) -> Given:
+    """The images and the audio of a plan. Raises ``InputError`` for images with more tokens than a row has."""
+    if not HEADS[spec.head].media:
+        return Given()
+    known = spec.processor is not None and spec.processor.known
+    media = plan.media._replace(processor=spec.processor) if known else plan.media
+    given = spec.config.source.media(media, plan.held_dtype)
+    tokens = sum((one.tokens or 0) + one.around for one in given.images)
+    if tokens > plan.seq and HEADS[spec.head].text:
         raise InputError(
-            f"seq: {plan.seq:,} is less than the {placeholders[1]:,} tokens of a row's images; give a longer one, "
+            f"seq: {plan.seq:,} is less than the {tokens:,} tokens of a row's images; give a longer one, "
             "fewer images, or a smaller image_size"
         )
+    return given
+
+
+def step_of(
+    plan: Plan,
+    config: Config,
+    window: int | None,
+    head: str = "causal-lm",
+    given: Given = Given(),  # noqa: B008
+) -> Step:
+    """The frozen step of a plan. ``window``: see ``window_of``."""
+    alike = {name: getattr(plan, name) for name in _ALIKE}
     return Step(
         **alike,
         family=config.family,
@@ -150,8 +169,8 @@ def step_of(plan: Plan, config: Config, window: int | None, head: str = "causal-
         num_labels=config.num_labels,
         special=config.special,
         lengths=(("T", plan.target_seq),) if _has_target(head) else (),
-        media=media,
-        placeholders=placeholders,
+        media=given.inputs,
+        placeholders=given.placeholders,
         device=plan.engine.kernels(plan),
     )
 

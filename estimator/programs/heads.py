@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from itertools import accumulate
 from math import prod
 from typing import Any, Literal, NamedTuple, TypeVar
 
@@ -27,16 +28,16 @@ Part = Literal["vision", "projector", "language", "embeddings"]
 embedding of tokens."""
 
 
-Placeholders = tuple[int, int, int]
-"""The number that stands for a piece of an image, how many a row has, and of how many images."""
+Placeholders = tuple[int, tuple[int, ...]]
+"""The number that stands for a piece of an image, and how many of it each image of a row has."""
 
 
 def places_of(placeholders: Placeholders, length: int) -> list[slice]:
     """Where in a row each image's placeholders are. There is a token of text between two images if the row has room."""
-    _, count, images = placeholders
-    each = count // max(images, 1)
-    apart = each + (count + images <= length)
-    return [slice(i * apart, i * apart + each) for i in range(images if count else 0)]
+    _, counts = placeholders
+    apart = int(sum(counts) + len(counts) <= length)
+    starts = accumulate((n + apart for n in counts), initial=0)
+    return [slice(start, start + n) for start, n in zip(starts, counts, strict=False)]
 
 
 class Input(NamedTuple):
@@ -52,7 +53,7 @@ class Input(NamedTuple):
     """The input whose very tensor it is."""
     values: tuple[tuple[int, ...], ...] = ()
     """The rows that it has for each row of the batch, where they follow from the plan."""
-    placeholders: Placeholders = (0, 0, 1)
+    placeholders: Placeholders = (0, ())
     """What each row begins with."""
     special: int | None = None
     """An id that no place has: the blank of CTC; with ``ends`` none but the last one: the end of a text."""
@@ -66,18 +67,6 @@ class Input(NamedTuple):
             return prod(factors[1:], start=factors[0])
 
         return tuple([size(n) if isinstance(n, str) else n for n in self.shape])
-
-
-class Media(NamedTuple):
-    """What a plan says of the images and the audio of a row."""
-
-    images: int = 1
-    image_size: tuple[int, int] | None = None
-    """Height and width in pixels; ``None``: as the config says."""
-    audio_frames: int | None = None
-    """Frames of features, or samples; ``None``: as the config says."""
-    audio_seconds: float | None = None
-    """The same as a time."""
 
 
 T = TypeVar("T")

@@ -10,7 +10,8 @@ from typing import Any, Protocol
 from ..errors import InputError
 from ..ledger import Size
 from ..ledger.sizes import symbol
-from .heads import Input, Media, Part, Placeholders
+from .heads import Part
+from .images import Given, Media
 from .layer_runs import KEPT, Run, runs_of
 from .module_table import ModuleTable, NamedModule
 from .program import Program, Stored
@@ -57,9 +58,9 @@ class Source(Protocol):
         """How transformers splits the model's weights: styles by the names of modules and parameters (``split.py``)."""
         return {}
 
-    def media(self, asked: Media, dtype: str) -> tuple[tuple[Input, ...], Placeholders]:
-        """The images and the audio that the model takes, and ``Step.placeholders``. Raises ``InputError``."""
-        return (), (0, 0, 1)
+    def media(self, asked: Media, dtype: str) -> Given:
+        """What the model is given beside ids, masks and labels. Raises ``InputError``."""
+        return Given()
 
     def part(self, name: Part) -> tuple[str, ...]:
         """The paths of the modules that a part of the model is. Raises ``InputError`` where it has none."""

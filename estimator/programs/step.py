@@ -226,7 +226,7 @@ class Step:
     """``Input.special`` of the labels of CTC, and of the ids of an encoder-decoder that is to classify."""
     media: tuple[Input, ...] = ()
     """Images and audio of the batch, and what says more of them."""
-    placeholders: Placeholders = (0, 0, 1)
+    placeholders: Placeholders = (0, ())
     """What stands for the images in a row of token ids."""
     lengths: tuple[tuple[str, Size], ...] = ()
     """Sizes of the inputs beside the batch and the sequence, by their symbols: ``T``, the tokens of a decoder."""

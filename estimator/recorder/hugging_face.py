@@ -20,7 +20,8 @@ import transformers
 from ..errors import InputError
 from ..ledger import Size
 from ..programs.depth import deepened
-from ..programs.heads import CAUSAL, HEADS, Input, Media, Part, Placeholders, batch_of
+from ..programs.heads import CAUSAL, HEADS, Part, batch_of
+from ..programs.images import Given, Media
 from ..programs.libraries import silence, without_collector
 from ..programs.module_table import NamedModule
 from ..programs.program import Program, layer_numbers
@@ -44,7 +45,7 @@ from .calls import (
 from .fewer_layers import fewer_layers
 from .fit import fit_inputs
 from .flash_attn import with_flash_attn
-from .media import data_of, media_of, parts_of, placeholders_of, types_of
+from .media import data_of, media_of, parts_of
 from .model_classes import build_model, model_class, takes_cache
 from .narrowed import narrowed
 
@@ -114,7 +115,7 @@ class HuggingFaceModel(Source):
         self._note = f". {language_model_alone(parts)}" if self.is_part else self._other_class()
         window = getattr(self.config, "sliding_window", None)
         self.window = window if isinstance(window, int) and window > 0 else None
-        self._media: dict[Any, tuple[tuple[Input, ...], Placeholders]] = {}
+        self._media: dict[Any, Given] = {}
         self._models: dict[Any, Any] = {}
         self._programs: dict[Any, Program] = {}
         self._routed = False
@@ -222,16 +223,12 @@ class HuggingFaceModel(Source):
             hasattr(m, "gradient_checkpointing") for m in filter(is_attention, self._model("bfloat16").modules())
         )
 
-    def media(self, asked: Media, dtype: str) -> tuple[tuple[Input, ...], Placeholders]:
+    def media(self, asked: Media, dtype: str) -> Given:
         if (asked, dtype) not in self._media:
             model = self._model(dtype)
             refused = told(lambda error: f"{self.where}: the model takes no such images ({first_line(error)})")
             with refused, quiet():
-                found = media_of(model, asked, dtype, self.where)
-                placeholders = placeholders_of(model, found, asked.images)
-            for name in types_of(model):
-                found += (Input(name, ("B", "S"), placeholders=(1, *placeholders[1:])),)
-            self._media[asked, dtype] = found, placeholders
+                self._media[asked, dtype] = media_of(model, asked, dtype, self.where)
         return self._media[asked, dtype]
 
     def part(self, name: Part) -> tuple[str, ...]:

@@ -378,7 +378,7 @@ class Step:
             elif one.dtype != "int64":
                 made = torch.randn(shape, dtype=getattr(torch, one.dtype), device=self.device)
             elif one.values:
-                made = torch.tensor(one.values * plan.batch, device=self.device)
+                made = torch.tensor(one.values * plan.batch, device=self.device).reshape(shape)
             elif one.name.endswith("token_type_ids"):
                 made = torch.zeros(shape, dtype=torch.int64, device=self.device)
             else:
@@ -387,8 +387,8 @@ class Step:
                 made[made == one.special] = one.special + 1 if one.special + 1 < self.vocab else 0
                 if one.ends:
                     made[:, -1] = one.special
-            number, count, _ = one.placeholders
-            if count:
+            number, counts = one.placeholders
+            if counts:
                 made[made == number] = int(number == 0)
                 for place in places_of(one.placeholders, plan.seq):
                     made[:, place] = number

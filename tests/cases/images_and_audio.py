@@ -151,6 +151,20 @@ ALONE: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 }  # fmt: skip
 
 
+MIXED: dict[str, tuple[str, dict[str, Any]]] = {
+    "qwen2_5_vl": ("64x56,200x80", {"size": {"shortest_edge": 64, "longest_edge": 16000}, "patch_size": 4}),
+    "qwen3_vl": ("64x56,40x40,9x80", {}),
+    "mistral3": ("40x64,120x30", {"size": {"longest_edge": 64}, "patch_size": 8}),
+    "llava_next": (
+        "50x40,90x30",
+        {"size": 28, "crop_size": 28, "image_grid_pinpoints": [[28, 56], [56, 28], [56, 56]]},
+    ),
+    "smolvlm": ("90x40,20x20", {"size": {"longest_edge": 56}, "max_image_size": {"longest_edge": 28}}),
+    "internvl": ("90x40,20x20", {"size": {"height": 28, "width": 28}, "max_patches": 4}),
+}
+"""Image sizes of a row, and the preprocessor_config.json that lies beside a model of ``WITH_IMAGES``."""
+
+
 def steps() -> Iterator[tuple[str, dict[str, Any], dict[str, Any]]]:
     """Names, configs and plans: each model trained whole, with LoRA, and with checkpoints; where a decoder looks at
     images, with a frozen tower and with two images as well.

@@ -124,6 +124,7 @@ REFUSED: list[dict[str, Any]] = [
     {"sharding": {**SHARDED, "name": "fsdp1"}, "task": "infer", "generate": {}},
     {"sharding": DDP, "task": "infer", "generate": {}},
     {"generate": {}, "transformers": "4.57"},
+    {"images": 3, "image_size": "64x64,32x32"},
     {"run": {}, "transformers": "4.57"},
     {"drop_output_before_step": True, "previous_output": True},
     {"device": "iphone-15", "ios_increased_memory_limit": True, "budget": "4GiB"},
@@ -221,6 +222,11 @@ REFUSED: list[dict[str, Any]] = [
     {"image_size": "64x64", **HEAD},
     {"audio_frames": 9},
     {"audio_seconds": 9.0},
+    {
+        "model": {"model_type": "vit", "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2},
+        "head": "image-classification",
+        "image_size": "64x64,32x32",
+    },
     {
         "model": {"model_type": "vit", "hidden_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2},
         "head": "image-classification",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from estimator.plans.plan import parse_plan  # noqa: E402
 from estimator.plans.resolve import resolve  # noqa: E402
 from estimator.programs.heads import head_of  # noqa: E402
 from estimator.programs.program import SPAN, Call, Drop, Enter, Exit, Made, Ref, fold  # noqa: E402
-from tests.cases.images_and_audio import steps  # noqa: E402
+from tests.cases.images_and_audio import MIXED, WITH_IMAGES, steps  # noqa: E402
 from tests.cases.small_models import write_config  # noqa: E402
 from tests.helpers.measured_steps import assert_step  # noqa: E402
 
@@ -81,6 +82,21 @@ def test_a_measured_step(config: dict[str, Any], keys: dict[str, Any], tmp_path:
 @pytest.mark.parametrize(("config", "plan"), [case[1:] for case in steps()], ids=[case[0] for case in steps()])
 def test_a_measured_step_with_images_or_audio(config: dict[str, Any], plan: dict[str, Any], tmp_path: Path) -> None:
     assert_step(config, plan, tmp_path)
+
+
+@pytest.mark.share(3)
+@pytest.mark.parametrize("name", MIXED)
+def test_a_measured_step_with_images_of_several_sizes(name: str, tmp_path: Path) -> None:
+    """Sizes follow from the file beside the model, whose processor cuts and resizes images."""
+    config, _ = WITH_IMAGES[name]
+    sizes, processor = MIXED[name]
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "preprocessor_config.json").write_text(json.dumps(processor))
+    keys = {"batch": 2, "seq": 400, "dtype": "float32", "image_size": sizes, "method": "lora"}
+    result = assert_step(config, keys, tmp_path)
+    images = result.to_dict()["images"]
+    assert len(images["tokens"]) == sizes.count(",") + 1
+    assert images["text_tokens"] == 400 - sum(images["tokens"]) - sum(images["around"])
 
 
 def test_the_tokens_of_the_decoder_are_a_symbol(tmp_path: Path) -> None:

@@ -1,0 +1,211 @@
+"""What processors make of images. The witness is transformers' own processors, given images without data."""
+
+from __future__ import annotations
+
+import json
+import random
+import re
+from typing import Any
+
+import pytest
+
+from estimator.errors import InputError
+from estimator.programs.images import Media, Seen, processor_of, seen
+from tests.cases.images_and_audio import CLIP, PIXTRAL, SIGLIP
+
+VISION = {"image_size": 336, "patch_size": 14}
+STRATEGY = {"vision_feature_select_strategy": "default"}
+PINPOINTS = [[336, 672], [672, 336], [672, 672], [1008, 336], [336, 1008]]
+ONE_VISION = [[384 * i, 384 * j] for i in range(1, 7) for j in range(1, 7)]
+SQUARE = {"height": 384, "width": 384}
+
+
+def _config(model_type: str, vision: dict[str, Any], **keys: Any) -> dict[str, Any]:
+    return {"model_type": model_type, "vision_config": vision, **keys}
+
+
+QWEN = {"patch_size": 14, "spatial_merge_size": 2, "temporal_patch_size": 2}
+FAMILIES: dict[str, tuple[str, str, dict[str, Any], dict[str, Any], dict[str, Any]]] = {
+    # name: class of the image processor, of the processor, its attributes, preprocessor_config.json, config.json
+    "qwen2_vl": (
+        "Qwen2VLImageProcessor", "Qwen2VLProcessor", {}, {"min_pixels": 3136, "max_pixels": 12845056},
+        _config("qwen2_vl", QWEN),
+    ),
+    "qwen2_5_vl": (
+        "Qwen2VLImageProcessor", "Qwen2_5_VLProcessor", {}, {}, _config("qwen2_5_vl", QWEN),
+    ),
+    "qwen3_vl": (
+        "Qwen2VLImageProcessor", "Qwen3VLProcessor", {},
+        {"size": {"shortest_edge": 65536, "longest_edge": 16777216}, "patch_size": 16},
+        _config("qwen3_vl", {**QWEN, "patch_size": 16}),
+    ),
+    "llava": (
+        "CLIPImageProcessor", "LlavaProcessor", {"patch_size": 14, "num_additional_image_tokens": 1},
+        {"size": {"shortest_edge": 336}, "crop_size": {"height": 336, "width": 336}},
+        _config("llava", {**CLIP, **VISION}, **STRATEGY),
+    ),
+    "llava with siglip": (
+        "SiglipImageProcessor", "LlavaProcessor", {"patch_size": 16, "num_additional_image_tokens": 0},
+        {"size": SQUARE}, _config(
+            "llava", {**SIGLIP, "image_size": 384, "patch_size": 16}, vision_feature_select_strategy="full"
+        ),
+    ),
+    "llava with pixtral": (
+        "PixtralImageProcessor", "PixtralProcessor", {"patch_size": 16, "spatial_merge_size": 1}, {},
+        _config("llava", {**PIXTRAL, "image_size": 1024, "patch_size": 16}),
+    ),
+    "mistral3": (
+        "PixtralImageProcessor", "PixtralProcessor", {"patch_size": 14, "spatial_merge_size": 2},
+        {"size": {"longest_edge": 1540}, "patch_size": 14},
+        _config("mistral3", {**PIXTRAL, "image_size": 1540, "patch_size": 14}, spatial_merge_size=2),
+    ),
+    "llava_next": (
+        "LlavaNextImageProcessor", "LlavaNextProcessor", {"patch_size": 14, "num_additional_image_tokens": 1},
+        {
+            "size": {"shortest_edge": 336}, "crop_size": {"height": 336, "width": 336},
+            "image_grid_pinpoints": PINPOINTS,
+        },
+        _config("llava_next", {**CLIP, **VISION}, image_grid_pinpoints=PINPOINTS, **STRATEGY),
+    ),
+    "llava_onevision": (
+        "LlavaOnevisionImageProcessor", "LlavaOnevisionProcessor",
+        {
+            "num_image_tokens": 729, "vision_feature_select_strategy": "full", "vision_aspect_ratio": "anyres_max_9",
+        },
+        {"size": SQUARE, "image_grid_pinpoints": ONE_VISION},
+        _config(
+            "llava_onevision", {**SIGLIP, "image_size": 384, "patch_size": 14}, image_grid_pinpoints=ONE_VISION,
+            vision_feature_select_strategy="full", vision_aspect_ratio="anyres_max_9",
+        ),
+    ),
+    "idefics3": (
+        "Idefics3ImageProcessor", "Idefics3Processor", {"image_seq_len": 169}, {},
+        _config("idefics3", {"image_size": 364, "patch_size": 14}, scale_factor=2),
+    ),
+    "smolvlm": (
+        "SmolVLMImageProcessor", "SmolVLMProcessor", {"image_seq_len": 64},
+        {"size": {"longest_edge": 2048}, "max_image_size": {"longest_edge": 512}},
+        _config("smolvlm", {"image_size": 512, "patch_size": 16}, scale_factor=4),
+    ),
+    "smolvlm, not split": (
+        "SmolVLMImageProcessor", "SmolVLMProcessor", {"image_seq_len": 81},
+        {"do_image_splitting": False, "max_image_size": {"longest_edge": 384}, "size": {"longest_edge": 1536}},
+        _config("smolvlm", {"image_size": 384, "patch_size": 14}, scale_factor=3),
+    ),
+    "internvl": (
+        "GotOcr2ImageProcessor", "InternVLProcessor", {"image_seq_length": 256},
+        {"size": {"height": 448, "width": 448}, "crop_to_patches": False},
+        _config("internvl", {"image_size": [448, 448], "patch_size": [14, 14]}, downsample_ratio=0.5),
+    ),
+    "internvl, fewer tiles": (
+        "GotOcr2ImageProcessor", "InternVLProcessor", {"image_seq_length": 256},
+        {"size": {"height": 448, "width": 448}, "min_patches": 2, "max_patches": 6},
+        _config("internvl", {"image_size": [448, 448], "patch_size": [14, 14]}, downsample_ratio=0.5),
+    ),
+    "paligemma": (
+        "SiglipImageProcessor", "PaliGemmaProcessor", {"image_seq_length": 1024},
+        {"size": {"height": 448, "width": 448}}, _config("paligemma", {**SIGLIP, "image_size": 448, "patch_size": 14}),
+    ),
+    "gemma3": (
+        "Gemma3ImageProcessor", "Gemma3Processor", {"image_seq_length": 256},
+        {"size": {"height": 896, "width": 896}, "do_pan_and_scan": False},
+        _config("gemma3", {**SIGLIP, "image_size": 896, "patch_size": 14}, mm_tokens_per_image=256),
+    ),
+    "gemma3n": (
+        "SiglipImageProcessor", "Gemma3nProcessor", {"image_seq_length": 256}, {"size": {"height": 768, "width": 768}},
+        _config("gemma3n", {"model_type": "gemma3n_vision"}, vision_soft_tokens_per_image=256),
+    ),
+    "clip": ("CLIPImageProcessor", "", {}, {}, _config("clip", {"image_size": 224, "patch_size": 32})),
+    "siglip": ("SiglipImageProcessor", "", {}, {}, _config("siglip", {"image_size": 224, "patch_size": 16})),
+    "vit": ("ViTImageProcessor", "", {}, {}, {"model_type": "vit", "image_size": 224, "patch_size": 16}),
+    "dinov2": ("BitImageProcessor", "", {}, {}, {"model_type": "dinov2", "image_size": 518, "patch_size": 14}),
+}  # fmt: skip
+TOKEN = "i"
+
+
+def _sizes(count: int, seed: str) -> list[tuple[int, int]]:
+    draw = random.Random(seed)
+    return [(round(2 ** draw.uniform(1, 12)), round(2 ** draw.uniform(1, 12))) for _ in range(count)]
+
+
+def _real(image_processor: Any, processor: Any, sizes: list[tuple[int, int]]) -> list[Seen]:
+    """What transformers makes of images of a row."""
+    import torch
+
+    images = [torch.empty((3, *size), dtype=torch.uint8, device="meta") for size in sizes]
+    more = {"crop_to_patches": True} if "GotOcr2" in type(image_processor).__name__ else {}
+    more |= {"return_row_col_info": True} if hasattr(image_processor, "do_image_splitting") else {}
+    if "Pixtral" in type(image_processor).__name__:
+        more = {"patch_size": processor.patch_size * processor.spatial_merge_size}  # as the processor asks it
+    out = image_processor([images], return_tensors=None, **more)
+    pixels, found = out["pixel_values"], []
+    for number in range(len(images)):
+        if "image_grid_thw" in out:
+            _, rows, columns = map(int, out["image_grid_thw"][number])
+            patch = image_processor.patch_size
+            tiles, height, width = 1, rows * patch, columns * patch
+            image_inputs = {"image_grid_thw": torch.tensor([[1, rows, columns]])}
+        else:
+            of_image = pixels[number] if len(pixels) == len(images) else pixels[0]
+            if "Pixtral" in type(image_processor).__name__:
+                height, width = map(int, out["image_sizes"][number])
+            else:
+                height, width = map(int, of_image.shape[-2:])
+            tiles = int(of_image.shape[-4]) if of_image.dim() > 3 else 1
+            if "num_patches" in out:
+                tiles = int(out["num_patches"][number])
+            given = [torch.zeros(()).expand(x.shape) for x in pixels]  # LLaVA's are looked at
+            image_inputs = {**out, "num_crops": [0] * len(images), "pixel_values": given}
+        if processor is None:
+            found.append(Seen(tiles, height, width, None))
+            continue
+        text = processor.replace_image_token(image_inputs, number)
+        tokens = text.count(TOKEN)
+        others = re.sub(r"<row_\d+_col_\d+>", "r", text.replace("\n\n", "n")).replace(TOKEN, "")
+        found.append(Seen(tiles, height, width, tokens, len(others)))
+    return found
+
+
+def _processor(name: str, image_processor: Any, keys: dict[str, Any], config: dict[str, Any]) -> Any:
+    """A processor that writes one letter for each token of its own."""
+    import transformers
+
+    if not name:
+        return None
+    processor = object.__new__(getattr(transformers, name))
+    words = {
+        "image_token": TOKEN, "fake_image_token": "f", "global_image_tag": "g", "global_image_token": "g",
+        "start_image_token": "s", "end_image_token": "e", "image_break_token": "b", "image_end_token": "e",
+        "vision_feature_select_strategy": config.get("vision_feature_select_strategy"),
+        "full_image_sequence": "\n\nb" + TOKEN * keys.get("image_seq_length", 0) + "e\n\n",
+    }  # fmt: skip
+    for key, value in {**words, "image_processor": image_processor, **keys}.items():
+        setattr(processor, key, value)
+    return processor
+
+
+@pytest.mark.extra("trace")
+@pytest.mark.share(3)
+@pytest.mark.parametrize("family", FAMILIES)
+def test_images_are_what_the_processor_makes_of_them(family: str) -> None:
+    """Pixels, tiles and tokens of 1,000 images of random sizes."""
+    pytest.importorskip("torchvision")
+    import transformers
+
+    image_class, name, keys, file, config = FAMILIES[family]
+    image_processor = getattr(transformers, image_class)(**file)
+    processor = _processor(name, image_processor, keys, config)
+    written = json.loads(image_processor.to_json_string())
+    read = processor_of({**written, **file}, "preprocessor_config.json")
+    takes = ("image_grid_thw",) if "patch_size" in config.get("vision_config", {}) and "qwen" in family else ()
+    for size in _sizes(1000, family):
+        try:
+            real = _real(image_processor, processor, [size])
+        except (ValueError, RuntimeError, ZeroDivisionError, TypeError) as error:
+            with pytest.raises(InputError, match="image_size"):
+                pytest.fail(f"{size}: {error!r:.200}; {seen(takes, config, Media(1, (size,), processor=read))}")
+            continue
+        found = seen(takes, config, Media(1, (size,), processor=read))
+        if processor is None:
+            found = tuple([one._replace(tokens=None) for one in found])
+        assert found == tuple(real), size
