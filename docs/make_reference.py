@@ -128,8 +128,8 @@ and `largest_moment` ([The moments of a run](run-moments.md)). `bytes` has `run`
 SOLUTION = """
 ## The inverse questions
 
-`max-seq`, `max-batch` and `max-rank` give the largest value that fits the plan's budget or device. The plan must not
-give that key. The answer fits with the margin, and the next value does not, each by its own estimate. The margin is the
+`max-seq`, `max-batch`, `max-rank`, `max-target-seq`, `max-images` and `max-image-size` (a square's side in pixels) give
+the largest value that fits the plan's budget or device. The plan must not give that key. The answer fits with the margin, and the next value does not, each by its own estimate. The margin is the
 estimate's uncertainty, or what `--margin` says: a share of the prediction (`5%`), a size (`500MiB`), or `0`. Where
 memory does not grow evenly, as what an allocator reserves, a larger value may fit by accident and is not looked for. A
 rank is looked for up to the smaller side of the largest adapted weight. Exit status: 0 something fits, 1 not even the

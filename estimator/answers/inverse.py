@@ -1,4 +1,4 @@
-"""The inverse questions: the longest sequence, largest batch or highest rank that fits, and the smallest device.
+"""The inverse questions: the longest sequence, largest batch, highest rank, most images that fit, the smallest device.
 
 The answer fits with the margin and the next value does not, each by its own ``estimate``. The margin is by default the
 estimate's uncertainty (``plans/margins.py``). Within a regime (``formulas.py``) live bytes grow with the value, and
@@ -34,10 +34,19 @@ from .formulas import compile_plan
 from .result import COMPONENTS, RESIDENT, SCHEMA, Result
 from .tabular import Drawn, Tabular
 
-QUESTIONS = {"max-seq": "seq", "max-batch": "batch", "max-rank": "rank"}
-"""The key that each question looks for."""
-LIMITS = {"seq": 10**8, "batch": 10**6}
+QUESTIONS = {
+    "max-seq": "seq",
+    "max-batch": "batch",
+    "max-rank": "rank",
+    "max-target-seq": "target_seq",
+    "max-images": "images",
+    "max-image-size": "image_size",
+}
+"""The key that each question looks for. Of ``image_size`` it is the side of a square, in pixels."""
+LIMITS = {"seq": 10**8, "batch": 10**6, "target_seq": 10**8, "images": 1000, "image_size": 10**5 - 1}
 """The largest values that a plan takes."""
+_SYMBOLS = {"batch": "B", "seq": "S", "target_seq": "T"}
+"""The keys that formulas have symbols for."""
 RANKED = tuple(
     name for name, kind in METHODS.items() if kind.rank_key in kind.model_fields and name not in ("oft", "randlora")
 )
@@ -57,7 +66,7 @@ class Solution(Drawn):
 
     question: str
     key: str
-    """The key that varies: ``seq``, ``batch``, or the rank under its name in the method (``r``, ``init_r``)."""
+    """The key that varies; a rank has its name in the method (``r``, ``init_r``)."""
     plan: Plan
     """The plan at the ``value``; at the smallest value where nothing fits."""
     answer: int | None
@@ -206,7 +215,7 @@ def solve(
 
 
 class _Search:
-    """The search for the largest value of ``key``: ``seq``, ``batch`` or ``rank``."""
+    """The search for the largest value of ``key``, one of ``QUESTIONS``."""
 
     def __init__(self, plan: Plan, key: str, multiple_of: int, budget: int, progress: Progress) -> None:
         self.plan, self.key, self.multiple_of, self.budget, self.progress = plan, key, multiple_of, budget, progress
@@ -250,7 +259,7 @@ class _Search:
         """The plan with the key at a value. Raises ``InputError`` where a method refuses a rank."""
         if self.key == "rank":
             return self.plan.model_copy(update={"method": _with_rank(self.plan.method, value)})
-        return self.plan.model_copy(update={self.key: value})
+        return self.plan.model_copy(update={self.key: (value, value) if self.key == "image_size" else value})
 
     def exact(self, value: int) -> Result | InputError:
         """The estimate at a value, or the error where the plan is refused."""
@@ -297,7 +306,7 @@ class _Search:
     def _regimes(self) -> list[tuple[int, int]]:
         """The first and the last allowed value of each regime, the largest values first."""
         window = window_of(self.resolved.spec.config, self.resolved.method)
-        starts = {"seq": (2, window or 2), "batch": (2,), "rank": ()}[self.key]
+        starts = {"seq": (2, window or 2), "batch": (2,), "target_seq": (2,)}.get(self.key, ())
         firsts = sorted({self.lowest, *(self._multiple(s) for s in starts if self.lowest < s <= self.limit)})
         ends = [*(first - self.multiple_of for first in firsts[1:]), self.limit]
         return [(a, b) for a, b in zip(firsts, ends, strict=True) if a <= b][::-1]
@@ -344,10 +353,10 @@ class _Search:
         return self._lives[first, last]
 
     def _live_formula(self, first: int, last: int) -> Callable[[int], float]:
-        if first == last or self.key == "rank":
+        if first == last or self.key not in _SYMBOLS:
             return self._run
         plan = self.at(first).model_copy(update={"run": None})  # the step's live bytes
-        name = {"batch": "B", "seq": "S"}[self.key]
+        name = _SYMBOLS[self.key]
         chunk = self._chunk
         try:
             if chunk is None:

@@ -20,7 +20,7 @@ import transformers
 from ..errors import InputError
 from ..ledger import Size
 from ..programs.depth import deepened
-from ..programs.heads import CAUSAL, HEADS, Part, batch_of
+from ..programs.heads import CAUSAL, HEADS, Input, Part, batch_of
 from ..programs.images import Given, Media
 from ..programs.libraries import silence, without_collector
 from ..programs.module_table import NamedModule

@@ -13,11 +13,14 @@ pytest.importorskip("transformers")
 
 import estimator  # noqa: E402
 from estimator.answers.formulas import compile_plan  # noqa: E402
+from estimator.answers.inverse import QUESTIONS, solve  # noqa: E402
 from estimator.errors import InputError  # noqa: E402
+from estimator.plans.margins import NO_MARGIN  # noqa: E402
 from estimator.plans.plan import parse_plan  # noqa: E402
 from estimator.plans.resolve import resolve  # noqa: E402
 from estimator.programs.heads import head_of  # noqa: E402
 from estimator.programs.program import SPAN, Call, Drop, Enter, Exit, Made, Ref, fold  # noqa: E402
+from estimator.show.commands import INVERSE  # noqa: E402
 from tests.cases.images_and_audio import MIXED, WITH_IMAGES, steps  # noqa: E402
 from tests.cases.small_models import write_config  # noqa: E402
 from tests.helpers.measured_steps import assert_step  # noqa: E402
@@ -97,6 +100,39 @@ def test_a_measured_step_with_images_of_several_sizes(name: str, tmp_path: Path)
     images = result.to_dict()["images"]
     assert len(images["tokens"]) == sizes.count(",") + 1
     assert images["text_tokens"] == 400 - sum(images["tokens"]) - sum(images["around"])
+
+
+@pytest.mark.parametrize(
+    ("question", "name", "keys", "value"),
+    [
+        ("max-images", "llava", {}, 3), ("max-image-size", "qwen2_vl", {"images": 2}, 76),
+        ("max-target-seq", "", {"seq": 24}, 19),
+    ],
+)  # fmt: skip
+def test_the_largest_value_that_fits(
+    question: str, name: str, keys: dict[str, Any], value: int, tmp_path: Path
+) -> None:
+    """Its estimate fits the budget, and that of the next value does not."""
+    config, _ = WITH_IMAGES[name] if name else (BART, {})
+    asked = {"model": write_config(tmp_path / "model", config), "seq": 300, "dtype": "float32", **keys}
+    key = QUESTIONS[question]
+
+    def process(n: int) -> int:
+        return estimator.estimate(**asked, **{key: (n, n) if key == "image_size" else n}).bytes["process"]
+
+    solution = solve(question, {**asked, "budget": f"{process(value)}B"}, margin=NO_MARGIN)
+    assert solution.key == key
+    assert process(solution.answer) <= solution.budget_bytes < process(solution.answer + 1)
+    assert process(solution.answer) == process(value)
+    assert set(INVERSE) == set(QUESTIONS)
+
+
+def test_images_without_room_in_a_row_are_no_answer(tmp_path: Path) -> None:
+    """What binds is then that the plan is refused."""
+    keys = {"model": write_config(tmp_path / "model", WITH_IMAGES["llava"][0]), "seq": 40, "budget": "900GiB"}
+    solution = solve("max-images", keys)
+    assert (solution.answer, solution.result.images["text_tokens"]) == (2, 8)
+    assert "seq: 40 is less than the 48 tokens of a row's images" in str(solution.refusal)
 
 
 def test_the_tokens_of_the_decoder_are_a_symbol(tmp_path: Path) -> None:

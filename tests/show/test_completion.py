@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from estimator.show.cli import main
+from estimator.show.commands import INVERSE
 
 
 def completed(line: str, tmp_path: Path) -> set[str]:
@@ -31,7 +32,7 @@ def completed(line: str, tmp_path: Path) -> set[str]:
 @pytest.mark.parametrize(
     ("line", "words"),
     [
-        ("estimator max-", {"max-context", "max-gpu-layers", "max-seq", "max-batch", "max-rank"}),
+        ("estimator max-", {"max-context", "max-gpu-layers", *INVERSE}),
         ("estimator estimate qwen2.5-7b", {"qwen2.5-7b"}),
         ("estimator estimate x --dev", {"--device", "--devices", "--device-map"}),
         ("estimator estimate x --device rtx-309", {"rtx-3090", "rtx-3090-ti"}),

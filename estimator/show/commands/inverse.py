@@ -1,4 +1,4 @@
-"""``estimator max-seq``, ``max-batch`` and ``max-rank``: the largest value that fits."""
+"""``estimator max-seq``, ``max-batch`` and their kin: the largest value that fits."""
 
 from __future__ import annotations
 
@@ -17,7 +17,14 @@ from .estimate import asked, title
 from .options import add_plan_options, plan_from
 from .tables import Progress, check_output, present, show, show_answer, show_assumptions, write_figure
 
-NOUNS = {"max-seq": "longest sequence", "max-batch": "largest batch", "max-rank": "highest rank"}
+NOUNS = {
+    "max-seq": "longest sequence",
+    "max-batch": "largest batch",
+    "max-rank": "highest rank",
+    "max-target-seq": "longest target",
+    "max-images": "most images of a row",
+    "max-image-size": "largest square image, a side in pixels",
+}
 
 
 def configure(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None:
@@ -28,7 +35,7 @@ def configure(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None
     asked = (key,) if key in LIMITS else ()
     add_plan_options(parser, arguments, without=asked)
     for name in asked:
-        parser.add_argument(f"--{name}", help=argparse.SUPPRESS)  # accepted here, and refused below
+        parser.add_argument(f"--{name.replace('_', '-')}", help=argparse.SUPPRESS)  # accepted here, and refused below
     own = parser.add_argument_group(question)
     own.add_argument(
         "--multiple-of", metavar="N", type=int, default=1, help="look at multiples of N only (default: %(default)s)"
