@@ -310,7 +310,7 @@ def scaled_backward(call: Call) -> Grads:
 @recorded("div", same=("__truediv__", "divide", "true_divide"))
 def _div(out: Result, a: Any, other: Any, *, rounding_mode: str | None = None) -> Tensor:
     if not isinstance(a, Tensor):
-        return mul(reciprocal(other), a)
+        return mul(reciprocal(other), a) if isinstance(other, Tensor) else out.ledger.empty((), out.dtype)
     return div(a, other) if rounding_mode is None else _without_gradient(out, a, other)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..ledger import ITEMSIZE, Call, Shape, Size, Tensor, product, record, record_views, sum_to, whole
+from ..ledger.sizes import compared
 from .layout import Grads, empty_like, normalised, strides_of, view_of, view_strides
 from .table import Result, flattened, operator, recorded
 
@@ -151,6 +152,24 @@ def unbind(x: Tensor, dim: int = 0) -> list[Tensor]:
 
 def _join_views_backward(call: Call) -> Grads:
     return (call.ledger.empty(*call.args),)
+
+
+@operator("as_strided", args=lambda out, x, size, stride, *_, **__: (x, out.shape, tuple(stride)))
+def as_strided(x: Tensor, shape: Shape, strides: tuple[Size, ...]) -> Tensor:
+    """``x.as_strided(shape, strides)`` of a dense tensor: a view, of which parts may overlap. Saves nothing."""
+    return record("AsStridedBackward0", lambda: view_of(x, shape, strides), (x,), (), _as_strided_backward, x.shape)
+
+
+def _as_strided_backward(call: Call) -> Grads:
+    # as_strided_backward: zeros, index_add_ by flat places where parts overlap
+    grad, ledger = call.grad, call.ledger
+    out = ledger.empty(call.args[0], grad.dtype)
+    if compared(grad.numel, out.numel) > 0:
+        places = ledger.empty((out.numel,), "int64")
+        taken = ledger.empty((grad.numel,), "int64")
+        copy = contiguous(grad)
+        del places, taken, copy
+    return (out,)
 
 
 @operator("unsqueeze")

@@ -279,7 +279,8 @@ class RecordedCausalLM(Module):
                     "a padding mask has no rule here beside virtual tokens: the model's program takes a mask of the "
                     "sequence; leave attention_mask out"
                 )
-            frame[program.inputs["attention_mask"]] = inputs.attention_mask
+            if "attention_mask" in program.inputs:
+                frame[program.inputs["attention_mask"]] = inputs.attention_mask
         for name, tensor in inputs.others.items():
             if name in program.inputs and name not in ("input_ids", "attention_mask", "position_ids"):
                 frame[program.inputs[name]] = tensor

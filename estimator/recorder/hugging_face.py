@@ -310,6 +310,9 @@ class HuggingFaceModel(Source):
         device = step.device.type
         model = self._model(step.dtype, step.attention, step.experts_implementation)
         model.train(not infers)
+        changes = any(hasattr(module, "set_attention_type") for module in model.modules())
+        if changes:  # its first pass over few tokens puts other attention in place, for good
+            model = self.build(step.dtype, step.attention, step.experts_implementation).train(not infers)
         split = Split.of(self.tp_plan, step.tensor_parallel, self.config.model_type)
         sizes = step.sizes(batch, seq)
         rows = replace(step, data_collator=False, packing=False, return_seq_idx=False).inputs()  # labels are the ids
@@ -351,6 +354,8 @@ class HuggingFaceModel(Source):
             )
 
         def program() -> Program:
+            if changes:
+                once()
             return _settled(model, once)
 
         cached = step.returns_cache and not self.caches_in_checkpoints

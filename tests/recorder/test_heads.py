@@ -54,6 +54,12 @@ BART = {
     "vocab_size": 500, "d_model": 64, "encoder_ffn_dim": 128, "decoder_ffn_dim": 128, "encoder_layers": 5,
     "decoder_layers": 6, "encoder_attention_heads": 4, "decoder_attention_heads": 4, "max_position_embeddings": 128,
 }  # fmt: skip
+NLLB = {**BART, "model_type": "m2m_100", "architectures": ["M2M100ForConditionalGeneration"], "encoder_layers": 3}
+SHORT = {**NLLB, "model_type": "bigbird_pegasus", "architectures": ["BigBirdPegasusForConditionalGeneration"]}
+LONGFORMER = {
+    **BERT, "model_type": "longformer", "architectures": ["LongformerForMaskedLM"], "attention_window": 8,
+    "num_hidden_layers": 3, "pad_token_id": 1,
+}  # fmt: skip
 STEPS: list[tuple[dict[str, Any], dict[str, Any]]] = [
     (BERT, {"head": "sequence-classification"}),
     (BERT, {"head": "masked-lm", "attention": "eager"}),
@@ -70,6 +76,10 @@ STEPS: list[tuple[dict[str, Any], dict[str, Any]]] = [
     (T5, {"target_seq": 9}),
     (T5, {"target_seq": 9, "attention": "eager", "attention_mask": True}),
     (T5, {"target_seq": 9, "task": "infer"}),
+    (T5 | {"num_labels": 3, "eos_token_id": 1}, {"head": "sequence-classification"}),
+    ({**NLLB, "encoder_layerdrop": 0.0, "decoder_layerdrop": 0.0}, {"target_seq": 9, "method": "lora"}),
+    (SHORT, {"target_seq": 9}),
+    (LONGFORMER, {}),
     (BART, {"target_seq": 9, "autocast": "bfloat16"}),
     (BART, {"target_seq": 9, "checkpointing": "layer", "method": "lora"}),
 ]

@@ -6,7 +6,7 @@ import math
 import re
 import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from itertools import pairwise
 from typing import Any, NamedTuple
 from unittest import mock
@@ -264,6 +264,10 @@ def record(
     stacks = _stacks(model, events, plain)
     parametrized = _parametrized(events)
     parts, renumbered = fold(events, stacks)
+    given: dict[str, int] = {}
+    for name, slot in slots.items():
+        with suppress(KeyError):  # the model has no use for it
+            given[name] = renumbered(slot)
     return Program(
         modules=tuple(modules_of(model, base, plain)),
         parameters=parameters,
@@ -272,7 +276,7 @@ def record(
             for name, x, storage in _with_storages(model.named_buffers())
         ),
         attributes=tuple(recorder.attributes),
-        inputs={name: renumbered(slot) for name, slot in slots.items()},
+        inputs=given,
         outputs={name: renamed(ref, renumbered, str) for name, ref in outputs.items()},
         **parts,
         dtype=_dtype(parameters),

@@ -202,7 +202,7 @@ def _clamp(recorder: Recorder, function: Any, x: torch.Tensor, *args: Any, **kwa
     return recorder.plain_call(function, function.__name__, (x, *args), kwargs)
 
 
-@special("arange", "view", "reshape", "split_with_sizes")
+@special("arange", "view", "reshape", "split_with_sizes", "new_zeros", "new_ones", "new_empty")
 def _of_sizes(recorder: Recorder, function: Any, *args: Any, **kwargs: Any) -> Any:
     """Functions whose sizes may be tensors of one number."""
 
