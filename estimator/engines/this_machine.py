@@ -1,16 +1,20 @@
 """What the device ``this`` is: the GPU, or the RAM, of this machine, and what of it is free now.
 
-Sources: NVML (``nvidia-ml-py``), psutil, and ``sysctl`` on a Mac.
+Sources: NVML (``nvidia-ml-py``), psutil, the control group of a container, and ``sysctl`` on a Mac.
 """
 
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..errors import InputError
 
 _MISSING = "device this: {} is not installed, which says what is free here; pip install '.[this]', or name a device"
+
+GROUP = Path("/sys/fs/cgroup")
+"""The control group (version 2) of a container's processes, as they see it."""
 
 
 class Found(NamedTuple):
@@ -68,11 +72,27 @@ def _ram() -> Found:
         raise InputError(_MISSING.format("psutil")) from None
     memory = psutil.virtual_memory()
     if sys.platform != "darwin":
+        total, left = _container() or (memory.total, memory.available)
+        if total < memory.total:
+            return Found("the RAM of this container", "laptop", total, min(left, memory.available), "cgroup v2")
         return Found("the RAM here", "laptop", memory.total, memory.available, "psutil")
     source = "psutil and sysctl iogpu.wired_limit_mb"
     return Found(
         "the unified memory here", "Apple silicon", memory.total, memory.available, source, limit=_wired_limit()
     )
+
+
+def _container() -> tuple[int, int] | None:
+    """The RAM that a container may hold, and what of it is left, where there is a limit.
+
+    Cached pages of files that nobody uses count as left: the kernel gives them back before it ends a process.
+    """
+    try:
+        limit, held = (int((GROUP / name).read_text()) for name in ("memory.max", "memory.current"))
+        stat = dict(line.split() for line in (GROUP / "memory.stat").read_text().splitlines())
+        return limit, max(limit - held + int(stat["inactive_file"]), 0)
+    except (OSError, ValueError, KeyError):  # no such group, or one whose limit is "max"
+        return None
 
 
 def _wired_limit() -> int | None:

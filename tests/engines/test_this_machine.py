@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -68,6 +69,31 @@ def test_the_card_with_the_most_free_memory(machine: Any) -> None:
     assert "20.00 GiB of 24.00 GiB are free now; others hold 4.00 GiB" in why.why
     result = estimate("smollm2-135m", device="this")
     assert (result.runtime, result.budget_bytes) == ("torch-cuda", 20 * GIB)
+
+
+@pytest.mark.parametrize(
+    ("limit", "held", "usable"),
+    [
+        (8 * GIB, 3 * GIB, 6 * GIB),
+        (12 * GIB, GIB, 9 * GIB),
+        (8 * GIB, 10 * GIB, 0),
+        (32 * GIB, 0, 9 * GIB),
+        ("max", 0, 9 * GIB),
+    ],
+)
+def test_the_ram_of_a_container(
+    machine: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, limit: Any, held: int, usable: int
+) -> None:
+    """Of 16 GiB with 9 available; 1 GiB of what the container holds are cached pages."""
+    (tmp_path / "memory.max").write_text(f"{limit}\n")
+    (tmp_path / "memory.current").write_text(f"{held}\n")
+    (tmp_path / "memory.stat").write_text(f"anon 7\ninactive_file {GIB}\n")
+    monkeypatch.setattr(this_machine, "GROUP", tmp_path)
+    machine(driver(answers=False), 16 * GIB, 9 * GIB)
+    found = this_machine.look()
+    contained = limit != "max" and limit < 16 * GIB
+    assert (found.total, found.free) == (limit if contained else 16 * GIB, usable)
+    assert ("container" in found.label) is contained
 
 
 def test_the_ram_where_there_is_no_driver(machine: Any) -> None:
