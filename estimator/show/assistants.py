@@ -28,6 +28,8 @@ _MARGIN = {"type": "string", "description": "what is kept free, as a size or a s
 _DEVICES = {"type": "array", "items": {"type": "string"}, "description": "candidates, by the names of `devices`"}
 _FILTER = {"type": "string", "description": "a text in the name"}
 _FILE = {"type": "string", "description": "the file's path, a folder that holds one, or a shell line"}
+_SEQS = {"type": "array", "items": {"type": "integer", "minimum": 1}, "description": "lengths in tokens"}
+_SERVED = {"type": "string", "description": "a model, or a whole command line with its options: vllm serve ..."}
 QUESTIONS: Mapping[str, Mapping[str, Any]] = {
     "estimate": {},
     "advise": {"margin": _MARGIN},
@@ -42,14 +44,23 @@ QUESTIONS: Mapping[str, Mapping[str, Any]] = {
     "largest-quant": {"margin": _MARGIN},
     "smallest-device": {"margin": _MARGIN, "devices": _DEVICES},
     "smallest-cluster": {"margin": _MARGIN, "devices": _DEVICES, "max_cards": {"type": "integer", "minimum": 1}},
+    "compare": {"methods": {"type": "array", "items": {"type": "string"}}, "seqs": _SEQS, "devices": _DEVICES},
+    "serving": {
+        "device": {"type": "string"},
+        "devices": {**_DEVICES, "description": "in place of device: how many of each it takes"},
+        "seqs": _SEQS,
+        "release": {"type": "string", "description": "of vLLM"},
+        "model": _SERVED,
+    },
     "explain": {},
     "check": {"file": _FILE},
     "models": {"filter": _FILTER},
     "devices": {"filter": _FILTER},
 }
 """The commands that are tools, and what each takes beside the keys of a plan."""
-_LISTS = ("models", "devices")
-_POSITIONAL = ("file", "filter")
+_WITHOUT_PLAN = ("serving", "models", "devices")
+_POSITIONAL = ("file", "filter", "model")
+"""Keys that are no options. They stand last."""
 
 
 def tools() -> list[Tool]:
@@ -57,8 +68,8 @@ def tools() -> list[Tool]:
     schema = Plan.model_json_schema()
     found = []
     for name, own in QUESTIONS.items():
-        of_plan = name not in _LISTS
-        required = [key for key in ("file",) if key in own] or (["model"] if of_plan else [])
+        of_plan = name not in _WITHOUT_PLAN
+        required = [key for key in ("file", "model") if key in own] or (["model"] if of_plan else [])
         keys = {key: value for key, value in schema["properties"].items() if of_plan and key not in own}
         given = {"type": "object", "properties": {**own, **keys}, "required": required, "additionalProperties": False}
         if of_plan:
@@ -76,10 +87,10 @@ def words_of(name: str, given: Mapping[str, Any]) -> tuple[list[str], dict[str, 
         if (value := plan.pop(key, None)) is not None:
             text = ",".join(map(str, value)) if isinstance(value, list) else str(value)
             words += ["--", text] if key in _POSITIONAL else [f"--{key.replace('_', '-')}={text}"]
-    if name not in _LISTS:
+    if name not in _WITHOUT_PLAN:
         return words, plan
     if plan:
-        raise InputError(f"unknown key '{next(iter(plan))}'; {name} takes filter")
+        raise InputError(f"unknown key '{next(iter(plan))}'; {name} takes {', '.join(QUESTIONS[name])}")
     return words, None
 
 

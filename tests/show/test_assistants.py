@@ -16,6 +16,7 @@ from jsonschema import Draft202012Validator
 from mcp import ClientSession, StdioServerParameters
 from mcp.client.stdio import stdio_client
 
+from estimator.errors import InputError
 from estimator.plans.plan import Plan
 from estimator.show import assistants
 from estimator.show.captured import captured
@@ -36,12 +37,14 @@ def called(*calls: tuple[str, dict[str, Any]]) -> list[Any]:
 def test_a_client_asks() -> None:
     plan = {"model": "smollm2-135m", "method": {"name": "lora", "r": 4}, "budget": "2GiB"}
     words = ["smollm2-135m", "--method", "lora", "--r", "4", "--budget", "2GiB"]
-    tools, estimate, longest, refused, unknown, listed = called(
+    tools, estimate, longest, refused, unknown, listed, served, compared = called(
         ("estimate", plan),
         ("max-seq", {**plan, "margin": "10%"}),
         ("estimate", {"model": "nope"}),
         ("estimate", {"model": "smollm2-135m", "seqq": 5}),
         ("models", {"filter": "smollm2"}),
+        ("serving", {"model": "vllm serve llama-3.1-8b --max-model-len 4096", "device": "h100-80gb"}),
+        ("compare", {"model": "smollm2-135m", "methods": ["lora", "ia3"], "seqs": [512]}),
     )
     assert {one.name for one in tools} == set(assistants.QUESTIONS)
     assert estimate.structured_content == json.loads(captured(["estimate", *words, "--json"]).output)
@@ -52,6 +55,9 @@ def test_a_client_asks() -> None:
     assert "nope" in refused.content[0].text
     assert unknown.is_error
     assert "seqq" in unknown.content[0].text
+    line = ["serving", "vllm serve llama-3.1-8b --max-model-len 4096", "--device", "h100-80gb"]
+    assert served.content[0].text == captured(line).output
+    assert compared.content[0].text == captured(["compare", "smollm2-135m", "--methods=lora,ia3", "--seqs=512"]).output
     assert {one["name"] for one in listed.structured_content["rows"]} == {
         "smollm2-135m", "smollm2-360m", "smollm2-1.7b",
     }  # fmt: skip
@@ -60,7 +66,7 @@ def test_a_client_asks() -> None:
 def test_schemas_are_the_plans() -> None:
     for tool in assistants.tools():
         Draft202012Validator.check_schema(tool.input_schema)
-        if tool.name not in ("models", "devices"):
+        if tool.name not in ("models", "devices", "serving"):
             assert tool.input_schema["properties"].keys() >= Plan.model_fields.keys()
     schema = next(one.input_schema for one in assistants.tools() if one.name == "estimate")
     valid = Draft202012Validator(schema).is_valid
@@ -77,10 +83,11 @@ CARDS = {"devices": ["a", "b"], "max_cards": 4}
     [
         ("check", {"file": "--x"}, ["check", "--", "--x"]),
         ("smallest-cluster", CARDS, ["smallest-cluster", "--devices=a,b", "--max-cards=4"]),
+        ("serving", {"model": "--x", "seqs": [1, 2]}, ["serving", "--seqs=1,2", "--", "--x"]),
     ],
 )
 def test_a_call_as_words(name: str, given: dict[str, Any], words: list[str]) -> None:
-    assert assistants.words_of(name, given) == (words, {})
+    assert assistants.words_of(name, given)[0] == words
 
 
 def test_a_call_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -94,6 +101,11 @@ def test_a_call_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     assert found.is_error
     # Wherever, and however, Python meets the bound.
     assert found.content[0].text.startswith(("out of memory; ", "no answer: "))
+
+
+def test_a_key_of_a_plan_where_none_is_asked_about() -> None:
+    with pytest.raises(InputError, match="unknown key 'batch'; serving takes device, devices, seqs, release, model"):
+        assistants.words_of("serving", {"model": "llama-3.1-8b", "batch": 4})
 
 
 def test_other_tools_are_named() -> None:
