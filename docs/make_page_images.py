@@ -46,7 +46,7 @@ def main() -> None:
             page.set_viewport_size({"width": 1280, "height": 1000})
             for title in QUESTIONS:
                 page.click(f"text={title}")
-            page.wait_for_selector("text=Make these changes")
+            page.wait_for_selector("text=Make it")
             page.wait_for_selector("text=prefix tuning")
             page.locator("#questions").screenshot(path=IMAGES / "page-questions.png")
             server.shutdown()

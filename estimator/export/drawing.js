@@ -70,6 +70,10 @@ function curve({ box, points, here, lines, name, title }) {
   svg.append(made("path", { class: "peak", d: path }));
   svg.append(made("circle", { class: "here", r: 5, cx: atX(here[0]), cy: atY(here[1]) }));
   const named = apart(near.map((one) => atY(one.bytes) - 4), 14, top + 10);
-  near.forEach((one, i) => svg.append(made("text", { class: "name", x: left + 6, y: named[i] }, one.label)));
+  near.forEach((one, i) => {
+    const [start, end] = [points[0], points[points.length - 1]].map(([, y]) => Math.abs(y - one.bytes));
+    const place = end > start ? { x: width - right, "text-anchor": "end" } : { x: left + 6 }; // off the curve
+    svg.append(made("text", { class: "name", y: named[i], ...place }, one.label));
+  });
   box.replaceChildren(svg);
 }

@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..answers.check import check
 from ..answers.estimate import estimate
 from ..answers.sentences import assumed, breakdown, run_summary, summary, verdict
 from ..errors import InputError, asked_in_a_shell, defect
@@ -88,6 +87,8 @@ def dropped(path: str) -> str:
                 return {"keys": {"model": path}}
             if isinstance(keys, dict) and "model" in keys and keys.keys() <= Plan.model_fields.keys():
                 return {"keys": keys}
+        from ..answers.check import check  # which only a training file needs
+
         checked = check(path)
         if checked.plan is None:
             raise InputError(f"{checked.tool}: {checked.error}")

@@ -18,7 +18,8 @@ from datetime import UTC, datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
+
+import pytest
 
 from estimator.plans.models import builtin_names
 from estimator.show.captured import captured
@@ -32,23 +33,64 @@ WIDTHS = (360, 768, 1280)
 PUPPETEER = "puppeteer-core@25"
 
 
+BESIDE: dict[str, tuple[dict[str, Any], ...]] = {
+    "llama.cpp": tuple(
+        {"runtime": "llama.cpp", "dtype": dtype, "seq": 4096, **where}
+        for dtype in ("q4_k_m", "q8_0")
+        for where in (
+            {"device": "iphone-15-pro"},
+            {"device": "galaxy-s24", "llama_cpp": {"type_k": "q8_0", "type_v": "q8_0"}},
+            {"devices": ["rtx-3090", "rtx-3060"], "llama_cpp": {"tensor_split": [2, 1], "split_mode": "layer"}},
+            {"device": "rtx-4090", "llama_cpp": {"n_gpu_layers": 12}},
+        )
+    ),
+    "engines": (
+        {"runtime": "vllm", "task": "serve", "device": "h100-80gb", "vllm": {"max_model_len": 4096}},
+        {"runtime": "vllm", "task": "serve", "device": "h100-80gb", "vllm": {"tensor_parallel_size": 4}},
+        {"runtime": "mlx", "method": "lora", "dtype": "mlx-4bit", "device": "apple-48gb", "mlx": {"num_layers": -1}},
+        {"runtime": "mlx", "task": "infer", "device": "apple-m4-max-64gb"},
+        {"runtime": "executorch", "task": "infer", "device": "pixel-8", "executorch": {"max_seq_length": 512}},
+    ),
+    "trainers": (
+        *({"trainer": f"trl-{name}", "method": "lora"} for name in ("dpo", "kto", "reward", "orpo", "cpo")),
+        {"trainer": "trl-dpo", "reference": "copy", "batch": 2},
+        *({"trainer": f"trl-{name}", "batch": 8, "prompt_seq": 128, "seq": 512} for name in ("grpo", "rloo")),
+        *({"trainer": name} for name in ("trl-sft", "hf-trainer", "axolotl", "llama-factory", "torchtune")),
+    ),
+    "heads": (
+        {"head": "sequence-classification", "method": "lora"},
+        {"head": "token-classification"},
+        {"images": 2, "image_size": "640x480"},
+        {"freeze": ["vision"], "images": 1},
+        {"target_seq": 64},
+    ),
+    "sharding": tuple(
+        {"sharding": block, "device": "h100-80gb"}
+        for block in (
+            *({"name": name, "world_size": 4} for name in ("ddp", "fsdp1", "fsdp2", "zero1", "zero2", "zero3")),
+            {"name": "hsdp", "world_size": 8, "replicate": 2},
+            {"name": "fsdp2", "world_size": 4, "cpu_offload": True},
+            {"tp": 2},
+        )
+    ),
+}
+"""What random plans have beside a model, by subject."""
+
+
 def _plans() -> Iterator[dict[str, Any]]:
-    """200 plans at random: of built-in models, with methods, devices and sharding."""
+    """200 plans at random, half of them of the subjects in ``BESIDE``."""
     chance = random.Random(28)
     devices = (None, None, "rtx-4090", "h100-80gb", "apple-48gb")
-    for _ in range(200):
-        name = chance.choice(builtin_names())
-        if chance.random() < 0.2:
-            dtype = chance.choice(["q4_k_m", "q8_0"])
-            yield {"model": name, "runtime": "llama.cpp", "dtype": dtype, "device": "iphone-15-pro", "seq": 4096}
+    for number in range(200):
+        plan: dict[str, Any] = {"model": chance.choice(builtin_names())}
+        if number % 2:
+            yield plan | chance.choice(BESIDE[chance.choice(list(BESIDE))])
             continue
         keys = {key: chance.choice(values) for key, values in CHOICES.items() if chance.random() < 0.3}
         method = chance.choice(EXAMPLES[chance.choice(["full", "lora", "lora", "ia3", "vera", "oft", "ln_tuning"])])
-        plan = {"model": name, "method": method, "seq": chance.choice([1, 100, 1000, 5000]), **keys}
+        plan |= {"method": method, "seq": chance.choice([1, 100, 1000, 5000]), **keys}
         if (device := chance.choice(devices)) is not None:
             plan["device"] = device
-        if chance.random() < 0.1:
-            plan["sharding"] = {"name": chance.choice(["fsdp2", "ddp"]), "world_size": 4}
         yield plan
 
 
@@ -57,8 +99,9 @@ PLANS = list(_plans())
 
 def on_this_machine(plan: dict[str, Any]) -> dict[str, Any]:
     """What the command line prints for a plan without PyTorch, or its refusal."""
-    absent = patch.dict(sys.modules, dict.fromkeys(("torch", "transformers", "peft")))
-    with absent:
+    with pytest.MonkeyPatch.context() as patch:  # which leaves the modules that are imported meanwhile
+        for name in ("torch", "transformers", "peft"):
+            patch.setitem(sys.modules, name, None)
         printed = captured(["estimate", "--json"], json.dumps(plan))
     return json.loads(printed.output) if printed.status < 2 else {"error": printed.error}
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import socket
+import struct
 import threading
 import zipfile
 from pathlib import Path
@@ -94,6 +96,18 @@ def test_what_the_form_is_made_of() -> None:
     assert described["schema"]["properties"].keys() == Plan.model_fields.keys()
     assert set(described["first"]) - {"r", "target_modules"} <= Plan.model_fields.keys()
     assert {"smollm2-135m"} <= {one["name"] for one in described["models"]}
+
+
+def test_a_browser_that_leaves_is_no_error(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "large").write_bytes(b"x" * 50_000_000)
+    with serve.server(tmp_path) as server:
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        with socket.create_connection(("127.0.0.1", server.server_port)) as browser:
+            browser.sendall(b"GET /large HTTP/1.0\r\n\r\n")
+            browser.recv(1000)
+            browser.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+        server.shutdown()
+    assert capsys.readouterr().err == ""
 
 
 def test_what_the_server_says(tmp_path: Path) -> None:

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import gzip
 import json
+import os
 import shlex
+import struct
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 import pytest
 import yaml
@@ -17,7 +20,7 @@ from estimator.answers.check import check
 from estimator.plans.plan import Plan, parse_plan
 from estimator.show.captured import captured
 from estimator.show.commands.options import plan_mapping
-from estimator.show.page import build, serve
+from estimator.show.page import serve
 from tests.cases.page_plans import PLANS, on_this_machine
 from tests.helpers.browsers import browser as browser
 
@@ -44,6 +47,8 @@ def address(folder: Path) -> Iterator[str]:
 
 SEEN: list[str] = []
 """What the page wrote to the console, and what it asked of other hosts."""
+FIRST: list[str] = []
+"""What was asked of its own host until the first answer."""
 
 
 @pytest.fixture(scope="module")
@@ -53,8 +58,10 @@ def page(browser: Any, address: str) -> Any:
     opened.on("console", lambda message: SEEN.append(message.text))
     opened.on("pageerror", lambda error: SEEN.append(str(error)))
     opened.on("request", lambda one: None if one.url.startswith((address, "data:")) else SEEN.append(one.url))
+    opened.on("request", first := lambda one: FIRST.append(urlsplit(one.url).path.lstrip("/")))
     opened.goto(address)
     shown(opened)
+    opened.remove_listener("request", first)
     return opened
 
 
@@ -70,6 +77,25 @@ def shown(page: Any) -> dict[str, Any]:
     page.wait_for_selector("#result[data-result]")
     found: dict[str, Any] = json.loads(page.get_attribute("#result", "data-result"))
     return found
+
+
+def test_a_model_s_program_is_sent_when_it_is_asked_about(page: Any, folder: Path) -> None:
+    sent = {name for name in FIRST if name.startswith("model_specs/")}
+    assert sent
+    assert {name.rpartition("/")[2].partition(".")[0] for name in sent} == {"llama"}
+    assert sum(len(gzip.compress((folder / name).read_bytes())) for name in set(FIRST) - {""}) < 12_000_000
+
+
+def test_a_program_that_does_not_come_is_one_line(page: Any) -> None:
+    plan = {"model": "gemma-2-2b", "method": "lora"}
+    seen = len(SEEN)
+    page.context.route("**/model_specs/programs/gemma2*", lambda route: route.abort())
+    found = answer(page, plan)
+    page.context.unroute("**/model_specs/programs/gemma2*")
+    del SEEN[seen:]  # the browser's own word for it
+    assert "cannot read" in found["error"]
+    assert "\n" not in found["error"]
+    assert answer(page, plan) == on_this_machine(plan)
 
 
 @pytest.mark.share(40)
@@ -208,6 +234,48 @@ def test_a_training_file(page: Any, tmp_path: Path) -> None:
     assert give(page, path)["bytes"] == dict(result.bytes)
 
 
+PASTE = """(text) => {
+    const clipboardData = new DataTransfer();
+    clipboardData.setData("text", text);
+    document.body.dispatchEvent(new ClipboardEvent("paste", { clipboardData, bubbles: true }));
+}"""
+
+
+@pytest.mark.parametrize(
+    ("text", "model"),
+    [
+        (
+            "base_model: Qwen/Qwen3-0.6B\nsequence_len: 512\nadapter: lora\nlora_target_linear: true\n",
+            "Qwen/Qwen3-0.6B",
+        ),
+        ("trl sft --model_name_or_path Qwen/Qwen3-0.6B --use_peft --max_length 512", "Qwen/Qwen3-0.6B"),
+        ('{"model": "smollm2-135m", "seq": 64}', "smollm2-135m"),
+    ],
+)
+def test_what_is_pasted(page: Any, text: str, model: str) -> None:
+    page.evaluate("() => delete document.getElementById('result').dataset.result")
+    page.evaluate(PASTE, text)
+    assert shown(page).get("error") is None
+    assert page.input_value("#common [data-key='model']") == model
+
+
+GGUF = b"GGUF" + struct.pack("<IQQ", 3, 0, 1)
+LARGE = {
+    "key.gguf": GGUF + struct.pack("<Q", 6 << 30),
+    "strings.gguf": GGUF + struct.pack("<Q1sIIQ", 1, b"k", 9, 8, 1 << 29),
+}
+"""Headers that name more than memory holds: a key of 6 GiB, and half a milliard of texts."""
+
+
+@pytest.mark.parametrize(("name", "head"), LARGE.items())
+def test_a_file_larger_than_memory_is_one_line(page: Any, tmp_path: Path, name: str, head: bytes) -> None:
+    (tmp_path / name).write_bytes(head)
+    os.truncate(tmp_path / name, 7 << 30)
+    found = give(page, tmp_path / name)
+    assert set(found) == {"error"}
+    assert "\n" not in found["error"]
+
+
 DAMAGED = {
     "a.gguf": b"GGUF" + b"\xff" * 50,
     "b.json": b'{"a": ',
@@ -226,6 +294,19 @@ def test_a_damaged_file_is_one_line(page: Any, tmp_path: Path, name: str, conten
     assert "\n" not in found["error"]
 
 
+def test_advice_is_taken_change_by_change(page: Any) -> None:
+    plan = {"model": "smollm2-135m", "method": "lora", "seq": 4096, "budget": "3GiB"}
+    answer(page, plan)
+    steps = json.loads(captured(["advise", "--json"], json.dumps(plan)).output)["advice"][0]["steps"]
+    assert steps
+    page.click("text=What to change so that it fits")
+    page.click("text=Make it")
+    page.click("text=What to change so that it fits")
+    shown(page)
+    assert json.loads(page.evaluate("() => decodeURIComponent(location.hash.slice(6))")) == plan | steps[0]["change"]
+    assert shown(page)["bytes"]["process"] == steps[0]["bytes"]
+
+
 ALL_ANSWERED = """() => {
     const said = [...document.querySelectorAll("#questions [aria-live]")].map((one) => one.textContent);
     return said.every((one) => one && one !== "…") && ["prefix tuning", "batch"].every((x) => said.join().includes(x));
@@ -241,7 +322,7 @@ def test_other_questions(page: Any) -> None:
     each = "all => all.map(x => [x.firstChild.textContent, x.lastChild.textContent])"
     texts = dict(page.eval_on_selector_all("#questions details", each))
     assert "IA3" in texts["Methods side by side"]
-    assert "Make these changes" in texts["What to change so that it fits"]
+    assert "Make it" in texts["What to change so that it fits"]
     assert captured(
         ["max-seq", "smollm2-135m", "--method", "lora", "--budget", "1GiB", "--quiet"]
     ).output.strip() in texts["Longest sequence and largest batch that fit"].replace(",", "")
@@ -268,8 +349,11 @@ def test_nothing_was_asked_of_others_or_written_to_the_console(page: Any) -> Non
     assert SEEN == []
 
 
-def test_it_is_small(folder: Path) -> None:
-    assert build.compressed(folder) < 12_000_000
+def test_opened_as_a_file_it_says_how_to_serve_it(browser: Any, folder: Path) -> None:
+    opened = browser.new_page()
+    opened.goto((folder / "index.html").as_uri())
+    assert "estimator page" in opened.inner_text("#served")
+    opened.close()
 
 
 def test_its_policy_is_that_of_its_server(folder: Path) -> None:

@@ -26,9 +26,10 @@ function drawBar(answer, result) {
     names.append(made("li", {}, colour, `${name} ${gib(bytes)}`));
   }
   if (limit && limit <= scale) {
-    const line = made("div", { class: "limit", title: `limit: ${gib(limit)} GiB` });
-    line.style.left = `calc(${(100 * limit) / scale}% - 3px)`;
+    const line = made("div", { class: "limit" });
+    line.style.left = `calc(${(100 * limit) / scale}% - 4px)`;
     bar.append(line);
+    names.append(made("li", {}, made("span", { class: "limit" }), `limit ${gib(limit)}`));
   }
   $("bar").replaceChildren(bar, names);
 }
@@ -39,6 +40,7 @@ function show(answer) {
   $("result").setAttribute("aria-busy", "false");
   $("problem").textContent = failed ? answer.error : "";
   $("answer").hidden = failed;
+  $("breakdown").hidden = failed;
   if (failed) {
     $("headline").replaceChildren();
     return;
@@ -78,8 +80,8 @@ async function answered() {
     running = 0;
     if (done === version) {
       show(answer);
+      $("curve").replaceChildren(answer.error === undefined ? "…" : "");
       if (answer.error === undefined) follow(done, JSON.parse(answer.result));
-      else $("curve").replaceChildren();
     }
   }
 }

@@ -34,8 +34,8 @@ LOCK: Mapping[str, Mapping[str, str]] = json.loads((_HERE / "lock.json").read_te
 _RUNTIME = ("pyodide.mjs", "pyodide.asm.mjs", "pyodide.asm.wasm", "python_stdlib.zip", "pyodide-lock.json")
 """The files of Pyodide that a page loads."""
 _FIRST = (
-    *("model", "method", "r", "target_modules", "dtype", "checkpointing", "batch", "seq", "optimizer", "attention"),
-    *("device", "budget"),
+    *("model", "device", "method", "r", "target_modules", "dtype", "checkpointing", "batch", "seq", "optimizer"),
+    *("attention", "budget"),
 )
 """The keys that the form shows at first. All others follow in their topics."""
 _STATIC = ("index.html", "worker.js")
@@ -51,16 +51,18 @@ _REGEX = '''"""Python's expressions in the place of ``regex``: a worker that tak
 
 from re import compile, error
 '''
+LATER = "model_specs"
+"""The folder of the recorded programs, each of which is sent when a plan asks for it. A file lists their sizes."""
 _SECONDS = 60
 
 
 def write(folder: Path) -> None:
     """Write the page's files into a folder, which is made. Raises ``InputError``."""
-    try:
-        (folder / "pyodide").mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise InputError(f"cannot write '{folder}': {error.strerror}; name another folder") from None
     for name, content in _files():
+        try:
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise InputError(f"cannot write '{folder}': {error.strerror}; name another folder") from None
         with replacing(folder / name) as part:
             part.write_bytes(content)
 
@@ -72,6 +74,11 @@ def _files() -> Iterator[tuple[str, bytes]]:
     for name, parts in _JOINED.items():
         yield name, b"\n".join(path.read_bytes() for path in parts)
     yield "plan.json", json.dumps(_described(), separators=(",", ":")).encode()
+    later = {
+        path.relative_to(specs_folder()).as_posix(): path.read_bytes() for path in specs_folder().glob("*/**/*.json")
+    }
+    yield from ((f"{LATER}/{name}", content) for name, content in later.items())
+    yield f"{LATER}.json", json.dumps({name: len(content) for name, content in later.items()}).encode()
     runtime = dict(_members(LOCK["pyodide"]))
     yield from ((f"pyodide/{name}", runtime[f"package/{name}"]) for name in _RUNTIME)
     yield "python.zip", _zipped(_python())
@@ -98,14 +105,13 @@ def _python() -> Iterator[tuple[str, bytes]]:
         elsewhere = {"__pycache__", "model_specs"} & set(path.parts)
         if path.is_file() and path.suffix in (".py", ".json", ".yaml") and not elsewhere:
             yield f"estimator/{path.relative_to(_PACKAGE).as_posix()}", path.read_bytes()
-    for path in sorted(specs_folder().rglob("*.json")):
-        yield f"estimator/model_specs/{path.relative_to(specs_folder()).as_posix()}", path.read_bytes()
+    for path in sorted(specs_folder().glob("*.json")):
+        yield f"estimator/model_specs/{path.name}", path.read_bytes()
     for name, where in LOCK.items():
         for member, content in _members(where) if name != "pyodide" else ():
-            if name != "pyyaml":
-                yield member, content
-            elif "/lib/yaml/" in member and member.endswith(".py"):  # the part that is Python's alone
-                yield member.partition("/lib/")[2], content
+            inside = member.partition("/lib/")[2] if name == "pyyaml" else member  # its part that is Python's alone
+            if inside.endswith((".py", ".so")):
+                yield inside, content
     yield "regex.py", _REGEX.encode()
 
 
@@ -146,8 +152,9 @@ def _fetched(where: Mapping[str, str]) -> bytes:
 
 
 def compressed(folder: Path) -> int:
-    """Bytes of the page's files as a host that compresses sends them."""
-    return sum(len(gzip.compress(path.read_bytes())) for path in folder.rglob("*") if path.is_file())
+    """Bytes of the page's files as a host that compresses sends them, but for programs."""
+    files = (path for path in folder.rglob("*") if path.is_file() and LATER not in path.relative_to(folder).parts)
+    return sum(len(gzip.compress(path.read_bytes())) for path in files)
 
 
 def _zipped(files: Iterable[tuple[str, bytes]]) -> bytes:

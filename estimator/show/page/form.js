@@ -82,7 +82,7 @@ function field(path, schema, prefix) {
   const value = valueAt(path);
   const given = schema.default;
   const otherwise =
-    given === undefined || given === null || typeof given === "object" ? "default" : `${given} (default)`;
+    given === undefined || given === null || typeof given === "object" ? "not given" : `${given} (default)`;
   const choices = kinds.flatMap((kind) => kind.enum ?? (kind.const !== undefined ? [kind.const] : []));
   const free = kinds.some(
     (kind) => !kind.enum && kind.const === undefined && kind.type !== "null" && kind.type !== "boolean",

@@ -70,8 +70,10 @@ async function begin() {
     });
   }
   document.addEventListener("paste", (event) => {
-    const text = event.clipboardData.getData("text");
-    const file = event.clipboardData.files[0] ?? (/^\s*\{/.test(text) ? new File([text], "config.json") : null);
+    const text = event.clipboardData.getData("text").trim();
+    const forField = event.target.matches?.("input") && !text.includes("\n");
+    const name = text.startsWith("{") ? "config.json" : "pasted";
+    const file = event.clipboardData.files[0] ?? (text && !forField ? new File([text], name) : null);
     if (file) {
       event.preventDefault();
       dropped(file);

@@ -11,16 +11,10 @@ const CARD = "h100-80gb"; // where the plan names none: each card takes seconds
 const PHONE = "iphone-15-pro";
 
 function table(caption, head, rows) {
+  const numbers = head.map((_, i) => i > 0 && rows.some((row) => /^[\d,.]+( %)?$/.test(row[i])));
   const cells = (row, tag) =>
     row.map((cell, i) =>
-      made(
-        tag,
-        {
-          ...(tag === "th" ? { scope: "col" } : {}),
-          ...(i && typeof cell !== "object" && /^[\d,.–-]/.test(cell) ? { class: "number" } : {}),
-        },
-        cell,
-      ),
+      made(tag, { ...(tag === "th" ? { scope: "col" } : {}), ...(numbers[i] ? { class: "number" } : {}) }, cell),
     );
   return made(
     "div",
@@ -75,16 +69,20 @@ const QUESTIONS = {
             `${one.method}: ${gib(one.before_bytes)} GiB now, ${gib(one.after_bytes)} GiB after; ${one.verdict}.`,
           ),
           table(
-            "Changes, the cheapest first",
-            ["change", "GiB then", "more compute", "the step"],
-            one.steps.map((step) => [
+            "Changes that fit together, each beside those above it",
+            ["change", "GiB then", "more compute", "the step", "make them"],
+            one.steps.map((step, i) => [
               step.text,
               gib(step.bytes),
               `${(100 * step.extra_compute).toFixed(0)} %`,
               step.fidelity,
+              taking(
+                i ? `Make ${i + 1}` : "Make it",
+                Object.assign({}, plan, ...one.steps.slice(0, i + 1).map(({ change }) => change)),
+                `Make ${i ? `these ${i + 1} changes` : "this change"}: ${step.text}`,
+              ),
             ]),
           ),
-          one.steps.length ? taking("Make these changes", one.plan) : "",
         ),
       ),
     );
@@ -175,16 +173,18 @@ const QUESTIONS = {
   },
   "Longest context on a phone or a board": async (say, box) => {
     const small = described.devices.filter((one) => one.capability === null);
-    let select = box.querySelector("select");
-    if (!select) {
-      select = made("select", { id: "phone" }, ...small.map((one) => made("option", { value: one.name }, one.label)));
-      select.value = small.some((one) => one.name === plan.device) ? plan.device : PHONE;
-      select.addEventListener("change", () => box.asked());
-      box.querySelector("summary").after(made("label", { for: "phone" }, "Device"), select);
+    let phone = box.querySelector("input");
+    if (!phone) {
+      phone = made("input", { id: "phone", list: "phones", autocomplete: "off" });
+      phone.value = small.some((one) => one.name === plan.device) ? plan.device : PHONE;
+      phone.addEventListener("change", () => box.asked());
+      const names = small.map((one) => made("option", { value: one.name }, one.label));
+      const label = made("label", { for: "phone" }, "Device");
+      box.querySelector("summary").after(label, phone, made("datalist", { id: "phones" }, ...names));
     }
     const recipe = /^(q|iq|mxfp4_moe)/i.test(plan.dtype ?? "") ? plan.dtype : "q4_k_m";
     const weights = /\.gguf$/.test(plan.model) ? [] : ["--dtype", recipe];
-    const { rows } = await asked({ model: plan.model }, "max-context", "--device", select.value, ...weights);
+    const { rows } = await asked({ model: plan.model }, "max-context", `--device=${phone.value}`, ...weights);
     return say(
       table(
         "llama.cpp",
