@@ -56,6 +56,9 @@ def test_the_wired_limit_of_a_mac_can_be_set() -> None:
     assert estimate(plan, iogpu_wired_limit_mb=14000).budget_bytes == 14000 * 2**20
 
 
+QUANTISED_CACHE = {"task": "infer", "mlx": {"kv_bits": 8, "quantized_kv_start": 0}}
+
+
 @pytest.mark.parametrize(
     ("keys", "says"),
     [
@@ -63,6 +66,12 @@ def test_the_wired_limit_of_a_mac_can_be_set() -> None:
         ({"model": "gpt2"}, "model_type: gpt2 has no rule with runtime: mlx"),
         ({"model": "qwen3-30b-a3b"}, "set dtype: float32 or mlx-4bit, or name a Mac"),
         ({"method": {"name": "lora", "target_modules": ["c_attn"]}}, "target_modules: none of them is a layer"),
+        (
+            {"model": "qwen3-30b-a3b", "dtype": "mlx-4bit", "method": {"name": "lora", "use_dora": True}},
+            "use_dora: true does not go with experts",
+        ),
+        ({"model": "gemma-2-2b", **QUANTISED_CACHE}, "kv_bits does not go with this model, whose attention"),
+        ({"model": "gemma-3-1b", **QUANTISED_CACHE}, "kv_bits: 8 does not go with a cache that rotates"),
     ],
 )
 def test_refused_once_the_model_is_known(keys: dict[str, Any], says: str) -> None:

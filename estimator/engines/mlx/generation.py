@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
+from ...errors import InputError
 from . import arrays as mx
 from .arrays import Array
 from .evaluation import Evaluator, constants_of, count_references
@@ -242,7 +243,11 @@ class RotatingKVCache(KVCache):
         self.index = (self.keep if self.index == self.size else self.index) + 1
 
     def to_quantized(self, options: CacheOptions) -> RotatingKVCache:
-        return self
+        """Raises ``InputError``, where mlx-lm raises ``NotImplementedError``."""
+        raise InputError(
+            f"kv_bits: {options.kv_bits} does not go with a cache that rotates, which mlx-lm cannot quantise; leave "
+            "kv_bits and max_kv_size out, or set quantized_kv_start behind the prompt"
+        )
 
 
 def make_caches(model: Model, options: CacheOptions) -> list[Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
+from ...errors import InputError
 from . import arrays as mx
 from .arrays import Array, scalar
 from .compiler import compiled
@@ -131,7 +132,12 @@ class Switch(Module):
         self.arrays = weights(self.shape, setting, setting.bits)
 
     def adapt(self, rank: int, dora: bool) -> None:
-        """``LoRASwitchLinear.from_base``."""
+        """``LoRASwitchLinear.from_base``. Raises ``InputError`` for DoRA, as mlx-lm does."""
+        if dora:
+            raise InputError(
+                "use_dora: true does not go with experts, for which mlx-lm has no DoRA; leave use_dora out, or name "
+                "other layers as target_modules"
+            )
         experts, rows, columns = self.shape
         self.arrays["lora_a"] = Array((experts, rank, columns), "float32")
         self.arrays["lora_b"] = Array((experts, rows, rank), "float32")

@@ -125,6 +125,8 @@ class Attention(Module):
         q, k = self.rope(q, offset), self.rope(k, offset)
         if cache is not None:
             k, v = cache.update_and_fetch(k, v)
+        if self.family.own_attention and hasattr(cache, "bits"):
+            raise InputError("kv_bits does not go with this model, whose attention in mlx-lm cannot read such a cache")
         if self.family.own_attention:
             out = self._own(q, k, v, mask)
         elif hasattr(cache, "bits"):
