@@ -1,4 +1,4 @@
-"""vLLM's paged cache and the parts of a GPU: published logs, vLLM's own sizes as recorded, and what is refused."""
+"""vLLM's paged cache and the parts of a GPU. ``test_public_serving.py`` has published logs."""
 
 from __future__ import annotations
 
@@ -14,7 +14,6 @@ from estimator.engines.vllm.options import ServingOptions
 from estimator.errors import InputError
 from estimator.plans.models import load
 from estimator.show.cli import main
-from tests.cases.serving_logs import LOGS, RATES, Log
 from tests.cases.small_models import write_config
 
 LLAMA = "llama-3.1-8b"
@@ -24,31 +23,6 @@ GIB = 2**30
 def old(**options: Any) -> ServingOptions:
     """Options of the releases whose sampler sorts."""
     return ServingOptions(release="0.11", gpu_memory_utilization=0.9, **options)
-
-
-@pytest.mark.parametrize("log", LOGS, ids=[f"{log.model}, {log.device}, {i}" for i, log in enumerate(LOGS)])
-def test_published_logs(log: Log) -> None:
-    """Witness: published logs. Loading within 1 %, tokens within 2 % or, where non-torch memory is assumed, 5 %."""
-    found = serving(log.model, log.device, [4096], ServingOptions(**log.options))
-    assert (log.stops in (found.refusal or "")) == (found.refusal is not None or not log.stops)
-    assert bool(log.stops) == (found.refusal is not None)
-    if log.loading is not None:
-        assert found.bytes["weights"] / GIB == pytest.approx(log.loading, rel=0.01)
-    if log.activation is not None:
-        assert found.bytes["activation"] / GIB == pytest.approx(log.activation, rel=0.014)
-    share = 0.02 if "non_torch" in log.options else 0.05
-    if log.available is not None:
-        assert found.bytes["available"] / GIB == pytest.approx(log.available, rel=share)
-    if log.tokens is not None:
-        assert found.kv_tokens == pytest.approx(log.tokens, rel=share)
-
-
-@pytest.mark.parametrize(("model", "options", "available", "tokens", "source"), RATES, ids=[row[0] for row in RATES])
-def test_tokens_of_the_cache(model: str, options: dict[str, Any], available: float, tokens: int, source: str) -> None:
-    """Witness: published logs of which the cache's bytes and tokens are known."""
-    size = f"{available}GiB"
-    found = serving(model, "h200-141gb", [4096], ServingOptions(**options, kv_cache_memory_bytes=size))
-    assert found.kv_tokens == pytest.approx(tokens, rel=0.02), source
 
 
 def test_defaults_of_the_gpu() -> None:

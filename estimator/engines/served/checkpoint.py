@@ -11,7 +11,7 @@ from ...io.fields import parse_size
 from ...ledger import ITEMSIZE
 from ...programs import Config
 from ..engine import Spec
-from .formats import Format, named
+from .formats import PUBLISHED, Format, named
 from .layers import ATTENTION, having
 from .weights import Part
 
@@ -41,7 +41,9 @@ def checkpoint(model: str, load: Callable[[str], Spec], draft: str | None = None
             note = f"{model} is read as {spec.name}, quantised as its name says; its config.json replaces this"
             return Checkpoint(spec, packed[1], (note,))
     spec = load(model)
-    return Checkpoint(spec, getattr(spec, "quantization", None), spec.warnings)
+    family = spec.raw.get("model_type")
+    own = PUBLISHED.get(str(family)) if getattr(spec, "hub_id", None) or family == "gpt_oss" else None
+    return Checkpoint(spec, getattr(spec, "quantization", None) or own, spec.warnings)
 
 
 def bytes_of(part: Part, dtype: str, format: Format | None) -> int:

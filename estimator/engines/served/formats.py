@@ -76,6 +76,9 @@ NAMED: tuple[tuple[str, Format], ...] = (
 )
 """Formats by the ends of a checkpoint's name, in lower case."""
 MXFP4 = Format("mxfp4", Fraction(4), MX_BLOCK, Fraction(1), experts_alone=True, pads=(256, 64))
+_BLOCKS = replace(_FP8, of_output=0, block=(128, 128))
+PUBLISHED = dict.fromkeys(("deepseek_v3", "deepseek_v32", "minimax_m2"), _BLOCKS) | {"gpt_oss": MXFP4}
+"""Formats of families whose own checkpoints are quantised."""
 METHODS = {
     "fp8": _FP8,
     "awq": NAMED[1][1],
@@ -120,7 +123,7 @@ class Known(NamedTuple):
             )
 
 
-def format_of(quantization: Any, method: str | None, known: Known, family: str, where: str) -> Format | None:
+def format_of(quantization: Any, method: str | None, known: Known, where: str) -> Format | None:
     """The format of a checkpoint's linear layers; ``None`` where they are not quantised.
 
     ``method``: of ``--quantization``. Raises ``InputError`` for one that the release lacks, or that has no rule.
@@ -132,7 +135,7 @@ def format_of(quantization: Any, method: str | None, known: Known, family: str, 
         known.check(quantization.method)
         return quantization
     if method is None:
-        return MXFP4 if family == "gpt_oss" else None
+        return None
     known.check(method)
     if method not in METHODS:
         raise InputError(
@@ -142,10 +145,14 @@ def format_of(quantization: Any, method: str | None, known: Known, family: str, 
     return METHODS[method]
 
 
+_KEPT = ("modules_to_not_convert", "ignore", "exclude_modules")
+"""Keys of a ``quantization_config`` for modules that stay as they are."""
+
+
 def of_config(quantization: Mapping[str, Any], where: str) -> Format:
     """The format of a ``quantization_config``. Raises ``InputError`` for one without a rule."""
     method = quantization.get("quant_method")
-    kept = tuple(quantization.get("modules_to_not_convert") or quantization.get("ignore") or ())
+    kept = next((quantization[key] for key in _KEPT if quantization.get(key)), ())
     words = tuple(str(word).removeprefix("re:").strip(".*") for word in kept if isinstance(word, str))
     if method == "fp8":
         size = quantization.get("weight_block_size")
@@ -156,6 +163,8 @@ def of_config(quantization: Mapping[str, Any], where: str) -> Format:
         found = replace(found, of_group=2 + Fraction(bits, 8))
     elif method == "mxfp4":
         return MXFP4
+    elif method == "modelopt" and quantization.get("quant_algo") in ("NVFP4", "FP8"):
+        found = METHODS["modelopt_fp4" if quantization["quant_algo"] == "NVFP4" else "modelopt"]
     elif method == "bitsandbytes":
         eight = quantization.get("load_in_8bit")
         found = Format("bitsandbytes", Fraction(8), of_output=4) if eight else METHODS["bitsandbytes"]

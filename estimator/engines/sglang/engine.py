@@ -156,7 +156,7 @@ class Sglang(Served):
         if options.kv_cache_dtype == "auto" and spec.config.family in SPARSE and blackwell:
             update["kv_cache_dtype"] = "fp8_e4m3"
         if options.mem_fraction_static is None:
-            update["mem_fraction_static"] = static_share(options, spec.raw, gpu.total_bytes)
+            update["mem_fraction_static"] = static_share(options, whole_of(spec), gpu.total_bytes)
         if options.speculative_algorithm is not None:
             usual = 12 if options.speculative_algorithm == "NGRAM" else DRAFTED.get(spec.config.family, 4)
             update["speculative_num_draft_tokens"] = options.speculative_num_draft_tokens or usual
@@ -186,7 +186,7 @@ class Sglang(Served):
     def start(self, model: Checkpoint, options: ServingOptions, gpu: Device) -> Start:
         config = model.spec.config
         known = Known(f"SGLang {options.release}", tuple(METHODS.split()))
-        form = format_of(model.quantization, options.quantization, known, config.family, model.spec.name)
+        form = format_of(model.quantization, options.quantization, known, model.spec.name)
         found = [self.pools(model, rank, options, gpu) for rank in self.ranks(model, options, form)]
         sizes, pool, states, refusal = min(found, key=lambda one: (one[3] is None, one[1].tokens))
         assert options.context_length is not None
@@ -329,7 +329,7 @@ class Sglang(Served):
         free = gpu.usable_bytes - before if options.free is None else parse_size(options.free)
         weights = given(options.weights, max(rank.weights - int(options.cpu_offload_gb * GIB), 0))
         reserve = round(free * (1 - options.mem_fraction_static))
-        rest = free - weights - reserve - (MULTIMODAL if model.spec.raw.get("vision_config") else 0)
+        rest = free - weights - reserve - (MULTIMODAL if whole_of(model.spec).get("vision_config") else 0)
         states, refusal = None, None
         if state := sum(rank.states):
             states, rest = self.states(state, rest, options, slots_of_request(model.spec.config, options))
@@ -398,6 +398,11 @@ class Sglang(Served):
         if drafted:
             rest -= state * (min(requests, count // slots) + 1) * drafted
         return count, rest - (count + 1) * state
+
+
+def whole_of(spec: Spec) -> Mapping[str, Any]:
+    """The config, with that of its towers."""
+    return getattr(spec, "whole", None) or spec.raw
 
 
 def longest_of(raw: Mapping[str, Any]) -> int:

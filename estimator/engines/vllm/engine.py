@@ -149,7 +149,7 @@ class Vllm(Served):
         """What vLLM says of options with its defaults. Raises ``InputError`` in its words."""
         config, raw = model.spec.config, model.spec.raw
         known = Known(f"vLLM {options.release}", tuple(RELEASED[options.release].split()))
-        form = format_of(model.quantization, options.quantization, known, config.family, model.spec.name)
+        form = format_of(model.quantization, options.quantization, known, model.spec.name)
         ranks = self.ranks(config, raw, options, form, model.draft)
         sized = [(self.memory(config, raw, options, gpu, rank), rank) for rank in ranks]
         sizes, rank = min(sized, key=lambda one: one[0]["available"] / (one[0]["block"] or 1))
