@@ -385,8 +385,9 @@ def _store_gradient(leaf: Tensor, buffers: dict[tuple[int, int], Tensor], key: t
     if leaf.grad is None:  # it is added in place otherwise
         if ledger.gradient_hooks is not None:
             ledger.gradient_hooks.before_gradient(leaf)
-        dense = grad.strides is None or grad.strides == leaf.strides
-        leaf.grad = grad.alias() if alone and dense else ledger.empty(leaf.shape, leaf.dtype)
+        # obeys_layout_contract (autograd/utils/grad_layout_contract.h)
+        alike = grad.strides == leaf.strides if leaf.is_dense else grad.strides is None
+        leaf.grad = grad.alias() if alone and alike else ledger.empty(leaf.shape, leaf.dtype)
         if ledger.events is not None:
             ledger.events.gradients[leaf.grad.storage.event] = (leaf.name,)
     elif grad.dtype != leaf.grad.dtype and not ledger.device.has_own_memory:
