@@ -39,6 +39,7 @@ _FSDP2: Mapping[str, tuple[Any, ...] | None] = {
     "runtime": ("torch-cuda",),
     **dict.fromkeys(("gradient_clipping", "packing", "use_cache", "previous_output", "mlp_chunks")),
     **dict.fromkeys(("use_reentrant", "convert_outputs_to_fp32")),
+    **dict.fromkeys(("prompt_seq", "loss_type", "beta", "precompute_ref_log_probs", "reference")),
 }
 _FSDP1: Mapping[str, tuple[Any, ...] | None] = {
     **_ALL,
@@ -87,6 +88,8 @@ def without_a_rule(plan: Any) -> str | None:
     """The first key and value for which the plan's sharded step has no rule; ``None`` without one."""
     values, refused = VALUES.get(plan.sharding.name, _ALL), REFUSED.get(plan.sharding.name)
     free = FREE if plan.task == "train" else FREE | {"use_cache", "generate"}
+    if plan.trainer == "trl-reward":
+        free = free | {"head"}  # a model of rewards has one alone
     planned = plan.sharding.groups == "transformers" and plan.sharding.name in ("fsdp2", "hsdp")
     if plan.sharding.tp > 1 or planned:
         values = _TP if plan.sharding.name is None else _BOTH

@@ -160,7 +160,7 @@ TRAINERS: Mapping[str, Preset] = {
 
 UNSHARDED = ("ddp",)
 """Ways to share that leave a model's dtypes as they are."""
-ACCELERATE = ("trl-sft", "hf-trainer", "axolotl", "llama-factory")
+ACCELERATE = ("trl-sft", *STEPS, "hf-trainer", "axolotl", "llama-factory")
 """Trainers that accelerate starts processes for."""
 
 

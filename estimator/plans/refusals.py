@@ -219,6 +219,13 @@ PLAN: Refusals = {
 }
 """Checked when a plan is read."""
 
+
+def _shares_trainer(plan: Any) -> bool:
+    """Whether a way to share has rules with a trainer of TRL whose step is recorded."""
+    shares = ("ddp",) if RECORDED[plan.trainer].num_generations else ("ddp", "fsdp2", "hsdp")
+    return plan.sharding.name in shares and plan.sharding.tp == 1 and plan.sharding.groups != "transformers"
+
+
 STEP: Refusals = {
     "loss: {p.loss} does not go with trainer: {p.trainer}, which has a loss of its own; leave it out": (
         lambda p: p.trainer in RECORDED and p.loss != "standard"
@@ -230,8 +237,8 @@ STEP: Refusals = {
             and (p.method.procedure != "backpropagation" or hasattr(p.method.inner, "num_virtual_tokens"))
         )
     ),
-    "trainer: {p.trainer} has no rule with sharding yet; leave sharding out": lambda p: (
-        p.trainer in RECORDED and p.sharding is not None
+    "trainer: {p.trainer} has no rule with sharding: {p.sharding.name}; take ddp, or fsdp2 where none generates": (
+        lambda p: p.trainer in RECORDED and p.sharding is not None and not _shares_trainer(p)
     ),
     "a step in PyTorch does not go with runtime: {p.runtime}; ask `estimator estimate` or `estimator "
     "max-context`": lambda p: not p.engine.runs_steps,

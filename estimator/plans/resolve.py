@@ -295,7 +295,13 @@ def _trainer_step(plan: Plan, window: int | None, compact: bool) -> Procedure:
     adapted = plan.method.inner.peft
     reference = trainers.reference_of(name, plan.reference, adapted, plan.precompute_ref_log_probs, plan.beta)
     generations, accumulated = plan.num_generations or trainer.num_generations, plan.gradient_accumulation_steps
-    batches = trainers.batches_of(name, plan.steps_per_generation, accumulated, generations, plan.batch)
+    rows = plan.batch * (1 if plan.sharding is None else plan.sharding.world_size or 1)  # of all processes
+    batches = trainers.batches_of(name, plan.steps_per_generation, accumulated, generations, rows)
+    if reference == "copy" and plan.sharding is not None and plan.sharding.name != "ddp":
+        raise InputError(
+            f"reference: copy has no rule with sharding: {plan.sharding.name}; set precompute_ref_log_probs: true, or "
+            "take a method of PEFT's, whose reference is the model without it"
+        )
     autocasts = plan.autocast is not None
     key = trainers.key_of(name, plan.loss_type, reference, autocasts, plan.held_dtype, compact, batches > 1)
     prompt = plan.prompt_seq or max(plan.seq // 2, 1)

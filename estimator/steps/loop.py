@@ -92,7 +92,7 @@ class Model:
     """A model in a ledger: its program with the method's modules, called with the step's options.
 
     ``batch`` and ``seq`` are of the sequences that a loop gives it (``Step.rows``). With ``weights_of`` it is another
-    model without the modules that its method adds.
+    model without the modules that its method adds. One that is not ``shared`` is whole in each process.
     """
 
     def __init__(
@@ -104,6 +104,7 @@ class Model:
         batch: Size,
         seq: Size,
         weights_of: Model | None = None,
+        shared: bool = True,
     ) -> None:
         self.ledger, self.step, self.method = ledger, step, method
         before = len(ledger.parameters)
@@ -119,7 +120,9 @@ class Model:
         self.own: Sequence[Tensor] = ledger.parameters[before:]
         """Its parameters, of equal layers those that are run."""
         self.scope: Scope = Scope()
-        if step.sharding is not None:
+        if weights_of is not None:
+            self.scope = weights_of.scope
+        elif step.sharding is not None and shared:
             around = step.sharding.notes if step.is_played else step.sharding.scope
             self.scope = around(ledger, parts_of(self.causal_lm, ledger.parameters[before:], step.family))
         self.scope = layers.join(self.scope, ledger.parameters[before:])
@@ -164,7 +167,9 @@ class Model:
         )
         with saved_activations.held_as(self.ledger, self.step.saved_activations, self.step.activation_group_size):
             self.scope.before_forward()
-            out = self.scope.after_forward(self._wrapped(ids, None, inputs))
+            out = self._wrapped(ids, None, inputs)
+            if until == "logits":  # else what the model gives is made of it by its trainer
+                out = self.scope.after_forward(out)
         part: Tensor = out[0]
         return part
 
@@ -289,9 +294,13 @@ class Loop:
             apply_update(where, self.step, self.optimizer, self.model.method, parameters)
         self.model.scope.after_update()
 
+    def _scopes(self) -> list[Scope]:
+        """Each once: a model without its adapters has that of the model with them."""
+        return list({id(model.scope): model.scope for model in self.models.values()}.values())
+
     def _communicated(self) -> Size:
         """What a rank sends in a step. Of passes that stand for several steps it is the last one's."""
-        sent = sum((model.scope.communicated for model in self.models.values()), 0)
+        sent = sum((scope.communicated for scope in self._scopes()), 0)
         return sent - self.sent[-1] if self.sent and self.step.micro_batches == 1 else sent
 
     def totals(self) -> StepTotals:
@@ -342,7 +351,7 @@ class Loop:
             saved_by=self.saved_by,
             work=ledger.work,
             kv_cache=self.kv_cache,
-            communication=sum((model.scope.communication for model in self.models.values()), 0),
+            communication=sum((scope.communication for scope in self._scopes()), 0),
             communicated=self._communicated(),
             communicated_again=self.sent[2] - self.sent[1] if self.step.micro_batches == 3 else 0,
             rank=scope.rank,

@@ -18,7 +18,8 @@ from ..programs.trainer_programs import TrainerProgram
 from .generate import Generate, call_of
 from .generate_options import GenerateOptions
 from .loop import Loop, Model
-from .trl_loss import log_probabilities
+from .sharding.scope import Scope
+from .trl_loss import log_probabilities, whole_head
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,8 @@ class TrainerStep(Procedure):
 
     def add_models(self, loop: Loop, make: Callable[..., Model]) -> None:
         if self.reference == "copy":
-            loop.models["reference"] = make(method=Method())  # nobody freezes it, so autocast keeps its casts
+            # Nobody freezes it, so autocast keeps its casts. DDP wraps no model that is evaluated alone.
+            loop.models["reference"] = make(method=Method(), shared=False)
         elif self.reference == "adapter-off":
             loop.models["base"] = make(method=Frozen(), weights_of=loop.model)
 
@@ -53,6 +55,10 @@ class TrainerStep(Procedure):
         batch, seq = whole(model.inputs.batch) // self.rows, whole(model.inputs.seq)
         if seq == 1:
             raise InputError("seq: 1 leaves no completion behind a prompt; give a longer seq", "seq")
+        completions = batch * self.batches
+        generations = self.num_generations
+        if generations and completions % generations:  # a prompt's are in several processes
+            generations = completions
         program = self.program.at(
             {
                 "B": batch,
@@ -60,12 +66,12 @@ class TrainerStep(Procedure):
                 "prompt_seq": self.prompt_seq,
                 "vocab_size": model.causal_lm.c.vocab,
                 "hidden_size": model.causal_lm.c.hidden,
-                "num_generations": self.num_generations,
-                "prompts": batch * self.batches // max(self.num_generations, 1),
-                "completions": batch * self.batches,
+                "num_generations": generations,
+                "prompts": completions // max(generations, 1),
+                "completions": completions,
                 "desirable": batch // 2,
             },
-            loop.step.dtype,
+            model.inputs.step.dtype,
         )
         events = program.before
         ends = [i for i, event in enumerate(events) if isinstance(event, Backward)]
@@ -136,6 +142,7 @@ class _Calls(EventLoop):
         given, ledger = dict(call.keywords), self.ledger
         rows, seq = frame[given["input_ids"].slot].shape
         model = copy(self.models[given["model"]])
+        model.scope = Scope()
         procedure = Generate(GenerateOptions.model_validate({"max_new_tokens": given["max_new_tokens"]}), self._window)
         model.step = replace(model.step, procedure=procedure, checkpointing="none", data_collator=False)
         model.inputs = replace(
@@ -150,11 +157,11 @@ class _Calls(EventLoop):
     def _log_probabilities(self, call: Call, frame: Frame) -> None:
         x, weight, _, targets, *_, outputs = call.args
         assert isinstance(weight, Weight)
-        model = self.models[weight.name.partition(":")[0]].causal_lm
-        head, after = model.head()
+        model = self.models[weight.name.partition(":")[0]]
+        head, after = model.causal_lm.head()
         capped = "tanh" in after
         given = [self.value(one, frame) for one in (x, targets)]
-        made = log_probabilities(given[0], head.weight, getattr(head, "bias", None), given[1], capped, outputs)
+        made = log_probabilities(given[0], *whole_head(head), given[1], capped, outputs)
         del given
-        for one, tensor in zip(call.out, made, strict=True):
+        for one, tensor in zip(call.out, model.scope.after_forward(tuple(made)), strict=True):
             frame[one.slot] = tensor

@@ -85,16 +85,13 @@ def _is_largest(lbl: Tensor) -> Tensor:
 def fused_lm_head(head: Module, hidden_states: Tensor, labels: Tensor, share: float, capped: bool = False) -> Tensor:
     """``_fused_forward`` and what ``SFTTrainer.compute_loss`` makes of its log-probabilities.
 
-    A GPU scores the positions that have a label. A CPU scores all. A head whose module alone is a group of FSDP2 is
-    gathered here, as no hook does it.
+    A GPU scores the positions that have a label. A CPU scores all.
     """
     check_shifted("fused-lm-head", labels)
     ledger = hidden_states.ledger
     hidden, labels = _shifted(hidden_states, labels)
     mask = ops.without_gradient((labels,), "bool", ops.INTEGER)
-    weight, bias = head_weight(head, "fused-lm-head", ledger.full_tensor), getattr(head, "bias", None)
-    if bias is not None and ledger.full_tensor is not None and not bias.storage.nbytes:
-        bias = ledger.full_tensor(bias)
+    weight, bias = whole_head(head)
     x: Any
     if ledger.device.tiles_on_chip:
         count = labelled(whole(labels.numel), share)
@@ -114,6 +111,15 @@ def fused_lm_head(head: Module, hidden_states: Tensor, labels: Tensor, share: fl
     loss = ops.div(ops.sum(per_token_loss), n_valid)
     del entropy, is_top1
     return loss
+
+
+def whole_head(head: Any) -> tuple[Tensor, Tensor | None]:
+    """The head's weight and its bias, gathered where its module alone is a group of FSDP2, as no hook does it."""
+    bias: Tensor | None = getattr(head, "bias", None)
+    full_tensor = head.weight.ledger.full_tensor
+    if bias is not None and full_tensor is not None and not bias.storage.nbytes:
+        bias = full_tensor(bias)
+    return head_weight(head, "fused-lm-head", full_tensor), bias
 
 
 def _on_all_positions(x: Tensor, mask: Tensor) -> Tensor:

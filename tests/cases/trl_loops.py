@@ -12,6 +12,7 @@ import os
 import sys
 import tempfile
 from collections.abc import Mapping
+from contextlib import nullcontext
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -83,7 +84,7 @@ def cases() -> list[Case]:
                     },
                 )
             )
-    return [*found, REFERENCES_PEAK, *ACCUMULATED]
+    return [*found, REFERENCES_PEAK, *ACCUMULATED, *SHARDED]
 
 
 SMALL = {**SIZES["llama"], "model_type": "llama", "hidden_size": 64, "num_hidden_layers": 3, "vocab_size": 401}
@@ -104,6 +105,27 @@ ACCUMULATED: list[Case] = [
      {"trainer": "trl-grpo", "batch": 4, "seq": 41, "num_generations": 2, "gradient_accumulation_steps": 2,
       "steps_per_generation": 1}),
 ]  # fmt: skip
+FSDP2: dict[str, Any] = {"sharding": {"name": "fsdp2", "world_size": 4}}
+DDP: dict[str, Any] = {"sharding": {"name": "ddp", "world_size": 4, "find_unused_parameters": False}}
+SHARDED: list[Case] = [
+    ("trl-dpo-adapter off, fsdp2", SMALL, {"trainer": "trl-dpo", "batch": 4, "seq": 41, "method": LORA, **FSDP2}),
+    ("trl-dpo-precomputed, fsdp2 by layers", SMALL,
+     {"trainer": "trl-dpo", "batch": 2, "seq": 41, "precompute_ref_log_probs": True,
+      "sharding": {"name": "fsdp2", "world_size": 3, "groups": "layers"}}),
+    ("trl-kto-adapter off, fsdp2", SMALL,
+     {**PLAIN, "trainer": "trl-kto", "batch": 4, "seq": 41, "method": LORA, **FSDP2}),
+    ("trl-orpo-full, fsdp2", SMALL, {"trainer": "trl-orpo", "batch": 3, "seq": 41, **FSDP2}),
+    ("trl-reward-full, fsdp2", SMALL, {"trainer": "trl-reward", "batch": 4, "seq": 41, **FSDP2}),
+    ("trl-reward-lora, fsdp2", SMALL, {"trainer": "trl-reward", "batch": 4, "seq": 41, "method": LORA, **FSDP2}),
+    ("trl-dpo-copy, ddp", SMALL, {"trainer": "trl-dpo", "batch": 4, "seq": 41, **DDP}),
+    ("trl-dpo-adapter off, ddp", SMALL,
+     {**PLAIN, "trainer": "trl-dpo", "batch": 4, "seq": 41, "method": LORA,
+      "sharding": {"name": "ddp", "world_size": 2, "find_unused_parameters": True}}),
+    ("trl-grpo-full, ddp", SMALL,
+     {**PLAIN, "trainer": "trl-grpo", "batch": 4, "seq": 41, "num_generations": 2, **DDP}),
+    ("trl-orpo-lora, ddp", SMALL, {**PLAIN, "trainer": "trl-orpo", "batch": 4, "seq": 41, "method": LORA, **DDP}),
+]  # fmt: skip
+"""A rank of several, under PyTorch's fake process group, whose collectives move nothing."""
 LIVE: list[Case] = [
     (
         "trl-grpo-cispo",
@@ -127,6 +149,7 @@ def measured(config: Mapping[str, Any], plan: Mapping[str, Any], folder: Path) -
     from estimator.operators import THREADS
     from estimator.recorder.trl import trainer_of
     from estimator.witnesses.measure import Profile, peak_of, without_matmul_scratch
+    from estimator.witnesses.reference.sharding import local
 
     torch.set_num_threads(THREADS)
     given = {"autocast": "bfloat16", "checkpointing": "layer", "dtype": "float32", **plan}
@@ -147,30 +170,38 @@ def measured(config: Mapping[str, Any], plan: Mapping[str, Any], folder: Path) -
 
         adapter = LoraConfig(**{key: value for key, value in method.items() if key != "name"})
     seq = given["seq"]
-    trainer = trainer_of(
-        given["trainer"], config, folder, given["batch"], seq, given.get("prompt_seq", seq // 2), given["dtype"],
-        adapter, **arguments,
-    )  # fmt: skip
+    wraps, second = _sharded(config, given, folder)
+    with wraps[0]:
+        trainer = trainer_of(
+            given["trainer"], config, folder, given["batch"], seq, given.get("prompt_seq", seq // 2), given["dtype"],
+            adapter, **arguments, max_steps=second,
+        )  # fmt: skip
+        if "sharding" in given:
+            wrapped = wraps[1](
+                trainer.accelerator.prepare_model(trainer.model, evaluation_mode=True)
+            )  # with its autocast
+            trainer._wrap_model = lambda *_, **__: wrapped
 
-    class Second(TrainerCallback):  # type: ignore[misc]
-        steps = 0
-        profile = Profile()
+        class Second(TrainerCallback):  # type: ignore[misc]
+            steps = 0
+            profile = Profile()
 
-        def on_step_begin(self, *_: Any, **__: Any) -> None:
-            Second.steps += 1
-            if Second.steps == 2:
-                self.profile.start()
+            def on_step_begin(self, *_: Any, **__: Any) -> None:
+                Second.steps += 1
+                if Second.steps == second:
+                    self.profile.start()
 
-        def on_step_end(self, *_: Any, **__: Any) -> None:
-            if Second.steps == 2:
-                self.profile.stop()
+            def on_step_end(self, *_: Any, **__: Any) -> None:
+                if Second.steps == second:
+                    self.profile.stop()
 
-    trainer.add_callback(Second())
-    trainer.train()
+        trainer.add_callback(Second())
+        trainer.train()
     events = Second.profile.events()
 
     def held(model: Any) -> int:
-        storages = {p.untyped_storage()._cdata: p.untyped_storage().nbytes() for p in model.parameters()}
+        own = [local(p).untyped_storage() for p in model.parameters()]
+        storages = {storage._cdata: storage.nbytes() for storage in own}
         return sum(storages.values())
 
     reference = getattr(trainer, "ref_model", None)
@@ -178,9 +209,23 @@ def measured(config: Mapping[str, Any], plan: Mapping[str, Any], folder: Path) -
     return {
         "parameters": held(trainer.model),
         "reference": 0 if reference is None else held(reference),
-        "optimizer": sum(x.nbytes for state in states for x in state.values() if isinstance(x, torch.Tensor)),
+        "optimizer": sum(local(x).nbytes for state in states for x in state.values() if isinstance(x, torch.Tensor)),
         "peak_above_resident": peak_of(without_matmul_scratch(events))[0],
     }
+
+
+def _sharded(config: Mapping[str, Any], plan: Mapping[str, Any], folder: Path) -> tuple[Any, int]:
+    """The context of a rank, what makes a rank's model, and which step is measured: DDP's buckets are made anew."""
+    if "sharding" not in plan:
+        return (nullcontext(), None), 2
+    from estimator.plans.plan import parse_plan
+    from estimator.plans.resolve import resolve
+    from estimator.witnesses.reference.sharding import as_rank, shard
+
+    (folder / "plan").mkdir()
+    (folder / "plan" / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    resolved = resolve(parse_plan({"model": str(folder / "plan"), **plan}))
+    return (as_rank(resolved.step.sharding), lambda model: shard(model, resolved)), 4
 
 
 def main(only: list[str]) -> None:

@@ -134,7 +134,7 @@ REFUSED: list[dict[str, Any]] = [
     {"trainer": "trl-dpo", "loss": "chunked"},
     {"trainer": "trl-dpo", "packing": True},
     {"trainer": "trl-dpo", "method": PROMPT},
-    {"trainer": "trl-dpo", "sharding": SHARDED},
+    {"trainer": "trl-grpo", "sharding": SHARDED},
     LLAMA_CPP,
     {**CUDA, **ON_HOST, "dtype": "gptq", "method": LORA},
     {**CUDA, **ON_HOST, "mlp_chunks": 2},

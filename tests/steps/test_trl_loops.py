@@ -66,6 +66,14 @@ def test_every_shipped_step_runs() -> None:
 LORA = {"name": "lora", "r": 4, "target_modules": ["q_proj"]}
 
 
+def test_the_processes_of_a_job_share_prompts() -> None:
+    """Completions of a prompt may be in several processes: TRL divides the rows of all of them."""
+    keys = {"model": "smollm-135m", "trainer": "trl-grpo", "batch": 4, "seq": 64, "num_generations": 8}
+    assert estimate(parse_plan({**keys, "sharding": {"name": "ddp", "world_size": 2}})).bytes["communication"]
+    with pytest.raises(InputError, match="batch: 4 is not a multiple"):
+        estimate(parse_plan(keys))
+
+
 @pytest.mark.parametrize(
     ("keys", "says"),
     [
@@ -93,6 +101,14 @@ LORA = {"name": "lora", "r": 4, "target_modules": ["q_proj"]}
         ({"trainer": "trl-dpo", "prompt_seq": 64}, "prompt_seq: 64 leaves no completion of seq: 64"),
         ({"trainer": "trl-dpo", "trl": "1.14"}, "take trl: 1.16"),
         ({"trainer": "trl-dpo", "seq": 1}, "seq: 1 leaves no completion"),
+        (
+            {"trainer": "trl-dpo", "sharding": {"name": "fsdp2", "world_size": 4}},
+            "reference: copy has no rule with sharding: fsdp2; set precompute_ref_log_probs: true",
+        ),
+        (
+            {"trainer": "trl-dpo", "method": LORA, "sharding": {"name": "zero2", "world_size": 4}},
+            "trainer: trl-dpo has no rule with sharding: zero2; take ddp, or fsdp2",
+        ),
     ],
 )
 def test_what_a_trainer_refuses(keys: dict[str, Any], says: str) -> None:

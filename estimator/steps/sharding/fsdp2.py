@@ -136,7 +136,8 @@ def _units(sharding: Fsdp2, parts: Parts) -> list[_Unit]:
     tied = _is_tied(parts)
     if not tied:
         units.append(_Unit(*taken(embedding), given))
-    units.append(_Unit(*taken(norm, *([embedding] if tied else []), head), False))
+    if any(tail := (norm, *([embedding] if tied else []), head)):
+        units.append(_Unit(*taken(*tail), False))
     return [*units, _Unit([""], outside, False)]
 
 
@@ -181,7 +182,8 @@ def _planned(parts: Parts, outside: list[Tensor]) -> list[_Unit]:
 
 def _is_tied(parts: Parts) -> bool:
     """Whether the head has the embedding's weight."""
-    return not any(p.name == f"{parts.roles.get('output embedding')}.weight" for p in parts.outside)
+    head = parts.roles.get("output embedding")
+    return head is not None and not any(p.name == f"{head}.weight" for p in parts.outside)
 
 
 class _Shard(NamedTuple):

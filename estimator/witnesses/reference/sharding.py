@@ -79,11 +79,12 @@ def shard(model: Any, resolved: Resolved) -> Any:
     from accelerate.utils.fsdp_utils import _find_final_norm
 
     embedding, head = model.get_input_embeddings(), model.get_output_embeddings()
-    tied = embedding.weight is head.weight
+    tied = head is not None and embedding.weight is head.weight
     if not tied:
         fully_shard(embedding, **given)
-    tail = [_find_final_norm(model), *([embedding] if tied else []), head]
-    fully_shard([module for module in tail if module is not None], **keys, reshard_after_forward=False)
+    tail = [one for one in (_find_final_norm(model), *([embedding] if tied else []), head) if one is not None]
+    if tail:
+        fully_shard(tail, **keys, reshard_after_forward=False)
     return fully_shard(model, **keys)
 
 
