@@ -18,7 +18,13 @@ PUBLISHED = json.loads(RECORD.with_name("published.json").read_text(encoding="ut
 PAGE = (RECORD.parents[2] / "mlx.md").read_text(encoding="utf-8")
 RUNS: dict[str, dict[str, Any]] = json.loads(RECORD.read_text(encoding="utf-8"))["runs"]
 SPREAD = 0.03
-"""By this a peak may differ from one of those that were measured."""
+"""By this a peak may differ from one of those that were measured, where none of them is the largest there can be."""
+EQUAL = 0.0005
+SPREAD_OUT = {
+    *("qwen3-dora", "qwen3-lora-layer", "phi3-lora", "qwen3-moe-full-layer", "llama-generate", "qwen3-generate"),
+    *("gemma3-generate", "qwen3-generate-rotating"),
+}
+"""In these the thread that frees was never as far behind as it can be."""
 
 
 @pytest.mark.parametrize("name", RUNS)
@@ -30,7 +36,8 @@ def test_measured(name: str, tmp_path: Path) -> None:
     run = dict(RUNS[name])
     peaks = run.pop("peaks_above_resident")
     assert {key: found[key] for key in run} == run
-    assert min(abs(found["peak_above_resident"] / peak - 1) for peak in peaks) <= SPREAD
+    differs = min(abs(found["peak_above_resident"] / peak - 1) for peak in peaks)
+    assert differs <= (SPREAD if name in SPREAD_OUT else EQUAL)
 
 
 @pytest.mark.parametrize("row", PUBLISHED, ids=lambda row: f"{row['plan']['model']}-{row['gb']}")
