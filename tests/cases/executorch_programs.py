@@ -66,9 +66,10 @@ def export(row: dict[str, Any], folder: Path) -> Path:
     if dtype == "8da4w":
         config.quantization.qmode, config.quantization.group_size = dtype, options.get("quantization_group_size", 32)
         config.quantization.embedding_quantize = options.get("embedding_quantize", "4,32")
-    config.export.output_dir, config.export.output_name = str(folder), "model.pte"
+    path = folder / "model.pte"
+    config.export.output_name = str(path)  # a name that ends in .pte is the whole path
     export_llama(config)
-    return folder / "model.pte"
+    return path
 
 
 def grown(program: Path, tokens: int) -> dict[str, int]:

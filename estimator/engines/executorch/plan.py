@@ -361,7 +361,8 @@ class _Delegated(_Model):
     """Writes the graph of a model whose linear layers and elementwise operators XNNPACK runs.
 
     A delegate's results are allocated with it, and what it computes between them is XNNPACK's own. Left to ExecuTorch
-    are the embedding, the means of norms, cache and attention, and of rotary embeddings the taking apart.
+    are the embedding, the means of norms, cache and attention, and of rotary embeddings the taking apart and putting
+    together.
     """
 
     def delegate(self, sizes: tuple[int, ...], *operands: Tensor) -> list[Tensor]:
@@ -381,8 +382,12 @@ class _Delegated(_Model):
         hidden = self.op(rows, columns)
         (squares,) = self.delegate((rows * columns,), hidden)
         self.frequencies()
-        for _ in range(shape.n_layers):
-            hidden, squares = self.block(hidden, squares)
+        mean = self.op(rows, squares)
+        tables = self.tables()
+        for layer in range(shape.n_layers):
+            hidden, squares = self.block(hidden, mean, *(table[layer] for table in tables))
+            if layer < shape.n_layers - 1:
+                mean = self.op(rows, squares)
         last = rows if shape.generate_full_logits else 1
         if last == 1:
             hidden = self.op(columns, hidden)
@@ -393,17 +398,30 @@ class _Delegated(_Model):
             one.end = graph.nodes
         return graph.tensors
 
-    def block(self, hidden: Tensor, squares: Tensor) -> tuple[Tensor, Tensor]:
+    def tables(self) -> list[list[Tensor]]:
+        """The tables of cosines and sines for each layer, which Hugging Face's rotary embeddings copy at the start."""
+        shape, both = self.shape, (self.cosine, self.sine)
+        if not shape.use_hf_rope:
+            return [[table] * shape.n_layers for table in both]
+        return [[self.op(shape.tokens, shape.rotary_dim, table) for _ in range(shape.n_layers)] for table in both]
+
+    def block(self, hidden: Tensor, mean: Tensor, cosine: Tensor, sine: Tensor) -> tuple[Tensor, Tensor]:
         """A layer's result, and its squares for the next norm."""
         shape, rows, heads = self.shape, self.shape.tokens, self.shape.n_heads * self.shape.head_dim
         wide, kv = rows * shape.dim, shape.n_kv_heads * shape.head_dim
-        (normed,) = self.delegate((wide,), self.op(rows, squares), hidden)
+        (normed,) = self.delegate((wide,), mean, hidden)
         query, key, value = self.delegate((rows * heads, rows * kv, rows * kv), normed)
         self.scalar()
-        self.op(1, value)
-        taken = [self.op(rows, size // 2, tensor) for tensor, size in ((query, heads), (key, kv)) for _ in range(2)]
-        parts = [self.op(rows, size // 2, one) for one, size in zip(taken, (heads, heads, kv, kv), strict=True)]
-        query, key = self.delegate((rows * heads, rows * kv), *parts, self.cosine, self.sine)
+        if shape.use_qk_norm:
+            squares = self.delegate((rows * heads, rows * kv), query, key)
+            self.op(1, value)
+            means = [
+                self.op(rows, count, one) for one, count in zip(squares, (shape.n_heads, shape.n_kv_heads), strict=True)
+            ]
+            query, key = self.delegate((rows * heads, rows * kv), *means, query, key)
+        else:
+            self.op(1, value)
+        query, key = self.turned(query, key, cosine, sine)
         self.op(1, key)
         (mixed,) = self.delegate((wide,), self.op(rows, heads, query))
         hidden, squares = self.delegate((wide, wide), hidden, mixed)
@@ -413,6 +431,32 @@ class _Delegated(_Model):
         (mixed,) = self.delegate((wide,), product)
         found = self.delegate((wide, wide), hidden, mixed)
         return found[0], found[1]
+
+    def turned(self, query: Tensor, key: Tensor, cosine: Tensor, sine: Tensor) -> tuple[Tensor, Tensor]:
+        """Rotary embeddings: ExecuTorch takes apart and puts together, XNNPACK multiplies."""
+        shape, rows = self.shape, self.shape.tokens
+        pairs = [(query, rows * shape.n_heads), (key, rows * shape.n_kv_heads)]
+        if not shape.use_hf_rope:
+            half = shape.head_dim // 2
+            taken = [(self.op(size, half, tensor), size) for tensor, size in pairs for _ in range(2)]
+            parts = [self.op(size, half, one) for one, size in taken]
+            found = self.delegate(tuple(size * shape.head_dim for _, size in pairs), *parts, cosine, sine)
+            return found[0], found[1]
+        whole, passed, left = [], [], shape.head_dim - shape.rotary_dim
+        for tensor, size in pairs:
+            whole.append(self.op(size, shape.rotary_dim, tensor))
+            passed.append(self.op(size, left, tensor) if left else None)
+        halves = [
+            self.op(size, shape.rotary_dim // 2, one)
+            for one, (_, size) in zip(whole, pairs, strict=True)
+            for _ in range(2)
+        ]
+        sizes = tuple(size * shape.rotary_dim for _, size in pairs)
+        found = self.delegate(sizes, *whole, *halves, cosine, sine)
+        query, key = (
+            self.op(size, shape.head_dim, one, rest) for one, (_, size), rest in zip(found, pairs, passed, strict=True)
+        )
+        return query, key
 
 
 class _Block:
