@@ -30,7 +30,11 @@ def of_trainer(trainer: Any, keys: Mapping[str, Any]) -> Result:
         given = {name: value for name, value in reading.plan.items() if name != "run"}
         asked = {**given, **own.keys, "model": str(Path(folder) / "config.json")}
         resolved = resolve(parse_plan(nested(asked, keys)))
-    procedure = TrainerStep(own.step, own.reference, own.rows)
+        others = {
+            name: resolve(parse_plan(nested({**asked, "model": str(path), "dtype": dtype, "method": "full"}, keys)))
+            for name, (path, dtype) in own.others.items()
+        }
+    procedure = TrainerStep(own.step, own.reference, own.rows, others=tuple(others.items()))
     plan = resolved.plan.model_copy(update={"model": own.model})
     resolved = resolved._replace(plan=plan, step=replace(resolved.step, procedure=procedure))
     return to_result(resolved, run(resolved.step, resolved.sizes(), resolved.method, plan.batch, plan.seq))

@@ -302,7 +302,7 @@ class RecordedCausalLM(Module):
             recorded.hooked = frozenset(inputs.module_hooks.paths).difference(within)
         if inputs.until and not self.segments:  # without layers there is nothing else
             self._end_at(program, program.before, inputs, frame)
-            return (frame[0],)
+            return frame[0], None
         self._before(program, inputs, inputs_embeds, frame)
         del inputs_embeds
         held = Cache(ledger) if cache is None else cache
@@ -337,7 +337,7 @@ class RecordedCausalLM(Module):
             self._finish(program, inputs, labels, frame)
             self._keep(program, frame, before[0], 0 if program.looks_back else before[1], before[2], held)
         if inputs.until:
-            return (frame[0],)
+            return frame[0], held
         loss, logits = (self._output(program, name, frame) for name in ("loss", "logits"))
         others = [self._output(program, name, frame) for name in program.outputs if name not in ("loss", "logits")]
         if self.c.given or inputs.step.returns_cache:  # the loop's names of its inputs and of the output

@@ -6,7 +6,8 @@ from typing import NamedTuple
 
 MODEL = "model"
 """The function of a call of a model. Keywords: ``model``, which one it is; ``gives``, ``hidden`` states before the head
-or ``logits``; ``adapter``, whether the method's modules act; ``checkpointing``; and what it is given by name."""
+or ``logits``; ``adapter``, whether the method's modules act; ``checkpointing``; ``use_cache`` where it returns a cache,
+which is its second result; and what it is given by name."""
 GENERATE = "generate"
 """The function of a call of a model's ``generate``, with ``model``, ``input_ids`` and ``max_new_tokens``."""
 FUNCTIONS = ("ChunkedLogProbFunction",)

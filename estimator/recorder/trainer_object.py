@@ -16,7 +16,7 @@ from ..programs.trainer_calls import MODEL
 from ..programs.trainer_programs import TrainerProgram
 from ..steps.trainers import DROPOUTS
 from .calls import dtype_name
-from .trainer_step import record_trainer_step
+from .trainer_step import models_of, record_trainer_step
 
 
 class OwnTrainer(NamedTuple):
@@ -31,6 +31,8 @@ class OwnTrainer(NamedTuple):
     """Rows that a model gets for each one of the batch."""
     keys: dict[str, Any]
     """Keys of a plan that the trainer's objects say."""
+    others: dict[str, tuple[Path, str]]
+    """Its other models by their names: the file of each one's config, and its dtype."""
 
 
 def recorded(trainer: Any, folder: Path) -> OwnTrainer:
@@ -49,6 +51,12 @@ def recorded(trainer: Any, folder: Path) -> OwnTrainer:
     config = {**base.config.to_dict(), "architectures": [type(base).__name__]}
     config |= {} if drops else {key: 0.0 for key in DROPOUTS if key in config}
     (folder / "config.json").write_text(json.dumps(config), encoding="utf-8")
+    others: dict[str, tuple[Path, str]] = {}
+    for name, other in models_of(trainer).items():
+        if name not in ("model", "reference"):
+            others[name] = folder / f"{name}.json", dtype_name(other.dtype)
+            keys = {**other.config.to_dict(), "architectures": [type(other).__name__]}
+            others[name][0].write_text(json.dumps(keys), encoding="utf-8")
     method: dict[str, Any] = {"name": "full"}
     for adapter in adapters.values():
         adapter.save_pretrained(folder)
@@ -63,6 +71,7 @@ def recorded(trainer: Any, folder: Path) -> OwnTrainer:
         _reference(program),
         max(rows // batch, 1),
         {"batch": batch, "seq": seq, "dtype": dtype_name(base.dtype), "method": method},
+        others,
     )
 
 

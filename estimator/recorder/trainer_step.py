@@ -7,6 +7,7 @@ program of the model answers later. All else is noted as it is called, custom au
 
 from __future__ import annotations
 
+import inspect
 import itertools
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -14,6 +15,8 @@ from typing import Any
 from unittest import mock
 
 import torch
+from accelerate.utils import convert_outputs_to_fp32
+from transformers import PreTrainedModel
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 
 from ..errors import InputError
@@ -24,6 +27,7 @@ from .calls import Recorder, dtype_name, recording
 from .calls.data import tensors_in
 from .calls.functions import Context
 from .calls.marks import MARK
+from .model_classes import takes_cache
 from .rows import fold_rows
 
 
@@ -86,10 +90,15 @@ class _StepRecorder(Recorder):
         return self.note(function.__name__, args, {}, out)
 
     def call_model(self, name: str, mode: Mapping[str, Any], given: Mapping[str, Any], out: torch.Tensor) -> Any:
-        """Note a call of a model."""
-        made = self.note(MODEL, (), {"model": name, **mode, **given}, out)
+        """Note a call of a model. Returns its result, and what stands for its cache where it has one."""
+        cache = torch.empty(0) if mode.get("use_cache") else None
+        given = {"model": name, **mode, **given}
+        if cache is None:
+            made = self.note(MODEL, (), given, out)
+        else:
+            made, cache = self.note(MODEL, (), given, (out, cache))
         getattr(made, MARK).own = self.grad_enabled and name == "model"
-        return made
+        return made, cache
 
 
 class _Models:
@@ -101,9 +110,8 @@ class _Models:
         """Names of the heads' weights by the ``id`` of their objects."""
         self._replaced: list[tuple[Any, str, Any]] = []
         """Objects and the attributes that were put in place of theirs, with what they had of their own."""
-        for name, model in (("model", trainer.model), ("reference", getattr(trainer, "ref_model", None))):
-            if model is not None:
-                self._replace(name, model)
+        for name, model in models_of(trainer).items():
+            self._replace(name, model)
 
     def _put(self, module: Any, name: str, function: Any) -> None:
         self._replaced.append((module, name, vars(module).get(name)))
@@ -121,6 +129,7 @@ class _Models:
         backbone = getattr(base, prefix)
         size = base.config.get_text_config().hidden_size
         forward = base.forward
+        head_of_model = "sequence-classification" if head is None else "causal-lm"
 
         def mode(gives: str) -> dict[str, Any]:
             tuners = [m for m in base.modules() if isinstance(getattr(m, "disable_adapters", None), bool)]
@@ -135,7 +144,7 @@ class _Models:
             assert self.recorder is not None
             with torch._C.DisableTorchFunction():
                 out = torch.randn(*input_ids.shape, size).to(base.dtype)
-            made = self.recorder.call_model(name, mode("hidden"), inputs({"input_ids": input_ids, **given}), out)
+            made, _ = self.recorder.call_model(name, mode("hidden"), inputs({"input_ids": input_ids, **given}), out)
             return BaseModelOutputWithPast(last_hidden_state=made)
 
         def run(input_ids: Any = None, *, fused_lm_head: bool = False, labels: Any = None, **given: Any) -> Any:
@@ -148,11 +157,14 @@ class _Models:
             with torch._C.DisableTorchFunction():
                 out = torch.randn(*shape).to(torch.bfloat16 if torch.is_autocast_enabled("cpu") else base.dtype)
             counted = {key: given.pop(key) for key in ("num_items_in_batch",) if key in given}
-            made = self.recorder.call_model(name, mode("logits"), inputs({"input_ids": input_ids, **given}), out)
+            own = mode("logits")
+            caches = given.get("use_cache", takes_cache(head_of_model, base) and base.config.use_cache)
+            own |= {"use_cache": True} if caches and not own["checkpointing"] else {}
+            made, cache = self.recorder.call_model(name, own, inputs({"input_ids": input_ids, **given}), out)
             loss = None
             if labels is not None and head is not None:
                 loss = base.loss_function(logits=made, labels=labels, vocab_size=width, **counted)
-            return CausalLMOutputWithPast(loss=loss, logits=made)
+            return CausalLMOutputWithPast(loss=loss, logits=made, past_key_values=cache)
 
         def generate(input_ids: Any = None, *, attention_mask: Any = None, generation_config: Any, **_: Any) -> Any:
             assert self.recorder is not None
@@ -162,6 +174,9 @@ class _Models:
             given = {"input_ids": input_ids, "attention_mask": attention_mask, "max_new_tokens": new}
             return self.recorder.note(GENERATE, (), {"model": name, **given}, out)
 
+        if hasattr(base, "_original_forward"):  # accelerate has it evaluate under autocast
+            run = convert_outputs_to_fp32(torch.autocast("cpu", torch.bfloat16)(run))
+        run.__signature__ = inspect.signature(forward)  # type: ignore[attr-defined]  # by which a batch's columns are kept
         self._put(base, "forward", run)
         self._put(base, "generate", generate)
         self._put(backbone, "forward", run_backbone)
@@ -169,6 +184,16 @@ class _Models:
             for part in ("weight", "bias"):
                 if getattr(head, part, None) is not None:
                     self.names[id(getattr(head, part))] = HEAD.format(name, part)
+
+
+def models_of(trainer: Any) -> dict[str, Any]:
+    """A trainer's models: ``model``, which trains, a ``reference`` like it, and others by their attributes' names."""
+    others = {
+        "reference" if name == "ref_model" else name: value
+        for name, value in vars(trainer).items()
+        if isinstance(value, PreTrainedModel) and value not in (trainer.model, getattr(trainer, "model_wrapped", None))
+    }
+    return {"model": trainer.model, **others}
 
 
 def record_trainer_step(trainer: Any) -> Program:
@@ -183,11 +208,12 @@ def record_trainer_step(trainer: Any) -> Program:
     several = trainer.args.gradient_accumulation_steps
     recorder = _StepRecorder(models.names, torch.bfloat16 if trainer.args.bf16 else None)
     stored: tuple[Stored, ...] = ()
+    events: tuple[Event, ...] = ()
     inputs: dict[str, int] = {}
     batches = itertools.count()
 
     def training_step(model: Any, given: Any, *rest: Any) -> Any:
-        nonlocal stored
+        nonlocal stored, events
         number = next(batches)
         if number < several:
             return torch.zeros(())
@@ -199,7 +225,8 @@ def record_trainer_step(trainer: Any) -> Program:
         clear = mock.patch.object(torch, "clear_autocast_cache", recorder.clear_autocast_cache)
         with recording(recorder), clear:
             out = original(model, given, *rest)
-            del out  # which the loop holds until the step ends
+            events = tuple(recorder.events)
+            del out  # which the loop holds until the step ends, as it does the batch
         models.recorder = None
         if number == several + _buffers(trainer):
             raise _Recorded
@@ -213,7 +240,6 @@ def record_trainer_step(trainer: Any) -> Program:
         models.restore()
     if (ran := next(batches)) <= several:
         raise InputError(f"the trainer ends after {ran} batches; its second update, batch {several + 1}, is asked")
-    events: Sequence[Event] = tuple(recorder.events)
     recorder.events = []
     return Program(
         modules=(),

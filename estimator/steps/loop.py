@@ -155,10 +155,22 @@ class Model:
         )
         return self.forward(given.get("input_ids"), passed, labels=given.get("labels"))
 
-    def part(self, ids: Tensor, mask: Tensor | None, until: Literal["hidden", "logits"], checkpoints: bool) -> Tensor:
-        """Run the model on ids [B, S] up to its head, or its loss. A trainer's step has the rest, and the autocast."""
+    def part(
+        self,
+        ids: Tensor,
+        mask: Tensor | None,
+        until: Literal["hidden", "logits"],
+        checkpoints: bool = False,
+        use_cache: bool = False,
+    ) -> tuple[Tensor, Any]:
+        """Run the model on ids [B, S] up to its head, or its loss: what that gets, and the cache.
+
+        A trainer's step has the rest, and the autocast.
+        """
+        step = self.inputs.step
         inputs = replace(
             self.inputs,
+            step=replace(step, use_cache=True, checkpointing="none") if use_cache else step,
             batch=ids.shape[0],
             seq=ids.shape[1],
             until=until,
@@ -167,11 +179,10 @@ class Model:
         )
         with saved_activations.held_as(self.ledger, self.step.saved_activations, self.step.activation_group_size):
             self.scope.before_forward()
-            out = self._wrapped(ids, None, inputs)
+            out, cache = self._wrapped(ids, None, inputs)
             if until == "logits":  # else what the model gives is made of it by its trainer
-                out = self.scope.after_forward(out)
-        part: Tensor = out[0]
-        return part
+                (out,) = self.scope.after_forward((out,))
+        return out, cache
 
     def forward(
         self, ids: Tensor | None, inputs: Inputs, cache: Cache | None = None, labels: Tensor | None = None

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from copy import copy
 from dataclasses import InitVar, dataclass, replace
-from typing import ClassVar
+from typing import ClassVar, Protocol
 
 from ..errors import InputError
 from ..ledger import backward, whole
-from ..programs import Procedure
+from ..programs import Procedure, Sizes, Step
 from ..programs.event_loop import EventLoop, Frame
 from ..programs.modules import Frozen, Method
 from ..programs.program import Backward, Call, Weight
@@ -20,6 +20,17 @@ from .generate_options import GenerateOptions
 from .loop import Loop, Model
 from .sharding.scope import Scope
 from .trl_loss import log_probabilities, whole_head
+
+
+class OtherModel(Protocol):
+    """A model with its options, as a plan that was looked up says it."""
+
+    @property
+    def step(self) -> Step:
+        """Its options."""
+
+    def sizes(self) -> Sizes:
+        """What it is built from."""
 
 
 @dataclass(frozen=True)
@@ -36,6 +47,8 @@ class TrainerStep(Procedure):
     """Those that come from one generation."""
     window: int | None = None
     """The model's sliding window in tokens, if it has one."""
+    others: tuple[tuple[str, OtherModel], ...] = ()
+    """Models that answer beside the policy and its reference, such as a teacher, by their names."""
     runs_backward: ClassVar[bool] = True
     layer_by_layer: ClassVar[bool] = True
 
@@ -48,6 +61,9 @@ class TrainerStep(Procedure):
             loop.models["reference"] = make(method=Method(), shared=False)
         elif self.reference == "adapter-off":
             loop.models["base"] = make(method=Frozen(), weights_of=loop.model)
+        for name, other in self.others:
+            step = replace(other.step, procedure=self)
+            loop.models[name] = Model(loop.ledger, step, other.sizes(), Method(), 1, 1)
 
     def phases(self, loop: Loop) -> Iterator[str]:
         ledger, model = loop.ledger, loop.model
@@ -133,9 +149,11 @@ class _Calls(EventLoop):
             name = "base"
         ids = frame[given["input_ids"].slot]
         mask = frame[given["attention_mask"].slot] if "attention_mask" in given else None
-        out = self.models[name].part(ids, mask, given["gives"], given["checkpointing"])
+        caches = given.get("use_cache", False)
+        made = self.models[name].part(ids, mask, given["gives"], given["checkpointing"], caches)
         self.ledger.scope = self.ledger.module = "loss"
-        frame[call.out[0].slot] = out
+        for one, result in zip(call.out, made, strict=False):
+            frame[one.slot] = result
 
     def _generate(self, call: Call, frame: Frame) -> None:
         """A call of ``generate`` by sampling, as the trainer makes it, with the model in train mode."""

@@ -39,7 +39,30 @@ def trainer_class() -> Any:
     return Confident
 
 
-def made(folder: Path, adapted: bool, more: dict[str, Any], rows: int = 40) -> Any:
+def distiller(teacher: Any) -> Any:
+    """A trainer with a teacher of another size, which returns a cache that its output keeps."""
+    from transformers import Trainer
+
+    class Distils(Trainer):  # type: ignore[misc]
+        """Its loss."""
+
+        def __init__(self, *args: Any, **keys: Any) -> None:
+            super().__init__(*args, **keys)
+            self.teacher = self.accelerator.prepare_model(teacher.eval(), evaluation_mode=True)
+
+        def compute_loss(self, model: Any, inputs: Any, return_outputs: bool = False, **_: Any) -> Any:
+            """The divergence from what the teacher says."""
+            out = model(**inputs)
+            with torch.no_grad():
+                taught = self.teacher(input_ids=inputs["input_ids"], attention_mask=inputs["attention_mask"])
+            own, others = out.logits.log_softmax(-1), taught.logits.log_softmax(-1)
+            loss = torch.nn.functional.kl_div(own, others, reduction="batchmean", log_target=True)
+            return (loss, out) if return_outputs else loss
+
+    return Distils
+
+
+def made(folder: Path, adapted: bool, more: dict[str, Any], rows: int = 40, teacher: Any = None) -> Any:
     """The trainer of a small model of three layers, with rows of 33 tokens."""
     from transformers import AutoConfig, AutoModelForCausalLM, TrainingArguments
 
@@ -56,7 +79,8 @@ def made(folder: Path, adapted: bool, more: dict[str, Any], rows: int = 40) -> A
         save_strategy="no", logging_strategy="no", disable_tqdm=True, **more,
     )  # fmt: skip
     row = {name: [value] * 33 for name, value in (("input_ids", 5), ("attention_mask", 1), ("labels", 5))}
-    return trainer_class()(model=model, args=arguments, train_dataset=[row] * rows)
+    kind = trainer_class() if teacher is None else distiller(teacher)
+    return kind(model=model, args=arguments, train_dataset=[row] * rows)
 
 
 def measured(trainer: Any) -> int:
@@ -95,6 +119,23 @@ def test_a_trainer_of_the_users_own(adapted: bool, more: dict[str, Any], micro_b
     answer = estimator.step(made(tmp_path, adapted, more))
     assert answer.bytes["peak_above_resident"] == measured(made(tmp_path, adapted, more)) - COUNT * (micro_batches > 1)
     assert answer.model == "Qwen2ForCausalLM"
+
+
+@pytest.mark.parametrize("adapted", [False, True], ids=["full", "LoRA"])
+@pytest.mark.parametrize(
+    "more", [{}, {"gradient_checkpointing": True}, {"bf16": True}], ids=["float32", "checkpoints", "autocast"]
+)
+def test_a_teacher_of_another_size(adapted: bool, more: dict[str, Any], tmp_path: Path) -> None:
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    config = AutoConfig.for_model(
+        "llama", hidden_size=160, num_attention_heads=4, num_key_value_heads=2, intermediate_size=390,
+        num_hidden_layers=5, vocab_size=777,
+    )  # fmt: skip
+    teachers = [AutoModelForCausalLM.from_config(config, dtype=torch.float32) for _ in range(2)]
+    answer = estimator.step(made(tmp_path, adapted, more, teacher=teachers[0]))
+    assert answer.bytes["peak_above_resident"] == measured(made(tmp_path, adapted, more, teacher=teachers[1]))
+    assert answer.bytes["reference"] == sum(p.nbytes for p in teachers[0].parameters())
 
 
 def test_the_trainer_is_not_run(tmp_path: Path) -> None:

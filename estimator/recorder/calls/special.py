@@ -306,6 +306,27 @@ def _ctc_loss(
     return recorder.note("ctc_loss", (x, targets, longest), named, out)
 
 
+@special("kl_div")
+def _kl_div(
+    recorder: Recorder,
+    function: Any,
+    x: torch.Tensor,
+    target: torch.Tensor,
+    reduction: int = 1,
+    log_target: bool = False,
+) -> Any:
+    """``torch.kl_div`` as what it is put together from (``Loss.cpp: kl_div``)."""
+
+    def call(name: str, *args: torch.Tensor) -> Any:
+        return recorder.plain_call(getattr(torch, name), name, args, {})
+
+    if log_target:
+        out = call("mul", call("exp", target), call("sub", target, x))
+    else:
+        out = call("sub", call("xlogy", target, target), call("mul", target, x))
+    return call(("mean", "sum")[reduction - 1], out) if reduction else out
+
+
 _MATRICES = ("mat1", "batch1", "mat2", "batch2")
 
 
