@@ -440,6 +440,8 @@ def _working_axes(plan: Plan, made: Made = dict) -> list[Axis]:
             _change("gradient checkpointing of each layer", checkpointing="layer"),
             _change("one checkpoint for two layers", weight=2, checkpointing="every-2"),
         )
+    if plan.trainer in ("trl-dpo", "trl-kto") and not plan.precompute_ref_log_probs:
+        axes.append((_AS_IS, _change("the reference asked before the training", precompute_ref_log_probs=True)))
     if plan.use_cache:
         axes.append((_AS_IS, _change("no KV cache in training", use_cache=False)))
     if plan.attention == "eager":

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from copy import copy
 from dataclasses import InitVar, dataclass, replace
-from typing import ClassVar, Protocol
+from typing import Any, ClassVar, Protocol
 
 from ..errors import InputError
 from ..ledger import backward, whole
 from ..programs import Procedure, Sizes, Step
 from ..programs.event_loop import EventLoop, Frame
 from ..programs.modules import Frozen, Method
-from ..programs.program import Backward, Call, Weight
+from ..programs.program import Backward, Call, Event, Weight, made, used
 from ..programs.trainer_calls import FUNCTIONS, GENERATE, MODEL
 from ..programs.trainer_programs import TrainerProgram
 from .generate import Generate, call_of
@@ -67,7 +67,10 @@ class TrainerStep(Procedure):
 
     def phases(self, loop: Loop) -> Iterator[str]:
         ledger, model = loop.ledger, loop.model
-        loop.note_gradients()
+        if loop.optimizer.in_backward:
+            ledger.gradient_hooks = loop.optimizer
+        else:
+            loop.note_gradients()
         batch, seq = whole(model.inputs.batch) // self.rows, whole(model.inputs.seq)
         if seq == 1:
             raise InputError("seq: 1 leaves no completion behind a prompt; give a longer seq", "seq")
@@ -92,12 +95,16 @@ class TrainerStep(Procedure):
         events = program.before
         ends = [i for i, event in enumerate(events) if isinstance(event, Backward)]
         calls, frame = _Calls(loop, self.window), Frame()
+        own: dict[int, Any] = {}
         for again in range(loop.step.micro_batches):
+            loop.sent.append(model.scope.communicated)
             yield "forward"
             ledger.scope, ledger.phase = "inputs", "forward"
             start = 0
             if again and len(ends) > 1:
-                start = ends[again - 1] + 1
+                start = ends[0] + 1
+                own = own or _given(events[start : ends[1]], frame)
+                frame.update(own)
             else:
                 calls, frame = _Calls(loop, self.window), Frame()
                 for one in program.buffers:
@@ -119,6 +126,12 @@ class TrainerStep(Procedure):
         yield "update"
         loop.update()
         yield from loop.end({})
+
+
+def _given(events: Sequence[Event], frame: Frame) -> dict[int, Any]:
+    """What events of a later batch find: its slices of what was generated."""
+    new = {slot for event in events for slot in made(event)}
+    return {slot: frame[slot] for event in events for slot in used(event) if slot in frame and slot not in new}
 
 
 class _Calls(EventLoop):

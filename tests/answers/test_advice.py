@@ -272,3 +272,11 @@ def test_advice_says_how_much_rests_on_the_host() -> None:
     (step,) = (step for step in found.steps if step.fidelity == FIDELITY[-2])
     assert step.text.endswith(f"; {human(rests['host_all'])} of host RAM")
     assert rests["parameters"] == 0
+
+
+def test_a_reference_may_be_asked_before_the_training() -> None:
+    """DPO's copy of the model, in full fine-tuning, is gone then: the parameters' bytes once less."""
+    keys = {"model": "smollm-135m", "trainer": "trl-dpo", "batch": 1, "seq": 128, "runtime": "torch-cpu"}
+    before = estimate(parse_plan(keys)).bytes["process"]
+    (advice,) = advise({**keys, "budget": f"{before - 400 * MIB}B"}, margin=Margin(nbytes=0))
+    assert any("precompute_ref_log_probs" in change.text for change in advice.best.changes)

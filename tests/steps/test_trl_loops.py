@@ -74,6 +74,16 @@ def test_the_processes_of_a_job_share_prompts() -> None:
         estimate(parse_plan(keys))
 
 
+def test_batches_between_the_first_and_the_last_are_alike() -> None:
+    """Several processes send at the last batch of an update alone, so a third stands for those between."""
+    keys = {"model": "smollm-135m", "batch": 4, "seq": 64, "sharding": {"name": "ddp", "world_size": 2}}
+    for trainer in ("trl-grpo", "trl-orpo"):
+        own = {**keys, "trainer": trainer}
+        three, many = (estimate(parse_plan({**own, "gradient_accumulation_steps": n})) for n in (4, 8))
+        assert three.bytes["gradients"] == many.bytes["gradients"]
+        assert three.communicated == many.communicated
+
+
 @pytest.mark.parametrize(
     ("keys", "says"),
     [
