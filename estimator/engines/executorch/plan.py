@@ -413,11 +413,9 @@ class _Delegated(_Model):
         query, key, value = self.delegate((rows * heads, rows * kv, rows * kv), normed)
         self.scalar()
         if shape.use_qk_norm:
-            squares = self.delegate((rows * heads, rows * kv), query, key)
+            of_query, of_key = self.delegate((rows * heads, rows * kv), query, key)
             self.op(1, value)
-            means = [
-                self.op(rows, count, one) for one, count in zip(squares, (shape.n_heads, shape.n_kv_heads), strict=True)
-            ]
+            means = self.op(rows, shape.n_heads, of_query), self.op(rows, shape.n_kv_heads, of_key)
             query, key = self.delegate((rows * heads, rows * kv), *means, query, key)
         else:
             self.op(1, value)
