@@ -450,14 +450,14 @@ class RecordedCausalLM(Module):
         hooks = inputs.module_hooks
         inner = hooks if inputs.step.hooks_in_checkpoint else None
         hooks = None if inner is not None else hooks
-        if hooks is not None and enter.path in hooks.paths:
-            recorded.before_module(hooks, enter, frame)
+        hooked = hooks if hooks is not None and enter.path in hooks.paths else None
+        given = {} if hooked is None else recorded.before_module(hooked, enter, frame)
         parts = [program.events_of(layer) for layer in layers[:-1]] + [last[:end]]
         recorded.run_in_checkpoint(parts, enter, last[end:], frame, inner)
         for part in parts[:-1]:
             recorded._drop_outer(part, 0, len(part), frame)
         if hooks is not None and exit_.path in hooks.paths:
-            recorded.after_module(hooks, exit_, frame)
+            recorded.after_module(hooks, exit_, frame, given)
         recorded.run(last, end + 1, len(last), frame)
 
     def layer_of(self, parameter: str) -> str | None:

@@ -114,6 +114,8 @@ class EventLoop:
         self.hooks: ModuleHooks
         """What is called around the modules of ``hooked`` (``step.ModuleHooks``)."""
         self.hooked: frozenset[str] = frozenset()
+        self._given: dict[str, dict[int, Tensor]] = {}
+        """What these were given in place of copies, by slots."""
         self.interfaces: Interfaces | None = None
         """What the setting chooses of what the program calls."""
         self.dtypes: dict[int, str] = {}
@@ -139,7 +141,7 @@ class EventLoop:
             elif kind is Enter:
                 module = self.replaced.get(event.path)
                 if event.path in self.hooked:
-                    self.before_module(self.hooks, event, frame)
+                    self._given[event.path] = self.before_module(self.hooks, event, frame)
                 outer.append(ledger.within)
                 self.watch(event.path, True)
                 outer.append(ledger.within)
@@ -155,7 +157,7 @@ class EventLoop:
                     i = end
             elif kind is Exit:
                 if event.path in self.hooked:
-                    self.after_module(self.hooks, event, frame)
+                    self.after_module(self.hooks, event, frame, self._given.pop(event.path, {}))
                 self.watch(event.path, False)
                 ledger.within = outer.pop() if outer else ""
             elif kind is Repeat:
@@ -172,15 +174,18 @@ class EventLoop:
                     ledger.clear_autocast_cache()
 
     @staticmethod
-    def before_module(hooks: ModuleHooks, enter: Enter, frame: Frame) -> None:
-        """Call what is called before a module, which may replace its inputs."""
-        given = [x.slot for x in (*enter.args, *enter.keywords) if isinstance(x, Ref) and x.slot in frame]
-        frame.update(zip(given, hooks.before_module(enter.path, [frame[slot] for slot in given]), strict=True))
+    def before_module(hooks: ModuleHooks, enter: Enter, frame: Frame) -> dict[int, Tensor]:
+        """Call what is called before a module. Returns, by their slots, the inputs that it has replaced by copies."""
+        named = (*enter.args, *enter.keywords)
+        given = {x.slot: frame[x.slot] for x in named if isinstance(x, Ref) and x.slot in frame}
+        frame.update(zip(given, hooks.before_module(enter.path, [*given.values()]), strict=True))
+        return {slot: x for slot, x in given.items() if frame[slot].storage is not x.storage}
 
     @staticmethod
-    def after_module(hooks: ModuleHooks, exit_: Exit, frame: Frame) -> None:
-        """Call what is called with a module's outputs."""
+    def after_module(hooks: ModuleHooks, exit_: Exit, frame: Frame, given: Mapping[int, Tensor]) -> None:
+        """Call what is called with a module's outputs. What is used again of the inputs is as it was ``given``."""
         hooks.after_module(exit_.path, [frame[x.slot] for x in exit_.out if isinstance(x, Ref) and x.slot in frame])
+        frame.update({slot: x for slot, x in given.items() if slot in frame})
 
     def _repeat(self, loop: Repeat, frame: Frame) -> None:
         """Run a pass of a loop and count it for all, unless the ledger is unrolled and no log outlines loops."""
@@ -243,12 +248,11 @@ class EventLoop:
         for slot, tensor in zip(slots, args, strict=True):
             frame[slot] = tensor
         running, self.program = self.program, program  # a second run may come while a part of a sequence runs again
-        if around is not None:
-            self.before_module(around[0], around[1], frame)
+        given = {} if around is None else self.before_module(around[0], around[1], frame)
         for events in parts:
             self.run(events, 0, len(events), frame)
         if around is not None:
-            self.after_module(around[0], around[2], frame)
+            self.after_module(around[0], around[2], frame, given)
         self.program = running
         return tuple(frame[slot] for slot in out)
 

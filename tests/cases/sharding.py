@@ -84,6 +84,7 @@ MEASURED += [
         ("mixed-many", 5, {"vocab_size": 3000}, MANY, MIXED),
         ("mixed-uneven", 7, {"tie_word_embeddings": True}, {**TINY, **LAYER}, MIXED),
         ("mixed-lora", 3, {}, {**MANY, "method": "lora"}, MIXED),
+        ("cast-rotary", 3, {"model_type": "olmo2"}, MANY, {"param_dtype": "bfloat16"}),
         ("mixed-windows", 2, {"model_type": "gemma3_text"}, {**TINY, "seq": 8}, MIXED),
         ("reduced-narrow", 3, {}, TINY, {"reduce_dtype": "bfloat16"}),
         ("wide-reduction", 3, {}, BF16, {"reduce_dtype": "float32"}),
