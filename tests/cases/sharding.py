@@ -303,6 +303,13 @@ REFUSED += [
         ("ddp", 2, {"generate": CALL}, "generate, which DistributedDataParallel has not; leave sharding out"),
     )
 ]
+REFUSED.append(
+    (
+        {"model_type": "qwen2"},
+        sharded({"dtype": "nf4", "method": "lora"}, 2, **ACCELERATE),
+        "q_proj.bias, which bitsandbytes casts to float32; give compute_dtype, rest_dtype and sharding.param_dtype one",
+    )
+)
 REFUSED += [
     (
         {},

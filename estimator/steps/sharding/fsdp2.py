@@ -116,6 +116,7 @@ class _Unit(NamedTuple):
 def _units(sharding: Fsdp2, parts: Parts) -> list[_Unit]:
     """All calls of ``fully_shard``, that of the whole model last."""
     given, outside = sharding.reshard_after_forward, list(parts.outside)
+    _refuse_cast_biases(sharding, parts)
     units = [_Unit([path], own, given) for path, own in parts.layers.items()]
     if sharding.groups == "layers":
         if any(p.dtype not in FLOATING for own in parts.layers.values() for p in own):
@@ -184,6 +185,18 @@ def _is_tied(parts: Parts) -> bool:
     """Whether the head has the embedding's weight."""
     head = parts.roles.get("output embedding")
     return head is not None and not any(p.name == f"{head}.weight" for p in parts.outside)
+
+
+def _refuse_cast_biases(sharding: Fsdp2, parts: Parts) -> None:
+    """Raise ``InputError`` for biases that bitsandbytes casts: the copy stays in place of what is gathered."""
+    stored = next((p.dtype for p in parts.outside if not p.added), None)
+    for own in parts.modules.values():
+        for p in own if any(q.dtype not in FLOATING for q in own) else ():
+            if p.dtype in FLOATING and not p.added and {p.dtype} != {stored, sharding.param_dtype or stored}:
+                raise InputError(
+                    f"sharding: {sharding.name} has no rule with {p.name}, which bitsandbytes casts to {p.dtype}; give "
+                    "compute_dtype, rest_dtype and sharding.param_dtype one dtype"
+                )
 
 
 class _Shard(NamedTuple):
