@@ -23,6 +23,7 @@ QLORA = {
     "quant_storage": "bfloat16",
     "method": "lora",
 }
+ALL = {"name": "lora", "target_modules": "all-linear"}
 SOME = {"name": "lora", "layers_to_transform": [3]}
 
 
@@ -86,8 +87,15 @@ MEASURED: list[Case] = [
         ("peft", 3, {}, LORA, PEFT),
         ("peft-one", 1, {}, LORA, PEFT),
         ("peft-two-dtypes", 2, {}, {**BF16, "method": "lora"}, PEFT),
-        ("peft-layer", 2, {}, {**TINY, **LAYER, "method": {"name": "lora", "target_modules": "all-linear"}}, PEFT),
+        ("peft-layer", 2, {}, {**TINY, **LAYER, "method": ALL}, PEFT),
         ("peft-mixed", 3, {}, {**MANY, "method": "lora", "autocast": "bfloat16"}, {**PEFT, **MIXED}),
+        (
+            "peft-mixed-layer",
+            127,
+            {"hidden_size": 32, "num_attention_heads": 2, "num_key_value_heads": 1, "intermediate_size": 90},
+            {**TINY, "seq": 33, **LAYER, "method": ALL, "autocast": "bfloat16", "keep_logits": False},
+            {**PEFT, "param_dtype": "bfloat16"},
+        ),
         ("peft-accumulated", 2, {"model_type": "gpt2"}, {**ACCUMULATED, "method": "lora"}, {**PEFT, **KEPT}),
     )
 ]

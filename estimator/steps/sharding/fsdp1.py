@@ -212,7 +212,8 @@ class _Unit:
         self.post_forward_index = self.post_forward_index or len(order)  # a checkpoint that runs again keeps it
         order.append(self)
         self.reshard(frees)
-        self._use(self.orig_dtype)
+        if self.reshard_after_forward or not (self.is_sharded and self.ledger.grad_enabled):
+            self._use(self.orig_dtype)
         if not self.ledger.grad_enabled:
             return
         self.ran_pre_backward_hook = self.needs_pre_backward_unshard = False
@@ -233,6 +234,7 @@ class _Unit:
             before = self.scope.post_forward_order[self.post_forward_index - 1]
             if before.needs_pre_backward_unshard and not before.prefetched:
                 before._unshard_again()
+                before._use(before.flat.dtype)  # before its own hook: PEFT's cast in a checkpoint asks for it
                 before.prefetched = True
         self.zeros = None
 
