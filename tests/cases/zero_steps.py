@@ -114,6 +114,7 @@ CASES: list[Case] = [
         ("zero3", "accumulated", 3, FEW, {**MANY, "gradient_accumulation_steps": 3}, gathered()),
         ("zero3", "offload", 3, FEW, {**MANY, **BF16}, {**gathered(), **HOST}),
         ("zero3", "offload-all", 3, FEW, ACCUMULATED, {**gathered(), **HOST, "offload_param": "cpu"}),
+        ("zero3", "offload-parameters", 3, FEW, {**MANY, **BF16}, {**gathered(), "offload_param": "cpu"}),
         ("zero3", "offload-lora", 3, FEW, {**MANY, **LORA}, {**gathered(), **HOST, "offload_param": "cpu"}),
         ("zero3", "tied", 3, {**FEW, "tie_word_embeddings": True}, TINY, gathered()),
         ("zero3", "conv1d", 5, {**FEW, "model_type": "gpt2"}, EIGHT, gathered()),

@@ -60,7 +60,7 @@ class Engine:
         import deepspeed
 
         sharding = resolved.step.sharding
-        self.offloads = sharding is not None and sharding.offloads
+        self.offloads = sharding is not None and sharding.has_cpu_adam
         if self.offloads:  # in place of DeepSpeedCPUAdam, which is compiled, and updates in place as well
             optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], fused=True)
         with redirect_stdout(sys.stderr):  # where it says what it has built
