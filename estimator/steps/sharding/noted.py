@@ -6,15 +6,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from ...ledger import FLOATING, Called, Ledger, Storage, Tensor
+from ...ledger import FLOATING, Called, Ledger, Tensor
 from .scope import Parts, Scope
 
 
 class Noted(Scope):
     """Notes the passes and the gradients of trained parameters, which it hands over."""
-
-    keeps_gradients = False
-    """A parameter has its gradient until the last of the backward passes whose gradients are accumulated."""
 
     def __init__(self, ledger: Ledger, parts: Parts) -> None:
         self.ledger = ledger
@@ -26,10 +23,9 @@ class Noted(Scope):
                 p.recast(model_dtype)
         ledger.segment = -1
         self.trained = {id(p) for p in ledger.parameters if p.requires_grad}
-        self.last = True
         assert ledger.events is not None
         self.events = ledger.events
-        self._resident, self._start = len(self.events.sizes), 0
+        self._start = 0
         self.saved: list[int] = []
         """The allocations that the last forward pass has saved."""
         ledger.gradient_hooks, ledger.after_backward = self, self._after_backward
@@ -48,8 +44,7 @@ class Noted(Scope):
         self.note("before_forward")
 
     def before_backward(self, last: bool) -> None:
-        self.last = last
-        self.saved = [n for n in self.events.saved if n >= self._start or n < self._resident]
+        self.saved = [n for n in self.events.saved if n >= self._start]
         self.note("before_backward", "last" if last else "")
 
     def _after_backward(self) -> None:
@@ -60,16 +55,9 @@ class Noted(Scope):
         """Nothing happens."""
 
     def after_gradient(self, leaf: Tensor) -> None:
-        """Hand the gradient over. Where it is kept, the next one finds one of no bytes, to which it is added."""
+        """Hand the gradient over."""
         if id(leaf) not in self.trained:  # an input that requires a gradient
             return
         assert leaf.grad is not None
         self.note("after_gradient", leaf.name, leaf.grad.storage.event)
-        kept = self.keeps_gradients and not self.last
-        leaf.grad = Tensor(Storage(self.ledger, 0, resident=True), leaf.shape, leaf.dtype) if kept else None
-
-
-class NotedKept(Noted):
-    """Where gradients stay with their parameters until the last backward pass."""
-
-    keeps_gradients = True
+        leaf.grad = None

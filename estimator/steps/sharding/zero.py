@@ -27,7 +27,7 @@ from ...ledger import ITEMSIZE, Ledger, Storage, Tensor, ceiling, whole
 from ...ledger.sizes import only_bounded
 from ...programs import Sharding
 from ..offloading import pin
-from .noted import Noted, NotedKept
+from .noted import Noted
 from .scope import Parts, Scope
 
 NORM_BYTES = ITEMSIZE["float64"]
@@ -64,7 +64,7 @@ class Zero(Sharding):
             )
 
     def notes(self, ledger: Ledger, parts: Parts) -> Scope:
-        return (NotedKept if self.name == "zero1" else Noted)(ledger, parts)
+        return Noted(ledger, parts)
 
     def scope(self, ledger: Ledger, parts: Parts) -> Scope:
         return (_Offloaded if self.offloads else _StageOneAndTwo)(ledger, self, parts)
