@@ -60,13 +60,15 @@ class Run:
     notes: str
     outlier: str
     """Why the prediction is far off, where that is known."""
+    incomplete: str
+    """What its publication does not state, if that decides its figure, so that the prediction is a bound."""
     outcome: str
     """``completed`` or ``oom``, where that is all that was published."""
     fits: bool | None
 
     @property
     def shared(self) -> bool:
-        """Whether several processes shared the model: a *complete* run on several GPUs (``several-gpus.yaml``)."""
+        """Whether several processes shared the model."""
         return "sharding" in self.plan
 
     def error(self, metric: str) -> float | None:
@@ -145,7 +147,25 @@ def _run(source: str, table: dict[str, Any], row: dict[str, Any], answer: Answer
         fits = None if found.get("budget_bytes") is None else int(found["process"]) <= int(found["budget_bytes"])
     except InputError as error:
         refused = str(error)
-    texts = (str(row.get(key, "")) for key in ("mislabelled", "notes"))
-    outlier = next((one["why"] for one in table.get("outliers", ()) if row["id"] in one["rows"]), "")
+    mislabelled, notes = (str(row.get(key, "")) for key in ("mislabelled", "notes"))
+    outlier, incomplete = (_why(table.get(key, []), row["id"]) for key in ("outliers", "incomplete"))
     held_out, outcome = bool(row.get("held_out")), row.get("outcome", "")
-    return Run(source, row["id"], keys, measured, predicted, refused, held_out, *texts, outlier, outcome, fits)
+    return Run(
+        source,
+        row["id"],
+        keys,
+        measured,
+        predicted,
+        refused,
+        held_out,
+        mislabelled,
+        notes,
+        outlier,
+        incomplete,
+        outcome,
+        fits,
+    )
+
+
+def _why(lists: list[dict[str, Any]], name: str) -> str:
+    return next((str(one["why"]) for one in lists if name in one["rows"]), "")

@@ -51,19 +51,32 @@ SHARED = {
     "fms-acceleration-granite-fsdp": 8,
     "litgpt-resource-tables": 12,
 }
-"""How many complete runs on several GPUs each source has. They were listed before any of them was predicted."""
+"""How many runs on several GPUs each source has. They were listed before any of them was predicted."""
 
 
 def test_runs_on_several_gpus() -> None:
     """Witness: published measurements, of the runs that have rules; the others are refused and listed as such."""
     found = {source: [run for run in runs(source) if run.shared] for source in sources()}
     assert {source: len(shared) for source, shared in found.items() if shared} == SHARED
-    complete = [run for shared in found.values() for run in shared]
-    assert all(run.predicted or run.refused for run in complete)
-    off = sorted(abs(error) for run in complete if (error := run.error("allocated_peak")) is not None)
+    every = [run for shared in found.values() for run in shared]
+    assert all(run.predicted or run.refused for run in every)
+    off = sorted(
+        abs(error) for run in every if not run.incomplete if (error := run.error("allocated_peak")) is not None
+    )
     if off:
         assert statistics.median(off) <= 0.01
-        assert sum(error <= 0.03 for error in off) >= 0.8 * len(off)
+        assert sum(error <= 0.03 for error in off) >= 0.9 * len(off)
+
+
+INCOMPLETE = [run for run in runs("litgpt-resource-tables") if run.incomplete and run.measured]
+
+
+@pytest.mark.share(3)
+@pytest.mark.parametrize("run", INCOMPLETE, ids=lambda run: run.name)
+def test_bounds_of_runs_on_several_gpus(run: Run) -> None:
+    """Witness: published measurements whose length is not. They lie between those of 16 tokens and of the longest."""
+    assert estimate({**run.plan, "seq": 16}).bytes["allocated_peak"] < run.measured["allocated_peak"]
+    assert run.measured["allocated_peak"] < run.predicted["allocated_peak"]
 
 
 @pytest.mark.parametrize("source", SHARED)
