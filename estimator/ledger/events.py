@@ -126,32 +126,6 @@ class Events:
         log.sizes = [found[place] for place in self._distinct[1]]
         return log
 
-    def without_empty(self) -> Events:
-        """The log, of numbers, without what has no bytes, for which no allocator is called.
-
-        On a stream of its own it stays: FSDP1 waits for an event also where a rank has gathered already.
-        """
-        if all(self.sizes):
-            return self
-        log = copy(self)
-        kept = [number for number, size in enumerate(self.sizes) if size or number in self.streams]
-        new = {number: place for place, number in enumerate(kept)}
-        log.sizes = [self.sizes[number] for number in kept]
-        log.origins = [self.origins[number] for number in kept] if self.with_origins else []
-        log.order, places = [], []
-        for entry in self.order:
-            places.append(len(log.order))
-            if (place := new.get(max(entry, ~entry))) is not None:
-                log.order.append(place if entry >= 0 else ~place)
-        places.append(len(log.order))
-        log.marks = {name: places[at] for name, at in self.marks.items()}
-        log.products = {name: places[at] for name, at in self.products.items()}
-        log.saved, log.recorded = ({new[n] for n in numbers if n in new} for numbers in (self.saved, self.recorded))
-        log.copies = {new[n]: count for n, count in self.copies.items() if n in new}
-        log.gradients = {new[n]: names for n, names in self.gradients.items() if n in new}
-        log.streams = {new[n]: name for n, name in self.streams.items() if n in new}
-        return log
-
     def freed(self, number: int, ledger: Running) -> None:
         """Note that an allocation was released."""
         self.order.append(~number)

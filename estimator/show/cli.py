@@ -105,6 +105,7 @@ def _run(arguments: list[str]) -> int:
     if not gc.isenabled():  # see ``startup``
         gc.freeze()
         gc.enable()
+        gc.set_threshold(10_000)  # tensors die by their reference counts, so there is little to find
     status: int = module.execute(args)
     return status
 

@@ -19,12 +19,14 @@ from estimator.answers.result import Result
 from estimator.engines.devices import context_bytes, find
 from estimator.engines.replay import KINDS, Timeline
 from estimator.engines.snapshot import Snapshot
-from estimator.engines.torch_cuda.caching_allocator import CachingAllocator, OutOfMemory
+from estimator.engines.torch_cuda.caching_allocator import Block, CachingAllocator, OutOfMemory
 from estimator.engines.torch_cuda.process import Process, RateLimiter, replay
 from estimator.export.code_python import evaluate
 from estimator.export.components import FLOORS
 from estimator.export.formula import formula
+from estimator.ledger import Events, Ledger
 from estimator.operators.cuda.cublas import workspaces
+from estimator.operators.device import CPU
 from estimator.plans.plan import parse_plan
 from estimator.plans.resolve import resolve
 from estimator.show.cli import main
@@ -213,6 +215,20 @@ def test_what_fsdp1_waits_for() -> None:
     limiter.unshard(allocator)
     assert limiter.waited == 1
     assert [until for until, _ in allocator._waiting] == [2]
+
+
+def test_what_has_no_bytes_is_not_allocated_and_is_waited_for() -> None:
+    """PyTorch's allocator is not called for an empty tensor. FSDP1 waits where it gathers, also for nothing."""
+    events, process, blocks = Events(), Process(resolve(planned())), dict[int, Block]()
+    ledger = Ledger(CPU, events=events)
+    for stream, nbytes in (("", 3), ("", 0), ("unshard", 0)):
+        with ledger.on_stream(stream):
+            events.allocated(nbytes, ledger)
+    process._limiter.recorded = RateLimiter.IN_FLIGHT
+    process._play(events, events.order, blocks)
+    assert ([*blocks], process.allocator.allocated, process._limiter.waited) == ([0], 512, 1)
+    process._play(events, [~number for number in events.order], blocks)
+    assert (blocks, process.allocator.allocated) == ({}, 0)
 
 
 def test_timeline_adds_up() -> None:

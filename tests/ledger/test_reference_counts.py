@@ -100,14 +100,3 @@ def test_an_operator_within_another_runs_under_the_outer_ones_name() -> None:
     record("Outer", outer, (x,), (), lambda call: (None,))
     record("Inner", inner, (x,), (), lambda call: (None,))
     assert (names, ledger.running) == (["Outer", "Inner"], "")
-
-
-def test_what_has_no_bytes_is_in_a_log_of_numbers_where_it_is_waited_for() -> None:
-    """An allocator is called for a tensor with bytes alone. FSDP1 waits for an event also where there is none."""
-    events = Events()
-    ledger = Ledger(ops.CPU, events=events)
-    for stream, nbytes in (("", 3), ("", 0), ("unshard", 0)):
-        with ledger.on_stream(stream):
-            events.allocated(nbytes, ledger)
-    log = events.without_empty()
-    assert (log.sizes, log.order, log.streams) == ([3, 0], [0, 1], {1: "unshard"})

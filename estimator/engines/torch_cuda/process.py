@@ -71,8 +71,7 @@ class Log:
         size = cache(lambda n: evaluated(n, values))
         added = [Loaded(p.name, size(p.nbytes), size(p.loaded), size(p.unpacked), p.constants) for p in self.added]
         buffers, states = tuple(map(size, self.buffers)), tuple(map(size, self.states))
-        events = self.passes.at(values).without_empty()
-        return replace(self, events=events, added=tuple(added), buffers=buffers, states=states)
+        return replace(self, events=self.passes.at(values), added=tuple(added), buffers=buffers, states=states)
 
 
 def log_step(job: Job, batch: Size, seq: Size, with_origins: bool = False) -> Log:
