@@ -16,6 +16,7 @@ from ..programs.trainer_calls import MODEL
 from ..programs.trainer_programs import TrainerProgram
 from ..steps.trainers import DROPOUTS
 from .calls import dtype_name
+from .hugging_face import first_line, quiet, told
 from .trainer_step import models_of, record_trainer_step
 
 
@@ -45,7 +46,8 @@ def recorded(trainer: Any, folder: Path) -> OwnTrainer:
     base = model.get_base_model() if adapters else model
     if len(adapters) > 1:
         raise InputError(f"the trainer's model has {len(adapters)} adapters, and there is a rule for one")
-    program = record_trainer_step(trainer)
+    with told(lambda error: f"the loop of {type(trainer).__name__} does not run so ({first_line(error)})"), quiet():
+        program = record_trainer_step(trainer)
     (folder / "training_args.json").write_text(trainer.args.to_json_string(), encoding="utf-8")
     drops = any(module.p for module in model.modules() if isinstance(module, torch.nn.Dropout))
     config = {**base.config.to_dict(), "architectures": [type(base).__name__]}

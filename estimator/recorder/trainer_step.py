@@ -126,7 +126,11 @@ class _Models:
         base = outer.get_base_model() if hasattr(outer, "peft_config") else outer
         head = base.get_output_embeddings()
         prefix = base.base_model_prefix
-        backbone = getattr(base, prefix)
+        backbone = getattr(base, prefix, None)
+        if backbone is None or base.config.is_encoder_decoder or base.main_input_name != "input_ids":
+            raise InputError(
+                f"the trainer's {type(base).__name__} is no decoder or encoder of text; there is no rule for it"
+            )
         size = base.config.get_text_config().hidden_size
         forward = base.forward
         head_of_model = "sequence-classification" if head is None else "causal-lm"
@@ -162,7 +166,12 @@ class _Models:
             own |= {"use_cache": True} if caches and not own["checkpointing"] else {}
             made, cache = self.recorder.call_model(name, own, inputs({"input_ids": input_ids, **given}), out)
             loss = None
-            if labels is not None and head is not None:
+            if labels is not None and head is None:
+                raise InputError(
+                    f"the trainer asks {type(base).__name__} for its loss, which has a rule with a causal language "
+                    "model alone; make the loss of the logits, or ask estimator.estimate with a head"
+                )
+            if labels is not None:
                 loss = base.loss_function(logits=made, labels=labels, vocab_size=width, **counted)
             return CausalLMOutputWithPast(loss=loss, logits=made, past_key_values=cache)
 

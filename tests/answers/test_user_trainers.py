@@ -172,3 +172,31 @@ def test_a_trainer_on_a_gpu(tmp_path: Path) -> None:
     answer = estimator.step(made(tmp_path, True, {}), device="rtx-4090")
     assert answer.bytes["process"] > answer.bytes["peak"]
     assert answer.fits
+
+
+@pytest.mark.parametrize(
+    ("kind", "config", "row", "says"),
+    [
+        (
+            "AutoModelForSequenceClassification",
+            {"model_type": "bert", "hidden_size": 32, "num_attention_heads": 2, "num_hidden_layers": 1},
+            {"input_ids": [5] * 9, "labels": 1},
+            "asks BertForSequenceClassification for its loss",
+        ),
+        (
+            "AutoModelForImageClassification",
+            {"model_type": "vit", "hidden_size": 32, "num_attention_heads": 2, "num_hidden_layers": 1},
+            {"pixel_values": [0.0], "labels": 1},
+            "ViTForImageClassification is no decoder or encoder of text",
+        ),
+    ],
+)
+def test_models_that_a_trainer_may_not_have(
+    kind: str, config: dict[str, Any], row: dict[str, Any], says: str, tmp_path: Path
+) -> None:
+    import transformers
+
+    model = getattr(transformers, kind).from_config(transformers.AutoConfig.for_model(**config))
+    arguments = transformers.TrainingArguments(output_dir=str(tmp_path), use_cpu=True, report_to=[])
+    with pytest.raises(InputError, match=says):
+        estimator.step(transformers.Trainer(model=model, args=arguments, train_dataset=[row] * 40))
