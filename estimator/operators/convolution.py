@@ -5,14 +5,16 @@ Source: ``aten/src/ATen/native/Convolution.cpp``. Which library runs a convoluti
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from ..errors import InputError
 from ..ledger import ITEMSIZE, Beside, Call, Shape, Size, Tensor, product, record, whole
 from ..ledger.sizes import compared
 from .casts import autocast
-from .layout import Grads
+from .layout import Grads, normalised
 from .products import holds_operands
+from .reductions import mean
 from .table import SHAPE, Kept, Result, operator, recorded, saves
 from .views import contiguous, squeeze, unsqueeze
 
@@ -59,14 +61,36 @@ def convolution(x: Tensor, weight: Tensor, bias: Tensor | None, size: Shape, gro
     shape = (x.shape[0], weight.shape[0], *size)
 
     def run() -> Tensor:
-        copy = contiguous(x.alias())
-        x.ledger.multiply(*shape, *weight.shape[1:])
         onednn = _runs_onednn(x, groups, weight.shape[3:] and weight.shape[-2:])
-        out = x.ledger.empty(shape, x.dtype) if onednn else _thnn_conv2d(copy, weight, shape, groups)
-        del copy
+        last = onednn and _channels_last(x)
+        copy = x.alias() if last else contiguous(x.alias())
+        of_weight = _weight_with_channels_last(weight) if last else None
+        x.ledger.multiply(*shape, *weight.shape[1:])
+        if onednn:
+            out = x.ledger.empty(shape, x.dtype, _last_strides(shape) if last else None)
+        else:
+            out = _thnn_conv2d(copy, weight, shape, groups)
+        del copy, of_weight
         return out
 
     return record("ConvolutionBackward0", run, (x, weight, bias), (x, weight), _convolution_backward, groups)
+
+
+def _last_strides(shape: Shape) -> Shape | None:
+    """The strides of ``torch.channels_last``."""
+    _, channels, height, width = shape
+    return normalised(shape, (channels * height * width, 1, width * channels, channels))
+
+
+def _channels_last(x: Tensor) -> bool:
+    """Whether a CPU's convolution keeps the layout of its input (``mkldnn_conv_use_channels_last``)."""
+    known = x.strides is not None and len(x.shape) == 4 and not x.ledger.device.has_own_memory
+    return known and x.strides == _last_strides(x.shape)
+
+
+def _weight_with_channels_last(weight: Tensor) -> Tensor | None:
+    """A copy of a weight; of one with a single channel the two layouts are the same."""
+    return weight.ledger.empty(weight.shape, weight.dtype) if compared(weight.shape[1], 1) > 0 else None
 
 
 @recorded("conv_transpose2d")
@@ -179,19 +203,38 @@ def _thnn_conv2d(x: Tensor, weight: Tensor, shape: Shape, groups: int) -> Tensor
 def _convolution_backward(call: Call) -> Grads:
     # convolution_backward first makes contiguous copies of the input and the gradient
     grad, (x, weight), groups = call.grad, call.saved, call.args[0]
+    onednn = _runs_onednn(x, groups, weight.shape[3:] and weight.shape[-2:])
+    if onednn and _channels_last(x):
+        return _channels_last_backward(call)
     copies = contiguous(x), contiguous(grad)
     for need in call.needs[:2]:
         if need:
             call.ledger.multiply(*grad.shape, *weight.shape[1:])
     shapes = (x.shape, weight.shape, weight.shape[:1])
     grads = _gradients(call, shapes)
-    if not _runs_onednn(x, groups, weight.shape[3:] and weight.shape[-2:]):
+    if not onednn:
         columns = _columns(x, weight, grad.shape) if call.needs[1] else []
         call.ledger.transient(*_copies(groups, x, grad), *columns)
         if groups > 1:
             grads = _gradients(call, shapes)  # all groups', joined while those of each group are alive
     del copies
     return grads
+
+
+def _channels_last_backward(call: Call) -> Grads:
+    """All is made with channels last (``mkldnn_convolution_backward``), then the weight's gradient copied once."""
+    grad, (x, weight) = call.grad, call.saved
+    copy = None if _channels_last(grad) else call.ledger.empty(grad.shape, grad.dtype)
+    of_weight = _weight_with_channels_last(weight)
+    for need in call.needs[:2]:
+        if need:
+            call.ledger.multiply(*grad.shape, *weight.shape[1:])
+    grad_x = call.ledger.empty(x.shape, grad.dtype, _last_strides(x.shape)) if call.needs[0] else None
+    others = _gradients(call, (weight.shape, weight.shape[:1]), call.needs[1:])
+    if others[0] is not None:
+        call.ledger.transient(others[0].nbytes)
+    del copy, of_weight
+    return (grad_x, *others)
 
 
 @operator("avg_pool2d", args=lambda out, x, *_, **__: (x, out.shape))
@@ -215,6 +258,22 @@ def _avg_pool2d_backward(call: Call) -> Grads:
 def avg_pool1d(x: Tensor, shape: Shape) -> Tensor:
     """``F.avg_pool1d(x)``: the one of two dimensions on a view (``Pooling.cpp``)."""
     return squeeze(avg_pool2d(unsqueeze(x, -2), (*shape[:-1], 1, shape[-1])), shape)
+
+
+@recorded("adaptive_avg_pool2d")
+def _adaptive_avg_pool2d(out: Result, x: Tensor, size: Any) -> Tensor:
+    """``F.adaptive_avg_pool2d(x, 1)``, which is a mean (``AdaptiveAveragePooling.cpp``)."""
+    if out.shape[-2:] != (1, 1):
+        raise InputError("adaptive_avg_pool2d to more than one element has no rule")
+    return mean(x, (-1, -2), True)
+
+
+@recorded("adaptive_avg_pool1d")
+def _adaptive_avg_pool1d(out: Result, x: Tensor, size: Any) -> Tensor:
+    """``F.adaptive_avg_pool1d(x, 1)``: the one of two dimensions on a view."""
+    if out.shape[-1] != 1:
+        raise InputError("adaptive_avg_pool1d to more than one element has no rule")
+    return squeeze(mean(unsqueeze(x, -2), (-1, -2), True), out.shape)
 
 
 def _like_input(call: Call, shape: Shape) -> Grads:
@@ -281,8 +340,6 @@ def _resized(x: Tensor, shape: Shape) -> Tensor:
     return Tensor(x.storage, shape, x.dtype)
 
 
-def _gradients(call: Call, shapes: tuple[Shape, ...]) -> Grads:
-    dtype = call.grad.dtype
-    return tuple(
-        call.ledger.empty(shape, dtype) if need else None for shape, need in zip(shapes, call.needs, strict=True)
-    )
+def _gradients(call: Call, shapes: Sequence[Shape], needs: Sequence[bool] | None = None) -> Grads:
+    dtype, needs = call.grad.dtype, call.needs if needs is None else needs
+    return tuple(call.ledger.empty(shape, dtype) if need else None for shape, need in zip(shapes, needs, strict=True))

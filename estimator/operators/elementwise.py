@@ -560,6 +560,8 @@ rsqrt = _unary(
     "rsqrt", "result", _rsqrt_backward, "the derivative of 1/sqrt(x) is -1/2 times the result's cube", widens=True
 )
 cos = _unary("cos", "input", _cos_backward, "the derivative of cos(x) is -sin(x)")
+hardtanh = _unary("hardtanh", "input", one_kernel_backward, "its derivative is one between its bounds", same=("relu6",))
+hardswish = _unary("hardswish", "input", one_kernel_backward, "its derivative depends on the input")
 erf = _unary("erf", "input", _erf_backward, "the derivative of erf(x) is 2/sqrt(pi) e^(-x^2)")
 sin = _unary("sin", "input", _sin_backward, "the derivative of sin(x) is cos(x)")
 expm1 = _unary("expm1", "result", _expm1_backward, "the derivative of e^x - 1 is the result plus one", widens=True)

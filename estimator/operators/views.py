@@ -172,7 +172,7 @@ def _as_strided_backward(call: Call) -> Grads:
     return (out,)
 
 
-@operator("unsqueeze")
+@operator("unsqueeze", "unsqueeze_")
 def unsqueeze(x: Tensor, dim: int) -> Tensor:
     """``x.unsqueeze(dim)``: a view."""
     dim %= len(x.shape) + 1

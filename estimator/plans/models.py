@@ -128,6 +128,13 @@ class ModelSpec:
                     f"images do not go with {self.name}, whose config has a language model and no vision_config; leave "
                     "images, image_size and freeze out"
                 )
+        whole = self.whole or {}
+        if head in ("seq2seq-lm", "speech-seq2seq") and whole and whole.get("is_encoder_decoder") is not True:
+            raise InputError(
+                f"head: {head} does not go with {whole.get('model_type')}, whose language model takes what its other "
+                "parts give among its tokens and has no encoder beside it; leave head out, and the language model is "
+                "answered alone"
+            )
         key = release, head
         if key == (self.release, self.head):
             return self

@@ -371,7 +371,8 @@ class HuggingFaceModel(Source):
 
     def does_not_run(self, error: Exception, batch: int, seq: int) -> str:
         """What a message says of an error that the model raised."""
-        return f"{self.where}: the model does not run with batch {batch} and seq {seq} ({first_line(error)})"
+        sizes = f"batch {batch}" + f" and seq {seq}" * HEADS[self.head].text
+        return f"{self.where}: the model does not run with {sizes} ({first_line(error)})"
 
     def _of_few_layers(self, model: Any, program: Callable[[], Program]) -> Program | None:
         """The program from a recording of some of the layers; ``None`` where none can be left out."""

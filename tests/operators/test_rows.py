@@ -398,6 +398,10 @@ MORE: dict[str, Callable[..., Any]] = {
     "argsort": lambda x: x.detach().argsort(-1),
     "_softmax_backward_data": lambda x: torch._softmax_backward_data(x.detach(), x.detach(), -1, x.dtype) * x,
     "erf": torch.erf,
+    "adaptive_avg_pool2d": lambda x: functional.adaptive_avg_pool2d(x.view(2, 3, 8, 20), 1),
+    "adaptive_avg_pool1d": lambda x: functional.adaptive_avg_pool1d(x.view(2, 12, 40).mT, 1),
+    "hardtanh": functional.relu6,
+    "hardswish": functional.hardswish,
     "as_strided": lambda x: x.as_strided((2, 12, 40), (480, 40, 1)),
     "as_strided: that overlaps": lambda x: x.as_strided((5, 8, 40), (160, 40, 1)),
     "glu": functional.glu,
@@ -518,6 +522,15 @@ PRODUCTS: dict[str, tuple[Callable[..., Any], tuple[tuple[int, ...], ...]]] = {
     "kron": (torch.kron, ((12, 4), (5, 8))),
     "conv1d": (functional.conv1d, ((2, 8, 40), (8, 8, 3), (8,))),
     "conv2d": (functional.conv2d, ((1, 3, 9, 9), (8, 3, 2, 2), (8,))),
+    "conv2d: channels last": (
+        lambda x, w, b: functional.conv2d(x.permute(0, 3, 1, 2), w, b, 2), ((2, 9, 9, 5), (8, 5, 3, 3), (8,))
+    ),
+    "conv2d: channels last, one each": (
+        lambda x, w: functional.conv2d(x.permute(0, 3, 1, 2), w, padding=1, groups=8), ((2, 9, 9, 8), (8, 1, 3, 3))
+    ),
+    "conv2d: a gradient with channels last": (
+        lambda x, w: functional.conv2d(x, w).permute(0, 2, 3, 1).contiguous() * 2.0, ((2, 5, 9, 9), (8, 5, 3, 3))
+    ),
     "conv_transpose2d": (functional.conv_transpose2d, ((2, 8, 6, 6), (8, 1, 4, 4))),
     "linalg_solve": (lambda a, b: torch.linalg.solve(a + torch.eye(8), b, left=False), ((8, 8), (8, 8))),
     "linalg_solve_triangular": (
@@ -586,6 +599,7 @@ INTEGERS: dict[str, Callable[..., Any]] = {
     },
     **{name: (lambda x, name=name: getattr(x > 0, name)(x > 1)) for name in ("logical_and_", "logical_or_")},
     "logical_not_": lambda x: (x > 0).logical_not_(),
+    "unsqueeze_": lambda x: (x + 1).unsqueeze_(1) * 2,
     "isinf": lambda x: torch.isinf(x),
     "isfinite": lambda x: torch.isfinite(x),
     "isclose": lambda x: torch.isclose(x.float(), x.float() + 1),

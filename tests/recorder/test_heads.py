@@ -191,6 +191,10 @@ def test_the_head_is_what_the_architectures_say(architectures: Any, encoder: boo
             {"model_type": "whisper", "architectures": ["WhisperForConditionalGeneration"], "is_encoder_decoder": True},
             {"head": "seq2seq-lm"}, "has no model of model_type whisper with head: seq2seq-lm",
         ),
+        (
+            {"model_type": "qwen2_audio", "text_config": {**LLAMA, "model_type": "qwen2"}},
+            {"head": "seq2seq-lm"}, "head: seq2seq-lm does not go with qwen2_audio, whose language model takes",
+        ),
     ],
 )  # fmt: skip
 def test_refusals(config: dict[str, Any], keys: dict[str, Any], words: str, tmp_path: Path) -> None:
