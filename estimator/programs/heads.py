@@ -168,4 +168,5 @@ def head_of(raw: Mapping[str, Any]) -> str:
             if raw.get("is_encoder_decoder") is not True:
                 return "causal-lm"
             return "speech-seq2seq" if raw.get("model_type") in _SPEECH else name
-    return "causal-lm"
+    older = isinstance(first, str) and first.endswith(("MTModel", "WithLMHeadModel"))  # Marian's, and T5's first name
+    return "seq2seq-lm" if older and raw.get("is_encoder_decoder") is True else "causal-lm"

@@ -8,10 +8,11 @@ import itertools
 import json
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from dataclasses import replace
 from functools import cached_property
 from typing import Any
+from unittest import mock
 from weakref import WeakKeyDictionary
 
 import torch
@@ -253,13 +254,14 @@ class HuggingFaceModel(Source):
         return {plain(name): tuple(p.shape) for name, p in model.named_parameters()}
 
     def at(self, step: Step, batch: Size, seq: Size) -> Program:
-        if step.checkpointing != "none" and self._attention_checkpoints:
+        asks = step.checkpointing != "none" and self._attention_checkpoints
+        if asks and step.checkpointing not in ("layer", "offloaded"):
             raise InputError(
-                f"{self.where}: checkpointing has no rule with {self.config.model_type}, whose attention makes other "
-                "tensors within checkpoints; use checkpointing: none"
+                f"{self.where}: checkpointing: {step.checkpointing} has no rule with {self.config.model_type}, whose "
+                "attention makes other tensors within checkpoints of layers; use layer or none"
             )
         given = (step.media, step.placeholders, step.lengths)
-        key = (Setting.of(step), step.cached, step.window_reached, given, step.tensor_parallel)
+        key = (Setting.of(step), asks, step.cached, step.window_reached, given, step.tensor_parallel)
         if (*key, batch, seq) not in self._programs:
             sizes = step.sizes(batch, seq)
             if all(isinstance(size, int) for size in sizes.values()):
@@ -361,6 +363,8 @@ class HuggingFaceModel(Source):
         cached = step.returns_cache and not self.caches_in_checkpoints
         checkpointed = is_before("5") and model.training and not cached
         checkpoints = layers_as_checkpointed(model) if checkpointed else nullcontext()
+        if step.checkpointing != "none" and self._attention_checkpoints:
+            checkpoints = _attention_that_knows(model)
         flash = with_flash_attn(self._base(model)) if step.attention == "flash" else nullcontext()
         refused = told(lambda error: self.does_not_run(error, batch, seq))
         with quiet(), self.running(), checkpoints, flash, refused:
@@ -487,6 +491,16 @@ def _with_long_rope(config: Mapping[str, Any]) -> dict[str, Any]:
             factors = [1.0] * (int(size * share) // 2)
             found[key] = {"short_factor": factors, "long_factor": factors, **rope}
     return found
+
+
+@contextmanager
+def _attention_that_knows(model: torch.nn.Module) -> Iterator[None]:
+    """Within it, attention that asks whether checkpoints are on is told so, as T5's."""
+    with ExitStack() as stack:
+        for module in model.modules():
+            if is_attention(module) and hasattr(module, "gradient_checkpointing"):
+                stack.enter_context(mock.patch.object(module, "gradient_checkpointing", True))
+        yield
 
 
 @contextmanager

@@ -76,6 +76,8 @@ STEPS: list[tuple[dict[str, Any], dict[str, Any]]] = [
     (T5, {"target_seq": 9}),
     (T5, {"target_seq": 9, "attention": "eager", "attention_mask": True}),
     (T5, {"target_seq": 9, "task": "infer"}),
+    (T5, {"target_seq": 9, "checkpointing": "layer"}),
+    (T5, {"target_seq": 9, "checkpointing": "layer", "method": "lora"}),
     (T5 | {"num_labels": 3, "eos_token_id": 1}, {"head": "sequence-classification"}),
     ({**NLLB, "encoder_layerdrop": 0.0, "decoder_layerdrop": 0.0}, {"target_seq": 9, "method": "lora"}),
     (SHORT, {"target_seq": 9}),
@@ -169,6 +171,8 @@ def test_layers_of_both_stacks_are_counted(tmp_path: Path) -> None:
     ("architectures", "encoder", "head"),
     [
         (["BertForMaskedLM"], False, "masked-lm"), (["T5ForConditionalGeneration"], True, "seq2seq-lm"),
+        (["MarianMTModel"], True, "seq2seq-lm"), (["T5WithLMHeadModel"], True, "seq2seq-lm"),
+        (["GPTWithLMHeadModel"], False, "causal-lm"),
         (["LlavaForConditionalGeneration"], False, "causal-lm"), (["LlamaForCausalLM"], False, "causal-lm"),
         (None, False, "causal-lm"), ([7], False, "causal-lm"), ("BertForMaskedLM", False, "causal-lm"),
     ],
@@ -183,7 +187,7 @@ def test_the_head_is_what_the_architectures_say(architectures: Any, encoder: boo
         (BERT, {"head": "masked-lm", "loss": "chunked"}, "loss has no rule with head: masked-lm; leave it out"),
         (BERT, {"head": "masked-lm", "target_seq": 4}, "target_seq does not go with head: masked-lm"),
         (BERT, {"head": "masked-lm", "dtype": "nf4", "method": "lora"}, "dtype: nf4 has no rule with head: masked-lm"),
-        (T5, {"checkpointing": "layer"}, "whose attention makes other tensors within checkpoints"),
+        (T5, {"checkpointing": "attention"}, "whose attention makes other tensors within checkpoints of layers"),
         (T5, {"method": "freeze", "top_layers": 1}, "method: freeze has no rule with head: seq2seq-lm"),
         (T5, {"head": "causal-lm"}, "has an encoder beside its decoder; set head: seq2seq-lm"),
         (LLAMA, {"head": "masked-lm"}, "has no model of model_type llama with head: masked-lm; other heads are"),
@@ -206,7 +210,7 @@ def test_a_refusal_does_not_depend_on_what_was_asked_before(tmp_path: Path) -> N
     keys: dict[str, Any] = {"model": write_config(tmp_path / "model", T5), "seq": 24}
     estimator.estimate(**keys)
     with pytest.raises(InputError, match="whose attention makes other tensors within checkpoints"):
-        estimator.estimate(**keys, checkpointing="layer")
+        estimator.estimate(**keys, checkpointing="attention")
 
 
 def _layer(path: str, given: int, *more: int, result: int) -> list[Any]:
