@@ -13,6 +13,9 @@ import pytest
 
 from estimator import estimate, max_context
 from estimator.engines.executorch import pte_file, xnnpack
+from estimator.engines.executorch.engine import PROGRAM_BYTES
+from estimator.engines.executorch.options import ExecuTorchOptions
+from estimator.engines.executorch.shapes import shape_of
 from estimator.engines.published import _rows
 from estimator.errors import InputError
 from estimator.plans.models import load
@@ -52,9 +55,46 @@ def test_the_constants_are_those_of_the_file(row: dict[str, Any], tmp_path: Path
 def test_a_process_is_as_large_as_predicted(row: dict[str, Any], tmp_path: Path) -> None:
     """Witness: processes that ran the programs: their memory that is no file's, and all of it."""
     found, run = asked(row, tmp_path), row["run"]
-    anonymous = found["planned"] + found["packed"] + found["workspace"]
+    anonymous = found["dirty"] - PROGRAM_BYTES
     assert anonymous == pytest.approx(run["RssAnon"], rel=xnnpack.UNCERTAINTY)
     assert found["process"] == pytest.approx(run["VmRSS"], rel=xnnpack.UNCERTAINTY)
+
+
+QWEN_2 = next(row["config"] for row in ROWS if row["name"] == "XNNPACK, Qwen 2")
+SMALL_QWEN_3 = {
+    **QWEN_2,
+    "model_type": "qwen3",
+    "hidden_size": 96,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "vocab_size": 300,
+    "num_key_value_heads": 2,
+    "head_dim": 32,
+    "intermediate_size": 160,
+}
+
+SMALL_LLAMA = {
+    **SMALL_QWEN_3,
+    "model_type": "llama",
+    "hidden_size": 128,
+    "num_attention_heads": 8,
+    "intermediate_size": 256,
+}
+
+
+@pytest.mark.parametrize(
+    ("config", "keys", "grown"),
+    [
+        (QWEN_2, {"max_context_length": 1024}, [390688, 1121696]),
+        (SMALL_LLAMA, {"max_context_length": 300, "max_seq_length": 200}, [102752, 509472]),
+        (SMALL_QWEN_3, {"max_context_length": 64, "max_seq_length": 33}, [12448, 24864, 53280]),
+    ],
+)
+def test_workspaces_are_what_a_process_asks_for(config: dict[str, Any], keys: dict[str, int], grown: list[int]) -> None:
+    """Witness: processes of ExecuTorch 1.5.1 whose calls of posix_memalign were noted: each larger one in its turn."""
+    shape = shape_of(config, "a model", ExecuTorchOptions(**keys), "8da4w", 128)
+    sizes = xnnpack.workspaces(shape)
+    assert [size for i, size in enumerate(sizes) if size > max(sizes[:i], default=0)] == grown
 
 
 def test_a_file_is_read(tmp_path: Path) -> None:

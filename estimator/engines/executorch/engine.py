@@ -176,7 +176,7 @@ class ExecuTorch(Engine):
         weights = parts.mapped + parts.packed
         above = parts.planned - cache + parts.workspace
         resident = weights + cache
-        process = resident + above + PROGRAM_BYTES
+        process = resident + above + parts.heap + PROGRAM_BYTES
         sizes = {
             "weights": weights,
             "mapped": parts.mapped,

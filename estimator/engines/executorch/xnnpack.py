@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 from .plan import FLOAT32, Shape, linears, planned_bytes, rest_count, table_bytes
 
-UNCERTAINTY = 0.065
+UNCERTAINTY = 0.01
 UNCERTAINTY_OF = "more than one of 4 measured processes was above its prediction in memory of its own"
 
 
@@ -25,6 +25,8 @@ class Parts:
     workspace: int
     unread: int
     """Of what is mapped, what decoding does not read for every token."""
+    heap: int = 0
+    """What a delegate's process holds beside these."""
 
 
 ROWS = 16
@@ -52,13 +54,37 @@ def embedding_bytes(shape: Shape, quantised: str) -> int:
     return shape.vocab_size * (shape.dim * bits // 8 + shape.dim // (group or shape.dim) * FLOAT32)
 
 
-def workspace_bytes(shape: Shape, quantised: bool) -> int:
-    """What delegates compute between their operands and results, in one workspace that they share.
+EXTRA_BYTES = 32
+"""What XNNPACK adds to a workspace, beside what its memory planner found."""
+LINE = 64
+"""Tensors in a workspace start at multiples of it."""
+STRUCTURES_BYTES = 980_000
+"""What the program's structures and XNNPACK's operators take of the heap: 0.5 to 1.5 MB in five processes, the mean."""
+KEPT_BYTES = 2 * 2**20
+"""What is smaller stays in the heap when it is freed. glibc maps what is larger than what a process freed before
+(``M_MMAP_THRESHOLD``): in recorded processes 1.6 MB was kept, and 2.4 MB was not."""
 
-    The largest is the gate's: its product before the sigmoid and after it. A quantised layer has its input in 8 bits.
+
+def workspaces(shape: Shape) -> list[int]:
+    """What each delegate of a layer computes between its operands and results, in the order in which they run.
+
+    XNNPACK (``src/memory-planner.c``) writes an elementwise result over an operand that nothing else needs. So of a
+    norm and of the gate one product is left. Rotary embeddings of neighbouring elements first make all products; those that
+    Hugging Face has make the products with cosines, and what is turned around.
     """
-    gate = 2 * shape.tokens * shape.hidden_dim * FLOAT32
-    return gate + (shape.tokens * max(shape.dim, shape.hidden_dim) if quantised else 0)
+    rows = shape.tokens
+    query, key = (rows * heads * shape.rotary_dim for heads in (shape.n_heads, shape.n_kv_heads))
+    more = query + max((query + key) // 2, key + key // 2) if shape.use_hf_rope else query + key
+    norms = [rows * ((shape.n_heads + shape.n_kv_heads) * shape.head_dim + shape.n_kv_heads)]
+    found = [rows * (shape.dim + 1), *(norms if shape.use_qk_norm else ()), query + key + more, rows * shape.hidden_dim]
+    return [-(-size * FLOAT32 // LINE) * LINE + EXTRA_BYTES for size in found]
+
+
+def heap_bytes(shape: Shape) -> int:
+    """What the heap holds beside arena, packed weights and workspace: also workspaces that a larger one replaced."""
+    sizes = workspaces(shape)
+    replaced = [one for i, one in enumerate(sizes) if one > max(sizes[:i], default=0) and one < max(sizes[i:])]
+    return STRUCTURES_BYTES + sum(one for one in replaced if one < KEPT_BYTES)
 
 
 def parts_of(shape: Shape, quantised: bool, group: int, embedding: str) -> Parts:
@@ -66,4 +92,5 @@ def parts_of(shape: Shape, quantised: bool, group: int, embedding: str) -> Parts
     table = embedding_bytes(shape, embedding if quantised else "none")
     mapped = table + rest_count(shape) * FLOAT32 + table_bytes(shape)
     packed = packed_bytes(shape, group if quantised else 0)
-    return Parts(planned_bytes(shape, delegated=True), mapped, packed, workspace_bytes(shape, quantised), table)
+    planned = planned_bytes(shape, delegated=True)
+    return Parts(planned, mapped, packed, max(workspaces(shape)), table, heap_bytes(shape))
