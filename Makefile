@@ -60,6 +60,13 @@ figures: .venv/base
 	$(PYTHON) tests/cases/vllm_packages.py $* .venv-vllm-$*/bin/python
 	touch $@
 
+.venv-sglang-%/made: # a release of SGLang alone beside PyTorch for CPUs, whose functions about memory are asked
+	$(PYTHON) -m venv .venv-sglang-$*
+	.venv-sglang-$*/bin/python -m pip install --quiet --no-deps 'sglang==$*'
+	.venv-sglang-$*/bin/python -m pip install --quiet --extra-index-url https://download.pytorch.org/whl/cpu \
+		'torch==2.13.0' 'transformers==5.24.*' msgspec
+	touch $@
+
 .venv-litgpt/made: pyproject.toml # litgpt, whose model is recorded, and whose loop's steps are measured
 	$(PYTHON) -m venv .venv-litgpt
 	.venv-litgpt/bin/python -m pip install --quiet --editable '.[quantised]' lightning jsonargparse psutil pytest hypothesis

@@ -24,6 +24,7 @@ RESULTS = ("tests/data", "docs", "model_specs", ":!docs/*.py")
 """What the steps write."""
 DATE = re.compile(rb"20\d\d-[01]\d-[0-3]\d")
 TRL, TRANSFORMERS, VLLM = ("1.14", "1.16"), ("4.45", "4.48", "4.57"), ("0.11.0", "0.33.0")
+SGLANG = "0.5.23"
 LITGPT = ("tests/programs/test_litgpt.py", "tests/recorder/test_litgpt.py")
 
 STEPS: dict[str, list[str]] = {
@@ -52,6 +53,9 @@ STEPS["mlx: steps and calls"] = [".venv-mlx/bin/python", "-m", "tests.cases.mlx_
 for release in VLLM:
     STEPS[f"install vllm {release}"] = ["make", f".venv-vllm-{release}/made"]
     STEPS[f"vllm {release}: models"] = [f".venv-vllm-{release}/bin/python", "-m", "tests.cases.vllm_models"]
+STEPS[f"install sglang {SGLANG}"] = ["make", f".venv-sglang-{SGLANG}/made"]
+STEPS[f"sglang {SGLANG}: models"] = [f".venv-sglang-{SGLANG}/bin/python", "-m", "tests.cases.sglang_models"]
+STEPS["published runs of servers"] = [PYTHON, "-m", "tests.cases.public_serving"]
 STEPS["install executorch"] = ["make", ".venv-executorch/made"]
 STEPS["executorch: programs"] = [".venv-executorch/bin/python", "-m", "tests.cases.executorch_programs"]
 for release in TRANSFORMERS:
