@@ -36,6 +36,8 @@ def test_measured(name: str, tmp_path: Path) -> None:
     run = dict(RUNS[name])
     peaks = run.pop("peaks_above_resident")
     assert {key: found[key] for key in run} == run
+    assert found["peak"] - found["peak_above_resident"] == found["parameters"] + found["buffers"] + found["optimizer"]
+    assert found["saved"] == 0
     differs = min(abs(found["peak_above_resident"] / peak - 1) for peak in peaks)
     assert differs <= (SPREAD if name in SPREAD_OUT else EQUAL)
 

@@ -69,8 +69,8 @@ def workspaces(shape: Shape) -> list[int]:
     """What each delegate of a layer computes between its operands and results, in the order in which they run.
 
     XNNPACK (``src/memory-planner.c``) writes an elementwise result over an operand that nothing else needs. So of a
-    norm and of the gate one product is left. Rotary embeddings of neighbouring elements first make all products; those that
-    Hugging Face has make the products with cosines, and what is turned around.
+    norm and of the gate one product is left. Rotary embeddings of neighbouring elements first make all products. Those
+    that Hugging Face has make the products with cosines, and what is turned around.
     """
     rows = shape.tokens
     query, key = (rows * heads * shape.rotary_dim for heads in (shape.n_heads, shape.n_kv_heads))
