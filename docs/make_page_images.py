@@ -16,12 +16,12 @@ from estimator.show.page import build, serve
 IMAGES = Path(__file__).parent / "images"
 PLAN = {"model": "llama-3.1-8b", "method": "lora", "device": "rtx-4090"}
 VIEWS = {
-    "page.png": (1280, 1000, "light"),
+    "page.png": (1280, 900, "light"),
     "page-dark.png": (768, 1300, "dark"),
     "page-phone.png": (360, 1300, "light"),
 }
 """Width, height and colours of each picture."""
-SLOW = 300_000
+SLOW = 1_000_000
 QUESTIONS = ("Methods side by side", "What to change so that it fits")
 
 
@@ -39,10 +39,10 @@ def main() -> None:
             for name, (width, height, scheme) in VIEWS.items():
                 page.set_viewport_size({"width": width, "height": height})
                 page.emulate_media(color_scheme=scheme)
-                page.reload()
+                page.click("#reset")
                 page.wait_for_selector("#result[data-result]")
                 page.wait_for_selector("#curve svg")
-                page.screenshot(path=IMAGES / name, full_page=name == "page-phone.png")
+                page.screenshot(path=IMAGES / name)
             page.set_viewport_size({"width": 1280, "height": 1000})
             for title in QUESTIONS:
                 page.click(f"text={title}")

@@ -44,7 +44,7 @@ function curve({ box, points, here, lines, name, title }) {
   const [low, high] = [points[0][0], points[points.length - 1][0]];
   const reach = Math.max(...points.map(([, y]) => y));
   const near = lines.filter((one) => one.bytes < 2 * reach).sort((a, b) => a.bytes - b.bytes);
-  const most = Math.max(reach, ...near.map((one) => one.bytes)) * 1.05;
+  const most = Math.max(reach, ...near.map((one) => one.bytes)) * 1.1;
   const atX = (x) => left + ((width - left - right) * (x - low)) / Math.max(high - low, 1);
   const atY = (y) => height - bottom - ((height - bottom - top) * y) / most;
   const svg = made("svg", { viewBox: `0 0 ${width} ${height}`, role: "img", "aria-label": title });

@@ -19,6 +19,7 @@ from .captured import captured
 from .commands.estimate import asked, title
 
 PLAN = Path("/tmp/plan.json")
+_OF_A_GGUF = ("seq", "device", "budget", "llama_cpp")
 _WANTED = "a config.json, a .gguf file, an adapter_config.json or a training file"
 
 
@@ -71,11 +72,14 @@ def run(words: Sequence[str], plan: str) -> str:
 
 
 def dropped(path: str) -> str:
-    """The keys of a plan that a file stands for: a model, an adapter, or a training file with all that it sets."""
+    """The keys of a plan that a file stands for: a model, an adapter, or a training file with all that it sets.
+
+    ``beside`` are the keys that stay as they were; without it all do.
+    """
 
     def ask() -> dict[str, Any]:
         if path.lower().endswith(".gguf"):
-            return {"keys": {"model": path}}
+            return {"keys": {"model": path}, "beside": _OF_A_GGUF}
         if path.lower().endswith((".json", ".yaml", ".yml")):
             try:
                 keys = parse_json_or_yaml(read_text(Path(path), _WANTED))
@@ -86,12 +90,12 @@ def dropped(path: str) -> str:
             if isinstance(keys, dict) and "model_type" in keys:
                 return {"keys": {"model": path}}
             if isinstance(keys, dict) and "model" in keys and keys.keys() <= Plan.model_fields.keys():
-                return {"keys": keys}
+                return {"keys": keys, "beside": []}
         from ..answers.check import check  # which only a training file needs
 
         checked = check(path)
         if checked.plan is None:
             raise InputError(f"{checked.tool}: {checked.error}")
-        return {"keys": json.loads(checked.plan.model_dump_json(exclude_unset=True)), "tool": checked.tool}
+        return {"keys": json.loads(checked.plan.model_dump_json(exclude_unset=True)), "beside": []}
 
     return _answer(ask)

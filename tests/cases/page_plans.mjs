@@ -6,8 +6,12 @@ const [browser, executablePath, address, file, widths] = process.argv.slice(2);
 const plans = JSON.parse(fs.readFileSync(file, "utf8"));
 const sizes = JSON.parse(widths);
 const args = browser === "chrome" ? ["--no-sandbox", "--disable-gpu", "--disable-background-networking"] : [];
-const driven = await puppeteer.launch({ browser, executablePath, headless: true, args });
+const timeout = 600000; // ms, on a busy machine
+const driven = await puppeteer.launch({ browser, executablePath, headless: true, args, timeout, protocolTimeout: timeout });
 const page = await driven.newPage();
+page.setDefaultTimeout(timeout);
+const elsewhere = [];
+page.on("request", (one) => one.url().startsWith(address) || one.url().startsWith("data:") || elsewhere.push(one.url()));
 const [answers, times] = [[], []];
 for (const [number, plan] of plans.entries()) {
   const hash = `plan=${encodeURIComponent(JSON.stringify(plan))}`;
@@ -22,9 +26,9 @@ for (const [number, plan] of plans.entries()) {
       location.hash = text;
     }, hash);
   }
-  await page.waitForSelector("#result[data-result]", { timeout: 600000 });
+  await page.waitForSelector("#result[data-result]");
   times.push(Math.round(performance.now() - start));
   answers.push(JSON.parse(await page.$eval("#result", (one) => one.dataset.result)));
 }
-console.log(JSON.stringify({ version: await driven.version(), answers, times }));
+console.log(JSON.stringify({ version: await driven.version(), answers, times, elsewhere }));
 await driven.close();

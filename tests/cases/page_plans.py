@@ -143,6 +143,7 @@ def main() -> None:
                 record["browsers"][found["version"]] = {
                     "equal": len(PLANS) - len(apart),
                     "apart": [PLANS[i] for i in apart],
+                    "asked_of_other_hosts": len(found["elsewhere"]),
                     "first_answer_ms": found["times"][0],
                     "median_of_others_ms": round(statistics.median(found["times"][1:])),
                 }

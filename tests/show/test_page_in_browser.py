@@ -104,6 +104,12 @@ def test_its_answer_is_the_command_lines(page: Any, plan: dict[str, Any]) -> Non
     assert answer(page, plan) == on_this_machine(plan)
 
 
+def test_modules_by_a_regular_expression(page: Any) -> None:
+    """In a browser other code matches them, by another clock."""
+    plan = {"model": "smollm2-135m", "method": {"name": "lora", "target_modules": r".*\.(q|v)_proj"}}
+    assert answer(page, plan) == on_this_machine(plan)
+
+
 def test_a_link_gives_the_same_plan(page: Any) -> None:
     plan = {"model": "qwen3-0.6b", "method": {"name": "lora", "r": 4}, "seq": 512, "keep_logits": False}
     first = answer(page, plan)
@@ -159,6 +165,14 @@ def test_the_form_changes_the_plan(page: Any) -> None:
     plan = {"model": "smollm2-135m", "method": {"name": "lora", "r": 16}, "seq": 4096, "optimizer": "sgd"}
     assert json.loads(page.evaluate("() => decodeURIComponent(location.hash.slice(6))")) == plan
     assert shown(page) == on_this_machine(plan)
+
+
+def test_the_method_may_be_taken_back(page: Any) -> None:
+    """llama.cpp refuses a plan that names any."""
+    answer(page, {"model": "smollm2-135m", "method": "lora"})
+    page.select_option("#common [data-key='method']", "")
+    shown(page)
+    assert json.loads(page.evaluate("() => decodeURIComponent(location.hash.slice(6))")) == {"model": "smollm2-135m"}
 
 
 def test_each_key_has_a_field(page: Any) -> None:
@@ -274,6 +288,7 @@ def test_a_file_larger_than_memory_is_one_line(page: Any, tmp_path: Path, name: 
     found = give(page, tmp_path / name)
     assert set(found) == {"error"}
     assert "\n" not in found["error"]
+    assert "method" not in found["error"]  # of the plan before
 
 
 DAMAGED = {
@@ -292,6 +307,20 @@ def test_a_damaged_file_is_one_line(page: Any, tmp_path: Path, name: str, conten
     found = give(page, tmp_path / name)
     assert set(found) == {"error"}
     assert "\n" not in found["error"]
+
+
+@pytest.mark.parametrize(
+    ("plan", "against"),
+    [
+        ({"model": "llama-3.2-1b", "runtime": "llama.cpp", "dtype": "q4_k_m", "device": "iphone-15"}, "dirty"),
+        ({"model": "smollm2-135m", "budget": "8GiB"}, "process"),
+    ],
+)
+def test_a_limit_stands_beside_what_it_limits(page: Any, plan: dict[str, Any], against: str) -> None:
+    """An iPhone's limit is of dirty memory, and the bar is of the process."""
+    answer(page, plan)
+    page.wait_for_selector(f"#curve svg[aria-label='{against} against sequence length']")
+    assert len(page.query_selector_all("#bar .limit")) == (2 if against == "process" else 0)
 
 
 def test_advice_is_taken_change_by_change(page: Any) -> None:

@@ -6,7 +6,7 @@ const deviceOf = (name) => described.devices.find((one) => one.name === name || 
 
 function drawBar(answer, result) {
   const total = result.bytes.process;
-  const limit = result.budget_bytes;
+  const limit = answer.against === "process" ? result.budget_bytes : null;
   const scale = Math.max(total, limit && limit < 3 * total ? limit : 0);
   const parts = Object.entries(answer.parts).filter(([, bytes]) => bytes > 0);
   const bar = made("div", {
@@ -81,7 +81,7 @@ async function answered() {
     if (done === version) {
       show(answer);
       $("curve").replaceChildren(answer.error === undefined ? "…" : "");
-      if (answer.error === undefined) follow(done, JSON.parse(answer.result));
+      if (answer.error === undefined) follow(done, JSON.parse(answer.result), answer.against);
     }
   }
 }
@@ -93,8 +93,8 @@ function stopped(wanted) {
 }
 
 // What is asked behind the estimate, by the second worker: the curve, then each question that is open.
-async function follow(mine, result) {
-  await drawCurve(mine, result);
+async function follow(mine, result, against) {
+  await drawCurve(mine, result, against);
   for (const box of document.querySelectorAll("#questions details[open]")) if (mine === version) await box.asked();
 }
 
@@ -103,7 +103,7 @@ async function estimated(keys) {
   return answer.error === undefined ? { ...answer, ...JSON.parse(answer.result) } : answer;
 }
 
-async function drawCurve(mine, result) {
+async function drawCurve(mine, result, against) {
   if (plan.lengths !== undefined) {
     $("curve").replaceChildren("Of a plan with lengths there is no curve.");
     return;
@@ -119,7 +119,7 @@ async function drawCurve(mine, result) {
   for (const size of sizes) {
     if (mine !== version) return;
     const one = size === seq ? result : await estimated({ ...plan, seq: size });
-    if (one.bytes) points.push([size, one.bytes.process]);
+    if (one.bytes) points.push([size, one.bytes[against]]);
   }
   if (mine !== version || points.length < 2) return;
   const limit = result.budget_bytes;
@@ -127,9 +127,9 @@ async function drawCurve(mine, result) {
   curve({
     box: $("curve"),
     points,
-    here: [seq, result.bytes.process],
+    here: [seq, result.bytes[against]],
     lines,
     name: "seq (tokens)",
-    title: "process against sequence length",
+    title: `${against} against sequence length`,
   });
 }

@@ -80,32 +80,28 @@ function field(path, schema, prefix) {
   const kinds = alternatives(schema);
   const id = `${prefix}-${path.join("-")}`;
   const value = valueAt(path);
-  const given = schema.default;
-  const otherwise =
-    given === undefined || given === null || typeof given === "object" ? "not given" : `${given} (default)`;
-  const choices = kinds.flatMap((kind) => kind.enum ?? (kind.const !== undefined ? [kind.const] : []));
-  const free = kinds.some(
-    (kind) => !kind.enum && kind.const === undefined && kind.type !== "null" && kind.type !== "boolean",
-  );
+  const isMethod = key === "method" && path.length === 1;
+  const given = isMethod ? "full" : schema.default;
+  const choices = isMethod
+    ? described.methods
+    : kinds.flatMap((kind) => kind.enum ?? (kind.const !== undefined ? [kind.const] : []));
+  const isText = (kind) => !kind.enum && kind.const === undefined && kind.type !== "null" && kind.type !== "boolean";
+  const free = !isMethod && kinds.some(isText);
   const yes = kinds.some((kind) => kind.type === "boolean");
   const listed = path.length === 1 ? optionsOf(key) : null;
   const beside = [];
   let input;
-  if (key === "method" && path.length === 1) {
-    input = made("select", {}, ...described.methods.map((one) => made("option", { value: one }, one)));
-    if (value !== undefined && !described.methods.includes(value)) input.append(made("option", { value }, value));
-    input.value = value ?? "full";
-  } else if ((choices.length || yes) && !free) {
-    const all = [...choices, ...(yes ? [true, false] : [])];
-    input = made("select", {}, made("option", { value: "" }, otherwise));
-    all.forEach((one) =>
-      input.append(made("option", { value: one }, one === true ? "yes" : one === false ? "no" : one)),
-    );
+  if ((choices.length || yes) && !free) {
+    const all = [...choices, ...(yes ? [true, false] : [])].filter((one) => one !== given);
+    const word = (one) => (one === true ? "yes" : one === false ? "no" : one);
+    input = made("select", {}, made("option", { value: "" }, word(given ?? "not given")));
+    all.forEach((one) => input.append(made("option", { value: one }, word(one))));
     if (value !== undefined && !all.includes(value))
       input.append(made("option", { value: written(value) }, written(value)));
     input.value = value === undefined ? "" : String(value);
   } else {
-    input = made("input", { type: "text", autocomplete: "off", spellcheck: "false", placeholder: otherwise });
+    const placeholder = written(given) || "not given";
+    input = made("input", { type: "text", autocomplete: "off", spellcheck: "false", placeholder });
     if (kinds.some((kind) => kind.type === "integer") && !kinds.some((kind) => kind.type === "string"))
       input.inputMode = "numeric";
     input.value = written(value);
@@ -120,13 +116,16 @@ function field(path, schema, prefix) {
   input.id = id;
   input.dataset.key = path.join(".");
   input.setAttribute("aria-describedby", `${id}-help`);
+  input.classList.toggle("unset", input.value === "");
   input.addEventListener("change", () => {
+    input.classList.toggle("unset", input.value === "");
     const text = input.value.trim();
     setAt(path, yes && (text === "true" || text === "false") ? text === "true" : meant(text, kinds));
   });
   input.title = schema.description ?? "";
   const help = made("small", { id: `${id}-help` }, input.title);
-  return made("div", { class: "field" }, made("label", { for: id }, key), input, ...beside, help);
+  const words = key.split(/(?=_)/).flatMap((one) => [one, made("wbr")]); // where a long name may break
+  return made("div", { class: "field" }, made("label", { for: id }, ...words), input, ...beside, help);
 }
 
 function build() {

@@ -44,7 +44,8 @@ async function dropped(file) {
   const found = error === undefined ? await first.ask({ ask: "dropped", plan: path }) : { error };
   $("progress").textContent = "";
   if (found.error !== undefined) return refuse(found.error);
-  return take(found.tool ? found.keys : { ...plan, ...found.keys }, true);
+  const stays = Object.entries(plan).filter(([key]) => found.beside?.includes(key) ?? true);
+  return take({ ...Object.fromEntries(stays), ...found.keys }, true);
 }
 
 async function begin() {

@@ -69,8 +69,8 @@ const QUESTIONS = {
             `${one.method}: ${gib(one.before_bytes)} GiB now, ${gib(one.after_bytes)} GiB after; ${one.verdict}.`,
           ),
           table(
-            "Changes that fit together, each beside those above it",
-            ["change", "GiB then", "more compute", "the step", "make them"],
+            "Changes, each beside those above it",
+            ["change", "GiB then", "more compute", "the step", "take it"],
             one.steps.map((step, i) => [
               step.text,
               gib(step.bytes),
@@ -144,7 +144,7 @@ const QUESTIONS = {
             .join(", ")
         : "one card";
     const rows = layouts.slice(0, 12).map((one) => [
-      `${one.cards} x ${one.device}`,
+      `${one.cards}`,
       words(one.sharding),
       gib(one.process),
       gib(one.communicated),
@@ -164,7 +164,7 @@ const QUESTIONS = {
     return say(
       rows.length
         ? table(
-            "Layouts that fit, those with the fewest cards first",
+            `Layouts of ${deviceOf(card).label} that fit, those with the fewest cards first`,
             ["cards", "layout", "process of a rank, GiB", "sent a step, GiB", "verdict", "take it"],
             rows,
           )
