@@ -206,7 +206,8 @@ def _experts_note(plan: Plan, spec: ModelSpec) -> list[str]:
 
 def _images(plan: Plan, spec: ModelSpec) -> tuple[dict[str, Any], tuple[Assumption, ...]]:
     """``Result.images``, and by which rule it is so."""
-    images, processor = given_of(plan, spec).images, spec.processor
+    images, video = given_of(plan, spec).images, plan.video_frames is not None
+    processor = spec.processor("video" if video else "image")
     if not images:
         return {}, ()
     found: dict[str, Any] = {
@@ -230,7 +231,7 @@ def _images(plan: Plan, spec: ModelSpec) -> tuple[dict[str, Any], tuple[Assumpti
         )
     else:
         why = f"the rule of {processor.name}"
-    return found, (Assumption("images", "; ".join(said), why),)
+    return found, (Assumption("video_frames" if video else "images", "; ".join(said), why),)
 
 
 def _seen(one: Seen, count: int) -> str:

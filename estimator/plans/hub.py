@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import tempfile
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,15 +17,17 @@ LARGEST = 1_000_000
 """The most bytes of a config.json."""
 PROCESSORS = ("processor_config.json", "preprocessor_config.json")
 """Files that say what becomes of images, in the order in which transformers reads them."""
+VIDEO_PROCESSORS = ("processor_config.json", "video_preprocessor_config.json", "preprocessor_config.json")
+"""The same of videos."""
 
 
 class Unreachable(InputError):
     """The hub does not answer, or its library does not start."""
 
 
-def processor_of(model: str) -> Iterator[tuple[str, dict[str, Any]]]:
+def processor_of(model: str, names: Sequence[str]) -> Iterator[tuple[str, dict[str, Any]]]:
     """The files about images, by their names, from the cache or else from the hub; none where it has none."""
-    for name in PROCESSORS:
+    for name in names:
         try:
             yield name, config_of(model, name)[0]
         except Unreachable:

@@ -32,6 +32,7 @@ class OneDeviceKeys(TypedDict, total=False):
     target_seq: int
     images: int | None
     image_size: Sequence[int] | Sequence[Sequence[int]] | None
+    video_frames: int | None
     audio_frames: int | None
     audio_seconds: float | None
     freeze: Sequence[Literal['vision', 'projector', 'language', 'embeddings']]

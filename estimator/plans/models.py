@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any, Literal, NoReturn
 
 from ..engines.registry import RUNTIMES, engine_of
 from ..errors import InputError, nearest, options, shown
@@ -88,26 +88,35 @@ class ModelSpec:
         asked = (self.hub_id or where) if self.head == CAUSAL else ""
         return _recorded(self.raw, family, where, asked, self.release, self.head)
 
-    @cached_property
-    def processor(self) -> Processor | None:
+    def processor(self, what: Literal["image", "video"]) -> Processor | None:
         """What becomes of images: of the file beside the config.json, in the hub's cache, or the published one.
 
         Raises ``InputError`` for a file that does not say it.
         """
-        from .hub import PROCESSORS
+        if what not in self._processors:
+            self._processors[what] = self._processor_of(what)
+        return self._processors[what]
+
+    @cached_property
+    def _processors(self) -> dict[str, Processor | None]:
+        return {}
+
+    def _processor_of(self, what: str) -> Processor | None:
+        from .hub import PROCESSORS, VIDEO_PROCESSORS
         from .hub import processor_of as files_of
 
+        names = PROCESSORS if what == "image" else VIDEO_PROCESSORS
         if self.published is not None:
             return processor_of(self.published, "the published preprocessor_config.json")
         if self.where and (path := existing(Path(self.where))) is not None:
-            there = [path.parent / name for name in PROCESSORS]
+            there = [path.parent / name for name in names]
             files = iter([(str(one), read_json(one, f"a {one.name}")) for one in there if existing(one)])
         elif self.hub_id is not None and self.read is None:
-            files = files_of(self.hub_id)
+            files = files_of(self.hub_id, names)
         else:
             return None
         for where, keys in files:
-            found = keys if Path(where).name == PROCESSORS[1] else keys.get("image_processor")
+            found = keys.get(f"{what}_processor") if Path(where).name == names[0] else keys
             if isinstance(found, Mapping):
                 return processor_of(found, where)
         return None

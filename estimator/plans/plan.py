@@ -175,6 +175,9 @@ class _Question(BaseModel):
         description="height x width of each image in pixels, as the processor is given it: 1024x768, or one for each "
         "image: 1024x768,448x448",
     )
+    video_frames: Annotated[Whole, Field(ge=1, le=10**5)] | None = Field(
+        None, description="head image-text: frames of a video in each row in place of images, of image_size each"
+    )
     audio_frames: Annotated[Whole, Field(ge=1, le=10**8)] | None = Field(
         None, description="frames of an audio encoder's features, or samples; if not given, as many as it takes"
     )
@@ -476,13 +479,15 @@ class Plan(_WithEngines):
         seconds, size = self.audio_seconds, self.image_size or ()
         frames = self.audio_frames if seconds is None else None
         sizes = tuple([one for one in size if isinstance(one, tuple)]) or (size,) * bool(size)
-        return Media(len(sizes) or 1 if self.images is None else self.images, sizes, frames, seconds)  # type: ignore[arg-type]
+        images = len(sizes) or 1 if self.images is None else self.images
+        return Media(images, sizes, frames, seconds, video_frames=self.video_frames)  # type: ignore[arg-type]
 
     @property
     def sees(self) -> bool:
         """Whether the plan says something of images, or of the parts of a model that looks at some."""
         beside = any(part in self.freeze for part in ("vision", "projector"))
-        return self.images is not None or self.image_size is not None or beside
+        media = (self.images, self.image_size, self.video_frames)
+        return any(one is not None for one in media) or beside
 
     @property
     def row(self) -> int:

@@ -68,7 +68,7 @@ TRAINING_KEYS = (
     ),
 )
 """Keys that only a step with labels, a backward pass and an update uses. ``mlp_chunks`` makes checkpoints."""
-MEDIA_KEYS = ("images", "image_size", "audio_frames", "audio_seconds")
+MEDIA_KEYS = ("images", "image_size", "video_frames", "audio_frames", "audio_seconds")
 PYTORCH_KEYS = (
     *("method", "attention", "autocast", "implementation", "litgpt", "generate", "transformers"),
     *("experts_implementation", "routing", "head", "target_seq", *MEDIA_KEYS, "freeze"),
@@ -199,6 +199,8 @@ PLAN: Refusals = {
     "images: {p.images} does not go with the number of sizes in image_size; give one size, or one for each image": (
         lambda p: len(p.media.image_sizes) not in (0, 1, p.media.images)
     ),
+    "video_frames: {p.video_frames} does not go with images of other sizes in its row; leave images out, and give one "
+    "image_size": lambda p: p.video_frames is not None and (p.images is not None or len(p.media.image_sizes) > 1),
     "run has no rule with transformers: {p.transformers}, whose loading and evaluation are others; leave transformers "
     "out": lambda p: p.run is not None and p.transformers != NEWEST,
     "drop_output_before_step: true does not go with previous_output: true, which holds the output longer; leave one of "
@@ -543,6 +545,7 @@ MODEL: Refusals = {
         for key, what, heads in (
             ("images", "no images in its rows", ("image-text",)),
             ("image_size", "no images", ("image-text", "image-classification")),
+            ("video_frames", "no video", ("image-text",)),
             ("audio_frames", "no audio", ("speech-seq2seq", "ctc", "audio-classification")),
             ("audio_seconds", "no audio", ("speech-seq2seq", "ctc", "audio-classification")),
         )

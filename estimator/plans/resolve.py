@@ -123,8 +123,8 @@ def given_of(plan: Plan, spec: ModelSpec) -> Given:
     """The images and the audio of a plan. Raises ``InputError`` for images with more tokens than a row has."""
     if not HEADS[spec.head].media:
         return Given()
-    known = spec.processor is not None and spec.processor.known
-    media = plan.media._replace(processor=spec.processor) if known else plan.media
+    processor = spec.processor("image" if plan.video_frames is None else "video")
+    media = plan.media._replace(processor=processor) if processor is not None and processor.known else plan.media
     given = spec.config.source.media(media, plan.held_dtype)
     tokens = sum((one.tokens or 0) + one.around for one in given.images)
     if tokens > plan.seq and HEADS[spec.head].text:

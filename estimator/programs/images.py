@@ -24,6 +24,8 @@ _RULES = (
     *("Gemma3", "GotOcr2", "Idefics3", "Llava", "LlavaNext", "LlavaOnevision", "Pixtral", "Qwen2VL", "SmolVLM"),
 )
 """The classes of processors whose rules are here, by the beginnings of their names."""
+_VIDEOS = ("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe")
+"""Model types that take a video, and for whose processor of videos there is a rule."""
 _LARGEST = 4096
 """Pixels of the longest side that Idefics 3 and SmolVLM resize to (``MAX_IMAGE_SIZE``)."""
 
@@ -76,6 +78,8 @@ class Media(NamedTuple):
     audio_seconds: float | None = None
     """The same as a time."""
     processor: Processor | None = None
+    video_frames: int | None = None
+    """Of a video in place of the images, whose frames have the first of ``image_sizes``."""
 
     def sizes(self, own: Pair | None) -> tuple[Pair, ...]:
         """The size of each image. ``own`` is that of the config. Raises ``InputError`` where nothing says one."""
@@ -161,9 +165,14 @@ def seen(takes: Iterable[str], config: Mapping[str, Any], media: Media) -> tuple
     patch = (_pair(vision.get("patch_size")) or (1, 1))[0]
     tile = processor.tile or own
     sizes = media.sizes(own)
+    if media.video_frames is not None and kind not in _VIDEOS:
+        raise InputError(f"video_frames has no rule with model_type {kind}; give its frames as images")
     if "image_grid_thw" in takes:
         merge = processor.merge or vision.get("spatial_merge_size", 1)
         patch = processor.patch or patch
+        if media.video_frames is not None:
+            times = -(-media.video_frames // vision.get("temporal_patch_size", 2))
+            return _video(sizes[0], media.video_frames, times, patch * merge, processor, "3" in str(kind))
         shapes = [smart_resize(*size, patch * merge, processor.shortest, processor.longest) for size in sizes]
         return tuple([Seen(1, h, w, h * w // (patch * merge) ** 2) for h, w in shapes])
     if vision.get("model_type") == "pixtral":
@@ -198,6 +207,27 @@ def seen(takes: Iterable[str], config: Mapping[str, Any], media: Media) -> tuple
     return tuple(found)
 
 
+def _video(size: Pair, frames: int, times: int, factor: int, processor: Processor, apart: bool) -> tuple[Seen, ...]:
+    """The pieces of a video in a row: all of it, or one for each of its patches in time where they stand ``apart``.
+
+    Source: ``video_processing_qwen2_vl.py``, whose limits are those of a frame, and ``video_processing_qwen3_vl.py``,
+    whose limits are those of all frames.
+    """
+    height, width = size
+    if not apart:
+        fewest, most = processor.shortest or 128 * 28 * 28, processor.longest or 28 * 28 * 768
+        height, width = smart_resize(height, width, factor, fewest, most)
+        return (Seen(times, height, width, times * (height // factor) * (width // factor)),)
+    if frames < 2:
+        raise InputError(f"video_frames: {frames} is less than the 2 frames of a patch; give more")
+    if min(height, width) < factor:
+        scale = max(factor / height, factor / width)
+        height, width = int(height * scale), int(width * scale)
+    fewest, most = processor.shortest or 128 * 32 * 32, processor.longest or 32 * 32 * 768
+    height, width = smart_resize(height, width, factor, fewest, most, frames)
+    return (Seen(1, height, width, (height // factor) * (width // factor)),) * times
+
+
 def _tokens_of(tile: Pair | None, patch: int, config: Mapping[str, Any], vision: Mapping[str, Any]) -> int | None:
     """The tokens of a tile; ``None`` where there is no rule."""
     kind = config.get("model_type")
@@ -217,11 +247,15 @@ def _tokens_of(tile: Pair | None, patch: int, config: Mapping[str, Any], vision:
     return patches + whole - int(config["vision_feature_select_strategy"] == "default")
 
 
-def smart_resize(height: int, width: int, factor: int, fewest: int | None, most: int | None) -> Pair:
+def smart_resize(
+    height: int, width: int, factor: int, fewest: int | None, most: int | None, frames: int | None = None
+) -> Pair:
     """The pixels that an image is resized to: multiples of ``factor``, within the fewest and most pixels.
 
-    Source: ``image_processing_qwen2_vl.py: smart_resize``, with the class's own limits.
+    Source: ``image_processing_qwen2_vl.py: smart_resize``, with the class's own limits. Those of a video with
+    ``frames`` are for all of them (``video_processing_qwen3_vl.py: smart_resize``).
     """
+    frames, whole = frames or 1, round((frames or 2) / 2) * 2 if frames else 1
     fewest, most = fewest or 56 * 56, most or 28 * 28 * 1280
     if max(height, width) / min(height, width) > 200:
         raise InputError(
@@ -229,11 +263,11 @@ def smart_resize(height: int, width: int, factor: int, fewest: int | None, most:
             "ratio must be smaller than 200)"
         )
     high, wide = round(height / factor) * factor, round(width / factor) * factor
-    if high * wide > most:
-        beta = math.sqrt(height * width / most)
+    if whole * high * wide > most:
+        beta = math.sqrt(frames * height * width / most)
         high, wide = (max(factor, math.floor(n / beta / factor) * factor) for n in (height, width))
-    elif high * wide < fewest:
-        beta = math.sqrt(fewest / (height * width))
+    elif whole * high * wide < fewest:
+        beta = math.sqrt(fewest / (frames * height * width))
         high, wide = (math.ceil(n * beta / factor) * factor for n in (height, width))
     return high, wide
 
@@ -346,11 +380,12 @@ def inputs_of(
     if "image_grid_thw" in takes:
         patch = (media.processor and media.processor.patch) or vision["patch_size"]
         grids = tuple([(1, one.height // patch, one.width // patch) for one in images])
+        pixels, grid = "pixel_values", "image_grid_thw"
+        if media.video_frames is not None:
+            pixels, grid, rows, grids = "pixel_values_videos", "video_grid_thw", "B", ((tiles, *grids[0][1:]),)
         patches = f"{sum(map(math.prod, grids))}*B"
         values = channels * vision.get("temporal_patch_size", 1) * patch**2
-        return [
-            Input("pixel_values", (patches, values), dtype), Input("image_grid_thw", (rows, 3), values=grids)
-        ]  # fmt: skip
+        return [Input(pixels, (patches, values), dtype), Input(grid, (rows, 3), values=grids)]
     if vision.get("model_type") == "pixtral":
         sizes = tuple([(one.height, one.width) for one in images])
         return [

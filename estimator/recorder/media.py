@@ -32,9 +32,11 @@ def media_of(model: Any, asked: Media, dtype: str, where: str) -> Given:
                 images = seen(takes, keys, asked)
             except InputError as error:
                 raise InputError(f"{where}: {error}") from None
-            given = _with_placeholders(model, Given(tuple(inputs_of(takes, keys, asked, images, dtype)), images=images))
+            given = Given(tuple(inputs_of(takes, keys, asked, images, dtype)), images=images)
+            given = _with_placeholders(model, given, "image" if asked.video_frames is None else "video")
+        kind = 1 if asked.video_frames is None else 2
         counts = given.placeholders[1]
-        types = tuple([Input(name, ("B", "S"), placeholders=(1, counts)) for name in types_of(model)])
+        types = tuple([Input(name, ("B", "S"), placeholders=(kind, counts)) for name in types_of(model)])
         return given._replace(inputs=given.inputs + types)
     for name in ("input_features", "input_values"):
         if name in takes:
@@ -103,11 +105,12 @@ def types_of(model: Any) -> list[str]:
     return ["token_type_ids"] * (model.config.model_type == "gemma3") + ["mm_token_type_ids"] * asks
 
 
-def _with_placeholders(model: Any, given: Given) -> Given:
+def _with_placeholders(model: Any, given: Given, what: str) -> Given:
     """The same with what stands for images in a row. Where no rule says how many, it is as many as the tower gives."""
     config = model.config
     token = next(
-        (n for key in ("image_token_id", "image_token_index") if (n := getattr(config, key, None)) is not None), None
+        (n for key in (f"{what}_token_id", f"{what}_token_index") if (n := getattr(config, key, None)) is not None),
+        None,
     )
     if token is None or not hasattr(model, "get_image_features"):
         return given

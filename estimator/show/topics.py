@@ -60,7 +60,7 @@ _TOPICS: Mapping[str, tuple[str, str]] = {
     "attention": ("attention", "attention sdpa_kernel attention_mask use_cache"),
     "lengths": (
         "batch and length",
-        "batch seq target_seq images image_size audio_frames audio_seconds lengths data_collator packing "
+        "batch seq target_seq images image_size video_frames audio_frames audio_seconds lengths data_collator packing "
         "return_seq_idx gradient_accumulation_steps previous_seq",
     ),
     "memory": ("savings", "checkpointing use_reentrant saved_activations activation_group_size mlp_chunks"),

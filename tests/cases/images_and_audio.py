@@ -151,6 +151,12 @@ ALONE: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 }  # fmt: skip
 
 
+VIDEOS = {
+    "qwen2_vl": {"image_size": "64x56", "video_frames": 5, "seq": 900},
+    "qwen2_5_vl": {"image_size": "64x56", "video_frames": 3, "seq": 900},
+    "qwen3_vl": {"image_size": "24x80", "video_frames": 6, "seq": 900},
+}
+"""Keys of plans with a video in each row."""
 MIXED: dict[str, tuple[str, dict[str, Any]]] = {
     "qwen2_5_vl": ("64x56,200x80", {"size": {"shortest_edge": 64, "longest_edge": 16000}, "patch_size": 4}),
     "qwen3_vl": ("64x56,40x40,9x80", {}),

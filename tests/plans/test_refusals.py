@@ -125,6 +125,7 @@ REFUSED: list[dict[str, Any]] = [
     {"sharding": DDP, "task": "infer", "generate": {}},
     {"generate": {}, "transformers": "4.57"},
     {"images": 3, "image_size": "64x64,32x32"},
+    {"video_frames": 4, "images": 1},
     {"run": {}, "transformers": "4.57"},
     {"drop_output_before_step": True, "previous_output": True},
     {"device": "iphone-15", "ios_increased_memory_limit": True, "budget": "4GiB"},
@@ -220,6 +221,7 @@ REFUSED: list[dict[str, Any]] = [
     {"target_seq": 4},
     {"images": 2, **HEAD},
     {"image_size": "64x64", **HEAD},
+    {"video_frames": 4, **HEAD},
     {"audio_frames": 9},
     {"audio_seconds": 9.0},
     {
@@ -359,6 +361,7 @@ VALUES: dict[str, Any] = {
     "target_seq": 4,
     "images": 2,
     "image_size": "64x64",
+    "video_frames": 4,
     "audio_frames": 9,
     "audio_seconds": 9.0,
     "freeze": "language",

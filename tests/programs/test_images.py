@@ -209,3 +209,43 @@ def test_images_are_what_the_processor_makes_of_them(family: str) -> None:
         if processor is None:
             found = tuple([one._replace(tokens=None) for one in found])
         assert found == tuple(real), size
+
+
+@pytest.mark.extra("trace")
+@pytest.mark.share(3)
+@pytest.mark.parametrize(
+    ("name", "vision", "file"),
+    [
+        ("Qwen2VLVideoProcessor", {**QWEN, "patch_size": 14}, {}),
+        ("Qwen2VLVideoProcessor", {**QWEN, "patch_size": 14}, {"min_pixels": 3136, "max_pixels": 401408}),
+        ("Qwen3VLVideoProcessor", {**QWEN, "patch_size": 16}, {}),
+        (
+            "Qwen3VLVideoProcessor", {**QWEN, "patch_size": 16},
+            {"size": {"shortest_edge": 4096, "longest_edge": 25165824}},
+        ),
+    ],
+)  # fmt: skip
+def test_videos_are_what_the_processor_makes_of_them(name: str, vision: dict[str, Any], file: dict[str, Any]) -> None:
+    """Patches in time, height and width of 300 videos of random sizes and lengths."""
+    pytest.importorskip("torchvision")
+    import torch
+    import transformers
+
+    real = getattr(transformers, name)(**file, do_sample_frames=False)
+    config = _config("qwen3_vl" if "3" in name else "qwen2_5_vl", vision)
+    read = processor_of(file, "video_preprocessor_config.json") if file else None
+    draw, takes = random.Random(name), ("image_grid_thw", "pixel_values_videos")
+    for size in [(max(h, 8), max(w, 8)) for h, w in _sizes(300, name)]:  # fewer pixels are read as channels
+        frames = draw.randint(1, 40)
+        video = torch.empty((frames, 3, *size), dtype=torch.uint8, device="meta")
+        try:
+            grid = real([video], return_tensors=None)["video_grid_thw"][0]
+        except ValueError:
+            with pytest.raises(InputError, match=r"image_size|video_frames"):
+                seen(takes, config, Media(1, (size,), processor=read, video_frames=frames))
+            continue
+        found = seen(takes, config, Media(1, (size,), processor=read, video_frames=frames))
+        patch = vision["patch_size"]
+        times = sum(one.tiles for one in found)
+        assert (times, found[0].height // patch, found[0].width // patch) == tuple(map(int, grid)), (size, frames)
+        assert sum(one.tokens or 0 for one in found) == times * int(grid[1]) * int(grid[2]) // 4

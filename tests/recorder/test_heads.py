@@ -21,7 +21,7 @@ from estimator.plans.resolve import resolve  # noqa: E402
 from estimator.programs.heads import head_of  # noqa: E402
 from estimator.programs.program import SPAN, Call, Drop, Enter, Exit, Made, Ref, fold  # noqa: E402
 from estimator.show.commands import INVERSE  # noqa: E402
-from tests.cases.images_and_audio import MIXED, WITH_IMAGES, steps  # noqa: E402
+from tests.cases.images_and_audio import MIXED, VIDEOS, WITH_IMAGES, steps  # noqa: E402
 from tests.cases.small_models import write_config  # noqa: E402
 from tests.helpers.measured_steps import assert_step  # noqa: E402
 
@@ -112,6 +112,18 @@ def test_a_measured_step_with_images_of_several_sizes(name: str, tmp_path: Path)
     images = result.to_dict()["images"]
     assert len(images["tokens"]) == sizes.count(",") + 1
     assert images["text_tokens"] == 400 - sum(images["tokens"]) - sum(images["around"])
+
+
+@pytest.mark.share(2)
+@pytest.mark.parametrize("name", VIDEOS)
+def test_a_measured_step_with_a_video(name: str, tmp_path: Path) -> None:
+    """Two frames are one patch in time; a frame that is left alone is there twice."""
+    config = {**WITH_IMAGES[name][0], "video_token_id": 8}
+    (tmp_path / "model").mkdir()
+    limits = {"size": {"shortest_edge": 64, "longest_edge": 16000}, "patch_size": 4}
+    (tmp_path / "model" / "video_preprocessor_config.json").write_text(json.dumps(limits))
+    result = assert_step(config, {"batch": 2, "dtype": "float32", **VIDEOS[name]}, tmp_path)
+    assert {one.key for one in result.assumptions} >= {"video_frames"}
 
 
 @pytest.mark.parametrize(

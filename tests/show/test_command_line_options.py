@@ -253,7 +253,7 @@ WITHOUT_EFFECT = (
 def test_every_key_has_an_example_here() -> None:
     """Asks the contract: every key is an option. A new key needs a row in the tables above."""
     blocks = {"llama_cpp", "mlx", "executorch", "vllm", "sglang", "generate", "run", "sharding"}
-    of_no_built_in_model = {"target_seq", "images", "image_size", "audio_frames", "audio_seconds"}
+    of_no_built_in_model = {"target_seq", "images", "image_size", "video_frames", "audio_frames", "audio_seconds"}
     elsewhere = {"model", "devices"} | of_no_built_in_model | blocks
     assert PLAN_OPTIONS.keys() | elsewhere == Plan.model_fields.keys()
     assert ENGINE_OPTIONS.keys() | {"mmproj"} == LlamaCppOptions.model_fields.keys()  # a file, in test_llama_cpp.py
