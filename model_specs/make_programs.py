@@ -11,7 +11,7 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterator
-from itertools import product
+from itertools import chain, product
 from typing import Any
 
 import yaml
@@ -31,6 +31,13 @@ STRUCTURES: dict[str, dict[str, Any]] = yaml.safe_load(
 )
 NEEDED = {"sequence-classification": {"pad_token_id": 0}}
 """The other heads, and what a config must say."""
+
+ENCODERS: dict[str, dict[str, Any]] = {
+    name: {"model_type": name.partition(".")[0]}
+    for name in ("bert.default", "roberta.default", "xlm-roberta.default", "distilbert.default")
+}
+"""Encoders, which no causal language model is."""
+OF_ENCODERS = ("masked-lm", "sequence-classification", "token-classification")
 
 
 def structures() -> Iterator[tuple[str, dict[str, Any]]]:
@@ -64,6 +71,8 @@ def fits(raw: dict[str, Any], families: list[Family]) -> bool:
 
 
 def _recorded(raw: dict[str, Any], head: str) -> dict[families.Case, Family | InputError]:
+    if head in OF_ENCODERS and raw in ENCODERS.values():
+        return families.record_families(raw, families.cases_of_encoder(raw, head))
     if head != CAUSAL:
         return families.record_for_all_settings(raw, head=head)
     if release == litgpt.PROGRAMS:  # the loop has one setting
@@ -85,7 +94,8 @@ def main(only: list[str]) -> None:
     """Record and write."""
     written: dict[tuple[str, str], list[Family]] = {}
     heads = (CAUSAL, *NEEDED) if release == NEWEST else (CAUSAL,)
-    for (name, raw), head in product(structures(), heads):
+    encoders = product(ENCODERS.items(), OF_ENCODERS) if release == NEWEST else ()
+    for (name, raw), head in chain(product(structures(), heads), encoders):
         model_type, _, word = name.partition(".")
         key = head, model_type
         if only and not {name, model_type, head} & {*only}:

@@ -186,6 +186,8 @@ class Family:
         self._check_keys(raw)
         named = sorted(raw, key=self.aliases.__contains__)  # of two names the other one counts, as in transformers
         config = with_rope({self.aliases.get(key, key): raw[key] for key in named})
+        if "num_labels" in self.symbols and isinstance(labels := config.get("id2label"), Mapping):
+            config["num_labels"] = len(labels)  # as transformers counts them
         sizes = {name for text in self.symbols.values() for name in names(text)}
         self._check_values(config)
         config = {key: one_for_all(value) if key in sizes else value for key, value in config.items()}

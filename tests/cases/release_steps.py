@@ -78,7 +78,7 @@ def config_of(path: Path) -> dict[str, Any]:
     if word in models.builtin_names():
         raw = dict(models.load(word).raw)
     else:
-        raw |= STRUCTURES[path.stem]
+        raw |= STRUCTURES.get(path.stem, {})
     raw = {head.aliases.get(key, key): value for key, value in raw.items()}
     n = random.Random(path.stem).randint
     kv, groups, size = 2 ** n(1, 2), 2 if "G" in head.symbols else 1, 8 * n(2, 4)

@@ -18,6 +18,7 @@ from estimator.plans.plan import parse_plan
 from estimator.plans.resolve import resolve
 from estimator.programs.expressions import evaluate
 from estimator.programs.family import Family
+from estimator.programs.heads import HEADS
 from estimator.programs.program_files import load_together, read_together, written, written_together
 from estimator.programs.program_files.reading import Reader
 from estimator.programs.setting import Setting, Settings, merged
@@ -30,8 +31,7 @@ from tests.helpers.processes import LIBRARIES, run_without
 from tests.helpers.recordings import answer, refuse
 
 FILES = sorted(recorded_programs.shipped_folder().glob("*.json"))
-CLASSIFIES = "sequence-classification"
-CLASSIFIERS = sorted((recorded_programs.shipped_folder() / CLASSIFIES).glob("*.json"))
+OF_HEADS = sorted(path for head in HEADS for path in (recorded_programs.shipped_folder() / head).glob("*.json"))
 TOTALS = ("parameters", "adapters", "buffers", "gradients", "optimizer", "saved", "trainable_parameters", "moments")
 
 
@@ -48,10 +48,7 @@ SMALL = 150_000
 @pytest.mark.share(24)
 @pytest.mark.parametrize(
     "path",
-    [
-        pytest.param(path, marks=[pytest.mark.witness] * (path.stat().st_size > SMALL))
-        for path in (*FILES, *CLASSIFIERS)
-    ],
+    [pytest.param(path, marks=[pytest.mark.witness] * (path.stat().st_size > SMALL)) for path in (*FILES, *OF_HEADS)],
     ids=lambda path: f"{path.parent.name} {path.stem}",
 )
 def test_a_file_is_written_as_it_is(path: Path) -> None:
@@ -101,15 +98,15 @@ NO_LORA = {"llama4_text", "nemotron_h"}
 
 
 @pytest.mark.share(24)
-@pytest.mark.parametrize("path", [*FILES, *CLASSIFIERS], ids=lambda path: f"{path.parent.name} {path.stem}")
+@pytest.mark.parametrize("path", [*FILES, *OF_HEADS], ids=lambda path: f"{path.parent.name} {path.stem}")
 def test_its_totals_are_those_of_a_recording(path: Path, tmp_path: Path) -> None:
     """Every total and every moment of a step, at sizes that no recording had. The files take the steps in turn.
 
     Biases, tied embeddings, dropouts and labels are as a draw from the file's name says.
     """
-    step: dict[str, Any] = STEPS[(*FILES, *CLASSIFIERS).index(path) % len(STEPS)]
-    head = CLASSIFIES if path in CLASSIFIERS else "causal-lm"
-    step = {**step, "head": head} if path in CLASSIFIERS else step
+    step: dict[str, Any] = STEPS[(*FILES, *OF_HEADS).index(path) % len(STEPS)]
+    head = path.parent.name if path in OF_HEADS else "causal-lm"
+    step = {**step, "head": head} if path in OF_HEADS else step
     pytest.importorskip("torch")
     pytest.importorskip("transformers")
     from estimator.recorder.hugging_face import recorded_config
@@ -118,7 +115,9 @@ def test_its_totals_are_those_of_a_recording(path: Path, tmp_path: Path) -> None
     raw = config_of(path)
     raw |= {key: rng.random() < 0.5 for key in families[0].switches}
     raw |= {key: rng.choice([0.0, 0.1]) for key in families[0].rates}
-    raw |= {"num_labels": rng.choice([1, 3]), "pad_token_id": 0} if path in CLASSIFIERS else {}
+    alone = any({"B", "num_labels"} <= {*one.fixed} for one in families)  # a program of one row with one label
+    labels = rng.choice([1, 3]) if alone or step["batch"] > 1 else 3
+    raw |= {"num_labels": labels, "pad_token_id": 0} if head.endswith("classification") else {}
     (tmp_path / "config.json").write_text(json.dumps(raw), encoding="utf-8")
     config = shipped_config(families, raw, "the config")
     assert isinstance(config.source, Shipped)
@@ -168,6 +167,40 @@ def test_every_built_in_model_is_answered_without_torch(first: int) -> None:
     )
     done = run_without(LIBRARIES, script)
     assert (done.returncode, done.stderr, done.stdout) == (0, "", "")
+
+
+BERT = {
+    "vocab_size": 30522, "hidden_size": 768, "intermediate_size": 3072, "num_attention_heads": 12,
+    "num_hidden_layers": 12, "max_position_embeddings": 512, "type_vocab_size": 2,
+}  # fmt: skip
+ROBERTA = {**BERT, "max_position_embeddings": 514, "type_vocab_size": 1, "pad_token_id": 1, "layer_norm_eps": 1e-05}
+DISTILBERT = {"vocab_size": 30522, "dim": 768, "hidden_dim": 3072, "n_heads": 12, "n_layers": 6, "dropout": 0.1}
+
+
+@pytest.mark.parametrize(
+    ("model_type", "name", "config", "parameters"),
+    [
+        ("bert", "BertForMaskedLM", BERT, 109_514_298),
+        ("roberta", "RobertaForMaskedLM", {**ROBERTA, "vocab_size": 50265}, 124_697_433),
+        ("distilbert", "DistilBertForMaskedLM", DISTILBERT, 66_985_530),
+    ],
+)
+def test_published_encoders_are_answered(
+    model_type: str, name: str, config: dict[str, Any], parameters: int, tmp_path: Path, without_live: None
+) -> None:
+    """Witness: the parameters of bert-base-uncased, roberta-base and distilbert-base-uncased, as their weights on the
+    hub have them.
+    """
+    path = tmp_path / "config.json"
+    raw = {"model_type": model_type, "architectures": [name], "gradient_checkpointing": False, **config}
+    path.write_text(json.dumps(raw), encoding="utf-8")
+    assert estimator.estimate(model=str(path), seq=128, batch=8, dtype="float32").total_parameters == parameters
+    few, many = (
+        estimator.estimate(model=str(path), seq=128, batch=8, dtype="float32", head="sequence-classification").bytes
+        for labels in (2, 5)
+        if path.write_text(json.dumps({**raw, "id2label": {str(i): f"L{i}" for i in range(labels)}}))
+    )
+    assert many["parameters"] - few["parameters"] == 3 * 769 * 4
 
 
 CONFIG = config_of(next(path for path in FILES if path.stem.startswith("gemma2.")))

@@ -22,7 +22,7 @@ from ...programs.setting import VALUES, Setting, Settings, merged
 from .. import config_reads
 from ..agreement import settings_served
 from ..hugging_face import HuggingFaceModel
-from .cases import BASES, BASES_OF_HEADS, Case, cases_of, covers, has_interfaces, of_dtypes, rows_of
+from .cases import BASES, BASES_OF_HEADS, Case, cases_of, cases_of_encoder, covers, has_interfaces, of_dtypes, rows_of
 from .classes import structure_of
 from .configs import KV_HEADS, class_config, foreign_keys, resolved_keys
 from .draws import drawn_config
@@ -32,6 +32,7 @@ from .structure import DERIVED, Structure
 __all__ = [
     "Case",
     "cases_of",
+    "cases_of_encoder",
     "has_interfaces",
     "record",
     "record_families",
@@ -128,6 +129,22 @@ def _of_head(
     return replace(found, structure={**found.structure, **own}), lists, {**defaults, **given}
 
 
+def _of_encoder(
+    found: Structure, lists: dict[str, Any], defaults: dict[str, Any], classifies: bool
+) -> tuple[Structure, dict[str, Any], dict[str, Any]]:
+    """What is known of an encoder: it looks both ways and its MLP is whole. The loss of one that classifies follows
+    from its labels, and its dropout is the layers'.
+    """
+    own: dict[str, Any] = {"is_decoder": False, "chunk_size_feed_forward": 0}
+    if classifies:
+        return (
+            replace(found, structure={**found.structure, **own, "problem_type": None, "classifier_dropout": None}),
+            lists,
+            {**defaults, **own, "num_labels": 2},
+        )
+    return replace(found, structure={**found.structure, **own}), lists, {**defaults, **own}
+
+
 def _of_base(structure: tuple[Structure, dict[str, Any], dict[str, Any]], first: Case, seed: int) -> dict[Case, Family]:
     """The programs for all sequences and both devices, or one for each kind that makes other calls."""
     found, lists, defaults = structure
@@ -172,6 +189,8 @@ def record_families(raw: Mapping[str, Any], cases: Sequence[Case], seed: int = 0
             try:
                 if structure is None or structure[0].power < power:
                     structure = structure_of(raw, case, random.Random(seed), power)
+                if case.head != CAUSAL:
+                    structure = _of_encoder(*structure, case.classifies)
                 found, lists, defaults = structure
                 own = _of_case(found, case)
                 try:

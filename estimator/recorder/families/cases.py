@@ -116,6 +116,24 @@ def cases_of(raw: Mapping[str, Any]) -> list[Case]:
     return found
 
 
+def cases_of_encoder(raw: Mapping[str, Any], head: str) -> list[Case]:
+    """The cases that programs of an encoder with a head are shipped for: training, with padding, under autocast and
+    with eager attention, too, and inference.
+    """
+    train = Setting(attention=HuggingFaceModel(raw, "the config", head).attention)
+    every = {
+        train,
+        train._replace(attention="eager"),
+        train._replace(attention_mask=True),
+        train._replace(trains=False),
+    }
+    autocast = train._replace(dtype="float32", autocast="bfloat16")
+    found = [*(Case(of_dtypes(one), head) for one in sorted(every, reverse=True)), Case((autocast,), head)]
+    if head == "sequence-classification":  # one label is a regression
+        found += [replace(one, fixed=("num_labels",)) for one in found]
+    return found
+
+
 def rows_of(chunked: bool) -> list[tuple[tuple[str, ...], bool]]:
     """Rows of tokens for which a model may make other calls: the symbols that are 1, of ``ONES``, and whether sequences
     are a multiple of the chunks, of layers that cut a sequence into chunks.

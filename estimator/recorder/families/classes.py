@@ -13,7 +13,6 @@ from ...programs.expressions import names
 from ...programs.program import layer_numbers
 from .. import config_reads
 from ..fit import fit
-from ..hugging_face import HuggingFaceModel
 from ..loops import rolled
 from .cases import Case
 from .configs import (
@@ -24,6 +23,7 @@ from .configs import (
     ROPE,
     chunk_key,
     class_config,
+    model_of,
     other_names_of,
     resolved_keys,
     window_key,
@@ -58,7 +58,7 @@ def structure_of(
     raw |= {key: config[key] for key in other_names.values()}
     raw = {key: one_for_all(value) if key in ROLES["I"] else value for key, value in raw.items()}
     found = Structure(raw, case, power=power, other_names=other_names)
-    found.attention = HuggingFaceModel(raw, "the config").attention
+    found.attention = model_of(raw).attention
     found.derived = {
         name: text
         for name, text in DERIVED

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
+from contextlib import suppress
 from typing import Any
 
 from ...errors import InputError
@@ -32,9 +33,20 @@ ROPE = {"default", "linear", "llama3", "yarn", "proportional", "longrope", "dyna
 LONGEST = "max_position_embeddings"
 
 
+def model_of(raw: Mapping[str, Any]) -> HuggingFaceModel:
+    """The causal language model of a config; where its class has none, the one with the first head that it has."""
+    try:
+        return HuggingFaceModel(raw, "the config")
+    except InputError:
+        for head in ("masked-lm", "sequence-classification"):
+            with suppress(InputError):
+                return HuggingFaceModel(raw, "the config", head)
+        raise
+
+
 def class_config(raw: Mapping[str, Any]) -> Any:
     """The config that transformers makes."""
-    return HuggingFaceModel(raw, "the config").config
+    return model_of(raw).config
 
 
 def window_key(config: Mapping[str, Any]) -> str | None:

@@ -24,7 +24,7 @@ from ..hugging_face import HuggingFaceModel
 from ..kinds import examples, smallest
 from ..lifting import lifted
 from ..loops import rolled
-from .configs import class_config, foreign_keys, resolved_keys
+from .configs import class_config, foreign_keys, model_of, resolved_keys
 from .draws import CHECKS, DRAWS, program_of, recorded_draw
 from .keys import definitions
 from .orders import in_order, needs_every_kind, signs_of, useful_orders, with_orders
@@ -83,7 +83,7 @@ def _fitted(found: Structure, lists: Mapping[str, Any], defaults: Mapping[str, A
     used |= {*"HIVKGDR", "chunks", "num_labels", *([found.chunk] if found.chunk else [])}
     symbols = {key: text for key, text in definitions(found).items() if key in used}
     unused = [name for key, text in definitions(found).items() if key not in symbols for name in names(text)]
-    live = HuggingFaceModel(raw, "the config")
+    live = model_of(raw)
     family = Family(
         model_type=raw["model_type"],
         program=fitted,

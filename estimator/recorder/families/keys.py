@@ -24,8 +24,7 @@ from ...programs.program import Program
 from ...programs.switches import switch
 from .. import config_reads
 from ..fit import same_but_rate, same_calls
-from ..hugging_face import HuggingFaceModel
-from .configs import class_config, resolved_keys
+from .configs import class_config, model_of, resolved_keys
 from .draws import QUOTIENTS, SHARED, Draw, drawn_config, groups_symbol, program_of, recorded_draw
 from .structure import Structure
 
@@ -252,7 +251,7 @@ def defaults_of(found: Structure, rng: random.Random) -> dict[str, Any]:
 
 def _of_module(key: str, bare: Mapping[str, Any]) -> Any:
     """What a module takes for a key that neither the config nor its class has."""
-    model = HuggingFaceModel(bare, "the config").build("bfloat16")
+    model = model_of(bare).build("bfloat16")
     return next((vars(module)[key] for module in model.modules() if key in vars(module)), None)
 
 
