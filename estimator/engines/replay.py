@@ -11,7 +11,7 @@ from ..steps.optimizers import optimizer_of, updated
 
 KINDS = ("parameters", "optimizer states", "gradients", "saved activations", "temporaries")
 """The kinds of allocations in a timeline. Buffers and cuBLAS's workspace count as parameters."""
-PARAMETER, STATE, _GRADIENT, _SAVED, _TEMPORARY = range(len(KINDS))
+PARAMETER, STATE, _GRADIENT, _SAVED, TEMPORARY = range(len(KINDS))
 STATES = Origin("step", "optimizer", "state")
 
 
@@ -28,7 +28,7 @@ def state_sizes(step: Step, method: Method, ledger: Ledger) -> tuple[Size, ...]:
 
 def kind_of(events: Events, number: int) -> int:
     """The kind of an allocation in a step, as an index into ``KINDS``."""
-    return _GRADIENT if number in events.gradients else _SAVED if number in events.saved else _TEMPORARY
+    return _GRADIENT if number in events.gradients else _SAVED if number in events.saved else TEMPORARY
 
 
 @dataclass

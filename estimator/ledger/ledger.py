@@ -226,6 +226,12 @@ class Counted:
     def __iter__(self) -> Iterator[tuple[Tensor, Size]]:
         return iter(self._held)
 
+    def copy(self, place: int, shape: Shape | None = None) -> Tensor:
+        """Put a copy of what a tensor shows, or of a part of this shape, in its place. Returns the tensor."""
+        tensor, copies = self._held[place]
+        self._held[place] = tensor.ledger.empty(shape or tensor.shape, tensor.dtype), copies
+        return tensor
+
     def clear(self) -> None:
         """Free everything."""
         while self._held:
@@ -396,6 +402,8 @@ class Ledger:
     """That of the host's memory, where parts of a model on a device with memory of its own rest there."""
     notes: dict[str, str] = field(default_factory=dict)
     """Remarks of rules for the reader of the result, by subject."""
+    cached: tuple[str, str] = ("", "")
+    """The dtypes of the keys and of the values that a cache was given last."""
     unrolled: bool = False
     """Every one of equal layers and chunks is run: no part is counted."""
     outlined: bool = False

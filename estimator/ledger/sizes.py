@@ -12,6 +12,7 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from fractions import Fraction
+from types import MappingProxyType
 from typing import Any, Union
 
 from ..errors import InputError
@@ -258,9 +259,13 @@ def product(sizes: Iterable[Size]) -> Size:
 
 
 class Taken:
-    """What a run with symbols takes for granted of its sizes. Where it is so, a run with numbers does the same."""
+    """What a run with symbols takes for granted of its sizes. Where it is so, a run with numbers does the same.
 
-    def __init__(self) -> None:
+    ``samples``: what sizes are compared at, in place of the symbols' own. Properties are then as they are there.
+    """
+
+    def __init__(self, samples: Mapping[str, int] = MappingProxyType({})) -> None:
+        self.samples = samples
         self.differences: set[Poly] = set()
         """They are not zero: sizes that were compared, and are not the same polynomial."""
         self.facts: set[tuple[Callable[..., Any], tuple[Size, ...], Any]] = set()
@@ -277,10 +282,10 @@ _taken: Taken | None = None
 
 
 @contextmanager
-def taking() -> Iterator[Taken]:
-    """Within it, what is taken for granted of symbols is written down."""
+def taking(samples: Mapping[str, int] = MappingProxyType({})) -> Iterator[Taken]:
+    """Within it, what is taken for granted of symbols is written down. ``samples``: see ``Taken``."""
     global _taken
-    outer, _taken = _taken, Taken()
+    outer, _taken = _taken, Taken(samples)
     try:
         yield _taken
     finally:
@@ -288,12 +293,14 @@ def taking() -> Iterator[Taken]:
 
 
 def is_so(property_of: Callable[..., bool], *sizes: Size) -> bool:
-    """Whether sizes have a property. That of symbols is taken not to be so."""
+    """Whether sizes have a property. That of symbols without samples is taken not to be so."""
     if all(isinstance(size, int) for size in sizes):
         return property_of(*sizes)
-    if _taken is not None:
-        _taken.facts.add((property_of, sizes, False))
-    return False
+    if _taken is None:
+        return False
+    found = bool(_taken.samples) and property_of(*map(_sample, sizes))
+    _taken.facts.add((property_of, sizes, found))
+    return found
 
 
 def only_bounded() -> None:
@@ -310,6 +317,11 @@ def compared(a: Size, b: Size) -> int:
     return sign
 
 
+def smaller(a: Size, b: Size) -> Size:
+    """The smaller of two sizes; of symbols that which is at their samples."""
+    return b if compared(a, b) > 0 else a
+
+
 def _sign(a: int, b: int) -> int:
     return (a > b) - (a < b)
 
@@ -317,7 +329,8 @@ def _sign(a: int, b: int) -> int:
 def _sample(size: Size) -> int:
     if isinstance(size, int):
         return size
-    return int(size.evaluate({s.name: s.sample for s in _SYMBOLS if s.function is None}))
+    samples = {s.name: s.sample for s in _SYMBOLS if s.function is None}
+    return int(size.evaluate(samples if _taken is None else {**samples, **_taken.samples}))
 
 
 def ceiling(size: Size, divisor: int) -> Size:

@@ -227,6 +227,7 @@ class OneDeviceKeys(TypedDict, total=False):
     max_new_tokens: int
     num_beams: int
     cache_implementation: Literal['dynamic', 'static', 'quantized']
+    disable_compile: bool
     world_size: int | None
     replicate: int
     tp: int

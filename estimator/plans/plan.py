@@ -323,7 +323,7 @@ class _Question(BaseModel):
     )
     use_cache: StrictBool = Field(False, description="the model also returns its KV cache")
     generate: Annotated[GenerateOptions, Block(_generate)] | None = Field(
-        None, description="infer on torch-cpu: a call of transformers' generate, by its names, in place of one pass"
+        None, description="infer: a call of transformers' generate, by its names, in place of one pass"
     )
     convert_outputs_to_fp32: StrictBool = Field(
         False, description="autocast: the model's output is cast to float32, as accelerate does"

@@ -26,6 +26,7 @@ from ..engines.keys import Refusals
 from ..engines.registry import KEYS as ENGINES
 from ..engines.registry import RUNTIMES, refused_on
 from ..errors import InputError, options
+from ..ledger.sizes import symbol
 from ..methods.base import AdapterMethod
 from ..programs.heads import HEADS
 from ..programs.releases import NEWEST
@@ -596,6 +597,14 @@ MODEL: Refusals = {
     "generate out for one pass, or take another method": (
         lambda r: r.plan.generate is not None and (r.method.virtual_tokens or r.plan.method.name == "adaption_prompt")
     ),
+    "generate has no rule with {r.spec.config.family} on runtime: {r.plan.runtime}, where transformers decodes with "
+    "other kernels for experts than prompts have (batched_mm); leave generate out, or set runtime: torch-cpu": (
+        lambda r: _generates_on_a_card(r) and r.spec.config.source.has_experts
+    ),
+    "generate has no rule with {r.spec.config.family} and this cache on runtime: {r.plan.runtime}, since no passes of "
+    "it are shipped; take cache_implementation: dynamic, or runtime: torch-cpu": (
+        lambda r: _generates_on_a_card(r) and not _knows_tokens(r)
+    ),
     "cache_implementation: quantized does not go with a model of sliding windows, which transformers' quantized cache "
     "does not take; use cache_implementation: dynamic or static": (
         lambda r: (
@@ -756,6 +765,17 @@ def check_device(name: str) -> None:
     if device.is_card and device.capability is None:
         ways = f"{options({'budget': 'SIZE'})} in its place for a step on a CPU, or {options({'runtime': 'llama.cpp'})}"
         raise InputError(f"device: {device.name}, which runs no CUDA, has no rule with PyTorch; give {ways}")
+
+
+def _generates_on_a_card(resolved: Any) -> bool:
+    return resolved.plan.generate is not None and bool(resolved.plan.engine.has_own_memory)
+
+
+def _knows_tokens(resolved: Any) -> bool:
+    """Whether there is a program of the pass that makes whichever token of a call of ``generate``."""
+    step, plan = resolved.step, resolved.plan
+    passes = step.procedure.at_token(symbol("N")).passes(step, plan.batch, plan.seq)
+    return all(resolved.spec.config.source.knows(*one) for one in passes)
 
 
 def check_step(plan: Any) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 
 from .. import operators as ops
-from ..ledger import Counted, Ledger, Size, Tensor
+from ..ledger import Counted, Ledger, Shape, Size, Tensor
 
 WIDE = 256
 """The largest head whose keys and values SDPA repeats itself (``sdpa_attention.py: use_gqa_in_sdpa``)."""
@@ -27,6 +27,7 @@ class Cache:
         self._numbers: Tensor | None = None
         self._held = Counted(ledger)
         self._ledger = ledger
+        self._layers: list[int] = []
 
     def start(self) -> None:
         """Make what it holds besides keys and values, as the model does that makes the cache."""
@@ -43,9 +44,20 @@ class Cache:
         storages = {id(x.storage): x.storage.nbytes * copies for x, copies in self.tensors()}
         return sum(storages.values(), 0)
 
-    def hold(self, tensor: Tensor, copies: Size) -> None:
+    def hold(self, tensor: Tensor, copies: Size, layer: int = -1) -> None:
         """Hold a tensor of a layer that stands for ``copies``."""
         self._held.add(tensor, copies)
+        self._layers.append(layer)
+
+    def of_layers(self) -> list[tuple[int, Tensor]]:
+        """What ``hold`` was given, each with the number of its layer; -1 outside of the layers."""
+        return [(layer, tensor) for layer, (tensor, _) in zip(self._layers, self._held, strict=True)]
+
+    def copy(self, place: int, shape: Shape | None = None) -> Tensor:
+        """Put a copy in the place of a tensor that is held, or of a part of this shape. Returns the tensor, which dies
+        where nobody keeps it.
+        """
+        return self._held.copy(place, shape)
 
     def update(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """Append the next layer's keys and values to its past ones; returns all of them."""

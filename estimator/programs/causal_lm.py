@@ -232,12 +232,21 @@ class RecordedCausalLM(Module):
     def fill_cache(self, inputs: Inputs) -> None:
         """Make what the cache has before the forward pass of ``inputs``."""
         program = self.c.source.at(inputs.step, inputs.batch, inputs.seq)
-        for segment in self.segments:
+        for number, segment in enumerate(self.segments):
+            self.ledger.segment = number
             with self.ledger.counted(segment.copies):
                 for index, _ in segment.layers:
                     self.recorded.fill_cache(program.events_of(index))
+        self.ledger.segment = -1
         for events in program.outside:
             self.recorded.fill_cache(events)
+
+    @property
+    def filled(self) -> list[tuple[int, Tensor]]:
+        """What was made of the cache, with the layer of each tensor; -1 outside of the layers."""
+        program = self.recorded.program
+        places = (-1, *(() if program is None else program.places))
+        return [(places.index(slot // SPAN - 1) - 1, tensor) for slot, tensor in self.recorded.cached.items()]
 
     def forward(
         self,
@@ -306,14 +315,14 @@ class RecordedCausalLM(Module):
         self._before(program, inputs, inputs_embeds, frame)
         del inputs_embeds
         held = Cache(ledger) if cache is None else cache
-        before: tuple[Size, int, int] | None = None
+        before: tuple[Size, int, int, int] | None = None
         ends = list(itertools.accumulate(stack.depth for stack in program.stacks))
         for number, segment in enumerate(self.segments):
             if number and segment.stack != self.segments[number - 1].stack:
                 assert before is not None
                 ledger.scope, ledger.segment = "embedding", -1
                 self._run_outside(program.between[segment.stack - 1], inputs, frame)
-                self._keep(program, frame, before[0], 0 if program.looks_back else before[1], before[2], held)
+                self._keep(program, frame, before[0], 0 if program.looks_back else before[1], *before[2:], held)
                 before = None
             ledger.segment = number
             ledger.scope = (
@@ -331,11 +340,11 @@ class RecordedCausalLM(Module):
             if following != last + 1:
                 program.rename(frame, last, following - 1)
                 program.rename(recorded.dtypes, last, following - 1)
-            before = segment.copies, first, following - 1
+            before = segment.copies, first, following - 1, last
         if before is not None:
             ledger.scope, ledger.segment = "final norm", -1
             self._finish(program, inputs, labels, frame)
-            self._keep(program, frame, before[0], 0 if program.looks_back else before[1], before[2], held)
+            self._keep(program, frame, before[0], 0 if program.looks_back else before[1], *before[2:], held)
         if inputs.until:
             return frame[0], held
         loss, logits = (self._output(program, name, frame) for name in ("loss", "logits"))
@@ -384,11 +393,15 @@ class RecordedCausalLM(Module):
         self.recorded.run(events, start, len(events), frame)
 
     @staticmethod
-    def _keep(program: Program, frame: Frame, copies: Size, first: int, last: int, cache: Cache) -> None:
-        """Put what outlives the layer after its own into the cache: keys and values, and what else a layer's has."""
+    def _keep(program: Program, frame: Frame, copies: Size, first: int, last: int, run: int, cache: Cache) -> None:
+        """Put what outlives the layer after its own into the cache: keys and values, and what else a layer's has.
+
+        ``last`` has the slots of ``run``, the last layer that is run.
+        """
         start, stop = (program.places[first] + 1) * SPAN, (program.places[last] + 2) * SPAN
         for slot in [slot for slot in frame if start <= slot < stop]:
-            cache.hold(frame.pop(slot), copies)
+            layer = program.places.index(slot // SPAN - 1)
+            cache.hold(frame.pop(slot), copies, layer if layer < last else run)
 
     @staticmethod
     def _output(program: Program, name: str, frame: Frame) -> Tensor | None:

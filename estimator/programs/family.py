@@ -115,7 +115,12 @@ class Family:
         return self
 
     def serves(self, setting: Setting) -> bool:
-        """Whether the program is for a setting."""
+        """Whether the program is for a setting.
+
+        Passes of ``generate`` are recorded for a CPU, and call the same on a GPU where no experts are run together.
+        """
+        if self.holds_cache and all(one["experts_implementation"] == (None,) for one in self.settings):
+            setting = setting._replace(device="cpu")
         return setting.is_of(self.settings)
 
     @property

@@ -6,7 +6,8 @@ from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
-from ..ledger import Ledger, Size, Tensor, whole
+from ..ledger import Ledger, Size, Tensor
+from ..ledger.sizes import smaller
 from ..operators import CPU, Device
 from .heads import HEADS, Input, Placeholders
 from .modules import Base, Module
@@ -41,7 +42,7 @@ class CachedTokens:
             return {}
         stored = self.past
         if window is not None and (self.reordered or not self.prefilled):
-            stored = min(whole(stored), window - self.reordered)
+            stored = smaller(stored, window - self.reordered)
         return dict(zip(CACHED_SIZES, (self.past, stored), strict=True))
 
 
@@ -57,6 +58,20 @@ class Procedure:
     """The rows that a model gets for each one of the batch."""
     layer_by_layer: ClassVar[bool] = False
     """Whether all but the optimizer's step goes through the layers one after the other, equal ones alike."""
+
+    @property
+    def symbolic(self) -> bool:
+        """Whether it has symbols of its own, beside the batch's and the sequence's."""
+        return False
+
+    @property
+    def tokens(self) -> int:
+        """How many tokens are made for each row, each by a pass that begins with what the one before left."""
+        return 0
+
+    def at_token(self, number: Size, dtypes: tuple[str, str] = ("", "")) -> Procedure:
+        """The pass that makes the token of this number, where the cache has keys and values of these ``dtypes``."""
+        return self
 
     def passes(self, step: Step, batch: Size, seq: Size) -> list[tuple[Step, Size, Size]]:
         """The forward passes that differ: the options of each, and its batch and sequence."""

@@ -6,18 +6,34 @@ A cache object here serves one forward pass. It starts with the keys and values 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import ClassVar, NamedTuple
 
-from ..ledger import ITEMSIZE, Ledger, Size, Tensor, whole
+from ..ledger import ITEMSIZE, Counted, Ledger, Shape, Size, Tensor
+from ..ledger.sizes import compared, smaller
 from ..programs.attention_functions import Cache, behind
 
 
 class Layer(NamedTuple):
-    """A layer that is run: how many layers it stands for, and its sliding window in tokens, if it has one."""
+    """A layer that is run: how many layers it stands for, and its sliding window in tokens, if it has one.
+
+    ``number`` is its own among all layers, ``segment`` that of the segment that it is run in (``Ledger.segment``).
+    """
 
     copies: Size
     window: int | None
+    number: int = 0
+    segment: int = -1
+
+
+@contextmanager
+def running(ledger: Ledger, layer: Layer) -> Iterator[None]:
+    """Make what a layer has outside of its own calls: counted for all its copies, and in the segment that it is in."""
+    ledger.segment = layer.segment
+    with ledger.counted(layer.copies):
+        yield
+    ledger.segment = -1
 
 
 Pair = tuple[Tensor, Tensor]
@@ -29,17 +45,45 @@ class DynamicCache(Cache):
 
     static: ClassVar[bool] = False
     """Whether it has its full size from the start (``is_compileable``)."""
+    quantised: ClassVar[bool] = False
+    """Whether it holds other numbers than it is given. Then old keys live until the values are copied, too."""
 
     def __init__(
         self, ledger: Ledger, layers: Sequence[Layer], capacity: Size, past: Size = 0, held: Iterable[Pair] = ()
     ) -> None:
-        numbers = sum((self.numbers_bytes(layer, past) * layer.copies for layer in layers), 0)
         super().__init__(ledger, held)
-        self._numbers = ledger.empty((numbers,), "uint8")
+        self._all = list(layers)
+        self._own = Counted(ledger)
+        for layer in layers:
+            with running(ledger, layer):
+                self._own.add(ledger.empty((self.numbers_bytes(layer, past),), "uint8"))
         self.capacity, self.past = capacity, past
         self.layers = list(layers)
         self.dtypes = ("", "")
         """The dtypes of the keys and of the values that it was given."""
+
+    def by_layer(self) -> dict[Layer, list[Tensor]]:
+        """What it has of each layer; before a forward pass what the layer has then."""
+        numbers, held = ([x for x, _ in counted] for counted in (self._own, self._held))
+        pairs = self._past or [[*pair] for pair in zip(held[::2], held[1::2], strict=True)]
+        own = numbers[-len(self._all) :]
+        return {layer: [number, *pair] for layer, number, pair in zip(self._all, own, pairs, strict=True)}
+
+    def reorder(self) -> None:
+        """``reorder_cache``: each layer's keys, then its values, are copied, and what is not seen is left out."""
+        for place, layer in enumerate(self._all):
+            with running(self._ledger, layer):
+                before: list[Tensor] = []
+                for at in (2 * place, 2 * place + 1):
+                    if not self.quantised:
+                        before.clear()
+                    before.append(self.copy(at, self._seen(layer, [*self._held][at][0])))
+                del before
+
+    def _seen(self, layer: Layer, x: Tensor) -> Shape:
+        """The shape of what a layer shows of its keys or values."""
+        batch, heads, tokens, dim = x.shape
+        return batch, heads, self.held(layer.window, tokens, self.capacity, reordered=True, prefilled=False)[0], dim
 
     @classmethod
     def numbers_bytes(cls, layer: Layer, past: Size) -> int:
@@ -49,7 +93,7 @@ class DynamicCache(Cache):
     @staticmethod
     def keys(window: int | None, past: Size, seq: Size, capacity: Size) -> Size:
         """How many keys ``seq`` tokens see that follow ``past`` tokens (``get_mask_sizes``)."""
-        return past + seq if window is None else min(whole(past), window - 1) + seq
+        return past + seq if window is None else smaller(past, window - 1) + seq
 
     @staticmethod
     def held(window: int | None, past: Size, capacity: Size, reordered: bool, prefilled: bool) -> tuple[Size, Size]:
@@ -58,7 +102,7 @@ class DynamicCache(Cache):
         The keys of a window are a view of those before. ``prefilled``: one forward pass made all ``past`` tokens.
         ``reordered``: beam search has copied the cache since, so the storage has no more than the view.
         """
-        if window is None or whole(past) < window:
+        if window is None or compared(past, window) < 0:
             return past, past
         return window - 1, window - 1 if reordered else past if prefilled else window
 
@@ -96,14 +140,14 @@ class StaticCache(DynamicCache):
     def keys(window: int | None, past: Size, seq: Size, capacity: Size) -> Size:
         if window is None:
             return capacity
-        room = min(window, whole(capacity))
-        if whole(past) >= room:
+        room = smaller(window, capacity)
+        if compared(past, room) >= 0:
             return room + seq - 1
-        return max(whole(past + seq), room)
+        return room if compared(past + seq, room) < 0 else past + seq
 
     @staticmethod
     def held(window: int | None, past: Size, capacity: Size, reordered: bool, prefilled: bool) -> tuple[Size, Size]:
-        room = capacity if window is None else min(window, whole(capacity))
+        room = capacity if window is None else smaller(window, capacity)
         return room, room
 
     def store(self, key: Tensor, value: Tensor) -> Pair:
@@ -117,12 +161,12 @@ class StaticCache(DynamicCache):
             values = ledger.empty((batch, heads, room, dim), value.dtype)
         self._held.add(keys)
         self._held.add(values)
-        if layer.window is not None and whole(self.past) >= whole(room):
+        if layer.window is not None and compared(self.past, room) >= 0:
             # The window is rolled by one token in a new tensor, and copied back.
             new = [ledger.empty(x.shape, x.dtype) for x in (keys, values)]
             new.append(ledger.empty((1,), "int64"))  # the place of the new token
             del new
-        elif layer.window is not None and whole(self.past + seq) > whole(room):
+        elif layer.window is not None and compared(self.past + seq, room) > 0:
             return key, value  # a prompt longer than the window sees itself; the cache copies its last tokens
         else:
             positions = ledger.empty((seq,), "int64")
@@ -133,6 +177,8 @@ class StaticCache(DynamicCache):
 
 class QuantizedCache(DynamicCache):
     """A cache in 8-bit floats, which is dequantised for each forward pass: ``Fp8QuantizedLayer``."""
+
+    quantised = True
 
     @classmethod
     def numbers_bytes(cls, layer: Layer, past: Size) -> int:
@@ -145,7 +191,7 @@ class QuantizedCache(DynamicCache):
 
     def store(self, key: Tensor, value: Tensor) -> Pair:
         if not self._past:
-            self._held.add(key.ledger.empty((2,), "float32"))
+            self._own.add(key.ledger.empty((2,), "float32"))
             self._held.add(_quantised(key, calibrates=True))
             self._held.add(_quantised(value, calibrates=True))
             return key, value

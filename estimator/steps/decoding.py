@@ -5,6 +5,8 @@ A name in the loop holds its tensor until the name is assigned again, so also du
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from ..ledger import ITEMSIZE, Ledger, Size, Tensor
 
 
@@ -33,6 +35,9 @@ class Greedy:
         self.names["next_token_logits"] = self.ledger.empty((self.rows, self.vocab), "float32")
         self.names["next_tokens"] = self.ledger.empty((self.rows,), "int64")
 
+    def begin(self) -> None:
+        """Take the sequences so far for a forward pass."""
+
     def choose(self, outputs: list[Tensor], tokens: Size) -> None:
         """Choose the token after ``tokens`` tokens, by the logits in ``outputs``, which alone holds them."""
         names, ledger = self.names, self.ledger
@@ -58,11 +63,14 @@ class BeamSearch(Greedy):
         super().__init__(ledger, rows, vocab)
         self.beams, self.seq, self.new = beams, seq, new
 
+    def begin(self) -> None:
+        self.names["flat_running_sequences"] = self.names["running_sequences"]
+
     def sequences(self, tokens: Size) -> Tensor | None:
         if tokens == self.seq:
             return super().sequences(tokens)
-        running = self.names["running_sequences"]
-        return Tensor(running.storage, (self.rows, tokens), running.dtype, (running.shape[1], 1))
+        flat = self.names["flat_running_sequences"]
+        return Tensor(flat.storage, (self.rows, tokens), flat.dtype, (flat.shape[1], 1))
 
     def start(self) -> None:
         scores = 2 * self.rows * ITEMSIZE["float32"]  # of the running and of the finished beams
@@ -73,30 +81,45 @@ class BeamSearch(Greedy):
             "scores": self.ledger.empty((scores + flags,), "uint8"),
         }
         for kind in ("running", "finished"):
-            self._beams(kind, 1)
+            for name, (width, dtype) in self._kinds().items():
+                self.names[f"{kind}_{name}"] = self.ledger.empty((self.rows, width), dtype)
 
     def resume(self, tokens: Size) -> None:
         self.start()
         for name in ("logits", "log_probs"):
             self.names[name] = self.ledger.empty((self.rows, self.vocab), "float32")
-        self._beams("top", 2)
+        for name, (width, dtype) in self._kinds().items():
+            self.names[f"top_{name}"] = self.ledger.empty((2 * self.rows, width), dtype)
         self.names["top_log_probs"] = self.ledger.empty((2 * self.rows,), "float32")
         self.names["top_ended"] = self.ledger.empty((self.rows,), "bool")  # for twice as many candidates
+        width, dtype = self._kinds()["sequences"]
+        self.names["flat_running_sequences"] = self.ledger.empty((self.rows, width), dtype)  # of the pass before
+        self.names["beam_idx"] = self.names["running_beam_indices"]
 
-    def _beams(self, kind: str, times: int) -> None:
-        """Token sequences of ``times`` times ``rows`` beams, and for each new token the beam that it was added to."""
-        rows = times * self.rows
-        self.names[f"{kind}_sequences"] = self.ledger.empty((rows, self.seq + self.new), "int64")
-        self.names[f"{kind}_beam_indices"] = self.ledger.empty((rows, self.new), "int32")
+    def _kinds(self) -> dict[str, tuple[int, str]]:
+        """Of each beam the tokens, and for each new one the beam that it was added to: how many, and the dtype."""
+        return {"beam_indices": (self.new, "int32"), "sequences": (self.seq + self.new, "int64")}
+
+    def _gathered(self, kind: str, rows: Size, names: Sequence[str]) -> dict[str, Tensor]:
+        """``_gather_beams``: rows chosen by indices [rows, width], which ``take_along_dim`` makes whole."""
+        found: dict[str, Tensor] = {}
+        for name in names:
+            width, dtype = self._kinds()[name]
+            index = self.ledger.empty((rows, width), "int64")
+            found[f"{kind}_{name}"] = self.ledger.empty((rows, width), dtype)
+            del index
+        return found
 
     def choose(self, outputs: list[Tensor], tokens: Size) -> None:
-        names, ledger, shape = self.names, self.ledger, (self.rows, self.vocab)
+        names, ledger, shape, rows = self.names, self.ledger, (self.rows, self.vocab), self.rows
         names["logits"] = ledger.empty(shape, "float32")
         names["log_probs"] = ledger.empty(shape, "float32")  # log_softmax
         outputs.clear()
         names["log_probs"] = ledger.empty(shape, "float32")  # + running_beam_scores
-        self._beams("top", 2)
-        self._beams("running", 1)
-        merged = ledger.empty((3 * self.rows, self.seq + self.new), "int64")
-        self._beams("finished", 1)
+        names.update(self._gathered("top", 2 * rows, ("beam_indices", "sequences")))
+        names.update(self._gathered("running", rows, ("sequences", "beam_indices")))
+        merged = [ledger.empty((3 * rows, width), dtype) for width, dtype in reversed(self._kinds().values())]
+        finished = self._gathered("finished", rows, ("sequences", "beam_indices"))
         del merged
+        names.update(finished)
+        names["beam_idx"] = names["running_beam_indices"]

@@ -11,17 +11,22 @@ from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar
 
 from .. import operators as ops
-from ..ledger import ITEMSIZE, Size, Tensor, whole
+from ..ledger import ITEMSIZE, Called, Size, Tensor, whole
+from ..ledger.sizes import compared
 from ..programs import CachedTokens, Generated, Inputs, Procedure, Step
 from ..programs.attention_functions import Cache
 from ..programs.causal_lm import RecordedCausalLM
 from ..programs.masks import create_causal_mask
 from ..programs.recorded import Sizes
-from .caches import CACHES, DynamicCache, Layer, Pair
+from .caches import CACHES, DynamicCache, Layer, Pair, running
 from .decoding import BeamSearch, Greedy
 from .generate_options import GenerateOptions
 from .loop import Loop, Model
 from .prefill import infer
+
+_OUTSIDE = Layer(1, None, -1)
+CARRIED, KEPT = "carried", "kept"
+"""What a log says of a tensor that a pass has from the one before, and of one that it leaves to the next."""
 
 
 @dataclass(frozen=True)
@@ -32,8 +37,25 @@ class Generate(Procedure):
     window: int | None
     new: Size | None = None
     """New tokens in place of the options': a symbol stands for three and more."""
+    only: Size | None = None
+    """The one forward pass that is run: the one that makes the token of this number, from zero on. A log of events says
+    what it has from the pass before, and what it leaves to the next one (``Call.carry``)."""
+    dtypes: tuple[str, str] = ("", "")
+    """Of a pass behind others: the dtypes of the keys and of the values that those gave the cache."""
     trains: bool = field(default=False, kw_only=True)
     layer_by_layer: ClassVar[bool] = True
+
+    @property
+    def tokens(self) -> int:
+        return self.options.max_new_tokens
+
+    def at_token(self, number: Size, dtypes: tuple[str, str] = ("", "")) -> Generate:
+        return replace(self, only=number, dtypes=dtypes)
+
+    @property
+    def symbolic(self) -> bool:
+        """Whether the pass that is run is behind a number of tokens that is a symbol."""
+        return not isinstance(self.only, (int, type(None)))
 
     @property
     def new_tokens(self) -> Size:
@@ -54,11 +76,13 @@ class Generate(Procedure):
         options, new = self.options, self.new_tokens
         kind, rows = options.cache_implementation, batch * options.num_beams
         tokens = seq + (new - 1)
-        found: list[tuple[CachedTokens, Size, Size]] = [(CachedTokens(kind, 0, tokens), rows, seq)]
-        pasts = {1: [], 2: [seq]}.get(new, [seq, tokens - 1]) if isinstance(new, int) else [seq, tokens - 1]
-        for number, past in enumerate(pasts):
-            cached = CachedTokens(kind, past, tokens, prefilled=not number, reordered=options.num_beams > 1)
-            found.append((cached, rows, 1))
+        numbers: list[Size] = [0, *([1] if new != 1 else []), *([new - 1] if new not in (1, 2) else [])]
+        found: list[tuple[CachedTokens, Size, Size]] = []
+        for number in numbers if self.only is None else [self.only]:
+            past = seq + number - 1 if number else 0
+            behind = bool(number) and options.num_beams > 1
+            cached = CachedTokens(kind, past, tokens, prefilled=number == 1, reordered=behind)
+            found.append((cached, rows, 1 if number else seq))
         return found
 
 
@@ -73,7 +97,7 @@ class Call:
         options, ledger, inputs = generate.options, model.ledger, model.inputs
         self.ledger, self.inputs, self.forward = ledger, inputs, model.forward
         self.passes = generate.cached_passes(inputs.batch, inputs.seq)
-        cached, self.rows, self.seq = self.passes[0]
+        (cached, self.rows, _), self.seq = self.passes[0], inputs.seq
         self.tokens = cached.capacity
         """Tokens in the cache at the end. The last new token is never put there."""
         if options.num_beams == 1:
@@ -85,6 +109,34 @@ class Call:
         """Position ids of all tokens so far."""
         self.model_inputs: list[Any] = []
         """Inputs of the last forward pass, while the loop holds them."""
+        self.cache: Cache | None = None
+        self.layers: Sequence[Layer] = [
+            Layer(segment.copies, generate.window if run.windowed else None, index, number)
+            for number, segment in enumerate(model.causal_lm.segments)
+            for index, run in segment.layers
+        ]
+        """Those that are run."""
+
+    def carry(self, mark: str) -> None:
+        """Note in the log, if one is kept, what this pass has from the one before, or leaves to the next one."""
+        if (events := self.ledger.events) is not None:
+            loop = {"prompts": self.prompts, "first_positions": self.first_positions, "positions": self.positions}
+            held = {**loop, **self.loop.names, **self._inputs()}
+            alike = {tensor.storage.event: name for name, tensor in held.items() if tensor is not None}
+            for event, name in alike.items():
+                events.call(Called(mark, name, event), self.ledger)
+            for layer, tensors in self._by_layer().items():
+                with running(self.ledger, layer):
+                    for i, tensor in enumerate(tensors):
+                        events.call(Called(mark, f"cache.{layer.number}.{i}", tensor.storage.event), self.ledger)
+
+    def _inputs(self) -> dict[str, Tensor]:
+        """What the loop holds of the last forward pass's inputs, by name."""
+        return {}
+
+    def _by_layer(self) -> dict[Layer, list[Tensor]]:
+        """What the cache has of each layer: before a forward pass what the layer has then."""
+        raise NotImplementedError
 
     def run(self) -> Size:
         """Run the forward passes; returns the bytes of the cache at the end."""
@@ -92,17 +144,25 @@ class Call:
         infer(ledger)
         ledger.phase, ledger.scope = "prefill", "inputs"
         self.prompts = self.ids(self.inputs.batch, self.seq)  # the caller holds them
-        self.first_positions = self.positions = self._positions(self.seq)  # held by generate's own arguments
+        mask = self.ids(self.inputs.batch, self.seq)
+        self.first_positions = self.positions = self._first_positions()  # held by generate's own arguments
+        del mask  # of ones alone
         self.loop.start()
         for cached, _, seq in self.passes:
             if cached.past:
                 ledger.phase = "decode"
                 self.positions = self._positions(cached.past + 1)
                 self.loop.resume(cached.past + 1)
+            self._fill(cached, seq)
+            if cached.past:
+                self.carry(CARRIED)
+                self.loop.begin()
             outputs = [self._logits(cached, seq)]
             if not cached.past:
                 self.model_inputs.clear()
             self._choose(outputs, cached.past + seq)
+        ledger.mark("decode")
+        self.carry(KEPT)
         return self.cache_bytes()
 
     def ids(self, rows: Size, tokens: Size) -> Tensor:
@@ -112,20 +172,34 @@ class Call:
     def _positions(self, tokens: Size) -> Tensor | None:
         return self.ids(self.rows, tokens)
 
+    def _first_positions(self) -> Tensor | None:
+        """``position_ids = attention_mask.long().cumsum(-1) - 1`` where there is a mask, 0 elsewhere."""
+        sums = self.ids(self.inputs.batch, self.seq)
+        numbers = self.ids(self.inputs.batch, self.seq)
+        del sums
+        where = self.ledger.empty((self.inputs.batch, self.seq), "bool")
+        positions = self._positions(self.seq)
+        del where, numbers
+        return positions
+
     def _choose(self, outputs: list[Tensor], tokens: Size) -> None:
         """Choose the token after ``tokens`` tokens."""
         self.ledger.scope = "token choice"
         self.positions = self._positions(tokens + 1)
         self.loop.choose(outputs, tokens)
-        if self.loop.reorders:  # a copy of one layer's keys or values at a time
-            self.ledger.transient(self._largest(tokens))
+        if self.loop.reorders:
+            self._reorder()
+
+    def _fill(self, cached: CachedTokens, seq: Size) -> None:
+        """Make what the cache has before a forward pass over ``seq`` tokens."""
+        raise NotImplementedError
 
     def _logits(self, cached: CachedTokens, seq: Size) -> Tensor:
         """Run the forward pass over ``seq`` tokens that follow what is cached."""
         raise NotImplementedError
 
-    def _largest(self, tokens: Size) -> Size:
-        """Bytes of the largest tensor of the cache after ``tokens`` tokens."""
+    def _reorder(self) -> None:
+        """``reorder_cache``: each layer's keys, then its values, are copied, and what is not seen is left out."""
         raise NotImplementedError
 
     def cache_bytes(self) -> Size:
@@ -144,54 +218,85 @@ class RecordedCall(Call):
         self.model = causal_lm
         first = generate.passes(model.step, model.inputs.batch, model.inputs.seq)[0]
         self.has_positions = "position_ids" in causal_lm.c.source.at(*first).inputs
-        self.cache: Cache | None = None
 
     def _positions(self, tokens: Size) -> Tensor | None:
         return super()._positions(tokens) if self.has_positions else None
 
-    def _logits(self, cached: CachedTokens, seq: Size) -> Tensor:
-        step = replace(self.inputs.step, cached=cached)
-        inputs = replace(self.inputs, batch=self.rows, seq=seq, step=step, position_ids=self.positions)
+    def _fill(self, cached: CachedTokens, seq: Size) -> None:
         self.cache = None
         self.model_inputs.clear()
-        self.model.fill_cache(inputs)
+        self.model.fill_cache(self._given(cached, seq))
+
+    def _given(self, cached: CachedTokens, seq: Size) -> Inputs:
+        step = replace(self.inputs.step, cached=cached)
+        return replace(self.inputs, batch=self.rows, seq=seq, step=step, position_ids=self.positions)
+
+    def _logits(self, cached: CachedTokens, seq: Size) -> Tensor:
         ids = self.loop.sequences(cached.past + seq)
+        given = self.prompts if ids is None else ids
         logits: Tensor
-        _, logits, self.cache, self.model_inputs = self.forward(self.prompts if ids is None else ids, inputs)
+        _, logits, self.cache, self.model_inputs = self.forward(given, self._given(cached, seq))
         return logits
 
-    def _held(self) -> Cache:
-        assert self.cache is not None
-        return self.cache
+    def _by_layer(self) -> dict[Layer, list[Tensor]]:
+        found: dict[Layer, list[Tensor]] = {}
+        held = self.model.filled if self.cache is None else self.cache.of_layers()
+        for index, tensor in held:
+            layer = next((one for one in self.layers if one.number == index), _OUTSIDE)
+            found.setdefault(layer, []).append(tensor)
+        return found
 
-    def _largest(self, tokens: Size) -> Size:
-        return max((whole(x.nbytes) for x, _ in self._held().tensors()), default=0)
+    def _reorder(self) -> None:
+        assert self.cache is not None
+        for place, (index, tensor) in enumerate(self.cache.of_layers()):
+            with running(self.ledger, next((one for one in self.layers if one.number == index), _OUTSIDE)):
+                if tensor.shape:
+                    self.cache.copy(place)
 
     def cache_bytes(self) -> Size:
-        if self.loop.reorders:
-            return sum((x.nbytes * copies for x, copies in self._held().tensors()), 0)
-        return self._held().nbytes
+        assert self.cache is not None
+        return self.cache.nbytes
 
 
 class CachedCall(Call):
-    """A call with a model whose program asks the setting for its cache. ``layers`` are those that are run."""
+    """A call with a model whose program asks the setting for its cache."""
 
-    def __init__(self, model: Model, generate: Generate, layers: Sequence[Layer]) -> None:
+    def __init__(self, model: Model, generate: Generate) -> None:
         c: Sizes = model.causal_lm.c
         super().__init__(model, generate, c.vocab)
-        self.layers, self.window, self.dtype = layers, generate.window, model.step.dtype
+        self.window, self.dtype = generate.window, model.step.dtype
         parts = getattr(c.program.split, "parts", 1)  # of the heads a process of tensor parallelism has one
         self.states = (self.rows, c.kv_heads // parts, c.head_dim)
-        self.dtypes: tuple[str, str] = ("", "")
+        self.dtypes = generate.dtypes
         self.kind = CACHES[generate.options.cache_implementation]
-        self.cache: DynamicCache | None = None
 
-    def _logits(self, cached: CachedTokens, seq: Size) -> Tensor:
-        past = cached.past
+    def _fill(self, cached: CachedTokens, seq: Size) -> None:
         self.cache = None
-        held = [self._held(layer, past) for layer in self.layers] if past else ()
-        self.cache = cache = self.kind(self.ledger, self.layers, self.tokens, past, held)
-        del held
+        held = [self._held(layer, cached.past) for layer in self.layers] if cached.past else ()
+        self.cache = self.kind(self.ledger, self.layers, self.tokens, cached.past, held)
+        if cached.past and not cached.prefilled and not self.model_inputs:  # of the pass before, which is not run
+            self.model_inputs = self._made(cached, seq)
+
+    def _inputs(self) -> dict[str, Tensor]:
+        if not self.model_inputs:
+            return {}
+        ids, inputs = self.model_inputs
+        masks = inputs.generated.masks or {}
+        held = {"ids": ids, "position_ids": inputs.generated.position_ids, **{f"mask {k}": x for k, x in masks.items()}}
+        return {f"input {name}": x for name, x in held.items() if x is not None}
+
+    def _by_layer(self) -> dict[Layer, list[Tensor]]:
+        assert isinstance(self.cache, DynamicCache)
+        return self.cache.by_layer()
+
+    def _reorder(self) -> None:
+        assert isinstance(self.cache, DynamicCache)
+        self.cache.reorder()
+
+    def _made(self, cached: CachedTokens, seq: Size) -> list[Any]:
+        """The token ids [rows, seq] of a forward pass, and its other inputs."""
+        past, cache = cached.past, self.cache
+        assert isinstance(cache, DynamicCache)
         ids = self.ids(self.rows, seq)
         positions = self.positions if not past else self.ids(self.rows, seq)
         assert positions is not None
@@ -206,7 +311,7 @@ class CachedCall(Call):
             past=past,
             step=replace(
                 self.inputs.step,
-                window_reached=self.window is not None and whole(keys[True]) >= self.window,
+                window_reached=self.window is not None and compared(keys[True], self.window) >= 0,
                 cached=cached,
             ),
             generated=generated,
@@ -215,9 +320,14 @@ class CachedCall(Call):
             kinds = {layer.window is not None for layer in self.layers}
             masks = {windowed: self._mask(inputs, windowed) for windowed in sorted(kinds)}
             inputs = replace(inputs, generated=replace(generated, masks={False: None, **masks}))
-        self.model_inputs = [ids, inputs]
+        return [ids, inputs]
+
+    def _logits(self, cached: CachedTokens, seq: Size) -> Tensor:
+        cache = self.cache
+        assert isinstance(cache, DynamicCache)
+        self.model_inputs = ids, inputs = self._made(cached, seq)
         logits: Tensor = self.forward(ids, inputs, cache)[1]
-        self.dtypes = cache.dtypes
+        self.dtypes = self.ledger.cached = cache.dtypes
         return logits
 
     def _mask(self, inputs: Inputs, windowed: bool) -> Tensor | None:
@@ -234,7 +344,7 @@ class CachedCall(Call):
         rows, heads, dim = self.states
         seen, stored = self._tokens(layer, past)
         pair = []
-        with self.ledger.counted(layer.copies):
+        with running(self.ledger, layer):
             for dtype in self.dtypes:
                 whole = self.ledger.empty((rows, heads, stored, dim), self.kind.dtype(dtype))
                 pair.append(Tensor(whole.storage, (rows, heads, seen, dim), whole.dtype))
@@ -247,9 +357,6 @@ class CachedCall(Call):
         key, value = (rows * heads * stored * dim * ITEMSIZE[self.kind.dtype(dtype)] for dtype in self.dtypes)
         return key, value
 
-    def _largest(self, tokens: Size) -> Size:
-        return max(whole(nbytes) for layer in self.layers for nbytes in self._layer_bytes(layer, tokens))
-
     def cache_bytes(self) -> Size:
         return sum((layer.copies * sum(self._layer_bytes(layer, self.tokens)) for layer in self.layers), 0)
 
@@ -258,11 +365,7 @@ def call_of(model: Model, generate: Generate) -> Call:
     """The call of a model, with a cache of rules where its program asks for one, else the library's own."""
     inputs, causal_lm = model.inputs, model.causal_lm
     first = generate.passes(inputs.step, inputs.batch, inputs.seq)[0]
-    if not causal_lm.c.source.at(*first).asks_interfaces:
-        return RecordedCall(model, generate)
-    layers = [
-        Layer(segment.copies, generate.window if run.windowed else None)
-        for segment in causal_lm.segments
-        for _, run in segment.layers
-    ]
-    return CachedCall(model, generate, layers)
+    kind: type[CachedCall | RecordedCall] = (
+        CachedCall if causal_lm.c.source.at(*first).asks_interfaces else RecordedCall
+    )
+    return kind(model, generate)

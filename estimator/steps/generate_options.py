@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, StrictBool
 
 from ..io.fields import Whole
 
@@ -20,4 +20,7 @@ class GenerateOptions(BaseModel):
         "dynamic",
         description="the cache: grown by each token, allocated for all of them at once, or dynamic and held in 8-bit "
         "floats (cache_config={'backend': 'fp8'})",
+    )
+    disable_compile: StrictBool = Field(
+        False, description="torch-cuda: passes with a static cache are not compiled, as transformers does on a GPU"
     )

@@ -59,7 +59,10 @@ REFUSED += [
         ({"generate": {"new_tokens": 5}}, "unknown key 'generate.new_tokens'"),
         ({"generate": {"cache_implementation": "hybrid"}}, "dynamic"),
         ({"generate": {}, "task": "train"}, "generate belongs to task: infer"),
-        ({"generate": {}, "runtime": "torch-cuda"}, "generate has no rule with runtime: torch-cuda"),
+        (
+            {"generate": {"cache_implementation": "static"}, "runtime": "torch-cuda"},
+            "cache_implementation: static has no rule with runtime: torch-cuda",
+        ),
         ({"generate": {}, "transformers": "4.57"}, "generate has no rule with transformers: 4.57"),
         ({"generate": {}, "use_cache": True}, "use_cache belongs to one forward pass"),
         ({"generate": {}, "attention_mask": True}, "attention_mask belongs to one forward pass"),

@@ -19,6 +19,7 @@ from estimator.plans.flat import BLOCKS
 from estimator.plans.plan import Plan, parse_plan
 from estimator.plans.resolve import resolve
 from tests.cases import offloading
+from tests.cases.causal_classes import CLASSES
 from tests.cases.published_runs import plans, sources
 from tests.cases.small_models import write_config
 from tests.cases.tables import MEASURED
@@ -36,6 +37,7 @@ PREFIX = {"name": "prefix_tuning", "num_virtual_tokens": 3}
 PROMPT = {"name": "prompt_tuning", "num_virtual_tokens": 3}
 ADAPTION = {"name": "adaption_prompt", "adapter_len": 3, "adapter_layers": 2}
 C3A = {"name": "c3a", "block_size": 4, "target_modules": ["o_proj"]}
+STATIC = {"cache_implementation": "static", "disable_compile": True}
 QUANTISED_CACHE = {"generate": {"cache_implementation": "quantized"}}
 EVALUATES = {"run": {"eval_samples": 9}}
 SHARDED = {"name": "fsdp2", "world_size": 2}
@@ -67,7 +69,8 @@ CAUSAL: dict[str, Any] = {
 REFUSED: list[dict[str, Any]] = [
     {"attention": "flash"},
     ON_HOST,
-    {**CUDA, "generate": {}},
+    {**CUDA, "generate": {"cache_implementation": "static"}},
+    {**CUDA, "generate": {}, "sharding": {"name": "fsdp2", "world_size": 4}},
     {**CUDA, "device": "apple-16gb"},
     {**LLAMA_CPP, "task": "train"},
     {"model": "x.gguf", "dtype": "q8_0"},
@@ -259,6 +262,8 @@ REFUSED: list[dict[str, Any]] = [
     {"model": {"hidden_act": "gelu"}, "method": "forward-ad"},
     {"dtype": "nf4", "method": {**LORA, "modules_to_save": ["up_proj"]}},
     {"generate": {}, "method": PREFIX},
+    {**CUDA, "model": {"model_type": "mixtral"}, "generate": {}},
+    {**CUDA, "model": {**CLASSES["bloom"], "model_type": "bloom"}, "generate": STATIC, "attention": "eager"},
     {**QUANTISED_CACHE, "model": {"model_type": "mistral"}},
     {"loss": "chunked", "method": {"name": "lars", "target_modules": ["lm_head", "q_proj"]}},
 ]

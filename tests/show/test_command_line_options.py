@@ -507,6 +507,7 @@ GENERATE_OPTIONS: dict[str, tuple[list[str], Any]] = {
     "max_new_tokens": (["--max-new-tokens", "700"], 700),
     "num_beams": (["--num-beams", "3"], 3),
     "cache_implementation": (["--cache-implementation", "quantized"], "quantized"),
+    "disable_compile": (["--disable-compile"], True),
 }
 
 

@@ -79,6 +79,8 @@ class TorchCuda(Torch):
         cuBLAS's workspace, cached blocks and perhaps the previous output. The first sets the allocated peak of the
         published runs (``tests/steps/test_forward_pass.py``).
         """
+        if plan.generate is not None:
+            return [Batch(plan.batch, plan.seq, False)]
         if plan.task == "infer":
             return [Batch(plan.batch, plan.seq, False)] * 2
         if plan.lengths is None:

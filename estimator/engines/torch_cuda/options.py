@@ -65,9 +65,16 @@ KEYS = Keys(
     topic=("gpu", "GPUs (runtime torch-cuda)"),
     claims=_claims,
     refused={
-        "generate has no rule with runtime: {p.runtime}; leave generate out, or set runtime: torch-cpu": (
-            lambda p: p.generate is not None
+        "cache_implementation: static has no rule with runtime: {p.runtime}, where transformers compiles its passes to "
+        "CUDA graphs; set disable_compile: true, or cache_implementation: dynamic": (
+            lambda p: (
+                p.generate is not None
+                and p.generate.cache_implementation == "static"
+                and not p.generate.disable_compile
+            )
         ),
+        "generate has no rule with runtime: {p.runtime} and sharding: {p.sharding.label}; leave sharding out, or set "
+        "runtime: torch-cpu": lambda p: p.generate is not None and p.sharding is not None,
     },
     refused_steps={
         "runtime: torch-cuda does not go with device: {p.device}, which runs no CUDA; leave runtime out, or name "

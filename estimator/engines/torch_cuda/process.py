@@ -17,6 +17,7 @@ from functools import cache, partial
 from sys import maxsize
 from typing import NamedTuple
 
+from ...errors import TooLong
 from ...ledger import FLOATING, ITEMSIZE, Events, Ledger, Origin, Size, whole
 from ...ledger.sizes import evaluated
 from ...operators.device import Device
@@ -24,16 +25,20 @@ from ...programs import Blocks, Procedure, Step
 from ...programs.layer_runs import segments
 from ...steps.checkpointing import segment_length
 from ...steps.expansion import Expansion, NotPeriodic
+from ...steps.generate import KEPT
 from ...steps.loop import Loop, apply_update, zero_grad
 from ...steps.optimizers import OPTIMIZERS, optimizer_of, updated
 from ...steps.step import run
 from ..engine import Job
-from ..replay import KINDS, PARAMETER, STATE, STATES, Batch, Phase, Timeline, Usage, kind_of, state_sizes
+from ..replay import KINDS, PARAMETER, STATE, STATES, TEMPORARY, Batch, Phase, Timeline, Usage, kind_of, state_sizes
 from ..shapes import Shapes
 from ..snapshot import Snapshot, loaded
 from .caching_allocator import TIES, Block, CachingAllocator, OutOfMemory
 from .passes import Passes
+from .tokens import Tokens, matched, noted
 
+MOST_PLAYED = 12_000_000
+"""The most entries of the logs of all tokens of a call, which take some fifteen seconds to replay."""
 MOST_KEPT = 600_000
 """The most entries of the logs that are kept, some 70 MB: a search over lengths takes little memory."""
 
@@ -65,6 +70,13 @@ class Log:
     states: tuple[int, ...]
     """The optimizer states, in the order in which they are made."""
     sharding: Blocks = field(default_factory=Blocks)
+    cached: tuple[str, str] = ("", "")
+    """The dtypes of the keys and of the values that a cache was given, if its rules are ours."""
+
+    @property
+    def kept(self) -> dict[str, int]:
+        """What a pass of ``generate`` leaves to the next one, by name."""
+        return noted(self.events, KEPT)
 
     def at(self, values: Mapping[str, int]) -> Log:
         """The log where the symbols have these values, with every pass of its loops."""
@@ -82,6 +94,9 @@ def log_step(job: Job, batch: Size, seq: Size, with_origins: bool = False) -> Lo
     if isinstance(batch, int) and isinstance(seq, int):
         job = job.at(batch, seq)
     step = replace(job.step, previous_output=False)
+    if step.procedure.tokens:
+        step = replace(step, procedure=step.procedure.at_token(0))
+        job = job.with_step(step)
     try:
         ledger = unrolled(job, step, batch, seq, partial(Events, with_origins, outlines_loops=True))
         passes = Passes(_events(ledger))
@@ -113,7 +128,7 @@ def log_step(job: Job, batch: Size, seq: Size, with_origins: bool = False) -> Lo
             constants.clear()
     states = state_sizes(job.step, job.method, ledger)
     blocks = _blocks(step, ledger)
-    log = Log(passes, events, tuple(found[False]), tuple(found[True]), tuple(constants), states, blocks)  # type: ignore[arg-type]
+    log = Log(passes, events, tuple(found[False]), tuple(found[True]), tuple(constants), states, blocks, ledger.cached)  # type: ignore[arg-type]
     return log.at({}) if isinstance(batch, int) and isinstance(seq, int) else log
 
 
@@ -145,7 +160,7 @@ def _run(
     job: Job, step: Step, batch: Size, seq: Size, new: Callable[[], Events] = Events, outlined: bool = False
 ) -> Ledger:
     """The ledger of a step that has run with an event log."""
-    symbolic = not (isinstance(batch, int) and isinstance(seq, int))
+    symbolic = step.procedure.symbolic or not (isinstance(batch, int) and isinstance(seq, int))
     ledger = step.ledger(unrolled=True, outlined=outlined, symbolic=symbolic, events=new())
     run(step, job.sizes(batch=batch, seq=seq), job.method, batch, seq, ledger=ledger)
     return ledger
@@ -166,6 +181,7 @@ def expanded(job: Job, step: Step, batch: Size, seq: Size, new: Callable[[], Eve
     expansion.play(0, events.marks.get("update", end))
     ledger = step.ledger(unrolled=True, symbolic=outlined.symbolic, events=expansion.events)
     ledger.parameters = expansion.parameters(outlined.parameters, ledger)
+    ledger.cached = outlined.cached
     if "update" in events.marks:
         if any(p.grad is not None for p in outlined.parameters):
             raise NotPeriodic  # a gradient that exists from the start, and is not the optimizer's
@@ -187,6 +203,7 @@ class Logs:
         self.with_origins = with_origins
         self._logs: dict[tuple[str, int, int], Log] = {}
         self._shapes = Shapes(self._made)
+        self._tokens: dict[tuple[str, int, int], Tokens] = {}
         self.begun: dict[tuple[str, Device, Batch], Process] = {}
         """The last process that made its first step, after it, by the rank, the kernels and the batch."""
 
@@ -198,6 +215,19 @@ class Logs:
                 del self._logs[next(iter(self._logs))]
             self._logs[shape] = self._shapes.of(job, batch, seq)
         return self._logs[shape]
+
+    def tokens(self, job: Job, batch: int, seq: int) -> Tokens:
+        """The passes behind the first one of a call of ``generate``."""
+        shape = repr(job.plan.method.open_values()), batch, seq
+        if shape not in self._tokens:
+            job, cached = job.at(batch, seq), self.of(job, batch, seq).cached
+
+            def run(number: Size) -> Events:
+                step = replace(job.step, procedure=job.step.procedure.at_token(number, cached))
+                return _events(unrolled(job.with_step(step), step, batch, seq, partial(Events, self.with_origins)))
+
+            self._tokens = {shape: Tokens(run)}
+        return self._tokens[shape]
 
     def _made(self, job: Job, batch: Size, seq: Size) -> Log:
         return log_step(job, batch, seq, self.with_origins)
@@ -235,7 +265,7 @@ def _natural(name: str) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]
 
 
-_PHASES = {"forward": "forward", "backward": "backward", "update": "optimizer step"}
+_PHASES = {"forward": "forward", "backward": "backward", "update": "optimizer step", "decode": "decode"}
 """The phases of a step, by the mark in the event log where they start."""
 
 
@@ -303,7 +333,7 @@ class Process:
         self.part = ""
         self._previous: list[tuple[Block, int]] = []
         self._live = [0] * len(KINDS)
-        self.steps = 0
+        self.steps = self.token = 0
         self._communication: list[tuple[Block, int]] = []
         self._gradients: list[tuple[Block, int]] = []
         self._limiter = RateLimiter()
@@ -346,6 +376,8 @@ class Process:
             if name in ("backward", "end"):  # the new output takes the previous one's place
                 self._release(self._previous)
             self._enter(name)
+            if name == "decode":
+                self._make_tokens(batch, seq, log, blocks)
             if name == "forward":
                 self._release(self._gradients)
             if name == "update":
@@ -363,6 +395,27 @@ class Process:
             self._play(events, events.order[done:], blocks)
         self.leave()
         self.part = ""
+
+    def _make_tokens(self, batch: int, seq: int, log: Log, blocks: dict[int, Block]) -> None:
+        """Make the tokens behind the first one, from what its pass left in ``blocks``."""
+        tokens, sizes = self.logs.tokens(self.job, batch, seq), log.events.sizes
+        kept: Mapping[str, int] = log.kept
+        count = self.job.step.procedure.tokens
+        for self.token in range(1, count):
+            one, events = tokens.at(self.token)
+            if (one.stop - one.first) * count > MOST_PLAYED:
+                raise TooLong(
+                    f"this call makes more than {MOST_PLAYED:,} allocations and frees, which are the most that are "
+                    f"gone through; ask for at most {MOST_PLAYED // (one.stop - one.first):,} tokens (max_new_tokens)"
+                )
+            has = {name: sizes[number] for name, number in kept.items() if number in blocks}
+            names = matched(has, {name: events.sizes[number] for name, number in one.carried.items()})
+            held = {one.carried[new]: blocks.pop(kept[name]) for name, new in names.items()}
+            self._release([(blocks.pop(number), TEMPORARY) for number in [*blocks]])
+            blocks.update(held)
+            self._play(events, events.order[one.first : one.stop], blocks)
+            kept, sizes = one.kept, events.sizes
+        self._release([(blocks.pop(number), TEMPORARY) for number in [*blocks]])
 
     def _load(self, log: Log) -> None:
         """Put parameters and buffers on the device, then adapters, then the casts of k-bit preparation.
@@ -435,6 +488,14 @@ class Process:
         sizes, malloc, free, watched = events.sizes, self.allocator.malloc, self.allocator.free, self.timeline
         copies, streams, snapshot = events.copies, events.streams, self.snapshot
         special, recorded, limiter = {*copies, *streams}, events.recorded, self._limiter
+        if not special and watched is None and snapshot is None:  # as below, and quick
+            for entry in order:
+                if entry >= 0:
+                    if nbytes := sizes[entry]:
+                        blocks[entry] = malloc(nbytes)
+                elif (gone := blocks.pop(~entry, None)) is not None:
+                    free(gone)
+            return
         for entry in order:
             if entry >= 0:
                 if entry in special and streams.get(entry) == "unshard":
@@ -519,7 +580,8 @@ def replay(
         try:
             process.step(batch.rows, batch.seq, batch.empty_cache)
         except OutOfMemory as error:
-            failed = f"step {number} of {len(batches)}, {process.part}: {error.requested:,} B more are asked for"
+            place = f", token {process.token + 1:,}" if process.part == "decode" else ""
+            failed = f"step {number} of {len(batches)}, {process.part}{place}: {error.requested:,} B more are asked for"
             if snapshot is not None:
                 snapshot.out_of_memory(error.requested, error.capacity - error.reserved)
             break

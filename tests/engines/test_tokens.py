@@ -1,0 +1,221 @@
+"""``generate`` on a GPU: the passes that make each token, and the process that makes them all."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from estimator import estimate
+from estimator.engines.replay import Timeline
+from estimator.engines.snapshot import Snapshot
+from estimator.engines.torch_cuda.caching_allocator import Block, CachingAllocator
+from estimator.engines.torch_cuda.process import Log, Logs, Process, replay
+from estimator.engines.torch_cuda.tokens import Tokens, matched
+from estimator.errors import InputError
+from estimator.plans.plan import parse_plan
+from estimator.plans.resolve import Resolved, resolve
+from estimator.show.cli import main
+from tests.cases.small_models import write_config
+
+MODEL = "smollm2-135m"
+MISTRAL = {"model_type": "mistral", "sliding_window": 24, "num_hidden_layers": 7}
+GEMMA = {"model_type": "gemma2", "sliding_window": 16, "num_hidden_layers": 12, "query_pre_attn_scalar": 16}
+LLAMA = {"model_type": "llama", "num_hidden_layers": 6}
+STATIC = {"cache_implementation": "static", "disable_compile": True}
+
+
+def job(config: dict[str, Any], folder: Path, **keys: Any) -> Resolved:
+    """A plan of a small model on a GPU."""
+    return resolve(parse_plan({"model": str(write_config(folder, config)), "device": "a100-80gb", **keys}))
+
+
+class Noted(CachingAllocator):
+    """The caching allocator, with what it is asked for: bytes that are allocated, and below zero those freed."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.log: list[int] = []
+        self.sizes: dict[Block, int] = {}
+
+    def malloc(self, nbytes: int, copies: int = 1, stream: str = "") -> Block:
+        self.log.append(nbytes)
+        block = super().malloc(nbytes, copies, stream)
+        self.sizes[block] = nbytes
+        return block
+
+    def free(self, block: Block, until: int | None = None) -> None:
+        self.log.append(-self.sizes.pop(block))
+        super().free(block, until)
+
+
+class Loaded(Process):
+    """A process whose allocator notes what is behind the loading."""
+
+    def _load(self, log: Log) -> None:
+        super()._load(log)
+        assert isinstance(self.allocator, Noted)
+        self.allocator.log.clear()
+
+
+CALLS: list[tuple[dict[str, Any], dict[str, Any]]] = [
+    (LLAMA, {"seq": 9, "generate": {"max_new_tokens": 12}}),
+    (LLAMA, {"seq": 9, "dtype": "float32", "generate": {"max_new_tokens": 20}, "sdpa_kernel": "math"}),
+    (LLAMA, {"seq": 5, "generate": {"max_new_tokens": 9, **STATIC}}),
+    (LLAMA, {"seq": 5, "generate": {"max_new_tokens": 9, "cache_implementation": "quantized"}}),
+    (LLAMA, {"seq": 5, "batch": 2, "generate": {"max_new_tokens": 9, "num_beams": 3}}),
+    (LLAMA, {"seq": 5, "autocast": "bfloat16", "dtype": "float32", "generate": {"max_new_tokens": 9}}),
+    (LLAMA, {"seq": 5, "dtype": "nf4", "method": "lora", "generate": {"max_new_tokens": 5}}),
+    (MISTRAL, {"seq": 18, "batch": 3, "generate": {"max_new_tokens": 12}}),
+    (MISTRAL, {"seq": 30, "generate": {"max_new_tokens": 5, "num_beams": 2}}),
+    (MISTRAL, {"seq": 18, "generate": {"max_new_tokens": 12, **STATIC}}),
+    (GEMMA, {"seq": 10, "attention": "eager", "generate": {"max_new_tokens": 12}}),
+]
+"""Small models, and calls of them in which windows are short, full, and filled."""
+
+
+@pytest.mark.consistency
+@pytest.mark.parametrize(("config", "keys"), CALLS, ids=str)
+def test_a_pass_with_a_symbol_is_that_of_each_number(config: Any, keys: Any, tmp_path: Path) -> None:
+    """Witness: formula, run for one number of tokens: the same allocations in the same order."""
+    asked = job(config, tmp_path, **keys)
+    tokens = Logs().tokens(asked, asked.plan.batch, asked.plan.seq)
+    for number in range(1, asked.step.procedure.tokens):
+        one, events = tokens.at(number)
+        alone = Tokens(tokens._run)
+        alone._passes.append(alone._numbered(number))
+        other, expected = alone.at(number)
+        assert one.carried == other.carried
+        assert one.kept == other.kept
+        assert events.order[one.first : one.stop] == expected.order[other.first : other.stop]
+        assert events.sizes == expected.sizes
+    assert len(tokens._passes) <= 5
+
+
+@pytest.mark.consistency
+@pytest.mark.parametrize(("config", "keys"), CALLS, ids=str)
+def test_every_token_begins_with_what_the_one_before_left(config: Any, keys: Any, tmp_path: Path) -> None:
+    """Witness: formula. Names, and the bytes of each tensor of the cache; what is left over is of that pass alone."""
+    asked = job(config, tmp_path, **keys)
+    logs = Logs()
+    log, tokens = logs.of(asked, asked.plan.batch, asked.plan.seq), logs.tokens(asked, asked.plan.batch, asked.plan.seq)
+    kept: Mapping[str, int] = log.kept
+    sizes = log.events.sizes
+    for number in range(1, asked.step.procedure.tokens):
+        one, events = tokens.at(number)
+        had = {name: sizes[n] for name, n in kept.items() if sizes[n]}
+        has = {name: events.sizes[n] for name, n in one.carried.items() if events.sizes[n]}
+        caches = [{name: n for name, n in x.items() if name.startswith("cache")} for x in (had, has)]
+        assert caches[0] == caches[1]
+        assert had.keys() <= has.keys()
+        kept, sizes = one.kept, events.sizes
+
+
+@pytest.mark.consistency
+@pytest.mark.parametrize(("config", "keys"), CALLS, ids=str)
+def test_the_process_is_a_replay_of_its_events(config: Any, keys: Any, tmp_path: Path) -> None:
+    """Witness: the allocator, given the whole list of allocations and frees of the process, one by one."""
+    asked = job(config, tmp_path, **keys)
+    process = Process(asked)
+    process.allocator = noted = Noted()
+    process.step(asked.plan.batch, asked.plan.seq)
+    process.leave()
+    again, live = CachingAllocator(), dict[int, list[Block]]()
+    for nbytes in noted.log:
+        if nbytes > 0:
+            live.setdefault(nbytes, []).append(again.malloc(nbytes))
+        else:
+            again.free(live[-nbytes].pop())
+    usage = replay(asked, asked.plan.engine.batches(asked.plan))
+    assert usage.allocated_peak == process.allocated_peak == again.peak_allocated
+    assert usage.reserved_peak == process.reserved_peak
+    assert abs(usage.reserved_peak - again.peak_reserved) <= 4 << 20  # of equal tensors another one may be freed
+    timeline, snapshot = Timeline(), Snapshot()
+    assert replay(asked, asked.plan.engine.batches(asked.plan), timeline=timeline) == usage
+    assert replay(asked, asked.plan.engine.batches(asked.plan), snapshot=snapshot) == usage
+    assert [name for _, name in timeline.parts] == ["load", "forward", "decode", "end"]
+
+
+MEASURED: list[tuple[dict[str, Any], dict[str, Any]]] = [
+    (LLAMA, {"seq": 140, "generate": {"max_new_tokens": 5}}),
+    (MISTRAL, {"seq": 21, "generate": {"max_new_tokens": 6}}),
+    (LLAMA, {"seq": 130, "generate": {"max_new_tokens": 4, "num_beams": 3}}),
+    (LLAMA, {"seq": 140, "generate": {"max_new_tokens": 4, "cache_implementation": "quantized"}}),
+    (LLAMA, {"seq": 140, "method": "lora", "generate": {"max_new_tokens": 4}}),
+]
+WIDE = {"hidden_size": 512, "num_attention_heads": 8, "intermediate_size": 800, "vocab_size": 999}
+
+
+@pytest.mark.share(3)
+@pytest.mark.extra("trace")
+@pytest.mark.parametrize(("config", "keys"), MEASURED, ids=str)
+def test_events_are_those_of_a_measured_call(config: Any, keys: Any, tmp_path: Path) -> None:
+    """Witness: measurement, on a CPU: all allocations and frees from a kilobyte on, first layer to last logits."""
+    from estimator.witnesses.measure import _step, allocator_events, without_matmul_scratch
+    from estimator.witnesses.reference.model import build_model
+
+    model = str(write_config(tmp_path, {**config, **WIDE, "num_hidden_layers": 2}))
+    keys = {"batch": 3, "dtype": "float32", "attention": "eager", **keys}
+    asked = resolve(parse_plan({"model": model, **keys}))
+    process = Loaded(asked)
+    process.allocator = noted = Noted()
+    process.step(asked.plan.batch, asked.plan.seq)
+    step = _step(asked, build_model(asked))
+    step.run()
+    measured = [n for n, _ in without_matmul_scratch(allocator_events(step.run)) if abs(n) >= 1024]
+    product = 3 * asked.plan.seq * 512 * 4 * keys["generate"].get("num_beams", 1)  # the first embedding's
+    predicted = [n for n in noted.log if abs(n) >= 1024]
+    first, begin = predicted.index(product), measured.index(product)
+    last = max(i for i, n in enumerate(measured) if n == 3 * keys["generate"].get("num_beams", 1) * 999 * 4)
+    there = predicted[first : first + last - begin]
+    assert len(there) == last - begin > 100
+    assert there == measured[begin:last]
+
+
+def test_of_which_layer_a_tensor_is() -> None:
+    """By hand: tensors are matched by their names and sizes, then by their sizes in a layer, then in order."""
+    kept = {"ids": 8, "cache.0.0": 4, "cache.0.1": 6, "cache.1.0": 4, "cache.1.1": 4, "gone": 3}
+    sizes = {"ids": 16, "cache.0.0": 6, "cache.0.1": 4, "cache.1.0": 4, "cache.1.1": 5}
+    names = {"cache.0.0": "cache.0.1", "cache.0.1": "cache.0.0", "cache.1.0": "cache.1.0", "cache.1.1": "cache.1.1"}
+    assert matched(kept, sizes) == {**names, "ids": "ids"}
+
+
+def test_more_tokens_take_more() -> None:
+    """A call of one token is one pass; each further one has a larger cache, and a moment is told where none is left."""
+    keys: dict[str, Any] = {"model": MODEL, "seq": 200, "batch": 4, "device": "rtx-4090"}
+    found = {new: estimate(**keys, generate={"max_new_tokens": new}) for new in (1, 2, 400)}
+    assert found[400].bytes["reserved_peak"] > found[2].bytes["reserved_peak"]
+    assert [phase.name for phase in found[1].phases] == ["after load", "forward", "decode", "after step"]
+    cache = {new: one.bytes["kv_cache"] for new, one in found.items()}
+    decode = {new: next(p.allocated for p in one.phases if p.name == "decode") for new, one in found.items()}
+    assert decode[400] - decode[2] >= cache[400] - cache[2]
+    tight = estimate(
+        **{**keys, "device": None}, runtime="torch-cuda", budget="850MiB", generate={"max_new_tokens": 400}
+    )
+    assert not tight.fits
+    assert "out of memory in step 1 of 1, decode, token " in str(tight.warnings)
+    with pytest.raises(InputError, match=r"ask for at most [0-9,]+ tokens"):
+        estimate(**keys, generate={"max_new_tokens": 10**7})
+
+
+def test_refused(tmp_path: Path) -> None:
+    """Compiled passes, experts, and what several processes share."""
+    keys: dict[str, Any] = {"model": MODEL, "device": "a100-80gb"}
+    with pytest.raises(InputError, match="CUDA graphs; set disable_compile: true"):
+        estimate(**keys, generate={"cache_implementation": "static"})
+    with pytest.raises(InputError, match="decodes with other kernels for experts"):
+        estimate(model="mixtral-8x7b", device="a100-80gb", generate={})
+    with pytest.raises(InputError, match="generate has no rule with runtime: torch-cuda and sharding"):
+        estimate(**keys, generate={}, sharding={"name": "fsdp2", "world_size": 4})
+
+
+def test_on_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
+    """The largest batch of a call fits with its margin."""
+    line = [MODEL, "--seq", "200", "--max-new-tokens", "40", "--device", "rtx-4060", "--json"]
+    assert main(["max-batch", *line]) == 0
+    most = json.loads(capsys.readouterr().out)["answer"]
+    assert main(["estimate", *line, "--batch", str(most)]) == 0
+    assert json.loads(capsys.readouterr().out)["fits"]
