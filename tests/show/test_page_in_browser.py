@@ -110,6 +110,24 @@ def test_modules_by_a_regular_expression(page: Any) -> None:
     assert answer(page, plan) == on_this_machine(plan)
 
 
+@pytest.mark.share(4)
+def test_an_answer_that_does_not_come_is_one_line(browser: Any, address: str) -> None:
+    method = {"name": "lora", "target_modules": "(([a-z._0-9])+)+!"}
+    opened = browser.new_page()
+    opened.set_default_timeout(SLOW)
+    opened.clock.install()
+    opened.goto(address)
+    shown(opened)
+    opened.evaluate("() => delete document.getElementById('result').dataset.result")
+    opened.evaluate(
+        "hash => { location.hash = hash }", f"plan={quote(json.dumps({'model': 'gpt2', 'method': method}))}"
+    )
+    opened.wait_for_timeout(1000)
+    opened.clock.fast_forward(130_000)
+    assert shown(opened) == {"error": "no answer: it takes more than two minutes; ask for less"}
+    opened.close()
+
+
 def test_a_link_gives_the_same_plan(page: Any) -> None:
     plan = {"model": "qwen3-0.6b", "method": {"name": "lora", "r": 4}, "seq": 512, "keep_logits": False}
     first = answer(page, plan)

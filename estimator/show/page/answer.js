@@ -1,5 +1,6 @@
 // What is shown of an answer: the headline, the bar, the breakdown, the curve.
 const PATIENCE = 8000; // ms that an answer nobody waits for may take before its worker is replaced
+const LONGEST = 120000; // ms that any answer may take: a regular expression of somebody's may take years
 const POINTS = 9; // of the curve
 
 const deviceOf = (name) => described.devices.find((one) => one.name === name || one.also.includes(name));
@@ -91,6 +92,11 @@ function stopped(wanted) {
   const stale = running && running !== version && wanted === version && first.loaded;
   if (stale && performance.now() - first.since >= PATIENCE) first.restart("the plan has changed");
 }
+
+setInterval(() => {
+  const late = running && first.loaded && performance.now() - first.since > LONGEST;
+  if (late) first.restart("it takes more than two minutes; ask for less");
+}, 1000);
 
 // What is asked behind the estimate, by the second worker: the curve, then each question that is open.
 async function follow(mine, result, against) {
