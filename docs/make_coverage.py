@@ -1,9 +1,10 @@
-"""Compares estimates of every causal class of transformers with measured steps: ``make witness``.
+"""Compares estimates of every class of transformers with measured steps: ``make witness``.
 
-Writes ``tests/data/coverage.tsv``, with a row for each class of ``tests/cases/causal_classes.py`` and each variant, and
-``docs/coverage.md``. The table is written after every class, so a run that was stopped goes on with ``--from CLASS``.
+Writes ``tests/data/coverage.tsv``, with a row for each class and each variant of each head, and ``docs/coverage.md``.
+The table is written after every class, so a run that was stopped goes on with ``--from CLASS``. A class takes at most
+``SECONDS`` for each of its variants.
 
-    python docs/make_coverage.py [CLASS ...] [--from CLASS] [--variant NAME ...]
+    python docs/make_coverage.py [CLASS ...] [--head NAME ...] [--from CLASS] [--variant NAME ...]
 """
 
 from __future__ import annotations
@@ -27,18 +28,30 @@ from estimator.operators import CPU  # noqa: E402
 from estimator.witnesses.machine import versions  # noqa: E402
 from estimator.witnesses.measure import _processor  # noqa: E402
 from tests.cases.causal_classes import CLASSES, NOT_RUN, WHY_NOT  # noqa: E402
-from tests.helpers.coverage import QUANTITIES, TABLE, TOLERANCE, VARIANTS, Row, check, read_table  # noqa: E402
+from tests.cases.head_classes import WHY_APART  # noqa: E402
+from tests.helpers.coverage import (  # noqa: E402
+    HEADS_ASKED,
+    QUANTITIES,
+    TABLE,
+    TOLERANCE,
+    VARIANTS,
+    Row,
+    check,
+    classes_of,
+    read_table,
+    variants_of,
+)
 
 PAGE = ROOT / "docs" / "coverage.md"
 SECONDS = 180
 """The limit for a class and a variant."""
 
 
-def _checked(name: str, variants: Sequence[str]) -> list[Row]:
+def _checked(head: str, name: str, variants: Sequence[str]) -> list[Row]:
     """The rows of a class, from a process of its own."""
     context = multiprocessing.get_context("fork")  # it has the libraries already
     here, there = context.Pipe(duplex=False)
-    process = context.Process(target=_worker, args=(name, variants, there))
+    process = context.Process(target=_worker, args=(head, name, variants, there))
     process.start()
     there.close()
     rows: list[Row] = []
@@ -49,20 +62,20 @@ def _checked(name: str, variants: Sequence[str]) -> list[Row]:
         pass
     process.kill()
     process.join()
-    rows += [Row(name, v, "unmeasured", (), "the process ended or took too long") for v in variants[len(rows) :]]
+    rows += [Row(head, name, v, "unmeasured", (), "the process ended or took too long") for v in variants[len(rows) :]]
     return rows
 
 
-def _worker(name: str, variants: Sequence[str], pipe: Any) -> None:
+def _worker(head: str, name: str, variants: Sequence[str], pipe: Any) -> None:
     with tempfile.TemporaryDirectory() as folder:
         for variant in variants:
-            pipe.send(check(name, variant, folder))
+            pipe.send(check(head, name, variant, folder))
 
 
-def rows_of(names: Sequence[str], variants: Sequence[str], workers: int) -> Iterator[list[Row]]:
-    """The rows of each class, in the order of their names."""
+def rows_of(asked: Sequence[tuple[str, str, Sequence[str]]], workers: int) -> Iterator[list[Row]]:
+    """The rows of each head's class, in the order in which they are given, in some variants."""
     with ThreadPoolExecutor(workers) as pool:
-        yield from pool.map(lambda name: _checked(name, variants), names)
+        yield from pool.map(lambda one: _checked(*one), asked)
 
 
 def write_table(rows: Sequence[Row]) -> None:
@@ -71,8 +84,11 @@ def write_table(rows: Sequence[Row]) -> None:
     lines = [
         f"# {date.today().isoformat()}; {releases}; {_processor()}; oneDNN multiplies in bfloat16: "
         + ("yes" if CPU.onednn_bfloat16 else "no"),
-        "\t".join(("class", "variant", "found", *QUANTITIES, "reason")),
-        *("\t".join((r.name, r.variant, r.found, *map(str, r.differences or [""] * 4), r.reason)) for r in rows),
+        "\t".join(("head", "class", "variant", "found", *QUANTITIES, "reason")),
+        *(
+            "\t".join((r.head, r.name, r.variant, r.found, *map(str, r.differences or [""] * 4), r.reason))
+            for r in rows
+        ),
     ]
     part = TABLE.with_suffix(".part")
     part.write_text("\n".join(lines) + "\n", encoding="utf-8")
@@ -82,35 +98,41 @@ def write_table(rows: Sequence[Row]) -> None:
 def write_page() -> None:
     """Write the page from the table."""
     head, rows = read_table()
-    names = sorted({row.name for row in rows})
     lines = [
         "# Which models are answered",
         "",
-        f"`AutoModelForCausalLM` of transformers builds {len(CLASSES) + len(NOT_RUN)} kinds of models. {len(CLASSES)} "
-        "of them run a training step with token ids alone; each of these is a small one in "
-        "`tests/cases/causal_classes.py`. `make witness` compares its estimate with a measured step on the CPU, "
-        f"in {len(VARIANTS)} variants: weights, buffers, saved tensors and the peak, to {TOLERANCE} bytes. Where a "
-        "class runs its experts one by one, tokens go to all of them evenly, in the estimate and in the measured step.",
+        "transformers lists the classes of each head that people load by name (`AutoModelFor...`). `make witness` "
+        "builds a small model of each, and compares its estimate with a measured step on the CPU: weights, buffers, "
+        f"saved tensors and the peak, to {TOLERANCE} bytes. Where a class runs its experts one by one, tokens go to "
+        "all of them evenly, in the estimate and in the measured step, and no layer is left out at random. oneDNN's "
+        "scratch is left out of both.",
         "",
         f"Last run: {head}.",
         "",
-        "| variant | equal | apart | refused | cannot run, answered | cannot run, refused | equal, of those that run |",
-        "| --- | ---: | ---: | ---: | ---: | ---: | ---: |",
+        "| head | variant | equal | apart | refused | cannot run, answered | cannot run, refused | equal of run |",
+        "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
-    for variant in VARIANTS:
-        count = Counter(row.found for row in rows if row.variant == variant)
-        if not count:
-            continue
-        kinds = " | ".join(str(count[k]) for k in ("equal", "apart", "refused", "unmeasured", "neither"))
-        run = sum(count[k] for k in ("equal", "apart", "refused"))
-        lines.append(f"| {variant} | {kinds} | {100 * count['equal'] / run:.1f} % |")
-    whole = [name for name in names if all(row.found in ("equal", "neither") for row in rows if row.name == name)]
+    for kind in ("causal-lm", *HEADS_ASKED):
+        for variant in variants_of(kind):
+            count = Counter(row.found for row in rows if (row.head, row.variant) == (kind, variant))
+            run = sum(count[k] for k in ("equal", "apart", "refused"))
+            if run:
+                kinds = " | ".join(str(count[k]) for k in ("equal", "apart", "refused", "unmeasured", "neither"))
+                lines.append(f"| {kind} | {variant} | {kinds} | {100 * count['equal'] / run:.1f} % |")
     lines += [
         "",
-        f"## Equal in every variant that runs: {len(whole)}",
-        "",
-        ", ".join(f"`{name}`" for name in whole) + ".",
+        f"Of causal models, {len(CLASSES)} of {len(CLASSES) + len(NOT_RUN)} kinds run a step with token ids alone "
+        "(`tests/cases/causal_classes.py`). The classes of other heads have sizes by one rule "
+        "(`tests/cases/head_classes.py`); where that makes no model that runs, the last table says why.",
     ]
+    for kind in ("causal-lm", *HEADS_ASKED):
+        of_kind = [row for row in rows if row.head == kind]
+        names = sorted({row.name for row in of_kind})
+        whole = [n for n in names if all(row.found in ("equal", "neither") for row in of_kind if row.name == n)]
+        whole = [n for n in whole if any(row.found == "equal" for row in of_kind if row.name == n)]
+        if whole:
+            listed = ", ".join(f"`{name}`" for name in whole)
+            lines += ["", f"## {kind}: {len(whole)} equal in every variant that runs", "", f"{listed}."]
     for found, title in (
         ("apart", "Apart from the measurement"),
         ("refused", "Refused"),
@@ -119,15 +141,22 @@ def write_page() -> None:
     ):
         some = [row for row in rows if row.found == found]
         if some:
-            lines += ["", f"## {title}", "", "| class | variant | why, or bytes apart |", "| --- | --- | --- |"]
+            lines += [
+                "",
+                f"## {title}",
+                "",
+                "| head | class | variant | why, or bytes apart |",
+                "| --- | --- | --- | --- |",
+            ]
             for row in some:
                 numbers = ", ".join(
                     f"{key} {n:+d}" for key, n in zip(QUANTITIES, row.differences or (0,) * 4, strict=True) if n
                 )
-                explained = WHY_NOT.get(row.name, "") if found != "neither" else ""
+                whys = WHY_NOT if row.head == "causal-lm" else WHY_APART
+                explained = whys.get(row.name, "") if found != "neither" else ""
                 why = "; ".join(filter(None, (row.reason or numbers, explained)))
                 why = why.replace("|", "\\|").replace("<", "&lt;")
-                lines.append(f"| `{row.name}` | {row.variant} | {why} |")
+                lines.append(f"| {row.head} | `{row.name}` | {row.variant} | {why} |")
     lines += ["", "## Not asked", "", "| class | why |", "| --- | --- |"]
     lines += [f"| `{name}` | {why} |" for name, why in NOT_RUN.items()]
     PAGE.write_text("\n".join(lines) + "\n", encoding="utf-8")
@@ -136,17 +165,26 @@ def write_page() -> None:
 def main() -> None:
     """Check classes, by default all, and write the table and the page."""
     parser = argparse.ArgumentParser()
-    parser.add_argument("names", nargs="*", metavar="CLASS", choices=[*CLASSES, []])
+    parser.add_argument("names", nargs="*", metavar="CLASS")
+    parser.add_argument("--head", action="append", choices=("causal-lm", *HEADS_ASKED))
     parser.add_argument("--from", dest="first", default="", metavar="CLASS")
     parser.add_argument("--variant", action="append", choices=VARIANTS)
     parser.add_argument("--workers", type=int, default=2)
     given = parser.parse_args()
-    known = {(row.name, row.variant): row for row in read_table()[1]} if TABLE.is_file() else {}
-    names = given.names or [name for name in sorted(CLASSES) if name >= given.first]
-    for rows in rows_of(names, given.variant or list(VARIANTS), given.workers):
-        known.update({(row.name, row.variant): row for row in rows})
-        write_table([known[key] for key in sorted(known) if key[0] in CLASSES and key[1] in VARIANTS])
-        print(rows[0].name, *(row.found for row in rows), flush=True)
+    known = {row[:3]: row for row in read_table()[1]} if TABLE.is_file() else {}
+    asked = [
+        (head, name, [v for v in variants_of(head) if v in (given.variant or VARIANTS)])
+        for head in given.head or ("causal-lm", *HEADS_ASKED)
+        for name in classes_of(head)
+        if name in (given.names or [name]) and name >= given.first
+    ]
+    there = {
+        (head, name, v) for head in ("causal-lm", *HEADS_ASKED) for name in classes_of(head) for v in variants_of(head)
+    }
+    for rows in rows_of([one for one in asked if one[2]], given.workers):
+        known.update({row[:3]: row for row in rows})
+        write_table([known[key] for key in sorted(known) if key in there])
+        print(rows[0].head, rows[0].name, *(row.found for row in rows), rows[0].reason, flush=True)
     write_page()
 
 

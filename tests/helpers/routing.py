@@ -31,7 +31,12 @@ def routed(routing: Routing = "balanced") -> Iterator[None]:
 
         return call
 
+    def drawn(*size: Any, **keys: Any) -> torch.Tensor:
+        return draw(*size, **keys) if [*size] != [[]] else torch.ones(())  # no layer is left out
+
+    draw = torch.rand
     with (
+        mock.patch.object(torch, "rand", drawn),
         mock.patch.object(torch, "topk", with_indices(torch.topk)),
         mock.patch.object(torch.Tensor, "topk", with_indices(torch.Tensor.topk)),
     ):

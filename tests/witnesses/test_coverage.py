@@ -1,4 +1,4 @@
-"""The table of all causal classes is whole, and a share of its rows is measured again (``make witness``: all)."""
+"""The table of all classes is whole, and a share of its rows is measured again (``make witness``: all)."""
 
 from __future__ import annotations
 
@@ -11,9 +11,11 @@ pytest.importorskip("transformers")
 pytest.importorskip("peft")
 
 from tests.cases.causal_classes import CLASSES, WHY_NOT
-from tests.helpers.coverage import VARIANTS, check, read_table
+from tests.cases.head_classes import WHY_APART
+from tests.helpers.coverage import HEADS_ASKED, VARIANTS, check, classes_of, read_table, variants_of
 
-ROWS = {(row.name, row.variant): row for row in read_table()[1]}
+ROWS = {(row.head, row.name, row.variant): row for row in read_table()[1]}
+ASKED = ["causal-lm", *(head for head in HEADS_ASKED if any(row.head == head for row in ROWS.values()))]
 SHARE = [(name, list(VARIANTS)[i % len(VARIANTS)]) for i, name in enumerate(sorted(CLASSES)[5::20])]
 """Every twentieth class, each in another variant."""
 UNUSUAL = [
@@ -31,16 +33,21 @@ UNUSUAL = [
 
 
 def test_every_class_has_a_row_for_every_variant() -> None:
-    assert sorted(ROWS) == sorted((name, variant) for name in CLASSES for variant in VARIANTS)
+    asked = [(head, name, v) for head in ASKED for name in classes_of(head) for v in variants_of(head)]
+    assert sorted(ROWS) == sorted(asked)
 
 
 def test_what_is_not_equal_is_explained() -> None:
-    assert {row.name for row in ROWS.values() if row.found not in ("equal", "neither")} == set(WHY_NOT)
+    causal = [row for row in ROWS.values() if row.head == "causal-lm"]
+    assert {row.name for row in causal if row.found not in ("equal", "neither")} == set(WHY_NOT)
+    others = [row for row in ROWS.values() if row.head != "causal-lm"]
+    assert {row.name for row in others if row.found == "apart"} == set(WHY_APART)
+    assert all(row.reason for row in others if row.found not in ("equal", "apart"))
 
 
 @pytest.mark.share(3)
 @pytest.mark.parametrize(("name", "variant"), [*SHARE, *UNUSUAL])
 def test_a_row_is_what_is_measured_now(name: str, variant: str, tmp_path: Path) -> None:
     """Witness: measurement."""
-    row = check(name, variant, str(tmp_path))
-    assert row._replace(differences=()) == ROWS[name, variant]._replace(differences=()), row.differences
+    row = check("causal-lm", name, variant, str(tmp_path))
+    assert row._replace(differences=()) == ROWS["causal-lm", name, variant]._replace(differences=()), row.differences
