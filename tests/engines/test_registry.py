@@ -15,6 +15,7 @@ import pytest
 from estimator.engines.engine import Engine
 from estimator.engines.registry import FOLDERS, KEYS, RUNTIMES, engine_of
 from estimator.plans.plan import Plan
+from tests.helpers.commands import refusal
 
 ROOT = Path(__file__).parent.parent.parent / "estimator"
 TESTS_OF_TEXT = ("startswith", "endswith", "removeprefix", "removesuffix", "partition")
@@ -153,4 +154,18 @@ def test_the_page_s_engine_answers(arguments: str, status: int, says: str, with_
     run = subprocess.run(command, capture_output=True, text=True, cwd=with_toy, env=environment)
     assert (run.returncode, says in " ".join((run.stdout + run.stderr).split())) == (status, True), (
         run.stdout + run.stderr
+    )
+
+
+@pytest.mark.parametrize(
+    "line", ["vllm serve llama-3.1-8b", "python -m sglang.launch_server --model-path llama-3.1-8b"]
+)
+def test_a_server_s_command_line_is_named_as_such(line: str) -> None:
+    assert "a server's command line; ask `estimator serving`" in refusal("estimate", line, "--device", "h100-80gb")
+
+
+def test_a_command_line_that_no_server_of_these_has_names_the_command_to_ask() -> None:
+    line = "llama-server -m llama-3.1-8b -c 4096"
+    assert "is a command line of llama.cpp; ask `estimator estimate`" in refusal(
+        "serving", line, "--device", "rtx-4090"
     )

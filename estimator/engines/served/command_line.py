@@ -56,6 +56,11 @@ class Grammar:
         before = r"(?:\S+=\S* +)*(?:\S*python\S* +-m +)?"
         return bool(re.match(rf"{before}{self.program}(?: |$)", text.strip().replace("\\\n", " ")))
 
+    def refuse(self, text: str) -> None:
+        """Raise ``InputError`` for a command line of the program, which has an answer of its own."""
+        if self.is_command(text):
+            raise InputError(f"{shown(text)} is a server's command line; ask `estimator serving` with it and --device")
+
     def parse(self, text: str) -> Command:
         """What a command line says. Raises ``InputError`` with one line."""
         try:

@@ -154,9 +154,16 @@ class SglangKeys(BaseModel):
     ] = Field(DEFAULTS, description="runtime sglang: the options of `sglang serve`, by its names")
 
 
+def _commanded(text: str) -> None:
+    from .command_line import GRAMMAR
+
+    GRAMMAR.refuse(text)
+
+
 KEYS = Keys(
     fields=SglangKeys,
     topic=("sglang", "SGLang (the engine's names)"),
     serves=True,
+    commanded=_commanded,
     refused=REFUSED,
 )

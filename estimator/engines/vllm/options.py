@@ -189,11 +189,18 @@ class VllmKeys(BaseModel):
     ] = Field(DEFAULTS, description="runtime vllm: the options of `vllm serve`, by its names")
 
 
+def _commanded(text: str) -> None:
+    from .command_line import GRAMMAR
+
+    GRAMMAR.refuse(text)
+
+
 KEYS = Keys(
     fields=VllmKeys,
     topic=("vllm", "vLLM (the engine's names)"),
     claims=lambda data: data.get("task") == "serve",
     serves=True,
+    commanded=_commanded,
     refused=REFUSED,
     refused_elsewhere={
         "task: serve does not go with runtime: {p.runtime}, which runs no server; set runtime: vllm": (

@@ -10,6 +10,7 @@ from typing import Any
 from ...answers.serving import Serving, serving, smallest_cluster
 from ...engines.devices import assumptions, find
 from ...engines.registry import SERVERS, engine_of
+from ...engines.registry import commanded as meant_by
 from ...engines.served.engine import Served
 from ...errors import InputError, shown
 from ...io.fields import checked
@@ -71,6 +72,8 @@ def execute(args: argparse.Namespace) -> int:
         raise InputError(f"--runtime {shown(args.runtime)} serves nothing here; give one of {', '.join(SERVERS)}")
     engine = servers[SERVERS.index(args.runtime or SERVERS[0])]
     commanded = next((one for one in servers if one.grammar.is_command(model)), None)
+    if commanded is None and (runtime := meant_by({"model": model}).get("runtime")) is not None:
+        raise InputError(f"{shown(model)} is a command line of {runtime}; ask `estimator estimate` with it")
     if commanded is not None:
         if args.runtime is not None and commanded is not engine:
             raise InputError(
