@@ -13,6 +13,7 @@ import json
 import os
 import pickle
 import random
+import shlex
 import struct
 import sys
 import types
@@ -24,12 +25,16 @@ from pydantic import BaseModel
 
 from estimator.engines.llama_cpp import convert
 from estimator.engines.llama_cpp.header import Header
+from estimator.engines.registry import KEYS
+from estimator.engines.vllm.options import ServingOptions
 from estimator.methods.registry import METHODS
 from estimator.moments.options import RunOptions
 from estimator.plans.models import load
 from estimator.plans.plan import Plan
 from estimator.plans.recorded_programs import shipped_folder
 from estimator.steps.sharding.options import ShardingOptions
+from estimator.steps.trainers import TRAINERS
+from tests.cases.images_and_audio import ALONE, WITH_IMAGES
 from tests.cases.method_examples import EXAMPLES
 from tests.cases.training_files import FORMATS, cases
 from tests.helpers.commands import MEGABYTES, Seen, run
@@ -152,6 +157,23 @@ TRAINING: tuple[tuple[str, dict[str, Any]], ...] = (
     ("training_args.json", {"per_device_train_batch_size": 1, "output_dir": "x", "bf16": True}),
 )
 """Training files, as keys. Half of the cases are public ones of every tool."""
+DEVICES = ("rtx-4090", "iphone-15", "raspberry-pi-5-8gb", "apple-m3-ultra-512gb", "h100-80gb")
+COMMANDS: tuple[tuple[str, tuple[str, ...]], ...] = (
+    (
+        "vllm serve",
+        tuple(f"--{name.replace('_', '-')}" for name in (*ServingOptions.model_fields, "no_enable_prefix_caching")),
+    ),
+    (
+        "llama-server -m",
+        ("-c", "-ngl", "-ts", "-ctk", "-ctv", "-fa", "-np", "-b", "-ub", "-ncmoe", "-ot", "--mmproj", "-sm", "-md"),
+    ),
+)
+"""Programs of engines that take a command line, and some of their options."""
+TRAINER_KEYS = (
+    *("trl", "prompt_seq", "loss_type", "beta", "precompute_ref_log_probs", "num_generations", "reference", "batch"),
+    *("seq", "loss", "checkpointing", "gradient_accumulation_steps", "optimizer", "lengths", "autocast", "runtime"),
+)
+MEDIA_KEYS = ("images", "image_size", "audio_frames", "audio_seconds", "target_seq", "freeze", "head", "seq", "batch")
 RECORD = {
     "schema": 1, "model": "m", "device": "d", "date": "2026-01-01", "predicted": {"process": 5},
     "measured": {"process": 7}, "versions": {}, "plan": {}, "error": "",
@@ -189,6 +211,7 @@ class Cases:
         kinds = (
             *(self.plan, self.config, self.adapter, self.gguf, self.arguments, self.lines, self.bytes),
             *(self.outputs, self.programs, self.tensors, self.snapshot, self.records, self.training, self.blocks),
+            *(self.engines, self.commands, self.trainers, self.media),
         )
         while True:
             yield self.random.choice(kinds)()
@@ -217,6 +240,53 @@ class Cases:
             most = str(self.random.choice((2, 4, *NUMBERS)))
             return ["smallest-cluster", "--plan", path, f"--devices={cards}", f"--max-cards={most}"], b""
         return self.command("--plan", path), b""
+
+    def engines(self) -> tuple[list[str], bytes]:
+        """A plan of any engine, with values for its keys and for those of its block."""
+        name = self.random.choice(list(KEYS))
+        plan: dict[str, Any] = {"model": self.random.choice(MODELS), "runtime": name}
+        plan["task"] = self.random.choice(("infer", "serve")) if self.one_in(2) else None
+        for key, field in KEYS[name].fields.model_fields.items():
+            block = next((one for one in get_args(field.annotation) if hasattr(one, "model_fields")), None)
+            if block is not None:
+                plan[key] = self.mutated(self.block(block)) if self.one_in(2) else self.block(block)
+            elif self.one_in(8):
+                plan[key] = self.member(KEYS[name].fields, key)
+        plan |= {key: self.member(Plan, key) for key in ("dtype", "seq", "batch") if self.one_in(6)}
+        plan |= {"device": self.random.choice(DEVICES)} if self.one_in(2) else {}
+        plan |= {"devices": self.random.choices([*DEVICES, "rpc"], k=2)} if self.one_in(8) else {}
+        plan = {key: value for key, value in plan.items() if value is not None}
+        plan = self.mutated(plan) if self.one_in(4) else plan
+        return self.command("--plan", str(self.file("plan.json", json.dumps(plan)))), b""
+
+    def commands(self) -> tuple[list[str], bytes]:
+        """A command line of vLLM's or llama.cpp's programs, with any values."""
+        program, options = self.random.choice(COMMANDS)
+        words = [*program.split(), self.random.choice([*MODELS, *TEXTS])]
+        for _ in range(self.random.randrange(5)):
+            words.append(self.random.choice(options))
+            words += [] if self.one_in(5) else [str(self.value() if self.one_in(3) else self.small())]
+        line = " ".join(word if self.one_in(9) else shlex.quote(word) for word in words).replace("\x00", "")
+        asked = [*self.random.choice((["serving"], ["estimate"])), line]
+        return [*asked, *(["--device", self.random.choice(DEVICES)] if self.one_in(2) else [])], b""
+
+    def trainers(self) -> tuple[list[str], bytes]:
+        """A plan of a trainer's step, with values for the keys that belong to it."""
+        plan = {"model": "smollm2-135m", "seq": 64, "trainer": self.random.choice(list(TRAINERS))}
+        plan["method"] = self.random.choice(("full", "lora", "ia3", "prompt_tuning"))
+        for key in self.random.sample(TRAINER_KEYS, self.random.randrange(5)):
+            plan[key] = self.member(Plan, key)
+        plan = self.mutated(plan) if self.one_in(3) else plan
+        return self.command("--plan", str(self.file("plan.json", json.dumps(plan)))), b""
+
+    def media(self) -> tuple[list[str], bytes]:
+        """A model that takes images or audio, with other values in its config and in the keys of its inputs."""
+        config, keys = self.random.choice([*WITH_IMAGES.values(), *ALONE.values()])
+        plan = {"seq": 64, **keys, "model": str(self.file("config.json", self.text(self.mutated(config))))}
+        for key in self.random.sample(MEDIA_KEYS, self.random.randrange(4)):
+            plan[key] = self.random.choice((*NUMBERS[:8], "28x28", "0x9", "7x", "language", [], ["vision"], None))
+        plan = self.mutated(plan) if self.one_in(3) else plan
+        return self.command("--plan", str(self.file("plan.json", json.dumps(plan)))), b""
 
     def config(self) -> tuple[list[str], bytes]:
         """A model's folder, with any name."""
