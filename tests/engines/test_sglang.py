@@ -11,6 +11,7 @@ import pytest
 from estimator.answers.estimate import estimate
 from estimator.answers.serving import serving, smallest_cluster
 from estimator.engines.sglang.command_line import GRAMMAR
+from estimator.engines.sglang.engine import ENGINE
 from estimator.engines.sglang.options import ServingOptions
 from estimator.engines.sglang.pools import Pool, Tokens, most_requests, pool_of
 from estimator.engines.sglang.share import chunk_and_graph, static_share
@@ -77,6 +78,22 @@ def test_a_pool_of_states() -> None:
     rest = derived.bytes["states"] + derived.bytes["available"]
     state = derived.bytes["convolved"] + derived.bytes["recurrent"]
     assert derived.bytes["states"] <= rest * 0.9 / 1.9 < derived.bytes["states"] + state
+
+
+def test_states_of_drafted_tokens() -> None:
+    """Witness: formula, by hand: of as many requests as run, and one more, states after each of the drafted tokens."""
+    drafts = {"speculative_algorithm": "NGRAM", "speculative_num_draft_tokens": 3}
+    for more, requests in (({}, 48), ({"max_running_requests": 2}, 2), ({"max_mamba_cache_size": 20}, 4)):
+        found = asked("qwen3.5-27b", "h200", **drafts, **more)
+        sizes = found.bytes
+        state, rest = sizes["convolved"] + sizes["recurrent"], sizes["free"] - sizes["weights"] - sizes["reserve"]
+        states = found.options.max_mamba_cache_size
+        if "max_mamba_cache_size" not in more:
+            assert states == int((rest * 0.9 / 1.9 - state * 4) // (state * (1 + 3 / 5)))
+        kept = min(requests, states // 5)
+        assert sizes["available"] == rest - state * (kept + 1) * 3 - (states + 1) * state
+    plain = asked("qwen3.5-27b", "h200", max_mamba_cache_size=20, enable_dp_attention=True, dp_size=2, tp_size=2)
+    assert plain.options.max_mamba_cache_size == 10
 
 
 @pytest.mark.parametrize(
@@ -199,8 +216,16 @@ def test_a_command_line(capsys: pytest.CaptureFixture[str]) -> None:
     )
     assert main(["serving", f"sglang serve --model-path {LLAMA} --bar 1", "--device", "h100-80gb"]) == 0
     printed = capsys.readouterr().out
-    for words in ("Load weight end.", "KV Cache is allocated. #tokens: ", "max_total_num_tokens=", "here: --bar"):
-        assert words in printed
+    for words in (
+        "Load weight end.",
+        "KV Cache is allocated. #tokens: ",
+        "max_total_num_tokens=",
+        "here: --bar",
+        "caching prefixes costs no tokens",
+    ):
+        assert words in printed.replace("\n", " ")
+    assert not any("prefixes" in note for note in ENGINE.notes(ServingOptions(disable_radix_cache=True)))
+    assert ENGINE.notes(ServingOptions(disable_radix_cache=True, free="1GiB")) == ()
     assert main(["serving", "qwen3-32b", "--runtime", "sglang", "--device", "rtx-4090", "--json"]) == 1
     answer = json.loads(capsys.readouterr().out)
     assert answer["error"].startswith("torch.OutOfMemoryError: CUDA out of memory.")

@@ -83,6 +83,8 @@ class Served(Engine):
     resident: ClassVar[Sequence[str]] = ("weights",)
     working: ClassVar[Sequence[str]]
     """Of them those that stay, beside the cache, and those that steps use."""
+    moment: ClassVar[str] = "profiling run"
+    """When they use most."""
     often: ClassVar[Sequence[str]]
     """Options that ``--help`` shows."""
 
@@ -161,7 +163,7 @@ class Served(Engine):
         }
         return Figures(
             figures,
-            {"profiling run": above},
+            {self.moment: above},
             sum(prod(shape) for shape in shapes_of(model.spec.config).values()),
             (Limit("process", process, sizes["requested"], process),),
             warnings=(*model.warnings, *model.spec.warnings, *filter(None, (found.refusal,)), *found.warnings),

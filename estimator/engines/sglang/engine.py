@@ -98,6 +98,7 @@ class Sglang(Served):
     )
     resident = ("weights", "states")
     working = ("reserve",)
+    moment = "the largest steps"
     often = ()
     rows = (
         ("weights", "weights"),
