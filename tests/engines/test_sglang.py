@@ -124,6 +124,7 @@ def test_the_share_of_a_gpu() -> None:
     assert left() == pytest.approx(whole, abs=41)  # a share has three digits
     assert left(disable_decode_cuda_graph=True) == pytest.approx(whole - 512, abs=41)
     assert left(disable_prefill_cuda_graph=True) == pytest.approx(whole - 464, abs=41)
+    assert left(max_total_tokens=1024) == pytest.approx(whole - 464 + 8 * 38, abs=41)
     assert left(pp_size=2) == pytest.approx(whole - 464 + 128, abs=41)
     assert left(raw={"kv_lora_rank": 512}) == pytest.approx(whole - 464 + 1536, abs=41)
     assert left(chunked_prefill_size=1024, cuda_graph_max_bs_decode=1) == pytest.approx(10240, abs=41)
@@ -326,3 +327,5 @@ def test_pages() -> None:
     )
     windows = 2 * (16 + 128 + 2) + 2 * 100 + 1
     assert pool_of(Tokens(10, 10, 16), 10**4, capped) == Pool(50, windows, 16)
+    whole = capped.model_copy(update={"max_total_tokens": None})
+    assert pool_of(Tokens(10, 10, 16), 10**4, whole) == Pool(1000 - windows, windows, 16)
