@@ -35,8 +35,8 @@ def test_a_command_line() -> None:
         --max-model-len=32k --no-enable-prefix-caching \\
         --enable_expert_parallel --gpu-memory-utilization .85 --port 8000 --max-num-seqs 1K --foo 3 --bar \\
         --speculative-config '{"method": "mtp", "num_speculative_tokens": 2}' --kv-cache-memory-bytes 2G"""
-    assert GRAMMAR.is_command(text)
-    assert not GRAMMAR.is_command("llama-3.1-8b")
+    assert GRAMMAR.server.is_command(text)
+    assert not GRAMMAR.server.is_command("llama-3.1-8b")
     found = GRAMMAR.parse(text)
     assert (found.model, found.unknown) == ("Qwen/Qwen3-32B", ["--foo", "--bar"])
     assert found.options == {

@@ -196,8 +196,8 @@ def test_a_command_line(capsys: pytest.CaptureFixture[str]) -> None:
     text = """SGLANG_X=1 python3 -m sglang.launch_server --model-path Qwen/Qwen3-32B --tp 2 --dp-size=2 \\
         --enable-dp-attention --mem-fraction-static 0.8 --context-length 32k --trust-remote-code --port 1 --foo 3
         --cuda-graph-bs 1 2 40 8 --kv-cache-dtype fp8_e5m2 --disable-radix-cache"""
-    assert GRAMMAR.is_command(text)
-    assert not GRAMMAR.is_command("vllm serve x")
+    assert GRAMMAR.server.is_command(text)
+    assert not GRAMMAR.server.is_command("vllm serve x")
     found = GRAMMAR.parse(text)
     assert (found.model, found.unknown) == ("Qwen/Qwen3-32B", ["--foo"])
     assert found.options == {

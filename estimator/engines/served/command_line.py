@@ -11,6 +11,7 @@ from typing import Any, get_args
 from pydantic import BaseModel
 
 from ...errors import InputError, shown
+from .program import Server
 
 SUFFIXES = {"k": 10**3, "m": 10**6, "g": 10**9, "K": 2**10, "M": 2**20, "G": 2**30}
 DTYPES = {"half": "float16", "float": "float32"}
@@ -31,14 +32,9 @@ class Command:
 class Grammar:
     """The options of a program."""
 
-    program: str
-    """A regular expression of its name, or its module's."""
-    program_name: str
-    """As people write it."""
+    server: Server
     commands: tuple[str, ...]
     """The words of which one may follow."""
-    example: str
-    """How it is written, with a model."""
     options: type[BaseModel]
     short: Mapping[str, str]
     """Keys of other spellings, which are not the key with dashes."""
@@ -51,23 +47,13 @@ class Grammar:
     many: frozenset[str] = frozenset()
     """Options that take several words."""
 
-    def is_command(self, text: str) -> bool:
-        """Whether a text is a command line of the program, with variables before it perhaps."""
-        before = r"(?:\S+=\S* +)*(?:\S*python\S* +-m +)?"
-        return bool(re.match(rf"{before}{self.program}(?: |$)", text.strip().replace("\\\n", " ")))
-
-    def refuse(self, text: str) -> None:
-        """Raise ``InputError`` for a command line of the program, which has an answer of its own."""
-        if self.is_command(text):
-            raise InputError(f"{shown(text)} is a server's command line; ask `estimator serving` with it and --device")
-
     def parse(self, text: str) -> Command:
         """What a command line says. Raises ``InputError`` with one line."""
         try:
             words = shlex.split(text.replace("\\\n", " "))
         except ValueError as error:
             raise InputError(f"the command line cannot be read: {str(error).lower()}; close its quotes") from None
-        while words and not re.fullmatch(self.program, words[0]):
+        while words and not re.fullmatch(self.server.pattern, words[0]):
             words.pop(0)
         words = words[1:]
         if words and words[0] in self.commands:
@@ -96,7 +82,7 @@ class Grammar:
                 value += f" {words.pop(0)}"
             self._take(found, key, value, name)
         if not found.model:
-            raise InputError(f"the command line names no model; write it like {self.example}")
+            raise InputError(f"the command line names no model; write it like {self.server.example}")
         return found
 
     def _take(self, found: Command, key: str, value: str, name: str) -> None:

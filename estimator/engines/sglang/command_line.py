@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from ..served.command_line import Command, Grammar
-from .options import ServingOptions
+from .options import SERVER, ServingOptions
 
 SHORT = {
     "--model": "model_path",
@@ -60,10 +60,8 @@ def _no_graphs(found: Command, value: str, name: str) -> None:
 
 
 GRAMMAR = Grammar(
-    program=r"sglang(?:\.launch_server|\.srt\S*)?",
-    program_name="sglang serve",
+    server=SERVER,
     commands=("serve",),
-    example="sglang serve --model-path MODEL --tp-size 2",
     options=ServingOptions,
     short=SHORT,
     costless=COSTLESS,

@@ -9,6 +9,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from ...io.fields import Block, Whole, block_reader
 from ..keys import Keys
 from ..served.parallel import Parallel
+from ..served.program import Server
 from ..served.refusals import REFUSED
 
 
@@ -154,16 +155,13 @@ class SglangKeys(BaseModel):
     ] = Field(DEFAULTS, description="runtime sglang: the options of `sglang serve`, by its names")
 
 
-def _commanded(text: str) -> None:
-    from .command_line import GRAMMAR
-
-    GRAMMAR.refuse(text)
+SERVER = Server(r"sglang(?:\.launch_server|\.srt\S*)?", "sglang serve", "sglang serve --model-path MODEL --tp-size 2")
 
 
 KEYS = Keys(
     fields=SglangKeys,
     topic=("sglang", "SGLang (the engine's names)"),
     serves=True,
-    commanded=_commanded,
+    commanded=SERVER.refuse,
     refused=REFUSED,
 )

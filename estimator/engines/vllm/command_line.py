@@ -6,7 +6,7 @@ import json
 
 from ...errors import InputError, shown
 from ..served.command_line import Command, Grammar, whole
-from .options import ServingOptions
+from .options import SERVER, ServingOptions
 
 SHORT = {
     "-tp": "tensor_parallel_size",
@@ -60,10 +60,8 @@ def _draft(found: Command, value: str, name: str) -> None:
 
 
 GRAMMAR = Grammar(
-    program=r"vllm(?:\.entrypoints\S*)?",
-    program_name="vllm serve",
+    server=SERVER,
     commands=("serve", "bench"),
-    example="vllm serve MODEL --max-model-len 8192",
     options=ServingOptions,
     short=SHORT,
     costless=COSTLESS,

@@ -11,6 +11,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ConfigDict, Fie
 from ...io.fields import Block, Whole, block_reader
 from ..keys import Keys
 from ..served.parallel import Parallel
+from ..served.program import Server
 from ..served.refusals import REFUSED
 
 BLOCK_SIZES = (1, 8, 16, 32, 64, 128, 256)
@@ -189,10 +190,7 @@ class VllmKeys(BaseModel):
     ] = Field(DEFAULTS, description="runtime vllm: the options of `vllm serve`, by its names")
 
 
-def _commanded(text: str) -> None:
-    from .command_line import GRAMMAR
-
-    GRAMMAR.refuse(text)
+SERVER = Server(r"vllm(?:\.entrypoints\S*)?", "vllm serve", "vllm serve MODEL --max-model-len 8192")
 
 
 KEYS = Keys(
@@ -200,7 +198,7 @@ KEYS = Keys(
     topic=("vllm", "vLLM (the engine's names)"),
     claims=lambda data: data.get("task") == "serve",
     serves=True,
-    commanded=_commanded,
+    commanded=SERVER.refuse,
     refused=REFUSED,
     refused_elsewhere={
         "task: serve does not go with runtime: {p.runtime}, which runs no server; set runtime: vllm": (

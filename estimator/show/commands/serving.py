@@ -45,7 +45,7 @@ def configure(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None
     parser.add_argument("--runtime", metavar="|".join(SERVERS), help=f"what serves (default: {SERVERS[0]})")
     added: set[str] = set()
     for engine in _servers():
-        program = engine.grammar.program_name
+        program = engine.grammar.server.name
         often = parser.add_argument_group(f"{program} (its names; all of them: --help-all)")
         others = parser.add_argument_group(f"{program}, more {IN_FULL}")
         for name, field in engine.options.model_fields.items():
@@ -71,7 +71,7 @@ def execute(args: argparse.Namespace) -> int:
     if args.runtime is not None and args.runtime not in SERVERS:
         raise InputError(f"--runtime {shown(args.runtime)} serves nothing here; give one of {', '.join(SERVERS)}")
     engine = servers[SERVERS.index(args.runtime or SERVERS[0])]
-    commanded = next((one for one in servers if one.grammar.is_command(model)), None)
+    commanded = next((one for one in servers if one.grammar.server.is_command(model)), None)
     if commanded is None and (runtime := meant_by({"model": model}).get("runtime")) is not None:
         raise InputError(f"{shown(model)} is a command line of {runtime}; ask `estimator estimate` with it")
     if commanded is not None:

@@ -1,0 +1,29 @@
+"""A server's program, as its command lines name it."""
+
+from __future__ import annotations
+
+import re
+from typing import NamedTuple
+
+from ...errors import InputError, shown
+
+
+class Server(NamedTuple):
+    """A server's program."""
+
+    pattern: str
+    """A regular expression of its name, or its module's."""
+    name: str
+    """As people write it."""
+    example: str
+    """How it is written, with a model."""
+
+    def is_command(self, text: str) -> bool:
+        """Whether a text is a command line of the program, with variables before it perhaps."""
+        before = r"(?:\S+=\S* +)*(?:\S*python\S* +-m +)?"
+        return bool(re.match(rf"{before}{self.pattern}(?: |$)", text.strip().replace("\\\n", " ")))
+
+    def refuse(self, text: str) -> None:
+        """Raise ``InputError`` for a command line of the program, which has an answer of its own."""
+        if self.is_command(text):
+            raise InputError(f"{shown(text)} is a server's command line; ask `estimator serving` with it and --device")
