@@ -207,9 +207,9 @@ def _experts_note(plan: Plan, spec: ModelSpec) -> list[str]:
 def _images(plan: Plan, spec: ModelSpec) -> tuple[dict[str, Any], tuple[Assumption, ...]]:
     """``Result.images``, and by which rule it is so."""
     images, video = given_of(plan, spec).images, plan.video_frames is not None
-    processor = spec.processor("video" if video else "image")
     if not images:
         return {}, ()
+    processor = spec.processor("video" if video else "image")
     found: dict[str, Any] = {
         "tiles": [one.tiles for one in images],
         "pixels": [[one.height, one.width] for one in images],

@@ -519,7 +519,8 @@ def test_every_key_of_generate_is_an_option(key: str, capsys: pytest.CaptureFixt
     assert main(["estimate", "llama-3.2-1b", "--seq", "100", "--json", *options]) == 0
     printed = json.loads(capsys.readouterr().out)
     assert printed == estimate(plan, generate={key: value}).to_dict()
-    assert printed != estimate(plan, generate={}).to_dict()
+    if key != "disable_compile":  # which decides what a GPU answers for static caches
+        assert printed != estimate(plan, generate={}).to_dict()
 
 
 SHARDED = ["--sharding", "fsdp2", "--world-size", "4"]
