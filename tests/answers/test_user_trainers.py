@@ -107,6 +107,7 @@ def measured(trainer: Any) -> int:
     return peak_of(without_matmul_scratch(profile.events()))[0]
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize("micro_batches", [1, 3])
 @pytest.mark.parametrize(
     "more",
@@ -121,6 +122,7 @@ def test_a_trainer_of_the_users_own(adapted: bool, more: dict[str, Any], micro_b
     assert answer.model == "Qwen2ForCausalLM"
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize("adapted", [False, True], ids=["full", "LoRA"])
 @pytest.mark.parametrize(
     "more", [{}, {"gradient_checkpointing": True}, {"bf16": True}], ids=["float32", "checkpoints", "autocast"]

@@ -78,6 +78,7 @@ CALLS: list[tuple[dict[str, Any], dict[str, Any]]] = [
 
 
 @pytest.mark.consistency
+@pytest.mark.share(4)
 @pytest.mark.parametrize(("config", "keys"), CALLS, ids=str)
 def test_a_pass_with_a_symbol_is_that_of_each_number(config: Any, keys: Any, tmp_path: Path) -> None:
     """Witness: formula, run for one number of tokens: the same allocations in the same order."""
@@ -96,6 +97,7 @@ def test_a_pass_with_a_symbol_is_that_of_each_number(config: Any, keys: Any, tmp
 
 
 @pytest.mark.consistency
+@pytest.mark.share(4)
 @pytest.mark.parametrize(("config", "keys"), CALLS, ids=str)
 def test_every_token_begins_with_what_the_one_before_left(config: Any, keys: Any, tmp_path: Path) -> None:
     """Witness: formula. Names, and the bytes of each tensor of the cache; what is left over is of that pass alone."""
@@ -115,6 +117,7 @@ def test_every_token_begins_with_what_the_one_before_left(config: Any, keys: Any
 
 
 @pytest.mark.consistency
+@pytest.mark.share(4)
 @pytest.mark.parametrize(("config", "keys"), CALLS, ids=str)
 def test_the_process_is_a_replay_of_its_events(config: Any, keys: Any, tmp_path: Path) -> None:
     """Witness: the allocator, given the whole list of allocations and frees of the process, one by one."""

@@ -167,7 +167,7 @@ def test_adapted_experts_are_those_of_peft() -> None:
 @pytest.mark.parametrize("model_type", sorted(CLASSES))
 def test_transposed_experts_are_those_of_transformers(model_type: str) -> None:
     """Witness: transformers' modules, of which PEFT asks it."""
-    config = transformers.AutoConfig.for_model(model_type, **CLASSES[model_type])
+    config = transformers.AutoConfig.for_model(model_type, **CLASSES[model_type]).get_text_config()
     with torch.device("meta"):
         modules = build_model("causal-lm", config, torch.bfloat16).modules()
     found = {
