@@ -248,10 +248,10 @@ class RecordedCall(Call):
 
     def _reorder(self) -> None:
         assert self.cache is not None
-        for place, (index, tensor) in enumerate(self.cache.of_layers()):
+        places = [(place, index) for place, (index, tensor) in enumerate(self.cache.of_layers()) if tensor.shape]
+        for place, index in places:  # a name for a tensor would keep it
             with running(self.ledger, next((one for one in self.layers if one.number == index), _OUTSIDE)):
-                if tensor.shape:
-                    self.cache.copy(place)
+                self.cache.copy(place)
 
     def cache_bytes(self) -> Size:
         assert self.cache is not None
