@@ -53,7 +53,33 @@ def test_a_command_line() -> None:
     assert (module.model, module.options["quantization"]) == ("gpt2", "fp8")
 
 
+PASTED = [
+    "CUDA_VISIBLE_DEVICES=1 nohup vllm serve gpt2 -tp 4 > logs/vllm.log 2>&1 &",
+    "# first node\nuv run --with vllm vllm serve gpt2 -tp 4  # all cards\nvllm serve opt-125m",
+    "python3 -u -m vllm.entrypoints.openai.api_server --model gpt2 -tp=4 2>&1 | tee log",
+    "vllm serve --trust-remote-code --enable-auto-tool-choice true -O3 gpt2 --tensor-parallel 4 && echo done",
+    'docker run --name vllm --gpus all -e "A=b c" -p 8000:8000 vllm/vllm-openai:latest --model gpt2 -tp 4',
+    "podman run docker.io/vllm/vllm-openai:v0.30.0 gpt2 --served-model-name vllm -tp 4",
+    "docker run --rm vllm/vllm-openai vllm serve gpt2 -tp 4 \\ \n --no-enable-log-requests",
+]
+
+
+@pytest.mark.parametrize("text", PASTED)
+def test_a_command_line_as_it_is_pasted(text: str) -> None:
+    """Of a shell: other programs before it, redirections and further commands behind it; and of a container."""
+    assert GRAMMAR.server.is_command(text)
+    found = GRAMMAR.parse(text)
+    assert (found.model, found.options, found.unknown) == ("gpt2", {"tensor_parallel_size": 4}, [])
+
+
+def test_values_of_an_object() -> None:
+    """Witness: ``FlexibleArgumentParser``, which puts them together."""
+    text = "vllm serve gpt2 --speculative-config.model opt-125m --speculative-config.num_speculative_tokens=3"
+    assert GRAMMAR.parse(text).options == {"draft_model": "opt-125m", "num_speculative_tokens": 3}
+
+
 WRONG = [
+    ("vllm serve gpt2 --config serve.yaml", "--config names a file, which is not read"),
     ("vllm serve", "names no model"),
     ("vllm serve a b", "'b' is a second model"),
     ("vllm serve a --max-model-len", "--max-model-len needs a value"),

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shlex
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from itertools import takewhile
 from typing import Any, get_args
 
 from pydantic import BaseModel
@@ -14,6 +16,13 @@ from ...errors import InputError, shown
 from .program import Server
 
 SUFFIXES = {"k": 10**3, "m": 10**6, "g": 10**9, "K": 2**10, "M": 2**20, "G": 2**30}
+OPERATORS = ";&|<>"
+"""What ends a command in a shell."""
+BARE = re.compile(
+    r"(?:no_)?(?:enable|disable|trust|skip|return|use|allow|show|is)_.*|headless|language_model_only|O[0-3]"
+)
+"""Keys of switches, as both servers name them. A model may stand behind one."""
+TRUTHS = ("true", "false")
 DTYPES = {"half": "float16", "float": "float32"}
 """Other names of dtypes."""
 
@@ -49,41 +58,71 @@ class Grammar:
 
     def parse(self, text: str) -> Command:
         """What a command line says. Raises ``InputError`` with one line."""
-        try:
-            words = shlex.split(text.replace("\\\n", " "))
-        except ValueError as error:
-            raise InputError(f"the command line cannot be read: {str(error).lower()}; close its quotes") from None
-        while words and not re.fullmatch(self.server.pattern, words[0]):
-            words.pop(0)
-        words = words[1:]
-        if words and words[0] in self.commands:
-            words.pop(0)
+        words = self._words(text)
         switches = {name for name, one in self.options.model_fields.items() if one.annotation is bool}
-        found = Command()
+        keys = {"model", "config", *self.options.model_fields, *self.costless, *self.readers, *self.switches}
+        found, dotted = Command(), dict[str, dict[str, Any]]()
         while words:
             word = words.pop(0)
             if not word.startswith("-"):
+                if re.fullmatch(self.server.pattern, word):
+                    break  # the next command
                 if found.model:
                     raise InputError(f"{shown(word)} is a second model, beside {found.model}; give one")
                 found.model = word
                 continue
             name, equals, value = word.partition("=")
+            name, *path = name.split(".")  # of a JSON object, of which one value is given
             key = self.short.get(name) or name.lstrip("-").replace("-", "_")
-            negated = key.removeprefix("no_")
-            if key in switches or negated in switches:
-                found.options[negated] = key == negated and value.lower() not in ("false", "0")
-                continue
+            if key not in keys and len(longer := [one for one in keys if one.startswith(key)]) == 1:
+                key = longer[0]  # argparse takes the beginning of a name
             if key in self.switches:
                 self.switches[key](found, value, name)
                 continue
-            if not equals:
+            negated = key.removeprefix("no_")
+            if bare := not path and (bool({key, negated} & switches) or BARE.fullmatch(key) is not None):
+                value = words.pop(0) if not equals and words and words[0].lower() in TRUTHS else value
+            if bare and negated in switches:
+                found.options[negated] = key == negated and value.lower() not in ("false", "0")
+                continue
+            if not equals and not bare:
                 value = words.pop(0) if words and not words[0].startswith("--") else ""
             while key in self.many and words and not words[0].startswith("-"):
                 value += f" {words.pop(0)}"
+            if path:
+                place = dotted.setdefault(key, {})
+                for one in path[:-1]:
+                    place = place.setdefault(one, {})
+                place[path[-1]] = int(value) if value.isdecimal() else value
+                continue
             self._take(found, key, value, name)
+        for key, values in dotted.items():
+            self._take(found, key, json.dumps(values), f"--{key.replace('_', '-')}")
         if not found.model:
             raise InputError(f"the command line names no model; write it like {self.server.example}")
         return found
+
+    def _words(self, text: str) -> list[str]:
+        """The words behind the program's name, to the end of its command."""
+        text = re.sub(r"\\\s*\n", " ", text)
+        text = re.sub(r"""(?m)(?:^|\s)#[^'"\n]*$""", " ", text)  # comments
+        lexer = shlex.shlex(re.sub(r"\s[0-9]>", " >", text), posix=True, punctuation_chars=OPERATORS)
+        lexer.whitespace_split, lexer.commenters = True, ""
+        try:
+            words = list(lexer)
+        except ValueError as error:
+            raise InputError(f"the command line cannot be read: {str(error).lower()}; close its quotes") from None
+        image = next((at for at, word in enumerate(words) if re.fullmatch(self.server.image, word)), -1)
+        words = words[image + 1 :]
+        for at, word in enumerate(words):
+            if image >= 0 and word.startswith("--"):
+                break  # of the image's entry point
+            if re.fullmatch(rf"(?:\S*/)?{self.server.pattern}", word):
+                words = words[at + 1 :]
+                break
+        while words and (words[0] in self.commands or re.fullmatch(self.server.pattern, words[0])):
+            words.pop(0)
+        return list(takewhile(lambda word: not word or not set(word) <= set(OPERATORS), words))
 
     def _take(self, found: Command, key: str, value: str, name: str) -> None:
         if key in self.readers:
@@ -92,6 +131,8 @@ class Grammar:
             found.model = value
         elif key in self.costless or key.removeprefix("no_") in self.costless:
             return
+        elif key == "config":
+            raise InputError(f"{name} names a file, which is not read; write what it says as options of the line")
         elif key in self.options.model_fields:
             if not value:
                 raise InputError(f"{name} needs a value; write it like {name} 2")

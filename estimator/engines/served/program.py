@@ -15,13 +15,14 @@ class Server(NamedTuple):
     """A regular expression of its name, or its module's."""
     name: str
     """As people write it."""
+    image: str
+    """A regular expression of the names of its container's images, whose entry point it is or which run it."""
     example: str
     """How it is written, with a model."""
 
     def is_command(self, text: str) -> bool:
-        """Whether a text is a command line of the program, with variables before it perhaps."""
-        before = r"(?:\S+=\S* +)*(?:\S*python\S* +-m +)?"
-        return bool(re.match(rf"{before}{self.pattern}(?: |$)", text.strip().replace("\\\n", " ")))
+        """Whether a text is a command line of the program: of a shell, after other programs, or a container."""
+        return bool(re.search(rf"(?:^|\s)(?:\S*/bin/)?(?:{self.pattern}|{self.image})(?:\s|$)", text))
 
     def refuse(self, text: str) -> None:
         """Raise ``InputError`` for a command line of the program, which has an answer of its own."""

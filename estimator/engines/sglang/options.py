@@ -155,7 +155,12 @@ class SglangKeys(BaseModel):
     ] = Field(DEFAULTS, description="runtime sglang: the options of `sglang serve`, by its names")
 
 
-SERVER = Server(r"sglang(?:\.launch_server|\.srt\S*)?", "sglang serve", "sglang serve --model-path MODEL --tp-size 2")
+SERVER = Server(
+    r"sglang(?:(?:_router)?\.launch_server|\.srt\S*)?",
+    "sglang serve",
+    r"\S*/sglang:\S*",
+    "sglang serve --model-path MODEL --tp-size 2",
+)
 
 
 KEYS = Keys(

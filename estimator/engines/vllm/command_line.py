@@ -18,7 +18,7 @@ SHORT = {
 }
 COSTLESS = frozenset(
     """
-    allowed_origins api_key api_server_count attention_backend chat_template chat_template_content_format
+    O0 O1 O2 O3 allowed_origins api_key api_server_count attention_backend chat_template chat_template_content_format
     code_revision config_format convert data_parallel_address data_parallel_backend data_parallel_rpc_port
     data_parallel_size_local disable_custom_all_reduce disable_log_requests disable_log_stats
     disable_uvicorn_access_log distributed_executor_backend download_dir enable_auto_tool_choice

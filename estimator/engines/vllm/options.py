@@ -190,7 +190,9 @@ class VllmKeys(BaseModel):
     ] = Field(DEFAULTS, description="runtime vllm: the options of `vllm serve`, by its names")
 
 
-SERVER = Server(r"vllm(?:\.entrypoints\S*)?", "vllm serve", "vllm serve MODEL --max-model-len 8192")
+SERVER = Server(
+    r"vllm(?:\.entrypoints\S*)?", "vllm serve", r"\S*/vllm-openai\S*", "vllm serve MODEL --max-model-len 8192"
+)
 
 
 KEYS = Keys(
