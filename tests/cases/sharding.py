@@ -100,6 +100,7 @@ MEASURED += [
         ("accelerate-tied", 2, {"tie_word_embeddings": True}, TINY, ACCELERATE),
         ("accelerate-lora", 2, {}, {**MANY, **LAYER, "method": "lora"}, {**ACCELERATE, **MIXED}),
         ("accelerate-conv1d", 5, {"model_type": "gpt2"}, {**TINY, "seq": 8}, ACCELERATE),
+        ("accelerate-conv1d-lora", 3, {"model_type": "gpt2"}, {**TINY, "seq": 8, "method": "lora"}, ACCELERATE),
         ("accelerate-no-norm", 2, {"model_type": "opt"}, {**TINY, "seq": 8}, ACCELERATE),
         ("accelerate-fused-tied", 2, {"tie_word_embeddings": True}, {**TINY, "loss": "liger"}, ACCELERATE),
         ("accelerate-chunked", 3, {}, {**TINY, "loss": "chunked"}, ACCELERATE),

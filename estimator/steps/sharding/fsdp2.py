@@ -131,9 +131,11 @@ def _units(sharding: Fsdp2, parts: Parts) -> list[_Unit]:
         outside[:] = [p for p in outside if p not in own]
         return names, own
 
-    # accelerate/utils/fsdp_utils.py: fsdp2_prepare_model. Among the modules of PEFT's model it finds no norm.
+    # accelerate/utils/fsdp_utils.py: fsdp2_prepare_model. It looks for the norm in `model.model` or the like, which of
+    # PEFT's model is not the base but the model around it (`LoraModel.model`).
     embedding, head = parts.roles.get("input embedding"), parts.roles.get("output embedding")
-    norm = None if sharding.adapted else parts.roles.get("final norm")
+    hidden = sharding.adapted and next(iter(parts.layers)).startswith("model.")
+    norm = None if hidden else parts.roles.get("final norm")
     tied = _is_tied(parts)
     if not tied:
         units.append(_Unit(*taken(embedding), given))
