@@ -56,6 +56,7 @@ for release in VLLM:
 STEPS[f"install sglang {SGLANG}"] = ["make", f".venv-sglang-{SGLANG}/made"]
 STEPS[f"sglang {SGLANG}: models"] = [f".venv-sglang-{SGLANG}/bin/python", "-m", "tests.cases.sglang_models"]
 STEPS["published runs of servers"] = [PYTHON, "-m", "tests.cases.public_serving"]
+STEPS["published runs at home and on phones"] = [PYTHON, "-m", "tests.cases.public_home"]
 STEPS["install executorch"] = ["make", ".venv-executorch/made"]
 STEPS["executorch: programs"] = [".venv-executorch/bin/python", "-m", "tests.cases.executorch_programs"]
 for release in TRANSFORMERS:

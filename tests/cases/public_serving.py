@@ -6,7 +6,6 @@ a range. Figures are GiB, and tokens. ``python -m tests.cases.public_serving`` p
 
 from __future__ import annotations
 
-import itertools
 import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -17,6 +16,7 @@ from typing import Any
 
 from estimator.answers.serving import Serving, serving
 from estimator.engines.registry import SERVERS, engine_of
+from tests.cases.public_runs import Score, chosen, write
 
 GIB = 2**30
 ROOT = Path(__file__).parent.parent.parent
@@ -703,54 +703,32 @@ MISSED = {
 """Figures that are missed, and why."""
 
 
-@dataclass(frozen=True)
-class Score:
-    """A figure of a run: what was logged, and the range of the answers."""
-
-    run: str
-    what: str
-    said: Any
-    low: Any
-    high: Any
-    bar: float
-    bounded: bool
-
-    @property
-    def hit(self) -> bool:
-        """Whether what was logged is in the range, with the bar around it; of an error, whether the words are."""
-        if self.what == "stops":
-            return bool(self.low)
-        room = abs(self.said) * self.bar + 0.005
-        return bool(self.low - room <= self.said <= self.high + room)
-
-
 def _answers(one: Run, folder: Path) -> Iterator[Serving]:
     engine = engine_of(one.runtime)
-    for values in itertools.product(*one.missing.values()):
-        chosen = {**one.options, **dict(zip(one.missing, values, strict=True))}
-        model, device = chosen.pop("model", one.model), chosen.pop("device", one.device)
+    for choice in chosen(one.missing):
+        options = {**one.options, **choice}
+        model, device = options.pop("model", one.model), options.pop("device", one.device)
         if model in CONFIGS:
             path = folder / f"{model}.json"
             path.write_text(json.dumps(CONFIGS[model]))
             model = str(path)
-        yield serving(model, device, [4096], engine.options(**chosen), False)  # type: ignore[attr-defined]
+        yield serving(model, device, [4096], engine.options(**options), False)  # type: ignore[attr-defined]
 
 
 def scores(one: Run) -> list[Score]:
     """The figures of a run."""
     with TemporaryDirectory() as folder:
         found = list(_answers(one, Path(folder)))
-    bounded = any(len(values) > 1 for values in one.missing.values())
     known = {"non_torch", "free", "kv_cache_memory_bytes"} & one.options.keys()
     result = []
     for what, said in one.said.items():
         if what == "stops":
             right = all((said in (a.refusal or "")) and bool(said) == (a.refusal is not None) for a in found)
-            result.append(Score(one.id, what, said, right, right, 0, bounded))
+            result.append(Score(one.id, what, said, right, right, 0))
             continue
         values = [_figure(a, what) for a in found]
         bar = 0.01 if what == "loading" else 0.02 if known or what == "activation" else 0.05
-        result.append(Score(one.id, what, said, min(values), max(values), bar, bounded))
+        result.append(Score(one.id, what, said, min(values), max(values), bar))
     return result
 
 
@@ -763,23 +741,10 @@ def _figure(answer: Serving, what: str) -> float:
     return answer.bytes[{"loading": "weights"}.get(what, what)] / GIB
 
 
-def line(score: Score) -> str:
-    """A figure's line of the table."""
-    ends = [f"{end:.5g}" if isinstance(end, float) else f"{end}" for end in (score.low, score.high)]
-    why = MISSED.get((score.run, score.what), "")
-    return "\t".join((score.run, score.what, f"{score.said}", *ends, "yes" if score.hit else "no", why))
-
-
 def main(words: Sequence[str]) -> None:
     """Print the score of each figure, of runs whose id has one of the words; of all write the table."""
-    lines = ["run\tfigure\tlogged\tanswered, least\tmost\tin the bar\twhy not"]
-    for one in RUNS:
-        if not words or any(word in one.id for word in words):
-            lines += map(line, scores(one))
-    lines += [f"{id}\t\t\t\t\tnot asked\t{why}" for id, why in NOT_ASKED.items()]
-    print("\n".join(lines))
-    if not words:
-        TABLE.write_text("\n".join(lines) + "\n", encoding="utf-8")
+    asked = (one for one in RUNS if not words or any(word in one.id for word in words))
+    write(words, (score for one in asked for score in scores(one)), MISSED, NOT_ASKED, TABLE)
 
 
 if __name__ == "__main__":

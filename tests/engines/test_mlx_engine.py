@@ -14,8 +14,6 @@ from estimator.errors import InputError
 from tests.cases.mlx_steps import CASES, LLAMA, RECORD
 from tests.cases.small_models import write_config
 
-PUBLISHED = json.loads(RECORD.with_name("published.json").read_text(encoding="utf-8"))["rows"]
-PAGE = (RECORD.parents[2] / "mlx.md").read_text(encoding="utf-8")
 RUNS: dict[str, dict[str, Any]] = json.loads(RECORD.read_text(encoding="utf-8"))["runs"]
 SPREAD = 0.03
 """By this a peak may differ from one of those that were measured, where none of them is the largest there can be."""
@@ -40,17 +38,6 @@ def test_measured(name: str, tmp_path: Path) -> None:
     assert found["saved"] == 0
     differs = min(abs(found["peak_above_resident"] / peak - 1) for peak in peaks)
     assert differs <= (SPREAD if name in SPREAD_OUT else EQUAL)
-
-
-@pytest.mark.parametrize("row", PUBLISHED, ids=lambda row: f"{row['plan']['model']}-{row['gb']}")
-def test_published(row: dict[str, Any]) -> None:
-    """Of what others published for Apple silicon, and the table that ``docs/mlx.md`` has of it."""
-    peak = estimate({**row["plan"], "runtime": "mlx", "task": "infer"}).bytes["peak"] / 1e9
-    assert -0.12 < peak / row["gb"] - 1 < 0.01
-    plan = row["plan"]
-    group = f", groups of {plan['mlx']['q_group_size']}" if "q_group_size" in plan.get("mlx", {}) else ""
-    published = f"{row['gb']} GB | {peak:.2f} GB | {peak / row['gb'] - 1:+.1%}"
-    assert f"| {plan['model']} | {plan['dtype']}{group} | {plan['seq']:,} | {published} |" in PAGE
 
 
 def test_a_mac_has_a_kernel_for_attention() -> None:
