@@ -55,6 +55,7 @@ for release in VLLM:
     STEPS[f"vllm {release}: models"] = [f".venv-vllm-{release}/bin/python", "-m", "tests.cases.vllm_models"]
 STEPS[f"install sglang {SGLANG}"] = ["make", f".venv-sglang-{SGLANG}/made"]
 STEPS[f"sglang {SGLANG}: models"] = [f".venv-sglang-{SGLANG}/bin/python", "-m", "tests.cases.sglang_models"]
+STEPS["llama.cpp: projectors"] = [PYTHON, "-m", "tests.cases.llama_cpp_projectors", "100", "1"]
 STEPS["published runs of servers"] = [PYTHON, "-m", "tests.cases.public_serving"]
 STEPS["published runs at home and on phones"] = [PYTHON, "-m", "tests.cases.public_home"]
 STEPS["install executorch"] = ["make", ".venv-executorch/made"]

@@ -24,9 +24,8 @@ from ...text import human, printable
 from ..assumptions import Assumption
 from ..devices import Device, context_bytes, find
 from ..engine import Engine, Figures, Limit, Spec
-from . import convert, gguf_file, hparams, placement
+from . import convert, gguf_file, hparams, placement, projector
 from .builds import BUILDS
-from .ggml import pad
 from .header import Header
 from .options import RPC, UNQUANTISED, is_gguf
 from .usage import UNCERTAINTY, Usage, usage
@@ -46,8 +45,8 @@ class Model:
     """Whether the header was read from a GGUF file, not made from a config."""
     warnings: tuple[str, ...]
     draft: Model | None = None
-    projector: int = 0
-    """Bytes of a multimodal projector's weights."""
+    images: projector.Projector = projector.NONE
+    """A multimodal projector beside it."""
 
     @cached_property
     def trained(self) -> int:
@@ -193,7 +192,7 @@ def usage_of(plan: Any, model: Model) -> Usage:
         repack=options.repack,
         tokenizer=header.tokens is not None or not model.from_file,
     )
-    return replace(found, draft=draft, projector=model.projector)
+    return replace(found, draft=draft, projector=model.images)
 
 
 OLLAMA_CONTEXTS = ((48, 262144), (24, 32768), (0, 4096))
@@ -314,7 +313,12 @@ def _notes(plan: Any, use: Usage) -> list[str]:
             f"preset {plan.llama_cpp.preset}: n_ctx {context.parameters.n_ctx:,}, n_batch {context.parameters.n_batch} "
             f"and {human(OLLAMA_RESERVE)} of each GPU kept free; other values are given beside it"
         )
-    if use.projector:
+    if use.projector.tokens:
+        found.append(
+            f"mmproj: an image, or a tile of one, takes {use.projector.tokens:,} tokens of the context; what the "
+            "projector computes for it is counted"
+        )
+    elif use.projector.weights:
         found.append("mmproj: the projector's weights are counted, and not what it computes for an image")
     if use.draft is not None:
         found.append("model_draft: taken to have the main model's context; compared with no run")
@@ -399,7 +403,7 @@ class LlamaCpp(Engine):
             "clean": "pages that the system may drop and read again",
             "dirty": "memory that the system cannot drop",
             "used": "memory that decoding reads or writes for every token",
-            "beside": "a draft model with its cache, and a projector's weights",
+            "beside": "a draft model with its cache, and a projector with what it computes",
             "host_compute": "the compute buffer on the host, beside a GPU",
             "device": "what is on the GPU, with the CUDA context of a known device",
         }
@@ -469,13 +473,14 @@ class LlamaCpp(Engine):
                 f"model_draft: {draft.name} has {draft.header.n_vocab:,} tokens and {found.name} "
                 f"{found.header.n_vocab:,}; a draft needs the same vocabulary"
             )
-        projector = 0
-        if options.mmproj is not None:
-            keys, tensors = gguf_file.tables(Path(options.mmproj))
-            if keys.get("general.architecture") != "clip":
-                raise InputError(f"mmproj: {shown(options.mmproj)} is no multimodal projector; name its mmproj-*.gguf")
-            projector = sum(pad(tensor.nbytes, 32) for tensor in tensors.values())
-        return replace(found, draft=draft, projector=projector)
+        images = projector.NONE if options.mmproj is None else projector.read(Path(options.mmproj))
+        embd = found.header.metadata.get("embedding_length")
+        if images.embd not in (0, embd):
+            raise InputError(
+                f"mmproj: {shown(options.mmproj)} makes embeddings of {images.embd:,} and {found.name} takes {embd:,}; "
+                "name the projector of this model"
+            )
+        return replace(found, draft=draft, images=images)
 
     def _model(self, name: str, recipe: str, load: Callable[[str], Spec]) -> Model:
         path = existing(Path(name))

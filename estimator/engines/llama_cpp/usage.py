@@ -17,6 +17,7 @@ from .header import Header
 from .hparams import Hparams
 from .hparams import read as read_hparams
 from .placement import ON_HOST, Layout
+from .projector import NONE, Projector
 from .scheduler import schedule
 from .weights import Weights, repacked_names, repacked_rows, weights
 
@@ -55,8 +56,8 @@ class Usage:
     repack: bool
     draft: Usage | None = None
     """The buffers of a draft model beside it."""
-    projector: int = 0
-    """Bytes of a multimodal projector's weights."""
+    projector: Projector = NONE
+    """A multimodal projector beside it."""
 
     @property
     def places(self) -> list[dict[str, int]]:
@@ -67,7 +68,8 @@ class Usage:
             for weights, (kv, states), compute in zip(self.weights.places, self.caches, self.reserved, strict=True)
         ]
         found[-1]["output"] = self.context.output_bytes
-        found[0 - first]["weights"] += self.projector
+        found[0 - first]["weights"] += self.projector.weights
+        found[0 - first]["compute"] += self.projector.compute
         for own, more in zip(found, self.draft.places, strict=True) if self.draft is not None else ():
             own |= {part: own[part] + more[part] for part in own}
         return found
@@ -76,7 +78,7 @@ class Usage:
     def beside(self) -> int:
         """Bytes of a projector and of a draft model, resident while they decode."""
         draft = self.draft
-        return self.projector + (0 if draft is None else draft.clean + draft.dirty - draft.overhead)
+        return self.projector.total + (0 if draft is None else draft.clean + draft.dirty - draft.overhead)
 
     @cached_property
     def reserved(self) -> tuple[int, ...]:
@@ -152,7 +154,7 @@ class Usage:
     def dirty(self) -> int:
         """Resident memory that the operating system cannot drop."""
         c = self.context
-        held = self.weights.repacked + self.weights.read + self.weights.device + self.projector
+        held = self.weights.repacked + self.weights.read + self.weights.device + self.projector.total
         draft = 0 if self.draft is None else self.draft.dirty - self.draft.overhead
         return held + c.kv_bytes + c.recurrent_bytes + c.output_bytes + sum(self.touched) + self.overhead + draft
 
