@@ -59,8 +59,8 @@ def bitsandbytes(
     width: int,
     name: str,
     compute: str,
+    double: bool,
     kind: str = "nf4",
-    double: bool = False,
     storage: str | None = None,
 ) -> None:
     """A base that bitsandbytes quantises: the plan's dtype and what goes with it.

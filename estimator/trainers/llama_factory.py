@@ -99,7 +99,7 @@ def _method(settings: Settings) -> None:
         if method not in ("bnb", "bitsandbytes") or bits not in (4, 8):
             settings.problem("dtype", "quantization_bit", f"by {method} has no rule; known are 4 and 8 by bnb")
         double, quant_type = settings.flag("double_quantization", default=True), settings.text("quantization_type")
-        adapters.bitsandbytes(settings, bits, "quantization_bit", compute, quant_type or "nf4", double, compute)
+        adapters.bitsandbytes(settings, bits, "quantization_bit", compute, double, quant_type or "nf4", compute)
         settings.say("rest_dtype", loaded, "quantization_bit")
     settings.value("quantization_method", "quantization_type")
     settings.value("double_quantization")

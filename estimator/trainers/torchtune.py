@@ -7,6 +7,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..errors import InputError
+from ..ledger import ITEMSIZE
+from ..plans.models import ModelSpec, load
+from ..text import human
 from . import sharing
 from .hugging_face import SLOWER_COPY, offloading
 from .settings import Reading, Settings
@@ -45,10 +48,10 @@ def read(keys: Mapping[str, Any], where: str) -> Reading:
     loss = settings.inner("loss")
     if re.search("DPO|PPO|Rso|KL", _component(loss)):
         settings.problem("loss._component_", "loss", "is of a loop with more than one model or pass: no rules here")
-    reading.note("modules", "transformers'", "torchtune's own modules have no rules; the answer is of transformers'")
     model = settings.inner("model")
     builder = _component(model)
-    _name(settings, builder)
+    why = "torchtune's own modules have no rules; the answer is of transformers'"
+    reading.note("modules", "transformers'", why + _positions(_named(settings, builder)))
     settings.whole_of("batch", "batch_size")
     settings.whole_of("gradient_accumulation_steps", "gradient_accumulation_steps")
     tokenizer, dataset = settings.inner("tokenizer"), settings.inner("dataset")
@@ -102,10 +105,20 @@ def _component(settings: Settings) -> str:
     return settings.text(COMPONENT) or ""
 
 
-def _name(settings: Settings, builder: str) -> None:
-    """The model: the folder of the checkpoint where it has a known model's name, else the builder's name."""
-    from ..plans.models import load
+def _positions(model: ModelSpec | None) -> str:
+    """What torchtune's tables of rotary positions add: the cosine and sine of each position and pair of a head's
+    features, in float32 (``RotaryPositionalEmbeddings.build_rope_cache``). Releases before 0.3.1 copy a layer, with its
+    table, as often as there are layers (``_get_clones``).
+    """
+    if model is None or not isinstance(positions := model.raw.get("max_position_embeddings"), int):
+        return ""
+    table = positions * model.config.head_dim * ITEMSIZE["float32"]
+    every = human(table * model.config.num_hidden_layers)
+    return f", without the table of rotary positions ({human(table)}; before release 0.3.1 one a layer, {every})"
 
+
+def _named(settings: Settings, builder: str) -> ModelSpec | None:
+    """The model: the folder of the checkpoint where it has a known model's name, else the builder's name."""
     folder = settings.raw("checkpointer")
     path = folder.get("checkpoint_dir") if isinstance(folder, Mapping) else None
     name = builder.rpartition(".")[2]
@@ -117,12 +130,13 @@ def _name(settings: Settings, builder: str) -> None:
         sized.replace("-", "", 1),
     ]:
         try:
-            found = load(candidate).name
+            found = load(candidate)
         except InputError:
             continue
-        settings.say("model", found, "model")
-        return
+        settings.say("model", found.name, "model")
+        return found
     settings.problem("model", "model", f"builds {name}, which no built-in model is known by; give --model")
+    return None
 
 
 def _optimizer(settings: Settings) -> None:

@@ -212,7 +212,7 @@ def _method(settings: Settings) -> None:
         name = f"load_in_{width}bit"
         double = settings.flag("use_bnb_nested_quant")
         storage = torch_dtype(settings.text("bnb_4bit_quant_storage"))
-        adapters.bitsandbytes(settings, width, name, dtype, kind, double, storage)
+        adapters.bitsandbytes(settings, width, name, dtype, double, kind, storage)
         settings.say("rest_dtype", dtype, name)
     settings.value("bnb_4bit_quant_type", "bnb_4bit_quant_storage")
     if settings.flag("use_peft"):

@@ -120,3 +120,9 @@ def test_what_values_take(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(plain_pickle, "MOST_HELD", 64 + 3 * 32 + 3 * 9 - 1)
     with pytest.raises(InputError, match="its values take more"):
         loads(content)
+
+
+def test_nothing_is_appended_to_itself() -> None:
+    """What is appended needs a list below it: at the bottom of the stack there is none."""
+    with pytest.raises(InputError):
+        loads(b"]a.")

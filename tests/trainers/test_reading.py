@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 
 from estimator.answers.check import check
+from estimator.errors import InputError
+from estimator.trainers.settings import MOST_KEYS, Reading, Settings
 from estimator.trainers.shell import parse
 
 AXOLOTL: dict[str, Any] = {
@@ -158,7 +160,7 @@ def test_unsloth_checkpoints_on_the_host_unless_told(given: Any, kind: str, tmp_
     calls = {"from_pretrained": {"model_name": "HuggingFaceTB/SmolLM2-135M", "max_seq_length": 64}}
     path.write_text(json.dumps({**calls, "get_peft_model": adapters, "args": {"per_device_train_batch_size": 1}}))
     plan = check(str(path)).plan
-    assert (plan.checkpointing, plan.seq) == (kind, 64)
+    assert (plan.checkpointing, plan.seq, plan.double_quant) == (kind, 64, True)
 
 
 def test_a_key_without_a_rule_is_said(tmp_path: Path) -> None:
@@ -181,7 +183,43 @@ def test_modules_that_torchtune_adapts(tmp_path: Path) -> None:
     tokenizer = {"_component_": "t", "max_seq_len": 64}
     for flags, more in (({}, []), ({"apply_lora_to_mlp": True}, ["gate_proj", "up_proj", "down_proj"])):
         path.write_text(json.dumps({"model": {**model, **flags}, "tokenizer": tokenizer, "batch_size": 1}))
-        assert sorted(check(str(path)).plan.method.target_modules) == sorted(["q_proj", "o_proj", *more])
+        found = check(str(path))
+        assert sorted(found.plan.method.target_modules) == sorted(["q_proj", "o_proj", *more])
+        assert found.plan.method.r == 8  # the builders' default
+
+
+def test_tables_of_positions_that_torchtune_has(tmp_path: Path) -> None:
+    """Witness: ``lora_llama3_1`` of torchtune 0.3.0 and of 0.3.1, each made with 4 layers, heads of 128 and 131,072
+    positions: its buffers are 256.001 and 64.0002 MiB. The pairs' frequencies are the rest.
+    """
+    path = tmp_path / "train.yaml"
+    model = {"_component_": "torchtune.models.llama3_1.lora_llama3_1_8b", "lora_attn_modules": ["q_proj", "v_proj"]}
+    path.write_text(json.dumps({"model": model, "tokenizer": {"max_seq_len": 64}, "batch_size": 1}))
+    why = next(one.why for one in check(str(path)).assumptions if one.key == "modules")
+    assert "(64.00 MiB; before release 0.3.1 one a layer, 2.00 GiB)" in why
+
+
+def test_words_that_are_flags_and_the_most_keys() -> None:
+    """Each word that YAML's tools read as a flag, in either case; as many keys as a file may have, and one more."""
+    words = {"true": True, "Yes": True, "ON": True, "1": True, "false": False, "no": False, "off": False, "0": False}
+    settings = Settings(words, Reading(""), "")
+    assert {key: settings.flag(key) for key in words} == words
+    most = {str(i): i for i in range(MOST_KEYS)}
+    Settings(most, Reading(""), "")
+    with pytest.raises(InputError, match="give 2,000 at most"):
+        Settings({**most, "more": 0}, Reading(""), "")
+
+
+def test_all_linear_layers_stay_a_word_with_peft(tmp_path: Path) -> None:
+    path = tmp_path / "train.yaml"
+    keys = {
+        "model_name_or_path": AXOLOTL["base_model"],
+        "max_length": 64,
+        "use_peft": True,
+        "lora_target_modules": "all-linear",
+    }
+    path.write_text(json.dumps(keys))
+    assert check(str(path)).plan.method.target_modules == "all-linear"
 
 
 @pytest.mark.parametrize(
