@@ -77,7 +77,8 @@ def _math(
     weights = matmul(query_scaled, mul_scalar(transpose(repeated_key, -2, -1)))
     if bias is not None:
         weights = add_(weights, bias)
-    weights = dropout(safe_softmax(weights), dropout_p)
+    weights = safe_softmax(weights)
+    weights = dropout(weights, dropout_p)
     returned = to(weights, dtype)
     out = to(matmul(weights, repeated_value), dtype)
     del returned
