@@ -468,6 +468,8 @@ class Ledger:
     """The path of the module that was entered last, or what else names a part of the model."""
     within: str = ""
     """The path of the module that runs; empty outside of modules."""
+    frozen: frozenset[str] = frozenset()
+    """Paths of frozen modules, which do not ask for a gradient of what they are given either."""
     operator: str = ""
     """The operator that saved a tensor last."""
     running: str = ""

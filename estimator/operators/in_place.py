@@ -222,7 +222,7 @@ def _itself(out: Result, x: Tensor, *_: Any, **__: Any) -> Tensor:
 
 @recorded("requires_grad_")
 def _requires_grad(out: Result, x: Tensor, value: bool = True) -> None:
-    x.requires_grad = value
+    x.requires_grad = value and x.ledger.within not in x.ledger.frozen
 
 
 @recorded("set_.source_Tensor")

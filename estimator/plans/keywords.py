@@ -35,7 +35,9 @@ class OneDeviceKeys(TypedDict, total=False):
     video_frames: int | None
     audio_frames: int | None
     audio_seconds: float | None
-    freeze: Sequence[Literal['vision', 'projector', 'language', 'embeddings']]
+    freeze: (
+        Sequence[Literal['vision', 'projector', 'language', 'embeddings', 'encoder', 'feature_encoder', 'base_model']]
+    )
     head: (
         Literal['causal-lm', 'masked-lm', 'seq2seq-lm', 'sequence-classification', 'token-classification',
         'question-answering', 'speech-seq2seq', 'ctc', 'audio-classification', 'image-classification', 'image-text'] |

@@ -185,7 +185,9 @@ class _Question(BaseModel):
         None, description="audio_frames as a time: 16,000 samples, or 100 frames of features, a second"
     )
     freeze: Annotated[tuple[Part, ...], BeforeValidator(_listed)] = Field(
-        (), description="parts that do not train, beside the method: vision, projector, language, embeddings"
+        (),
+        description="parts that do not train, beside the method: vision, projector, language, embeddings, encoder, "
+        "feature_encoder, base_model",
     )
     head: HeadName | None = Field(
         None, description="what the model ends with; if not given, what the config's architectures say, else causal-lm"

@@ -490,17 +490,25 @@ _ON_TOKENS = ("masked-lm", "seq2seq-lm", "sequence-classification", "token-class
 
 
 def _positions(r: Any) -> float:
-    """The positions of tokens that a model with a head of ``_ON_TOKENS`` has embeddings of.
-
-    RoBERTa and its kin begin behind the padding token's number (``create_position_ids_from_input_ids``).
-    """
+    """The positions of tokens that a model with a head of ``_ON_TOKENS`` has embeddings of."""
     most = r.spec.raw.get("max_position_embeddings")
     if r.spec.head not in _ON_TOKENS or not isinstance(most, int):
         return inf
     found = [m.shape[0] for m in r.spec.config.modules.of("embedding") if "position" in m.path.rpartition(".")[2]]
     counts = [count for count in found if isinstance(count, int)]
-    padding = r.spec.raw.get("pad_token_id", 1) if "roberta" in str(r.spec.raw.get("model_type")) else -1
-    return min([most, *counts]) - padding - 1 if counts else inf
+    return min([most, *counts]) - _skipped(r) if counts else inf
+
+
+_BEHIND_PADDING = (
+    *("roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "camembert", "data2vec-text", "esm", "ibert"),
+    *("layoutlmv3", "lilt", "longformer", "luke", "markuplm", "mpnet", "xmod"),
+)
+"""Model types that put no token at positions up to the padding token's (``create_position_ids_from_input_ids``)."""
+
+
+def _skipped(r: Any) -> int:
+    """The positions that a model puts no token at."""
+    return int(r.spec.raw.get("pad_token_id", 1)) + 1 if r.spec.raw.get("model_type") in _BEHIND_PADDING else 0
 
 
 def _differs(plan: Any, key: str) -> bool:
@@ -566,8 +574,18 @@ MODEL: Refusals = {
     "trainer: {r.plan.trainer} has no rule with head: {r.spec.head}; leave it out": lambda r: (
         r.plan.trainer is not None and (r.spec.head != "causal-lm") != (r.plan.trainer == "trl-reward")
     ),
+    "seq: {r.plan.seq} does not go with the model's max_position_embeddings: {r.spec.raw[max_position_embeddings]}; "
+    "give fewer tokens": lambda r: r.plan.seq > _positions(r) and not _skipped(r),
     "seq: {r.plan.seq} does not go with the model's max_position_embeddings: {r.spec.raw[max_position_embeddings]}, of "
-    "which RoBERTa and its kin use two less; give fewer tokens": lambda r: r.plan.seq > _positions(r),
+    "which {r.spec.config.family} uses those behind pad_token_id; give fewer tokens": lambda r: (
+        r.plan.seq > _positions(r) and _skipped(r)
+    ),
+    "target_seq: {r.plan.target_seq} does not go with the model's max_target_positions: "
+    "{r.spec.raw[max_target_positions]}; give fewer tokens": lambda r: (
+        r.spec.head == "speech-seq2seq"
+        and r.plan.target_seq > r.spec.raw.get("max_target_positions", inf)
+        and any(m.path.endswith("decoder.embed_positions") for m in r.spec.config.modules.of("embedding"))
+    ),
     "target_seq: {r.plan.target_seq} does not go with the model's max_position_embeddings: "
     "{r.spec.raw[max_position_embeddings]}; give fewer tokens": lambda r: (
         r.spec.head == "seq2seq-lm" and r.plan.target_seq > _positions(r)

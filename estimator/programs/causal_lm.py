@@ -64,6 +64,7 @@ class RecordedCausalLM(Module):
     def __init__(self, build: Builder, sizes: Sizes) -> None:
         self.path, self.ledger, self.c = "", build.ledger, sizes
         self.model = self  # whose segments and embeddings steps and methods ask for
+        self.ledger.frozen = frozenset(build.method.untrained)
         self.recorded = EventLoop(self.ledger)
         self.recorded.weights.update(self.ledger.borrowed or {})
         self.recorded.program = program = sizes.program

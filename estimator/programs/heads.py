@@ -23,9 +23,9 @@ HeadName = Literal[
     "image-text",
 ]
 CAUSAL = "causal-lm"
-Part = Literal["vision", "projector", "language", "embeddings"]
+Part = Literal["vision", "projector", "language", "embeddings", "encoder", "feature_encoder", "base_model"]
 """A part of a model: what looks at images, what hands them to the decoder, the decoder with its head, the input
-embedding of tokens."""
+embedding of tokens, the encoder beside a decoder, the convolutions over samples of audio, all but the head."""
 
 
 Placeholders = tuple[int, tuple[int, ...]]

@@ -64,9 +64,11 @@ class Source(Protocol):
 
     def part(self, name: Part) -> tuple[str, ...]:
         """The paths of the modules that a part of the model is. Raises ``InputError`` where it has none."""
-        if name != "embeddings":
-            raise InputError(f"freeze: {name} does not go with the model, which has embeddings; name these")
-        return tuple(row.path for row in self.modules() if row.role == "input embedding")
+        embeddings = tuple(row.path for row in self.modules() if row.role == "input embedding")
+        found = {"embeddings": embeddings, "base_model": tuple({path.partition(".")[0] for path in embeddings})}
+        if name not in found:
+            raise InputError(f"freeze: {name} does not go with the model, which has {', '.join(found)}; name these")
+        return found[name]
 
     def modules(self) -> tuple[NamedModule[Any], ...]:
         """The model's modules, in the order of ``named_modules()``, each with the number of its layer."""

@@ -101,9 +101,10 @@ class HuggingFaceModel(Source):
             self.config = config.get_text_config() if head == CAUSAL else config
         self._class = model_class(head, self.config)
         if self._class is None:
+            having = ", ".join(one for one in HEADS if model_class(one, self.config) is not None)
             raise InputError(
                 f"{where}: transformers {transformers.__version__} has no model of model_type {self.config.model_type} "
-                f"with head: {head}; other heads are {', '.join(one for one in HEADS if one != head)}"
+                f"with head: {head}; " + (f"it has {having}" if having else "none with another head either")
             )
         if HEADS[head].text and self._class.main_input_name != "input_ids":
             raise InputError(

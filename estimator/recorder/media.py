@@ -14,7 +14,7 @@ import torch
 from ..errors import InputError
 from ..programs.heads import Input, Part, places_of
 from ..programs.images import Given, Media, inputs_of, seen
-from .calls import Recorder, recording
+from .calls import Recorder, input_embeddings, recording
 from .calls.data import ordinary_ids, tensors_in
 
 SAMPLES_PER_SECOND = 16000
@@ -155,19 +155,25 @@ def data_of(one: Input, x: torch.Tensor, config: Any) -> torch.Tensor | None:
 
 
 def parts_of(model: Any) -> dict[Part, tuple[str, ...]]:
-    """The paths of the modules that each part of a model is.
+    """The paths of the modules that each part of a model is, and the names of parameters that it shares with others.
 
     A projector is what is neither tower nor decoder. Where there is no such module, the tower's mergers are it.
     """
     config, paths = model.config, {id(module): path for path, module in model.named_modules(remove_duplicate=False)}
+    names = {id(p): name for name, p in model.named_parameters()}
 
     def path_of(module: Any) -> tuple[str, ...]:
         return (paths[id(module)],) if module is not None and id(module) in paths else ()
 
+    def all_of(module: Any) -> tuple[str, ...]:
+        path = path_of(module)
+        inside = (names[id(p)] for p in (module.parameters() if path else ()))
+        return (*path, *(name for name in inside if not name.startswith(f"{path[0]}.")))
+
     vision = getattr(config, "vision_config", None)
     towers = [path for path, m in model.named_modules() if vision is not None and getattr(m, "config", None) is vision]
     tower = (min(towers, key=len),) if towers else ()
-    head, embeddings = model.get_output_embeddings(), path_of(model.get_input_embeddings())
+    head, embeddings = model.get_output_embeddings(), path_of(input_embeddings(model))
     decoder = path_of(model.get_decoder()) if tower else ()
     language = (*decoder, *(path_of(head) if decoder else ()))
     beside = model.get_submodule(tower[0].rpartition(".")[0]) if tower else model
@@ -179,4 +185,17 @@ def parts_of(model: Any) -> dict[Part, tuple[str, ...]]:
             if "merger" in name
             for path in path_of(m)
         ]
-    return {"vision": tower, "projector": tuple(rest) if tower else (), "language": language, "embeddings": embeddings}
+    return {
+        "vision": tower,
+        "projector": tuple(rest) if tower else (),
+        "language": language,
+        "embeddings": embeddings,
+        "encoder": all_of(model.get_encoder()) if config.is_encoder_decoder else (),
+        "feature_encoder": tuple(path for path, m in model.named_modules() if is_feature_encoder(m)),
+        "base_model": all_of(model.base_model) if model.base_model is not model else (),
+    }
+
+
+def is_feature_encoder(module: torch.nn.Module) -> bool:
+    """Whether a module is what transformers' ``freeze_feature_encoder`` freezes."""
+    return hasattr(module, "_freeze_parameters") and hasattr(module, "conv_layers")

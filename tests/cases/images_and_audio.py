@@ -171,14 +171,20 @@ MIXED: dict[str, tuple[str, dict[str, Any]]] = {
 """Image sizes of a row, and the preprocessor_config.json that lies beside a model of ``WITH_IMAGES``."""
 
 
+FROZEN = {"whisper": "encoder", "wav2vec2": "feature_encoder", "hubert": "feature_encoder", "vit": "base_model"}
+"""What people freeze of a model without a tower."""
+
+
 def steps() -> Iterator[tuple[str, dict[str, Any], dict[str, Any]]]:
     """Names, configs and plans: each model trained whole, with LoRA, and with checkpoints; where a decoder looks at
-    images, with a frozen tower and with two images as well.
+    images, with a frozen tower and with two images as well; others with what people freeze of them.
     """
     lora = {"method": {"name": "lora", "r": 5, "target_modules": "all-linear"}}
     checkpointed = {"checkpointing": "layer"}
     for name, (config, keys) in {**ALONE, **WITH_IMAGES}.items():
-        settings = {"full": {}, "lora": lora, "checkpointed": checkpointed}
+        settings: dict[str, dict[str, Any]] = {"full": {}, "lora": lora, "checkpointed": checkpointed}
+        if part := FROZEN.get(name):
+            settings |= {"frozen": {"freeze": [part]}}
         if name in WITH_IMAGES:
             settings |= {
                 "frozen tower": {"images": 1, "freeze": ["vision"]},

@@ -50,6 +50,7 @@ BART = {
     **dict.fromkeys(("encoder_attention_heads", "decoder_attention_heads"), 2),
     **dict.fromkeys(("encoder_ffn_dim", "decoder_ffn_dim"), 40),
 }
+WHISPER = {**BART, "model_type": "whisper", "architectures": ["WhisperForConditionalGeneration"], "pad_token_id": 0}
 DDP = {"name": "ddp", "world_size": 2}
 ON_HOST = {"saved_activations": "on-host"}
 HEAD = {"head": "sequence-classification"}
@@ -254,6 +255,8 @@ REFUSED: list[dict[str, Any]] = [
     *({**HEAD, key: CAUSAL[key]} for key in refusals.CAUSAL_KEYS),
     {**HEAD, "trainer": "loop"},
     {"model": {"model_type": "bert", "max_position_embeddings": 32}, "head": "masked-lm", "seq": 33},
+    {"model": {"model_type": "roberta", "max_position_embeddings": 32}, "head": "masked-lm", "seq": 31},
+    {"model": {**WHISPER, "max_target_positions": 8}, "target_seq": 9},
     {"model": BART, "head": "seq2seq-lm", "seq": 30, "target_seq": 33},
     {"packing": True, "method": PROMPT},
     {"model": {"model_type": "mixtral"}, "sharding": {**SHARDED, "name": "zero3"}},

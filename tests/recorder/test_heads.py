@@ -21,7 +21,7 @@ from estimator.plans.resolve import resolve  # noqa: E402
 from estimator.programs.heads import head_of  # noqa: E402
 from estimator.programs.program import SPAN, Call, Drop, Enter, Exit, Made, Ref, fold  # noqa: E402
 from estimator.show.commands import INVERSE  # noqa: E402
-from tests.cases.images_and_audio import MIXED, VIDEOS, WITH_IMAGES, steps  # noqa: E402
+from tests.cases.images_and_audio import ALONE, MIXED, VIDEOS, WITH_IMAGES, steps  # noqa: E402
 from tests.cases.small_models import write_config  # noqa: E402
 from tests.helpers.measured_steps import assert_step  # noqa: E402
 
@@ -84,6 +84,8 @@ STEPS: list[tuple[dict[str, Any], dict[str, Any]]] = [
     (LONGFORMER, {}),
     (BART, {"target_seq": 9, "autocast": "bfloat16"}),
     (BART, {"target_seq": 9, "checkpointing": "layer", "method": "lora"}),
+    (BERT, {"head": "sequence-classification", "freeze": "base_model"}),
+    (T5, {"target_seq": 9, "freeze": "encoder"}),
 ]
 
 
@@ -202,7 +204,14 @@ def test_the_head_is_what_the_architectures_say(architectures: Any, encoder: boo
         (T5, {"checkpointing": "attention"}, "whose attention makes other tensors within checkpoints of layers"),
         (T5, {"method": "freeze", "top_layers": 1}, "method: freeze has no rule with head: seq2seq-lm"),
         (T5, {"head": "causal-lm"}, "has an encoder beside its decoder; set head: seq2seq-lm"),
-        (LLAMA, {"head": "masked-lm"}, "has no model of model_type llama with head: masked-lm; other heads are"),
+        (
+            LLAMA, {"head": "masked-lm"},
+            "llama with head: masked-lm; it has causal-lm, sequence-classification, token-classification, question-",
+        ),
+        (ALONE["vit"][0], {"head": "ctc"}, "of model_type vit with head: ctc; it has image-classification$"),
+        (T5, {"freeze": "feature_encoder"}, "does not go with the model, which has embeddings, encoder; name"),
+        (ALONE["wav2vec2"][0], {"freeze": "embeddings"}, "which has feature_encoder, base_model; name these"),
+        (BERT, {"head": "masked-lm", "freeze": "encoder"}, "which has embeddings, base_model; name these"),
         (
             {"model_type": "whisper", "architectures": ["WhisperForConditionalGeneration"], "is_encoder_decoder": True},
             {"head": "seq2seq-lm"}, "has no model of model_type whisper with head: seq2seq-lm",

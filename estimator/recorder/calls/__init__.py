@@ -8,6 +8,7 @@ functions it treats in a way of their own, ``functions`` does so for custom ``to
 from .assembling import (
     Wrapped,
     checkpoints_itself,
+    input_embeddings,
     is_attention,
     layers_as_checkpointed,
     modules_of,
@@ -26,6 +27,7 @@ __all__ = [
     "Wrapped",
     "checkpoints_itself",
     "dtype_name",
+    "input_embeddings",
     "is_attention",
     "layers_as_checkpointed",
     "modules_of",

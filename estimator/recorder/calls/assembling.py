@@ -362,7 +362,7 @@ def modules_of(
 ) -> Iterator[NamedModule[int]]:
     """The rows of the table of a model's modules. ``base`` is the model that a library has wrapped."""
     base = base or model
-    embeddings = [module for part in base.modules() for module in _wrapped_in(_input_embeddings(part))]
+    embeddings = [module for part in base.modules() for module in _wrapped_in(input_embeddings(part))]
     heads = _wrapped_in(getattr(base, "get_output_embeddings", lambda: None)())
     for path, module in model.named_modules():
         if path:
@@ -384,7 +384,7 @@ def modules_of(
             yield NamedModule(plain(path), kind, shape, bias, role, None)
 
 
-def _input_embeddings(model: Any) -> Any:
+def input_embeddings(model: Any) -> Any:
     """What transformers' ``enable_input_require_grads`` hooks of a model or of one within it, such as an encoder."""
     try:
         return model.get_input_embeddings()

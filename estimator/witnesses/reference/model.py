@@ -17,6 +17,7 @@ from ...plans.refusals import check_question
 from ...plans.resolve import Resolved
 from ...programs.releases import NEWEST, installed_release, with_its_keys
 from ...recorder import model_classes
+from ...recorder.media import is_feature_encoder
 from .libraries import torch, transformers
 
 
@@ -95,6 +96,9 @@ def build_model(resolved: Resolved, device: str = "cpu", attention: str | None =
     if method.name == "lora-fa":  # as peft.optimizers.create_lorafa_optimizer does
         for name, parameter in model.named_parameters():
             parameter.requires_grad_(parameter.requires_grad and "lora_A" not in name)
+    for path, module in model.named_modules():
+        if path.endswith(resolved.method.untrained) and is_feature_encoder(module):
+            module._freeze_parameters()  # its input needs no gradient either
     model.train()
     savings.apply(model, resolved)
     return model
