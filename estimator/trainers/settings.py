@@ -141,7 +141,7 @@ class Settings:
         self._asked |= dict.fromkeys(names)
         found = {name: self._plain(name) for name in names if name in self}
         values = list(found.values())
-        if any(value != values[0] for value in values):
+        if any(value != values[0] for value in values[1:]):
             both = " and ".join(f"{name}: {shown(value)}" for name, value in found.items())
             raise InputError(f"{self.where}: {both} are one key with two values; keep one of them")
         if found and names[0] not in found and names[0] not in self._renamed:

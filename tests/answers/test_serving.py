@@ -85,6 +85,7 @@ WRONG = [
     ("vllm serve a --max-model-len", "--max-model-len needs a value"),
     ("vllm serve a --max-model-len 8.5", "is no number"),
     ("vllm serve a --max-model-len 8x", "is no number"),
+    (f"vllm serve a --max-model-len {'9' * 400}", "is no number"),
     ("vllm serve 'a", "close its quotes"),
     ("vllm serve a --speculative-config mtp", "is no JSON object"),
 ]

@@ -55,6 +55,7 @@ TEXTS = {
         "has 3,000 keys in model_init_kwargs; give 2,000",
     ),
     "not finite": (json.dumps({**AXOLOTL, "sequence_len": 1e300}), "must be a number"),
+    "not a number": ("model_name_or_path: a\nmax_length: .nan\n", "max_length must be a number, not nan"),
 }
 
 

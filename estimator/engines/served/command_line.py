@@ -152,7 +152,7 @@ def _kinds(annotation: Any) -> set[Any]:
 
 def whole(value: str, name: str) -> int:
     """A number as both engines read it: 32768, 32k (1000), 32K (1024), 25.6k. Raises ``InputError``."""
-    match = re.fullmatch(r"([0-9]+(?:\.[0-9]+)?)([kmgKMG]?)", value)
+    match = re.fullmatch(r"([0-9]{1,15}(?:\.[0-9]{1,15})?)([kmgKMG]?)", value)
     if match is None or (match[2] in "KMG" and match[2] and "." in match[1]) or (not match[2] and "." in match[1]):
         raise InputError(f"{name} {shown(value)} is no number; write it like {name} 32768 or 32k")
     return int(float(match[1]) * SUFFIXES.get(match[2], 1))
