@@ -14,7 +14,7 @@ from ..plans.plan import parse_plan
 from ..plans.resolve import resolve
 from ..recorder.trainer_object import recorded
 from ..steps.step import run
-from ..steps.trainer_step import TrainerStep
+from ..steps.trainer_step import OtherModel, TrainerStep
 from ..trainers.formats import read as read_training_file
 from .estimate import to_result
 from .result import Result
@@ -34,7 +34,8 @@ def of_trainer(trainer: Any, keys: Mapping[str, Any]) -> Result:
             name: resolve(parse_plan(nested({**asked, "model": str(path), "dtype": dtype, "method": "full"}, keys)))
             for name, (path, dtype) in own.others.items()
         }
-    procedure = TrainerStep(own.step, own.reference, own.rows, others=tuple(others.items()))
+    models = tuple((name, OtherModel(other.step, other.sizes())) for name, other in others.items())
+    procedure = TrainerStep(own.step, own.reference, own.rows, others=models)
     plan = resolved.plan.model_copy(update={"model": own.model})
     resolved = resolved._replace(plan=plan, step=replace(resolved.step, procedure=procedure))
     return to_result(resolved, run(resolved.step, resolved.sizes(), resolved.method, plan.batch, plan.seq))

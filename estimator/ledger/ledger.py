@@ -64,8 +64,8 @@ class Storage:
         self._freed()
 
     def _freed(self) -> None:
-        if self.event >= 0:
-            self.ledger.events.freed(self.event, self.ledger)  # type: ignore[union-attr]
+        if self.event >= 0 and self.ledger.events is not None:
+            self.ledger.events.freed(self.event, self.ledger)
             self.event = -1
 
     def resize(self, nbytes: Size) -> None:

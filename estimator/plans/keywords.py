@@ -26,7 +26,7 @@ class OneDeviceKeys(TypedDict, total=False):
     precompute_ref_log_probs: bool
     num_generations: int | None
     steps_per_generation: int | None
-    reference: Literal['none', 'adapter-off', 'copy'] | None
+    reference: Mapping[str, Any] | str | None
     batch: int
     seq: int
     target_seq: int

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from ..errors import InputError
 from ..ledger import Size
 from ..ledger.sizes import symbol
+from ..methods.full import FullMethod
 from ..methods.lora import LoraOptions
 from ..methods.options import MethodOptions
 from ..methods.other import OtherMethod
@@ -28,10 +29,12 @@ from ..steps.sharding import sharding_of
 from .models import ModelSpec, load
 from .plan import Plan
 from .refusals import check_model, check_step
+from .second_model import SecondModel
 
 if TYPE_CHECKING:
     from ..programs.trainer_calls import Key
     from ..programs.trainer_programs import TrainerProgram
+    from ..steps.trainer_step import OtherModel
 
 
 class Resolved(NamedTuple):
@@ -293,15 +296,18 @@ def _trainer_step(plan: Plan, window: int | None, compact: bool) -> Procedure:
     """The step of a trainer that is recorded. Raises ``InputError`` where there is none for the plan."""
     name, trainer = str(plan.trainer), trainers.TRAINERS[str(plan.trainer)]
     adapted = plan.method.inner.peft
-    reference = trainers.reference_of(name, plan.reference, adapted, plan.precompute_ref_log_probs, plan.beta)
+    second = plan.reference if isinstance(plan.reference, SecondModel) else None
+    kind = plan.reference.model if isinstance(plan.reference, SecondModel) else plan.reference
+    reference = trainers.reference_of(name, kind, adapted, plan.precompute_ref_log_probs, plan.beta, second is not None)
     generations, accumulated = plan.num_generations or trainer.num_generations, plan.gradient_accumulation_steps
     rows = plan.batch * (1 if plan.sharding is None else plan.sharding.world_size or 1)  # of all processes
     batches = trainers.batches_of(name, plan.steps_per_generation, accumulated, generations, rows)
-    if reference == "copy" and plan.sharding is not None and plan.sharding.name != "ddp":
+    if (second or reference == "copy") and plan.sharding is not None and plan.sharding.name != "ddp":
         raise InputError(
-            f"reference: copy has no rule with sharding: {plan.sharding.name}; set precompute_ref_log_probs: true, or "
-            "take a method of PEFT's, whose reference is the model without it"
+            f"reference: {kind or reference} has no rule with sharding: {plan.sharding.name}; set "
+            "precompute_ref_log_probs: true, or take a method of PEFT's, whose reference is the model without it"
         )
+    others = () if second is None else (("reference", _second(plan, second)),)
     autocasts = plan.autocast is not None
     key = trainers.key_of(name, plan.loss_type, reference, autocasts, plan.held_dtype, compact, batches > 1)
     prompt = plan.prompt_seq or max(plan.seq // 2, 1)
@@ -316,7 +322,34 @@ def _trainer_step(plan: Plan, window: int | None, compact: bool) -> Procedure:
         generations,
         batches,
         window,
+        others,
     )
+
+
+def _second(plan: Plan, second: SecondModel) -> OtherModel:
+    """A frozen second model, which is called as the trainer calls the plan's own. Raises ``InputError``."""
+    from ..steps.trainer_step import OtherModel
+
+    if second.device not in (None, plan.engine.kernels(plan).type):
+        raise InputError(
+            f"reference.device: {second.device} does not go with trainer: {plan.trainer}, which moves its reference to "
+            "where the model is (accelerate's prepare_model); leave it out"
+        )
+    asked = plan.model_copy(
+        update={
+            "model": second.model,
+            "dtype": second.dtype or plan.dtype,
+            "method": FullMethod.model_construct(),
+            "sharding": None,
+            "kbit_preparation": False,
+            "reference": None,
+        }
+    )
+    spec = _asked(asked)
+    if "attention" not in plan.model_fields_set:
+        asked = asked.model_copy(update={"attention": spec.config.source.attention})
+    step = step_of(asked, spec.config, window_of(spec.config, Method()), spec.head)
+    return OtherModel(step, Resolved(asked, spec, Method(), step).sizes())
 
 
 @lru_cache(maxsize=8)

@@ -17,7 +17,7 @@ from ..errors import InputError
 from ..io.files import parse_json, read_text, specs_folder
 from ..ledger.sizes import evaluated
 from ..operators.table import RULES
-from .program import Backward, Event, Program, Stored
+from .program import Backward, Call, Event, GradMode, Program, Stored
 from .program_files.limits import FORMAT, LONGEST_FILE
 from .program_files.reading import Reader
 from .program_files.writing import events_text, plain, slot_text
@@ -52,15 +52,22 @@ class TrainerProgram:
 
     program: Program
 
-    def at(self, values: Mapping[str, int], dtype: str) -> Program:
-        """The step at these sizes, for a model of a dtype."""
+    def at(self, values: Mapping[str, int], dtype: str, reference: tuple[Mapping[str, int], str]) -> Program:
+        """The step at these sizes, for a model of a dtype. ``reference``: the same of what the reference gives, from
+        its call to the next model's, or to the end of what needs no gradient.
+        """
+        own = values, dtype
 
         def substituted(events: Sequence[Any]) -> tuple[Event, ...]:
-            return substitute(replace(self.program, before=tuple(events)), values, dtype).before
+            return substitute(replace(self.program, before=tuple(events)), *own).before
 
         made: list[Any] = []
         rows = 0
         for event in self.program.before:
+            if isinstance(event, GradMode):
+                own = values, dtype
+            elif isinstance(event, Call) and event.op == MODEL:
+                own = reference if dict(event.keywords)["model"] == "reference" else (values, dtype)
             if isinstance(event, Rows):
                 rows = int(evaluated(event.number, values))
                 made.append(Rows(rows, substituted(event.events)))

@@ -32,13 +32,14 @@ def trainer_of(
     prompt_seq: int,
     dtype: str = "float32",
     peft_config: Any = None,
+    reference: Mapping[str, Any] | None = None,
     **arguments: Any,
 ) -> Any:
     """A trainer by the plan's name, of a model of a ``config.json`` with random weights, which is written to a folder.
 
     A row has ``seq`` tokens, of which ``prompt_seq`` are the prompt. ``arguments`` are those of its config's class. The
-    vocabulary has words 3 and up; of GRPO's and RLOO's completions no one ends early. Raises ``InputError`` where TRL
-    is not installed, or has no such trainer.
+    vocabulary has words 3 and up; of GRPO's and RLOO's completions no one ends early. ``reference`` has the config of
+    another model, and its ``dtype``. Raises ``InputError`` where TRL is not installed, or has no such trainer.
     """
     import torch
     from datasets import Dataset
@@ -74,6 +75,9 @@ def trainer_of(
         **arguments,
     }
     more: dict[str, Any] = {"reward_funcs": _reward} if _trainer(name).num_generations else {}
+    if reference is not None:
+        own = AutoConfig.for_model(**{**reference["config"], "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 1})
+        more["ref_model"] = auto.from_config(own, dtype=getattr(torch, reference["dtype"])).eval()
     trainer = trainer_class(
         model=str(folder / "model"),
         args=arguments_class(**given),

@@ -15,6 +15,7 @@ from itertools import groupby
 
 from ..errors import TooLong
 from ..ledger import Called, Events, Ledger, Size, Storage, Tensor
+from .optimizers import updated
 
 MOST_ENTRIES = 800_000
 """The most entries of a log, which take some three seconds to replay. LoRA on all linear layers of a checkpointed model
@@ -249,7 +250,7 @@ class Expansion:
             for p, layers, group, own in self.each(outline):
                 found.append(_copied(p, ledger, layers))
                 found[-1].storage.event = own
-                if p.requires_grad and (number := gradients.get(p.name)) is not None:
+                if updated((p,)) and (number := gradients.get(p.name)) is not None:  # a reference has names like it
                     event = self._meant(number, self._segment[p.storage.event], group)
                     if event not in storages:
                         storages[event] = Storage(ledger, self.outlined.sizes[number])

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from copy import copy
 from dataclasses import InitVar, dataclass, replace
-from typing import Any, ClassVar, Protocol
+from typing import Any, ClassVar
 
 from ..errors import InputError
 from ..ledger import backward, whole
@@ -22,15 +22,12 @@ from .sharding.scope import Scope
 from .trl_loss import log_probabilities, whole_head
 
 
-class OtherModel(Protocol):
-    """A model with its options, as a plan that was looked up says it."""
+@dataclass(frozen=True, eq=False)
+class OtherModel:
+    """A frozen model with its options."""
 
-    @property
-    def step(self) -> Step:
-        """Its options."""
-
-    def sizes(self) -> Sizes:
-        """What it is built from."""
+    step: Step
+    sizes: Sizes
 
 
 @dataclass(frozen=True)
@@ -50,20 +47,22 @@ class TrainerStep(Procedure):
     others: tuple[tuple[str, OtherModel], ...] = ()
     """Models that answer beside the policy and its reference, such as a teacher, by their names."""
     runs_backward: ClassVar[bool] = True
-    layer_by_layer: ClassVar[bool] = True
 
     def __post_init__(self, per_row: int) -> None:
         object.__setattr__(self, "rows", per_row)
+        object.__setattr__(self, "layer_by_layer", not self.others)  # whose layers are not the policy's
 
     def add_models(self, loop: Loop, make: Callable[..., Model]) -> None:
-        if self.reference == "copy":
-            # Nobody freezes it, so autocast keeps its casts. DDP wraps no model that is evaluated alone.
+        # Nobody freezes a reference, so autocast keeps its casts. DDP wraps no model that is evaluated alone.
+        for name, other in self.others:
+            step = replace(other.step, procedure=self)
+            loop.models[name] = Model(loop.ledger, step, other.sizes, Method(), 1, 1, shared=False)
+        if self.reference == "copy" and "reference" not in loop.models:
             loop.models["reference"] = make(method=Method(), shared=False)
         elif self.reference == "adapter-off":
             loop.models["base"] = make(method=Frozen(), weights_of=loop.model)
-        for name, other in self.others:
-            step = replace(other.step, procedure=self)
-            loop.models[name] = Model(loop.ledger, step, other.sizes(), Method(), 1, 1)
+        for p in (p for name, model in loop.models.items() if name != "model" for p in model.own):
+            p.unreached = True  # no optimizer has it
 
     def phases(self, loop: Loop) -> Iterator[str]:
         ledger, model = loop.ledger, loop.model
@@ -78,20 +77,16 @@ class TrainerStep(Procedure):
         generations = self.num_generations
         if generations and completions % generations:  # a prompt's are in several processes
             generations = completions
-        program = self.program.at(
-            {
-                "B": batch,
-                "S": seq,
-                "prompt_seq": self.prompt_seq,
-                "vocab_size": model.causal_lm.c.vocab,
-                "hidden_size": model.causal_lm.c.hidden,
-                "num_generations": generations,
-                "prompts": completions // max(generations, 1),
-                "completions": completions,
-                "desirable": batch // 2,
-            },
-            model.inputs.step.dtype,
-        )
+        given = {
+            "B": batch,
+            "S": seq,
+            "prompt_seq": self.prompt_seq,
+            "num_generations": generations,
+            "prompts": completions // max(generations, 1),
+            "completions": completions,
+            "desirable": batch // 2,
+        }
+        program = self.program.at(*_sizes_of(model, given), _sizes_of(loop.models.get("reference", model), given))
         events = program.before
         ends = [i for i, event in enumerate(events) if isinstance(event, Backward)]
         calls, frame = _Calls(loop, self.window), Frame()
@@ -126,6 +121,12 @@ class TrainerStep(Procedure):
         yield "update"
         loop.update()
         yield from loop.end({})
+
+
+def _sizes_of(model: Model, given: Mapping[str, int]) -> tuple[Mapping[str, int], str]:
+    """A step's sizes with those of a model's results, and the model's dtype."""
+    c = model.causal_lm.c
+    return {**given, "vocab_size": c.vocab, "hidden_size": c.hidden}, model.inputs.step.dtype
 
 
 def _given(events: Sequence[Event], frame: Frame) -> dict[int, Any]:

@@ -43,18 +43,23 @@ DROPOUTS = ("resid_pdrop", "embd_pdrop", "attn_pdrop", "hidden_dropout", "hidden
 """Rates of a config that modules of the class ``nn.Dropout`` have, which ``disable_dropout_in_model`` sets to zero."""
 
 
-def reference_of(name: str, reference: str | None, adapted: bool, precomputed: bool, beta: float | None) -> str:
+def reference_of(
+    name: str, reference: str | None, adapted: bool, precomputed: bool, beta: float | None, second: bool = False
+) -> str:
     """What a trainer's reference is (``trainer_calls.Key``). Raises ``InputError`` where none goes, or not this one.
 
-    ``adapted``: the method is PEFT's, so the model without its modules is the reference.
+    ``adapted``: the method is PEFT's, so the model without its modules is the reference. ``second``: it is the name of
+    another model, which answers as a copy would.
     """
     trainer = TRAINERS[name]
-    own = "adapter-off" if adapted else "copy"
+    own = "copy" if second or not adapted else "adapter-off"
     if not trainer.has_reference or (trainer.num_generations and not (trainer.beta if beta is None else beta)):
         if reference not in (None, "none"):
             why = "beta is 0" if trainer.has_reference else "its loss has none"
             raise InputError(f"reference: {reference} does not go with trainer: {name}, since {why}; leave it out")
         return "none"
+    if second and trainer.num_generations:
+        raise InputError(f"trainer: {name} loads its reference by the policy's own name (TRL); leave reference out")
     if precomputed:
         return "precomputed"
     if reference == "none":
@@ -63,7 +68,7 @@ def reference_of(name: str, reference: str | None, adapted: bool, precomputed: b
         raise InputError(
             "reference: adapter-off is the model without a method of PEFT's, and there is none; take reference: copy"
         )
-    return reference or own
+    return own if second else reference or own
 
 
 def batches_of(name: str, steps_per_generation: int | None, accumulated: int, generations: int, batch: int) -> int:

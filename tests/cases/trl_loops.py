@@ -84,7 +84,7 @@ def cases() -> list[Case]:
                     },
                 )
             )
-    return [*found, REFERENCES_PEAK, *ACCUMULATED, *SHARDED]
+    return [*found, REFERENCES_PEAK, *NAMED, *ACCUMULATED, *SHARDED]
 
 
 SMALL = {**SIZES["llama"], "model_type": "llama", "hidden_size": 64, "num_hidden_layers": 3, "vocab_size": 401}
@@ -95,6 +95,25 @@ REFERENCES_PEAK: Case = (
     {"trainer": "trl-dpo", "batch": 1, "seq": 77, "prompt_seq": 32, "loss_type": "nca_pair"},
 )  # fmt: skip
 """Autocast keeps the casts of a reference's weights, which nobody freezes."""
+OTHERS: dict[str, dict[str, Any]] = {
+    "qwen3": {**SIZES["qwen3"], "model_type": "qwen3", "hidden_size": 128, "num_hidden_layers": 5, "vocab_size": 457},
+    "gpt_neox": {**SIZES["gpt_neox"], "model_type": "gpt_neox", "hidden_size": 48, "num_hidden_layers": 2,
+                 "vocab_size": 401},
+}  # fmt: skip
+NAMED: list[Case] = [
+    ("trl-dpo-another model as reference", SMALL,
+     {"trainer": "trl-dpo", "batch": 3, "seq": 41, "reference": {"config": OTHERS["qwen3"], "dtype": "bfloat16"}}),
+    ("trl-dpo-another model as reference, lora", SMALL,
+     {**PLAIN, "trainer": "trl-dpo", "batch": 2, "seq": 55, "prompt_seq": 17, "loss_type": "ipo", "method": LORA,
+      "reference": {"config": OTHERS["qwen3"], "dtype": "float32"}}),
+    ("trl-kto-another model as reference", SMALL,
+     {**BF16, "trainer": "trl-kto", "batch": 4, "seq": 33, "reference": {"config": OTHERS["gpt_neox"],
+      "dtype": "float32"}}),
+    ("trl-dpo-another model as reference, precomputed", SMALL,
+     {"trainer": "trl-dpo", "batch": 2, "seq": 41, "precompute_ref_log_probs": True,
+      "reference": {"config": OTHERS["gpt_neox"], "dtype": "bfloat16"}}),
+]  # fmt: skip
+"""A reference of another family, size and dtype."""
 ACCUMULATED: list[Case] = [
     ("trl-grpo-three batches", SMALL,
      {"trainer": "trl-grpo", "batch": 4, "seq": 41, "num_generations": 3, "gradient_accumulation_steps": 3}),
@@ -174,7 +193,7 @@ def measured(config: Mapping[str, Any], plan: Mapping[str, Any], folder: Path) -
     with wraps[0]:
         trainer = trainer_of(
             given["trainer"], config, folder, given["batch"], seq, given.get("prompt_seq", seq // 2), given["dtype"],
-            adapter, **arguments, max_steps=second,
+            adapter, given.get("reference"), **arguments, max_steps=second,
         )  # fmt: skip
         if "sharding" in given:
             wrapped = wraps[1](

@@ -24,6 +24,10 @@ TOLERANCE = 64
 def plan_of(config: dict[str, Any], keys: dict[str, Any], folder: Path) -> Any:
     path = folder / "config.json"
     path.write_text(json.dumps(config), encoding="utf-8")
+    if "reference" in keys:
+        other = folder / "reference.json"
+        other.write_text(json.dumps(keys["reference"]["config"]), encoding="utf-8")
+        keys = {**keys, "reference": {"model": str(other), "dtype": keys["reference"]["dtype"]}}
     return parse_plan({"model": str(path), **keys})
 
 
@@ -101,6 +105,19 @@ def test_batches_between_the_first_and_the_last_are_alike() -> None:
             "trainer: trl-rloo with a reference has no rule with gradient_accumulation_steps above 1",
         ),
         ({"trainer": "trl-orpo", "reference": "copy"}, "its loss has none"),
+        ({"trainer": "trl-reward", "reference": "gpt2"}, "reference: gpt2 does not go .* its loss has none"),
+        ({"trainer": "trl-rloo", "reference": "gpt2"}, "trl-rloo loads its reference by the policy's own name"),
+        ({"trainer": "trl-dpo", "reference": "gpt-two"}, "unknown model 'gpt-two'"),
+        ({"trainer": "trl-dpo", "reference": 3}, "reference must be none, adapter-off, copy, a model or a block"),
+        ({"trainer": "trl-dpo", "reference": {"model": "gpt2", "dtyp": 1}}, "unknown key 'reference.dtyp'"),
+        (
+            {"trainer": "trl-dpo", "reference": {"model": "gpt2", "device": "cpu"}, "device": "rtx-4090"},
+            "reference.device: cpu does not go with trainer: trl-dpo",
+        ),
+        (
+            {"trainer": "trl-dpo", "reference": "gpt2", "sharding": {"name": "fsdp2", "world_size": 4}},
+            "reference: gpt2 has no rule with sharding: fsdp2",
+        ),
         ({"trainer": "trl-grpo", "reference": "copy", "batch": 8}, "beta is 0"),
         ({"trainer": "trl-dpo", "reference": "none"}, "compares with a reference"),
         ({"trainer": "trl-dpo", "reference": "adapter-off"}, "take reference: copy"),
@@ -141,6 +158,36 @@ def test_what_a_reference_takes() -> None:
     buffers = copied["buffers"] - off["buffers"]
     assert copied["resident"] == off["resident"] + copied["reference"] + buffers
     assert before["resident"] == full["resident"] - full["reference"] - buffers
+
+
+def test_a_reference_of_the_policys_own_name_is_a_copy() -> None:
+    """On a GPU, too, whose log is made layer by layer for a copy, and of every layer for another model."""
+    keys = {"model": "smollm-135m", "trainer": "trl-dpo", "batch": 2, "seq": 64}
+    for more in ({"device": "rtx-4090"}, {"method": LORA, "dtype": "bfloat16", "autocast": None}):
+        copy, named = (
+            estimate(parse_plan({**keys, **more, "reference": one})).bytes for one in ("copy", "{model: smollm-135m}")
+        )
+        assert copy == named
+
+
+def test_a_gpu_keeps_no_states_of_a_reference() -> None:
+    """Adapters and a copy: the process has the copy's bytes more than with the adapter off, and no states of it."""
+    keys = {"model": "smollm-135m", "trainer": "trl-dpo", "batch": 1, "seq": 64, "method": LORA, "device": "rtx-4090"}
+    plain = {**keys, "dtype": "bfloat16", "autocast": None}
+    off, copied = (estimate(parse_plan({**plain, "reference": one})).bytes for one in ("adapter-off", "copy"))
+    assert copied["process"] - off["process"] < copied["reference"] + 2**26
+
+
+def test_another_reference_is_loaded_in_its_own_dtype() -> None:
+    """A GPU has its bytes, and of packed weights those of before they were packed while they are loaded."""
+    keys = {"model": "smollm-135m", "trainer": "trl-dpo", "batch": 1, "seq": 64, "device": "rtx-4090"}
+    wide, narrow, packed = (
+        estimate(parse_plan({**keys, "reference": {"model": "smollm-360m", "dtype": dtype}})).bytes
+        for dtype in ("float32", "bfloat16", "nf4")
+    )
+    assert wide["reference"] == 2 * narrow["reference"] > 4 * packed["reference"]
+    assert wide["parameters"] == packed["parameters"]
+    assert packed["process"] < narrow["process"] < wide["process"]
 
 
 def test_adapters_are_without_dropout() -> None:

@@ -104,7 +104,6 @@ def log_step(job: Job, batch: Size, seq: Size, with_origins: bool = False) -> Lo
         ledger = unrolled(job, step, batch, seq, partial(Events, with_origins))
         passes = Passes(_events(ledger))
     events = passes.events
-    base_dtype = step.dtype if step.base is None else job.plan.rest_dtype
     parameters = {p.storage.event: p for p in ledger.parameters}
     found: dict[bool, list[Loaded]] = {False: [], True: []}
     constants: list[int] = []
@@ -116,11 +115,12 @@ def log_step(job: Job, batch: Size, seq: Size, with_origins: bool = False) -> Lo
                 constants.append(events.sizes[number])
             continue
         p = parameters[number]
-        unpacked, nbytes = p.numel * ITEMSIZE[base_dtype], p.storage.nbytes
+        nbytes = p.storage.nbytes
         shared = bool((ledger.host or ledger).masters) and p.requires_grad  # with others, all of which are views
         packed = p.whole is None and not shared and nbytes != p.nbytes
         part = p.whole is not None and p.dtype not in FLOATING  # of what was packed before it was shared
-        as_it_is = packed or shared or part or (p.added and step.base is not None)
+        as_it_is = packed or shared or part or p.added != (step.base is None)
+        unpacked = p.numel * ITEMSIZE[step.dtype if step.base is None and not packed else job.plan.rest_dtype]
         loaded = nbytes if as_it_is else unpacked
         own = tuple(constants) if packed else ()
         found[p.added].append(Loaded(p.name, nbytes, loaded, unpacked if packed else 0, own))  # type: ignore[arg-type]
@@ -128,6 +128,7 @@ def log_step(job: Job, batch: Size, seq: Size, with_origins: bool = False) -> Lo
             constants.clear()
     states = state_sizes(job.step, job.method, ledger)
     blocks = _blocks(step, ledger)
+    ledger.events = None  # whatever dies with the ledger, whenever that is, is no event of the step
     log = Log(passes, events, tuple(found[False]), tuple(found[True]), tuple(constants), states, blocks, ledger.cached)  # type: ignore[arg-type]
     return log.at({}) if isinstance(batch, int) and isinstance(seq, int) else log
 
@@ -393,6 +394,7 @@ class Process:
             self._previous = [(block, kind_of(events, number)) for number, block in blocks.items()]
         else:
             self._play(events, events.order[done:], blocks)
+            self._release([(block, TEMPORARY) for block in blocks.values()])  # the batch
         self.leave()
         self.part = ""
 

@@ -1,0 +1,42 @@
+"""A frozen second model of a plan: what a trainer compares its policy with."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
+
+from ..bases.formats import Format
+from ..errors import InputError, shown
+from ..io.fields import FileName, FloatName, checked, torch_dtype
+from ..io.files import NotYaml, parse_json_or_yaml
+
+KINDS = ("none", "adapter-off", "copy")
+"""What a reference may be beside a model of its own."""
+_EXAMPLE = "such as {model: qwen2.5-7b, dtype: nf4}"
+
+
+class SecondModel(BaseModel):
+    """A model by its name."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
+
+    model: FileName = Field(description="built-in name, config.json or its folder, or hub id")
+    dtype: Annotated[FloatName | Format, BeforeValidator(torch_dtype)] | None = Field(
+        None, description="its weights' dtype; if not given, the plan's"
+    )
+    device: Literal["cpu", "cuda"] | None = Field(None, description="where it rests: where the plan's model does")
+
+
+def second_model(value: Any) -> str | SecondModel:
+    """The reference of a plan: one of ``KINDS``, a model's name, or a block. Raises ``InputError``."""
+    if isinstance(value, str) and value.lstrip().startswith("{"):  # a block on a command line
+        with suppress(NotYaml):
+            value = parse_json_or_yaml(value)
+    if isinstance(value, SecondModel) or (isinstance(value, str) and value in KINDS):
+        return value
+    if not isinstance(value, (str, Mapping)):
+        raise InputError(f"reference must be {', '.join(KINDS)}, a model or a block {_EXAMPLE}, not {shown(value)}")
+    return checked(SecondModel, {"model": value} if isinstance(value, str) else value, "reference", "reference.")
