@@ -433,7 +433,8 @@ def _that_may_be(changes: Iterable[Change], made: Made) -> Iterator[Change]:
 def _working_axes(plan: Plan, made: Made = dict) -> list[Axis]:
     """Changes that leave the result of the step as it is but can take more work; checkpointing is the first axis."""
     axes: list[Axis] = [(_AS_IS,)]
-    if plan.checkpointing == "none":
+    trains = plan.task == "train"
+    if trains and plan.checkpointing == "none":
         axes[0] += (
             _change("recompute attention alone", checkpointing="attention"),
             _change("recompute all but matrix products", checkpointing="matmul"),
@@ -442,15 +443,15 @@ def _working_axes(plan: Plan, made: Made = dict) -> list[Axis]:
         )
     if plan.trainer in ("trl-dpo", "trl-kto") and not plan.precompute_ref_log_probs:
         axes.append((_AS_IS, _change("the reference asked before the training", precompute_ref_log_probs=True)))
-    if plan.use_cache:
+    if trains and plan.use_cache:
         axes.append((_AS_IS, _change("no KV cache in training", use_cache=False)))
     if plan.attention == "eager":
         axes.append((_AS_IS, _change("fused attention", attention="sdpa")))
-    if plan.loss == "standard":
+    if trains and plan.loss == "standard":
         kinds = ("chunked", *(("liger", "cce") if plan.engine.has_own_memory else ()), "ce-chunked-output")
         kind = next((kind for kind in kinds if made({"loss": kind}) is not None), "chunked")
         axes.append((_AS_IS, _change(_LOSSES[kind], loss=kind)))
-    if plan.mlp_chunks == 1 and plan.method.by_token:
+    if trains and plan.mlp_chunks == 1 and plan.method.by_token:
         axes.append((_AS_IS, _change("MLP over 8 chunks of tokens", mlp_chunks=8)))
     if plan.sharding is not None and (shares := _sharing_axis(plan.sharding, made)):
         axes.append((_AS_IS, *shares))
@@ -476,6 +477,8 @@ def _sharing_axis(sharding: ShardingOptions, made: Made = dict) -> Axis:
 
 def _free_axes(plan: Plan) -> list[Axis]:
     """Changes that leave the result and the work of the step as they are; micro-batches are the last axis."""
+    if plan.task != "train":
+        return [(_AS_IS,)]
     axes: list[Axis] = []
     if plan.keep_logits:
         axes.append((_AS_IS, _change("let the logits go before backward", keep_logits=False)))
@@ -490,22 +493,23 @@ def _free_axes(plan: Plan) -> list[Axis]:
 def _lossy_axes(plan: Plan) -> list[Axis]:
     """Changes that change the training."""
     axes: list[Axis] = []
-    if plan.optimizer.startswith("adamw") and "8bit" not in plan.optimizer:
+    trains = plan.task == "train"
+    if trains and plan.optimizer.startswith("adamw") and "8bit" not in plan.optimizer:
         axes.append((_AS_IS, _change("AdamW's states in 8 bits", 1, optimizer="adamw-8bit")))
-    if plan.saved_activations == "as-is":
+    if trains and plan.saved_activations == "as-is":
         eight = _change("saved activations in 8 bits", 2, saved_activations="int8")
         axes.append((_AS_IS, eight, _change("saved activations in 4 bits", 6, saved_activations="int4")))
     base: Axis = (_AS_IS,)
     if plan.dtype == "float32":
         base += (_change("weights in 16 bits", 3, dtype="bfloat16"),)
-    if plan.dtype in ("float32", "bfloat16", "float16") and plan.method.name != "full":
+    if plan.dtype in ("float32", "bfloat16", "float16") and not (trains and plan.method.name == "full"):
         rest = {"rest_dtype": plan.dtype}
         base += (
             Change("base weights in 8 bits (dtype: int8)", {"dtype": "int8", **rest}, 4),
             Change("base weights in 4 bits (dtype: nf4)", {"dtype": "nf4", **rest, "compute_dtype": plan.dtype}, 5),
         )
     axes.append(base)
-    if plan.method.name == "lora":
+    if trains and plan.method.name == "lora":
         block = {**plan.method.model_dump(exclude_unset=True), "name": "lora-fa"}
         axes.append((_AS_IS, Change("lora_A frozen (method: lora-fa)", {"method": block}, 7)))
     return axes
@@ -534,15 +538,20 @@ def _on_host(plan: Plan) -> list[Change]:
 
 
 def _on_cards(plan: Plan) -> list[Change]:
-    """Cards that share the model of a step on one. They are tried last, and beside changes that are exact alone."""
+    """Cards that share the model of a step on one. They are tried last, and beside changes that are exact alone.
+
+    Inference shares each product first, where the model has a plan for it.
+    """
+    if plan.sharding is not None or not plan.engine.has_own_memory:
+        return []
+    blocks: list[tuple[int, str, dict[str, Any]]] = []
+    for cards in CARDS:
+        blocks += [(cards, f"tp: {cards}", {"tp": cards})] if plan.task == "infer" else []
+        blocks += [(cards, f"fsdp2, world_size: {cards}", {"name": "fsdp2", "world_size": cards})]
+    last = len(FIDELITY) - 1
     return [
-        Change(
-            f"{cards} cards that share the model (sharding: fsdp2, world_size: {cards})",
-            {"sharding": {"name": "fsdp2", "world_size": cards}},
-            len(FIDELITY) - 1,
-            cards,
-        )
-        for cards in (CARDS if plan.sharding is None and plan.engine.has_own_memory else ())
+        Change(f"{cards} cards that share the model (sharding: {said})", {"sharding": block}, last, cards)
+        for cards, said, block in blocks
     ]
 
 

@@ -260,7 +260,9 @@ def _share(one: Result, full: Result) -> Share:
 
 
 def label_of(plan: Plan) -> str:
-    """A plan's method in a few words."""
+    """A plan's method in a few words; of inference without one, that it is inference."""
+    if plan.task == "infer" and plan.method.name == "full":
+        return "inference"
     return label({"name": plan.method.name, **plan.method.model_dump(exclude_unset=True)})
 
 

@@ -678,12 +678,14 @@ QUESTIONS: Mapping[str, Refusals] = {
         "runtime: {p.runtime}, which saves nothing for backward; set runtime: torch-cpu": (
             lambda p: not p.engine.runs_steps
         ),
-        "task: infer, which saves nothing for backward; set task: train": lambda p: p.task == "infer",
+        "task: infer, which saves nothing for backward; set task: train, or sharding, whose cost is explained": (
+            lambda p: p.task == "infer" and p.sharding is None
+        ),
         "method: {p.method.name}, which saves nothing for backward; take a method that trains by backpropagation": (
             lambda p: p.method.procedure != "backpropagation"
         ),
     },
-    "advice": {**_IS_INFERENCE, **_HAS_A_RUN},
+    "advice": {**_RUNS_NO_STEP, **_HAS_A_RUN},
     "a search for cards": {**_RUNS_NO_STEP, **_HAS_A_RUN},
     "a comparison of training steps": {**_IS_INFERENCE, **_HAS_A_RUN},
     "a timeline": {

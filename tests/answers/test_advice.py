@@ -244,6 +244,18 @@ def test_cards_are_the_last_change_of_a_step_on_one() -> None:
     assert _on_cards(parse_plan({"model": "llama-3.2-1b"})) == []
 
 
+def test_inference_in_fewer_bits_then_on_more_cards() -> None:
+    """What belongs to training is not tried. Cards share each product first, where the model has a plan for it."""
+    keys = {"model": "llama-3.1-8b", "task": "infer", "seq": 64, "device": "rtx-3060"}
+    (advice,) = advise(keys)
+    assert [step.keys["dtype"] for step in advice.steps] == ["nf4"]
+    tried = {key for one in advice.candidates for change in one.changes for key in change.keys}
+    assert tried == {"dtype", "rest_dtype", "compute_dtype"}
+    (advice,) = advise(keys, made=lambda changed: None if "dtype" in changed else changed)
+    assert [step.keys for step in advice.steps] == [{"sharding": {"tp": 2}}]
+    assert advice.fits
+
+
 def test_resting_on_the_host_is_tried_before_more_cards() -> None:
     """Of a GPU's step alone, by FSDP2. It changes no training, so only more cards cost more."""
     keys = {"model": "llama-3.2-1b", "device": "rtx-4090"}

@@ -268,3 +268,15 @@ def test_what_sharding_takes_and_adds() -> None:
     assert moments == {name: figures for name, figures in expected.items() if figures[0] != figures[1]}
     assert moments["inputs forward"][1] > moments["inputs forward"][0]  # the root's parameters are gathered
     assert explain(parse_plan(keys)).sharding == ()
+
+
+def test_what_sharding_takes_and_adds_in_inference() -> None:
+    """Nothing is saved for backward, and what is gathered last stays."""
+    keys = {"model": "llama-3.2-1b", "task": "infer", "sharding": {"name": "fsdp2", "world_size": 4}}
+    explained = explain(parse_plan(keys))
+    assert explained.parts == ()
+    assert explained.saved == 0
+    found = {one.name: one.rank for one in explained.sharding}
+    bytes_ = estimate(parse_plan(keys)).bytes
+    assert (found["peak"], found["communication"]) == (bytes_["peak"], bytes_["communication"])
+    assert bytes_["communication"] > 0

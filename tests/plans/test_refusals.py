@@ -276,7 +276,7 @@ NOT_ASKED: dict[str, list[dict[str, Any]]] = {
     "a formula": [{"generate": {"num_beams": 2}}, {"loss": "chunked"}, {"run": {}}],
     "a formula of open sizes": [{"optimizer": "muon"}],
     "an explanation": [LLAMA_CPP, {"task": "infer"}, {"method": "mezo"}],
-    "advice": [LLAMA_CPP, {"task": "infer"}, {"run": {}}],
+    "advice": [LLAMA_CPP, {"run": {}}],
     "a search for cards": [LLAMA_CPP, {"run": {}}],
     "a comparison of training steps": [LLAMA_CPP, {"task": "infer"}, {"run": {}}],
     "a timeline": [{}, LLAMA_CPP],

@@ -108,7 +108,8 @@ def _print(advice: Sequence[Advice]) -> None:
             [step.text, human(step.gain), human(step.bytes), f"{100 * step.extra_compute:+.1f}%", step.fidelity]
             for step in best.steps
         ]
-        show(table(["change", "gain", "then", "extra compute", "what it does to the training"], rows, left=(0, 4)))
+        does = f"what it does to the {'training' if best.base.plan.task == 'train' else 'model'}"
+        show(table(["change", "gain", "then", "extra compute", does], rows, left=(0, 4)))
         changed = "this change" if len(rows) == 1 else "these changes"
         show_answer(verdict(best.best.result, best.limit.margin, f"with {changed}"), brief=_answer(best))
         if best.verdict == "does not fit":
@@ -140,8 +141,9 @@ _RESTS = ("cpu_offload", "offload_optimizer", "offload_param")
 def _changes(candidate: Candidate) -> str:
     keys = [(key, value) for change in candidate.changes for key, value in change.keys.items()]
     blocks = [value for key, value in keys if key == "sharding"]
-    keys += [(key, block[key]) for block in blocks for key in ("world_size", *_RESTS) if key in block]
-    said = (f"{key}: {shown_value(value['name'] if isinstance(value, dict) else value)}" for key, value in keys)
+    keys = [(key, value.get("name") if isinstance(value, dict) else value) for key, value in keys]
+    keys += [(key, block[key]) for block in blocks for key in ("tp", "world_size", *_RESTS) if key in block]
+    said = (f"{key}: {shown_value(value)}" for key, value in keys if value is not None)
     return ", ".join(said) or "as it is"
 
 

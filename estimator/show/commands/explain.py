@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...answers.comparison import label_of
 from ...answers.config_names import named
+from ...errors import InputError
 from ...methods.registry import method_block
 from ...plans.plan import parse_plan
 from ...text import human
@@ -63,6 +64,8 @@ def execute(args: argparse.Namespace) -> int:
     if args.layer != "all":
         view = view.of_layer(args.layer)
     if args.output is not None:
+        if not view.sections:
+            raise InputError("no row is saved for backward, so there is nothing to draw; leave --output out")
         _write(view, args.output)
     present(args, lambda: _of_layer(record(), args.layer), lambda: _print(view))
     return 0
