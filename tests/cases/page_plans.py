@@ -6,6 +6,7 @@ The witness is the command line of this machine. Firefox is driven by puppeteer-
 from __future__ import annotations
 
 import json
+import os
 import random
 import shutil
 import statistics
@@ -126,6 +127,7 @@ def main() -> None:
         "estimator": version("llm-memory-estimator"),
         "plans": len(PLANS),
         "refused": sum("error" in one for one in here),
+        "other_processes_waiting": round(os.getloadavg()[0]),  # times are long where there are more than cores
         "browsers": {},
     }
     with tempfile.TemporaryDirectory() as name:
