@@ -81,6 +81,11 @@ def random_file(rng: random.Random, kind: str) -> File:
         norm("v.post_ln", embd)
     if kind == "idefics3":
         add("mm.model.fc.weight", embd * by * by, EMBD, kind="f16")
+    if kind == "lfm2":
+        linear("mm.1", embd * by * by, 384)
+        linear("mm.2", 384, EMBD)
+        if rng.random() < 0.5:
+            norm("mm.input_norm", embd * by * by)
     vision = {
         "image_size": side * patch_size,
         "patch_size": patch_size,

@@ -1,13 +1,14 @@
 """A multimodal projector beside the model: its weights, and the graph that makes an image's embeddings.
 
 After ``tools/mtmd/clip.cpp`` and its ``models/siglip.cpp`` and ``models/internvl.cpp``: vision transformers whose
-images all have one size. The engine reserves the graph's buffer when it starts, and keeps it.
+images have one size, or a largest one. The engine reserves the graph's buffer when it starts, and keeps it.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from math import isqrt
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,8 @@ from .ggml import (
 )
 from .header import TensorInfo
 
+LFM2_TOKENS = 256
+"""Tokens of the largest image of LFM2-VL (``clip.cpp: set_limit_image_tokens``)."""
 LARGEST_SIDE = 2**14
 """Pixels of an image's side, of which a file may ask at most."""
 
@@ -61,9 +64,14 @@ class _Tower:
 
     def __init__(self, keys: Mapping[str, Any], tensors: Mapping[str, TensorInfo]) -> None:
         self.keys, self.tensors, self.graph = keys, tensors, Graph()
-        self.side = self.number("image_size") // self.number("patch_size")
+        self.patch, self.pixels = self.number("patch_size"), self.number("image_size")
         self.embd, self.heads = self.number("embedding_length"), self.number("attention.head_count")
         self._weights: dict[str, Tensor] = {}
+
+    @property
+    def side(self) -> int:
+        """Patches along a side of the image."""
+        return self.pixels // self.patch
 
     def number(self, key: str, default: int | None = None) -> int:
         found = self.keys.get(f"clip.vision.{key}", default)
@@ -99,8 +107,7 @@ class _Tower:
         """``build_inp``: the image's patches, [embedding, patches], by a convolution that is a product."""
         kernel, side = self.weight("v.patch_embd.weight"), self.side
         size, count = kernel.ne[0] * kernel.ne[1] * kernel.ne[2], side * side
-        pixels = self.number("image_size")
-        raw = leaf("f32", pixels, pixels, kernel.ne[2], name="inp_raw")
+        raw = leaf("f32", self.pixels, self.pixels, kernel.ne[2], name="inp_raw")
         columns = Tensor("im2col", "f32" if kernel.kind == "bf16" else "f16", (size, side, side, 1), (kernel, raw))
         x = mul_mat(reshape(columns, size, count), reshape(kernel, size, kernel.ne[3]))
         x = cont(permute(reshape(x, side, side, 1, kernel.ne[3]), 0, 1, 3, 2))
@@ -108,7 +115,7 @@ class _Tower:
 
     def transformer(self, x: Tensor, op: str = "norm") -> Tensor:
         """``build_vit``, with flash attention, which the engine turns on where it can."""
-        x = reshape(self.plus(x, "v.position_embd.weight"), self.embd, x.ne[1])
+        x = reshape(like("add", x, self._positions(x.ne[1])), self.embd, x.ne[1])
         x = self.norm(x, "v.pre_ln", op)
         for i in range(self.number("block_count")):
             block = f"v.blk.{i}"
@@ -118,6 +125,16 @@ class _Tower:
             inner = self.linear(self.norm(x, f"{block}.ln2", op), f"{block}.ffn_up")
             x = like("add", x, self._scaled(self.linear(like("unary", inner), f"{block}.ffn_down"), f"{block}.ls2"))
         return self.norm(x, "v.post_ln", op)
+
+    def _positions(self, count: int) -> Tensor:
+        """The embeddings of positions, stretched where the image has more or fewer patches than they were made for."""
+        x = self.weight("v.position_embd.weight")
+        learned = isqrt(x.ne[1])
+        if count == x.ne[1]:
+            return x
+        x = permute(reshape(x, self.embd, learned, learned), 2, 0, 1, 3)
+        x = Tensor("upscale", x.kind, (self.side, self.side, self.embd, 1), (x,))
+        return cont(permute(x, 1, 2, 0, 3), self.embd, self.side**2)
 
     def _scaled(self, x: Tensor, name: str) -> Tensor:
         weight = self.maybe(f"{name}.weight")
@@ -166,6 +183,13 @@ def _idefics3(tower: _Tower) -> tuple[Tensor, int]:
     return mul_mat(tower.weight("mm.model.fc.weight"), x), x.ne[1]
 
 
+def _lfm2(tower: _Tower) -> tuple[Tensor, int]:
+    by = tower.number("projector.scale_factor")
+    tower.pixels = isqrt(LFM2_TOKENS) * tower.patch * by  # the largest that an image is scaled to
+    x = tower.norm(tower.merged(tower.transformer(tower.patches()), by), "mm.input_norm")
+    return tower.linear(like("unary", tower.linear(x, "mm.1")), "mm.2"), x.ne[1]
+
+
 def _internvl(tower: _Tower) -> tuple[Tensor, int]:
     first, by = tower.weight("v.class_embd"), tower.number("projector.scale_factor")
     x = concat(tower.patches(), repeat(first, first.ne[0], 1, 1, 1), 1)
@@ -177,7 +201,7 @@ def _internvl(tower: _Tower) -> tuple[Tensor, int]:
     return x, x.ne[1]
 
 
-GRAPHS = {"gemma3": _gemma3, "idefics3": _idefics3, "internvl": _internvl}
+GRAPHS = {"gemma3": _gemma3, "idefics3": _idefics3, "internvl": _internvl, "lfm2": _lfm2}
 """What builds the graph of one image and says its tokens, by ``clip.projector_type``."""
 
 
