@@ -22,6 +22,7 @@ from ..plans.refusals import check_question
 from ..plans.resolve import Resolved, resolve, window_of
 from ..programs.modules import Method
 from ..steps.step import StepTotals, run
+from ..steps.trainers import TRAINERS
 from .result import BYTES, RESIDENT
 from .result import COMPONENTS as TOTALS
 
@@ -235,7 +236,7 @@ def regimes(plan: Plan) -> list[Regime]:
     found = []
     for reached in (None,) if window is None else (True, False):
         for batch_one in (False, True):
-            for seq_one in (False, True):
+            for seq_one in (False,) if plan.trainer in TRAINERS else (False, True):  # a prompt and a completion
                 if window is not None and (reached != (window <= 1) if seq_one else not reached and window <= 2):
                     continue  # the regime has no sequence
                 found += [Regime(batch_one, seq_one, reached, window, new) for new in _new_tokens(plan, window)]

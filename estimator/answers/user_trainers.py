@@ -34,7 +34,7 @@ def of_trainer(trainer: Any, keys: Mapping[str, Any]) -> Result:
             name: resolve(parse_plan(nested({**asked, "model": str(path), "dtype": dtype, "method": "full"}, keys)))
             for name, (path, dtype) in own.others.items()
         }
-    models = tuple((name, OtherModel(other.step, other.sizes())) for name, other in others.items())
+    models = tuple((name, OtherModel(other.step, other.sizes)) for name, other in others.items())
     procedure = TrainerStep(own.step, own.reference, own.rows, others=models)
     plan = resolved.plan.model_copy(update={"model": own.model})
     resolved = resolved._replace(plan=plan, step=replace(resolved.step, procedure=procedure))

@@ -136,6 +136,7 @@ def _function(plan: Plan, names: Sequence[str]) -> Function:
     # Resident is three of the bounded sizes at most, and the peak one more.
     largest = 4 * steps.bound() + max(below.values())
     variables = tuple(_variable(name, config[name], groups) for name in names)
+    variables = tuple(v._replace(least=max(v.least, plan.least_seq)) if v.name == "seq" else v for v in variables)
     totals = tuple(steps.totals.values())
     return Function(plan, variables, (*made, *steps.sizes), totals, tuple(steps.totals), largest)
 

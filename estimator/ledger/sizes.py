@@ -342,15 +342,55 @@ def ceiling(size: Size, divisor: int) -> Size:
     text = format_poly(size)
     name = f"ceil_{re.sub(r'[^0-9A-Za-z]+', '_', text)}_over_{divisor}"
     if name not in _BY_NAME:
-        arguments = tuple(sorted(size.symbols()))
+        source, arguments = _of_dimensions(f"({text} + {divisor - 1}) // {divisor}", size)
         Symbol(
             name,
             f"({text})/{divisor}, rounded up",
             argument=arguments,
             function=lambda *values: -(-size.evaluate(dict(zip(arguments, values, strict=True))) // divisor),
-            source=f"({text} + {divisor - 1}) // {divisor}",
+            source=source,
         )
     return symbol(name)
+
+
+def _of_dimensions(text: str, *sizes: Size) -> tuple[str, tuple[str, ...]]:
+    """The text of a size with functions of dimensions written out, and the dimensions' names."""
+    names: set[str] = set()
+    for one in (_BY_NAME[name] for name in symbols_of(*sizes)):
+        names |= {one.name} if one.function is None else {*one.arguments}
+        if one.source is not None:
+            text = re.sub(rf"\b{one.name}\b", f"({one.source})", text)
+    return text, tuple(sorted(names))
+
+
+def derived(name: str, meaning: str, text: str, *sizes: Size) -> Size:
+    """A symbol for a size that is derived by comparison or rounding. ``text`` is its definition, in Python."""
+    name = "_".join([name, *re.findall("[0-9A-Za-z]+", text)])
+    if not is_registered(name):
+        text, arguments = _of_dimensions(text, *sizes)
+        code = compile(text, name, "eval")
+
+        def one(*values: int) -> int:
+            result: int = eval(code, {"max": max, "min": min}, dict(zip(arguments, values, strict=True)))
+            return result
+
+        def function(*values: Any) -> Any:
+            if all(isinstance(v, int) for v in values):
+                return one(*values)
+            import numpy as np
+
+            return np.vectorize(one)(*values)
+
+        Symbol(name, f"{meaning}: {text}", argument=arguments, function=function, source=text)
+    return symbol(name)
+
+
+def least(size: Size, most: int) -> Size:
+    """The smaller of both: a new symbol for a polynomial."""
+    if isinstance(size, int):
+        return min(size, most)
+    text = f"min({format_poly(size)}, {most})"
+    return derived("least", f"at most {most}", text, size)
 
 
 def floor(size: Poly) -> Poly:

@@ -11,13 +11,12 @@ Kernels are chosen by head size, so ``D`` must be a number. The other sizes may 
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from ..errors import InputError
 from ..ledger import ITEMSIZE, RESULT, Backward, Call, Ledger, Size, Tensor, ceiling, product, record, whole
-from ..ledger.sizes import Symbol, format_poly, is_registered, is_so, symbol, symbols_of
+from ..ledger.sizes import derived, format_poly, is_so
 from .attention_math import INPUTS, LSE, MASK, OUT, QKV, additive_mask, math
 from .casts import to
 from .copies import pad
@@ -456,29 +455,7 @@ def key_splits(heads: Size, keys: Size, block: int) -> Size:
     if isinstance(heads, int) and isinstance(blocks, int):
         return max(1, min(blocks, 200 // heads))
     text = f"max(1, min(({format_poly(keys)} + {block - 1}) // {block}, 200 // ({format_poly(heads)})))"
-    return _derived("key_splits", "splits of the keys in a backward of memory-efficient attention", text, heads, keys)
-
-
-def _derived(name: str, meaning: str, text: str, *sizes: Size) -> Size:
-    """A symbol for a size that is derived by comparison or rounding. ``text`` is its definition, in Python."""
-    name = "_".join([name, *re.findall("[0-9A-Za-z]+", text)])
-    if not is_registered(name):
-        arguments = tuple(sorted(symbols_of(*sizes)))
-        code = compile(text, name, "eval")
-
-        def one(*values: int) -> int:
-            result: int = eval(code, {"max": max, "min": min}, dict(zip(arguments, values, strict=True)))
-            return result
-
-        def function(*values: Any) -> Any:
-            if all(isinstance(v, int) for v in values):
-                return one(*values)
-            import numpy as np
-
-            return np.vectorize(one)(*values)
-
-        Symbol(name, f"{meaning}: {text}", argument=arguments, function=function, source=text)
-    return symbol(name)
+    return derived("key_splits", "splits of the keys in a backward of memory-efficient attention", text, heads, keys)
 
 
 DP_WORKSPACE_LIMIT = 256 * 2**20
@@ -529,4 +506,4 @@ def cudnn_workspace(query: Tensor, key: Tensor) -> Size:
     rounded = [f"({format_poly(x)} + 63) // 64" for x in (seq, key.shape[2])]
     text = f"8192 * ({format_poly(batch * heads)}) * ({rounded[0]}) * ({rounded[1]})"
     text = f"{format_poly(queries)} if {text} >= {DP_WORKSPACE_LIMIT + 1} else {text}"
-    return _derived("cudnn_workspace", "workspace of a cuDNN attention backward", text, queries, key.shape[2])
+    return derived("cudnn_workspace", "workspace of a cuDNN attention backward", text, queries, key.shape[2])

@@ -7,6 +7,7 @@ from typing import Any, Literal
 
 from ..errors import InputError
 from ..ledger import FLOATING, ITEMSIZE, RESULT, Backward, Beside, Call, Ledger, Shape, Tensor, record
+from ..ledger.sizes import Poly
 from .casts import promote, to, widened
 from .layout import Grads, broadcast, elementwise_strides, empty_like, strides_of
 from .table import FACTORS, PRODUCT, Kept, Result, first, operator, recorded, saves
@@ -22,7 +23,7 @@ INTEGER = 2
 
 def promote_number(dtype: str, number: Any) -> str:
     """The common dtype of a tensor and a number, which is wider only if the number is of another kind."""
-    if not isinstance(number, int) and dtype not in FLOATING and not dtype.startswith("complex"):
+    if not isinstance(number, (int, Poly)) and dtype not in FLOATING and not dtype.startswith("complex"):
         return "float32"
     return "int64" if dtype == "bool" and not isinstance(number, bool) else dtype
 
@@ -182,7 +183,7 @@ def without_gradient(operands: tuple[Tensor, ...], dtype: str, number: Any = Non
 def _without_gradient(out: Result, *args: Any, **named: Any) -> Tensor:
     operands = (*args, *(named[name] for name in ("other", "elements", "test_elements") if name in named))
     tensors = tuple(x for x in operands if isinstance(x, Tensor))
-    numbers = [x for x in operands if isinstance(x, (int, float))]
+    numbers = [x for x in operands if isinstance(x, (int, float, Poly))]
     return without_gradient(tensors, out.dtype, numbers[0] if numbers and len(tensors) == 1 else None)
 
 

@@ -445,6 +445,8 @@ class Plan(_WithEngines):
             return "implementation: litgpt"
         if not (self.method.open_sizes and self.method.inner.open_sizes):
             return f"method: {self.method.name}"
+        if self.trainer in RECORDED:
+            return f"trainer: {self.trainer}"
         if self.sharding is not None:
             return f"sharding: {self.sharding.label}"
         if self.saved_activations != "as-is":
@@ -519,8 +521,12 @@ class Plan(_WithEngines):
         """Tokens per sequence of the batch that comes before the longest one."""
         if self.previous_seq is not None:
             return self.previous_seq
-        least = 1 + (self.prompt_seq or 1) if self.trainer in RECORDED else 1  # a prompt and a token of the completion
-        return max(self.seq // SHORTER, -(-self.mlp_chunks // self.batch), least)
+        return max(self.seq // SHORTER, -(-self.mlp_chunks // self.batch), self.least_seq)
+
+    @property
+    def least_seq(self) -> int:
+        """The fewest tokens of a row: of a trainer's a prompt and a token of the completion."""
+        return 1 + (self.prompt_seq or 1) if self.trainer in RECORDED else 1
 
     def budget_bytes(self) -> int | None:
         """Bytes of the budget, or of the device's limit for one application; ``None`` if neither was given.

@@ -310,15 +310,16 @@ def _trainer_step(plan: Plan, window: int | None, compact: bool) -> Procedure:
     others = () if second is None else (("reference", _second(plan, second)),)
     autocasts = plan.autocast is not None
     key = trainers.key_of(name, plan.loss_type, reference, autocasts, plan.held_dtype, compact, batches > 1)
-    prompt = plan.prompt_seq or max(plan.seq // 2, 1)
-    if plan.prompt_seq is not None and prompt >= plan.seq:
-        raise InputError(f"prompt_seq: {prompt} leaves no completion of seq: {plan.seq}; give fewer, or a longer seq")
+    if plan.prompt_seq is not None and plan.prompt_seq >= plan.seq:
+        raise InputError(
+            f"prompt_seq: {plan.prompt_seq} leaves no completion of seq: {plan.seq}; give fewer, or a longer seq"
+        )
     return procedure_of(
         "trainer",
         _program_of_trainer(name, plan.trl, key),
         reference,
         2 if trainer.pairs else 1,
-        prompt,
+        plan.prompt_seq,
         generations,
         batches,
         window,
@@ -349,7 +350,7 @@ def _second(plan: Plan, second: SecondModel) -> OtherModel:
     if "attention" not in plan.model_fields_set:
         asked = asked.model_copy(update={"attention": spec.config.source.attention})
     step = step_of(asked, spec.config, window_of(spec.config, Method()), spec.head)
-    return OtherModel(step, Resolved(asked, spec, Method(), step).sizes())
+    return OtherModel(step, Resolved(asked, spec, Method(), step).sizes)
 
 
 @lru_cache(maxsize=8)

@@ -15,7 +15,7 @@ from typing import Any
 
 from ..errors import InputError
 from ..io.files import parse_json, read_text, specs_folder
-from ..ledger.sizes import evaluated
+from ..ledger.sizes import Size, whole
 from ..operators.table import RULES
 from .program import Backward, Call, Event, GradMode, Program, Stored
 from .program_files.limits import FORMAT, LONGEST_FILE
@@ -52,7 +52,7 @@ class TrainerProgram:
 
     program: Program
 
-    def at(self, values: Mapping[str, int], dtype: str, reference: tuple[Mapping[str, int], str]) -> Program:
+    def at(self, values: Mapping[str, Size], dtype: str, reference: tuple[Mapping[str, Size], str]) -> Program:
         """The step at these sizes, for a model of a dtype. ``reference``: the same of what the reference gives, from
         its call to the next model's, or to the end of what needs no gradient.
         """
@@ -69,12 +69,12 @@ class TrainerProgram:
             elif isinstance(event, Call) and event.op == MODEL:
                 own = reference if dict(event.keywords)["model"] == "reference" else (values, dtype)
             if isinstance(event, Rows):
-                rows = int(evaluated(event.number, values))
+                rows = whole(event.number if isinstance(event.number, int) else event.number.substitute(values))
                 made.append(Rows(rows, substituted(event.events)))
             else:
                 made += [event] if isinstance(event, Backward) else substituted([event])
-        whole = substitute(replace(self.program, before=()), values, dtype)
-        return replace(whole, before=written_out(made, rows))
+        around = substitute(replace(self.program, before=()), values, dtype)
+        return replace(around, before=written_out(made, rows))
 
 
 def written(release: str, versions: Mapping[str, str], steps: Mapping[Key, Program]) -> str:

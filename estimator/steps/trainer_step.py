@@ -8,7 +8,8 @@ from dataclasses import InitVar, dataclass, replace
 from typing import Any, ClassVar
 
 from ..errors import InputError
-from ..ledger import backward, whole
+from ..ledger import Size, backward, whole
+from ..ledger.sizes import ceiling
 from ..programs import Procedure, Sizes, Step
 from ..programs.event_loop import EventLoop, Frame
 from ..programs.modules import Frozen, Method
@@ -27,7 +28,8 @@ class OtherModel:
     """A frozen model with its options."""
 
     step: Step
-    sizes: Sizes
+    sizes: Callable[..., Sizes]
+    """What it is built from, by ``batch`` and ``seq``."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +40,8 @@ class TrainerStep(Procedure):
     reference: str = "none"
     """What the policy is compared with (``trainer_calls.Key``)."""
     per_row: InitVar[int] = 1
-    prompt_seq: int = 1
+    prompt_seq: int | None = None
+    """Half of a row, if not given."""
     num_generations: int = 0
     batches: int = 1
     """Those that come from one generation."""
@@ -55,8 +58,9 @@ class TrainerStep(Procedure):
     def add_models(self, loop: Loop, make: Callable[..., Model]) -> None:
         # Nobody freezes a reference, so autocast keeps its casts. DDP wraps no model that is evaluated alone.
         for name, other in self.others:
+            sizes = other.sizes(batch=loop.model.inputs.batch // self.rows, seq=loop.model.inputs.seq)
             step = replace(other.step, procedure=self)
-            loop.models[name] = Model(loop.ledger, step, other.sizes, Method(), 1, 1, shared=False)
+            loop.models[name] = Model(loop.ledger, step, sizes, Method(), 1, 1, shared=False)
         if self.reference == "copy" and "reference" not in loop.models:
             loop.models["reference"] = make(method=Method(), shared=False)
         elif self.reference == "adapter-off":
@@ -70,21 +74,22 @@ class TrainerStep(Procedure):
             ledger.gradient_hooks = loop.optimizer
         else:
             loop.note_gradients()
-        batch, seq = whole(model.inputs.batch) // self.rows, whole(model.inputs.seq)
+        batch, seq = model.inputs.batch // self.rows, model.inputs.seq
         if seq == 1:
             raise InputError("seq: 1 leaves no completion behind a prompt; give a longer seq", "seq")
-        completions = batch * self.batches
-        generations = self.num_generations
-        if generations and completions % generations:  # a prompt's are in several processes
-            generations = completions
+        if self.others and ledger.events is not None:
+            whole(seq)  # each layer is run, which takes too long with symbols
+        completions, generations = batch * self.batches, self.num_generations
+        if generations and whole(completions) % generations:  # a prompt's are in several processes
+            generations = whole(completions)
         given = {
             "B": batch,
             "S": seq,
-            "prompt_seq": self.prompt_seq,
+            "prompt_seq": self.prompt_seq or _half(seq),
             "num_generations": generations,
-            "prompts": completions // max(generations, 1),
+            "prompts": whole(completions) // generations if generations else 0,
             "completions": completions,
-            "desirable": batch // 2,
+            "desirable": _half(batch),
         }
         program = self.program.at(*_sizes_of(model, given), _sizes_of(loop.models.get("reference", model), given))
         events = program.before
@@ -123,7 +128,11 @@ class TrainerStep(Procedure):
         yield from loop.end({})
 
 
-def _sizes_of(model: Model, given: Mapping[str, int]) -> tuple[Mapping[str, int], str]:
+def _half(size: Size) -> Size:
+    return size - ceiling(size, 2)
+
+
+def _sizes_of(model: Model, given: Mapping[str, Size]) -> tuple[Mapping[str, Size], str]:
     """A step's sizes with those of a model's results, and the model's dtype."""
     c = model.causal_lm.c
     return {**given, "vocab_size": c.vocab, "hidden_size": c.hidden}, model.inputs.step.dtype
@@ -175,7 +184,9 @@ class _Calls(EventLoop):
         rows, seq = frame[given["input_ids"].slot].shape
         model = copy(self.models[given["model"]])
         model.scope = Scope()
-        procedure = Generate(GenerateOptions.model_validate({"max_new_tokens": given["max_new_tokens"]}), self._window)
+        procedure = Generate(
+            GenerateOptions.model_validate({"max_new_tokens": whole(given["max_new_tokens"])}), self._window
+        )
         model.step = replace(model.step, procedure=procedure, checkpointing="none", data_collator=False)
         model.inputs = replace(
             model.inputs, batch=rows, seq=seq, step=model.step, gradient_checkpointing_func=None, fused_loss=None

@@ -13,7 +13,8 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from .. import operators as ops
-from ..ledger import ITEMSIZE, Call, Ledger, Tensor, product, record, whole
+from ..ledger import ITEMSIZE, Call, Ledger, Size, Tensor, product, record, whole
+from ..ledger.sizes import least
 from ..operators.table import Kept, saves
 from ..programs import Module
 from .checkpointing import checkpoint
@@ -129,18 +130,25 @@ def _on_all_positions(x: Tensor, mask: Tensor) -> Tensor:
     return ops.masked_fill(ops.view(x, mask.shape), ops.without_gradient((mask,), "bool"))
 
 
-def _tiles(tokens: int, vocab: int) -> Iterator[tuple[int, list[int]]]:
-    """The tokens of each row of tiles, and the entries of the vocabulary of each tile in it."""
+def _tiles(tokens: Size, vocab: int) -> Iterator[tuple[Size, Size, list[int]]]:
+    """The tokens of each row of tiles, for how many it stands, and the entries of the vocabulary of each tile in it.
+
+    Of a number of tokens that is a symbol the first row stands for all. No later one is larger.
+    """
     widths = [min(TILE_VOCABULARY, vocab - start) for start in range(0, vocab, TILE_VOCABULARY)]
+    if not isinstance(tokens, int):
+        yield least(tokens, TILE_TOKENS), tokens, widths
+        return
     for start in range(0, tokens, TILE_TOKENS):
-        yield min(TILE_TOKENS, tokens - start), widths
+        rows = min(TILE_TOKENS, tokens - start)
+        yield rows, rows, widths
 
 
-def _buffer(ledger: Ledger, tokens: int, dtype: str) -> Tensor:
-    return ledger.empty((min(tokens, TILE_TOKENS), TILE_VOCABULARY), dtype)
+def _buffer(ledger: Ledger, tokens: Size, dtype: str) -> Tensor:
+    return ledger.empty((least(tokens, TILE_TOKENS), TILE_VOCABULARY), dtype)
 
 
-def _rows(x: Tensor, rows: int, dtype: str) -> Tensor:
+def _rows(x: Tensor, rows: Size, dtype: str) -> Tensor:
     """The first rows in a dtype: a view, or a copy."""
     return ops.to(ops.narrow(x, 0, rows), dtype)
 
@@ -163,16 +171,16 @@ def log_probabilities(
     Saves x, the weight, the targets, the log-sum-exps and the entropies, where they are asked for.
     """
     ledger = x.ledger
-    tokens, vocab = whole(x.shape[0]), whole(weight.shape[0])
+    tokens, vocab = x.shape[0], whole(weight.shape[0])
     dtype = ledger.autocast or x.dtype
     with ledger.no_grad():
         running = [ledger.empty((tokens,), "float32") for _ in range(7)]
         buffer = _buffer(ledger, tokens, dtype)
-        for rows, widths in _tiles(tokens, vocab):
+        for rows, of, widths in _tiles(tokens, vocab):
             hidden_chunk = _rows(x, rows, dtype)
             for width in widths:
                 w_chunk = _rows(weight, width, dtype)
-                ledger.multiply(rows, x.shape[1], width)
+                ledger.multiply(of, x.shape[1], width)
                 del w_chunk
                 if bias is not None:
                     _rows(bias, width, dtype)
@@ -207,7 +215,7 @@ def _nothing(call: Call) -> ops.Grads:
     return (None,)
 
 
-def _forward_tile(ledger: Ledger, rows: int, width: int, dtype: str, outputs: Sequence[str]) -> None:
+def _forward_tile(ledger: Ledger, rows: Size, width: int, dtype: str, outputs: Sequence[str]) -> None:
     """``_forward_tile`` of [rows, width], in PyTorch's operators."""
 
     def numbers(*names: str) -> list[Tensor]:
@@ -233,7 +241,7 @@ def _forward_tile(ledger: Ledger, rows: int, width: int, dtype: str, outputs: Se
 def _log_probabilities_backward(call: Call) -> ops.Grads:
     x, weight, bias = call.saved[:3]
     ledger, (dtype, capped) = call.ledger, call.args
-    tokens, vocab = whole(x.shape[0]), whole(weight.shape[0])
+    tokens, vocab = x.shape[0], whole(weight.shape[0])
     operands = x, weight, bias
     grads: list[Any] = [
         ledger.empty(operand.shape, "float32") if need else None
@@ -241,17 +249,17 @@ def _log_probabilities_backward(call: Call) -> ops.Grads:
     ]
     buffer = _buffer(ledger, tokens, dtype)
     w_chunk: Any = None
-    for rows, widths in _tiles(tokens, vocab):
+    for rows, of, widths in _tiles(tokens, vocab):
         hidden_chunk = _rows(x, rows, dtype)
         for width in widths:
             w_chunk = _rows(weight, width, dtype)
             for _ in range(1 + call.needs[0] + call.needs[1]):
-                ledger.multiply(rows, x.shape[1], width)
+                ledger.multiply(of, x.shape[1], width)
             if bias is not None:
                 _rows(bias, width, dtype)
             if not ledger.device.tiles_on_chip:
                 _backward_tile(ledger, rows, width, capped)
-                _accumulate(ledger, call.needs, (rows, width, whole(x.shape[1])), dtype)
+                _accumulate(ledger, call.needs, (rows, width, x.shape[1]), dtype)
     del buffer, hidden_chunk, w_chunk
     for i, operand in enumerate(operands):
         grad, grads[i] = grads[i], None
@@ -260,7 +268,7 @@ def _log_probabilities_backward(call: Call) -> ops.Grads:
     return tuple(grads)
 
 
-def _backward_tile(ledger: Ledger, rows: int, width: int, capped: bool) -> None:
+def _backward_tile(ledger: Ledger, rows: Size, width: int, capped: bool) -> None:
     """``_backward_tile`` of [rows, width], in PyTorch's operators, at its largest.
 
     y, z, the log-probabilities, the probabilities and the gradient are there, and of the difference from the target the
@@ -270,7 +278,7 @@ def _backward_tile(ledger: Ledger, rows: int, width: int, capped: bool) -> None:
     ledger.transient(*(numbers * ITEMSIZE["float32"] for _ in range(7 + capped)), numbers * ITEMSIZE["bool"])
 
 
-def _accumulate(ledger: Ledger, needs: Sequence[bool], sizes: tuple[int, int, int], dtype: str) -> None:
+def _accumulate(ledger: Ledger, needs: Sequence[bool], sizes: tuple[Size, int, Size], dtype: str) -> None:
     """``_addmm_fp32`` of the tile with the weight and with the hidden states: float32 copies of 16-bit factors."""
     rows, width, hidden = sizes
     if dtype != "float32":

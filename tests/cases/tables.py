@@ -20,6 +20,7 @@ from tests.cases import (
     structured_updates,
     tensor_parallel,
     trainer_loops,
+    trl_loops,
 )
 from tests.cases.kinds import Case, Formulas, Refused
 
@@ -68,6 +69,7 @@ FORMULAS: dict[str, list[Formulas]] = {
     "quantised_bases": quantised_bases.FORMULAS,
     "inference": inference.FORMULAS,
     "trainer_loops": trainer_loops.FORMULAS,
+    "trl_loops": trl_loops.FORMULAS,
     "sharding": sharding.FORMULAS,
     "tensor_parallel": tensor_parallel.FORMULAS,
 }

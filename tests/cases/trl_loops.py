@@ -17,6 +17,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from tests.cases.kinds import Formulas
 from tests.helpers.files import DATA
 
 RECORD = DATA / "trl_loops.json"
@@ -145,6 +146,13 @@ SHARDED: list[Case] = [
     ("trl-orpo-lora, ddp", SMALL, {**PLAIN, "trainer": "trl-orpo", "batch": 4, "seq": 41, "method": LORA, **DDP}),
 ]  # fmt: skip
 """A rank of several, under PyTorch's fake process group, whose collectives move nothing."""
+FORMULAS = [
+    Formulas("dpo", SMALL, {"trainer": "trl-dpo", "batch": 4, "seq": 41, "method": LORA}, [(4, 41), (3, 900)]),
+    Formulas("kto", SMALL, {**BF16, "trainer": "trl-kto", "batch": 4, "seq": 40, "prompt_seq": 9}, [(4, 40), (6, 701)]),
+    Formulas("reward", SMALL, {"trainer": "trl-reward", "batch": 2, "seq": 33}, [(2, 33), (5, 64)]),
+    Formulas("a pair", SMALL, {**PLAIN, "trainer": "trl-dpo", "loss_type": "ipo", "batch": 1, "seq": 41}, [(1, 70)]),
+]
+"""With fewer tokens than a tile of the fused head has, and with more."""
 LIVE: list[Case] = [
     (
         "trl-grpo-cispo",

@@ -9,7 +9,9 @@ from typing import Any
 import pytest
 
 from estimator.answers.estimate import estimate
+from estimator.answers.formulas import compile_plan
 from estimator.errors import InputError
+from estimator.export.step_function import function_of_step
 from estimator.plans.plan import parse_plan
 from estimator.plans.resolve import resolve
 from estimator.programs.trainer_programs import steps_of
@@ -141,6 +143,19 @@ def test_batches_between_the_first_and_the_last_are_alike() -> None:
 def test_what_a_trainer_refuses(keys: dict[str, Any], says: str) -> None:
     with pytest.raises(InputError, match=says):
         estimate(parse_plan({"model": "smollm-135m", "seq": 64, "batch": 2, **keys}))
+
+
+def test_rows_of_a_formula_and_of_an_export() -> None:
+    """A loop over the rows needs their number; a row has a prompt and a completion, and a model no open sizes."""
+    plan = parse_plan({"model": "smollm-135m", "trainer": "trl-orpo", "batch": 3, "seq": 64})
+    with pytest.raises(InputError, match="name fewer variables"):
+        compile_plan(plan)
+    fewer = compile_plan(plan, numbers=("batch",)).evaluate(3, 77)["peak"]
+    assert fewer == estimate(plan.model_copy(update={"seq": 77})).bytes["peak"]
+    (seq,) = function_of_step(plan, ("seq",), False, lambda: None).variables
+    assert seq.least == 2
+    with pytest.raises(InputError, match="open sizes does not go with trainer: trl-orpo"):
+        compile_plan(plan, symbolic=True)
 
 
 def test_what_a_reference_takes() -> None:
