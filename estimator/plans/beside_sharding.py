@@ -69,6 +69,7 @@ _ZERO3: Mapping[str, tuple[Any, ...] | None] = {
 }
 _ZERO: Mapping[str, tuple[Any, ...] | None] = {
     **_ZERO3,
+    "dtype": ("float32", "bfloat16", "float16", "nf4", "int8"),
     "checkpointing": ("layer", "attention"),
     "loss": ("chunked", "liger"),
     "method": ("lora", "ia3"),

@@ -29,6 +29,7 @@ TINY = {"batch": 1, "seq": 2, "dtype": "float32"}
 MANY = {"batch": 2, "seq": 33, "dtype": "float32"}
 BF16 = {"dtype": "bfloat16"}
 NF4 = {"dtype": "nf4", "method": "lora"}
+INT8 = {"dtype": "int8", "method": "lora"}
 LORA, LAYER = {"method": "lora"}, {"checkpointing": "layer"}
 APART = {"contiguous_gradients": False}
 OVERLAP = {"overlap_comm": True}
@@ -92,6 +93,8 @@ CASES: list[Case] = [
         ("zero2", "momentum", 7, FEW, {**TINY, "optimizer": "sgd-momentum"}, bucket(1_000)),
         ("zero2", "eager", 7, FEW, {**MANY, "attention": "eager", "keep_logits": False}, bucket(1_000)),
         ("zero2", "nf4", 3, FEW, {**MANY, **NF4}, bucket(3_000)),
+        ("zero2", "int8", 3, FEW, {**MANY, **INT8}, bucket(3_000)),
+        ("zero1", "int8-layer", 5, FEW, {**TINY, **INT8, "rest_dtype": "bfloat16", **LAYER}, bucket(1_000)),
         ("zero2", "clipped", 3, FEW, {**TINY, **BF16, "gradient_clipping": True}, bucket(10_000)),
         ("zero2", "float16", 3, FEW, {**TINY, "dtype": "float16"}, bucket(10_000)),
         ("zero2", "fused", 3, FEW, {**TINY, "optimizer": "adamw-fused"}, bucket(10_000)),
