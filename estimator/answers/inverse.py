@@ -325,7 +325,11 @@ class _Search:
                 below, above = (middle, above) if live(middle * unit) + added <= self.budget else (below, middle)
             return below
 
-        if live(last) > self.budget:
+        reach = 1
+        while low + reach < high and live((low + reach) * unit) <= self.budget:
+            reach *= 2
+        high = min(high, low + reach)  # far beyond the answer a step may take minutes to run
+        if live(high * unit) > self.budget:
             high = within(0) + 1
         elif self.fits(last, margin):
             return last

@@ -14,7 +14,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from estimator.answers.estimate import estimate
-from estimator.answers.inverse import LIMITS, QUESTIONS, RANKED, Solution, curve, solve
+from estimator.answers.inverse import LIMITS, QUESTIONS, RANKED, Solution, _Search, curve, solve
 from estimator.engines.torch_cpu.engine import UNCERTAINTY, TorchCpu
 from estimator.errors import InputError
 from estimator.methods.registry import METHODS
@@ -350,3 +350,22 @@ def test_the_curve_goes_through_the_answer(models: dict[str, str]) -> None:
     for value, result in points:
         assert (result.bytes["process"] <= solution.budget_bytes) == (value <= (solution.answer or 0))
     assert 25 < len(points) < 40
+
+
+def test_no_step_far_beyond_the_answer_is_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where no formula says the live bytes, a step is run for each value that is tried. At 10^6 rows it may take
+    minutes and gigabytes, as where a tower of images takes its images one by one.
+    """
+    tried, run = list[int](), _Search._run
+
+    def noted(search: _Search, value: int) -> float:
+        tried.append(value)
+        return run(search, value)
+
+    monkeypatch.setattr(_Search, "_run", noted)
+    keys = {**KEYS, "model": write_config(tmp_path, {}), "mlp_chunks": 2, "batch": 1}
+    keys["budget"] = f"{process(keys, 'max-batch', 300)}B"
+    solution = solved("max-batch", keys)
+    check(solution, keys)
+    assert solution.answer
+    assert 300 <= solution.answer < max(tried) < 10**4
