@@ -560,6 +560,7 @@ class Plan(_WithEngines):
         method = self.method.model_dump(exclude_unset=True)
         values = {**method, **{key: getattr(self, key) for key in self._whose if key in Plan.model_fields}}
         values |= {} if self.sharding is None else self.sharding.model_dump(exclude_unset=True)
+        values |= {} if self.lengths is None else {"truncate": self.lengths.truncate}
         preset = preset_assumptions(values, self._whose)
         if self.trainer in RECORDED and self.prompt_seq is None and self.task == "train":
             preset.append(Assumption("prompt_seq", self.seq // 2, "half of seq; give the key to replace it"))
@@ -596,6 +597,8 @@ def parse_plan(data: Mapping[str, Any]) -> Plan:
     data = commanded(data)
     with words_explained(data):
         data, whose = with_presets(data)
+        if data.get("lengths") is not None and "seq" in whose:  # the tool cuts longer samples
+            data = _cut(data, whose)
         plan = _filled(data)
         plan._whose = whose
         return plan
@@ -624,6 +627,14 @@ def _filled(data: Mapping[str, Any]) -> Plan:
 
 _SPELT = (*FORMATS, *(name for keys in KEYS.values() for name in get_args(keys.dtypes)))
 """Dtypes that are written in capitals, too."""
+
+
+def _cut(data: Mapping[str, Any], whose: dict[str, str]) -> dict[str, Any]:
+    """A plan's keys with samples of its ``lengths`` cut at a preset ``seq``, unless they say where."""
+    options, preset = length_options(data["lengths"]), whose.pop("seq")
+    if options.truncate is None:
+        options, whose["truncate"] = options.model_copy(update={"truncate": data["seq"]}), preset
+    return {**{key: value for key, value in data.items() if key != "seq"}, "lengths": options}
 
 
 def _with_longest(data: Mapping[str, Any]) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -33,13 +33,15 @@ def trainer_of(
     dtype: str = "float32",
     peft_config: Any = None,
     reference: Mapping[str, Any] | None = None,
+    unequal: bool = False,
     **arguments: Any,
 ) -> Any:
     """A trainer by the plan's name, of a model of a ``config.json`` with random weights, which is written to a folder.
 
     A row has ``seq`` tokens, of which ``prompt_seq`` are the prompt. ``arguments`` are those of its config's class. The
     vocabulary has words 3 and up; of GRPO's and RLOO's completions no one ends early. ``reference`` has the config of
-    another model, and its ``dtype``. Raises ``InputError`` where TRL is not installed, or has no such trainer.
+    another model, and its ``dtype``. Of ``unequal`` rows the longest has ``seq`` tokens. Raises ``InputError`` where
+    TRL is not installed, or has no such trainer.
     """
     import torch
     from datasets import Dataset
@@ -60,7 +62,7 @@ def trainer_of(
     tokenizer = _tokenizer(read.vocab_size)
     tokenizer.save_pretrained(folder / "model")
     new = seq - prompt_seq
-    rows = _rows(name, batch * 8, prompt_seq, new, min(read.vocab_size - 3, 50))
+    rows = _rows(name, batch * 8, prompt_seq, new, min(read.vocab_size - 3, 50), (0, 3, 7, 11) if unequal else (0,))
     given = {
         "output_dir": str(folder / "output"),
         "use_cpu": True,
@@ -110,18 +112,24 @@ def _reward(completions: list[Any], **_: Any) -> list[float]:
     return [float(i % 3) for i, _ in enumerate(completions)]
 
 
-def _rows(name: str, count: int, prompt: int, new: int, words: int) -> dict[str, list[Any]]:
-    """Prompts of so many tokens, and completions of so many, the last of which ends the text."""
+def _rows(
+    name: str, count: int, prompt: int, new: int, words: int, fewer: Sequence[int] = (0,)
+) -> dict[str, list[Any]]:
+    """Prompts of so many tokens, and completions of so many, the last of which ends the text.
+
+    ``fewer``: tokens that the completions of each batch lack, one after the other.
+    """
 
     def text(length: int, start: int) -> str:
         return " ".join(f"w{3 + (i * 7 + start) % words}" for i in range(length))
 
+    lacks = [fewer[i % len(fewer)] for i in range(count + 1)]
     rows: dict[str, list[Any]] = {"prompt": [text(prompt, i) for i in range(count)]}
     if _trainer(name).pairs:
-        rows["chosen"] = [" " + text(new - 1, i + 1) for i in range(count)]
-        rows["rejected"] = [" " + text(new - 1, i + 2) for i in range(count)]
+        rows["chosen"] = [" " + text(new - 1 - lacks[i], i + 1) for i in range(count)]
+        rows["rejected"] = [" " + text(new - 1 - lacks[i + 1] // 2, i + 2) for i in range(count)]
     elif name == "trl-kto":
-        rows["completion"] = [" " + text(new - 1, i + 1) for i in range(count)]
+        rows["completion"] = [" " + text(new - 1 - lacks[i], i + 1) for i in range(count)]
         rows["label"] = [i % 2 == 0 for i in range(count)]
     elif name == "trl-sft":
         rows["completion"] = [" " + text(new - 1, i + 1) for i in range(count)]

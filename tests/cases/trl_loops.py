@@ -85,7 +85,7 @@ def cases() -> list[Case]:
                     },
                 )
             )
-    return [*found, REFERENCES_PEAK, *NAMED, *ACCUMULATED, *SHARDED]
+    return [*found, REFERENCES_PEAK, *NAMED, *UNEQUAL, *ACCUMULATED, *SHARDED]
 
 
 SMALL = {**SIZES["llama"], "model_type": "llama", "hidden_size": 64, "num_hidden_layers": 3, "vocab_size": 401}
@@ -115,6 +115,14 @@ NAMED: list[Case] = [
       "reference": {"config": OTHERS["gpt_neox"], "dtype": "bfloat16"}}),
 ]  # fmt: skip
 """A reference of another family, size and dtype."""
+PADDED: dict[str, Any] = {"batch": 4, "seq": 61, "prompt_seq": 15, "attention_mask": True}
+UNEQUAL: list[Case] = [
+    ("trl-dpo-unequal rows", SMALL, {**PLAIN, **PADDED, "trainer": "trl-dpo"}),
+    ("trl-dpo-unequal rows, lora", SMALL, {**PADDED, "trainer": "trl-dpo", "method": LORA}),
+    ("trl-kto-unequal rows", SMALL, {**PLAIN, **PADDED, "trainer": "trl-kto"}),
+    ("trl-reward-unequal rows", SMALL, {**PLAIN, **PADDED, "trainer": "trl-reward"}),
+]
+"""The collator pads both halves of all pairs to the longest row of the batch."""
 ACCUMULATED: list[Case] = [
     ("trl-grpo-three batches", SMALL,
      {"trainer": "trl-grpo", "batch": 4, "seq": 41, "num_generations": 3, "gradient_accumulation_steps": 3}),
@@ -201,7 +209,7 @@ def measured(config: Mapping[str, Any], plan: Mapping[str, Any], folder: Path) -
     with wraps[0]:
         trainer = trainer_of(
             given["trainer"], config, folder, given["batch"], seq, given.get("prompt_seq", seq // 2), given["dtype"],
-            adapter, given.get("reference"), **arguments, max_steps=second,
+            adapter, given.get("reference"), given.get("attention_mask", False), **arguments, max_steps=second,
         )  # fmt: skip
         if "sharding" in given:
             wrapped = wraps[1](

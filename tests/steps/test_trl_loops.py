@@ -145,6 +145,22 @@ def test_what_a_trainer_refuses(keys: dict[str, Any], says: str) -> None:
         estimate(parse_plan({"model": "smollm-135m", "seq": 64, "batch": 2, **keys}))
 
 
+def test_lengths_are_cut_where_the_trainer_cuts_them() -> None:
+    """A batch has the length of its longest row: at most TRL's ``max_length``, or what the plan says."""
+    keys = {"model": "smollm-135m", "batch": 2, "trainer": "trl-dpo", "attention_mask": True}
+    for lengths, seq in (
+        ({"histogram": {"20": 50, "64": 50}}, 64),
+        ({"histogram": {"20": 50, "5000": 50}}, 1024),
+        ({"histogram": {"20": 50, "5000": 50}, "truncate": 300}, 300),
+    ):
+        plan = parse_plan({**keys, "lengths": lengths})
+        assert plan.seq == seq
+        cut = [one.value for one in plan.assumptions() if one.key == "truncate"]
+        assert cut == ([] if "truncate" in lengths else [1024])
+    with pytest.raises(InputError, match="seq: 50 does not go with lengths, whose longest is 64"):
+        parse_plan({**keys, "lengths": {"histogram": {"20": 50, "64": 50}}, "seq": 50})
+
+
 def test_rows_of_a_formula_and_of_an_export() -> None:
     """A loop over the rows needs their number; a row has a prompt and a completion, and a model no open sizes."""
     plan = parse_plan({"model": "smollm-135m", "trainer": "trl-orpo", "batch": 3, "seq": 64})
