@@ -22,24 +22,34 @@ from .views import contiguous, squeeze, unsqueeze
 @operator(
     "conv1d",
     args=lambda out, x, weight, bias=None, stride=1, padding=0, dilation=1, groups=1: (
-        x, weight, bias, out.shape[-1], groups
+        x, weight, bias, out.shape[-1], groups, _strided(stride)
     ),
 )  # fmt: skip
 def conv1d(
-    x: Tensor, weight: Tensor, bias: Tensor | None = None, length: Size | None = None, groups: int = 1
+    x: Tensor,
+    weight: Tensor,
+    bias: Tensor | None = None,
+    length: Size | None = None,
+    groups: int = 1,
+    strided: bool = False,
 ) -> Tensor:
     """``F.conv1d`` of x [B, c, T] by a weight [n, c / groups, k]: see ``convolution``.
 
     ``length`` is that of the result, by default T.
     """
-    return convolution(x, weight, bias, (x.shape[2] if length is None else length,), groups)
+    return convolution(x, weight, bias, (x.shape[2] if length is None else length,), groups, strided)
+
+
+def _strided(stride: Any) -> bool:
+    """Whether a convolution leaves out positions. ``stride`` is a number, or one for each dimension."""
+    return any(n > 1 for n in (stride if isinstance(stride, (list, tuple)) else [stride]))
 
 
 @operator(
     "conv2d",
     same=("conv3d",),
     args=lambda out, x, weight, bias=None, stride=1, padding=0, dilation=1, groups=1: (
-        x, weight, bias, out.shape[2:], groups
+        x, weight, bias, out.shape[2:], groups, _strided(stride)
     ),
 )  # fmt: skip
 @saves(
@@ -49,7 +59,9 @@ def conv1d(
     inputs=("input", "weight", "bias"),
 )
 @holds_operands
-def convolution(x: Tensor, weight: Tensor, bias: Tensor | None, size: Shape, groups: int = 1) -> Tensor:
+def convolution(
+    x: Tensor, weight: Tensor, bias: Tensor | None, size: Shape, groups: int = 1, strided: bool = False
+) -> Tensor:
     """``F.conv2d`` of x [B, c, h, w] by a weight [n, c / groups, k, l], and its kin of one and of three dimensions.
 
     Saves both, and copies them if not contiguous. ``size`` are the result's last dimensions, which follow from padding,
@@ -73,7 +85,7 @@ def convolution(x: Tensor, weight: Tensor, bias: Tensor | None, size: Shape, gro
         del copy, of_weight
         return out
 
-    return record("ConvolutionBackward0", run, (x, weight, bias), (x, weight), _convolution_backward, groups)
+    return record("ConvolutionBackward0", run, (x, weight, bias), (x, weight), _convolution_backward, groups, strided)
 
 
 def _last_strides(shape: Shape) -> Shape | None:
@@ -202,7 +214,7 @@ def _thnn_conv2d(x: Tensor, weight: Tensor, shape: Shape, groups: int) -> Tensor
 
 def _convolution_backward(call: Call) -> Grads:
     # convolution_backward first makes contiguous copies of the input and the gradient
-    grad, (x, weight), groups = call.grad, call.saved, call.args[0]
+    grad, (x, weight), (groups, strided) = call.grad, call.saved, call.args
     onednn = _runs_onednn(x, groups, weight.shape[3:] and weight.shape[-2:])
     if onednn and _channels_last(x):
         return _channels_last_backward(call)
@@ -211,6 +223,11 @@ def _convolution_backward(call: Call) -> Grads:
         if need:
             call.ledger.multiply(*grad.shape, *weight.shape[1:])
     shapes = (x.shape, weight.shape, weight.shape[:1])
+    if onednn and call.needs[0] and strided and _gives_channels_last(x, groups):
+        last = call.ledger.empty(x.shape, grad.dtype)
+        of_x = call.ledger.empty(x.shape, grad.dtype)
+        del last
+        return (of_x, *_gradients(call, shapes[1:], call.needs[1:]))
     grads = _gradients(call, shapes)
     if not onednn:
         columns = _columns(x, weight, grad.shape) if call.needs[1] else []
@@ -219,6 +236,13 @@ def _convolution_backward(call: Call) -> Grads:
             grads = _gradients(call, shapes)  # all groups', joined while those of each group are alive
     del copies
     return grads
+
+
+def _gives_channels_last(x: Tensor, groups: int) -> bool:
+    """Whether oneDNN gives the gradient of a strided convolution's input with channels last, which PyTorch then copies
+    (``MKLDNNConversions.cpp: mkldnn_to_dense``).
+    """
+    return x.dtype == "float32" and not x.ledger.device.has_own_memory and groups == 1 and compared(x.shape[1], 1) > 0
 
 
 def _channels_last_backward(call: Call) -> Grads:
@@ -262,10 +286,54 @@ def avg_pool1d(x: Tensor, shape: Shape) -> Tensor:
 
 @recorded("adaptive_avg_pool2d")
 def _adaptive_avg_pool2d(out: Result, x: Tensor, size: Any) -> Tensor:
-    """``F.adaptive_avg_pool2d(x, 1)``, which is a mean (``AdaptiveAveragePooling.cpp``)."""
-    if out.shape[-2:] != (1, 1):
-        raise InputError("adaptive_avg_pool2d to more than one element has no rule")
-    return mean(x, (-1, -2), True)
+    """``F.adaptive_avg_pool2d(x, size)``; to one element it is a mean (``AdaptiveAveragePooling.cpp``)."""
+    return mean(x, (-1, -2), True) if out.shape[-2:] == (1, 1) else _averaged(x, out.shape)
+
+
+@saves("AdaptiveAvgPool2DBackward0", Kept("its input", because=SHAPE))
+def _averaged(x: Tensor, shape: Shape) -> Tensor:
+    """``_adaptive_avg_pool2d``: saves its input. Kernels copy what is strided (``AdaptiveAvgPoolKernel.cpp``)."""
+
+    def make() -> Tensor:
+        out = x.ledger.empty(shape, x.dtype)
+        contiguous(x.alias())
+        return out
+
+    return record("AdaptiveAvgPool2DBackward0", make, (x,), (x,), _avg_pool2d_backward)
+
+
+_VECTORIZED = 128
+"""The most that a result's height and width add up to where one kernel for channels last makes it, whatever the layout
+(``UpSampleKernel.cpp: _use_vectorized_kernel_cond_2d``)."""
+
+
+@operator("upsample_bilinear2d", args=lambda out, x, *_, **__: (x, out.shape, 2))
+@operator("upsample_nearest2d", args=lambda out, x, *_, **__: (x, out.shape, 1))
+def upsample(x: Tensor, shape: Shape, points: int) -> Tensor:
+    """``F.interpolate(x, mode="bilinear")`` and its kin, which save nothing. On a CPU either x and the result are
+    copied to channels last and back, or there are tables of the ``points`` that make each row and column.
+    """
+    name = "UpsampleBilinear2DBackward0" if points == 2 else "UpsampleNearest2DBackward0"
+
+    def make() -> Tensor:
+        ledger, last = x.ledger, _channels_last(x)
+        out = ledger.empty(shape, x.dtype, _last_strides(shape) if last else None)
+        if not ledger.device.has_own_memory:
+            height, width = shape[-2:]
+            if compared(height + width, _VECTORIZED) <= 0 or (last and compared(x.shape[1], 3) > 0):
+                if not last and compared(x.shape[1], 1) > 0:
+                    ledger.transient(x.nbytes, out.nbytes)
+            else:
+                ledger.transient(*[n * size * points for n in (height, width) for size in (8, ITEMSIZE[x.dtype])])
+        return out
+
+    return record(name, make, (x,), (), _upsample_backward, x.shape)
+
+
+def _upsample_backward(call: Call) -> Grads:
+    (shape,) = call.args
+    last = _channels_last(call.grad)
+    return (call.ledger.empty(shape, call.grad.dtype, _last_strides(shape) if last else None),)
 
 
 @recorded("adaptive_avg_pool1d")

@@ -563,6 +563,7 @@ rsqrt = _unary(
 cos = _unary("cos", "input", _cos_backward, "the derivative of cos(x) is -sin(x)")
 hardtanh = _unary("hardtanh", "input", one_kernel_backward, "its derivative is one between its bounds", same=("relu6",))
 hardswish = _unary("hardswish", "input", one_kernel_backward, "its derivative depends on the input")
+hardsigmoid = _unary("hardsigmoid", "input", one_kernel_backward, "its derivative depends on the input")
 erf = _unary("erf", "input", _erf_backward, "the derivative of erf(x) is 2/sqrt(pi) e^(-x^2)")
 sin = _unary("sin", "input", _sin_backward, "the derivative of sin(x) is cos(x)")
 expm1 = _unary("expm1", "result", _expm1_backward, "the derivative of e^x - 1 is the result plus one", widens=True)
@@ -803,12 +804,16 @@ def dropout(x: Tensor, p: float) -> Tensor:
     """
     if p == 0.0 or not x.ledger.training:
         return x
-    ledger = x.ledger
-    if ledger.device.fuses_dropout:
+    if x.ledger.device.fuses_dropout:
         return native_dropout(x)
+    return mul(x, noise_of_dropout(x))
+
+
+def noise_of_dropout(x: Tensor) -> Tensor:
+    """What ``_dropout_impl`` multiplies by."""
     noise = empty_like(x)
-    wrapped_number(ledger, x.dtype)  # noise.div_(1 - p)
-    return mul(x, noise)
+    wrapped_number(x.ledger, x.dtype)  # noise.div_(1 - p)
+    return noise
 
 
 @saves("NativeDropoutBackward0", Kept("the mask of dropout", because="the gradient of what was dropped is zero"))

@@ -22,6 +22,7 @@ from .elementwise import (
     div_backward,
     mul_backward,
     negative_backward,
+    noise_of_dropout,
     one_kernel_backward,
     pow_backward,
     relu_backward,
@@ -142,6 +143,12 @@ def mul_(x: Tensor, other: Operand) -> Tensor:
         return _scale(x, "MulBackward0")
     saved = (other if x.requires_grad else None, _saved_self(x, other.requires_grad))
     return write(x, (other,), "MulBackward0", saved, mul_backward, kernel=_computed(x, other))
+
+
+@operator("dropout_", args=lambda out, x, p=0.5, train=True, training=True: (x, p if train and training else 0.0))
+def dropout_(x: Tensor, p: float) -> Tensor:
+    """``F.dropout(x, p, inplace=True)``, which no kernel fuses (``_dropout_impl``)."""
+    return x if p == 0.0 or not x.ledger.training else mul_(x, noise_of_dropout(x))
 
 
 @operator("div_", same=("__itruediv__",))

@@ -372,6 +372,11 @@ class HuggingFaceModel(Source):
             with nullcontext() if split is None else narrowed(model, split):
                 few = None if step.returns_cache else self._of_few_layers(model, program)
                 found = few or program()
+            if self.head != CAUSAL and step.procedure.trains and "loss" not in found.outputs:
+                raise InputError(
+                    f"{self.where}: the model does not run with labels, of which {type(model).__name__} makes no loss; "
+                    "set task: infer"
+                )
             return found if split is None else split.applied(found, self.parameters())
 
     def does_not_run(self, error: Exception, batch: int, seq: int) -> str:

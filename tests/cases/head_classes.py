@@ -74,10 +74,5 @@ OWN_LENGTHS: dict[str, dict[str, Any]] = {
     },
 }
 """The same by model types: those that take one length, or one that their config does not say."""
-WHY_APART: dict[str, str] = {
-    "data2vec-audio": "oneDNN gives the gradient of a convolution's input a layout of its own choice, which is copied",
-    "regnet": "not found yet: the peak is in the backward of convolutions",
-    "resnet": "not found yet: the peak is in the backward of convolutions",
-    "speecht5": "not found yet: the peak is in the pre-net of its audio",
-}
+WHY_APART: dict[str, str] = {"speecht5": "not found yet: the peak is in the pre-net of its audio"}
 """Classes whose estimates differ from a measured step, and why."""

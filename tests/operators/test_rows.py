@@ -51,6 +51,10 @@ def row_of(name: str) -> str:
     return name.partition(":")[0]
 
 
+def upsampled(x: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
+    return functional.interpolate(x, size=size, mode="bilinear")
+
+
 ROWS = [3, 0, 3, 7, 1]
 
 
@@ -402,6 +406,14 @@ MORE: dict[str, Callable[..., Any]] = {
     "adaptive_avg_pool1d": lambda x: functional.adaptive_avg_pool1d(x.view(2, 12, 40).mT, 1),
     "hardtanh": functional.relu6,
     "hardswish": functional.hardswish,
+    "hardsigmoid": functional.hardsigmoid,
+    "dropout_": lambda x: functional.dropout(-x, 0.5, inplace=True),
+    "adaptive_avg_pool2d: to several": lambda x: functional.adaptive_avg_pool2d(x.view(2, 3, 8, 20), (2, 3)),
+    "upsample_bilinear2d": lambda x: upsampled(x.view(2, 3, 8, 20), (9, 7)),
+    "upsample_bilinear2d: large": lambda x: upsampled(x.view(2, 3, 8, 20), (60, 70)),
+    "upsample_bilinear2d: one channel": lambda x: upsampled(x.view(6, 1, 8, 20), (9, 7)),
+    "upsample_bilinear2d: channels last": lambda x: upsampled(x.view(2, 8, 10, 6).permute(0, 3, 1, 2), (9, 7)),
+    "upsample_nearest2d": lambda x: functional.interpolate(x.view(2, 3, 8, 20), scale_factor=2),
     "as_strided": lambda x: x.as_strided((2, 12, 40), (480, 40, 1)),
     "as_strided: that overlaps": lambda x: x.as_strided((5, 8, 40), (160, 40, 1)),
     "glu": functional.glu,
@@ -522,6 +534,8 @@ PRODUCTS: dict[str, tuple[Callable[..., Any], tuple[tuple[int, ...], ...]]] = {
     "kron": (torch.kron, ((12, 4), (5, 8))),
     "conv1d": (functional.conv1d, ((2, 8, 40), (8, 8, 3), (8,))),
     "conv2d": (functional.conv2d, ((1, 3, 9, 9), (8, 3, 2, 2), (8,))),
+    "conv1d: strided": (lambda x, w: functional.conv1d(x, w, stride=2), ((2, 8, 40), (8, 8, 3))),
+    "conv2d: strided": (lambda x, w: functional.conv2d(x, w, stride=2), ((2, 8, 9, 9), (5, 8, 3, 3))),
     "conv2d: channels last": (
         lambda x, w, b: functional.conv2d(x.permute(0, 3, 1, 2), w, b, 2), ((2, 9, 9, 5), (8, 5, 3, 3), (8,))
     ),
