@@ -109,16 +109,17 @@ def write_page() -> None:
         "",
         f"Last run: {head}.",
         "",
-        "| head | variant | equal | apart | refused | cannot run, answered | cannot run, refused | equal of run |",
-        "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |",
+        "| head | variant | equal | apart | refused | cannot run, answered | cannot run, refused | not asked yet "
+        "| equal of run |",
+        "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
     for kind in ("causal-lm", *HEADS_ASKED):
         for variant in variants_of(kind):
             count = Counter(row.found for row in rows if (row.head, row.variant) == (kind, variant))
             run = sum(count[k] for k in ("equal", "apart", "refused"))
-            if run:
-                kinds = " | ".join(str(count[k]) for k in ("equal", "apart", "refused", "unmeasured", "neither"))
-                lines.append(f"| {kind} | {variant} | {kinds} | {100 * count['equal'] / run:.1f} % |")
+            kinds = " | ".join(str(count[k]) for k in ("equal", "apart", "refused", "unmeasured", "neither"))
+            share = f"{100 * count['equal'] / run:.1f} %" if run else ""
+            lines.append(f"| {kind} | {variant} | {kinds} | {len(classes_of(kind)) - count.total()} | {share} |")
     lines += [
         "",
         f"Of causal models, {len(CLASSES)} of {len(CLASSES) + len(NOT_RUN)} kinds run a step with token ids alone "

@@ -15,7 +15,6 @@ from tests.cases.head_classes import WHY_APART
 from tests.helpers.coverage import HEADS_ASKED, VARIANTS, check, classes_of, read_table, variants_of
 
 ROWS = {(row.head, row.name, row.variant): row for row in read_table()[1]}
-ASKED = ["causal-lm", *(head for head in HEADS_ASKED if any(row.head == head for row in ROWS.values()))]
 SHARE = [(name, list(VARIANTS)[i % len(VARIANTS)]) for i, name in enumerate(sorted(CLASSES)[5::20])]
 """Every twentieth class, each in another variant."""
 UNUSUAL = [
@@ -32,9 +31,13 @@ UNUSUAL = [
 """Of what few classes have, one each."""
 
 
-def test_every_class_has_a_row_for_every_variant() -> None:
-    asked = [(head, name, v) for head in ASKED for name in classes_of(head) for v in variants_of(head)]
-    assert sorted(ROWS) == sorted(asked)
+def test_rows_are_of_classes_that_are_there() -> None:
+    """All causal ones are asked; the page says how many of another head are not yet."""
+    asked = {
+        (head, name, v) for head in ("causal-lm", *HEADS_ASKED) for name in classes_of(head) for v in variants_of(head)
+    }
+    assert set(ROWS) <= asked
+    assert {row for row in asked if row[0] == "causal-lm"} <= set(ROWS)
 
 
 def test_what_is_not_equal_is_explained() -> None:
