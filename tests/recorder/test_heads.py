@@ -116,6 +116,16 @@ def test_a_measured_step_with_images_of_several_sizes(name: str, tmp_path: Path)
     assert images["text_tokens"] == 400 - sum(images["tokens"]) - sum(images["around"])
 
 
+@pytest.mark.share(8)
+def test_a_measured_step_with_large_images_that_are_compared_with_padding(tmp_path: Path) -> None:
+    """SmolVLM reads which images are zeros, padding, and leaves them out. No real image is small."""
+    config, keys = WITH_IMAGES["smolvlm"]
+    vision = {**config["vision_config"], "image_size": 608, "patch_size": 16}
+    assert_step(
+        {**config, "vision_config": vision}, {**keys, "seq": 400, "batch": 1, "dtype": "float32", "images": 1}, tmp_path
+    )
+
+
 @pytest.mark.share(2)
 @pytest.mark.parametrize("name", VIDEOS)
 def test_a_measured_step_with_a_video(name: str, tmp_path: Path) -> None:

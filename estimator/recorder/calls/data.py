@@ -20,6 +20,8 @@ LARGEST = 2**24
 """The most elements of a tensor whose data are kept."""
 LARGEST_FLOATING = 2**20
 """As ``LARGEST``, for floating numbers, which hardly anything reads."""
+_LARGEST_UNIFORM = 2**27
+"""As ``LARGEST``, where all elements are one number."""
 
 _OF_SHAPE = {
     "zeros_like", "ones_like", "full_like", "empty_like", "new_zeros", "new_ones", "new_empty", "new_full",
@@ -90,8 +92,11 @@ class Data:
         data: list[Known | None] = [None] * len(results)
         if name == "rand" and not results[0].dim():  # it is compared with the rate at which a layer is left out
             data = [Known(torch.ones(()), _Storage())]
-        elif name not in _RANDOM and all(_is_small(x) and not x.is_sparse for x in results):
-            data = self._run(name, function, args, kwargs) or self._chosen(name, args, kwargs, results)
+        elif name not in _RANDOM and not any(x.is_sparse for x in results):
+            if all(_is_small(x) for x in results):
+                data = self._run(name, function, args, kwargs) or self._chosen(name, args, kwargs, results)
+            elif self._are_uniform(args) and all(x.numel() <= _LARGEST_UNIFORM for x in results):
+                data = [one and _as_one(one) for one in self._run(name, function, args, kwargs) or data]
         if written is not None:
             if not data or data[0] is None:
                 self._forget(written)
@@ -99,6 +104,11 @@ class Data:
         for x, known in zip(results, data, strict=True):
             if known is not None:
                 self._put(x, known)
+
+    def _are_uniform(self, args: Any) -> bool:
+        """Whether all operands have one number for all elements, as pixels have."""
+        known = [self._known(x) for x in tensors_in(args)]
+        return bool(known) and all(one is not None and _is_uniform(one.tensor) for one in known)
 
     def _replace(self, x: torch.Tensor) -> torch.Tensor:
         data = self.of(x)
@@ -173,6 +183,19 @@ def writes(name: str) -> bool:
 
 def _is_small(x: torch.Tensor) -> bool:
     return bool(x.numel() <= (LARGEST_FLOATING if x.is_floating_point() or x.is_complex() else LARGEST))
+
+
+def _is_uniform(x: torch.Tensor) -> bool:
+    return x.untyped_storage().nbytes() <= x.element_size()
+
+
+def _as_one(known: Known) -> Known | None:
+    """The same as one number for all elements, if it is one."""
+    x = known.tensor
+    if _is_uniform(x):
+        return known
+    one = x.reshape(-1)[:1]
+    return known._replace(tensor=one.clone()[0].expand(x.shape)) if bool((x == one).all()) else None
 
 
 def _substituted(tree: Any, replace: Callable[[torch.Tensor], torch.Tensor]) -> Any:
