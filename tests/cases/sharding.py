@@ -16,6 +16,7 @@ TINY = {"batch": 1, "seq": 2, "dtype": "float32"}
 MANY = {"batch": 2, "seq": 33, "dtype": "float32"}
 BF16 = {**TINY, "dtype": "bfloat16"}
 LAYER = {"checkpointing": "layer"}
+UNTIED = {"model_type": "gpt2", "vocab_size": 400, "tie_word_embeddings": False}
 GEMMA_3N = {
     "model_type": "gemma3n_text",
     "hidden_size": 64,
@@ -100,7 +101,7 @@ MEASURED += [
         ("accelerate-tied", 2, {"tie_word_embeddings": True}, TINY, ACCELERATE),
         ("accelerate-lora", 2, {}, {**MANY, **LAYER, "method": "lora"}, {**ACCELERATE, **MIXED}),
         ("accelerate-conv1d", 5, {"model_type": "gpt2"}, {**TINY, "seq": 8}, ACCELERATE),
-        ("accelerate-conv1d-lora", 3, {"model_type": "gpt2"}, {**TINY, "seq": 8, "method": "lora"}, ACCELERATE),
+        ("accelerate-conv1d-lora", 3, UNTIED, {**BF16, "batch": 3, "seq": 3, **LAYER, "method": "lora"}, ACCELERATE),
         ("accelerate-no-norm", 2, {"model_type": "opt"}, {**TINY, "seq": 8}, ACCELERATE),
         ("accelerate-fused-tied", 2, {"tie_word_embeddings": True}, {**TINY, "loss": "liger"}, ACCELERATE),
         ("accelerate-chunked", 3, {}, {**TINY, "loss": "chunked"}, ACCELERATE),
