@@ -570,10 +570,10 @@ MODEL: Refusals = {
     "dtype: {r.plan.dtype} has no rule with head: {r.spec.head}; take an unquantised dtype": (
         lambda r: r.plan.base is not None and r.spec.head != "causal-lm"
     ),
-    **{f"{key} has no rule with head: {{r.spec.head}}; leave it out": _beyond_causal(key) for key in CAUSAL_KEYS},
     "trainer: {r.plan.trainer} has no rule with head: {r.spec.head}; leave it out": lambda r: (
         r.plan.trainer is not None and (r.spec.head != "causal-lm") != (r.plan.trainer == "trl-reward")
     ),
+    **{f"{key} has no rule with head: {{r.spec.head}}; leave it out": _beyond_causal(key) for key in CAUSAL_KEYS},
     "seq: {r.plan.seq} does not go with the model's max_position_embeddings: {r.spec.raw[max_position_embeddings]}; "
     "give fewer tokens": lambda r: r.plan.seq > _positions(r) and not _skipped(r),
     "seq: {r.plan.seq} does not go with the model's max_position_embeddings: {r.spec.raw[max_position_embeddings]}, of "

@@ -117,7 +117,8 @@ def fused_lm_head(head: Module, hidden_states: Tensor, labels: Tensor, share: fl
 def whole_head(head: Any) -> tuple[Tensor, Tensor | None]:
     """The head's weight and its bias, gathered where its module alone is a group of FSDP2, as no hook does it."""
     bias: Tensor | None = getattr(head, "bias", None)
-    full_tensor = head.weight.ledger.full_tensor
+    own: Tensor | None = getattr(head, "weight", None)  # none where it has an adapter
+    full_tensor = None if own is None else own.ledger.full_tensor
     if bias is not None and full_tensor is not None and not bias.storage.nbytes:
         bias = full_tensor(bias)
     return head_weight(head, "fused-lm-head", full_tensor), bias

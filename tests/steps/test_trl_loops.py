@@ -107,6 +107,14 @@ def test_batches_between_the_first_and_the_last_are_alike() -> None:
             "trainer: trl-rloo with a reference has no rule with gradient_accumulation_steps above 1",
         ),
         ({"trainer": "trl-orpo", "reference": "copy"}, "its loss has none"),
+        (
+            {"trainer": "trl-dpo", "head": "sequence-classification"},
+            "trainer: trl-dpo has no rule with head: sequence-classification",
+        ),
+        (
+            {"trainer": "trl-dpo", "method": {"name": "lora", "target_modules": ["lm_head"]}},
+            "past the adapter on it; take lm_head out of the method's targets",
+        ),
         ({"trainer": "trl-reward", "reference": "gpt2"}, "reference: gpt2 does not go .* its loss has none"),
         ({"trainer": "trl-rloo", "reference": "gpt2"}, "trl-rloo loads its reference by the policy's own name"),
         ({"trainer": "trl-dpo", "reference": "gpt-two"}, "unknown model 'gpt-two'"),
