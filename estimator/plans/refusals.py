@@ -111,7 +111,7 @@ OWNERS = (
     *(Owner("runtime: torch-cpu or torch-cuda", partial(_has_step_with, key), (key,)) for key in PYTORCH_KEYS),
     Owner("task: train", lambda p: p.task == "train", TRAINING_KEYS),
     Owner("task: infer", lambda p: p.task == "infer", ("generate",)),
-    Owner("one forward pass, not to generate", lambda p: p.generate is None, ONE_PASS_KEYS),
+    Owner("one forward pass, not to generate", lambda p: p.generate is None, ONE_PASS_KEYS[1:]),
     Owner(f"dtype: {', '.join(FORMATS)}", lambda p: p.dtype in FORMATS, QUANTISED_KEYS),
     Owner(f"dtype: {', '.join(FOUR_BIT)}", lambda p: p.dtype in FOUR_BIT, FOUR_BIT_KEYS),
     Owner(f"dtype: {', '.join(PACKED)}", lambda p: p.dtype in PACKED, PACKED_KEYS),
@@ -619,6 +619,10 @@ MODEL: Refusals = {
     "other kernels for experts than prompts have (batched_mm); leave generate out, or set runtime: torch-cpu": (
         lambda r: _generates_on_a_card(r) and r.spec.config.source.has_experts
     ),
+    "generate has no rule with attention_mask: true and {r.spec.config.family}, whose masks are recorded without "
+    "padding; leave attention_mask out": (
+        lambda r: r.plan.generate is not None and r.plan.attention_mask and not _calls_for_masks(r)
+    ),
     "generate has no rule with {r.spec.config.family} and this cache on runtime: {r.plan.runtime}, since no passes of "
     "it are shipped; take cache_implementation: dynamic, or runtime: torch-cpu": (
         lambda r: _generates_on_a_card(r) and not _knows_tokens(r)
@@ -789,6 +793,13 @@ def check_device(name: str) -> None:
 
 def _generates_on_a_card(resolved: Any) -> bool:
     return resolved.plan.generate is not None and bool(resolved.plan.engine.has_own_memory)
+
+
+def _calls_for_masks(resolved: Any) -> bool:
+    """Whether the program of a prompt's pass calls for its masks."""
+    step, plan = resolved.step, resolved.plan
+    first = step.procedure.passes(step, plan.batch, plan.seq)[0]
+    return bool(resolved.spec.config.source.at(*first).asks_interfaces)
 
 
 def _knows_tokens(resolved: Any) -> bool:

@@ -10,6 +10,7 @@ from typing import Any
 
 from .. import operators as ops
 from ..ledger import Ledger, Shape, Size, Tensor
+from ..ledger.sizes import compared
 from ..operators.table import RULES, Result
 from .step import Inputs
 
@@ -76,6 +77,8 @@ def sdpa_mask(
 ) -> Tensor | None:
     """``sdpa_mask``: boolean [B, 1, S, T], expanded where the batch has no part in it."""
     ledger, batch, seq, keys = inputs.ledger, inputs.batch, inputs.seq, inputs.keys(windowed)
+    if padding_mask is not None and compared(keys, inputs.past + seq) > 0:  # of a static cache: prepare_padding_mask
+        padding_mask = ledger.empty((batch, keys), "bool")
     if skips and _ignore_causal_mask_sdpa(inputs, padding_mask, windowed):
         return None
     if padding_mask is not None:

@@ -53,7 +53,7 @@ class Setting(NamedTuple):
             "cuda" if step.attention == "flash" else step.device.type,  # the package has no kernel for a CPU
             step.dtype,
             step.autocast,
-            step.attention_mask,
+            step.attention_mask and cached is None,  # in generate the program calls for the mask
             step.packing,
             step.returns_cache,
             None if cached is None else cached.implementation,

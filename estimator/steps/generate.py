@@ -1,4 +1,4 @@
-"""``generate`` of prompts without padding, to be read beside ``transformers/generation/utils.py``.
+"""``generate``, to be read beside ``transformers/generation/utils.py``.
 
 Each forward pass of decoding has one more key than the pass before. So only three passes are run: the prefill, the
 first after it (when a window's cache still holds the whole prompt), and the last, which is the largest of the others.
@@ -107,6 +107,9 @@ class Call:
             self.loop = BeamSearch(ledger, rows, whole(vocab), beams, whole(self.seq), new)
         self.positions: Tensor | None = None
         """Position ids of all tokens so far."""
+        self.prompt_mask: Tensor | None = None
+        self.mask: Tensor | None = None
+        """The padding mask [rows, tokens] of all tokens so far, if prompts are padded."""
         self.model_inputs: list[Any] = []
         """Inputs of the last forward pass, while the loop holds them."""
         self.cache: Cache | None = None
@@ -121,7 +124,8 @@ class Call:
         """Note in the log, if one is kept, what this pass has from the one before, or leaves to the next one."""
         if (events := self.ledger.events) is not None:
             loop = {"prompts": self.prompts, "first_positions": self.first_positions, "positions": self.positions}
-            held = {**loop, **self.loop.names, **self._inputs()}
+            masks = {"prompt_mask": self.prompt_mask, "mask": self.mask}
+            held = {**loop, **masks, **self.loop.names, **self._inputs()}
             alike = {tensor.storage.event: name for name, tensor in held.items() if tensor is not None}
             for event, name in alike.items():
                 events.call(Called(mark, name, event), self.ledger)
@@ -146,12 +150,15 @@ class Call:
         self.prompts = self.ids(self.inputs.batch, self.seq)  # the caller holds them
         mask = self.ids(self.inputs.batch, self.seq)
         self.first_positions = self.positions = self._first_positions()  # held by generate's own arguments
+        if self.inputs.step.attention_mask:
+            self.prompt_mask = mask
+            self.mask = mask if self.rows == self.inputs.batch else self.ids(self.rows, self.seq)
         del mask  # of ones alone
         self.loop.start()
         for cached, _, seq in self.passes:
             if cached.past:
                 ledger.phase = "decode"
-                self.positions = self._positions(cached.past + 1)
+                self._lengthen(cached.past + 1)
                 self.loop.resume(cached.past + 1)
             self._fill(cached, seq)
             if cached.past:
@@ -172,6 +179,14 @@ class Call:
     def _positions(self, tokens: Size) -> Tensor | None:
         return self.ids(self.rows, tokens)
 
+    def _lengthen(self, tokens: Size) -> None:
+        """``_update_model_kwargs_for_generation``: positions and mask of so many tokens."""
+        before = self.positions, self.mask  # names until it returns
+        self.positions = self._positions(tokens)
+        if self.mask is not None:
+            self.mask = self.ids(self.rows, tokens)
+        del before
+
     def _first_positions(self) -> Tensor | None:
         """``position_ids = attention_mask.long().cumsum(-1) - 1`` where there is a mask, 0 elsewhere."""
         sums = self.ids(self.inputs.batch, self.seq)
@@ -185,7 +200,7 @@ class Call:
     def _choose(self, outputs: list[Tensor], tokens: Size) -> None:
         """Choose the token after ``tokens`` tokens."""
         self.ledger.scope = "token choice"
-        self.positions = self._positions(tokens + 1)
+        self._lengthen(tokens + 1)
         self.loop.choose(outputs, tokens)
         if self.loop.reorders:
             self._reorder()
@@ -275,14 +290,16 @@ class CachedCall(Call):
         held = [self._held(layer, cached.past) for layer in self.layers] if cached.past else ()
         self.cache = self.kind(self.ledger, self.layers, self.tokens, cached.past, held)
         if cached.past and not cached.prefilled and not self.model_inputs:  # of the pass before, which is not run
-            self.model_inputs = self._made(cached, seq)
+            mask = None if self.mask is None else self.ids(self.rows, cached.past)
+            self.model_inputs = self._made(cached, seq, mask)
 
     def _inputs(self) -> dict[str, Tensor]:
         if not self.model_inputs:
             return {}
         ids, inputs = self.model_inputs
         masks = inputs.generated.masks or {}
-        held = {"ids": ids, "position_ids": inputs.generated.position_ids, **{f"mask {k}": x for k, x in masks.items()}}
+        own = {"ids": ids, "position_ids": inputs.generated.position_ids, "attention_mask": inputs.attention_mask}
+        held = own | {f"mask {k}": x for k, x in masks.items()}
         return {f"input {name}": x for name, x in held.items() if x is not None}
 
     def _by_layer(self) -> dict[Layer, list[Tensor]]:
@@ -293,8 +310,10 @@ class CachedCall(Call):
         assert isinstance(self.cache, DynamicCache)
         self.cache.reorder()
 
-    def _made(self, cached: CachedTokens, seq: Size) -> list[Any]:
-        """The token ids [rows, seq] of a forward pass, and its other inputs."""
+    def _made(self, cached: CachedTokens, seq: Size, mask: Tensor | None) -> list[Any]:
+        """The token ids [rows, seq] of a forward pass, and its other inputs. With a static cache the masks of attention
+        are made of the padding mask, which is no input then.
+        """
         past, cache = cached.past, self.cache
         assert isinstance(cache, DynamicCache)
         ids = self.ids(self.rows, seq)
@@ -309,6 +328,7 @@ class CachedCall(Call):
             batch=self.rows,
             seq=seq,
             past=past,
+            attention_mask=None if cache.static else mask,
             step=replace(
                 self.inputs.step,
                 window_reached=self.window is not None and compared(keys[True], self.window) >= 0,
@@ -325,7 +345,7 @@ class CachedCall(Call):
     def _logits(self, cached: CachedTokens, seq: Size) -> Tensor:
         cache = self.cache
         assert isinstance(cache, DynamicCache)
-        self.model_inputs = ids, inputs = self._made(cached, seq)
+        self.model_inputs = ids, inputs = self._made(cached, seq, self.mask)
         logits: Tensor = self.forward(ids, inputs, cache)[1]
         self.dtypes = self.ledger.cached = cache.dtypes
         return logits

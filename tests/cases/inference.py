@@ -65,7 +65,7 @@ REFUSED += [
         ),
         ({"generate": {}, "transformers": "4.57"}, "generate has no rule with transformers: 4.57"),
         ({"generate": {}, "use_cache": True}, "use_cache belongs to one forward pass"),
-        ({"generate": {}, "attention_mask": True}, "attention_mask belongs to one forward pass"),
+        ({"generate": {}, "previous_output": True}, "previous_output belongs to one forward pass"),
         (
             {"generate": {}, "method": {"name": "prefix_tuning", "num_virtual_tokens": 5}},
             "has no rule with method: prefix_tuning",

@@ -73,6 +73,8 @@ CALLS: list[tuple[dict[str, Any], dict[str, Any]]] = [
     (MISTRAL, {"seq": 30, "generate": {"max_new_tokens": 5, "num_beams": 2}}),
     (MISTRAL, {"seq": 18, "generate": {"max_new_tokens": 12, **STATIC}}),
     (GEMMA, {"seq": 10, "attention": "eager", "generate": {"max_new_tokens": 12}}),
+    (LLAMA, {"seq": 9, "attention_mask": True, "generate": {"max_new_tokens": 12, "num_beams": 2}}),
+    (MISTRAL, {"seq": 18, "attention_mask": True, "generate": {"max_new_tokens": 12, **STATIC}}),
 ]
 """Small models, and calls of them in which windows are short, full, and filled."""
 
@@ -148,6 +150,7 @@ MEASURED: list[tuple[dict[str, Any], dict[str, Any]]] = [
     (LLAMA, {"seq": 130, "generate": {"max_new_tokens": 4, "num_beams": 3}}),
     (LLAMA, {"seq": 140, "generate": {"max_new_tokens": 4, "cache_implementation": "quantized"}}),
     (LLAMA, {"seq": 140, "method": "lora", "generate": {"max_new_tokens": 4}}),
+    (LLAMA, {"seq": 140, "attention_mask": True, "generate": {"max_new_tokens": 4}}),
 ]
 WIDE = {"hidden_size": 512, "num_attention_heads": 8, "intermediate_size": 800, "vocab_size": 999}
 

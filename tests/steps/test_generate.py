@@ -68,6 +68,25 @@ def test_what_is_live_while_numbers_are_quantised(dtype: str, most: int) -> None
     assert max(ledger.peaks.values()) - before == most * 4 * 1024 * 64
 
 
+PADDED = [
+    ("llama", {"batch": 3, "seq": 33, "generate": {"max_new_tokens": 7, "num_beams": 2}}),
+    ("llama", {"batch": 3, "seq": 5, "attention": "eager", "generate": {"max_new_tokens": 30}}),
+    ("qwen3", {"batch": 3, "seq": 9, "generate": {"max_new_tokens": 7, "cache_implementation": "static"}}),
+    ("qwen2", {"batch": 3, "seq": 3, "generate": {"max_new_tokens": 20, "cache_implementation": "quantized"}}),
+    ("mistral", {"batch": 2, "seq": 40, "generate": {"max_new_tokens": 7, "cache_implementation": "static"}}),
+    ("mistral", {"batch": 2, "seq": 20, "generate": {"max_new_tokens": 12}}),
+]
+"""Calls with padded prompts: every mask is made of the padding mask, which grows with each token."""
+
+
+@pytest.mark.share(6)
+@pytest.mark.extra("trace")
+@pytest.mark.parametrize(("family", "plan"), PADDED)
+def test_padded_prompts(family: str, plan: dict[str, Any], tmp_path: Path) -> None:
+    """Witness: measurement."""
+    assert_call({"model_type": family}, {**plan, "attention_mask": True}, tmp_path)
+
+
 RECORDED = {
     "long prompt": {"seq": 12, "generate": {"max_new_tokens": 4}},
     "long answer": {"seq": 3, "generate": {"max_new_tokens": 30}},
