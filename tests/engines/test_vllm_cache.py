@@ -89,11 +89,25 @@ def test_what_more_takes() -> None:
     slots = serving(LLAMA, "a100-80gb", [8192], ServingOptions(enable_lora=True, max_loras=4)).bytes["weights"]
     per_layer = sum(a + b for a, b in [(4096, 4096)] * 2 + [(4096, 1024)] * 2 + [(4096, 14336)] * 3)
     assert slots - plain.bytes["weights"] == 4 * 16 * 32 * per_layer * 2
+    assert _slots(LLAMA, 2) == 32 * (2 * (4096 + 2048) + 2 * (4096 + 512) + 3 * (4096 + 7168))
+    attention, expert = 2 * (4096 + 4096) + 2 * (4096 + 1024), 3 * (4096 + 14336)
+    assert _slots("mixtral-8x7b", 1) == 32 * (attention + 4096 + 8 + 8 * expert)
+    assert _slots("mixtral-8x7b", 1, release="0.11") == 32 * (attention + 4096 + 8)
     parts = sum(plain.bytes[key] for key in ("weights", "activation", "non_torch", "cudagraph", "kv_cache"))
     assert parts == plain.bytes["requested"]
     eager = serving(LLAMA, "a100-80gb", [8192], ServingOptions(enforce_eager=True, cpu_offload_gb=2))
     assert eager.bytes["cudagraph"] == 0
     assert plain.bytes["weights"] - eager.bytes["weights"] == 2 * GIB
+
+
+def _slots(model: str, ranks: int, **options: Any) -> int:
+    """Numbers of a rank's slot for an adapter of rank one."""
+    asked = {"tensor_parallel_size": ranks, **options}
+    without, one = (
+        serving(model, "b200", [8192], ServingOptions(enable_lora=lora, max_lora_rank=1, **asked)).bytes["weights"]
+        for lora in (False, True)
+    )
+    return (one - without) // 2
 
 
 def test_pipeline() -> None:

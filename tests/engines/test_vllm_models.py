@@ -8,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from estimator.engines.served.checkpoint import bytes_of
+from estimator.engines.served.formats import of_config
 from estimator.engines.vllm.caches import grouped, layers
 from estimator.engines.vllm.engine import parts, usual_length
 from estimator.engines.vllm.options import ServingOptions
@@ -55,6 +57,39 @@ def test_a_rank(release: str, model: str, ranks: int) -> None:
     assert blocks == said["blocks"]
     length = min(CONTEXT, usual_length(raw, options.is_old))
     assert blocks / cache.needed(length, options) == pytest.approx(said["concurrency"], abs=1e-5)
+
+
+def _tensors(weights: dict[str, Any], kind: str) -> dict[str, Any]:
+    """The ``quantization_config`` of a checkpoint by compressed-tensors."""
+    groups = {"group_0": {"targets": ["Linear"], "weights": weights}}
+    return {"quant_method": "compressed-tensors", "format": kind, "config_groups": groups, "ignore": ["lm_head"]}
+
+
+CHANNELS = _tensors({"num_bits": 8, "type": "float", "strategy": "channel"}, "float-quantized")
+PACKED = _tensors({"num_bits": 4, "type": "int", "strategy": "group", "group_size": 128}, "pack-quantized")
+QUANTISED: list[tuple[str, int, int, dict[str, Any], int]] = [
+    ("falcon-7b", 6, 1, {"quant_method": "gptq", "bits": 4, "group_size": 128}, 1236307840),
+    ("qwen2.5-7b", 4, 1, {"quant_method": "awq", "bits": 4, "group_size": 128}, 2664389632),
+    ("mixtral-8x7b", 8, 1, CHANNELS, 12143501456),
+    ("phi-4", 8, 2, CHANNELS, 2391951504),
+    ("starcoder2-7b", 8, 4, PACKED, 337642128),
+]
+"""Built-in models of so many layers on so many ranks, a checkpoint's format, and bytes of vLLM 0.33.0's parameters."""
+
+
+@pytest.mark.parametrize(("model", "layers", "ranks", "quantization", "said"), QUANTISED)
+def test_a_rank_of_a_quantised_checkpoint(
+    model: str, layers: int, ranks: int, quantization: Any, said: int, tmp_path: Path
+) -> None:
+    """Witness: vLLM itself, on a platform that says it is a Hopper GPU. Scales of each layer's attention, 18 bytes, and
+    the shape of each packed weight, 16, are left out.
+    """
+    file, raw = tmp_path / "config.json", load(model).raw
+    file.write_text(json.dumps({**raw, "num_hidden_layers": layers}), encoding="utf-8")
+    small, format = load(str(file)), of_config(quantization, "")
+    options = ServingOptions(dtype="bfloat16", tensor_parallel_size=ranks)
+    held = sum(bytes_of(part, "bfloat16", format) for part in parts(small.config, small.raw, options))
+    assert 0 <= said - held <= layers * (18 + 16 * 8)
 
 
 @pytest.mark.parametrize(("release", "least"), [("0.33", 176), ("0.11", 150)])

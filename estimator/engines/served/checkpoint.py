@@ -90,9 +90,17 @@ def drafting_layer(held: Sequence[Part], config: Config, option: str, instead: s
     return [*own, Part("the drafting layer's projection and norms", 2 * size**2 + 3 * size, layer=place)]
 
 
-def adapter_bytes(held: Sequence[Part], rank: int, slots: int, dtype: str) -> int:
-    """Slots for adapters on all linear layers (``lora/layers``): A [rank, in] and B [out, rank] each."""
-    found = sum(sum(part.linear) for part in held if part.linear is not None and ".experts." not in part.name)
+def adapter_bytes(held: Sequence[Part], rank: int, slots: int, dtype: str, experts: int = 0) -> int:
+    """Slots for adapters on all linear layers (``lora/layers``): A [rank, in] and B [out, rank], of its sizes.
+
+    ``experts``: how many A an expert's gate and its other half have (``fused_moe.py``); 0 where experts have no slots.
+    """
+    found = 0
+    for part in held:
+        if part.linear is not None and (experts or ".experts." not in part.name):
+            outputs, inputs = part.linear
+            merged = ".experts." in part.name and "gate_up" in part.name
+            found += part.elements // (outputs * inputs) * (outputs + inputs * (experts if merged else 1))
     return found * rank * slots * ITEMSIZE[dtype]
 
 

@@ -18,9 +18,7 @@ from .program import Server
 SUFFIXES = {"k": 10**3, "m": 10**6, "g": 10**9, "K": 2**10, "M": 2**20, "G": 2**30}
 OPERATORS = ";&|<>"
 """What ends a command in a shell."""
-BARE = re.compile(
-    r"(?:no_)?(?:enable|disable|trust|skip|return|use|allow|show|is)_.*|headless|language_model_only|O[0-3]"
-)
+BARE = re.compile(r"(?:no_)?(?:enable|disable|trust|skip|return|use|allow|is)_.*|headless|language_model_only|O[0-3]")
 """Keys of switches, as both servers name them. A model may stand behind one."""
 TRUTHS = ("true", "false")
 DTYPES = {"half": "float16", "float": "float32"}

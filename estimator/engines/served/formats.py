@@ -50,13 +50,13 @@ class Format:
         if any(word in part.name for word in self.kept) or part.name.endswith("lm_head.weight"):
             return None
         outputs, inputs = part.linear
-        sizes = (
-            (inputs // 2, outputs) if part.name.endswith("gate_up_proj") else (outputs, inputs)
-        )  # as gpt-oss has them
+        sizes = (inputs, outputs // 2) if part.name.endswith("gate_up_proj") else (outputs, inputs)
         elements = Fraction(part.elements)
-        for size, pad in zip(sizes, reversed(self.pads), strict=True):
+        for size, pad in zip(sizes, self.pads, strict=True):
             elements *= Fraction(-(-size // pad) * pad, size)
-        held = elements * self.bits / 8 + (elements / self.group * self.of_group if self.group else 0)
+        held = elements * self.bits / 8
+        if self.group:
+            held += elements / inputs * max(1, inputs // self.group) * self.of_group
         if self.block is not None:
             held += part.elements * 4 // (self.block[0] * self.block[1])
         return int(held + part.elements // inputs * self.of_output)

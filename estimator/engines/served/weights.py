@@ -34,6 +34,8 @@ COLUMNS = (
 KEYS_AND_VALUES = "k_proj|v_proj"
 MERGED = "qkv_proj|query_key_value|c_attn|Wqkv"
 FLOAT32 = r"\.A_log$|e_score_correction_bias$|correct_output_scale$|\.indexer\.k_norm\."
+TRANSPOSED = ("gpt_oss", "llama4_text")
+"""Families whose experts' weights are [experts, inputs, outputs] in transformers."""
 FLOAT32_GATES = ("ernie4_5_moe", "minimax_m2", "nemotron_h")
 """Families whose routers are in float32."""
 
@@ -45,7 +47,7 @@ class Part(NamedTuple):
     elements: int
     float32: bool = False
     linear: tuple[int, int] | None = None
-    """Of a linear layer's weight that a quantised checkpoint packs: the rank's outputs and inputs, of all experts."""
+    """Of a linear layer's weight that a quantised checkpoint packs: the rank's outputs and inputs, of one expert."""
     layer: int | None = None
 
 
@@ -89,10 +91,13 @@ def parts(config: Config, raw: Mapping[str, Any], parallel: Parallel, old: bool 
             not old and config.family in FLOAT32_GATES and name.endswith((".mlp.gate.weight", ".mixer.gate.weight"))
         )
         float32 = router or bool(re.search(FLOAT32, name) and not (old and ".moe_statics." in name))
-        linear = None
-        if len(shape) >= 2 and not float32:
-            linear = shape[-2], shape[-1]
         count = _whole(elements * (1 if share is None else share), name, parallel)
+        linear = None
+        if len(shape) >= 2 and not float32 and not name.endswith("bias"):
+            among = ".experts." in name
+            outputs, inputs = shape[-2:] if not (among and config.family in TRANSPOSED) else shape[:-3:-1]
+            one = count // parallel.experts(shape[0]) if among else count
+            linear = (outputs, one // outputs) if re.fullmatch(ROWS, _last(name)) else (one // inputs, inputs)
         yield Part(name, count, float32, linear, layer)
         if raw.get("attention_k_eq_v") and name.endswith("k_proj.weight"):
             values = name.replace("k_proj", "v_proj")
@@ -122,13 +127,18 @@ def _check_copies(heads: int, parallel: Parallel) -> None:
         )
 
 
+def _last(name: str) -> str:
+    """The last word of a parameter's module, or of its own name."""
+    module, _, kind = name.rpartition(".")
+    last = module.rpartition(".")[2] if kind in ("weight", "bias") else kind
+    return module.split(".")[-2] if last.isdigit() else last
+
+
 def _share(
     name: str, shape: tuple[int, ...], config: Config, raw: Mapping[str, Any], parallel: Parallel, old: bool
 ) -> Fraction | None:
     """The rank's share of a parameter; ``None`` for one that each rank has whole."""
-    module, _, kind = name.rpartition(".")
-    last = module.rpartition(".")[2] if kind in ("weight", "bias") else kind
-    last = module.split(".")[-2] if last.isdigit() else last
+    kind, last = name.rpartition(".")[2], _last(name)
     bias = kind == "bias" or kind.endswith("proj_bias")
     tp = parallel.tp
     if ".experts." in name:

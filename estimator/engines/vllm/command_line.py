@@ -15,22 +15,29 @@ SHORT = {
     "-dcp": "decode_context_parallel_size",
     "-ep": "enable_expert_parallel",
     "-q": "quantization",
+    "--spec-model": "draft_model",
+    "--spec-tokens": "num_speculative_tokens",
 }
 COSTLESS = frozenset(
     """
-    O0 O1 O2 O3 allowed_origins api_key api_server_count attention_backend chat_template chat_template_content_format
-    code_revision config_format convert data_parallel_address data_parallel_backend data_parallel_rpc_port
-    data_parallel_size_local disable_custom_all_reduce disable_log_requests disable_log_stats
-    disable_uvicorn_access_log distributed_executor_backend download_dir enable_auto_tool_choice
-    enable_chunked_prefill enable_log_requests enable_prompt_tokens_details enable_request_id_headers
-    enable_server_load_tracking enable_sleep_mode generation_config guided_decoding_backend headless hf_config_path
-    hf_token host language_model_only load_format long_prefill_token_threshold lora_modules master_addr master_port
-    max_log_len max_num_partial_prefills max_parallel_loading_workers middleware moe_backend nnodes node_rank
-    num_lookahead_slots optimization_level otlp_traces_endpoint override_generation_config performance_mode port
-    prefix_caching_hash_algo reasoning_config reasoning_parser response_role return_tokens_as_token_ids revision
-    root_path runner scheduling_policy seed served_model_name skip_tokenizer_init ssl_certfile ssl_keyfile
-    stream_interval structured_outputs_config swap_space task tokenizer tokenizer_mode tokenizer_revision
-    tool_call_parser trust_remote_code uvicorn_log_level
+    O0 O1 O2 O3 all2all_backend allowed_local_media_path allowed_media_domains allowed_origins api_key
+    api_server_count attention_backend chat_template chat_template_content_format code_revision
+    collect_detailed_traces config_format convert cudagraph_metrics data_parallel_address data_parallel_backend
+    data_parallel_external_lb data_parallel_hybrid_lb data_parallel_rank data_parallel_rpc_port
+    data_parallel_size_local data_parallel_start_rank device_ids disable_cascade_attn disable_custom_all_reduce
+    disable_log_requests disable_log_stats disable_uvicorn_access_log distributed_executor_backend download_dir
+    enable_auto_tool_choice enable_chunked_prefill enable_log_requests enable_prompt_tokens_details
+    enable_request_id_headers enable_server_load_tracking enable_sleep_mode generation_config
+    guided_decoding_backend headless hf_config_path hf_token host kv_cache_metrics kv_events_config
+    language_model_only load_format log_config_file logits_processors logprobs_mode long_prefill_token_threshold
+    lora_modules master_addr master_port max_cpu_loras max_log_len max_logprobs max_num_partial_prefills
+    max_parallel_loading_workers media_io_kwargs middleware model_loader_extra_config moe_backend nnodes
+    node_rank num_lookahead_slots optimization_level otlp_traces_endpoint override_generation_config
+    performance_mode port prefix_caching_hash_algo pt_load_map_location reasoning_config reasoning_parser
+    reasoning_parser_plugin response_role return_tokens_as_token_ids revision root_path runner
+    safetensors_load_strategy scheduling_policy seed served_model_name shutdown_timeout skip_tokenizer_init
+    spec_method ssl_certfile ssl_keyfile stream_interval structured_outputs_config swap_space task tokenizer
+    tokenizer_mode tokenizer_revision tool_call_parser trust_remote_code uvicorn_log_level
     """.split()  # noqa: SIM905
 )
 """Options that change no byte that is counted here."""

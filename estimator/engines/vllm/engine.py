@@ -63,6 +63,10 @@ UNKNOWN = {"gpt_neo": "GPTNeoForCausalLM"}
 """Families of which vLLM has no class, and whose modules of transformers it cannot run either."""
 
 
+MERGED_EXPERTS = ("gpt_oss", "qwen3_5_moe_text")
+"""Families whose adapters have one A for an expert's gate and its other half (``is_3d_moe_weight``)."""
+
+
 @dataclass(frozen=True)
 class Rank:
     """What a rank holds. Sizes are bytes."""
@@ -244,7 +248,8 @@ class Vllm(Served):
                 weights += len(own) * absorbed_bytes(raw, options.tensor_parallel_size, options.dtype)
             if options.enable_lora:
                 slots = [part for part in held if part.layer in own]
-                weights += adapter_bytes(slots, options.max_lora_rank, options.max_loras, options.dtype)
+                experts = 0 if options.is_old else 1 if config.family in MERGED_EXPERTS else 2
+                weights += adapter_bytes(slots, options.max_lora_rank, options.max_loras, options.dtype, experts)
             ranks.append(Rank(weights, _share(cache, own)))
         return ranks
 
