@@ -169,5 +169,7 @@ def test_wrong_input(options: list[str], message: str, capsys: pytest.CaptureFix
 
 def test_models_without_a_class() -> None:
     """A family for which vLLM has no class."""
+    with pytest.raises(InputError, match="Number of experts in the model must be greater than 0"):
+        serving(LLAMA, "h100-80gb", [8192], ServingOptions(enable_expert_parallel=True))
     with pytest.raises(InputError, match="Model architectures \\['GPTNeoForCausalLM'\\] are not supported for now"):
         serving("gpt-neo-1.3b", "a100-80gb", [8192], ServingOptions())

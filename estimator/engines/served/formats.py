@@ -156,7 +156,7 @@ def of_config(quantization: Mapping[str, Any], where: str) -> Format:
     words = tuple(str(word).removeprefix("re:").strip(".*") for word in kept if isinstance(word, str))
     if method == "fp8":
         size = quantization.get("weight_block_size")
-        found = replace(_FP8, of_output=0 if size else 4, block=tuple(size) if size else None)
+        found = replace(_FP8, of_output=0, block=tuple(size) if size else None)  # else one scale
     elif method in ("gptq", "awq"):
         bits, group = quantization.get("bits", 4), quantization.get("group_size", 128)
         found = replace(METHODS[method], bits=Fraction(bits), group=group if group > 0 else None)

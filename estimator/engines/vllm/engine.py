@@ -134,7 +134,14 @@ class Vllm(Served):
     exactness = "weights and blocks are the engine's own; memory outside PyTorch's allocator is that of published logs"
 
     def resolved(self, options: ServingOptions, spec: Spec, gpu: Device) -> ServingOptions:
-        """The options with vLLM's defaults. Raises ``InputError`` for a longer request than the model's positions."""
+        """The options with vLLM's defaults. Raises ``InputError`` for a longer request than the model's positions, and
+        for experts of a model that has none.
+        """
+        if options.enable_expert_parallel and not any(".experts." in name for name in spec.config.parameters):
+            raise InputError(
+                "vLLM stops: Number of experts in the model must be greater than 0 when expert parallelism is "
+                "enabled.; leave enable_expert_parallel out"
+            )
         trained = positions(spec.raw)
         if options.max_model_len is None:
             options = options.model_copy(update={"max_model_len": usual_length(spec.raw, options.is_old)})
