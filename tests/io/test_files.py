@@ -92,6 +92,7 @@ def test_what_is_no_yaml(text: str, says: str) -> None:
 def test_where_a_file_is_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Beside the file that names it, then in the working folder; a folder is no file."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", str(tmp_path))  # a user may have none
     (tmp_path / "there").mkdir()
     (tmp_path / "there" / "folder").mkdir()
     for name in ("x", "there/x", "folder"):
@@ -99,6 +100,6 @@ def test_where_a_file_is_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert beside("x", tmp_path / "there") == tmp_path / "there" / "x"
     assert beside("folder", tmp_path / "there") == Path("folder")
     assert beside("missing", tmp_path) is None
-    assert existing(Path("~")) == Path.home()
+    assert existing(Path("~")) == tmp_path
     assert existing(Path("n" * 300)) is None
     assert existing(Path("\0")) is None
