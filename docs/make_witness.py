@@ -39,9 +39,12 @@ STEPS: dict[str, list[str]] = {
 }
 for release in TRL:
     STEPS[f"install trl {release}"] = ["make", f".venv-trl-{release}/made"]
-    for what in ("steps", "evaluations", *(("loops",) if release == TRL[-1] else ())):
+    for what in ("steps", "evaluations", "loops"):
         STEPS[f"trl {release}: {what}"] = [f".venv-trl-{release}/bin/python", "-m", f"tests.cases.trl_{what}"]
-STEPS["trl: steps of its trainers"] = [f".venv-trl-{TRL[-1]}/bin/python", "model_specs/make_trainer_steps.py"]
+    STEPS[f"trl {release}: steps of its trainers"] = [
+        f".venv-trl-{release}/bin/python",
+        "model_specs/make_trainer_steps.py",
+    ]
 STEPS["install litgpt"] = ["make", ".venv-litgpt/made"]
 STEPS["litgpt: programs"] = [".venv-litgpt/bin/python", "model_specs/make_programs.py"]
 STEPS["litgpt: steps"] = [".venv-litgpt/bin/python", "-m", "tests.cases.litgpt_steps"]

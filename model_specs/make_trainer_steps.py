@@ -5,6 +5,7 @@ Give names of trainers to write those alone: ``python model_specs/make_trainer_s
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 import time
@@ -16,6 +17,7 @@ from estimator.programs.program import Program
 from estimator.programs.trainer_calls import Key
 from estimator.programs.trainer_programs import folder, written
 from estimator.recorder.trainer_family import record_family
+from estimator.steps.trainers import has_fused_head
 
 DPO = (
     "sigmoid", "hinge", "ipo", "exo_pair", "nca_pair", "robust", "bco_pair", "sppo_hard", "aot", "aot_unpaired",
@@ -32,29 +34,45 @@ TRAINERS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "trl-rloo": (("",), ("none", "copy", "adapter-off")),
 }
 """For each trainer, its losses and what its reference may be."""
+OLDER: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "trl-dpo": (("sigmoid", "ipo"), OF_REFERENCE),
+    "trl-kto": (("kto",), OF_REFERENCE),
+    "trl-reward": (("",), ("none",)),
+    "trl-orpo": (("",), ("none",)),
+    "trl-cpo": (("sigmoid", "simpo"), ("none",)),
+}
+"""Those of TRL 1.14, which has no fused head in these. Its other losses are recorded where it is installed."""
 PACKAGES = ("trl", "transformers", "accelerate", "peft", "torch")
 
 
-def keys(trainer: str) -> Iterator[Key]:
-    """The steps of a trainer."""
-    losses, references = TRAINERS[trainer]
-    fused = trainer not in ("trl-reward", "trl-orpo", "trl-cpo")
+def keys(trainer: str, release: str) -> Iterator[Key]:
+    """The steps of a trainer under a release."""
+    losses, references = of_release(release)[trainer]
+    fused = has_fused_head(trainer, release)
     for loss_type in losses:
         for reference in references:
             for autocast in (False, True):
                 for wide in (None,) if fused else (True, False):
                     for compact in (False, True) if fused else (False,):
-                        yield Key(loss_type, reference, autocast, wide, compact)
-                        if trainer == "trl-grpo" and reference == "none":
-                            yield Key(loss_type, reference, autocast, wide, compact, several=True)
+                        for old in (False, True) if trainer == "trl-grpo" else (False,):
+                            yield Key(loss_type, reference, autocast, wide, compact, old)
+                        if trainer in ("trl-grpo", "trl-rloo") and loss_type == losses[0]:
+                            yield Key(loss_type, reference, autocast, wide, compact, rewards=True)
+
+
+def of_release(release: str) -> dict[str, tuple[tuple[str, ...], tuple[str, ...]]]:
+    """``TRAINERS``, or what there is of them under an older release."""
+    return OLDER if release == "1.14" else TRAINERS
 
 
 def main(only: list[str]) -> None:
     """Record and write."""
     release = ".".join(version("trl").split(".")[:2])
-    for trainer in only or TRAINERS:
+    gc.collect()
+    gc.freeze()  # accelerate collects garbage whenever a trainer starts
+    for trainer in only or of_release(release):
         started, found = time.monotonic(), dict[Key, Program]()
-        for key in keys(trainer):
+        for key in keys(trainer, release):
             try:
                 found[key] = record_family(trainer, key)
             except (InputError, ValueError) as error:

@@ -35,7 +35,7 @@ def of_trainer(trainer: Any, keys: Mapping[str, Any]) -> Result:
             for name, (path, dtype) in own.others.items()
         }
     models = tuple((name, OtherModel(other.step, other.sizes)) for name, other in others.items())
-    procedure = TrainerStep(own.step, own.reference, own.rows, others=models)
+    procedure = TrainerStep(own.step, own.reference, own.rows, every=own.every, others=models)
     plan = resolved.plan.model_copy(update={"model": own.model})
     resolved = resolved._replace(plan=plan, step=replace(resolved.step, procedure=procedure))
     return to_result(resolved, run(resolved.step, resolved.sizes(), resolved.method, plan.batch, plan.seq))

@@ -26,7 +26,9 @@ class OneDeviceKeys(TypedDict, total=False):
     precompute_ref_log_probs: bool
     num_generations: int | None
     steps_per_generation: int | None
+    num_iterations: int
     reference: Mapping[str, Any] | str | None
+    reward_model: Mapping[str, Any] | None
     batch: int
     seq: int
     target_seq: int

@@ -47,7 +47,7 @@ from .lengths import LengthOptions, length_options
 from .presets import TRAINERS, preset_assumptions, with_presets
 from .quantised_checkpoints import checkpoint_assumptions, with_checkpoint
 from .refusals import check
-from .second_model import SecondModel, second_model
+from .second_model import SecondModel, scoring_model, second_model
 from .words import refuse_words
 
 
@@ -160,10 +160,18 @@ class _Question(BaseModel):
     steps_per_generation: Annotated[Whole, Field(ge=1, le=10**6)] | None = Field(
         None, description="trl-grpo, trl-rloo: batches from one generation; if not given, gradient_accumulation_steps"
     )
+    num_iterations: Annotated[Whole, Field(ge=1, le=10**4)] = Field(
+        1, description="trl-grpo, trl-rloo: how often a generation's batches train"
+    )
     reference: Annotated[str | SecondModel, Block(second_model, (SecondModel,).__iter__)] | None = Field(
         None,
         description="what the policy is compared with: none, adapter-off, copy, or a model, also as a block "
         "{model, dtype, device}; if not given, what the trainer takes",
+    )
+    reward_model: Annotated[SecondModel, Block(scoring_model, (SecondModel,).__iter__)] | None = Field(
+        None,
+        description="trl-grpo, trl-rloo: a model that scores the completions, also as a block {model, dtype, device}; "
+        "if not given, functions that take nothing of the device",
     )
     batch: Annotated[Whole, Field(ge=1, le=10**6, description="micro-batch: sequences per forward")] = 1
     seq: Annotated[Whole, Field(ge=1, le=10**8, description="sequence length in tokens")] = 2048

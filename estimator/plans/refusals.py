@@ -65,7 +65,9 @@ TRAINING_KEYS = (
         "precompute_ref_log_probs",
         "num_generations",
         "steps_per_generation",
+        "num_iterations",
         "reference",
+        "reward_model",
     ),
 )
 """Keys that only a step with labels, a backward pass and an update uses. ``mlp_chunks`` makes checkpoints."""
@@ -137,7 +139,7 @@ STEP_OWNERS = (
     Owner(
         "trainer: trl-grpo, trl-rloo",
         lambda p: p.trainer in RECORDED and RECORDED[p.trainer].num_generations,
-        ("num_generations", "steps_per_generation"),
+        ("num_generations", "steps_per_generation", "num_iterations", "reward_model"),
     ),
     Owner("a trainer of TRL with a beta", lambda p: p.trainer in RECORDED and p.trainer != "trl-reward", ("beta",)),
     Owner(

@@ -246,7 +246,7 @@ def _asked(plan: Plan) -> ModelSpec:
     if recorded is not None and recorded.drops_dropout:
         off = dict.fromkeys(trainers.DROPOUTS, 0.0)
         spec = replace(spec, raw={**spec.raw, **off})
-    if plan.trainer != "trl-reward":
+    if recorded is None or plan.head != "sequence-classification":
         return spec
     raw = {key: value for key, value in spec.raw.items() if key not in ("id2label", "label2id")}
     pad = raw.get("pad_token_id")
@@ -301,15 +301,19 @@ def _trainer_step(plan: Plan, window: int | None, compact: bool) -> Procedure:
     reference = trainers.reference_of(name, kind, adapted, plan.precompute_ref_log_probs, plan.beta, second is not None)
     generations, accumulated = plan.num_generations or trainer.num_generations, plan.gradient_accumulation_steps
     rows = plan.batch * (1 if plan.sharding is None else plan.sharding.world_size or 1)  # of all processes
-    batches = trainers.batches_of(name, plan.steps_per_generation, accumulated, generations, rows)
+    per, iterations = plan.steps_per_generation, plan.num_iterations
+    generation = trainers.generation_of(name, per, iterations, accumulated, generations, rows)
     if (second or reference == "copy") and plan.sharding is not None and plan.sharding.name != "ddp":
         raise InputError(
             f"reference: {kind or reference} has no rule with sharding: {plan.sharding.name}; set "
             "precompute_ref_log_probs: true, or take a method of PEFT's, whose reference is the model without it"
         )
-    others = () if second is None else (("reference", _second(plan, second)),)
+    seconds = {"reference": second, "reward_model": plan.reward_model}
+    others = tuple((what, _second(plan, one, what)) for what, one in seconds.items() if one is not None)
     autocasts = plan.autocast is not None
-    key = trainers.key_of(name, plan.loss_type, reference, autocasts, plan.held_dtype, compact, batches > 1)
+    old, rewards = generation.old, plan.reward_model is not None
+    own = plan.loss_type, reference, autocasts, plan.held_dtype
+    key = trainers.key_of(name, plan.trl, *own, compact, old, rewards)
     if plan.prompt_seq is not None and plan.prompt_seq >= plan.seq:
         raise InputError(
             f"prompt_seq: {plan.prompt_seq} leaves no completion of seq: {plan.seq}; give fewer, or a longer seq"
@@ -321,20 +325,21 @@ def _trainer_step(plan: Plan, window: int | None, compact: bool) -> Procedure:
         2 if trainer.pairs else 1,
         plan.prompt_seq,
         generations,
-        batches,
+        generation.batches,
+        generation.every,
         window,
         others,
     )
 
 
-def _second(plan: Plan, second: SecondModel) -> OtherModel:
+def _second(plan: Plan, second: SecondModel, key: str) -> OtherModel:
     """A frozen second model, which is called as the trainer calls the plan's own. Raises ``InputError``."""
     from ..steps.trainer_step import OtherModel
 
     if second.device not in (None, plan.engine.kernels(plan).type):
         raise InputError(
-            f"reference.device: {second.device} does not go with trainer: {plan.trainer}, which moves its reference to "
-            "where the model is (accelerate's prepare_model); leave it out"
+            f"{key}.device: {second.device} does not go with trainer: {plan.trainer}, which moves it to where the "
+            "model is (accelerate's prepare_model); leave it out"
         )
     asked = plan.model_copy(
         update={
@@ -344,6 +349,8 @@ def _second(plan: Plan, second: SecondModel) -> OtherModel:
             "sharding": None,
             "kbit_preparation": False,
             "reference": None,
+            "reward_model": None,
+            **({"head": "sequence-classification"} if key == "reward_model" else {}),
         }
     )
     spec = _asked(asked)

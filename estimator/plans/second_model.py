@@ -1,4 +1,4 @@
-"""A frozen second model of a plan: what a trainer compares its policy with."""
+"""A frozen second model of a plan: what a trainer compares its policy with, or what scores its completions."""
 
 from __future__ import annotations
 
@@ -32,11 +32,22 @@ class SecondModel(BaseModel):
 
 def second_model(value: Any) -> str | SecondModel:
     """The reference of a plan: one of ``KINDS``, a model's name, or a block. Raises ``InputError``."""
+    if isinstance(value, str) and value in KINDS:
+        return value
+    return _model(value, "reference", f"{', '.join(KINDS)}, a model")
+
+
+def scoring_model(value: Any) -> SecondModel:
+    """The reward model of a plan: a model's name, or a block. Raises ``InputError``."""
+    return _model(value, "reward_model", "a model")
+
+
+def _model(value: Any, key: str, known: str) -> SecondModel:
     if isinstance(value, str) and value.lstrip().startswith("{"):  # a block on a command line
         with suppress(NotYaml):
             value = parse_json_or_yaml(value)
-    if isinstance(value, SecondModel) or (isinstance(value, str) and value in KINDS):
+    if isinstance(value, SecondModel):
         return value
     if not isinstance(value, (str, Mapping)):
-        raise InputError(f"reference must be {', '.join(KINDS)}, a model or a block {_EXAMPLE}, not {shown(value)}")
-    return checked(SecondModel, {"model": value} if isinstance(value, str) else value, "reference", "reference.")
+        raise InputError(f"{key} must be {known} or a block {_EXAMPLE}, not {shown(value)}")
+    return checked(SecondModel, {"model": value} if isinstance(value, str) else value, key, f"{key}.")

@@ -2,20 +2,22 @@
 
 A trainer walks the rows of a batch in Python, so how many events it has depends on the batch. In a program for all
 batches the tensors of a list, one for each row, have one number (``of_list``). Within ``Rows`` it is that of the row
-which runs, or of the one before; elsewhere all of them, the last, or all others.
+which runs, or of the one before; elsewhere all of them, the last, or all others. A loop may be over something else,
+such as the parts of a batch that are scored one by one: loops of a ``kind`` have one number of passes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, NamedTuple
 
 from ..errors import InputError
 from ..ledger import Size
 from .program import Call, Drop, Event, Made, Ref, renamed
 
-LISTS, MEMBERS, MOST = 1 << 19, 1 << 18, 1 << 12
-"""Slots from here on are lists, or members of them when they are written out; and the most members of a list."""
+LISTS, OF_A_KIND, MEMBERS, MOST = 1 << 19, 1 << 16, 1 << 20, 1 << 12
+"""Slots from here on are lists, so many of each kind of loop, or members of them when they are written out; and the
+most members of a list."""
 
 
 class Rows(NamedTuple):
@@ -24,32 +26,40 @@ class Rows(NamedTuple):
     number: Size
     events: tuple[Event, ...]
 
+    @property
+    def kind(self) -> int:
+        """What is walked. A loop makes something in each pass, or lets it go."""
+        slots: list[int] = []
+        for event in self.events:
+            renamed(event, lambda slot: slots.append(slot) or slot, str)  # type: ignore[func-returns-value]
+        return (max(slots) - LISTS) // OF_A_KIND
+
 
 ALL, LAST, OTHERS = range(3)
 """Which of a list's tensors are meant. In a loop: the row's own, and with ``LAST`` that of the row before."""
 
 
-def of_list(number: int, which: int = ALL) -> int:
+def of_list(number: int, which: int = ALL, kind: int = 0) -> int:
     """The slot that stands for a list's tensors."""
-    return LISTS + 4 * number + which
+    return LISTS + OF_A_KIND * kind + 4 * number + which
 
 
-def member(number: int, row: int) -> int:
+def _member(of: int, row: int) -> int:
     """The slot of a list's tensor."""
-    return MEMBERS + number * MOST + row
+    return MEMBERS + of * MOST + row
 
 
-def written_out(events: Iterable[Any], count: int) -> tuple[Event, ...]:
-    """The events for so many rows. Raises ``InputError`` for more than lists can have."""
-    if count >= MOST:
-        raise InputError(f"a trainer's step has no rule for {count:,} rows; {MOST - 1:,} are the most")
+def written_out(events: Iterable[Any], counts: Mapping[int, int]) -> tuple[Event, ...]:
+    """The events for so many rows, by kinds of loops. Raises ``InputError`` for more than lists can have."""
+    if (most := max(counts.values(), default=0)) >= MOST:
+        raise InputError(f"a trainer's step has no rule for {most:,} rows; {MOST - 1:,} are the most")
     made: list[Event] = []
     for event in events:
         if isinstance(event, Rows):
-            for row in range(count):
+            for row in range(counts[event.kind]):
                 made += _at(event.events, row)
         else:
-            made += _outside(event, count)
+            made += _outside(event, counts)
     return tuple(made)
 
 
@@ -60,22 +70,23 @@ def _at(events: Iterable[Any], row: int) -> Iterator[Event]:
         if number < LISTS:
             return number
         of, before = divmod(number - LISTS, 4)
-        return member(of, row - before)
+        return _member(of, row - before)
 
     for event in events:
         if not (isinstance(event, Drop) and row == 0 and event.slot >= LISTS and event.slot % 4):
             yield renamed(event, slot, str)
 
 
-def _outside(event: Any, count: int) -> Iterator[Event]:
+def _outside(event: Any, counts: Mapping[int, int]) -> Iterator[Event]:
     """An event outside of loops, with all of a list's tensors where it has the list."""
 
     def slots(number: int) -> list[int]:
         if number < LISTS:
             return [number]
         of, which = divmod(number - LISTS, 4)
+        count = counts[4 * of // OF_A_KIND]
         rows = {ALL: range(count), LAST: range(count - 1, count), OTHERS: range(count - 1)}[which]
-        return [member(of, row) for row in rows]
+        return [_member(of, row) for row in rows]
 
     def value(tree: Any) -> Any:
         if isinstance(tree, Ref):

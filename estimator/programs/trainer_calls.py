@@ -12,6 +12,9 @@ GENERATE = "generate"
 """The function of a call of a model's ``generate``, with ``model``, ``input_ids`` and ``max_new_tokens``."""
 FUNCTIONS = ("ChunkedLogProbFunction",)
 """Custom autograd functions with a rule of their own (``steps/trl_loss.py``)."""
+ENTROPY = "entropy_from_logits"
+"""TRL's function of logits [.., V] that takes so many tokens at a time: how many chunks there are is no size."""
+REWARD = "reward_model"
 HEAD = "{}:head.{}"
 """The name of the weight or the bias of a model's head among a step's operands."""
 
@@ -27,7 +30,7 @@ class Key(NamedTuple):
     """The model's weights are float32. ``None``: it does not matter."""
     compact: bool
     """Only tokens with a label go through a fused head, as on a GPU."""
-    several: bool = False
-    """The batches of an update come from one generation. The program has two of them, of which the second stands for
-    all later ones.
-    """
+    old: bool = False
+    """Completions train more than one update, so the policy scores them first."""
+    rewards: bool = False
+    """A model scores the completions, by the name ``REWARD``."""

@@ -23,7 +23,7 @@ from .program_files.reading import Reader
 from .program_files.writing import events_text, plain, slot_text
 from .rows import Rows, written_out
 from .substitution import DTYPE, sizes_symbol, substitute
-from .trainer_calls import FUNCTIONS, GENERATE, MODEL, Key
+from .trainer_calls import ENTROPY, FUNCTIONS, GENERATE, MODEL, Key
 
 SYMBOLS = (
     "B",
@@ -34,11 +34,12 @@ SYMBOLS = (
     "num_generations",
     "prompts",
     "completions",
+    "batches",
     "desirable",
 )
 """The sizes of a step: rows of the batch as the trainer counts them, tokens of a row, and the others by their names.
-``prompts`` and ``completions`` are those of a generation, which has several completions of each prompt; ``desirable``
-are half of a batch's rows, where some are."""
+``prompts`` and ``completions`` are those of a generation, which has several completions of each prompt, and
+``batches`` come from it; ``desirable`` are half of a batch's rows, where some are."""
 
 
 def folder() -> Path:
@@ -52,8 +53,10 @@ class TrainerProgram:
 
     program: Program
 
-    def at(self, values: Mapping[str, Size], dtype: str, reference: tuple[Mapping[str, Size], str]) -> Program:
-        """The step at these sizes, for a model of a dtype. ``reference``: the same of what the reference gives, from
+    def at(
+        self, values: Mapping[str, Size], dtype: str, others: Mapping[str, tuple[Mapping[str, Size], str]]
+    ) -> Program:
+        """The step at these sizes, for a model of a dtype. ``others``: the same of what each other model gives, from
         its call to the next model's, or to the end of what needs no gradient.
         """
         own = values, dtype
@@ -62,48 +65,54 @@ class TrainerProgram:
             return substitute(replace(self.program, before=tuple(events)), *own).before
 
         made: list[Any] = []
-        rows = 0
+        counts: dict[int, int] = {}
         for event in self.program.before:
             if isinstance(event, GradMode):
                 own = values, dtype
             elif isinstance(event, Call) and event.op == MODEL:
-                own = reference if dict(event.keywords)["model"] == "reference" else (values, dtype)
+                own = others.get(dict(event.keywords)["model"], (values, dtype))
             if isinstance(event, Rows):
-                rows = whole(event.number if isinstance(event.number, int) else event.number.substitute(values))
-                made.append(Rows(rows, substituted(event.events)))
+                number = whole(event.number if isinstance(event.number, int) else event.number.substitute(values))
+                counts[event.kind] = number
+                made.append(Rows(number, substituted(event.events)))
             else:
                 made += [event] if isinstance(event, Backward) else substituted([event])
         around = substitute(replace(self.program, before=()), values, dtype)
-        return replace(around, before=written_out(made, rows))
+        return replace(around, before=written_out(made, counts))
 
 
 def written(release: str, versions: Mapping[str, str], steps: Mapping[Key, Program]) -> str:
-    """The text of a trainer's steps. Of equal ones the first is written, and named by the others."""
+    """The text of a trainer's steps. Each event is written once, and a step's are the places of these, from and to."""
+    places: dict[str, int] = {}
     rows: list[dict[str, Any]] = []
-    texts: dict[str, int] = {}
     for key, program in steps.items():
-        body = {
-            "inputs": [
-                [one.name, slot_text(program.inputs[one.name]), one.dtype, *plain(one.shape)] for one in program.buffers
-            ],
-            "attributes": [[one.name, one.dtype, *plain(one.shape)] for one in program.attributes],
-            "events": events_text(program.before),
-        }
-        text = json.dumps(body)
-        rows.append({**key._asdict(), **({"like": texts[text]} if text in texts else body)})
-        texts.setdefault(text, len(rows) - 1)
+        texts = [json.dumps(event, separators=(",", ":")) for event in events_text(program.before)]
+        runs: list[list[int]] = []
+        for text in texts:
+            place = places.setdefault(text, len(places))
+            if runs and runs[-1][1] == place:
+                runs[-1][1] += 1
+            else:
+                runs.append([place, place + 1])
+        inputs = [
+            [one.name, slot_text(program.inputs[one.name]), one.dtype, *plain(one.shape)] for one in program.buffers
+        ]
+        attributes = [[one.name, one.dtype, *plain(one.shape)] for one in program.attributes]
+        rows.append({**key._asdict(), "inputs": inputs, "attributes": attributes, "events": runs})
     head = json.dumps({"format": FORMAT, "release": release, "versions": dict(versions)})[:-1]
-    return head + ', "steps": [\n' + ",\n".join(json.dumps(row, separators=(",", ":")) for row in rows) + "\n]}\n"
+    steps_ = ",\n".join(json.dumps(row, separators=(",", ":")) for row in rows)
+    return f'{head}, "events": [\n' + ",\n".join(places) + f'\n], "steps": [\n{steps_}\n]}}\n'
 
 
 @lru_cache(maxsize=64)
 def _read(trainer: str, release: str, key: Key) -> TrainerProgram:
     """A step of a trainer. Raises ``InputError`` for a file that is damaged."""
-    return TrainerProgram(_program(_reader(trainer, release), steps_of(trainer, release)[key]))
+    events, steps = _file(trainer, release)
+    return TrainerProgram(_program(_reader(trainer, release), events, steps[key]))
 
 
 def _reader(trainer: str, release: str) -> Reader:
-    reader = Reader(str(folder() / f"{trainer}-{release}.json"), {*RULES, MODEL, GENERATE, *FUNCTIONS})
+    reader = Reader(str(folder() / f"{trainer}-{release}.json"), {*RULES, MODEL, GENERATE, *FUNCTIONS, ENTROPY})
     reader.of_trainer = True
     for name in SYMBOLS:
         sizes_symbol(name)
@@ -111,22 +120,28 @@ def _reader(trainer: str, release: str) -> Reader:
     return reader
 
 
-@lru_cache(maxsize=8)
 def steps_of(trainer: str, release: str) -> Mapping[Key, Mapping[str, Any]]:
     """The steps of a trainer under a release, as they are in its file. Raises ``InputError`` for a damaged one."""
+    return _file(trainer, release)[1]
+
+
+@lru_cache(maxsize=8)
+def _file(trainer: str, release: str) -> tuple[list[Any], Mapping[Key, Mapping[str, Any]]]:
+    """The events of all steps of a trainer, and its steps."""
     path = folder() / f"{trainer}-{release}.json"
     if not path.is_file():
-        return {}
+        return [], {}
     reader = _reader(trainer, release)
     data = reader.object_(parse_json(read_text(path, "steps of a trainer", LONGEST_FILE)), "the file")
     reader.format(data)
     rows = reader.list_(data.get("steps"), "steps")
-    keys = [Key(**{name: row[name] for name in Key._fields if name in row}) for row in rows]
-    return {key: rows[row["like"]] if "like" in row else row for key, row in zip(keys, rows, strict=True)}
+    steps = {Key(**{name: row[name] for name in Key._fields if name in row}): row for row in rows}
+    return reader.list_(data.get("events"), "events"), steps
 
 
-def _program(reader: Reader, body: Mapping[str, Any]) -> Program:
+def _program(reader: Reader, events: Sequence[Any], body: Mapping[str, Any]) -> Program:
     reader.count = 0
+    own = [event for start, stop in reader.list_(body["events"], "events") for event in events[start:stop]]
     inputs = reader.list_(body["inputs"], "inputs")
     return Program(
         modules=(),
@@ -135,7 +150,7 @@ def _program(reader: Reader, body: Mapping[str, Any]) -> Program:
         attributes=tuple([Stored(row[0], reader.shape(row[2:]), reader.dtype(row[1])) for row in body["attributes"]]),
         inputs={row[0]: reader.slot(row[1]) for row in inputs},
         outputs={},
-        before=reader.events(body["events"], "events"),
+        before=reader.events(own, "events"),
         bodies=(),
         layers=(),
         after=(),

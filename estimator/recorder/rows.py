@@ -1,16 +1,17 @@
-"""Finds the loops over the rows of a batch in a recording, so that recordings of other batches have the same events."""
+"""Finds loops in a recording, as over the rows of a batch, so that recordings of other batches have the same events."""
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
 from typing import Any
 
 from ..errors import InputError
-from ..programs.program import Backward, Call, Drop, Event, Ref, made, renamed, used
+from ..programs.program import Autocast, Backward, Call, Drop, Event, Ref, made, renamed, used
 from ..programs.rows import ALL, LAST, OTHERS, Rows, of_list
 
-_LONGEST = 24
+_LONGEST = 48
 """The most calls of a row."""
 
 
@@ -20,7 +21,7 @@ class _Step:
     def __init__(self, event: Event) -> None:
         self.event, self.drops = event, set[int]()
 
-    @property
+    @cached_property
     def signature(self) -> Any:
         """What is the same in all rows."""
         return renamed(self.event, lambda slot: 0, str)
@@ -31,18 +32,24 @@ class _Step:
         return (*used(self.event), *made(self.event))
 
 
-def fold_rows(events: Sequence[Event], rows: int, first: int) -> tuple[Event, ...]:
-    """The events with loops over so many ``rows``, and slots numbered anew, those below ``first`` aside.
+def fold_rows(events: Sequence[Event], counts: Iterable[int], first: int) -> tuple[Event, ...]:
+    """The events with loops over so many rows, by kinds of loops, and slots numbered anew, those below ``first`` aside.
 
     What dies at once is put in order. Raises ``InputError`` where something of a list is used otherwise than in a loop.
     """
+    for kind, count in enumerate(counts):
+        events = _numbered(_Folder(_steps(events), count, kind).events(), first)
+    return tuple(events)
+
+
+def _steps(events: Iterable[Event]) -> list[_Step]:
     steps = [_Step(GONE)]
     for event in events:
         if isinstance(event, Drop):
             steps[-1].drops.add(event.slot)
         else:
             steps.append(_Step(event))
-    return _numbered(_Folder(steps, rows).events(), first)
+    return steps
 
 
 GONE = Call("", (), (), ())
@@ -50,11 +57,11 @@ GONE = Call("", (), (), ())
 
 
 class _Folder:
-    def __init__(self, steps: list[_Step], rows: int) -> None:
+    def __init__(self, steps: list[_Step], rows: int, kind: int) -> None:
         self.steps, self.rows = steps, rows
-        self.lists = itertools.count()
+        self.lists = (of_list(number, kind=kind) for number in itertools.count())
         self.places: dict[int, tuple[int, int]] = {}
-        """For each slot of a list's tensor: the list's number, and the row."""
+        """For each slot of a list's tensor: the list's slot, and the row."""
 
     def events(self) -> Iterator[Any]:
         i = 0
@@ -76,9 +83,11 @@ class _Folder:
             end = i + length * self.rows
             if end > len(self.steps):
                 return 0
+            if self.steps[i].signature != self.steps[i + length].signature:
+                continue
             blocks = [self.steps[k : k + length] for k in range(i, end, length)]
             first = [step.signature for step in blocks[0]]
-            if any(not isinstance(step.event, Call) for step in blocks[0]):
+            if any(not isinstance(step.event, (Call, Autocast)) for step in blocks[0]):
                 return 0
             if any([step.signature for step in block] != first for block in blocks[1:]):
                 continue
@@ -140,7 +149,7 @@ class _Folder:
         number, at = self.places[slot]
         if not self._is_near(slot, row):
             raise InputError("a row of a batch uses another row's")
-        return of_list(number, LAST if row != at else ALL)
+        return number + (LAST if row != at else ALL)
 
     def _outside(self, event: Event) -> Event:
         if not isinstance(event, Call):
@@ -148,7 +157,7 @@ class _Folder:
         if len(event.out) == self.rows > 1 and len({one[1:] for one in event.out}) == 1:
             number = next(self.lists)
             self.places.update({one.slot: (number, k) for k, one in enumerate(event.out)})
-            event = event._replace(out=(event.out[0]._replace(slot=of_list(number)),))
+            event = event._replace(out=(event.out[0]._replace(slot=number),))
         return event._replace(args=self._listed(event.args), keywords=self._listed(event.keywords))
 
     def _listed(self, tree: Any) -> Any:
@@ -158,11 +167,11 @@ class _Folder:
                 number, row = self.places[tree.slot]
                 if row != self.rows - 1:
                     raise InputError("a tensor of a list is used outside of its loop")
-                return Ref(of_list(number, LAST))
+                return Ref(number + LAST)
             return tree
         places = [self.places.get(x.slot) if isinstance(x, Ref) else None for x in tree]
         if len(tree) == self.rows and places[0] and places == [(places[0][0], k) for k in range(self.rows)]:
-            return (Ref(of_list(places[0][0])),)
+            return (Ref(places[0][0]),)
         return tuple([self._listed(x) for x in tree])
 
     def _drops(self, slots: set[int]) -> Iterator[Event]:
@@ -175,11 +184,11 @@ class _Folder:
         yield from [Drop(slot) for slot in sorted(slots) if slot not in self.places]
         for number, rows in sorted(lists.items()):
             if len(rows) == self.rows:
-                yield Drop(of_list(number))
+                yield Drop(number)
             elif rows == {self.rows - 1}:
-                yield Drop(of_list(number, LAST))
+                yield Drop(number + LAST)
             elif rows == {*range(self.rows - 1)}:
-                yield Drop(of_list(number, OTHERS))
+                yield Drop(number + OTHERS)
             else:
                 raise InputError(f"of a list of {self.rows} tensors, {len(rows)} die at once")
 

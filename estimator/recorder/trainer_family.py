@@ -22,12 +22,12 @@ from .trainer_step import record_trainer_step
 from .trl import trainer_of
 
 _SIZES = (
-    {"B": 4, "S": 23, "prompt_seq": 9, "vocab_size": 307, "hidden_size": 64, "num_generations": 2, "batches": 2},
-    {"B": 6, "S": 31, "prompt_seq": 17, "vocab_size": 419, "hidden_size": 48, "num_generations": 2, "batches": 3},
-    {"B": 8, "S": 19, "prompt_seq": 7, "vocab_size": 353, "hidden_size": 96, "num_generations": 4, "batches": 4},
+    {"B": 4, "S": 23, "prompt_seq": 9, "vocab_size": 307, "hidden_size": 64, "num_generations": 2, "batches": 3},
+    {"B": 6, "S": 31, "prompt_seq": 17, "vocab_size": 419, "hidden_size": 48, "num_generations": 2, "batches": 4},
+    {"B": 8, "S": 19, "prompt_seq": 7, "vocab_size": 353, "hidden_size": 96, "num_generations": 4, "batches": 3},
     {"B": 10, "S": 47, "prompt_seq": 12, "vocab_size": 263, "hidden_size": 80, "num_generations": 5, "batches": 5},
 )
-"""Where steps are recorded: batches of three rows and more, which tell a loop over rows from a single call."""
+"""Where steps are recorded: three rows and batches and more, which tell a loop over them from a single call."""
 
 
 def arguments_of(trainer: str, key: Key) -> dict[str, Any]:
@@ -42,6 +42,7 @@ def arguments_of(trainer: str, key: Key) -> dict[str, Any]:
         made["label_smoothing"] = 1e-3
     if TRAINERS[trainer].num_generations:
         made["beta"] = 0.0 if key.reference == "none" else 0.1
+        made["num_iterations"] = 1 + key.old
     return made
 
 
@@ -67,7 +68,7 @@ def _recorded(trainer: str, key: Key, sizes: Mapping[str, int], dtype: str) -> R
     values = {name: sizes[name] for name in ("B", "S", "prompt_seq", "vocab_size", "hidden_size")}
     if TRAINERS[trainer].num_generations:
         values["num_generations"] = more["num_generations"] = sizes["num_generations"]
-        more["gradient_accumulation_steps"] = batches = sizes["batches"] if key.several else 1
+        more["gradient_accumulation_steps"] = values["batches"] = batches = sizes["batches"]
         values["completions"] = batches * sizes["B"]
         values["prompts"] = values["completions"] // sizes["num_generations"]
     if trainer == "trl-kto":
@@ -83,8 +84,11 @@ def _recorded(trainer: str, key: Key, sizes: Mapping[str, int], dtype: str) -> R
                 sizes["prompt_seq"],
                 dtype,
                 _adapter() if key.reference == "adapter-off" else None,
+                reward_model={"config": config, "dtype": dtype} if key.rewards else None,
+                max_steps=3,
                 **more,
-            )
+            ),
+            values.get("batches", 1),
         )
     return values, replace(program, dtype=dtype)
 

@@ -17,7 +17,7 @@ from ..programs.trainer_programs import TrainerProgram
 from ..steps.trainers import DROPOUTS
 from .calls import dtype_name
 from .hugging_face import first_line, quiet, told
-from .trainer_step import models_of, record_trainer_step
+from .trainer_step import batches_of_generation, models_of, record_trainer_step
 
 
 class OwnTrainer(NamedTuple):
@@ -32,6 +32,8 @@ class OwnTrainer(NamedTuple):
     """Rows that a model gets for each one of the batch."""
     keys: dict[str, Any]
     """Keys of a plan that the trainer's objects say."""
+    every: int
+    """Batches after which it generates anew; 0 if it does not generate."""
     others: dict[str, tuple[Path, str]]
     """Its other models by their names: the file of each one's config, and its dtype."""
 
@@ -73,6 +75,7 @@ def recorded(trainer: Any, folder: Path) -> OwnTrainer:
         _reference(program),
         max(rows // batch, 1),
         {"batch": batch, "seq": seq, "dtype": dtype_name(base.dtype), "method": method},
+        batches_of_generation(trainer),
         others,
     )
 

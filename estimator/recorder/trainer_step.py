@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import inspect
 import itertools
+import sys
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
+from contextlib import nullcontext, suppress
+from functools import partial
 from typing import Any
 from unittest import mock
 
@@ -21,14 +23,19 @@ from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutpu
 
 from ..errors import InputError
 from ..operators.table import SAME
-from ..programs.program import Autocast, Backward, Call, Drop, Event, Program, Ref, Stored, made, used
-from ..programs.trainer_calls import FUNCTIONS, GENERATE, HEAD, MODEL
+from ..programs.program import Autocast, Backward, Call, Drop, Event, GradMode, Program, Ref, Stored, made, used
+from ..programs.trainer_calls import ENTROPY, FUNCTIONS, GENERATE, HEAD, MODEL, REWARD
 from .calls import Recorder, dtype_name, recording
 from .calls.data import tensors_in
 from .calls.functions import Context
 from .calls.marks import MARK
 from .model_classes import takes_cache
 from .rows import fold_rows
+
+
+def _is_data(value: Any) -> bool:
+    """Whether it is a list of numbers, or of such lists."""
+    return type(value) is list and bool(value) and all(isinstance(x, (int, float)) or _is_data(x) for x in value)
 
 
 class _StepRecorder(Recorder):
@@ -57,8 +64,7 @@ class _StepRecorder(Recorder):
         return data
 
     def encode(self, value: Any) -> Any:
-        data = type(value) is list and bool(value) and all(isinstance(x, (int, float)) for x in value)
-        return () if data else super().encode(value)  # of a new tensor, whose shape is that of the result
+        return () if _is_data(value) else super().encode(value)  # of a new tensor, whose shape is that of the result
 
     def found(self, tensor: torch.Tensor) -> str:
         if torch._C.TensorBase.requires_grad.__get__(tensor):
@@ -117,6 +123,12 @@ class _Models:
         self._replaced.append((module, name, vars(module).get(name)))
         setattr(module, name, function)
 
+    def entropy(self, function: Any, logits: Any, chunk_size: int = 128) -> Any:
+        """A call of ``entropy_from_logits``."""
+        with torch._C.DisableTorchFunction() if self.recorder else nullcontext():
+            out = function(logits, chunk_size)
+        return self.recorder.note(ENTROPY, (logits, chunk_size), {}, out) if self.recorder else out
+
     def restore(self) -> None:
         """Give the models their own functions again."""
         for module, name, own in reversed(self._replaced):
@@ -160,6 +172,8 @@ class _Models:
             shape = (input_ids.shape[0], width) if head is None else (*input_ids.shape, width)
             with torch._C.DisableTorchFunction():
                 out = torch.randn(*shape).to(torch.bfloat16 if torch.is_autocast_enabled("cpu") else base.dtype)
+            if given.get("logits_to_keep"):
+                raise InputError("the trainer asks its model for the last logits alone, which has no rule")
             counted = {key: given.pop(key) for key in ("num_items_in_batch",) if key in given}
             own = mode("logits")
             caches = given.get("use_cache", takes_cache(head_of_model, base) and base.config.use_cache)
@@ -197,37 +211,46 @@ class _Models:
 
 def models_of(trainer: Any) -> dict[str, Any]:
     """A trainer's models: ``model``, which trains, a ``reference`` like it, and others by their attributes' names."""
+    rewards = [x for x in getattr(trainer, "reward_funcs", ()) if isinstance(x, PreTrainedModel)]
     others = {
         "reference" if name == "ref_model" else name: value
-        for name, value in vars(trainer).items()
+        for name, value in [*vars(trainer).items(), *((f"{REWARD}{i or ''}", x) for i, x in enumerate(rewards))]
         if isinstance(value, PreTrainedModel) and value not in (trainer.model, getattr(trainer, "model_wrapped", None))
     }
     return {"model": trainer.model, **others}
 
 
-def record_trainer_step(trainer: Any) -> Program:
+def batches_of_generation(trainer: Any) -> int:
+    """How many batches train before a trainer generates anew; 0 where it does not generate."""
+    return getattr(trainer.args, "steps_per_generation", 0) * getattr(trainer.args, "num_iterations", 1)
+
+
+def record_trainer_step(trainer: Any, batches: int = 1) -> Program:
     """The program of the first ``training_step`` of a trainer's second update, in its own loop.
 
-    Where a step has inputs that an earlier one made, as where GRPO generates for a whole update at once, the second
-    ``training_step`` of the update follows, which stands for all later ones. Nothing is computed with the models, and
-    no callback is called. Raises ``InputError`` where the step calls what has no rule.
+    Where it generates for several, it is the first that generates again, and the one behind it follows, which stands
+    for all later ones. The scoring of so many ``batches``, if they are more than two, is a loop. Nothing is computed
+    with the models, and no callback is called. Raises ``InputError`` where the step calls what has no rule.
     """
     models = _Models(trainer)
     original = trainer.training_step
-    several = trainer.args.gradient_accumulation_steps
+    every = batches_of_generation(trainer) or 1
+    first = -(-trainer.args.gradient_accumulation_steps // every) * every
     recorder = _StepRecorder(models.names, torch.bfloat16 if trainer.args.bf16 else None)
     stored: tuple[Stored, ...] = ()
     events: tuple[Event, ...] = ()
     inputs: dict[str, int] = {}
-    batches = itertools.count()
+    ran = itertools.count()
 
     def training_step(model: Any, given: Any, *rest: Any) -> Any:
         nonlocal stored, events
-        number = next(batches)
-        if number < several:
+        number = next(ran)
+        if number < first:
             return torch.zeros(())
         models.recorder = recorder
-        if number == several and type(given) is dict:
+        if number > first:
+            recorder.events.append(GradMode(True))  # where the events of a later batch begin
+        if number == first and type(given) is dict:
             tensors = {key: x for key, x in given.items() if isinstance(x, torch.Tensor)}
             stored = tuple(Stored(key, tuple(x.shape), dtype_name(x.dtype)) for key, x in tensors.items())
             inputs.update({key: recorder.mark(x) for key, x in tensors.items()})
@@ -237,19 +260,24 @@ def record_trainer_step(trainer: Any) -> Program:
             events = tuple(recorder.events)
             del out  # which the loop holds until the step ends, as it does the batch
         models.recorder = None
-        if number == several + _buffers(trainer):
+        if number == first + (every > 1):
             raise _Recorded
         return torch.zeros(())
 
+    utils = sys.modules.get("trl.trainer.utils")
+    entropy: Any = nullcontext()
+    if hasattr(utils, ENTROPY):
+        entropy = mock.patch.object(utils, ENTROPY, partial(models.entropy, getattr(utils, ENTROPY)))
     silent: Any = mock.patch.object(trainer.callback_handler, "callbacks", [])
     try:
-        with mock.patch.object(trainer, "training_step", training_step), silent, suppress(_Recorded):
+        with mock.patch.object(trainer, "training_step", training_step), silent, entropy, suppress(_Recorded):
             trainer.train()
     finally:
         models.restore()
-    if (ran := next(batches)) <= several:
-        raise InputError(f"the trainer ends after {ran} batches; its second update, batch {several + 1}, is asked")
+    if (last := next(ran)) <= first:
+        raise InputError(f"the trainer ends after {last} batches; its second update, batch {first + 1}, is asked")
     recorder.events = []
+    counts = (max(map(_rows, events)), *([batches] if batches > 2 else []))
     return Program(
         modules=(),
         parameters=(),
@@ -257,16 +285,11 @@ def record_trainer_step(trainer: Any) -> Program:
         attributes=tuple(recorder.attributes),
         inputs=inputs,
         outputs={},
-        before=fold_rows(without_idle_views(events), max(map(_rows, events)), len(inputs)),
+        before=fold_rows(without_idle_views(events), counts, len(inputs)),
         bodies=(),
         layers=(),
         after=(),
     )
-
-
-def _buffers(trainer: Any) -> bool:
-    """Whether the batches of an update come from one generation."""
-    return getattr(trainer.args, "steps_per_generation", 1) > 1
 
 
 def without_idle_views(events: Sequence[Event]) -> tuple[Event, ...]:

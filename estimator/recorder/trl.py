@@ -34,14 +34,15 @@ def trainer_of(
     peft_config: Any = None,
     reference: Mapping[str, Any] | None = None,
     unequal: bool = False,
+    reward_model: Mapping[str, Any] | None = None,
     **arguments: Any,
 ) -> Any:
     """A trainer by the plan's name, of a model of a ``config.json`` with random weights, which is written to a folder.
 
     A row has ``seq`` tokens, of which ``prompt_seq`` are the prompt. ``arguments`` are those of its config's class. The
     vocabulary has words 3 and up; of GRPO's and RLOO's completions no one ends early. ``reference`` has the config of
-    another model, and its ``dtype``. Of ``unequal`` rows the longest has ``seq`` tokens. Raises ``InputError`` where
-    TRL is not installed, or has no such trainer.
+    another model, and its ``dtype``, and so has ``reward_model``, which scores completions. Of ``unequal`` rows the
+    longest has ``seq`` tokens. Raises ``InputError`` where TRL is not installed, or has no such trainer.
     """
     import torch
     from datasets import Dataset
@@ -80,6 +81,10 @@ def trainer_of(
     if reference is not None:
         own = AutoConfig.for_model(**{**reference["config"], "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 1})
         more["ref_model"] = auto.from_config(own, dtype=getattr(torch, reference["dtype"])).eval()
+    if reward_model is not None:
+        own = AutoConfig.for_model(**{**reward_model["config"], "pad_token_id": 0, "num_labels": 1})
+        scores = AutoModelForSequenceClassification.from_config(own, dtype=getattr(torch, reward_model["dtype"]))
+        more |= {"reward_funcs": scores.eval(), "reward_processing_classes": tokenizer}
     trainer = trainer_class(
         model=str(folder / "model"),
         args=arguments_class(**given),
@@ -124,7 +129,8 @@ def _rows(
         return " ".join(f"w{3 + (i * 7 + start) % words}" for i in range(length))
 
     lacks = [fewer[i % len(fewer)] for i in range(count + 1)]
-    rows: dict[str, list[Any]] = {"prompt": [text(prompt, i) for i in range(count)]}
+    space = " " if _trainer(name).num_generations else ""  # behind which the words of a completion are words
+    rows: dict[str, list[Any]] = {"prompt": [text(prompt, i) + space for i in range(count)]}
     if _trainer(name).pairs:
         rows["chosen"] = [" " + text(new - 1 - lacks[i], i + 1) for i in range(count)]
         rows["rejected"] = [" " + text(new - 1 - lacks[i + 1] // 2, i + 2) for i in range(count)]

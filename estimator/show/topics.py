@@ -71,7 +71,8 @@ _TOPICS: Mapping[str, tuple[str, str]] = {
     ),
     "preferences": (
         "preferences and rewards (TRL's names)",
-        "trl prompt_seq loss_type beta precompute_ref_log_probs num_generations steps_per_generation reference",
+        "trl prompt_seq loss_type beta precompute_ref_log_probs num_generations steps_per_generation num_iterations "
+        "reference reward_model",
     ),
     "where": ("where it runs", "sharding runtime device budget ios_increased_memory_limit"),
     "gpu": ("GPUs (runtime torch-cuda)", ""),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from copy import copy
 from dataclasses import InitVar, dataclass, replace
 from typing import Any, ClassVar
@@ -13,14 +14,14 @@ from ..ledger.sizes import ceiling
 from ..programs import Procedure, Sizes, Step
 from ..programs.event_loop import EventLoop, Frame
 from ..programs.modules import Frozen, Method
-from ..programs.program import Backward, Call, Event, Weight, made, used
-from ..programs.trainer_calls import FUNCTIONS, GENERATE, MODEL
+from ..programs.program import Backward, Call, Event, GradMode, Weight, made, used
+from ..programs.trainer_calls import ENTROPY, FUNCTIONS, GENERATE, MODEL, REWARD
 from ..programs.trainer_programs import TrainerProgram
 from .generate import Generate, call_of
 from .generate_options import GenerateOptions
 from .loop import Loop, Model
 from .sharding.scope import Scope
-from .trl_loss import log_probabilities, whole_head
+from .trl_loss import entropy_from_logits, log_probabilities, whole_head
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,6 +46,8 @@ class TrainerStep(Procedure):
     num_generations: int = 0
     batches: int = 1
     """Those that come from one generation."""
+    every: int = 0
+    """Batches after which completions are generated anew; 0: none are."""
     window: int | None = None
     """The model's sliding window in tokens, if it has one."""
     others: tuple[tuple[str, OtherModel], ...] = ()
@@ -89,21 +92,23 @@ class TrainerStep(Procedure):
             "num_generations": generations,
             "prompts": whole(completions) // generations if generations else 0,
             "completions": completions,
+            "batches": self.batches,
             "desirable": _half(batch),
         }
-        program = self.program.at(*_sizes_of(model, given), _sizes_of(loop.models.get("reference", model), given))
+        others = {name: _sizes_of(other, given) for name, other in loop.models.items() if name != "model"}
+        program = self.program.at(*_sizes_of(model, given), others)
         events = program.before
-        ends = [i for i, event in enumerate(events) if isinstance(event, Backward)]
+        sections = _sections(events)
         calls, frame = _Calls(loop, self.window), Frame()
         own: dict[int, Any] = {}
         for again in range(loop.step.micro_batches):
             loop.sent.append(model.scope.communicated)
             yield "forward"
             ledger.scope, ledger.phase = "inputs", "forward"
-            start = 0
-            if again and len(ends) > 1:
-                start = ends[0] + 1
-                own = own or _given(events[start : ends[1]], frame)
+            later = bool(again % self.every) if self.every else again > 0 and len(sections) > 1
+            start, stop, end = sections[later]
+            if later:
+                own = own or _given(events[start:stop], frame)
                 frame.update(own)
             else:
                 calls, frame = _Calls(loop, self.window), Frame()
@@ -112,8 +117,8 @@ class TrainerStep(Procedure):
                 for one in program.attributes:
                     calls.weights[one.name] = ledger.attribute(one.shape, one.dtype)
             calls.start()
-            stop = next(i for i in ends if i >= start)
             calls.run(events, start, stop, frame)
+            own = own if later else {}  # what an earlier generation made was there until now
             loop.note_saved()
             yield "backward"
             model.scope.before_backward(last=again + 1 == loop.step.micro_batches)
@@ -121,8 +126,7 @@ class TrainerStep(Procedure):
             assert isinstance(loss, Backward)
             backward(ledger, frame[loss.loss.slot])
             ledger.phase = "step"
-            if stop == ends[-1]:
-                calls.run(events, stop + 1, len(events), frame)
+            calls.run(events, stop + 1, end, frame)
         yield "update"
         loop.update()
         yield from loop.end({})
@@ -136,6 +140,13 @@ def _sizes_of(model: Model, given: Mapping[str, Size]) -> tuple[Mapping[str, Siz
     """A step's sizes with those of a model's results, and the model's dtype."""
     c = model.causal_lm.c
     return {**given, "vocab_size": c.vocab, "hidden_size": c.hidden}, model.inputs.step.dtype
+
+
+def _sections(events: Sequence[Event]) -> list[tuple[int, int, int]]:
+    """For each batch of a step: where its events begin, its backward pass, and where they end."""
+    first, *later = (i for i, event in enumerate(events) if isinstance(event, Backward))
+    starts = [i for i in range(first, len(events)) if isinstance(events[i], GradMode)][: len(later)]
+    return [*zip([0, *starts], [first, *later], [*starts, len(events)], strict=True)]
 
 
 def _given(events: Sequence[Event], frame: Frame) -> dict[int, Any]:
@@ -162,6 +173,8 @@ class _Calls(EventLoop):
             self._generate(call, frame)
         elif call.op in FUNCTIONS:
             self._log_probabilities(call, frame)
+        elif call.op == ENTROPY:
+            frame[call.out[0].slot] = entropy_from_logits(*[self.value(one, frame) for one in call.args])
         else:
             super()._call(call, frame)
 
@@ -173,7 +186,8 @@ class _Calls(EventLoop):
         ids = frame[given["input_ids"].slot]
         mask = frame[given["attention_mask"].slot] if "attention_mask" in given else None
         caches = given.get("use_cache", False)
-        made = self.models[name].part(ids, mask, given["gives"], given["checkpointing"], caches)
+        with self.ledger.no_grad() if name.startswith(REWARD) else nullcontext():  # TRL's torch.inference_mode
+            made = self.models[name].part(ids, mask, given["gives"], given["checkpointing"], caches)
         self.ledger.scope = self.ledger.module = "loss"
         for one, result in zip(call.out, made, strict=False):
             frame[one.slot] = result
@@ -187,7 +201,9 @@ class _Calls(EventLoop):
         procedure = Generate(
             GenerateOptions.model_validate({"max_new_tokens": whole(given["max_new_tokens"])}), self._window
         )
-        model.step = replace(model.step, procedure=procedure, checkpointing="none", data_collator=False)
+        model.step = replace(
+            model.step, procedure=procedure, checkpointing="none", data_collator=False, attention_mask=False
+        )
         model.inputs = replace(
             model.inputs, batch=rows, seq=seq, step=model.step, gradient_checkpointing_func=None, fused_loss=None
         )

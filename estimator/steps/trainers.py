@@ -71,13 +71,26 @@ def reference_of(
     return own if second else reference or own
 
 
-def batches_of(name: str, steps_per_generation: int | None, accumulated: int, generations: int, batch: int) -> int:
-    """The batches that come from one generation: all of an update, unless ``steps_per_generation`` says another number.
+class Generation(NamedTuple):
+    """What comes from one generation."""
 
-    Raises ``InputError`` where a generation has no whole number of prompts, and where there is no rule.
+    batches: int = 1
+    every: int = 0
+    """Batches that train until completions are generated anew; 0 if none are."""
+    old: bool = False
+    """They train more than one update, so their log-probabilities are scored before."""
+
+
+def generation_of(
+    name: str, steps_per_generation: int | None, iterations: int, accumulated: int, generations: int, batch: int
+) -> Generation:
+    """What a trainer makes of a generation: all batches of an update, unless ``steps_per_generation`` says how many.
+
+    Raises ``InputError`` where a generation has no whole number of prompts, and where updates differ in more than
+    whether they generate.
     """
     if not TRAINERS[name].num_generations:
-        return 1
+        return Generation()
     batches = accumulated if steps_per_generation is None else steps_per_generation
     if batch * batches % generations:
         several = f"batch: {batch}" if batches == 1 else f"batch: {batch} in {batches} steps of a generation"
@@ -85,24 +98,35 @@ def batches_of(name: str, steps_per_generation: int | None, accumulated: int, ge
             f"{several} is not a multiple of num_generations: {generations} (TRL: generation_batch_size must be "
             "divisible by num_generations); give a multiple"
         )
-    if batches not in (1, accumulated):
+    every = batches * iterations
+    if every % accumulated and accumulated % every:
         raise InputError(
-            f"steps_per_generation: {batches} has no rule beside gradient_accumulation_steps: {accumulated}; leave it "
-            "out",
+            f"completions are generated every {every} batches, of which gradient_accumulation_steps: {accumulated} is "
+            "neither a multiple nor a part, so that updates generate at different places, which has no rule; give "
+            "another steps_per_generation",
             "steps_per_generation",
         )
-    return batches
+    return Generation(batches, every, bool(accumulated % every))
+
+
+def has_fused_head(name: str, release: str) -> bool:
+    """Whether a trainer's log-probabilities come from a fused head, which TRL has since 1.15."""
+    return TRAINERS[name].fused and release != "1.14"
 
 
 def key_of(
-    name: str, loss_type: str | None, reference: str, autocast: bool, dtype: str, compact: bool, several: bool
+    name: str,
+    release: str,
+    loss_type: str | None,
+    reference: str,
+    autocast: bool,
+    dtype: str,
+    compact: bool,
+    old: bool,
+    rewards: bool,
 ) -> Key:
-    """Which step of a trainer it is. Raises ``InputError`` where there is no rule."""
-    if several and reference != "none":
-        raise InputError(
-            f"trainer: {name} with a reference has no rule with gradient_accumulation_steps above 1, for all of whose "
-            "batches it scores at once; give beta 0, or steps_per_generation 1"
-        )
-    trainer = TRAINERS[name]
-    wide = None if trainer.fused else dtype == "float32"
-    return Key(loss_type or trainer.loss_type, reference, autocast, wide, compact and trainer.fused, several)
+    """Which step of a trainer it is."""
+    fused = has_fused_head(name, release)
+    wide = None if fused else dtype == "float32"
+    old = old and name != "trl-rloo"  # which scores them always
+    return Key(loss_type or TRAINERS[name].loss_type, reference, autocast, wide, compact and fused, old, rewards)

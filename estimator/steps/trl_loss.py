@@ -286,3 +286,14 @@ def _accumulate(ledger: Ledger, needs: Sequence[bool], sizes: tuple[Size, int, S
         for need, other in zip(needs, (width, rows), strict=False):
             if need:
                 ledger.transient(rows * width * ITEMSIZE["float32"], other * hidden * ITEMSIZE["float32"])
+
+
+def entropy_from_logits(logits: Tensor, chunk_size: int) -> Tensor:
+    """``entropy_from_logits`` (TRL 1.14) of [.., V]: so many tokens at a time."""
+    shape, tokens = logits.shape[:-1], whole(product(logits.shape[:-1]))
+    flat = ops.reshape(logits, (tokens, logits.shape[-1]))
+    entropies = []
+    for start in range(0, tokens, chunk_size):
+        logps = ops.log_softmax(ops.narrow(flat, 0, min(chunk_size, tokens - start)))
+        entropies.append(ops.neg(ops.sum(ops.mul(ops.exp(logps), logps), -1)))
+    return ops.reshape(ops.cat(tuple(entropies), (tokens,)), shape)

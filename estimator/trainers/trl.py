@@ -140,13 +140,13 @@ def _other(settings: Settings, trainer: str) -> None:
             settings.say("seq", prompt + completion, "max_prompt_length", "max_completion_length")
         settings.say("prompt_seq", prompt or completion, "max_prompt_length", "max_completion_length")
         settings.whole_of("steps_per_generation", "steps_per_generation")
-        for name in ("num_iterations", "generation_batch_size"):
-            if (number := settings.whole(name)) is not None and number > 1:
-                settings.problem(name, name, _ONE_GENERATION)
+        settings.whole_of("num_iterations", "num_iterations")
+        settings.refused(_OTHER_BATCHES, "generation_batch_size")
         settings.refused(
             _OTHER_GENERATION, "use_vllm", "use_transformers_paged", "use_transformers_continuous_batching"
         )
-        settings.refused(_OTHER_MODEL, "reward_model_name_or_path", "reward_model_path")
+        if (scores := settings.text("reward_model_name_or_path", "reward_model_path")) is not None:
+            settings.say("reward_model", scores, "reward_model_name_or_path", "reward_model_path")
     elif prompt is not None and prompt < settings.reading.plan.get("seq", 1024):
         settings.say("prompt_seq", prompt, "max_prompt_length")
     settings.refused(
@@ -157,9 +157,8 @@ def _other(settings: Settings, trainer: str) -> None:
     settings.without_rule("a few numbers a row", "center_rewards_coefficient", "scale_rewards", "label_smoothing")
 
 
-_ONE_GENERATION = "trains more than once on a generation, or on a part of it, which has no rule here"
+_OTHER_BATCHES = "counts the completions of all processes, which has no rule here; give steps_per_generation"
 _OTHER_GENERATION = "generates in another way than the model's own generate, which has no rule here"
-_OTHER_MODEL = "puts a model of rewards beside the policy, which has no rule here"
 
 
 def read_into(settings: Settings) -> None:

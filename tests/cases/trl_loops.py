@@ -20,7 +20,7 @@ from typing import Any
 from tests.cases.kinds import Formulas
 from tests.helpers.files import DATA
 
-RECORD = DATA / "trl_loops.json"
+RECORD, RECORD_OLDER = DATA / "trl_loops.json", DATA / "trl_loops_1.14.json"
 SIZES: dict[str, dict[str, Any]] = {
     "llama": {"num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 150},
     "qwen2": {"num_attention_heads": 4, "num_key_value_heads": 4, "intermediate_size": 260},
@@ -85,7 +85,7 @@ def cases() -> list[Case]:
                     },
                 )
             )
-    return [*found, REFERENCES_PEAK, *NAMED, *UNEQUAL, *ACCUMULATED, *SHARDED]
+    return [*found, REFERENCES_PEAK, *NAMED, *UNEQUAL, *ACCUMULATED, *REWARDS, *SHARDED]
 
 
 SMALL = {**SIZES["llama"], "model_type": "llama", "hidden_size": 64, "num_hidden_layers": 3, "vocab_size": 401}
@@ -132,7 +132,49 @@ ACCUMULATED: list[Case] = [
     ("trl-grpo-a generation for each batch", SMALL,
      {"trainer": "trl-grpo", "batch": 4, "seq": 41, "num_generations": 2, "gradient_accumulation_steps": 2,
       "steps_per_generation": 1}),
+    ("trl-grpo-three odd batches and a copy", SMALL,
+     {"trainer": "trl-grpo", "batch": 3, "seq": 37, "num_generations": 3, "gradient_accumulation_steps": 3,
+      "beta": 0.04, "loss_type": "bnpo"}),
+    ("trl-rloo-two batches, adapter off", SMALL,
+     {**PLAIN, "trainer": "trl-rloo", "batch": 4, "seq": 53, "prompt_seq": 11, "gradient_accumulation_steps": 2,
+      "method": LORA}),
+    ("trl-grpo-two iterations", SMALL,
+     {**LAYER, "trainer": "trl-grpo", "batch": 4, "seq": 45, "prompt_seq": 30, "num_generations": 2, "beta": 0.1,
+      "num_iterations": 2, "loss_type": "grpo"}),
+    ("trl-grpo-half of a generation", SMALL,
+     {"trainer": "trl-grpo", "batch": 2, "seq": 41, "num_generations": 4, "gradient_accumulation_steps": 2,
+      "steps_per_generation": 4, "method": LORA}),
+    ("trl-rloo-two iterations", SMALL,
+     {**BF16, "trainer": "trl-rloo", "batch": 4, "seq": 41, "num_iterations": 2, "beta": 0.0}),
 ]  # fmt: skip
+OF_REWARDS: dict[str, Any] = {**SIZES["qwen3"], "model_type": "qwen3", "hidden_size": 160, "num_hidden_layers": 6,
+                              "vocab_size": 401}  # fmt: skip
+REWARDS: list[Case] = [
+    ("trl-grpo-reward model", SMALL,
+     {"trainer": "trl-grpo", "batch": 4, "seq": 61, "num_generations": 2,
+      "reward_model": {"config": OF_REWARDS, "dtype": "float32"}}),
+    ("trl-grpo-reward model, three batches", SMALL,
+     {**LAYER, "trainer": "trl-grpo", "batch": 4, "seq": 44, "prompt_seq": 15, "num_generations": 2, "method": LORA,
+      "gradient_accumulation_steps": 3, "beta": 0.04, "reward_model": {"config": OF_REWARDS, "dtype": "bfloat16"}}),
+    ("trl-rloo-reward model", SMALL,
+     {**BF16, "trainer": "trl-rloo", "batch": 6, "seq": 50,
+      "reward_model": {"config": OF_REWARDS, "dtype": "bfloat16"}}),
+]  # fmt: skip
+"""A model of another family and size scores the completions."""
+OLDER: list[Case] = [
+    ("trl-dpo-lora", SMALL, {**PLAIN, "trl": "1.14", "trainer": "trl-dpo", "batch": 4, "seq": 97, "method": LORA}),
+    ("trl-dpo-defaults", SMALL, {"trl": "1.14", "trainer": "trl-dpo", "batch": 3, "seq": 61, "prompt_seq": 20}),
+    ("trl-dpo-16", SMALL,
+     {**BF16, "trl": "1.14", "trainer": "trl-dpo", "batch": 5, "seq": 140, "loss_type": "ipo",
+      "precompute_ref_log_probs": True}),
+    ("trl-kto-full", SMALL, {**LAYER, "trl": "1.14", "trainer": "trl-kto", "batch": 6, "seq": 83}),
+    ("trl-kto-defaults-lora", SMALL,
+     {"trl": "1.14", "trainer": "trl-kto", "batch": 4, "seq": 130, "method": LORA}),
+    ("trl-reward-defaults", SMALL, {"trl": "1.14", "trainer": "trl-reward", "batch": 4, "seq": 41}),
+    ("trl-orpo-lora", SMALL, {**PLAIN, "trl": "1.14", "trainer": "trl-orpo", "batch": 3, "seq": 52, "method": LORA}),
+    ("trl-cpo-16", SMALL, {**BF16, "trl": "1.14", "trainer": "trl-cpo", "batch": 4, "seq": 41, "loss_type": "simpo"}),
+]  # fmt: skip
+"""Under TRL 1.14, which makes whole logits, and the entropy of 128 tokens at a time."""
 FSDP2: dict[str, Any] = {"sharding": {"name": "fsdp2", "world_size": 4}}
 DDP: dict[str, Any] = {"sharding": {"name": "ddp", "world_size": 4, "find_unused_parameters": False}}
 SHARDED: list[Case] = [
@@ -194,7 +236,7 @@ def measured(config: Mapping[str, Any], plan: Mapping[str, Any], folder: Path) -
     }
     for key in (
         *("loss_type", "beta", "precompute_ref_log_probs", "num_generations"),
-        *("gradient_accumulation_steps", "steps_per_generation"),
+        *("gradient_accumulation_steps", "steps_per_generation", "num_iterations"),
     ):
         if key in given:
             several = isinstance(given[key], str) and "+" in given[key]
@@ -206,10 +248,14 @@ def measured(config: Mapping[str, Any], plan: Mapping[str, Any], folder: Path) -
         adapter = LoraConfig(**{key: value for key, value in method.items() if key != "name"})
     seq = given["seq"]
     wraps, second = _sharded(config, given, folder)
+    accumulated = given.get("gradient_accumulation_steps", 1)
+    every = given.get("steps_per_generation", accumulated) * given.get("num_iterations", 1)
+    second = max(second, every // accumulated + 1)  # the first update that generates again
     with wraps[0]:
         trainer = trainer_of(
             given["trainer"], config, folder, given["batch"], seq, given.get("prompt_seq", seq // 2), given["dtype"],
-            adapter, given.get("reference"), given.get("attention_mask", False), **arguments, max_steps=second,
+            adapter, given.get("reference"), given.get("attention_mask", False), given.get("reward_model"), **arguments,
+            max_steps=second,
         )  # fmt: skip
         if "sharding" in given:
             wrapped = wraps[1](
@@ -240,10 +286,11 @@ def measured(config: Mapping[str, Any], plan: Mapping[str, Any], folder: Path) -
         return sum(storages.values())
 
     reference = getattr(trainer, "ref_model", None)
+    scores = [held(x) for x in getattr(trainer, "reward_funcs", ()) if isinstance(x, torch.nn.Module)]
     states = trainer.optimizer.optimizer.state.values()
     return {
         "parameters": held(trainer.model),
-        "reference": 0 if reference is None else held(reference),
+        "reference": sum(scores) + (0 if reference is None else held(reference)),
         "optimizer": sum(local(x).nbytes for state in states for x in state.values() if isinstance(x, torch.Tensor)),
         "peak_above_resident": peak_of(without_matmul_scratch(events))[0],
     }
@@ -264,11 +311,13 @@ def _sharded(config: Mapping[str, Any], plan: Mapping[str, Any], folder: Path) -
 
 
 def main(only: list[str]) -> None:
-    """Measure the cases, or those whose names begin with a word."""
+    """Measure the installed release's cases, or those whose names begin with a word."""
     found: dict[str, Any] = {}
-    if RECORD.exists() and only:
-        found = json.loads(RECORD.read_text(encoding="utf-8"))["steps"]
-    for name, config, plan in (*cases(), *LIVE):
+    older = version("trl").startswith("1.14")
+    path = RECORD_OLDER if older else RECORD
+    if path.exists() and only:
+        found = json.loads(path.read_text(encoding="utf-8"))["steps"]
+    for name, config, plan in OLDER if older else (*cases(), *LIVE):
         if only and not any(name.startswith(word) for word in only):
             continue
         with tempfile.TemporaryDirectory() as folder:
@@ -280,7 +329,7 @@ def main(only: list[str]) -> None:
         "versions": {package: version(package) for package in packages},
         "steps": dict(sorted(found.items())),
     }
-    RECORD.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8", newline="\n")
+    path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8", newline="\n")
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from estimator.errors import InputError
-from estimator.programs.program import Call, Drop, Event, Made, Ref
+from estimator.programs.program import Autocast, Call, Drop, Event, Made, Ref, renamed
 from estimator.programs.rows import MOST, Rows, written_out
 
 fold_rows = pytest.importorskip("estimator.recorder.rows").fold_rows
@@ -59,9 +59,9 @@ def replayed(events: Sequence[Event]) -> tuple[list[tuple[str, int]], set[int]]:
 @pytest.mark.parametrize("rows", [3, 4, 7])
 def test_a_loop_is_folded_and_written_out(rows: int, keeps_variable: bool) -> None:
     events = walk(rows, keeps_variable)
-    folded = fold_rows(events, rows, 1)
+    folded = fold_rows(events, [rows], 1)
     assert sum(isinstance(event, Rows) for event in folded) == 1
-    found, left = replayed(written_out(folded, rows))
+    found, left = replayed(written_out(folded, {0: rows}))
     assert (found, len(left)) == (replayed(events)[0], 2)
 
 
@@ -70,7 +70,7 @@ def test_batches_of_other_sizes_fold_alike(keeps_variable: bool) -> None:
     """So a fit finds the same events, and the number of rows is a size."""
 
     def skeleton(rows: int) -> list[Any]:
-        folded = fold_rows(walk(rows, keeps_variable), rows, 1)
+        folded = fold_rows(walk(rows, keeps_variable), [rows], 1)
         return [
             [type(x).__name__ for x in event.events] if isinstance(event, Rows) else type(event).__name__
             for event in folded
@@ -80,15 +80,27 @@ def test_batches_of_other_sizes_fold_alike(keeps_variable: bool) -> None:
 
 
 def test_another_number_of_rows_is_written_out() -> None:
-    folded = fold_rows(walk(4), 4, 1)
-    assert replayed(written_out(folded, 6))[0] == replayed(walk(6))[0]
+    folded = fold_rows(walk(4), [4], 1)
+    assert replayed(written_out(folded, {0: 6}))[0] == replayed(walk(6))[0]
 
 
 def test_calls_that_are_no_loop_stay() -> None:
     events = (call("exp", (Ref(0),), 1), call("exp", (Ref(1),), 2), call("exp", (Ref(2),), 3))
-    assert not any(isinstance(event, Rows) for event in fold_rows(events, 3, 1))
+    assert not any(isinstance(event, Rows) for event in fold_rows(events, [3], 1))
 
 
 def test_too_many_rows_are_refused() -> None:
     with pytest.raises(InputError, match="no rule for 4,096 rows"):
-        written_out((), MOST)
+        written_out((), {0: MOST})
+
+
+def test_loops_of_two_kinds_have_numbers_of_their_own() -> None:
+    """Three rows of one tensor, then four of another, with a pass that begins and ends an autocast."""
+    second = [renamed(event, lambda slot: slot + 50 if slot else 0, str) for event in walk(4)]
+    cast = [Autocast(event.op == "exp", False) if isinstance(event, Call) else event for event in second]
+    both = [one for pair in zip(second, cast, strict=True) for one in pair[: 1 + isinstance(pair[1], Autocast)]]
+    folded = fold_rows([*walk(3), *both], [3, 4], 1)
+    assert [event.kind for event in folded if isinstance(event, Rows)] == [0, 1]
+    for rows, parts in ((3, 4), (5, 2)):
+        events = [one for one in written_out(folded, {0: rows, 1: parts}) if not isinstance(one, Autocast)]
+        assert [op for op, _ in replayed(events)[0]] == [op for n in (rows, parts) for op, _ in replayed(walk(n))[0]]

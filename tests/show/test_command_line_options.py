@@ -20,6 +20,7 @@ from estimator.methods.registry import METHODS
 from estimator.moments.options import RunOptions
 from estimator.plans.flat import IN_BLOCK_ALONE
 from estimator.plans.plan import Plan
+from estimator.plans.second_model import SecondModel
 from estimator.show.cli import main
 from estimator.show.commands.options import add_plan_options
 from estimator.steps.generate_options import GenerateOptions
@@ -41,6 +42,8 @@ PLAN_OPTIONS: dict[str, tuple[list[str], Any]] = {
     "precompute_ref_log_probs": (["--precompute-ref-log-probs", "--trainer", "trl-dpo", "--seq", "40"], True),
     "num_generations": (["--num-generations", "4", *GRPO], 4),
     "steps_per_generation": (["--steps-per-generation", "1", "--gradient-accumulation-steps", "2", *GRPO], 1),
+    "num_iterations": (["--num-iterations", "2", *GRPO], 2),
+    "reward_model": (["--reward-model", "smollm-135m", *GRPO], SecondModel(model="smollm-135m")),
     "reference": (["--reference", "copy", *GRPO, "--beta", "0.2", "--method", "lora"], "copy"),
     "embedding_optim_bits": (["--embedding-optim-bits", "32", "--optimizer", "adamw-8bit"], 32),
     "transformers": (["--transformers", "4.48"], "4.48"),
@@ -611,7 +614,7 @@ def test_every_plan_key_is_an_option(key: str) -> None:
         "experts_implementation": {"seq": 100},
         "routing": {"experts_implementation": "eager", "seq": 100},
         "trl": {"trainer": "trl-sft", "seq": 40},
-        **dict.fromkeys(("prompt_seq", "beta", "num_generations"), grpo),
+        **dict.fromkeys(("prompt_seq", "beta", "num_generations", "num_iterations", "reward_model"), grpo),
         "steps_per_generation": {**grpo, "gradient_accumulation_steps": 2},
         **dict.fromkeys(("precompute_ref_log_probs", "loss_type"), dpo),
         "reference": {**grpo, "beta": 0.2, "method": "lora"},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,7 @@ from estimator.plans.plan import parse_plan
 from estimator.plans.resolve import resolve
 from estimator.programs.trainer_programs import steps_of
 from estimator.steps.trainers import TRAINERS
-from tests.cases.trl_loops import LIVE, RECORD, cases
+from tests.cases.trl_loops import LIVE, OLDER, RECORD, RECORD_OLDER, cases
 
 MEASURED: dict[str, dict[str, int]] = json.loads(RECORD.read_text(encoding="utf-8"))["steps"]
 TOLERANCE = 64
@@ -26,10 +27,10 @@ TOLERANCE = 64
 def plan_of(config: dict[str, Any], keys: dict[str, Any], folder: Path) -> Any:
     path = folder / "config.json"
     path.write_text(json.dumps(config), encoding="utf-8")
-    if "reference" in keys:
-        other = folder / "reference.json"
-        other.write_text(json.dumps(keys["reference"]["config"]), encoding="utf-8")
-        keys = {**keys, "reference": {"model": str(other), "dtype": keys["reference"]["dtype"]}}
+    for key in {"reference", "reward_model"} & {*keys}:
+        other = folder / f"{key}.json"
+        other.write_text(json.dumps(keys[key]["config"]), encoding="utf-8")
+        keys = {**keys, key: {"model": str(other), "dtype": keys[key]["dtype"]}}
     return parse_plan({"model": str(path), **keys})
 
 
@@ -42,7 +43,16 @@ def test_a_step_is_what_the_trainer_takes(
 ) -> None:
     if any(name == live for live, *_ in LIVE):
         pytest.importorskip("trl")
-    found, measured = estimate(plan_of(config, keys, tmp_path)).bytes, MEASURED[name]
+    is_the_trainers(estimate(plan_of(config, keys, tmp_path)).bytes, MEASURED[name])
+
+
+@pytest.mark.parametrize(("name", "config", "keys"), OLDER, ids=[name for name, *_ in OLDER])
+def test_a_step_of_an_older_release(name: str, config: dict[str, Any], keys: dict[str, Any], tmp_path: Path) -> None:
+    measured = json.loads(RECORD_OLDER.read_text(encoding="utf-8"))["steps"]
+    is_the_trainers(estimate(plan_of(config, keys, tmp_path)).bytes, measured[name])
+
+
+def is_the_trainers(found: Mapping[str, int], measured: Mapping[str, int]) -> None:
     for part in ("parameters", "reference", "optimizer"):
         assert found.get(part, 0) == measured[part], part
     assert abs(found["peak_above_resident"] - measured["peak_above_resident"]) <= TOLERANCE
@@ -99,12 +109,13 @@ def test_batches_between_the_first_and_the_last_are_alike() -> None:
             "batch: 6 in 2 steps of a generation is not a multiple of num_generations: 8",
         ),
         (
-            {"trainer": "trl-grpo", "batch": 8, "gradient_accumulation_steps": 4, "steps_per_generation": 2},
-            "steps_per_generation: 2 has no rule beside gradient_accumulation_steps: 4",
+            {"trainer": "trl-grpo", "batch": 8, "gradient_accumulation_steps": 4, "steps_per_generation": 3},
+            "generated every 3 batches, of which gradient_accumulation_steps: 4 is neither",
         ),
+        ({"trainer": "trl-dpo", "reward_model": "smollm-135m"}, "reward_model belongs to trainer: trl-grpo, trl-rloo"),
         (
-            {"trainer": "trl-rloo", "batch": 8, "gradient_accumulation_steps": 4},
-            "trainer: trl-rloo with a reference has no rule with gradient_accumulation_steps above 1",
+            {"trainer": "trl-grpo", "batch": 8, "reward_model": {"model": "smollm-135m", "device": "cuda"}},
+            "moves it to",
         ),
         ({"trainer": "trl-orpo", "reference": "copy"}, "its loss has none"),
         (
@@ -136,7 +147,7 @@ def test_batches_between_the_first_and_the_last_are_alike() -> None:
             "loss_type: likely has no rule with trainer: trl-dpo; known",
         ),
         ({"trainer": "trl-dpo", "prompt_seq": 64}, "prompt_seq: 64 leaves no completion of seq: 64"),
-        ({"trainer": "trl-dpo", "trl": "1.14"}, "take trl: 1.16"),
+        ({"trainer": "trl-grpo", "batch": 8, "trl": "1.14"}, "take trl: 1.16"),
         ({"trainer": "trl-dpo", "seq": 1}, "seq: 1 leaves no completion"),
         (
             {"trainer": "trl-dpo", "sharding": {"name": "fsdp2", "world_size": 4}},

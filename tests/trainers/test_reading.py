@@ -131,13 +131,11 @@ def test_the_trainer_that_a_command_of_trl_starts(words: str, trainer: str) -> N
     ("keys", "why"),
     [
         ({"num_generations": 2, "use_vllm": True}, "generates in another way"),
-        ({"num_generations": 2, "num_iterations": 2}, "trains more than once on a generation"),
-        ({"num_generations": 2, "gradient_accumulation_steps": 2, "beta": 0.1}, "it scores at once; give beta 0"),
+        ({"num_generations": 2, "generation_batch_size": 16}, "give steps_per_generation"),
         (
-            {"num_generations": 2, "gradient_accumulation_steps": 2, "steps_per_generation": 4},
-            "steps_per_generation: 4",
+            {"num_generations": 2, "gradient_accumulation_steps": 3, "steps_per_generation": 4},
+            "generated every 4 batches",
         ),
-        ({"num_generations": 2, "reward_model_path": "x"}, "a model of rewards"),
         ({"beta": 0.1, "f_divergence_type": "js_divergence"}, "f_divergence_type: 'js_divergence' has no rule"),
         ({"beta": 0.1, "use_weighting": True}, "use_weighting: True has no rule"),
     ],
