@@ -443,18 +443,8 @@ def test_a_recording_of_today_is_what_is_shipped(name: str, monkeypatch: pytest.
         assert written(replace(one, recorded={**one.recorded, **reads})) == written(before)
 
 
-APART = {
-    path: pytest.mark.xfail(reason="an inference under autocast on a GPU is 1,440 bytes apart before the layers' end")
-    for path in FILES
-    if path.stem.startswith("granitemoehybrid.granite-4.0-h")
-}
-"""Open: Granite's hybrids under autocast on a GPU."""
-
-
 @pytest.mark.share(24)
-@pytest.mark.parametrize(
-    "path", [pytest.param(path, marks=APART.get(path, ())) for path in FILES], ids=lambda path: path.stem
-)
+@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_a_setting_is_that_of_the_module(path: Path) -> None:
     """Of each file's programs for all settings two steps, drawn from the file's name, at sizes that no recording had.
 
