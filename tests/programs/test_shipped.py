@@ -478,6 +478,8 @@ def test_a_setting_is_that_of_the_module(path: Path) -> None:
             size = int(evaluate(chunk, own[0].config(raw)))
             seq = rng.choice([1, rng.randint(9, size - 1), size, 3 * size, 5 * size + rng.randint(1, size - 1)])
         batch = rng.choice([1, 3])
+        if step.packing and batch * seq == 1:  # no plan packs one token
+            batch = 3
         assert agrees(own, live, batch, seq, of_lengths(step, own[0], raw, batch, seq)), Setting.of(step)
 
 
