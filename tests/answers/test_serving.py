@@ -84,6 +84,7 @@ WRONG = [
     ("vllm serve a b", "'b' is a second model"),
     ("vllm serve a --max-model-len", "--max-model-len needs a value"),
     ("vllm serve a --max-model-len 8.5", "is no number"),
+    ("vllm serve a --gpu-memory-utilization most", "write it like --gpu-memory-utilization 0.9"),
     ("vllm serve a --max-model-len 8x", "is no number"),
     (f"vllm serve a --max-model-len {'9' * 400}", "is no number"),
     ("vllm serve 'a", "close its quotes"),

@@ -213,6 +213,7 @@ def test_a_command_line(capsys: pytest.CaptureFixture[str]) -> None:
     image = "docker run --gpus 1 lmsysorg/sglang:latest python3 -m sglang.launch_server --model-path gpt2 --tp 2"
     assert GRAMMAR.server.is_command(image)
     assert (GRAMMAR.parse(image).model, GRAMMAR.parse(image).options) == ("gpt2", {"tp_size": 2})
+    assert GRAMMAR.parse("sglang serve --model gpt2 --chunked-prefill-size -1").options == {"chunked_prefill_size": -1}
     served = GRAMMAR.parse("sglang serve --model gpt2 --disable-cuda-graph")
     assert (served.model, served.options) == (
         "gpt2",

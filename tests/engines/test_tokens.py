@@ -189,6 +189,7 @@ def test_of_which_layer_a_tensor_is() -> None:
     assert matched(kept, sizes) == {**names, "ids": "ids"}
 
 
+@pytest.mark.share(2)
 def test_more_tokens_take_more() -> None:
     """A call of one token is one pass; each further one has a larger cache, and a moment is told where none is left."""
     keys: dict[str, Any] = {"model": MODEL, "seq": 200, "batch": 4, "device": "rtx-4090"}

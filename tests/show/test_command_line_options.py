@@ -343,6 +343,7 @@ MLX_OPTIONS: dict[str, tuple[list[str], Any]] = {
 }
 
 
+@pytest.mark.share(3)
 @pytest.mark.parametrize("key", MLX_OPTIONS)
 def test_every_key_of_mlx_is_an_option(key: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Asks the contract: the option gives what the key gives, and something else than leaving it out."""

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from estimator.answers.advice import advise
 from estimator.answers.comparison import REQUIRED, compare
 from estimator.answers.estimate import estimate
 from estimator.answers.inverse import smallest_device, solve
@@ -195,7 +194,5 @@ def test_questions_of_training() -> None:
     keys = {"model": MODEL, "task": "infer", "budget": "1GiB"}
     with pytest.raises(InputError, match="a trace does not go with"):
         validate(parse_plan(keys))
-    with pytest.raises(InputError, match="advice does not go with task: infer"):
-        advise(keys)
     with pytest.raises(InputError, match="training steps does not go with task: infer"):
         compare({"model": MODEL, "task": "infer"}, [LORA], [64], 64)

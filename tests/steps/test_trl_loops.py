@@ -210,7 +210,7 @@ def test_what_a_reference_takes() -> None:
     assert before["resident"] == full["resident"] - full["reference"] - buffers
 
 
-def test_a_reference_of_the_policys_own_name_is_a_copy() -> None:
+def test_a_reference_with_the_name_of_the_policy_is_a_copy() -> None:
     """On a GPU, too, whose log is made layer by layer for a copy, and of every layer for another model."""
     keys = {"model": "smollm-135m", "trainer": "trl-dpo", "batch": 2, "seq": 64}
     for more in ({"device": "rtx-4090"}, {"method": LORA, "dtype": "bfloat16", "autocast": None}):

@@ -61,14 +61,15 @@ def test_a_public_file_is_read_as_its_tool_reads_it(case: dict[str, Any], tmp_pa
     checked = read(case, tmp_path)
     said = expect.pop("said", [])
     packed = expect.pop("packing", None)
-    sharding = expect.pop("sharding", {})
+    blocks = {name: expect.pop(name, {}) for name in ("sharding", "mlx")}
     method = expect.pop("method", {})
     keys, block = dict(checked.keys), dict(checked.keys["method"])
     if (model := expect.pop("model", None)) is not None:
         assert keys.get("model") in (model, _built_in(model)), checked.error
     assert {key: keys.get(key) for key in expect} == expect, checked.error
     assert {key: block.get(key) for key in method} == method, checked.error
-    assert {key: (keys.get("sharding") or {}).get(key) for key in sharding} == sharding, checked.error
+    for name, expected in blocks.items():
+        assert {key: (keys.get(name) or {}).get(key) for key in expected} == expected, checked.error
     named = {word for one in checked.assumptions for word in one.key.split(", ")} | {one.key for one in checked.ignored}
     beginnings = [*named, *checked.said_by.values()]
     unsaid = [key for key in said if not any(one.startswith(key) for one in beginnings) and key not in checked.error]

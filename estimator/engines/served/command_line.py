@@ -135,10 +135,12 @@ class Grammar:
             if not value:
                 raise InputError(f"{name} needs a value; write it like {name} 2")
             kinds = _kinds(self.options.model_fields[key].annotation)
-            if float in kinds and re.fullmatch(r"[0-9]*\.?[0-9]+", value):
+            if float in kinds:
+                if not re.fullmatch(r"[0-9]{0,15}\.?[0-9]{1,15}", value):
+                    raise InputError(f"{name} {shown(value)} is no number; write it like {name} 0.9")
                 found.options[key] = float(value)
             else:
-                found.options[key] = whole(value, name) if {int, float} & kinds else DTYPES.get(value, value)
+                found.options[key] = whole(value, name) if int in kinds else DTYPES.get(value, value)
         else:
             found.unknown.append(name)
 
@@ -149,7 +151,9 @@ def _kinds(annotation: Any) -> set[Any]:
 
 
 def whole(value: str, name: str) -> int:
-    """A number as both engines read it: 32768, 32k (1000), 32K (1024), 25.6k. Raises ``InputError``."""
+    """A number as both engines read it: 32768, 32k (1000), 32K (1024), 25.6k, or -1. Raises ``InputError``."""
+    if value == "-1":  # some options mean none or all by it
+        return -1
     match = re.fullmatch(r"([0-9]{1,15}(?:\.[0-9]{1,15})?)([kmgKMG]?)", value)
     if match is None or (match[2] in "KMG" and match[2] and "." in match[1]) or (not match[2] and "." in match[1]):
         raise InputError(f"{name} {shown(value)} is no number; write it like {name} 32768 or 32k")

@@ -186,7 +186,7 @@ def _is_small(x: torch.Tensor) -> bool:
 
 
 def _is_uniform(x: torch.Tensor) -> bool:
-    return x.untyped_storage().nbytes() <= x.element_size()
+    return bool(x.untyped_storage().nbytes() <= x.element_size())
 
 
 def _as_one(known: Known) -> Known | None:
