@@ -97,3 +97,12 @@ def test_the_defaults_of_ollama(devices: list[str], context: int) -> None:
     assert any(f"n_ctx {context:,}, n_batch 512" in warning for warning in found.warnings)
     given = estimate("llama-3.1-8b", preset="ollama", n_ctx=2048, **keys)
     assert given.bytes["kv_cache"] == 2 * 2 * 32 * 1024 * 2048
+
+
+@pytest.mark.parametrize("devices", [["iphone-15", "rtx-3090"], ["rtx-3090", "apple-16gb"]])
+def test_a_machine_is_no_card(devices: list[str]) -> None:
+    """Beside a worker of RPC it is one of several places, beside a card it is not."""
+    with pytest.raises(InputError, match="is a machine of its own; ask it alone, with device: "):
+        estimate(model="llama-3.2-1b", devices=devices)
+    beside = estimate(model="llama-3.2-1b", devices=["apple-16gb", "rpc"], llama_cpp={"tensor_split": [3, 1]})
+    assert [one["name"] for one in beside.to_dict()["devices"]] == ["MTL0", "dev0", "cpu"]
