@@ -57,6 +57,7 @@ PASTED = [
     "CUDA_VISIBLE_DEVICES=1 nohup vllm serve gpt2 -tp 4 > logs/vllm.log 2>&1 &",
     "# first node\nuv run --with vllm vllm serve gpt2 -tp 4  # all cards\nvllm serve opt-125m",
     "python3 -u -m vllm.entrypoints.openai.api_server --model gpt2 -tp=4 2>&1 | tee log",
+    "cd /opt/vllm && conda activate vllm && vllm serve gpt2 -tp 4",
     "vllm serve --trust-remote-code --enable-auto-tool-choice true -O3 gpt2 --tensor-parallel 4 && echo done",
     'docker run --name vllm --gpus all -e "A=b c" -p 8000:8000 vllm/vllm-openai:latest --model gpt2 -tp 4',
     "podman run docker.io/vllm/vllm-openai:v0.30.0 gpt2 --served-model-name vllm -tp 4",
@@ -89,6 +90,8 @@ WRONG = [
     (f"vllm serve a --max-model-len {'9' * 400}", "is no number"),
     ("vllm serve 'a", "close its quotes"),
     ("vllm serve a --speculative-config mtp", "is no JSON object"),
+    ("vllm serve a --speculative-config.x 1 --speculative-config.x.y 2", "is within what has a value"),
+    (f"vllm serve a --speculative-config.x {'9' * 400}", "--speculative-config.x '999.* is no number"),
 ]
 
 

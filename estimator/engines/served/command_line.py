@@ -88,10 +88,12 @@ class Grammar:
             while key in self.many and words and not words[0].startswith("-"):
                 value += f" {words.pop(0)}"
             if path:
-                place = dotted.setdefault(key, {})
+                whole_name, place = f"{name}.{'.'.join(path)}", dotted.setdefault(key, {})
                 for one in path[:-1]:
                     place = place.setdefault(one, {})
-                place[path[-1]] = int(value) if value.isdecimal() else value
+                    if not isinstance(place, dict):
+                        raise InputError(f"{whole_name} is within what has a value already; give one of the two")
+                place[path[-1]] = whole(value, whole_name) if value.isdecimal() else value
                 continue
             self._take(found, key, value, name)
         for key, values in dotted.items():
@@ -115,12 +117,13 @@ class Grammar:
         for at, word in enumerate(words):
             if image >= 0 and word.startswith("--"):
                 break  # of the image's entry point
-            if re.fullmatch(rf"(?:\S*/)?{self.server.pattern}", word):
+            following = words[at + 1 : at + 2]  # an operator after `conda activate vllm`, which is not the program
+            if re.fullmatch(rf"(?:\S*/)?{self.server.pattern}", word) and not any(map(_ends, following)):
                 words = words[at + 1 :]
                 break
         while words and (words[0] in self.commands or re.fullmatch(self.server.pattern, words[0])):
             words.pop(0)
-        return list(takewhile(lambda word: not word or not set(word) <= set(OPERATORS), words))
+        return list(takewhile(lambda word: not _ends(word), words))
 
     def _take(self, found: Command, key: str, value: str, name: str) -> None:
         if key in self.readers:
@@ -143,6 +146,11 @@ class Grammar:
                 found.options[key] = whole(value, name) if int in kinds else DTYPES.get(value, value)
         else:
             found.unknown.append(name)
+
+
+def _ends(word: str) -> bool:
+    """Whether a word ends a command in a shell."""
+    return bool(word) and set(word) <= set(OPERATORS)
 
 
 def _kinds(annotation: Any) -> set[Any]:
