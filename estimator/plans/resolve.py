@@ -304,8 +304,9 @@ def _trainer_step(plan: Plan, window: int | None, compact: bool) -> Procedure:
     per, iterations = plan.steps_per_generation, plan.num_iterations
     generation = trainers.generation_of(name, per, iterations, accumulated, generations, rows)
     if (second or reference == "copy") and plan.sharding is not None and plan.sharding.name != "ddp":
+        instead = "leave reference out, and set" if second else "set"
         raise InputError(
-            f"reference: {kind or reference} has no rule with sharding: {plan.sharding.name}; set "
+            f"reference: {kind or reference} has no rule with sharding: {plan.sharding.name}; {instead} "
             "precompute_ref_log_probs: true, or take a method of PEFT's, whose reference is the model without it"
         )
     seconds = {"reference": second, "reward_model": plan.reward_model}

@@ -108,7 +108,7 @@ def cards_of(plan: Any) -> tuple[Card, ...]:
             )
         cards = [one for one in names if not one.startswith(RPC)]
         if device is not None and device.is_apple and len(cards) > 1:
-            raise InputError(f"devices: {text} is a machine of its own; ask it alone, with device: {text}")
+            raise InputError(f"devices: {text} is a machine of its own; ask it alone, with device: {name}")
         backend = placement.BACKENDS[kind]
         limit = parse_size(size) if size else None if device is None else device.usable_bytes
         driver = context_bytes(device)[0] if device is not None and kind == "cuda" else 0

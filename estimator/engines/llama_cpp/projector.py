@@ -211,7 +211,7 @@ def read(path: Path) -> Projector:
     if keys.get("general.architecture") != "clip":
         raise InputError(f"mmproj: {shown(str(path))} is no multimodal projector; name its mmproj-*.gguf")
     weights = sum(pad(tensor.nbytes, 32) for tensor in tensors.values())
-    kind = keys.get("clip.vision.projector_type", keys.get("clip.projector_type"))
+    kind = str(keys.get("clip.vision.projector_type", keys.get("clip.projector_type")))
     if kind not in GRAPHS:
         return Projector(weights)
     try:
