@@ -47,7 +47,7 @@ class Owner(NamedTuple):
 QUANTISED_KEYS = ("rest_dtype", "kbit_preparation")
 FOUR_BIT_KEYS = ("compute_dtype", "double_quant", "quant_storage", "bitsandbytes")
 PACKED_KEYS = ("weight_group_size",)
-ONE_PASS_KEYS = ("attention_mask", "use_cache", "previous_output")
+ONE_PASS_KEYS = ("use_cache", "previous_output")
 TRAINING_KEYS = (
     *("lengths", "kbit_preparation", "checkpointing", "use_reentrant", "saved_activations", "mlp_chunks"),
     "activation_group_size",
@@ -75,7 +75,8 @@ MEDIA_KEYS = ("images", "image_size", "video_frames", "audio_frames", "audio_sec
 PYTORCH_KEYS = (
     *("method", "attention", "autocast", "implementation", "litgpt", "generate", "transformers"),
     *("experts_implementation", "routing", "head", "target_seq", *MEDIA_KEYS, "freeze"),
-    *("sharding", *TRAINING_KEYS, *QUANTISED_KEYS, *FOUR_BIT_KEYS, *PACKED_KEYS, *ONE_PASS_KEYS),
+    *("sharding", *TRAINING_KEYS, *QUANTISED_KEYS, *FOUR_BIT_KEYS, *PACKED_KEYS),
+    *("attention_mask", *ONE_PASS_KEYS),
 )
 LITGPT_FIXED = (
     *("attention", "autocast", "attention_mask", "drop_output_before_step", "keep_logits"),
@@ -113,7 +114,7 @@ OWNERS = (
     *(Owner("runtime: torch-cpu or torch-cuda", partial(_has_step_with, key), (key,)) for key in PYTORCH_KEYS),
     Owner("task: train", lambda p: p.task == "train", TRAINING_KEYS),
     Owner("task: infer", lambda p: p.task == "infer", ("generate",)),
-    Owner("one forward pass, not to generate", lambda p: p.generate is None, ONE_PASS_KEYS[1:]),
+    Owner("one forward pass, not to generate", lambda p: p.generate is None, ONE_PASS_KEYS),
     Owner(f"dtype: {', '.join(FORMATS)}", lambda p: p.dtype in FORMATS, QUANTISED_KEYS),
     Owner(f"dtype: {', '.join(FOUR_BIT)}", lambda p: p.dtype in FOUR_BIT, FOUR_BIT_KEYS),
     Owner(f"dtype: {', '.join(PACKED)}", lambda p: p.dtype in PACKED, PACKED_KEYS),
@@ -510,7 +511,8 @@ _BEHIND_PADDING = (
 
 def _skipped(r: Any) -> int:
     """The positions that a model puts no token at."""
-    return int(r.spec.raw.get("pad_token_id", 1)) + 1 if r.spec.raw.get("model_type") in _BEHIND_PADDING else 0
+    padding = r.spec.raw.get("pad_token_id", 1)
+    return int(padding) + 1 if padding is not None and r.spec.raw.get("model_type") in _BEHIND_PADDING else 0
 
 
 def _differs(plan: Any, key: str) -> bool:
