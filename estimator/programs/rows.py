@@ -28,7 +28,7 @@ class Rows(NamedTuple):
 
     @property
     def kind(self) -> int:
-        """What is walked. A loop makes something in each pass, or lets it go."""
+        """Which kind of loop it is. Every loop makes or drops tensors of lists, whose slots are the highest."""
         slots: list[int] = []
         for event in self.events:
             renamed(event, lambda slot: slots.append(slot) or slot, str)  # type: ignore[func-returns-value]

@@ -13,8 +13,10 @@ GENERATE = "generate"
 FUNCTIONS = ("ChunkedLogProbFunction",)
 """Custom autograd functions with a rule of their own (``steps/trl_loss.py``)."""
 ENTROPY = "entropy_from_logits"
-"""TRL's function of logits [.., V] that takes so many tokens at a time: how many chunks there are is no size."""
+"""TRL's ``entropy_from_logits`` of logits [.., V], which takes so many tokens at a time. It is one call of a program,
+since the number of its chunks is no expression of the step's sizes."""
 REWARD = "reward_model"
+"""The name of a model that scores completions. Of several, the later ones have a number behind it."""
 HEAD = "{}:head.{}"
 """The name of the weight or the bias of a model's head among a step's operands."""
 

@@ -153,7 +153,7 @@ class Call:
         if self.inputs.step.attention_mask:
             self.prompt_mask = mask
             self.mask = mask if self.rows == self.inputs.batch else self.ids(self.rows, self.seq)
-        del mask  # of ones alone
+        del mask  # without padding it goes: it is of ones alone
         self.loop.start()
         for cached, _, seq in self.passes:
             if cached.past:
