@@ -222,7 +222,7 @@ def models_of(trainer: Any) -> dict[str, Any]:
 
 def batches_of_generation(trainer: Any) -> int:
     """How many batches train before a trainer generates anew; 0 where it does not generate."""
-    return getattr(trainer.args, "steps_per_generation", 0) * getattr(trainer.args, "num_iterations", 1)
+    return (getattr(trainer.args, "steps_per_generation", None) or 0) * getattr(trainer.args, "num_iterations", 1)
 
 
 def record_trainer_step(trainer: Any, batches: int = 1) -> Program:
@@ -277,6 +277,8 @@ def record_trainer_step(trainer: Any, batches: int = 1) -> Program:
     if (last := next(ran)) <= first:
         raise InputError(f"the trainer ends after {last} batches; its second update, batch {first + 1}, is asked")
     recorder.events = []
+    if sum(isinstance(event, Backward) for event in events) > 1 + (every > 1):
+        raise InputError("the trainer's training_step runs backward more than once; add its losses up and run it once")
     counts = (max(map(_rows, events)), *([batches] if batches > 2 else []))
     return Program(
         modules=(),

@@ -105,7 +105,7 @@ class TrainerStep(Procedure):
             loop.sent.append(model.scope.communicated)
             yield "forward"
             ledger.scope, ledger.phase = "inputs", "forward"
-            later = bool(again % self.every) if self.every else again > 0 and len(sections) > 1
+            later = bool(self.every and again % self.every)
             start, stop, end = sections[later]
             if later:
                 own = own or _given(events[start:stop], frame)
