@@ -354,7 +354,10 @@ def _second(plan: Plan, second: SecondModel, key: str) -> OtherModel:
             **({"head": "sequence-classification"} if key == "reward_model" else {}),
         }
     )
-    spec = _asked(asked)
+    try:
+        spec = _asked(asked)
+    except InputError as error:
+        raise InputError(f"{key}: {error}") from None
     if "attention" not in plan.model_fields_set:
         asked = asked.model_copy(update={"attention": spec.config.source.attention})
     step = step_of(asked, spec.config, window_of(spec.config, Method()), spec.head)

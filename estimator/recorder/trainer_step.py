@@ -235,7 +235,13 @@ def record_trainer_step(trainer: Any, batches: int = 1) -> Program:
     models = _Models(trainer)
     original = trainer.training_step
     every = batches_of_generation(trainer) or 1
-    first = -(-trainer.args.gradient_accumulation_steps // every) * every
+    accumulated = trainer.args.gradient_accumulation_steps
+    if every % accumulated and accumulated % every:
+        raise InputError(
+            f"the trainer generates every {every} batches, of which gradient_accumulation_steps: {accumulated} is "
+            "neither a multiple nor a part, so that updates differ; give another steps_per_generation"
+        )
+    first = -(-accumulated // every) * every
     recorder = _StepRecorder(models.names, torch.bfloat16 if trainer.args.bf16 else None)
     stored: tuple[Stored, ...] = ()
     events: tuple[Event, ...] = ()
@@ -274,8 +280,9 @@ def record_trainer_step(trainer: Any, batches: int = 1) -> Program:
             trainer.train()
     finally:
         models.restore()
-    if (last := next(ran)) <= first:
-        raise InputError(f"the trainer ends after {last} batches; its second update, batch {first + 1}, is asked")
+    asked = first + 1 + (every > 1)
+    if (last := next(ran)) < asked:
+        raise InputError(f"the trainer ends after {last} batches; its second update, batch {asked}, is asked")
     recorder.events = []
     if sum(isinstance(event, Backward) for event in events) > 1 + (every > 1):
         raise InputError("the trainer's training_step runs backward more than once; add its losses up and run it once")

@@ -79,6 +79,21 @@ def test_values_of_an_object() -> None:
     assert GRAMMAR.parse(text).options == {"draft_model": "opt-125m", "num_speculative_tokens": 3}
 
 
+@pytest.mark.parametrize(
+    ("text", "is_one"),
+    [
+        ("swift rlhf --rlhf_type grpo --infer_backend vllm --model gpt2", False),
+        ("uv run --no-sync vllm serve gpt2", True),
+        ("docker run --rm vllm/vllm-openai:latest --model gpt2", True),
+        ("python -m vllm.entrypoints.openai.api_server --model gpt2", True),
+        ("vllm-serve gpt2", False),
+    ],
+)
+def test_whose_command_line_it_is(text: str, is_one: bool) -> None:
+    """A program's name as the value of another one's option is none."""
+    assert GRAMMAR.server.is_command(text) == is_one
+
+
 WRONG = [
     ("vllm serve gpt2 --config serve.yaml", "--config names a file, which is not read"),
     ("vllm serve", "names no model"),
@@ -89,6 +104,7 @@ WRONG = [
     ("vllm serve a --max-model-len 8x", "is no number"),
     (f"vllm serve a --max-model-len {'9' * 400}", "is no number"),
     ("vllm serve 'a", "close its quotes"),
+    (f"vllm serve a --speculative-config{'.a' * 2000} 1", "has more than 20 parts"),
     ("vllm serve a --speculative-config mtp", "is no JSON object"),
     ("vllm serve a --speculative-config.x 1 --speculative-config.x.y 2", "is within what has a value"),
     (f"vllm serve a --speculative-config.x {'9' * 400}", "--speculative-config.x '999.* is no number"),

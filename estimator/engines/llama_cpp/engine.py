@@ -96,6 +96,7 @@ def cards_of(plan: Any) -> tuple[Card, ...]:
     if names is None:
         names = () if one not in placement.BACKENDS else (plan.device or one,)
     found, counts = [], Counter[str]()
+    cards = [text for text in names if not text.startswith(RPC)]
     for text in names:
         name, _, size = text.partition("=")
         device = None if name in placement.BACKENDS else find(name)
@@ -106,7 +107,6 @@ def cards_of(plan: Any) -> tuple[Card, ...]:
             raise InputError(
                 f"devices: {device.name} has no GPU that llama.cpp runs; name GPUs, or rpc for a worker on a CPU"
             )
-        cards = [one for one in names if not one.startswith(RPC)]
         if device is not None and device.is_apple and len(cards) > 1:
             raise InputError(f"devices: {text} is a machine of its own; ask it alone, with device: {name}")
         backend = placement.BACKENDS[kind]

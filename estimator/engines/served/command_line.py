@@ -21,6 +21,8 @@ OPERATORS = ";&|<>"
 BARE = re.compile(r"(?:no_)?(?:enable|disable|trust|skip|return|use|allow|is)_.*|headless|language_model_only|O[0-3]")
 """Keys of switches, as both servers name them. A model may stand behind one."""
 TRUTHS = ("true", "false")
+DEEPEST = 20
+"""Parts of an option with dots, of which a line may give at most."""
 DTYPES = {"half": "float16", "float": "float32"}
 """Other names of dtypes."""
 
@@ -88,6 +90,8 @@ class Grammar:
             while key in self.many and words and not words[0].startswith("-"):
                 value += f" {words.pop(0)}"
             if path:
+                if len(path) > DEEPEST:
+                    raise InputError(f"{shown(name)} has more than {DEEPEST} parts; name a value of an object")
                 whole_name, place = f"{name}.{'.'.join(path)}", dotted.setdefault(key, {})
                 for one in path[:-1]:
                     place = place.setdefault(one, {})

@@ -21,8 +21,16 @@ class Server(NamedTuple):
     """How it is written, with a model."""
 
     def is_command(self, text: str) -> bool:
-        """Whether a text is a command line of the program: of a shell, after other programs, or a container."""
-        return bool(re.search(rf"(?:^|\s)(?:\S*/bin/)?(?:{self.pattern}|{self.image})(?:\s|$)", text))
+        """Whether a text is a command line of the program: of a shell, after other programs, or a container.
+
+        The name as an option's value is none, as in a trainer's ``--infer_backend vllm``.
+        """
+        words = text.split()
+        return any(
+            re.fullmatch(self.image, word)
+            or (re.fullmatch(rf"(?:\S*/bin/)?(?:{self.pattern})", word) and (after == "serve" or before[:2] != "--"))
+            for before, word, after in zip(["", *words], words, [*words[1:], ""], strict=False)
+        )
 
     def refuse(self, text: str) -> None:
         """Raise ``InputError`` for a command line of the program, which has an answer of its own."""
