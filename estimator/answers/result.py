@@ -371,12 +371,15 @@ def _peft(plan: Plan, spec: ModelSpec) -> str:
 
 
 def _beyond(plan: Plan, spec: ModelSpec) -> list[str]:
-    """A warning where inference has more positions than the model was made for."""
-    positions = spec.raw.get("max_position_embeddings")
-    tokens = plan.seq + (0 if plan.generate is None else plan.generate.max_new_tokens)
-    if plan.task == "train" or not isinstance(positions, int) or tokens <= positions:
+    """A warning where inference has more positions than the model was made for, or a step more than it has learned."""
+    positions = spec.raw.get("max_position_embeddings", spec.raw.get("n_positions"))
+    tokens = plan.seq + (0 if plan.generate is None else plan.generate.max_new_tokens - 1)  # the last is not read
+    if not isinstance(positions, int) or tokens <= positions:
         return []
-    return [f"the model was made for {positions:,} positions; {tokens:,} are more"]
+    names = {module.path.rpartition(".")[2] for module in spec.config.modules.of("embedding")}
+    if any(name == "wpe" or "position" in name for name in names):
+        return [f"the model has learned {positions:,} positions, and a step with {tokens:,} stops in PyTorch"]
+    return [] if plan.task == "train" else [f"the model was made for {positions:,} positions; {tokens:,} are more"]
 
 
 RESIDENT = ("parameters", "buffers", "optimizer", "communication", "reference")

@@ -267,3 +267,22 @@ def test_wrong_input_is_an_input_error() -> None:
         with pytest.raises(InputError) as caught:
             ask()
         assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("model", "seq", "keys", "words"),
+    [
+        ("gpt2", 1024, {}, None),
+        ("gpt2", 1025, {}, "has learned 1,024 positions, and a step with 1,025 stops in PyTorch"),
+        ("opt-125m", 2049, {"task": "infer"}, "has learned 2,048 positions"),
+        ("opt-125m", 2047, {"generate": {"max_new_tokens": 2}}, None),
+        ("opt-125m", 2047, {"generate": {"max_new_tokens": 3}}, "and a step with 2,049 stops"),
+        ("smollm2-135m", 9000, {"task": "infer"}, "was made for 8,192 positions; 9,000 are more"),
+        ("smollm2-135m", 9000, {}, None),
+    ],
+)
+def test_more_positions_than_there_are(model: str, seq: int, keys: dict[str, Any], words: str | None) -> None:
+    """Learned positions end; rotary ones do not, and a training run may extend them."""
+    said = [one for one in estimator.estimate(model=model, seq=seq, **keys).warnings if "positions" in one]
+    assert len(said) == (words is not None)
+    assert all(str(words) in one for one in said)
