@@ -124,7 +124,8 @@ def write_page() -> None:
         "",
         f"Of causal models, {len(CLASSES)} of {len(CLASSES) + len(NOT_RUN)} kinds run a step with token ids alone "
         "(`tests/cases/causal_classes.py`). The classes of other heads have sizes by one rule "
-        "(`tests/cases/head_classes.py`); where that makes no model that runs, the last table says why.",
+        "(`tests/cases/head_classes.py`); where that makes no model that runs, the last table says why. A class that "
+        "was not asked yet is in no list below.",
     ]
     for kind in ("causal-lm", *HEADS_ASKED):
         of_kind = [row for row in rows if row.head == kind]
