@@ -593,7 +593,7 @@ def smallest_device(
     candidates: list[Device] = []
     left_out: dict[str, tuple[str, ...]] = {}
     for device in of_kind:
-        if (reason := why_left_out(device, named=bool(kind or devices))) is None:
+        if (reason := why_left_out(device, bool(kind or devices), plan.sharding is not None)) is None:
             candidates.append(device)
         else:
             left_out[reason] = (*left_out.get(reason, ()), device.name)
@@ -635,13 +635,17 @@ def smallest_device(
     return DeviceAnswer(plan, found[0] if found else None, tight, tuple(found[1:]), below, left_out)
 
 
-def why_left_out(device: Device, named: bool) -> str | None:
-    """Why a device is not considered for a plan in PyTorch; ``None`` where it is. ``named``: it or its kind is."""
+def why_left_out(device: Device, named: bool, shares: bool = False) -> str | None:
+    """Why a device is not considered for a plan in PyTorch; ``None`` where it is. ``named``: it or its kind is.
+    ``shares``: the plan's job has several.
+    """
     if device.is_card and device.capability is None:
         return "cards without CUDA, whose kernels have no rules here"
     if device.is_phone and not named:
         ask = options({"kind": "phone"})
         return f"phones and tablets, on which PyTorch does not train; {ask} asks about them all the same"
+    if shares and device.capability is None and not named:
+        return "devices without CUDA, several of which share no model; name some to ask about them all the same"
     return None
 
 

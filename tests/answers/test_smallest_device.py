@@ -90,3 +90,13 @@ def test_devices_without_rules_are_left_out_by_name() -> None:
     assert small.best.device.is_phone
     with pytest.raises(InputError, match="runs no CUDA"):
         estimate({**keys, "device": "mi300x"})
+
+
+@pytest.mark.parametrize("devices", [(), ("apple-16gb",)])
+def test_a_job_of_several_is_asked_of_cards(devices: tuple[str, ...]) -> None:
+    """A laptop is no candidate for one of several ranks, unless it is named."""
+    keys = {"model": "smollm2-135m", "seq": 64, "sharding": {"name": "fsdp2", "world_size": 2}}
+    answer = smallest_device(keys, devices=devices)
+    assert answer.best is not None
+    assert (answer.best.device.capability is None) == bool(devices)
+    assert any("several of which share no model" in why for why in answer.left_out) != bool(devices)
