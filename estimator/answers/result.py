@@ -376,8 +376,7 @@ def _beyond(plan: Plan, spec: ModelSpec) -> list[str]:
     tokens = plan.seq + (0 if plan.generate is None else plan.generate.max_new_tokens - 1)  # the last is not read
     if not isinstance(positions, int) or tokens <= positions:
         return []
-    names = {module.path.rpartition(".")[2] for module in spec.config.modules.of("embedding")}
-    if any(name == "wpe" or "position" in name for name in names):
+    if spec.learned_positions:
         return [f"the model has learned {positions:,} positions, and a step with {tokens:,} stops in PyTorch"]
     return [] if plan.task == "train" else [f"the model was made for {positions:,} positions; {tokens:,} are more"]
 

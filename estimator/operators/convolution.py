@@ -265,13 +265,16 @@ def _channels_last_backward(call: Call) -> Grads:
 @saves("AvgPool2DBackward0", Kept("its input", because=SHAPE))
 def avg_pool2d(x: Tensor, shape: Shape) -> Tensor:
     """``F.avg_pool2d(x)``: saves its input. Kernels copy what is strided (``AvgPoolKernel.cpp``)."""
+    return _averaged("AvgPool2DBackward0", x, shape)
 
+
+def _averaged(node: str, x: Tensor, shape: Shape) -> Tensor:
     def make() -> Tensor:
         out = x.ledger.empty(shape, x.dtype)
         contiguous(x.alias())
         return out
 
-    return record("AvgPool2DBackward0", make, (x,), (x,), _avg_pool2d_backward)
+    return record(node, make, (x,), (x,), _avg_pool2d_backward)
 
 
 def _avg_pool2d_backward(call: Call) -> Grads:
@@ -287,19 +290,13 @@ def avg_pool1d(x: Tensor, shape: Shape) -> Tensor:
 @recorded("adaptive_avg_pool2d")
 def _adaptive_avg_pool2d(out: Result, x: Tensor, size: Any) -> Tensor:
     """``F.adaptive_avg_pool2d(x, size)``; to one element it is a mean (``AdaptiveAveragePooling.cpp``)."""
-    return mean(x, (-1, -2), True) if out.shape[-2:] == (1, 1) else _averaged(x, out.shape)
+    return mean(x, (-1, -2), True) if out.shape[-2:] == (1, 1) else _adaptive(x, out.shape)
 
 
 @saves("AdaptiveAvgPool2DBackward0", Kept("its input", because=SHAPE))
-def _averaged(x: Tensor, shape: Shape) -> Tensor:
+def _adaptive(x: Tensor, shape: Shape) -> Tensor:
     """``_adaptive_avg_pool2d``: saves its input. Kernels copy what is strided (``AdaptiveAvgPoolKernel.cpp``)."""
-
-    def make() -> Tensor:
-        out = x.ledger.empty(shape, x.dtype)
-        contiguous(x.alias())
-        return out
-
-    return record("AdaptiveAvgPool2DBackward0", make, (x,), (x,), _avg_pool2d_backward)
+    return _averaged("AdaptiveAvgPool2DBackward0", x, shape)
 
 
 _VECTORIZED = 128

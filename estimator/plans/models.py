@@ -88,6 +88,12 @@ class ModelSpec:
         asked = (self.hub_id or where) if self.head == CAUSAL else ""
         return _recorded(self.raw, family, where, asked, self.release, self.head)
 
+    @property
+    def learned_positions(self) -> list[int]:
+        """Rows of each embedding of positions, beyond which a step stops."""
+        named = [(module.path.rpartition(".")[2], module.shape[0]) for module in self.config.modules.of("embedding")]
+        return [rows for name, rows in named if (name == "wpe" or "position" in name) and isinstance(rows, int)]
+
     def processor(self, what: Literal["image", "video"]) -> Processor | None:
         """What becomes of images: of the file beside the config.json, in the hub's cache, or the published one.
 

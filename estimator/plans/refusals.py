@@ -497,8 +497,7 @@ def _positions(r: Any) -> float:
     most = r.spec.raw.get("max_position_embeddings")
     if r.spec.head not in _ON_TOKENS or not isinstance(most, int):
         return inf
-    found = [m.shape[0] for m in r.spec.config.modules.of("embedding") if "position" in m.path.rpartition(".")[2]]
-    counts = [count for count in found if isinstance(count, int)]
+    counts = r.spec.learned_positions
     return min([most, *counts]) - _skipped(r) if counts else inf
 
 

@@ -257,15 +257,17 @@ class RecordedCall(Call):
         found: dict[Layer, list[Tensor]] = {}
         held = self.model.filled if self.cache is None else self.cache.of_layers()
         for index, tensor in held:
-            layer = next((one for one in self.layers if one.number == index), _OUTSIDE)
-            found.setdefault(layer, []).append(tensor)
+            found.setdefault(self._layer(index), []).append(tensor)
         return found
+
+    def _layer(self, number: int) -> Layer:
+        return next((one for one in self.layers if one.number == number), _OUTSIDE)
 
     def _reorder(self) -> None:
         assert self.cache is not None
         places = [(place, index) for place, (index, tensor) in enumerate(self.cache.of_layers()) if tensor.shape]
         for place, index in places:  # a name for a tensor would keep it
-            with running(self.ledger, next((one for one in self.layers if one.number == index), _OUTSIDE)):
+            with running(self.ledger, self._layer(index)):
                 self.cache.copy(place)
 
     def cache_bytes(self) -> Size:
