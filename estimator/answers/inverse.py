@@ -28,7 +28,7 @@ from ..plans.refusals import budget_of
 from ..plans.resolve import resolve, window_of
 from ..programs.step import Step
 from ..steps.loss import SHIFTING
-from ..steps.trainers import TRAINERS
+from ..steps.trainers import TRAINERS, least_batch
 from .estimate import Progress, answer, estimate, live_result
 from .formulas import compile_plan
 from .result import COMPONENTS, RESIDENT, SCHEMA, Result
@@ -234,6 +234,7 @@ class _Search:
             self.multiple_of = multiple_of = math.lcm(multiple_of, unit)
         # Labels are shifted by one, and a row of a trainer has a prompt and a completion.
         least = 2 if key == "seq" and (plan.loss in SHIFTING or recorded is not None) else 1
+        least = least_batch(plan.trainer, plan.loss_type) if key == "batch" else least
         self.lowest = self._multiple(max(least, -(-plan.mlp_chunks // other)))
         self._results: dict[int, Result | InputError] = {}
         self._lives: dict[tuple[int, int], Callable[[int], float]] = {}

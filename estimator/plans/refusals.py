@@ -33,6 +33,7 @@ from ..programs.releases import NEWEST
 from ..steps.loss import SHIFTING
 from ..steps.optimizers import OPTIMIZERS
 from ..steps.trainers import TRAINERS as RECORDED
+from ..steps.trainers import least_batch
 
 
 class Owner(NamedTuple):
@@ -235,6 +236,10 @@ def _shares_trainer(plan: Any) -> bool:
 STEP: Refusals = {
     "loss: {p.loss} does not go with trainer: {p.trainer}, which has a loss of its own; leave it out": (
         lambda p: p.trainer in RECORDED and p.loss != "standard"
+    ),
+    "batch: 1 does not go with trainer: trl-kto (`Actual (not effective) batch size must be > 1. KTO will not work "
+    "properly because the KL term will be equivalent to the implied reward`, TRL's words); give a larger one": (
+        lambda p: p.batch < least_batch(p.trainer, p.loss_type)
     ),
     "trainer: {p.trainer} has no rule with packing; leave packing out": lambda p: p.trainer in RECORDED and p.packing,
     "trainer: {p.trainer} has no rule with method: {p.method.name}; take lora, or another adapter of linear layers": (
@@ -822,6 +827,15 @@ def check_step(plan: Any) -> None:
 def check_model(resolved: Job) -> None:
     """Raise ``InputError`` where a plan does not go with its model."""
     _refuse(MODEL, resolved)
+
+
+def check_second(key: str, resolved: Job) -> None:
+    """Raise ``InputError`` where a frozen second model, the plan's key ``key``, is refused by itself."""
+    try:
+        _refuse({**PLAN, **STEP}, resolved.plan)
+        check_model(resolved)
+    except InputError as error:
+        raise InputError(f"{key}: {error}", key) from None
 
 
 def check_question(question: str, plan: Any) -> None:

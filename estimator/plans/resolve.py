@@ -28,8 +28,8 @@ from ..steps.procedures import procedure_of
 from ..steps.sharding import sharding_of
 from .models import ModelSpec, load
 from .plan import Plan
-from .refusals import check_model, check_step
-from .second_model import SecondModel
+from .refusals import check_model, check_second, check_step
+from .second_model import SecondModel, check_vocabulary
 
 if TYPE_CHECKING:
     from ..programs.trainer_calls import Key
@@ -165,7 +165,7 @@ def step_of(
         neftune=plan.neftune_noise_alpha is not None,
         window_reached=window is not None and plan.row >= window,
         micro_batches=min(plan.gradient_accumulation_steps, 2 if plan.sharding is None else 3),
-        procedure=_procedure(plan, window),
+        procedure=_procedure(plan, window, config.vocab_size),
         sharding=None if plan.sharding is None else sharding_of(plan.sharding, _has_tuner(plan), config.hidden_size),
         previous_output=plan.holds_previous_output and not plan.engine.replays,  # a replay has the previous step itself
         head=head,
@@ -292,7 +292,7 @@ def _acts_not(method: MethodOptions, spec: ModelSpec) -> bool:
     return not method.acts_on_programs
 
 
-def _trainer_step(plan: Plan, window: int | None, compact: bool) -> Procedure:
+def _trainer_step(plan: Plan, window: int | None, compact: bool, vocab_size: int) -> Procedure:
     """The step of a trainer that is recorded. Raises ``InputError`` where there is none for the plan."""
     name, trainer = str(plan.trainer), trainers.TRAINERS[str(plan.trainer)]
     adapted = plan.method.inner.peft
@@ -310,7 +310,7 @@ def _trainer_step(plan: Plan, window: int | None, compact: bool) -> Procedure:
             "precompute_ref_log_probs: true, or take a method of PEFT's, whose reference is the model without it"
         )
     seconds = {"reference": second, "reward_model": plan.reward_model}
-    others = tuple((what, _second(plan, one, what)) for what, one in seconds.items() if one is not None)
+    others = tuple((what, _second(plan, one, what, vocab_size)) for what, one in seconds.items() if one is not None)
     autocasts = plan.autocast is not None
     old, rewards = generation.old, plan.reward_model is not None
     own = plan.loss_type, reference, autocasts, plan.held_dtype
@@ -333,8 +333,11 @@ def _trainer_step(plan: Plan, window: int | None, compact: bool) -> Procedure:
     )
 
 
-def _second(plan: Plan, second: SecondModel, key: str) -> OtherModel:
-    """A frozen second model, which is called as the trainer calls the plan's own. Raises ``InputError``."""
+def _second(plan: Plan, second: SecondModel, key: str, vocab_size: int) -> OtherModel:
+    """A frozen second model, which is called as the trainer calls the plan's own. Raises ``InputError``.
+
+    ``vocab_size`` is that of the plan's own.
+    """
     from ..steps.trainer_step import OtherModel
 
     if second.device not in (None, plan.engine.kernels(plan).type):
@@ -351,7 +354,7 @@ def _second(plan: Plan, second: SecondModel, key: str) -> OtherModel:
             "kbit_preparation": False,
             "reference": None,
             "reward_model": None,
-            **({"head": "sequence-classification"} if key == "reward_model" else {}),
+            **({"head": "sequence-classification", "data_collator": False} if key == "reward_model" else {}),
         }
     )
     try:
@@ -361,6 +364,10 @@ def _second(plan: Plan, second: SecondModel, key: str) -> OtherModel:
     if "attention" not in plan.model_fields_set:
         asked = asked.model_copy(update={"attention": spec.config.source.attention})
     step = step_of(asked, spec.config, window_of(spec.config, Method()), spec.head)
+    alone = asked.model_copy(update={"trainer": None, "task": "infer", "checkpointing": "none", "run": None})
+    check_second(key, Resolved(alone, spec, Method(), step))
+    if key == "reference":
+        check_vocabulary(key, spec.config.vocab_size, vocab_size)
     return OtherModel(step, Resolved(asked, spec, Method(), step).sizes)
 
 
@@ -380,9 +387,9 @@ def _program_of_trainer(name: str, release: str, key: Key) -> TrainerProgram:
     return TrainerProgram(record_family(name, key))
 
 
-def _procedure(plan: Plan, window: int | None) -> Procedure:
+def _procedure(plan: Plan, window: int | None, vocab_size: int) -> Procedure:
     if plan.trainer in trainers.TRAINERS and plan.task == "train":
-        return _trainer_step(plan, window, plan.engine.kernels(plan).tiles_on_chip)
+        return _trainer_step(plan, window, plan.engine.kernels(plan).tiles_on_chip, vocab_size)
     if plan.generate is not None:
         return procedure_of("generate", plan.generate, window)
     return procedure_of("inference" if plan.task == "infer" else plan.method.procedure)

@@ -42,6 +42,21 @@ def scoring_model(value: Any) -> SecondModel:
     return _model(value, "reward_model", "a model")
 
 
+_PADDING = 128 * 8
+"""Embeddings behind a tokenizer's that a published model may have: Megatron-LM pads the vocabulary to a multiple of 128
+times the processes that share it, of which a host has 8 (``arguments.py: make_vocab_size_divisible_by``)."""
+
+
+def check_vocabulary(key: str, vocab_size: int, policy: int) -> None:
+    """Raise ``InputError`` where a second model has no embeddings of the token ids that the policy's tokenizer makes."""
+    if vocab_size <= policy - _PADDING:
+        raise InputError(
+            f"{key} has a vocabulary of {vocab_size:,} and is given the token ids of the model, which has {policy:,} "
+            "(`index out of range in self`, PyTorch's words); take a model with the same tokenizer",
+            key,
+        )
+
+
 def _model(value: Any, key: str, known: str) -> SecondModel:
     if isinstance(value, str) and value.lstrip().startswith("{"):  # a block on a command line
         with suppress(NotYaml):

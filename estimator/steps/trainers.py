@@ -71,6 +71,11 @@ def reference_of(
     return own if second else reference or own
 
 
+def least_batch(name: str | None, loss_type: str | None) -> int:
+    """The fewest rows of a batch. KTO's estimate of a divergence pairs each prompt with another row's completion."""
+    return 2 if name == "trl-kto" and loss_type in (None, "kto") else 1
+
+
 class Generation(NamedTuple):
     """What comes from one generation."""
 

@@ -85,7 +85,7 @@ def cases() -> list[Case]:
                     },
                 )
             )
-    return [*found, REFERENCES_PEAK, *NAMED, *UNEQUAL, *ACCUMULATED, *REWARDS, *SHARDED]
+    return [*found, REFERENCES_PEAK, *NAMED, *ODD, *UNEQUAL, *ACCUMULATED, *REWARDS, *SHARDED]
 
 
 SMALL = {**SIZES["llama"], "model_type": "llama", "hidden_size": 64, "num_hidden_layers": 3, "vocab_size": 401}
@@ -115,6 +115,11 @@ NAMED: list[Case] = [
       "reference": {"config": OTHERS["gpt_neox"], "dtype": "bfloat16"}}),
 ]  # fmt: skip
 """A reference of another family, size and dtype."""
+ODD: list[Case] = [
+    ("trl-kto-three rows", SMALL, {**PLAIN, "trainer": "trl-kto", "batch": 3, "seq": 41}),
+    ("trl-kto-one row", SMALL, {"trainer": "trl-kto", "batch": 1, "seq": 41, "loss_type": "apo_zero_unpaired"}),
+]
+"""One row more or less of an odd batch is desirable than not."""
 PADDED: dict[str, Any] = {"batch": 4, "seq": 61, "prompt_seq": 15, "attention_mask": True}
 UNEQUAL: list[Case] = [
     ("trl-dpo-unequal rows", SMALL, {**PLAIN, **PADDED, "trainer": "trl-dpo"}),

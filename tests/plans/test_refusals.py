@@ -137,6 +137,7 @@ REFUSED: list[dict[str, Any]] = [
     {"device": "pixel-8", "ios_increased_memory_limit": True},
     {"device": "iphone-13", "ios_increased_memory_limit": True},
     {"trainer": "trl-dpo", "loss": "chunked"},
+    {"trainer": "trl-kto", "batch": 1},
     {"trainer": "trl-dpo", "packing": True},
     {"trainer": "trl-dpo", "method": PROMPT},
     {"trainer": "trl-grpo", "sharding": SHARDED},

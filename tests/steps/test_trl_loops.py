@@ -11,6 +11,7 @@ import pytest
 
 from estimator.answers.estimate import estimate
 from estimator.answers.formulas import compile_plan
+from estimator.answers.inverse import solve
 from estimator.errors import InputError
 from estimator.export.step_function import function_of_step
 from estimator.plans.plan import parse_plan
@@ -139,6 +140,16 @@ def test_batches_between_the_first_and_the_last_are_alike() -> None:
             {"trainer": "trl-dpo", "reference": "gpt2", "sharding": {"name": "fsdp2", "world_size": 4}},
             "reference: gpt2 has no rule with sharding: fsdp2",
         ),
+        ({"trainer": "trl-dpo", "reference": "gpt2", "model": "llama-3.2-1b"}, "reference has a vocabulary of 50,257"),
+        (
+            {"trainer": "trl-dpo", "reference": {"model": "smollm-360m", "dtype": "gptq"}, "device": "rtx-4090"},
+            "reference: dtype: gptq has no rule",
+        ),
+        (
+            {"trainer": "trl-grpo", "batch": 8, "reward_model": {"model": "smollm-360m", "dtype": "nf4"}},
+            "reward_model: dtype: nf4 has no rule",
+        ),
+        ({"trainer": "trl-kto", "batch": 1}, "Actual .not effective. batch size must be > 1"),
         ({"trainer": "trl-grpo", "reference": "copy", "batch": 8}, "beta is 0"),
         ({"trainer": "trl-dpo", "reference": "none"}, "compares with a reference"),
         ({"trainer": "trl-dpo", "reference": "adapter-off"}, "take reference: copy"),
@@ -162,6 +173,13 @@ def test_batches_between_the_first_and_the_last_are_alike() -> None:
 def test_what_a_trainer_refuses(keys: dict[str, Any], says: str) -> None:
     with pytest.raises(InputError, match=says):
         estimate(parse_plan({"model": "smollm-135m", "seq": 64, "batch": 2, **keys}))
+
+
+def test_the_fewest_rows_that_kto_takes() -> None:
+    """TRL refuses one row, unless its loss estimates no divergence; a search begins with the fewest that it takes."""
+    keys = {"model": "smollm-135m", "trainer": "trl-kto", "seq": 64, "budget": "900MiB"}
+    for loss_type, least in (("kto", 2), ("apo_zero_unpaired", 1)):
+        assert solve("max-batch", {**keys, "loss_type": loss_type}).next_value == least
 
 
 def test_lengths_are_cut_where_the_trainer_cuts_them() -> None:
