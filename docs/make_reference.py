@@ -17,7 +17,7 @@ from estimator.plans.lengths import LengthOptions
 from estimator.plans.plan import Plan
 from estimator.show.commands import module_of
 from estimator.show.commands.options import add_plan_options
-from estimator.show.topics import COMMANDS
+from estimator.show.topics import COMMANDS, EVERY_OPTION
 
 PAGE = Path(__file__).with_name("command-reference.md")
 
@@ -250,8 +250,8 @@ def own_options(command: str) -> list[str]:
         argparse.ArgumentParser(f"estimator {command}", add_help=False),
         argparse.ArgumentParser(add_help=False),
     )
-    module_of(command).configure(parser, ["--method", ""])
-    add_plan_options(shared, ["--method", ""])
+    module_of(command).configure(parser, [EVERY_OPTION, "--method", ""])
+    add_plan_options(shared, [EVERY_OPTION, "--method", ""])
     known = {action.dest for action in shared._actions}
     if not any(action.dest == "plan" for action in parser._actions):
         known = set()

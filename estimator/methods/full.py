@@ -1,7 +1,5 @@
 """Full fine-tuning."""
 
-from __future__ import annotations
-
 from typing import ClassVar, Literal
 
 from ..ledger import Size

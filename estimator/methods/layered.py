@@ -1,7 +1,5 @@
 """What PEFT's adapters have in common: an adapted layer for each target, its size, trained biases."""
 
-from __future__ import annotations
-
 from collections.abc import Hashable
 from typing import Annotated, Any, ClassVar, Generic, TypeVar
 

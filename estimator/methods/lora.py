@@ -1,7 +1,5 @@
 """LoRA as PEFT runs it (``peft/tuners/lora/layer.py``; arXiv 2106.09685)."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Callable, Hashable
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
@@ -146,7 +144,7 @@ class Lora(Adapters[LoraOptions]):
     def parameters_of(self, path: str) -> tuple[str, ...]:
         return () if self.parameters is None else self.parameters.of_module.get(path, ())
 
-    def wrap_parameters(self, build: Builder, base: RecordedModule) -> Module:
+    def wrap_parameters(self, build: Builder, base: "RecordedModule") -> Module:
         from .param_wrapper import ParamWrapper  # of target_parameters alone
 
         module: RecordedModule | ParamWrapper = base

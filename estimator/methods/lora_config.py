@@ -1,7 +1,5 @@
 """The options that PEFT's ``LoraConfig`` has, as data."""
 
-from __future__ import annotations
-
 import re
 from typing import Annotated, Any, ClassVar, Literal
 

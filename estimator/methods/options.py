@@ -1,7 +1,5 @@
 """What the options of every method have in common: PEFT's own names, checked by pydantic."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar, Union, get_args
 
@@ -60,7 +58,7 @@ class MethodOptions(BaseModel):
     """Keys of the plan that the method sets where the user does not."""
 
     @property
-    def inner(self) -> MethodOptions:
+    def inner(self) -> "MethodOptions":
         """The method that makes the model: this one, or the one in its ``adapter`` block."""
         return self
 

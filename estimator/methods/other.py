@@ -1,7 +1,5 @@
 """PEFT methods without rules here: the real module that PEFT wraps is recorded as a program, and run."""
 
-from __future__ import annotations
-
 import re
 from functools import cache
 from importlib.util import find_spec

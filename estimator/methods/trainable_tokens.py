@@ -1,7 +1,5 @@
 """Trainable tokens as PEFT runs them (``peft/tuners/trainable_tokens/layer.py``): a few rows of an embedding."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from typing import Annotated, ClassVar, Literal
 

@@ -1,7 +1,5 @@
 """The ``run`` block of a plan."""
 
-from __future__ import annotations
-
 from typing import Annotated, Literal
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StrictBool

@@ -5,8 +5,6 @@ number, a histogram or a file of token counts, and what the training script does
 replacement from a shuffled data set. Their probabilities are computed exactly, not simulated.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import os
@@ -256,7 +254,7 @@ class LengthOptions(BaseModel):
     epochs: Annotated[Number, Field(gt=0, le=10**6)] = Field(1.0, description="epochs of the run (num_train_epochs)")
 
     @model_validator(mode="after")
-    def _fits_together(self) -> LengthOptions:
+    def _fits_together(self) -> "LengthOptions":
         sources = [name for name in ("file", "histogram", "length") if getattr(self, name) is not None]
         if len(sources) != 1:
             found = f"both {sources[0]} and {sources[1]}" if sources else "none of them"

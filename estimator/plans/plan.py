@@ -3,8 +3,6 @@
 It is a pydantic model that forbids unknown keys. Outside programs may rely on it (``docs/command-reference.md``).
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -556,7 +554,7 @@ class Plan(_WithEngines):
             return budget
         return None if device is None else limit_of(device, self.ios_increased_memory_limit)
 
-    def with_targets(self, why: str) -> Plan:
+    def with_targets(self, why: str) -> "Plan":
         """The plan with its method on all linear layers, and ``why`` among the assumptions."""
         method = self.method.model_copy(update={"target_modules": "all-linear"})
         plan = self.model_copy(update={"method": method})

@@ -1,7 +1,5 @@
 """A frozen second model of a plan: what a trainer compares its policy with, or what scores its completions."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Annotated, Any, Literal

@@ -16,7 +16,7 @@ from typing import Any, NoReturn
 from ..errors import InputError, asked_in_a_shell, defect, nearest
 from ..io.files import READ
 from .commands import module_of, tables
-from .topics import COMMANDS
+from .topics import COMMANDS, EVERY_OPTION
 
 
 class _Parser(argparse.ArgumentParser):
@@ -98,7 +98,7 @@ def _run(arguments: list[str]) -> int:
         from .commands.help import requested, show_help
 
         topic, method = requested(arguments[1:])
-        show_help(_parser(module, command, ["--method", method]), topic, method)
+        show_help(_parser(module, command, [EVERY_OPTION, "--method", method]), topic, method)
         return 0
     args = _parsed(module, command, arguments[1:])
     tables.start(getattr(args, "quiet", False))
@@ -131,7 +131,7 @@ def _value_of(option: str, words: Sequence[str]) -> str | None:
 
 def _parsed(module: ModuleType, command: str, arguments: list[str]) -> argparse.Namespace:
     """A command's arguments. Options of all methods are accepted, since the plan refuses those of other methods."""
-    for given in (arguments, ["--method", ""]):
+    for given in (arguments, [EVERY_OPTION, "--method", ""]):
         own = _parser(module, command, given)
         args, rest = own.parse_known_args(arguments)
         if not rest:

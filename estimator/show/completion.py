@@ -13,6 +13,7 @@ from ..engines.devices import catalogue
 from ..methods.registry import METHODS
 from ..plans.models import builtin_names
 from .commands import module_of
+from .topics import EVERY_OPTION
 
 
 def complete(commands: Iterable[str]) -> None:
@@ -26,7 +27,7 @@ def complete(commands: Iterable[str]) -> None:
     for name in commands:
         own = parsers.add_parser(name, add_help=False, allow_abbrev=False)
         if words[1:2] == [name]:
-            module_of(name).configure(own, words[2:])
+            module_of(name).configure(own, [EVERY_OPTION, *words[2:]])
             own.add_argument("--help", action="store_true")
             own.add_argument("--quiet", action="store_true")
             for action in own._actions:

@@ -7,6 +7,9 @@ from collections.abc import Mapping
 from ..engines.registry import KEYS as ENGINES
 from ..engines.registry import RUNTIMES
 
+EVERY_OPTION = "--help-all"
+"""A word of a command line. Where it stands every option is added, else those that the command line names: argparse
+takes 0.1 ms for each."""
 COMMANDS = {
     "estimate": "bytes a training step or a forward pass needs, where the peak is, and whether it fits",
     "check": "the same for a training file: TrainingArguments, TRL, Axolotl, LLaMA-Factory, torchtune, a shell line",

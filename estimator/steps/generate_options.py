@@ -1,7 +1,5 @@
 """The ``generate`` block of a plan."""
 
-from __future__ import annotations
-
 from typing import Literal
 
 from pydantic import BaseModel, ConfigDict, Field, StrictBool

@@ -23,6 +23,7 @@ from estimator.plans.plan import Plan
 from estimator.plans.second_model import SecondModel
 from estimator.show.cli import main
 from estimator.show.commands.options import add_plan_options
+from estimator.show.topics import EVERY_OPTION
 from estimator.steps.generate_options import GenerateOptions
 from tests.helpers.commands import answer
 
@@ -580,7 +581,7 @@ def test_every_key_of_the_run_is_an_option(key: str, capsys: pytest.CaptureFixtu
 @pytest.mark.parametrize("name", METHODS)
 def test_every_key_of_every_method_is_an_option(name: str) -> None:
     """Asks the contract: each key has an option, whether or not the method is named on the command line."""
-    for arguments in (["--method", name], ["--method", ""]):
+    for arguments in ([EVERY_OPTION, "--method", name], [EVERY_OPTION, "--method", ""]):
         parser = argparse.ArgumentParser()
         add_plan_options(parser, arguments)
         options = {action.dest for action in parser._actions}

@@ -220,15 +220,16 @@ def test_ctrl_c_while_modules_are_imported(tmp_path: Path) -> None:
 
 
 def test_the_command_looks_for_no_plugin_of_pydantic(tmp_path: Path) -> None:
-    """An installed package with a plugin is not imported, and not looked for among the others."""
+    """An installed package with a plugin is not imported, and what looks for it is not either."""
     package = tmp_path / "plugged-1.0.dist-info"
     package.mkdir()
     (package / "METADATA").write_text("Name: plugged\nVersion: 1.0\n")
     (package / "entry_points.txt").write_text("[pydantic]\nplugged = plugged:plugin\n")
     (tmp_path / "plugged.py").write_text("print('imported')\nplugin = None\n")
     paths = os.pathsep.join([str(tmp_path), str(Path(__file__).parents[2])])
-    environment = {**os.environ, "PYTHONPATH": paths}
+    environment = {**os.environ, "PYTHONPATH": paths, "PYTHONPROFILEIMPORTTIME": "1"}
     environment.pop("PYDANTIC_DISABLE_PLUGINS", None)
     done = command("estimate", "llama-3.2-1b", "--quiet", "--budget", "60GiB", env=environment)
     assert done.returncode == 0, done.stderr
     assert "imported" not in done.stdout
+    assert "estimator.plans.plan" in done.stderr and "importlib.metadata" not in done.stderr

@@ -1,7 +1,5 @@
 """What a plan may say of ExecuTorch: the block ``executorch`` of ``export_llm``'s options, and the dtype ``8da4w``."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 

@@ -1,7 +1,5 @@
 """What a plan may say of llama.cpp: the block ``llama_cpp`` of the engine's own parameters, and recipes as dtypes."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import fields
 from typing import TYPE_CHECKING, Annotated, Any, Literal, get_args
@@ -143,7 +141,7 @@ class LlamaCppOptions(BaseModel):
         """Sequences at once, for a plan's ``batch``."""
         return self.n_seq_max or batch
 
-    def parameters(self, batch: int, seq: int | None, n_ctx_train: int) -> Parameters:
+    def parameters(self, batch: int, seq: int | None, n_ctx_train: int) -> "Parameters":
         """The context's parameters for ``batch`` sequences of ``seq`` tokens, or of the model's own context."""
         from .context import Parameters
 

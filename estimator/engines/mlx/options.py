@@ -1,7 +1,5 @@
 """What a plan may say of MLX: the block ``mlx`` of mlx-lm's own options, and its quantised weights as dtypes."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, get_args

@@ -1,7 +1,5 @@
 """What can be said of SGLang: the options of ``sglang serve``, by its names."""
 
-from __future__ import annotations
-
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field

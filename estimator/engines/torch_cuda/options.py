@@ -1,7 +1,5 @@
 """What a plan may say of PyTorch on a CUDA GPU."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, get_args

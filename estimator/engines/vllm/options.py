@@ -1,7 +1,5 @@
 """What can be said of vLLM: the options of ``vllm serve``, by its names."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Mapping
 from typing import Annotated, Any, ClassVar, Literal
@@ -100,7 +98,7 @@ class ServingOptions(VllmOptions):
         "auto", description="dtype of weights and activations; auto: the checkpoint's, but never float32"
     )
 
-    def on(self, name: str, total: int) -> ServingOptions:
+    def on(self, name: str, total: int) -> "ServingOptions":
         """The options with the defaults of ``vllm serve`` on a GPU, by its name and its bytes of memory
         (``engine/arg_utils.py: get_batch_defaults``).
         """

@@ -16,7 +16,7 @@ from ...plans.flat import BLOCKS, nested, own_keys
 from ...plans.lengths import LengthOptions, read_counts
 from ...plans.models import read_model
 from ...plans.plan import Plan, parse_plan, read_plan_mapping, words_explained
-from ..topics import TOPIC_OF, TOPICS
+from ..topics import EVERY_OPTION, TOPIC_OF, TOPICS
 
 
 def method_keys(arguments: Sequence[str]) -> dict[str, list[Any]]:
@@ -41,36 +41,47 @@ def method_keys(arguments: Sequence[str]) -> dict[str, list[Any]]:
 
 
 def add_plan_options(parser: argparse.ArgumentParser, arguments: Sequence[str], without: tuple[str, ...] = ()) -> None:
-    """Add MODEL, ``--plan FILE`` and an option for each key of a plan, except ``without``.
+    """Add MODEL, ``--plan FILE`` and the options for keys of a plan that a command line names, except ``without``.
 
-    ``arguments`` is the command line, which decides whose methods' keys are added (``method_keys``).
+    ``arguments`` is the command line, which also decides whose methods' keys are added (``method_keys``). One with
+    ``EVERY_OPTION`` names all.
     """
     if "model" not in without:
         parser.add_argument("model", nargs="?", metavar="MODEL", help=Plan.model_fields["model"].description)
     parser.add_argument(
         "--plan", metavar="FILE", type=Path, help="a plan as YAML or JSON, - reads stdin; options override its keys"
     )
-    added: set[str] = set()
-    groups = {topic: parser.add_argument_group(title) for topic, title in TOPICS.items()}
+    every = EVERY_OPTION in arguments
+    named = {word.partition("=")[0] for word in arguments if word.startswith("--")}
+    fields: dict[str, tuple[str, list[Any]]] = {}  # of each key, with the topic
     for name, field in Plan.model_fields.items():
-        group = groups[TOPIC_OF[name]]
         if name in BLOCKS:
-            if (named := BLOCKS[name].model_fields.get("name")) is not None and name not in without:
-                add_field(group, name, named)
+            if (of_name := BLOCKS[name].model_fields.get("name")) is not None:
+                fields.setdefault(name, (TOPIC_OF[name], [of_name]))
             for key, own in own_keys(name).items():
-                if key not in (*without, *added):
-                    add_field(group, key, own)
-                    added.add(key)
-        elif name == "method" and name not in without:
-            group.add_argument("--method", metavar="NAME|FILE", help=f"{', '.join(METHODS)}, or an adapter_config.json")
-        elif name != "model" and name not in without:
-            add_field(group, name, field)
-    of_methods = method_keys(arguments)
-    of_blocks = {key for block in BLOCKS for key in own_keys(block)}
-    for name, fields in of_methods.items():
-        if name not in of_blocks:  # an option is the method's where the method has it (``nested``)
-            add_field(groups["method"], name, *fields)
-    parser.set_defaults(method_keys=of_methods)
+                fields.setdefault(key, (TOPIC_OF[name], [own]))
+        elif name != "model":
+            fields.setdefault(name, (TOPIC_OF[name], [field]))
+    for name, own_fields in method_keys(arguments).items():
+        fields.setdefault(name, ("method", own_fields))  # else an option is the method's where it has it (``nested``)
+    groups = {topic: parser.add_argument_group(title) for topic, title in TOPICS.items()}
+    shown = {}
+    for name, (topic, own_fields) in fields.items():
+        option = option_of(name)
+        if name not in without and (every or {option, f"--no-{option.removeprefix('--')}"} & named):
+            shown[name] = own_fields
+            if name == "method":
+                groups[topic].add_argument(
+                    option, metavar="NAME|FILE", help=f"{', '.join(METHODS)}, or an adapter_config.json"
+                )
+            else:
+                add_field(groups[topic], name, *own_fields)
+    parser.set_defaults(plan_fields=shown)
+
+
+def option_of(name: str) -> str:
+    """The option for a key."""
+    return f"--{name.replace('_', '-')}"
 
 
 def add_spellings(parser: Any, option: str, *spellings: str) -> None:
@@ -81,7 +92,7 @@ def add_spellings(parser: Any, option: str, *spellings: str) -> None:
 
 def add_field(group: Any, name: str, field: Any, *others: Any) -> None:
     """Add an option for a key by its field. ``others`` are fields of the same name in other methods."""
-    option = f"--{name.replace('_', '-')}"
+    option = option_of(name)
     required = " (required)" if field.is_required() else ""
     default = required or ("" if field.default is None else f" (default: {field.default})")
     text = f"{field.description or name}{default}".replace("%", "%%")
@@ -122,8 +133,7 @@ def takes_list(annotation: Any) -> bool:
 
 def given_options(args: argparse.Namespace) -> dict[str, Any]:
     """The keys of the plan and of its method that a command line gives, MODEL among them."""
-    blocks = [name for block in BLOCKS for name in own_keys(block)]
-    keys = (*Plan.model_fields, *blocks, *args.method_keys)
+    keys = (*Plan.model_fields, *args.plan_fields)
     return {name: value for name in keys if (value := getattr(args, name, None)) is not None}
 
 
@@ -174,9 +184,7 @@ def value_of(name: str, text: Any, annotation: Any) -> Any:
         try:
             return parse_yaml(text)
         except NotYaml:
-            raise InputError(
-                f"--{name.replace('_', '-')}: '{text}' is not a mapping; write it like '{{q_proj: 8}}'"
-            ) from None
+            raise InputError(f"{option_of(name)}: '{text}' is not a mapping; write it like '{{q_proj: 8}}'") from None
     whole = int in parts or any(type(part) is int for part in parts)
     number: type[int] | type[float] | None = int if whole else float if float in parts else None
     if list not in parts:

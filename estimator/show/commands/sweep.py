@@ -11,7 +11,6 @@ from typing import Any
 
 from ...errors import InputError
 from ...io.outputs import place_of
-from ...plans.flat import BLOCKS, own_keys
 from ...plans.plan import Plan, read_plan_mapping
 from .options import add_plan_options, add_spellings, given_options, listed, takes_list, value_of
 from .tables import Progress, refuse_input
@@ -41,7 +40,7 @@ def execute(args: argparse.Namespace) -> int:
     if args.output is not None:
         place_of(args.output)
     keys = read_plan_mapping(args.plan) if args.plan else {}
-    keys |= {name: _value(name, text, args.method_keys) for name, text in given_options(args).items()}
+    keys |= {name: _value(name, text, args.plan_fields) for name, text in given_options(args).items()}
     if "model" not in keys:
         raise InputError("no model given; name one that `estimator models` lists, a config.json, or a hub id")
     only = None if args.only is None else listed(args.only, "only")
@@ -62,13 +61,9 @@ def execute(args: argparse.Namespace) -> int:
 _RANGE = re.compile(r"(\d+):(\d+)(?::(\d+))?")
 
 
-def _value(name: str, text: Any, method_keys: Mapping[str, Sequence[Any]]) -> Any:
+def _value(name: str, text: Any, fields: Mapping[str, Sequence[Any]]) -> Any:
     """An option's value, its values in a list, or its range. Commas of a key that takes a list are its own."""
-    field = next(
-        (fields[name] for fields in (Plan.model_fields, *map(own_keys, BLOCKS)) if name in fields),
-        None,
-    )
-    annotation = (method_keys[name][0] if field is None else field).annotation
+    annotation = (Plan.model_fields[name] if name in Plan.model_fields else fields[name][0]).annotation
     if not isinstance(text, str) or (name not in ("model", "method") and takes_list(annotation)):
         return value_of(name, text, annotation)
     if found := _RANGE.fullmatch(text.strip()):

@@ -1,7 +1,5 @@
 """The ``sharding`` block of a plan."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
