@@ -6,14 +6,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from itertools import groupby
 from types import MappingProxyType
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..bases.formats import BITSANDBYTES, TORCHAO
 from ..engines.assumptions import Assumption
 from ..engines.engine import Figures, Limit
 from ..engines.replay import Phase, Usage
-from ..moments.loading import processes_of_host
-from ..moments.moment import Moment
+from ..moments.options import processes_of_host
 from ..plans.margins import STATED, Margin, verdict_of
 from ..plans.models import ModelSpec
 from ..plans.plan import Plan
@@ -25,6 +24,9 @@ from ..steps.optimizers import OPTIMIZERS
 from ..steps.trainers import TRAINERS
 from ..text import human
 from .tabular import Drawn
+
+if TYPE_CHECKING:  # of plans with the block ``run``
+    from ..moments.moment import Moment
 
 SCHEMA = 1
 ON_HOST = ("host_pinned", "host_parameters", "host_gradients", "host_optimizer", "host_peak", "host_all")

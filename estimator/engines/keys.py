@@ -6,8 +6,8 @@ Every plan knows this of every engine. Of its own engine alone it imports more.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from typing import Any
+from types import MappingProxyType
+from typing import Any, NamedTuple
 
 from pydantic import BaseModel
 
@@ -15,9 +15,10 @@ Refusals = Mapping[str, Callable[[Any], object]]
 """Sentences with their conditions. A sentence begins with the key that it is about. It calls the plan ``p``, and the
 plan with its model ``r``."""
 
+_NONE: Refusals = MappingProxyType({})
 
-@dataclass(frozen=True)
-class Keys:
+
+class Keys(NamedTuple):
     """One engine's part of a plan."""
 
     words: tuple[str, ...] = ()
@@ -38,11 +39,11 @@ class Keys:
     """The keys of a plan that a command line of its programs means; ``None`` for any other text."""
     serves: bool = False
     """It serves requests: its engine is a ``Served``."""
-    refused: Refusals = field(default_factory=dict)
+    refused: Refusals = _NONE
     """What does not go with it, checked when a plan is read."""
-    refused_steps: Refusals = field(default_factory=dict)
+    refused_steps: Refusals = _NONE
     """What does not go with it, checked before a step is made."""
-    refused_elsewhere: Refusals = field(default_factory=dict)
+    refused_elsewhere: Refusals = _NONE
     """What does not go with another engine, since this one alone has it."""
     instead: str = ""
     """Why no plan can name it yet, and what to ask in its place."""

@@ -5,11 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import Any, NamedTuple
 
 from pydantic import BaseModel
 
@@ -19,8 +18,7 @@ from .engine import Engine, Figures, Limit, Spec
 from .keys import Keys
 
 
-@dataclass(frozen=True)
-class Row:
+class Row(NamedTuple):
     """A published figure."""
 
     model: str
@@ -100,7 +98,7 @@ class Published(Engine):
                 f"seq: {asked} is more than the {most:,} positions of {self.title}'s file of {plan.model}; give less"
             )
         best = min(fitting, key=lambda row: (row.peak_bytes, -row.context))
-        return replace(best, parameters=parameters)
+        return best._replace(parameters=parameters)
 
     def recipe_of(self, plan: Any) -> str | None:
         return None

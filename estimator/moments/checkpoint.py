@@ -10,8 +10,7 @@ from __future__ import annotations
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 from ..engines.replay import state_sizes
 from ..ledger import ITEMSIZE, product, whole
@@ -39,8 +38,7 @@ ADDED = (
 """Methods of PEFT whose files have the parameters that they added. Others write buffers, too, or other names."""
 
 
-@dataclass(frozen=True)
-class Checkpoint:
+class Checkpoint(NamedTuple):
     """What one save writes."""
 
     tensors: tuple[Weight, ...]

@@ -21,11 +21,11 @@ from ..io.fields import parse_size
 from ..ledger import ITEMSIZE
 from .checkpoint import split
 from .moment import Moment
+from .options import RunOptions, processes_of_host
 from .weights import Weights, loaded_dtype
 
 if TYPE_CHECKING:
     from ..engines.engine import Job
-    from .options import RunOptions
 
 MERGED = (
     *("afmoe", "axk1", "axk2", "bailing_hybrid", "beam", "cohere2_moe", "deepseek_v2", "deepseek_v3"),
@@ -49,15 +49,6 @@ def unknown(job: Job, weights: Weights) -> str:
     if weights.experts and (job.step.base is not None or _model_type(job) not in MERGED):
         return f"the experts of {family}" + (f" and dtype: {dtype}" if job.step.base is not None else "")
     return ""
-
-
-HOST = 8
-"""Processes of a host where a plan does not say: one for each of eight GPUs, as servers have them."""
-
-
-def processes_of_host(world_size: int, options: RunOptions | None) -> int:
-    """How many processes a host has, of those that share a model."""
-    return min(world_size, (None if options is None else options.processes_per_host) or HOST)
 
 
 def loading(job: Job, options: RunOptions, weights: Weights) -> list[Moment]:

@@ -13,6 +13,10 @@ def _size(text: str) -> str:
     return text
 
 
+HOST = 8
+"""Processes of a host where a plan does not say: one for each of eight GPUs, as servers have them."""
+
+
 class RunOptions(BaseModel):
     """What surrounds the steps of a run, by the names of ``TrainingArguments``, ``Trainer`` and ``from_pretrained``."""
 
@@ -71,3 +75,8 @@ class RunOptions(BaseModel):
         None, ge=1, le=10**6, description="batches that each worker reads ahead; 2 if not given"
     )
     dataloader_pin_memory: StrictBool = Field(True, description="torch-cuda: batches are copied to pinned memory")
+
+
+def processes_of_host(world_size: int, options: RunOptions | None) -> int:
+    """How many processes a host has, of those that share a model."""
+    return min(world_size, (None if options is None else options.processes_per_host) or HOST)

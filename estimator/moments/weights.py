@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, NamedTuple
 
 from ..ledger import Ledger, product, whole
@@ -33,8 +32,7 @@ class Weight(NamedTuple):
         return self.dtype == "uint8"
 
 
-@dataclass(frozen=True)
-class Weights:
+class Weights(NamedTuple):
     """The base model: its parameters, and the bytes of the constants of quantised ones (0 if none are)."""
 
     parameters: tuple[Weight, ...]

@@ -106,7 +106,9 @@ if TYPE_CHECKING:
     Runtime = str
     Dtype = str
     Optimizer = str
+    _Keys = BaseModel
 else:
+    _Keys = object  # fields are collected once, of ``Plan``
     TrainerName = Literal[tuple(TRAINERS)]
     Runtime = Literal[RUNTIMES]
     Optimizer = Literal[tuple(OPTIMIZERS)]
@@ -114,10 +116,8 @@ else:
     Dtype = Union[(Literal["float32", "bfloat16", "float16"], Format, *_own)]
 
 
-class _Question(BaseModel):
+class _Question(_Keys):
     """The keys of a plan up to those that belong to an engine."""
-
-    model_config = ConfigDict(defer_build=True)
 
     model: Annotated[FileName, Field(description="built-in name, config.json or its folder, hub id, or .gguf file")]
     implementation: Literal["transformers", "litgpt"] = Field(
@@ -369,7 +369,14 @@ if TYPE_CHECKING:  # of engines' keys those that are read above the engines
         pass
 
 else:
-    _WithEngines = type("_WithEngines", (*(keys.fields for keys in KEYS.values() if keys.names), _Question), {})
+
+    class _Bases:
+        """The bases of ``Plan``, of which each costs the time in which pydantic collects the fields of one more."""
+
+        def __mro_entries__(self, bases: tuple[Any, ...]) -> tuple[type, ...]:
+            return (*(keys.fields for keys in KEYS.values() if keys.names), _Question)
+
+    _WithEngines = _Bases()
 
 
 class Plan(_WithEngines):

@@ -46,7 +46,7 @@ times the processes that share it, of which a host has 8 (``arguments.py: make_v
 
 
 def check_vocabulary(key: str, vocab_size: int, policy: int) -> None:
-    """Raise ``InputError`` where a second model has no embeddings of the token ids that the policy's tokenizer makes."""
+    """Raise ``InputError`` where a second model has no embeddings of ids that the policy's tokenizer makes."""
     if vocab_size <= policy - _PADDING:
         raise InputError(
             f"{key} has a vocabulary of {vocab_size:,} and is given the token ids of the model, which has {policy:,} "

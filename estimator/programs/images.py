@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from ..errors import InputError
@@ -43,8 +42,7 @@ class Seen(NamedTuple):
     """Other tokens that the processor puts there: ends of rows, marks of tiles."""
 
 
-@dataclass(frozen=True)
-class Processor:
+class Processor(NamedTuple):
     """What a preprocessor_config.json says of sizes. ``None``: as the class, or the model's config, has it."""
 
     name: str

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
-from typing import Any, Protocol
+from types import MappingProxyType
+from typing import Any, NamedTuple, Protocol
 
 from ..errors import InputError
 from ..ledger import Size
@@ -113,8 +114,7 @@ class Opened(Protocol):
         """The program of a forward pass. Raises ``InputError`` where there is none."""
 
 
-@dataclass(frozen=True)
-class Sizes:
+class Sizes(NamedTuple):
     """What a recorded model is built from: a program, its runs of equal layers, and where its other programs are."""
 
     source: Source | Opened
@@ -124,7 +124,7 @@ class Sizes:
     config: Config | None = None
     given: tuple[Stored, ...] = ()
     """The inputs of a module of the user's own, which a step makes. Empty for a language model."""
-    open: Mapping[str, Size] = field(default_factory=dict)
+    open: Mapping[str, Size] = MappingProxyType({})
     """Sizes that are symbols, by the names of these."""
 
     @property

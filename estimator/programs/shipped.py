@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..errors import InputError
 from ..ledger import Size
@@ -260,8 +259,7 @@ class Shipped(Source):
         raise InputError(f"{self.where}: {reason}")
 
 
-@dataclass(frozen=True)
-class OpenSizes:
+class OpenSizes(NamedTuple):
     """Programs of a config's structure whose sizes are symbols."""
 
     shipped: Shipped

@@ -31,7 +31,7 @@ class GPT(RecordedCausalLM):
 
     def __init__(self, build: Builder, sizes: Sizes) -> None:
         assert sizes.config is not None
-        super().__init__(build, replace(sizes, program=replace(sizes.program, buffers=())))
+        super().__init__(build, sizes._replace(program=replace(sizes.program, buffers=())))
         self.longest, self.rope = sizes.config.longest, list(sizes.program.buffers)
         self.chunked = not build.method.trains("lm_head.weight")
         self.targets: Tensor | None = None
