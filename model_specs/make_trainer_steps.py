@@ -41,7 +41,7 @@ OLDER: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "trl-orpo": (("",), ("none",)),
     "trl-cpo": (("sigmoid", "simpo"), ("none",)),
 }
-"""Those of TRL 1.14, which has no fused head in these. Its other losses are recorded where it is installed."""
+"""Those of TRL 1.9 and 1.14, which have no fused head in these. Its other losses are recorded where it is installed."""
 PACKAGES = ("trl", "transformers", "accelerate", "peft", "torch")
 
 
@@ -62,7 +62,7 @@ def keys(trainer: str, release: str) -> Iterator[Key]:
 
 def of_release(release: str) -> dict[str, tuple[tuple[str, ...], tuple[str, ...]]]:
     """``TRAINERS``, or what there is of them under an older release."""
-    return OLDER if release == "1.14" else TRAINERS
+    return TRAINERS if release == "1.16" else OLDER
 
 
 def main(only: list[str]) -> None:

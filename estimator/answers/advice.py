@@ -22,6 +22,7 @@ from ..plans.refusals import budget_of, check_question
 from ..plans.resolve import Resolved, resolve
 from ..steps.sharding.options import SIZES, ShardingOptions
 from ..steps.step import StepTotals, run
+from ..steps.trainers import TRAINERS as RECORDED
 from ..text import human
 from .comparison import label_of
 from .estimate import Progress, live_of, to_result
@@ -441,7 +442,7 @@ def _working_axes(plan: Plan, made: Made = dict) -> list[Axis]:
             _change("gradient checkpointing of each layer", checkpointing="layer"),
             _change("one checkpoint for two layers", weight=2, checkpointing="every-2"),
         )
-    if plan.trainer in ("trl-dpo", "trl-kto") and not plan.precompute_ref_log_probs:
+    if plan.trainer in RECORDED and RECORDED[str(plan.trainer)].precomputes and not plan.precompute_ref_log_probs:
         axes.append((_AS_IS, _change("the reference asked before the training", precompute_ref_log_probs=True)))
     if trains and plan.use_cache:
         axes.append((_AS_IS, _change("no KV cache in training", use_cache=False)))

@@ -17,9 +17,10 @@ class OneDeviceKeys(TypedDict, total=False):
     task: Literal['train', 'infer', 'serve']
     trainer: (
         Literal['trl-sft', 'trl-dpo', 'trl-kto', 'trl-reward', 'trl-orpo', 'trl-cpo', 'trl-grpo', 'trl-rloo',
-        'hf-trainer', 'axolotl', 'llama-factory', 'torchtune', 'loop'] | None
+        'hf-trainer', 'axolotl', 'axolotl-dpo', 'axolotl-kto', 'axolotl-orpo', 'axolotl-simpo', 'llama-factory',
+        'torchtune', 'loop'] | None
     )
-    trl: Literal['1.14', '1.16']
+    trl: Literal['1.9', '1.14', '1.16']
     prompt_seq: int | None
     loss_type: str | None
     beta: float | None

@@ -45,7 +45,7 @@ from .lengths import LengthOptions, length_options
 from .presets import TRAINERS, preset_assumptions, with_presets
 from .quantised_checkpoints import checkpoint_assumptions, with_checkpoint
 from .refusals import check
-from .second_model import SecondModel, scoring_model, second_model
+from .second_model import SecondModel, plain, scoring_model, second_model
 from .words import refuse_words
 
 
@@ -138,7 +138,7 @@ class _Question(_Keys):
     trainer: TrainerName | None = Field(
         None, description="a training tool whose defaults hold for keys that are not given"
     )
-    trl: Literal["1.14", "1.16"] = Field("1.16", description="TRL's release, whose trainer's step runs")
+    trl: Literal["1.9", "1.14", "1.16"] = Field("1.16", description="TRL's release, whose trainer's step runs")
     prompt_seq: Annotated[Whole, Field(ge=1, le=10**8)] | None = Field(
         None, description="trainer: tokens of a row that are its prompt; half of seq if not given"
     )
@@ -571,7 +571,7 @@ class Plan(_WithEngines):
     def assumptions(self) -> tuple[Assumption, ...]:
         """What presets set, and what ``budget_bytes`` rests on where it is a device's limit that nobody published."""
         method = self.method.model_dump(exclude_unset=True)
-        values = {**method, **{key: getattr(self, key) for key in self._whose if key in Plan.model_fields}}
+        values = {**method, **{key: plain(getattr(self, key)) for key in self._whose if key in Plan.model_fields}}
         values |= {} if self.sharding is None else self.sharding.model_dump(exclude_unset=True)
         values |= {} if self.lengths is None else {"truncate": self.lengths.truncate}
         preset = preset_assumptions(values, self._whose)

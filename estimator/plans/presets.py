@@ -85,6 +85,12 @@ def _trl(name: str, plan: Keys) -> Keys:
     return made
 
 
+def _by_tool(name: str, keys_of: Callable[[Keys], Keys], plan: Keys) -> Keys:
+    """A tool's defaults, with those of the trainer of preferences that it starts."""
+    made = {key: value for key, value in keys_of(plan).items() if key not in ("loss", "convert_outputs_to_fp32")}
+    return {**made, "loss_type": STEPS[name].loss_type} if STEPS[name].loss_type else made
+
+
 _FOUR_BIT = {"compute_dtype": "bfloat16", "double_quant": True, "quant_storage": "bfloat16"}
 
 
@@ -100,6 +106,16 @@ def _axolotl(plan: Keys) -> Keys:
         **_hf_trainer({"autocast": "bfloat16", **plan, "dtype": None}),
         "batch": 1,
     }
+
+
+def _axolotl_rl(plan: Keys) -> Keys:
+    """Beside ``rl`` gradient checkpointing is TRL's default, and not reentrant (``TrainerBuilderBase``).
+
+    In full fine-tuning TRL's KTO loads its reference itself, in float32 (``create_model_from_path``).
+    """
+    made = {**_axolotl(plan), "checkpointing": "layer", **_reentrant({"checkpointing": "layer", **plan}, False)}
+    loads = plan.get("trainer") == "axolotl-kto" and not _is_adapted(plan) and not plan.get("precompute_ref_log_probs")
+    return {**made, "reference": {"model": plan.get("model"), "dtype": "float32"}} if loads else made
 
 
 def _on_a_gpu(plan: Keys) -> bool:
@@ -144,9 +160,14 @@ def _torchtune(plan: Keys) -> Keys:
 
 TRAINERS: Mapping[str, Preset] = {
     "trl-sft": Preset("TRL 1.16.0's SFTTrainer", _trl_sft),
-    **{name: Preset(f"TRL 1.16.0's {name}", partial(_trl, name)) for name in STEPS},
+    **{name: Preset(f"TRL 1.16.0's {name}", partial(_trl, name)) for name in STEPS if name.startswith("trl-")},
     "hf-trainer": Preset("transformers 5.24.0's Trainer", _hf_trainer),
     "axolotl": Preset("Axolotl 0.19.0", _axolotl),
+    **{
+        name: Preset("Axolotl 0.19.0", partial(_by_tool, name, _axolotl_rl))
+        for name in STEPS
+        if name.startswith("axolotl-")
+    },
     "llama-factory": Preset(
         "LLaMA-Factory 0.9.5",
         _llama_factory,
@@ -172,7 +193,7 @@ _WITH_ITS_LAYER = (
 
 def prepares_itself(trainer: Any, name: Any) -> bool:
     """Whether a trainer shares the model in accelerate's place: Axolotl under FSDP2 (``patch_accelerate_fsdp2``)."""
-    return trainer == "axolotl" and name in ("fsdp2", "hsdp")
+    return str(trainer).startswith("axolotl") and name in ("fsdp2", "hsdp")
 
 
 def by_accelerate(block: Any, precision: Any) -> Keys:

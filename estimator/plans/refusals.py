@@ -132,7 +132,12 @@ OWNERS = (
 """Checked when a plan is read, in this order."""
 
 STEP_OWNERS = (
-    Owner("a plan with a trainer", lambda p: p.trainer is not None, ("prompt_seq", "trl")),
+    Owner("a plan with a trainer", lambda p: p.trainer is not None, ("prompt_seq",)),
+    Owner(
+        "a trainer of TRL",
+        lambda p: p.trainer and not (p.trainer in RECORDED and RECORDED[p.trainer].release),
+        ("trl",),
+    ),
     Owner(
         f"trainer: {', '.join(RECORDED)}",
         lambda p: p.trainer in RECORDED,
@@ -145,8 +150,8 @@ STEP_OWNERS = (
     ),
     Owner("a trainer of TRL with a beta", lambda p: p.trainer in RECORDED and p.trainer != "trl-reward", ("beta",)),
     Owner(
-        "trainer: trl-dpo, trl-kto",
-        lambda p: p.trainer in ("trl-dpo", "trl-kto"),
+        f"trainer: {', '.join(name for name, one in RECORDED.items() if one.precomputes)}",
+        lambda p: p.trainer in RECORDED and RECORDED[p.trainer].precomputes,
         ("precompute_ref_log_probs",),
     ),
     Owner(
@@ -237,7 +242,7 @@ STEP: Refusals = {
     "loss: {p.loss} does not go with trainer: {p.trainer}, which has a loss of its own; leave it out": (
         lambda p: p.trainer in RECORDED and p.loss != "standard"
     ),
-    "batch: 1 does not go with trainer: trl-kto (`Actual (not effective) batch size must be > 1. KTO will not work "
+    "batch: 1 does not go with trainer: {p.trainer} (`Actual (not effective) batch size must be > 1. KTO will not work "
     "properly because the KL term will be equivalent to the implied reward`, TRL's words); give a larger one": (
         lambda p: p.batch < least_batch(p.trainer, p.loss_type)
     ),
@@ -354,7 +359,13 @@ STEP: Refusals = {
     ),
     "attention: flash has no rule with data_collator: true and batch: {p.batch}, whose shorter rows are padded; use "
     "batch: 1, packing: true or attention: sdpa": (
-        lambda p: p.attention == "flash" and p.data_collator and not p.packing and p.batch > 1
+        lambda p: (
+            p.attention == "flash"
+            and p.data_collator
+            and not p.packing
+            and p.batch > 1
+            and p.trainer not in RECORDED  # of which a row has seq tokens, and a mask of ones is dropped
+        )
     ),
     "attention: flash has no rule with attention_mask: true; use attention: sdpa": (
         lambda p: p.attention == "flash" and p.attention_mask

@@ -298,7 +298,9 @@ def _trainer_step(plan: Plan, window: int | None, compact: bool, vocab_size: int
     adapted = plan.method.inner.peft
     second = plan.reference if isinstance(plan.reference, SecondModel) else None
     kind = plan.reference.model if isinstance(plan.reference, SecondModel) else plan.reference
-    reference = trainers.reference_of(name, kind, adapted, plan.precompute_ref_log_probs, plan.beta, second is not None)
+    reference = trainers.reference_of(
+        name, kind, adapted, plan.precompute_ref_log_probs, plan.beta, second is not None, plan.loss_type
+    )
     generations, accumulated = plan.num_generations or trainer.num_generations, plan.gradient_accumulation_steps
     rows = plan.batch * (1 if plan.sharding is None else plan.sharding.world_size or 1)  # of all processes
     per, iterations = plan.steps_per_generation, plan.num_iterations
@@ -314,14 +316,15 @@ def _trainer_step(plan: Plan, window: int | None, compact: bool, vocab_size: int
     autocasts = plan.autocast is not None
     old, rewards = generation.old, plan.reward_model is not None
     own = plan.loss_type, reference, autocasts, plan.held_dtype
-    key = trainers.key_of(name, plan.trl, *own, compact, old, rewards)
+    release = trainer.release or plan.trl
+    key = trainers.key_of(name, release, *own, compact, old, rewards)
     if plan.prompt_seq is not None and plan.prompt_seq >= plan.seq:
         raise InputError(
             f"prompt_seq: {plan.prompt_seq} leaves no completion of seq: {plan.seq}; give fewer, or a longer seq"
         )
     return procedure_of(
         "trainer",
-        _program_of_trainer(name, plan.trl, key),
+        _program_of_trainer(trainer.steps or name, release, key),
         reference,
         2 if trainer.pairs else 1,
         plan.prompt_seq,

@@ -40,6 +40,11 @@ def scoring_model(value: Any) -> SecondModel:
     return _model(value, "reward_model", "a model")
 
 
+def plain(value: Any) -> Any:
+    """A plan's value as JSON has it, where it is a second model."""
+    return value.model_dump(exclude_none=True) if isinstance(value, SecondModel) else value
+
+
 _PADDING = 128 * 8
 """Embeddings behind a tokenizer's that a published model may have: Megatron-LM pads the vocabulary to a multiple of 128
 times the processes that share it, of which a host has 8 (``arguments.py: make_vocab_size_divisible_by``)."""

@@ -171,4 +171,4 @@ def step_of(trainer: str, release: str, key: Key) -> TrainerProgram:
             raise InputError(
                 f"{name}: {value} has no rule with trainer: {trainer}; known are {', '.join(others)}", name
             )
-    raise InputError(f"trainer: {trainer} of TRL {release} has no rule in this setting")
+    raise InputError(f"trainer: {trainer} of release {release} has no rule in this setting")

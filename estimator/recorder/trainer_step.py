@@ -11,7 +11,7 @@ import inspect
 import itertools
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import nullcontext, suppress
+from contextlib import ExitStack, nullcontext, suppress
 from functools import partial
 from typing import Any
 from unittest import mock
@@ -270,13 +270,18 @@ def record_trainer_step(trainer: Any, batches: int = 1) -> Program:
             raise _Recorded
         return torch.zeros(())
 
-    utils = sys.modules.get("trl.trainer.utils")
-    entropy: Any = nullcontext()
-    if hasattr(utils, ENTROPY):
-        entropy = mock.patch.object(utils, ENTROPY, partial(models.entropy, getattr(utils, ENTROPY)))
     silent: Any = mock.patch.object(trainer.callback_handler, "callbacks", [])
     try:
-        with mock.patch.object(trainer, "training_step", training_step), silent, entropy, suppress(_Recorded):
+        with (
+            mock.patch.object(trainer, "training_step", training_step),
+            silent,
+            ExitStack() as patched,
+            suppress(_Recorded),
+        ):
+            for module in [one for name, one in sys.modules.items() if name.startswith("trl.")]:
+                if ENTROPY in vars(module):  # the function itself, and where it is imported
+                    noted = partial(models.entropy, getattr(module, ENTROPY))
+                    patched.enter_context(mock.patch.object(module, ENTROPY, noted))
             trainer.train()
     finally:
         models.restore()

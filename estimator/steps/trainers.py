@@ -25,18 +25,40 @@ class Trainer(NamedTuple):
     """``disable_dropout`` by default, of adapters, too."""
     fused: bool = True
     """Its log-probabilities come from a fused head."""
+    precomputes: bool = False
+    """The reference's log-probabilities may come with the batch."""
+    without: tuple[str, ...] = ()
+    """Losses that have no reference."""
+    steps: str = ""
+    """The trainer of TRL whose step it runs, where it is a tool's."""
+    release: str = ""
+    """The release that it runs, where the plan's key ``trl`` does not say it."""
 
 
-TRAINERS: Mapping[str, Trainer] = {
-    "trl-dpo": Trainer(True, "sigmoid", True),
-    "trl-kto": Trainer(False, "kto", True),
+_TRL: Mapping[str, Trainer] = {
+    "trl-dpo": Trainer(True, "sigmoid", True, precomputes=True),
+    "trl-kto": Trainer(False, "kto", True, precomputes=True),
     "trl-reward": Trainer(True, fused=False),
     "trl-orpo": Trainer(True, fused=False),
     "trl-cpo": Trainer(True, "sigmoid", fused=False),
     "trl-grpo": Trainer(False, "dapo", True, 0.0, 8, drops_dropout=False),
     "trl-rloo": Trainer(False, "", True, 0.05, 2, drops_dropout=False),
 }
-"""By the plan's ``trainer``. Defaults are those of the config classes of TRL 1.16."""
+
+
+def _by_axolotl(steps: str, **more: str) -> Trainer:
+    """A trainer of TRL 1.9, which Axolotl 0.19 requires and whose step it leaves as it is (``core/trainers``)."""
+    return _TRL[steps]._replace(steps=steps, release="1.9", fused=False, **more)
+
+
+TRAINERS: Mapping[str, Trainer] = {
+    **_TRL,
+    "axolotl-dpo": _by_axolotl("trl-dpo"),
+    "axolotl-kto": _by_axolotl("trl-kto"),
+    "axolotl-orpo": _by_axolotl("trl-orpo"),
+    "axolotl-simpo": _by_axolotl("trl-cpo", loss_type="simpo"),
+}
+"""By the plan's ``trainer``. Defaults are those of the config classes of TRL 1.16, and of the tools."""
 
 
 DROPOUTS = ("resid_pdrop", "embd_pdrop", "attn_pdrop", "hidden_dropout", "hidden_dropout_prob", "classifier_dropout")
@@ -44,7 +66,13 @@ DROPOUTS = ("resid_pdrop", "embd_pdrop", "attn_pdrop", "hidden_dropout", "hidden
 
 
 def reference_of(
-    name: str, reference: str | None, adapted: bool, precomputed: bool, beta: float | None, second: bool = False
+    name: str,
+    reference: str | None,
+    adapted: bool,
+    precomputed: bool,
+    beta: float | None,
+    second: bool = False,
+    loss_type: str | None = None,
 ) -> str:
     """What a trainer's reference is (``trainer_calls.Key``). Raises ``InputError`` where none goes, or not this one.
 
@@ -53,9 +81,10 @@ def reference_of(
     """
     trainer = TRAINERS[name]
     own = "copy" if second or not adapted else "adapter-off"
-    if not trainer.has_reference or (trainer.num_generations and not (trainer.beta if beta is None else beta)):
+    has_none = not trainer.has_reference or loss_type in trainer.without
+    if has_none or (trainer.num_generations and not (trainer.beta if beta is None else beta)):
         if reference not in (None, "none"):
-            why = "beta is 0" if trainer.has_reference else "its loss has none"
+            why = "its loss has none" if has_none else "beta is 0"
             raise InputError(f"reference: {reference} does not go with trainer: {name}, since {why}; leave it out")
         return "none"
     if second and trainer.num_generations:
@@ -73,7 +102,7 @@ def reference_of(
 
 def least_batch(name: str | None, loss_type: str | None) -> int:
     """The fewest rows of a batch. KTO's estimate of a divergence pairs each prompt with another row's completion."""
-    return 2 if name == "trl-kto" and loss_type in (None, "kto") else 1
+    return 2 if name in ("trl-kto", "axolotl-kto") and loss_type in (None, "kto") else 1
 
 
 class Generation(NamedTuple):
@@ -116,7 +145,7 @@ def generation_of(
 
 def has_fused_head(name: str, release: str) -> bool:
     """Whether a trainer's log-probabilities come from a fused head, which TRL has since 1.15."""
-    return TRAINERS[name].fused and release != "1.14"
+    return TRAINERS[name].fused and release == "1.16"
 
 
 def key_of(

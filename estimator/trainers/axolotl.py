@@ -44,7 +44,8 @@ def read(keys: Mapping[str, Any], where: str) -> Reading:
     """What ``axolotl train`` does with these keys. Raises ``InputError``."""
     reading = Reading(TOOL, plan={"trainer": "axolotl"})
     settings = Settings(keys, reading, where)
-    settings.refused("is a loop with more than one model or pass, which has no rules here", "rl", "reward_model")
+    settings.refused("trains a classifier by TRL's RewardTrainer, or its kin, which has no reader here", *_REWARDS)
+    _preferences(settings)
     if (model := settings.text("base_model")) is not None:
         settings.say("model", model, "base_model")
     settings.whole_of("seq", "sequence_len")
@@ -57,9 +58,12 @@ def read(keys: Mapping[str, Any], where: str) -> Reading:
     _attention(settings)
     _loss(settings)
     _method(settings)
+    if (loss := reading.plan.get("loss")) and reading.plan["trainer"] != "axolotl":
+        del reading.plan["loss"]
+        reading.note("loss", loss, "the trainer of preferences has a loss of its own, in whose place it does not come")
     batch = settings.whole("eval_batch_size") or reading.plan.get("batch", 1)
     reading.plan["run"] = {"device_map": "auto", "per_device_eval_batch_size": batch}
-    if settings.flag("sample_packing"):
+    if settings.flag("sample_packing") and reading.plan["trainer"] == "axolotl":
         if reading.plan.get("attention") == "flash":
             settings.say("packing", True, "sample_packing")
         else:
@@ -86,6 +90,57 @@ def read(keys: Mapping[str, Any], where: str) -> Reading:
     )
     settings.finish()
     return reading
+
+
+def _preferences(settings: Settings) -> None:
+    """``HFRLTrainerBuilder``: trainers of TRL 1.9, whose step Axolotl leaves as it is."""
+    reading, rl = settings.reading, settings.text("rl")
+    inner = settings.inner("trl")
+    if rl is None:
+        return
+    if rl not in _TRAINERS:
+        why = _GENERATE.get(rl, f"is not known; Axolotl's are {', '.join([*_TRAINERS, *_GENERATE])}")
+        settings.problem("rl", "rl", why)
+        return
+    settings.say("trainer", _TRAINERS[rl], "rl")
+    if rl == "ipo":
+        settings.say("loss_type", "ipo", "rl")
+    elif (losses := settings.names("dpo_loss_type")) is not None:
+        settings.say("loss_type", losses, "dpo_loss_type")
+    for block, names in ((inner, ("beta",)), (settings, ("rl_beta", "dpo_beta")), (settings, ("orpo_alpha",))):
+        if (beta := block.number(*names)) is not None and "beta" not in reading.plan:
+            block.say("beta", beta, *names)
+    if settings.flag("precompute_ref_log_probs") and rl in ("dpo", "ipo"):  # which alone are given it
+        settings.say("precompute_ref_log_probs", True, "precompute_ref_log_probs")
+    if settings.flag("rl_adapter_ref_model") and settings.raw("adapter") is not None:
+        settings.say("reference", "copy", "rl_adapter_ref_model")
+    settings.refused("has no rule here", "dpo_use_weighting", "dpo_padding_free", "dpo_use_liger_kernel")
+    settings.without_rule("a few numbers a row", *_WEIGHTS)
+    if settings.flag("sample_packing"):
+        reading.note("sample_packing", True, "a batch of preferences is not packed")
+    if rl in ("dpo", "ipo"):
+        reading.note("empty_cache", True, "after each batch Axolotl frees what PyTorch reserves and does not use")
+
+
+_REWARDS = ("reward_model", "process_reward_model")
+_TRAINERS = {
+    **dict.fromkeys(("dpo", "ipo"), "axolotl-dpo"),
+    **{rl: f"axolotl-{rl}" for rl in ("kto", "orpo", "simpo")},
+}
+"""The plan's trainers by Axolotl's ``rl``."""
+_GENERATE = {
+    **dict.fromkeys(
+        ("grpo", "gdpo"),
+        "runs TRL 1.9's GRPOTrainer, of which no steps are shipped; ask `estimator estimate` with --trainer trl-grpo "
+        "for TRL 1.16's",
+    ),
+    "ebft": "runs Axolotl's own EBFT trainer, which has no rules here",
+}
+"""Why a value of ``rl`` is refused."""
+_WEIGHTS = (
+    "dpo_label_smoothing", "dpo_loss_weights", "simpo_gamma", "cpo_alpha", "kto_desirable_weight",
+    "kto_undesirable_weight",
+)  # fmt: skip
 
 
 def _devices(settings: Settings) -> None:
@@ -197,8 +252,12 @@ def _method(settings: Settings) -> None:
             settings.reading.said_by["target_modules"] = "lora_target_linear"
         elif "target_modules" not in block and "target_parameters" not in block:
             raise InputError(f"{settings.where}: adapter: {adapter} needs lora_target_modules or lora_target_linear")
-        if settings.value("peft_autocast_adapter_dtype") is False:
+        by_trl = settings.reading.plan["trainer"] in ("axolotl-dpo", "axolotl-kto")  # which makes the adapter itself
+        if settings.value("peft_autocast_adapter_dtype") is False and not by_trl:
             block["adapter_dtype"] = "bfloat16"
+        elif by_trl and width is not None:
+            block["adapter_dtype"] = "bfloat16"
+            settings.reading.note("adapter_dtype", "bfloat16", "TRL casts the adapters of a quantised model")
         settings.say("method", block, "adapter")
         if width != 8 and not any(name in settings for name in _KERNELS):
             settings.reading.note(

@@ -1,7 +1,7 @@
 """Steps of TRL's trainers in their own loops on the CPU, measured from ``on_step_begin`` to ``on_step_end``.
 
-``python -m tests.cases.trl_loops`` writes ``tests/data/trl_loops.json`` anew, where TRL is installed; ``make witness``
-does so.
+``python -m tests.cases.trl_loops`` writes ``tests/data/trl_loops.json`` anew, or that of an older release, where TRL is
+installed; ``make witness`` does so.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from typing import Any
 from tests.cases.kinds import Formulas
 from tests.helpers.files import DATA
 
-RECORD, RECORD_OLDER = DATA / "trl_loops.json", DATA / "trl_loops_1.14.json"
+RECORD = DATA / "trl_loops.json"
+RECORDS_OLDER = {release: DATA / f"trl_loops_{release}.json" for release in ("1.9", "1.14")}
 SIZES: dict[str, dict[str, Any]] = {
     "llama": {"num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 150},
     "qwen2": {"num_attention_heads": 4, "num_key_value_heads": 4, "intermediate_size": 260},
@@ -167,19 +168,19 @@ REWARDS: list[Case] = [
 ]  # fmt: skip
 """A model of another family and size scores the completions."""
 OLDER: list[Case] = [
-    ("trl-dpo-lora", SMALL, {**PLAIN, "trl": "1.14", "trainer": "trl-dpo", "batch": 4, "seq": 97, "method": LORA}),
-    ("trl-dpo-defaults", SMALL, {"trl": "1.14", "trainer": "trl-dpo", "batch": 3, "seq": 61, "prompt_seq": 20}),
+    ("trl-dpo-lora", SMALL, {**PLAIN, "trainer": "trl-dpo", "batch": 4, "seq": 97, "method": LORA}),
+    ("trl-dpo-defaults", SMALL, {"trainer": "trl-dpo", "batch": 3, "seq": 61, "prompt_seq": 20}),
     ("trl-dpo-16", SMALL,
-     {**BF16, "trl": "1.14", "trainer": "trl-dpo", "batch": 5, "seq": 140, "loss_type": "ipo",
+     {**BF16, "trainer": "trl-dpo", "batch": 5, "seq": 140, "loss_type": "ipo",
       "precompute_ref_log_probs": True}),
-    ("trl-kto-full", SMALL, {**LAYER, "trl": "1.14", "trainer": "trl-kto", "batch": 6, "seq": 83}),
+    ("trl-kto-full", SMALL, {**LAYER, "trainer": "trl-kto", "batch": 6, "seq": 83}),
     ("trl-kto-defaults-lora", SMALL,
-     {"trl": "1.14", "trainer": "trl-kto", "batch": 4, "seq": 130, "method": LORA}),
-    ("trl-reward-defaults", SMALL, {"trl": "1.14", "trainer": "trl-reward", "batch": 4, "seq": 41}),
-    ("trl-orpo-lora", SMALL, {**PLAIN, "trl": "1.14", "trainer": "trl-orpo", "batch": 3, "seq": 52, "method": LORA}),
-    ("trl-cpo-16", SMALL, {**BF16, "trl": "1.14", "trainer": "trl-cpo", "batch": 4, "seq": 41, "loss_type": "simpo"}),
+     {"trainer": "trl-kto", "batch": 4, "seq": 130, "method": LORA}),
+    ("trl-reward-defaults", SMALL, {"trainer": "trl-reward", "batch": 4, "seq": 41}),
+    ("trl-orpo-lora", SMALL, {**PLAIN, "trainer": "trl-orpo", "batch": 3, "seq": 52, "method": LORA}),
+    ("trl-cpo-16", SMALL, {**BF16, "trainer": "trl-cpo", "batch": 4, "seq": 41, "loss_type": "simpo"}),
 ]  # fmt: skip
-"""Under TRL 1.14, which makes whole logits, and the entropy of 128 tokens at a time."""
+"""Under older releases, which make whole logits, and the entropy of 128 tokens at a time."""
 FSDP2: dict[str, Any] = {"sharding": {"name": "fsdp2", "world_size": 4}}
 DDP: dict[str, Any] = {"sharding": {"name": "ddp", "world_size": 4, "find_unused_parameters": False}}
 SHARDED: list[Case] = [
@@ -318,8 +319,8 @@ def _sharded(config: Mapping[str, Any], plan: Mapping[str, Any], folder: Path) -
 def main(only: list[str]) -> None:
     """Measure the installed release's cases, or those whose names begin with a word."""
     found: dict[str, Any] = {}
-    older = version("trl").startswith("1.14")
-    path = RECORD_OLDER if older else RECORD
+    older = RECORDS_OLDER.get(".".join(version("trl").split(".")[:2]))
+    path = older or RECORD
     if path.exists() and only:
         found = json.loads(path.read_text(encoding="utf-8"))["steps"]
     for name, config, plan in OLDER if older else (*cases(), *LIVE):

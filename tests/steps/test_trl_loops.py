@@ -18,7 +18,7 @@ from estimator.plans.plan import parse_plan
 from estimator.plans.resolve import resolve
 from estimator.programs.trainer_programs import steps_of
 from estimator.steps.trainers import TRAINERS
-from tests.cases.trl_loops import LIVE, OLDER, RECORD, RECORD_OLDER, cases
+from tests.cases.trl_loops import LIVE, OLDER, RECORD, RECORDS_OLDER, cases
 
 MEASURED: dict[str, dict[str, int]] = json.loads(RECORD.read_text(encoding="utf-8"))["steps"]
 TOLERANCE = 64
@@ -47,10 +47,13 @@ def test_a_step_is_what_the_trainer_takes(
     is_the_trainers(estimate(plan_of(config, keys, tmp_path)).bytes, MEASURED[name])
 
 
+@pytest.mark.parametrize("release", RECORDS_OLDER)
 @pytest.mark.parametrize(("name", "config", "keys"), OLDER, ids=[name for name, *_ in OLDER])
-def test_a_step_of_an_older_release(name: str, config: dict[str, Any], keys: dict[str, Any], tmp_path: Path) -> None:
-    measured = json.loads(RECORD_OLDER.read_text(encoding="utf-8"))["steps"]
-    is_the_trainers(estimate(plan_of(config, keys, tmp_path)).bytes, measured[name])
+def test_a_step_of_an_older_release(
+    name: str, config: dict[str, Any], keys: dict[str, Any], release: str, tmp_path: Path
+) -> None:
+    measured = json.loads(RECORDS_OLDER[release].read_text(encoding="utf-8"))["steps"]
+    is_the_trainers(estimate(plan_of(config, {**keys, "trl": release}, tmp_path)).bytes, measured[name])
 
 
 def is_the_trainers(found: Mapping[str, int], measured: Mapping[str, int]) -> None:
@@ -73,8 +76,8 @@ def test_every_trainer_has_its_default_step(trainer: str) -> None:
 
 def test_every_shipped_step_runs() -> None:
     """Every loss of a trainer, with each reference, under autocast and without, as on a CPU and as on a GPU."""
-    for trainer in TRAINERS:
-        steps = steps_of(trainer, "1.16")
+    for trainer, one in TRAINERS.items():
+        steps = steps_of(one.steps or trainer, one.release or "1.16")
         assert steps, trainer
         for key in steps:
             assert key.reference in ("none", "copy", "adapter-off", "precomputed")
@@ -150,6 +153,9 @@ def test_batches_between_the_first_and_the_last_are_alike() -> None:
             "reward_model: dtype: nf4 has no rule",
         ),
         ({"trainer": "trl-kto", "batch": 1}, "Actual .not effective. batch size must be > 1"),
+        ({"trainer": "axolotl-kto", "batch": 1}, "batch: 1 does not go with trainer: axolotl-kto"),
+        ({"trainer": "axolotl-dpo", "trl": "1.14"}, "trl belongs to a trainer of TRL"),
+        ({"trainer": "axolotl-simpo", "precompute_ref_log_probs": True}, "precompute_ref_log_probs belongs to trainer"),
         ({"trainer": "trl-grpo", "reference": "copy", "batch": 8}, "beta is 0"),
         ({"trainer": "trl-dpo", "reference": "none"}, "compares with a reference"),
         ({"trainer": "trl-dpo", "reference": "adapter-off"}, "take reference: copy"),
@@ -244,6 +250,23 @@ def test_a_gpu_keeps_no_states_of_a_reference() -> None:
     plain = {**keys, "dtype": "bfloat16", "autocast": None}
     off, copied = (estimate(parse_plan({**plain, "reference": one})).bytes for one in ("adapter-off", "copy"))
     assert copied["process"] - off["process"] < copied["reference"] + 2**26
+
+
+@pytest.mark.parametrize(
+    ("trainer", "own", "loss_type"),
+    [("dpo", "dpo", "sigmoid"), ("kto", "kto", "kto"), ("orpo", "orpo", None), ("simpo", "cpo", "simpo")],
+)
+def test_a_trainer_of_axolotl_is_one_of_trl_1_9(trainer: str, own: str, loss_type: str | None) -> None:
+    """With Axolotl's own keys, and with the reference of KTO that TRL loads in float32 (see the release's sources)."""
+    keys = {"model": "smollm-135m", "batch": 2, "seq": 64, "checkpointing": "none"}
+    kto = {"reference": {"model": "smollm-135m", "dtype": "float32"}} if trainer == "kto" else {}
+    for method in ("full", LORA):
+        same = {**keys, "method": method}
+        loss = {} if loss_type is None else {"loss_type": loss_type}
+        plain = {**same, "trainer": f"trl-{own}", "trl": "1.9", "dtype": "bfloat16", **loss}
+        found = estimate(parse_plan({**same, "trainer": f"axolotl-{trainer}"}))
+        assert found.bytes == estimate(parse_plan({**plain, **(kto if method == "full" else {})})).bytes
+        json.dumps(found.to_dict())
 
 
 def test_another_reference_is_loaded_in_its_own_dtype() -> None:
