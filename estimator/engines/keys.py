@@ -52,3 +52,16 @@ class Keys(NamedTuple):
     def names(self) -> tuple[str, ...]:
         """The keys that belong to a plan on this engine."""
         return (*self.fields.model_fields, *self.of_steps)
+
+
+def of_published(runtime: str, words: tuple[str, ...]) -> Keys:
+    """Those of an engine of which published figures alone are known: a model, the device, and how long a context."""
+    alone = f"runtime: {runtime}, of which published figures alone are known"
+    return Keys(
+        words=words,
+        refused={
+            f"task: train does not go with {alone}; set task: infer": lambda p: p.task == "train",
+            f"dtype: {{p.dtype}} does not go with {alone}; leave it out": lambda p: "dtype" in p.model_fields_set,
+            f"batch: {{p.batch}} does not go with {alone}; leave it out": lambda p: p.batch > 1,
+        },
+    )

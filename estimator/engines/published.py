@@ -10,12 +10,9 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any, NamedTuple
 
-from pydantic import BaseModel
-
 from ..errors import InputError
 from .devices import Device, find
 from .engine import Engine, Figures, Limit, Spec
-from .keys import Keys
 
 
 class Row(NamedTuple):
@@ -131,17 +128,3 @@ class Published(Engine):
         whose = f"a published figure, no prediction: {model.what}, of {model.file} ({model.source})"
         limit = Limit("process", peak, plan.budget_bytes(), peak)
         return Figures(sizes, {"as published": peak - held}, model.parameters, (limit,), warnings=(whose,))
-
-
-def keys_of(runtime: str, words: tuple[str, ...]) -> Keys:
-    """What a plan may say of such an engine: its model, the device, and for how long a context."""
-    alone = f"runtime: {runtime}, of which published figures alone are known"
-    return Keys(
-        words=words,
-        fields=BaseModel,
-        refused={
-            f"task: train does not go with {alone}; set task: infer": lambda p: p.task == "train",
-            f"dtype: {{p.dtype}} does not go with {alone}; leave it out": lambda p: "dtype" in p.model_fields_set,
-            f"batch: {{p.batch}} does not go with {alone}; leave it out": lambda p: p.batch > 1,
-        },
-    )

@@ -23,10 +23,10 @@ from .layered import Adapters, Layer, name_of
 from .lora_config import LoraConfig
 from .options import check_modules_to_save
 from .target_parameters import TargetParameters
-from .trainable_tokens import TokenRows
 
 if TYPE_CHECKING:
     from ..programs.replaced_modules import RecordedModule
+    from .trainable_tokens import TokenRows
 
 
 class BlockDiagonal(BaseModel):
@@ -68,11 +68,13 @@ class LoraOptions(LoraConfig):
     def _frozen(self) -> str:
         return "lora_B" if self.init_lora_weights == "mica" else ""
 
-    def _tokens(self, config: Config, targets: Targets, parameters: TargetParameters) -> TokenRows | None:
+    def _tokens(self, config: Config, targets: Targets, parameters: TargetParameters) -> "TokenRows | None":
         """The trained rows of the embeddings. Raises ``InputError``."""
         given = self.trainable_token_indices
         if given is None:
             return None
+        from .trainable_tokens import TokenRows
+
         both = config.modules.path_of("input embedding"), config.modules.path_of("output embedding")
         named = given if isinstance(given, dict) else {both[0]: given}
         paths = {end: path for path in both for end in endings(path)}
@@ -129,7 +131,7 @@ class Lora(Adapters[LoraOptions]):
         targets: Targets,
         dtype: str,
         rank: Size | None = None,
-        tokens: TokenRows | None = None,
+        tokens: "TokenRows | None" = None,
         parameters: TargetParameters | None = None,
     ) -> None:
         super().__init__(options, targets, dtype, rank)

@@ -8,8 +8,7 @@ from pydantic import AfterValidator, Field, StrictBool
 from ..io.fields import Name, Number, Rank
 from ..programs.module_table import Kind
 from .layered import LayerOptions
-from .options import Pattern
-from .trainable_tokens import Tokens
+from .options import Pattern, Tokens
 
 DATA_DRIVEN = ("corda", "loftq", "lora_ga")
 """Initialisations that need data or a configuration of their own. The training steps after them are LoRA's."""

@@ -6,7 +6,7 @@ from typing import Annotated, Any, ClassVar, Union, get_args
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
 from ..errors import InputError
-from ..io.fields import FloatDtype, FloatName, Name
+from ..io.fields import FloatDtype, FloatName, Name, Whole
 from ..ledger import Size
 from ..programs import Config, Method
 from ..programs.module_table import KINDS, Kind, ModuleTable, NamedModule, endings
@@ -25,6 +25,7 @@ MOST_SAVED = 1000
 """Most names in ``modules_to_save``. Each is compared with the end of every module's path."""
 Names = Union[Pattern, list[str]]
 AdapterDtype = FloatDtype
+Tokens = Annotated[list[Annotated[Whole, Field(ge=0)]], Field(min_length=1)]
 
 
 class MethodOptions(BaseModel):

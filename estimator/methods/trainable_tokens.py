@@ -1,19 +1,16 @@
 """Trainable tokens as PEFT runs them (``peft/tuners/trainable_tokens/layer.py``): a few rows of an embedding."""
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import Annotated, ClassVar, Literal
+from typing import ClassVar, Literal
 
 from pydantic import Field, StrictBool
 
 from .. import operators as ops
 from ..errors import InputError
-from ..io.fields import Whole
 from ..ledger import Size, Tensor
 from ..programs import Builder, Config, Embedding, Linear, Method, Module
 from .base import Targets
-from .options import AdapterDtype, MethodOptions, Names, checked_dtype
-
-Tokens = Annotated[list[Annotated[Whole, Field(ge=0)]], Field(min_length=1)]
+from .options import AdapterDtype, MethodOptions, Names, Tokens, checked_dtype
 
 
 class TrainableTokensMethod(MethodOptions):

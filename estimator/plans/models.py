@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 from ..engines.registry import RUNTIMES, engine_of
 from ..errors import InputError, nearest, options, shown
@@ -22,10 +22,11 @@ from ..programs.images import Processor, processor_of
 from ..programs.libraries import is_installed
 from ..programs.recorded import ALONE, Config, Source, language_model_alone, refuse_encoder
 from ..programs.releases import NEWEST, installed_release
-from . import checkpoints
-from .checkpoints import Checkpoint
 from .recorded_programs import model_types, programs_of
 from .repacked import packing_of
+
+if TYPE_CHECKING:  # of a folder that holds weights
+    from .checkpoints import Checkpoint
 
 _SAY_SIZES = ("llama", "mistral", "qwen2", "qwen3")
 """Types whose classes have the sizes of one model of 7B. A config.json that leaves sizes out is cut short."""
@@ -384,6 +385,8 @@ def _local(path: Path) -> ModelSpec:
             )
         raise InputError(f"folder '{path}' has no config.json; give a folder that has one, or the file itself")
     spec = _of_config(read_json(path / "config.json"), path.name or str(path), str(path / "config.json"))
+    from . import checkpoints
+
     return replace(spec, checkpoint=checkpoints.read(path))
 
 

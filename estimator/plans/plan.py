@@ -46,7 +46,6 @@ from .presets import TRAINERS, preset_assumptions, with_presets
 from .quantised_checkpoints import checkpoint_assumptions, with_checkpoint
 from .refusals import check
 from .second_model import SecondModel, plain, scoring_model, second_model
-from .words import refuse_words
 
 
 def _checkpointing(value: Any) -> Any:
@@ -601,6 +600,8 @@ def words_explained(data: Mapping[Any, Any]) -> Iterator[None]:
     try:
         yield
     except InputError:
+        from .words import refuse_words
+
         refuse_words(data)
         raise
 

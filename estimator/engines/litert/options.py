@@ -1,5 +1,5 @@
 """What a plan may say of LiteRT-LM: nothing beside the model, the device and a context."""
 
-from ..published import keys_of
+from ..keys import of_published
 
-KEYS = keys_of("litert", ("litert-lm", "litert_lm", "mediapipe", "tflite", "ai-edge"))
+KEYS = of_published("litert", ("litert-lm", "litert_lm", "mediapipe", "tflite", "ai-edge"))

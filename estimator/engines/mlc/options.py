@@ -1,5 +1,5 @@
 """What a plan may say of MLC-LLM: nothing beside the model, the device and a context."""
 
-from ..published import keys_of
+from ..keys import of_published
 
-KEYS = keys_of("mlc", ("mlc-llm", "mlc_llm", "mlc-chat"))
+KEYS = of_published("mlc", ("mlc-llm", "mlc_llm", "mlc-chat"))
