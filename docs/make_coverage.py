@@ -15,7 +15,7 @@ import os
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from datetime import date
 from pathlib import Path
@@ -43,6 +43,7 @@ from tests.helpers.coverage import (  # noqa: E402
 )
 
 PAGE = ROOT / "docs" / "coverage.md"
+KINDS = ("causal-lm", *HEADS_ASKED)
 SECONDS = 180
 """The limit for a class and a variant."""
 
@@ -78,11 +79,19 @@ def rows_of(asked: Sequence[tuple[str, str, Sequence[str]]], workers: int) -> It
         yield from pool.map(lambda one: _checked(*one), asked)
 
 
-def write_table(rows: Sequence[Row]) -> None:
-    """Write the table."""
+def dates_in(first: str) -> dict[str, str]:
+    """When each head was asked, from the first line of the table: ``2026-11-29, of causal-lm 2026-11-27; ...``."""
+    newest, *older = first.partition(";")[0].split(", of ")
+    return {**dict.fromkeys(KINDS, newest), **dict(one.split() for one in older)}
+
+
+def write_table(rows: Sequence[Row], dates: Mapping[str, str]) -> None:
+    """Write the table. ``dates``: when each head was asked."""
+    newest = max(dates.values())
+    when = ", of ".join([newest, *(f"{kind} {day}" for kind, day in dates.items() if day != newest)])
     releases = ", ".join(f"{k} {v}" for k, v in versions("torch", "transformers", "peft").items())
     lines = [
-        f"# {date.today().isoformat()}; {releases}; {_processor()}; oneDNN multiplies in bfloat16: "
+        f"# {when}; {releases}; {_processor()}; oneDNN multiplies in bfloat16: "
         + ("yes" if CPU.onednn_bfloat16 else "no"),
         "\t".join(("head", "class", "variant", "found", *QUANTITIES, "reason")),
         *(
@@ -113,7 +122,7 @@ def write_page() -> None:
         "| equal of run |",
         "| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: | ---: |",
     ]
-    for kind in ("causal-lm", *HEADS_ASKED):
+    for kind in KINDS:
         for variant in variants_of(kind):
             count = Counter(row.found for row in rows if (row.head, row.variant) == (kind, variant))
             run = sum(count[k] for k in ("equal", "apart", "refused"))
@@ -127,7 +136,7 @@ def write_page() -> None:
         "(`tests/cases/head_classes.py`); where that makes no model that runs, the last table says why. A class that "
         "was not asked yet is in no list below.",
     ]
-    for kind in ("causal-lm", *HEADS_ASKED):
+    for kind in KINDS:
         of_kind = [row for row in rows if row.head == kind]
         names = sorted({row.name for row in of_kind})
         whole = [n for n in names if all(row.found in ("equal", "neither") for row in of_kind if row.name == n)]
@@ -168,24 +177,25 @@ def main() -> None:
     """Check classes, by default all, and write the table and the page."""
     parser = argparse.ArgumentParser()
     parser.add_argument("names", nargs="*", metavar="CLASS")
-    parser.add_argument("--head", action="append", choices=("causal-lm", *HEADS_ASKED))
+    parser.add_argument("--head", action="append", choices=KINDS)
     parser.add_argument("--from", dest="first", default="", metavar="CLASS")
     parser.add_argument("--variant", action="append", choices=VARIANTS)
     parser.add_argument("--workers", type=int, default=2)
     given = parser.parse_args()
-    known = {row[:3]: row for row in read_table()[1]} if TABLE.is_file() else {}
+    first, before = read_table() if TABLE.is_file() else ("", [])
+    known, today = {row[:3]: row for row in before}, date.today().isoformat()
+    dates = dates_in(first) if first else dict.fromkeys(KINDS, today)
     asked = [
         (head, name, [v for v in variants_of(head) if v in (given.variant or VARIANTS)])
-        for head in given.head or ("causal-lm", *HEADS_ASKED)
+        for head in given.head or KINDS
         for name in classes_of(head)
         if name in (given.names or [name]) and name >= given.first
     ]
-    there = {
-        (head, name, v) for head in ("causal-lm", *HEADS_ASKED) for name in classes_of(head) for v in variants_of(head)
-    }
+    there = {(head, name, v) for head in KINDS for name in classes_of(head) for v in variants_of(head)}
     for rows in rows_of([one for one in asked if one[2]], given.workers):
         known.update({row[:3]: row for row in rows})
-        write_table([known[key] for key in sorted(known) if key in there])
+        dates[rows[0].head] = today
+        write_table([known[key] for key in sorted(known) if key in there], dates)
         print(rows[0].head, rows[0].name, *(row.found for row in rows), rows[0].reason, flush=True)
     write_page()
 
