@@ -83,6 +83,10 @@ class TooLong(InputError):
     """A question whose answer would take too long."""
 
 
+class OtherStructure(InputError):
+    """Recordings at several sizes differ in more than these."""
+
+
 def defect(error: BaseException) -> str:
     """The line about an unexpected error, which is a defect of the estimator and not the user's mistake.
 

@@ -271,7 +271,7 @@ def formula(plan: Asked, /, component: str = "peak", symbolic: bool = False, **k
         )
     if not isinstance(symbolic, bool):
         raise InputError(f"symbolic is {shown(symbolic)}; it must be True or False")
-    compiled = compile_plan(asked, general_regime(asked), symbolic)
+    compiled = compile_plan(asked, general_regime(asked), symbolic, images=True)
     return Expression(component_of(compiled, component), compiled.regime)
 
 

@@ -17,6 +17,7 @@ NAMES: Mapping[str, str] = {
     "B": "batch",
     "S": "seq",
     "T": "target_seq",
+    "M": "images",
     "H": "hidden_size",
     "I": "intermediate_size",
     "G": HEADS,

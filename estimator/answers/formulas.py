@@ -8,19 +8,21 @@ appear. So a plan has several *regimes*, each with its own formulas.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from fractions import Fraction
-from functools import cached_property, reduce
+from functools import cached_property, partial, reduce
+from itertools import chain, pairwise
 from math import lcm, prod
 from typing import Any
 
-from ..errors import InputError
-from ..ledger import Size, whole
-from ..ledger.sizes import Poly, Symbol, dominates, symbol, value_of
+from ..errors import InputError, OtherStructure
+from ..ledger import APART, Size, whole
+from ..ledger.sizes import Poly, Symbol, dominates, simplify, symbol, value_of
 from ..plans.plan import Plan
 from ..plans.refusals import check_question
 from ..plans.resolve import Resolved, resolve, window_of
 from ..programs.modules import Method
+from ..programs.step import Step
 from ..steps.step import StepTotals, run
 from ..steps.trainers import TRAINERS
 from .result import BYTES, RESIDENT
@@ -45,10 +47,14 @@ class Regime:
     window: int | None = None
     new_tokens: int | None = None
     """Of a call of generate: 1, 2, or 3 for three and more. One token is the prefill's, and the second has one pass."""
+    images_one: bool | None = None
+    """``None`` where the number of images is no symbol."""
 
     def condition(self) -> str:
         """A Python expression in B and S that is true where the formulas hold."""
         parts = ["B == 1" if self.batch_one else "B >= 2", "S == 1" if self.seq_one else "S >= 2"]
+        if self.images_one is not None:
+            parts.append("M == 1" if self.images_one else "M >= 2")
         if self.window_reached is not None:
             parts.append(f"S {'>=' if self.window_reached else '<'} {self.window}")
         if self.new_tokens is not None:
@@ -115,8 +121,23 @@ class Compiled:
 
 
 _POINTS = (
-    dict.fromkeys("BSNHIKGDVLrCT", 1),
-    {"B": 3, "S": 5, "N": 4, "H": 700, "I": 40, "K": 2, "G": 3, "D": 9000, "V": 60, "L": 90, "r": 5000, "C": 7, "T": 6},
+    dict.fromkeys("BSNHIKGDVLrCTM", 1),
+    {
+        "B": 3,
+        "S": 5,
+        "N": 4,
+        "H": 700,
+        "I": 40,
+        "K": 2,
+        "G": 3,
+        "D": 9000,
+        "V": 60,
+        "L": 90,
+        "r": 5000,
+        "C": 7,
+        "T": 6,
+        "M": 8,
+    },
 )
 
 
@@ -133,10 +154,10 @@ def _covers(a: Size, at_a: list[int], b: Size, at_b: list[int]) -> bool:
 def undominated(moments: list[tuple[str, Size]], regime: Regime) -> list[tuple[str, Size]]:
     """The moments, without those that are never more than the largest of the others in the regime.
 
-    ``dominates`` assumes that symbols are at least 1; here B and S are at least 2, and N at least 3.
+    ``dominates`` assumes that symbols are at least 1; here B, S and M are at least 2, and N at least 3.
     """
     first = max(2, regime.window or 1) if regime.window_reached else 2
-    shift: dict[str, Size] = {"B": symbol("B") + 1, "S": symbol("S") + (first - 1), "N": symbol("N") + 2}
+    shift: dict[str, Size] = {name: symbol(name) + by for name, by in (("B", 1), ("S", first - 1), ("N", 2), ("M", 1))}
     shifted = [value.substitute(shift) if isinstance(value, Poly) else value for _, value in moments]
     kept: list[int] = []
     for i, value in enumerate(shifted):
@@ -236,11 +257,23 @@ def regimes(plan: Plan) -> list[Regime]:
     found = []
     for reached in (None,) if window is None else (True, False):
         for batch_one in (False, True):
-            for seq_one in (False,) if plan.trainer in TRAINERS else (False, True):  # a prompt and a completion
+            one_token = plan.trainer not in TRAINERS and images_of(resolved) is None  # not a prompt and a completion
+            for seq_one in (False, True) if one_token else (False,):
                 if window is not None and (reached != (window <= 1) if seq_one else not reached and window <= 2):
                     continue  # the regime has no sequence
-                found += [Regime(batch_one, seq_one, reached, window, new) for new in _new_tokens(plan, window)]
+                found += [
+                    Regime(batch_one, seq_one, reached, window, new, images_one)
+                    for images_one in ((None,) if images_of(resolved) is None else (False, True))
+                    for new in _new_tokens(plan, window)
+                ]
     return found
+
+
+def images_of(resolved: Resolved) -> int | None:
+    """How many images of one size each row has; ``None`` where their number cannot be a symbol."""
+    plan = resolved.plan
+    mixed = len(plan.media.image_sizes) > 1 or plan.video_frames is not None
+    return None if mixed or resolved.spec.head != "image-text" else plan.media.images or None
 
 
 def _new_tokens(plan: Plan, window: int | None) -> tuple[int | None, ...]:
@@ -260,14 +293,21 @@ def regime_of(resolved: Resolved) -> Regime:
     plan = resolved.plan
     window = window_of(resolved.spec.config, resolved.method)
     new = None if plan.generate is None else min(plan.generate.max_new_tokens, MANY_TOKENS)
-    return Regime(plan.batch == 1, plan.seq == 1, None if window is None else plan.seq >= window, window, new)
+    images = images_of(resolved)
+    reached = None if window is None else plan.seq >= window
+    return Regime(plan.batch == 1, plan.seq == 1, reached, window, new, None if images is None else images == 1)
 
 
 def general_regime(plan: Plan) -> Regime:
     """The regime of batches and sequences above one, unless the plan gives a batch or a sequence of one itself."""
     given = plan.model_fields_set
     own = regime_of(resolve(plan))
-    return replace(own, batch_one="batch" in given and own.batch_one, seq_one="seq" in given and own.seq_one)
+    return replace(
+        own,
+        batch_one="batch" in given and own.batch_one,
+        seq_one="seq" in given and own.seq_one,
+        images_one=own.images_one and "images" in given,
+    )
 
 
 def compile_plan(
@@ -278,11 +318,13 @@ def compile_plan(
     keep_rows: bool = False,
     numbers: Sequence[str] = (),
     chunk: int | None = None,
+    images: bool = False,
 ) -> Compiled:
     """The formulas of a plan; if ``symbolic``, with symbols for the architecture's sizes and the rank, too.
 
     ``numbers``: ``batch`` or ``seq``, where they are the plan's and no symbols.
     ``chunk``: the sequence is so many tokens times C, chunks of which a layer cuts it.
+    ``images``: so is the number of images, where each row has some of one size (``images_of``).
     ``open_rank``: the rank alone is a symbol beside batch and sequence, where the method's rank can be one.
     ``regime`` is by default the one of the plan's own batch and sequence. Raises ``InputError``.
     """
@@ -308,6 +350,116 @@ def compile_plan(
     lengths = {name: whole(size) for name, size in step.lengths}
     open_lengths = tuple([(name, symbol(name) if size > 1 else size) for name, size in lengths.items()])
     step = replace(step, lengths=open_lengths)
-    sizes = resolved.with_step(step).sizes(symbolic, batch, seq)
-    totals = run(step, sizes, method, batch, seq, symbolic=True, keep_rows=keep_rows)
-    return Compiled(plan, regime, totals, values, lengths)
+
+    def totals(batch: Size, one: Step = step, apart: bool = False) -> StepTotals:
+        sizes = resolved.with_step(one).sizes(symbolic, batch, seq)
+        ledger = one.ledger(symbolic=True, keep_rows=keep_rows, apart=apart)
+        return run(one, sizes, method, batch, seq, ledger=ledger)
+
+    def of_images(values: Mapping[str, int]) -> StepTotals:
+        """The totals at a number of images, and of a batch that is no symbol."""
+        count = values.get("M", plan.media.images)
+        more = plan.model_copy(update={"images": count, "seq": plan.seq * count})
+        own = replace(step, **{name: getattr(resolve(more).step, name) for name in ("media", "placeholders")})
+        return totals(values.get("B", batch), own, apart=True)
+
+    axes: tuple[str, ...] = ()
+    if images and (count := images_of(resolved)) is not None:
+        lengths["M"] = count
+        axes = ("M",) * (not regime.images_one)
+    try:
+        found = _joined(axes, of_images) if axes else totals(batch)
+    except OtherStructure:  # a model that walks the images of a batch one by one
+        if isinstance(batch, int) or not step.media or keep_rows:
+            raise
+        found = _joined(("B", *axes), of_images)
+    return Compiled(plan, regime, found, values, lengths)
+
+
+def _joined(axes: Sequence[str], at: Callable[[Mapping[str, int]], StepTotals]) -> StepTotals:
+    """Totals as polynomials in the sizes ``axes``, from those at some numbers and one point that must agree.
+
+    They are linear in each of them, or of degree 2 where all images of a batch are one row of attention. An operator
+    whose totals are neither, such as a kernel that takes other blocks in longer rows, must be below another one at all
+    of these points. Raises ``OtherStructure`` where something else is no polynomial.
+    """
+    known: dict[tuple[int, ...], StepTotals] = {}
+
+    def numbers(*values: int) -> StepTotals:
+        if values not in known:
+            known[values] = at(dict(zip(axes, values, strict=True)))
+        return known[values]
+
+    def between(of: Callable[[StepTotals], Any], degree: int, *values: int) -> Any:
+        if len(values) == len(axes):
+            return of(numbers(*values))
+        steps = [between(of, degree, *values, 2 + i) for i in range(degree + 1)]
+        found, basis = steps[0], Poly({0: 1})
+        for i in range(degree):  # Newton's divided differences at 2, 3, 4
+            steps = [_merged(a, b, lambda a, b: b - a) for a, b in pairwise(steps)]
+            basis = basis * (symbol(axes[len(values)]) - (2 + i)) // (1 + i)
+            found = _merged(found, steps[0], partial(_plus, basis))
+        return found
+
+    def polynomial(of: Callable[[StepTotals], Any], degree: int) -> Any:
+        found, last = between(of, degree), [6] * len(axes)
+        if _at_values(found, dict(zip(axes, last, strict=True))) != of(numbers(*last)):
+            raise OtherStructure(_NO_POLYNOMIAL)
+        return found
+
+    def others(totals: StepTotals) -> StepTotals:
+        return replace(totals, moments={})
+
+    found: StepTotals
+    try:
+        degree, found = 1, polynomial(others, 1)
+    except OtherStructure:
+        degree, found = 2, polynomial(others, 2)
+    moments: dict[str, list[Size]] = {}
+    unlike = []
+    for name in dict.fromkeys(name for totals in known.values() for name in totals.moments):
+        of = partial(_of_moment, name)
+        try:
+            moments.setdefault(name.partition(APART)[0], []).extend(polynomial(of, degree))
+        except OtherStructure:
+            unlike.append(of)
+    for point, totals in known.items():
+        above = _at_values([*chain(*moments.values())], dict(zip(axes, point, strict=True)))
+        if not all(any(dominates(a, b) for a in above) for of in unlike for b in of(totals)):
+            raise OtherStructure(_NO_POLYNOMIAL)
+    return replace(found, moments=moments)
+
+
+def _of_moment(name: str, totals: StepTotals) -> list[Size]:
+    return totals.moments.get(name, [])
+
+
+def _plus(basis: Poly, a: Size, b: Size) -> Size:
+    return simplify((basis * b + a) // 1)
+
+
+def _at_values(found: Any, values: Mapping[str, int]) -> Any:
+    """The same with numbers in place of symbols."""
+    return _merged(found, found, lambda a, _: a.substitute(values) if isinstance(a, Poly) else a)
+
+
+def _merged(a: Any, b: Any, of_sizes: Callable[[Size, Size], Size]) -> Any:
+    """One of two totals of the same structure. Raises ``OtherStructure`` where one has other moments."""
+    if isinstance(a, (int, Poly)) and not isinstance(a, bool):
+        return of_sizes(a, b)
+    if isinstance(a, dict) and list(a) == list(b):
+        return {key: _merged(value, b[key], of_sizes) for key, value in a.items()}
+    if isinstance(a, (list, tuple)) and len(a) == len(b):
+        return type(a)([_merged(x, y, of_sizes) for x, y in zip(a, b, strict=True)])
+    if isinstance(a, StepTotals):
+        parts = {one.name: _merged(getattr(a, one.name), getattr(b, one.name), of_sizes) for one in fields(a)}
+        return replace(a, **parts)
+    if a != b or isinstance(a, (dict, list, tuple)):
+        raise OtherStructure(_NO_POLYNOMIAL)
+    return a
+
+
+_NO_POLYNOMIAL = (
+    "a formula does not go with this model's images, by whose number a step differs in other ways; ask `estimator "
+    "estimate`"
+)

@@ -45,7 +45,7 @@ QUESTIONS = {
 """The key that each question looks for. Of ``image_size`` it is the side of a square, in pixels."""
 LIMITS = {"seq": 10**8, "batch": 10**6, "target_seq": 10**8, "images": 1000, "image_size": 10**5 - 1}
 """The largest values that a plan takes."""
-_SYMBOLS = {"batch": "B", "seq": "S", "target_seq": "T"}
+_SYMBOLS = {"batch": "B", "seq": "S", "target_seq": "T", "images": "M"}
 """The keys that formulas have symbols for."""
 RANKED = tuple(
     name for name, kind in METHODS.items() if kind.rank_key in kind.model_fields and name not in ("oft", "randlora")
@@ -307,7 +307,7 @@ class _Search:
     def _regimes(self) -> list[tuple[int, int]]:
         """The first and the last allowed value of each regime, the largest values first."""
         window = window_of(self.resolved.spec.config, self.resolved.method)
-        starts = {"seq": (2, window or 2), "batch": (2,), "target_seq": (2,)}.get(self.key, ())
+        starts = {"seq": (2, window or 2), "batch": (2,), "target_seq": (2,), "images": (2,)}.get(self.key, ())
         firsts = sorted({self.lowest, *(self._multiple(s) for s in starts if self.lowest < s <= self.limit)})
         ends = [*(first - self.multiple_of for first in firsts[1:]), self.limit]
         return [(a, b) for a, b in zip(firsts, ends, strict=True) if a <= b][::-1]
@@ -365,7 +365,7 @@ class _Search:
         chunk = self._chunk
         try:
             if chunk is None:
-                compiled = compile_plan(plan)
+                compiled = compile_plan(plan, images=name == "M")
             else:  # the number of chunks has jumps, which no formula in the sequence has
                 compiled = compile_plan(plan, **({"chunk": chunk} if name == "S" else {"numbers": ("seq",)}))
         except InputError:  # it has an estimate but no formula

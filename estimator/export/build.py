@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from ..answers.estimate import Progress
+from ..answers.formulas import images_of
 from ..errors import InputError, nearest
 from ..plans.plan import Plan
 from ..plans.resolve import resolve
@@ -24,6 +25,7 @@ def variable_names(plan: Plan) -> list[str]:
         found.append("r")
     resolved = resolve(plan)
     found += [name for name, symbol in SYMBOLS.items() if symbol in dict(resolved.step.lengths)]
+    found += ["images"] * (images_of(resolved) is not None)
     config = resolved.spec.config
     if plan.open_sizes and config.open_sizes:
         values = config.values()

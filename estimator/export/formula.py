@@ -45,7 +45,7 @@ def formula(compiled: Compiled, component: str, *others: Compiled) -> Function:
 def _range(name: str, regime: Regime) -> tuple[int, int]:
     """The least and the largest value of a symbol in a regime."""
     lower, upper = least(name), most(name)
-    if name in ("B", "S", "T"):
+    if name in ("B", "S", "T", "M"):
         lower = 2
     if name == "S" and regime.window is not None:
         return (max(lower, regime.window), upper) if regime.window_reached else (lower, regime.window - 1)

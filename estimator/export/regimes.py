@@ -104,7 +104,7 @@ class Steps:
         if len(groups) == 1:
             return next(iter(groups))
         everything = [regime for regime, _ in self.pieces]
-        names = ("batch_one", "seq_one", "window_reached", "new_tokens")
+        names = ("batch_one", "seq_one", "window_reached", "new_tokens", "images_one")
         differing = [name for name in names if len({getattr(regime, name) for regime in everything}) > 1]
         subsets = [subset for count in range(1, len(differing)) for subset in combinations(differing, count)]
 
@@ -120,6 +120,10 @@ class Steps:
         return Piecewise(*rows_of, (ordered[-1][0], True), evaluate=False)
 
 
+_ONE = {"batch_one": "B", "seq_one": "S", "images_one": "M"}
+"""The symbols that are one where an attribute of a regime is true."""
+
+
 def _tests(regime: Regime, which: Iterable[str], names: Mapping[str, Any]) -> Any:
     """Whether a regime's attributes are those of the variables."""
     found = []
@@ -129,6 +133,6 @@ def _tests(regime: Regime, which: Iterable[str], names: Mapping[str, Any]) -> An
         elif attribute == "new_tokens":
             found.append((Ge if regime.new_tokens == MANY_TOKENS else Eq)(names["N"], regime.new_tokens))
         else:
-            one = names["B" if attribute == "batch_one" else "S"]
+            one = names[_ONE[attribute]]
             found.append(Eq(one, 1) if getattr(regime, attribute) else Ge(one, 2))
     return And(*found)

@@ -15,7 +15,7 @@ from ..ledger.sizes import Poly, registered, symbols_of
 from ..ledger.sizes import Symbol as Sized
 from ..plans.plan import Plan
 from ..plans.refusals import check_question
-from ..plans.resolve import resolve
+from ..plans.resolve import given_of, resolve
 from .ceiling import ceiling_of
 from .code_python import program
 from .components import exported, floors
@@ -27,6 +27,7 @@ SYMBOLS: Mapping[str, str] = {
     "batch": "B",
     "seq": "S",
     "target_seq": "T",
+    "images": "M",
     "max_new_tokens": "N",
     "r": "r",
     "num_hidden_layers": "L",
@@ -38,7 +39,7 @@ SYMBOLS: Mapping[str, str] = {
     "vocab_size": "V",
 }
 """The keys that can be variables of a step in PyTorch, and the symbols of the ledger that they decide."""
-PLAN_KEYS = ("batch", "seq", "target_seq", "max_new_tokens", "r")
+PLAN_KEYS = ("batch", "seq", "target_seq", "images", "max_new_tokens", "r")
 """Those that are keys of the plan or of its blocks; the others are the model's sizes."""
 _LONGEST_NAME = 40
 """PostgreSQL cuts names at 63 characters."""
@@ -46,6 +47,7 @@ _MEANING = {
     "batch": "sequences in one micro-batch",
     "seq": "sequence length in tokens",
     "target_seq": "tokens of the decoder beside an encoder",
+    "images": "images of a row, all of one size",
     "max_new_tokens": "tokens that generate adds to each prompt",
     "r": "rank of the adapter",
 }
@@ -87,11 +89,15 @@ def _function(plan: Plan, names: Sequence[str]) -> Function:
         return (
             ("batch" in names or regime.batch_one == own.batch_one)
             and ("max_new_tokens" in names or regime.new_tokens == own.new_tokens)
+            and ("images" in names or regime.images_one == own.images_one)
             and ("seq" in names or (regime.seq_one, regime.window_reached) == (own.seq_one, own.window_reached))
         )
 
     pieces = [
-        (regime, compile_plan(plan, regime, symbolic=bool(sizes), open_rank="r" in names, numbers=numbers))
+        (
+            regime,
+            compile_plan(plan, regime, bool(sizes), open_rank="r" in names, numbers=numbers, images="images" in names),
+        )
         for regime in regimes(plan)
         if occurs(regime)
     ]
@@ -103,6 +109,8 @@ def _function(plan: Plan, names: Sequence[str]) -> Function:
     config = {"batch": plan.batch, "seq": plan.seq, **plan.method.open_values()}
     if "T" in compiled.lengths:
         config["target_seq"] = plan.target_seq
+    if "M" in compiled.lengths:
+        config["images"] = compiled.lengths["M"]
     if plan.generate is not None:
         config["max_new_tokens"] = plan.generate.max_new_tokens
     config |= {name: getattr(resolved.spec.config, name) for name in sizes}
@@ -136,9 +144,13 @@ def _function(plan: Plan, names: Sequence[str]) -> Function:
     # Resident is three of the bounded sizes at most, and the peak one more.
     largest = 4 * steps.bound() + max(below.values())
     variables = tuple(_variable(name, config[name], groups) for name in names)
-    variables = tuple(v._replace(least=max(v.least, plan.least_seq)) if v.name == "seq" else v for v in variables)
+    images = given_of(plan, resolved.spec).images
+    room = [(one.tokens or 0) + one.around + 1 for one in images]  # and a token of text
+    shortest = max(plan.least_seq, max(room, default=0) if "images" in names else sum(room))
+    variables = tuple(v._replace(least=max(v.least, shortest)) if v.name == "seq" else v for v in variables)
     totals = tuple(steps.totals.values())
-    return Function(plan, variables, (*made, *steps.sizes), totals, tuple(steps.totals), largest)
+    notes = (f"each image takes {room[0] - 1:,} tokens of a row, which seq counts",) if "images" in names else ()
+    return Function(plan, variables, (*made, *steps.sizes), totals, tuple(steps.totals), largest, notes)
 
 
 def _variable(name: str, value: int, groups: int) -> Variable:

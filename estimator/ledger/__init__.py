@@ -11,6 +11,7 @@ integers, or polynomials in symbols (``sizes``). Nothing here knows an operator,
 from .events import Called, Events, Origin
 from .graph import RESULT, Backward, Beside, Call, Node, backward, record, record_views, sum_to
 from .ledger import (
+    APART,
     FLOATING,
     ITEMSIZE,
     MOST_WORK,

@@ -360,6 +360,10 @@ class Pinned:
         return sum(block * count for block, count in self._most.items())
 
 
+APART = " | "
+"""Stands between a moment and an operator in it."""
+
+
 @dataclass
 class Hooks:
     """A pair of saved-tensor hooks (``torch.autograd.graph.saved_tensors_hooks``)."""
@@ -406,6 +410,10 @@ class Ledger:
     """The dtypes of the keys and of the values that a cache was given last."""
     unrolled: bool = False
     """Every one of equal layers and chunks is run: no part is counted."""
+    apart: bool = False
+    """``peaks`` has the largest total of each operator in a moment: which of two is larger depends on numbers that
+    become symbols later.
+    """
     outlined: bool = False
     """An unrolled program leaves out inner layers, which the reader of ``events`` adds (``programs/layer_runs.py``)."""
     segment: int = -1
@@ -508,7 +516,7 @@ class Ledger:
         """
         if self.symbolic and self.events is not None:
             return
-        moment = f"{self.scope} {self.phase}"
+        moment = self._moment
         if self._rising and self._rising != moment:
             self.settle()
         self.live = live = self.live + nbytes
@@ -516,6 +524,11 @@ class Ledger:
             self._rising = moment
         elif live > self.peaks.get(moment, -1):
             self.peaks[moment] = live
+
+    @property
+    def _moment(self) -> str:
+        moment = f"{self.scope} {self.phase}"
+        return f"{moment}{APART}{self.within} {self.running}" if self.apart else moment
 
     def free(self, nbytes: Size) -> None:
         """Take bytes off the running total."""
@@ -749,14 +762,16 @@ class Ledger:
         self.settle()
         start_live, start_work, start = self.live, self.work, self.sequence
         moment = f"{self.scope} {self.phase}"
-        seen = self.peaks.pop(moment, None)
+        seen = {one: self.peaks.pop(one) for one in [*self.peaks] if one.partition(APART)[0] == moment}
         with self.standing_for(copies):
             yield
         self.settle()
         growth = (self.live - start_live) * extra
         self.live = self.live + growth
         self.work = self.work + (self.work - start_work) * extra
-        self._shift(moment, seen, growth)
+        for one in {**seen, **self.peaks}:
+            if one.partition(APART)[0] == moment:
+                self._shift(one, seen.get(one), growth)
         if self.sequence > start:
             self.counted_spans.append((start + 1, self.sequence, extra))
 

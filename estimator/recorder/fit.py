@@ -21,7 +21,7 @@ from fractions import Fraction
 from math import prod
 from typing import Any, NamedTuple
 
-from ..errors import InputError
+from ..errors import InputError, OtherStructure
 from ..ledger.sizes import Poly, Size, product, simplify, symbol
 from ..programs.module_table import NamedModule
 from ..programs.program import (
@@ -279,7 +279,7 @@ def _fit(
         values = [getattr(program, name) for program in programs]
         for value in values[1:]:
             if value != values[0]:
-                raise InputError(f"the recordings are not of one structure: their {name} differ")
+                raise OtherStructure(f"the recordings are not of one structure: their {name} differ")
         return values[0]
 
     def rows(name: str) -> tuple[Any, ...]:
@@ -288,7 +288,7 @@ def _fit(
     bodies = []
     for body in _together([p.bodies for p in programs], "kinds of layers"):
         if len({b.exit for b in body}) > 1:
-            raise InputError("the recordings are not of one structure: their layers differ")
+            raise OtherStructure("the recordings are not of one structure: their layers differ")
         events = _together([b.events for b in body], "events of a layer")
         bodies.append(Body(tuple(_merged(event, expression, words) for event in events), body[0].exit))
     return replace(
@@ -311,7 +311,7 @@ def _fit(
 def _together(lists: Sequence[Sequence[Any]], name: str) -> Iterator[tuple[Any, ...]]:
     lengths = {len(one) for one in lists}
     if len(lengths) > 1:
-        raise InputError(f"the recordings are not of one structure: they have {_numbers(sorted(lengths))} {name}")
+        raise OtherStructure(f"the recordings are not of one structure: they have {_numbers(sorted(lengths))} {name}")
     return zip(*lists, strict=True)
 
 
@@ -332,7 +332,7 @@ def _merged(items: tuple[Any, ...], expression: Expression, words: _Words) -> An
         raise InputError(f"no expression of the sizes is {_numbers(numbers[0])} in {_described(items[0])}") from None
     except _Different:
         other = next((x for x in items if _skeleton(x) != _skeleton(items[0])), items[-1])
-        raise InputError(
+        raise OtherStructure(
             f"the recordings are not of one structure: {_described(items[0])} in one, {_described(other)} in another"
         ) from None
 

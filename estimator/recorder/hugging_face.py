@@ -302,11 +302,14 @@ class HuggingFaceModel(Source):
         return self._programs[known]
 
     def _lengths(self, step: Step) -> tuple[int, ...]:
-        """Three sequences on the step's side of the sliding window, two to fit sizes and one to check them."""
+        """Three sequences on the step's side of the sliding window, two to fit sizes and one to check them. They have
+        room for the images.
+        """
+        images = sum(step.placeholders[1])
         if self.window is None or step.window_reached:
-            return tuple(n + (self.window or 0) for n in (131, 149, 166))
+            return tuple(n + max(images, self.window or 0) for n in (131, 149, 166))
         shorter = self.window - 1
-        return tuple(sorted({min(n, shorter - i) for i, n in enumerate((166, 149, 131))}))
+        return tuple(sorted({min(n + images, shorter - i) for i, n in enumerate((166, 149, 131))}))
 
     def _record(self, step: Step, batch: int, seq: int) -> Program:
         infers = not step.procedure.trains

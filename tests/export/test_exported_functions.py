@@ -5,6 +5,7 @@ what it is for.
 from __future__ import annotations
 
 import json
+import random
 import zipfile
 from functools import cache
 from pathlib import Path
@@ -27,6 +28,8 @@ from estimator.plans.plan import parse_plan
 from estimator.plans.resolve import resolve
 from estimator.show.cli import main
 from tests.cases.exported_functions import CASES, points
+from tests.cases.images_and_audio import WITH_IMAGES
+from tests.cases.small_models import write_config
 from tests.helpers import engines
 from tests.helpers.exported import estimated, shared
 from tests.helpers.files import DOCS
@@ -64,6 +67,27 @@ def test_programs_equal_the_estimate(name: str, engine: str, tmp_path: Path, con
     found = engines.LIGHT[engine](f, given, tmp_path)
     for point, got, want in zip(given, found, expected, strict=True):
         assert shared(f, got) == shared(f, want), point
+
+
+@pytest.mark.extra("trace")
+@pytest.mark.share(48)
+@pytest.mark.parametrize("name", ["gemma3", "llava", "llava with pixtral", "qwen2_vl", "qwen2_5_vl", "smolvlm"])
+def test_images_are_a_variable_in_each_language(name: str, tmp_path: Path) -> None:
+    """Also where a model walks the images of a batch one by one, so that no program is for all batches."""
+    config, keys = WITH_IMAGES[name]
+    model = write_config(tmp_path / "model", config)
+    plan = {**keys, "model": model, "images": 1, "dtype": "float32", "method": "lora"}
+    f = function_of(parse_plan(plan), ["batch", "seq", "images"], ceiling=False)
+    rng = random.Random(name)
+    given = [
+        {"batch": batch, "images": images, "seq": rng.randrange(2000, 4000)}
+        for batch, images in ((1, 1), (1, 3), (2, 1), (3, rng.randrange(2, 9)), (rng.randrange(4, 9), 2))
+    ]
+    expected = [dict(estimate(**{**plan, **values}).bytes) for values in given]
+    for engine, run in engines.LIGHT.items():
+        for point, got, want in zip(given, run(f, given, tmp_path), expected, strict=True):
+            assert shared(f, got) == shared(f, want), (engine, point)
+    assert f"each image takes {f.variables[1].least - 1:,} tokens of a row" in "\n".join(heading(f))
 
 
 @pytest.mark.share(6)

@@ -61,7 +61,7 @@ def execute(args: argparse.Namespace) -> int:
     components = exported(plan) if args.component == "all" else [args.component]
     # python holds everywhere, the other formats where the plan is
     which = regimes(plan) if args.format == "python" else [general_regime(plan)]
-    first, *others = (compile_plan(plan, regime, args.symbolic) for regime in which)
+    first, *others = (compile_plan(plan, regime, args.symbolic, images=True) for regime in which)
     from ...export.formula import formula
 
     text = _rendered([formula(first, name, *others) for name in components], args.format)
