@@ -307,7 +307,8 @@ class _Search:
     def _regimes(self) -> list[tuple[int, int]]:
         """The first and the last allowed value of each regime, the largest values first."""
         window = window_of(self.resolved.spec.config, self.resolved.method)
-        starts = {"seq": (2, window or 2), "batch": (2,), "target_seq": (2,), "images": (2,)}.get(self.key, ())
+        loops = (self._chunk or 0) * FEW_CHUNKS
+        starts = {"seq": (2, window or 2, loops), "batch": (2,), "target_seq": (2,), "images": (2,)}.get(self.key, ())
         firsts = sorted({self.lowest, *(self._multiple(s) for s in starts if self.lowest < s <= self.limit)})
         ends = [*(first - self.multiple_of for first in firsts[1:]), self.limit]
         return [(a, b) for a, b in zip(firsts, ends, strict=True) if a <= b][::-1]
@@ -358,11 +359,10 @@ class _Search:
         return self._lives[first, last]
 
     def _live_formula(self, first: int, last: int) -> Callable[[int], float]:
-        if first == last or self.key not in _SYMBOLS:
+        name, chunk = _SYMBOLS.get(self.key), self._chunk
+        if first == last or name is None or (name == "S" and first < (chunk or 0) * FEW_CHUNKS):
             return self._run
         plan = self.at(first).model_copy(update={"run": None})  # the step's live bytes
-        name = _SYMBOLS[self.key]
-        chunk = self._chunk
         try:
             if chunk is None:
                 compiled = compile_plan(plan, images=name == "M")
@@ -375,8 +375,6 @@ class _Search:
         def live(value: int) -> float:
             given = {**compiled.given, name: value}
             if chunk is not None and name == "S":
-                if value < chunk * FEW_CHUNKS:
-                    return self._run(value)
                 given["C"] = value // chunk  # of the whole chunks: not more than of all tokens
             # Python's integers, since the square of 10^8 tokens times heads and layers has more than 64 bits.
             components, moments = totals(given)
