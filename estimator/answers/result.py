@@ -374,13 +374,12 @@ def _peft(plan: Plan, spec: ModelSpec) -> str:
 
 def _beyond(plan: Plan, spec: ModelSpec) -> list[str]:
     """A warning where inference has more positions than the model was made for, or a step more than it has learned."""
-    positions = spec.raw.get("max_position_embeddings", spec.raw.get("n_positions"))
-    tokens = plan.seq + (0 if plan.generate is None else plan.generate.max_new_tokens - 1)  # the last is not read
-    if not isinstance(positions, int) or tokens <= positions:
+    if plan.tokens <= spec.made_for:
         return []
-    if spec.learned_positions:
-        return [f"the model has learned {positions:,} positions, and a step with {tokens:,} stops in PyTorch"]
-    return [] if plan.task == "train" else [f"the model was made for {positions:,} positions; {tokens:,} are more"]
+    if spec.positions < plan.tokens:
+        return [f"the model has learned {spec.made_for:,} positions, and a step with {plan.tokens:,} stops in PyTorch"]
+    more = f"the model was made for {spec.made_for:,} positions; {plan.tokens:,} are more"
+    return [] if plan.task == "train" else [more]
 
 
 RESIDENT = ("parameters", "buffers", "optimizer", "communication", "reference")

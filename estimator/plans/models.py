@@ -10,6 +10,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cache, cached_property
+from math import inf
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
@@ -32,6 +33,13 @@ _SAY_SIZES = ("llama", "mistral", "qwen2", "qwen3")
 """Types whose classes have the sizes of one model of 7B. A config.json that leaves sizes out is cut short."""
 _SIZES = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
 """Keys without which a config.json of these types is refused."""
+
+
+_BEHIND_PADDING = (
+    *("roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "camembert", "data2vec-text", "esm", "ibert"),
+    *("layoutlmv3", "lilt", "longformer", "luke", "markuplm", "mpnet", "xmod"),
+)
+"""Model types that put no token at positions up to the padding token's (``create_position_ids_from_input_ids``)."""
 
 
 @dataclass(frozen=True)
@@ -90,10 +98,23 @@ class ModelSpec:
         return _recorded(self.raw, family, where, asked, self.release, self.head)
 
     @property
-    def learned_positions(self) -> list[int]:
-        """Rows of each embedding of positions, beyond which a step stops."""
+    def made_for(self) -> float:
+        """The positions that the model was made for, where its config says; else infinite."""
+        most = self.raw.get("max_position_embeddings", self.raw.get("n_positions"))
+        return most if type(most) is int else inf
+
+    @property
+    def positions(self) -> float:
+        """The most tokens of a row of which each has a learned embedding of its position; infinite without any."""
         named = [(module.path.rpartition(".")[2], module.shape[0]) for module in self.config.modules.of("embedding")]
-        return [rows for name, rows in named if (name == "wpe" or "position" in name) and isinstance(rows, int)]
+        rows = [rows for name, rows in named if (name == "wpe" or "position" in name) and isinstance(rows, int)]
+        return min([self.made_for, *rows]) - self.skipped_positions if rows else inf
+
+    @property
+    def skipped_positions(self) -> int:
+        """The positions that a model puts no token at."""
+        padding = self.raw.get("pad_token_id", 1)
+        return int(padding) + 1 if padding is not None and self.raw.get("model_type") in _BEHIND_PADDING else 0
 
     def processor(self, what: Literal["image", "video"]) -> Processor | None:
         """What becomes of images: of the file beside the config.json, in the hub's cache, or the published one.

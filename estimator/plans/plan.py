@@ -5,7 +5,7 @@ It is a pydantic model that forbids unknown keys. Outside programs may rely on i
 
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Union, get_args
 
@@ -42,6 +42,7 @@ from ..steps.trainers import TRAINERS as RECORDED
 from ..text import human
 from .beside_sharding import without_a_rule
 from .lengths import LengthOptions, length_options
+from .models import load
 from .presets import TRAINERS, preset_assumptions, with_presets
 from .quantised_checkpoints import checkpoint_assumptions, with_checkpoint
 from .refusals import check
@@ -509,6 +510,11 @@ class Plan(_WithEngines):
         return any(one is not None for one in media) or beside
 
     @property
+    def tokens(self) -> int:
+        """Tokens of a row that a model reads, those that it makes included."""
+        return self.seq + (0 if self.generate is None else self.generate.max_new_tokens - 1)  # the last is not read
+
+    @property
     def row(self) -> int:
         """Tokens of a row of the batch."""
         return self.batch * self.seq if self.packing else self.seq
@@ -635,7 +641,19 @@ def _filled(data: Mapping[str, Any]) -> Plan:
         known = isinstance(named, str) and named.lower() in _SPELT
         data = {**data, "dtype": named.lower() if known else named}
     plan = checked(Plan, with_checkpoint(data))
+    if "seq" not in plan.model_fields_set:
+        plan = _within_positions(plan)
     check(plan)
+    return plan
+
+
+def _within_positions(plan: Plan) -> Plan:
+    """The plan with the default tokens, or as many as its model has learned positions of, if these are fewer."""
+    if plan.engine.reads_checkpoints and plan.implementation == "transformers":
+        with suppress(InputError):  # is raised where the model is needed
+            spec = load(plan.model).asked(plan.transformers, plan.head, plan.sees)
+            if spec.made_for < plan.tokens and (more := plan.tokens - spec.positions) > 0:
+                return plan.model_copy(update={"seq": max(plan.seq - int(more), 1)})
     return plan
 
 

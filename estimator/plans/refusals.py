@@ -510,24 +510,7 @@ _ON_TOKENS = ("masked-lm", "seq2seq-lm", "sequence-classification", "token-class
 
 def _positions(r: Any) -> float:
     """The positions of tokens that a model with a head of ``_ON_TOKENS`` has embeddings of."""
-    most = r.spec.raw.get("max_position_embeddings")
-    if r.spec.head not in _ON_TOKENS or not isinstance(most, int):
-        return inf
-    counts = r.spec.learned_positions
-    return min([most, *counts]) - _skipped(r) if counts else inf
-
-
-_BEHIND_PADDING = (
-    *("roberta", "roberta-prelayernorm", "xlm-roberta", "xlm-roberta-xl", "camembert", "data2vec-text", "esm", "ibert"),
-    *("layoutlmv3", "lilt", "longformer", "luke", "markuplm", "mpnet", "xmod"),
-)
-"""Model types that put no token at positions up to the padding token's (``create_position_ids_from_input_ids``)."""
-
-
-def _skipped(r: Any) -> int:
-    """The positions that a model puts no token at."""
-    padding = r.spec.raw.get("pad_token_id", 1)
-    return int(padding) + 1 if padding is not None and r.spec.raw.get("model_type") in _BEHIND_PADDING else 0
+    return r.spec.positions if r.spec.head in _ON_TOKENS else inf
 
 
 def _differs(plan: Any, key: str) -> bool:
@@ -594,10 +577,10 @@ MODEL: Refusals = {
     ),
     **{f"{key} has no rule with head: {{r.spec.head}}; leave it out": _beyond_causal(key) for key in CAUSAL_KEYS},
     "seq: {r.plan.seq} does not go with the model's max_position_embeddings: {r.spec.raw[max_position_embeddings]}; "
-    "give fewer tokens": lambda r: r.plan.seq > _positions(r) and not _skipped(r),
+    "give fewer tokens": lambda r: r.plan.seq > _positions(r) and not r.spec.skipped_positions,
     "seq: {r.plan.seq} does not go with the model's max_position_embeddings: {r.spec.raw[max_position_embeddings]}, of "
     "which {r.spec.config.family} uses those behind pad_token_id; give fewer tokens": lambda r: (
-        r.plan.seq > _positions(r) and _skipped(r)
+        r.plan.seq > _positions(r) and r.spec.skipped_positions
     ),
     "target_seq: {r.plan.target_seq} does not go with the model's max_target_positions: "
     "{r.spec.raw[max_target_positions]}; give fewer tokens": lambda r: (

@@ -1,0 +1,31 @@
+"""Lengths that a plan does not give."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from estimator.plans.plan import parse_plan
+from tests.cases.small_models import write_config
+
+
+@pytest.mark.parametrize(
+    ("model", "keys", "seq"),
+    [
+        ("gpt2", {}, 1024),
+        ("gpt2", {"generate": {"max_new_tokens": 25}}, 1000),
+        ("gpt2", {"generate": {"max_new_tokens": 5000}}, 1),
+        ("gpt2", {"runtime": "llama.cpp"}, 2048),
+        ("opt-125m", {}, 2048),
+        ("smollm2-135m", {}, 2048),
+        ({"model_type": "llama", "max_position_embeddings": 32}, {}, 2048),
+        ({"model_type": "bert", "max_position_embeddings": 32}, {"head": "masked-lm"}, 32),
+        ({"model_type": "roberta", "max_position_embeddings": 32}, {"head": "masked-lm"}, 30),
+    ],
+)
+def test_no_more_tokens_than_learned_positions(model: Any, keys: dict[str, Any], seq: int, tmp_path: Path) -> None:
+    """Learned positions end: of GPT-2's 1,024 all are taken, of RoBERTa's none up to the padding token's."""
+    name = model if isinstance(model, str) else write_config(tmp_path, model)
+    assert parse_plan({"model": name, **keys}).seq == seq
