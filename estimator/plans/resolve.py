@@ -106,10 +106,10 @@ def resolve(plan: Plan) -> Resolved:
 
 
 def _resolved(plan: Plan, spec: ModelSpec, method: Method) -> Resolved:
-    config = spec.config
-    resolved = Resolved(
-        plan, spec, method, step_of(plan, config, window_of(config, method), spec.head, given_of(plan, spec))
-    )
+    config, given = spec.config, given_of(plan, spec)
+    if plan.engine.replays and plan.lengths is None and plan.shorter_seq < given.tokens:
+        plan = plan.model_copy(update={"previous_seq": given.tokens})  # the batch before has its images, too
+    resolved = Resolved(plan, spec, method, step_of(plan, config, window_of(config, method), spec.head, given))
     check_model(resolved)
     return resolved
 
@@ -129,10 +129,9 @@ def given_of(plan: Plan, spec: ModelSpec) -> Given:
     processor = spec.processor("image" if plan.video_frames is None else "video")
     media = plan.media._replace(processor=processor) if processor is not None and processor.known else plan.media
     given = spec.config.source.media(media, plan.held_dtype)
-    tokens = sum((one.tokens or 0) + one.around for one in given.images)
-    if tokens > plan.seq and HEADS[spec.head].text:
+    if given.tokens > plan.seq and HEADS[spec.head].text:
         raise InputError(
-            f"seq: {plan.seq:,} is less than the {tokens:,} tokens of a row's images; give a longer one, "
+            f"seq: {plan.seq:,} is less than the {given.tokens:,} tokens of a row's images; give a longer one, "
             "fewer images, or a smaller image_size"
         )
     return given

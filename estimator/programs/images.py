@@ -95,6 +95,11 @@ class Given(NamedTuple):
     images: tuple[Seen, ...] = ()
     """What the processor makes of each image of a row."""
 
+    @property
+    def tokens(self) -> int:
+        """The tokens of a row that its images take."""
+        return sum((one.tokens or 0) + one.around for one in self.images)
+
 
 def processor_of(keys: Mapping[str, Any], where: str) -> Processor:
     """The processor of a preprocessor_config.json, which is only read. Raises ``InputError``."""

@@ -7,8 +7,13 @@ from typing import Any
 
 import pytest
 
+from estimator import InputError
+from estimator.answers.estimate import estimate
 from estimator.plans.plan import parse_plan
+from estimator.plans.resolve import resolve
+from tests.cases.images_and_audio import WITH_IMAGES
 from tests.cases.small_models import write_config
+from tests.helpers.files import write
 
 
 @pytest.mark.parametrize(
@@ -29,3 +34,16 @@ def test_no_more_tokens_than_learned_positions(model: Any, keys: dict[str, Any],
     """Learned positions end: of GPT-2's 1,024 all are taken, of RoBERTa's none up to the padding token's."""
     name = model if isinstance(model, str) else write_config(tmp_path, model)
     assert parse_plan({"model": name, **keys}).seq == seq
+
+
+def test_the_batch_before_has_its_images(tmp_path: Path) -> None:
+    """A row of 100 tokens has 40 of an image, and so has the shorter row of the batch before it."""
+    config, keys = WITH_IMAGES["llava with pixtral"]
+    plan = {"model": str(write(tmp_path / "config.json", config)), **keys, "runtime": "torch-cuda"}
+    resolved = resolve(parse_plan(plan))
+    assert resolved.plan.shorter_seq == 40
+    assert resolve(parse_plan({**plan, "previous_seq": 50})).plan.shorter_seq == 50
+    assert resolve(parse_plan({**plan, "runtime": "torch-cpu"})).plan.previous_seq is None
+    assert estimate(plan).bytes["process"] > 0
+    with pytest.raises(InputError, match="seq: 39 is less than the 40 tokens of a row's images"):
+        estimate({**plan, "seq": 39})

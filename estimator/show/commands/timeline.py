@@ -41,7 +41,9 @@ def execute(args: argparse.Namespace) -> int:
     to_snapshot = args.output is not None and args.output.suffix.lower() == SNAPSHOT
     check_question("a memory snapshot" if to_snapshot else "a timeline", plan)
     engine, timeline, snapshot = plan.engine, Timeline(), Snapshot() if to_snapshot else None
-    used = engine.replay(resolve(plan), engine.batches(plan), engine.capacity(plan), timeline, snapshot)
+    resolved = resolve(plan)
+    plan = resolved.plan
+    used = engine.replay(resolved, engine.batches(plan), engine.capacity(plan), timeline, snapshot)
     failed = "" if used.out_of_memory is None else f"Out of memory in {used.out_of_memory}."
     if args.json:
         print(dumped(_record(used, timeline, failed, plan)))
