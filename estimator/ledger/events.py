@@ -70,6 +70,8 @@ class Events:
         """Polynomials until ``at`` gives the numbers, where the step ran with symbols."""
         self._distinct: tuple[list[Size], list[int]] | None = None
         """Of a log with polynomials: the distinct sizes, and for each allocation the place of its own among them."""
+        self.values: list[int] = []
+        """Of a log from ``at``: the values of the distinct sizes."""
         self.order: list[int] = []
         self.segments: list[int] = []
         """For each entry of ``order``, the ledger's ``segment`` at that time."""
@@ -121,8 +123,8 @@ class Events:
             known = {id(size): size for size in self.sizes}
             places = {key: numbers.setdefault(size, len(numbers)) for key, size in known.items()}
             self._distinct = list(numbers), [places[id(size)] for size in self.sizes]
-        found = [evaluated(size, values) for size in self._distinct[0]]
         log = copy(self)
+        log.values = found = [evaluated(size, values) for size in self._distinct[0]]
         log.sizes = [found[place] for place in self._distinct[1]]
         return log
 

@@ -23,7 +23,7 @@ on PyTorch's release (``TIES``), and the reserved bytes of a process depend on t
 from __future__ import annotations
 
 from bisect import bisect_left, insort
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from copy import copy
 from typing import Literal
 
@@ -69,31 +69,61 @@ NEWEST = "2.14"
 """The release that is assumed where none is named."""
 
 
+_ADDRESS, _SPOT = 64, 112
+"""A free block's key is one number: its size in the bits from ``_SPOT`` on, its rank, which may be negative, in those
+from ``_ADDRESS`` on, and its address. Comparing numbers is quicker than comparing tuples."""
+_ADDRESSES = (1 << _ADDRESS) - 1
+_HALF = 1 << (_SPOT - 1)
+
+
+def _spot(rank: int, address: int) -> int:
+    return (rank << _ADDRESS) + address
+
+
+def _smallest_key(size: int) -> int:
+    """What no key of a block of this size is below."""
+    return (size << _SPOT) - _HALF
+
+
 class Block:
     """A part of a segment, returned by ``malloc`` and given back by ``free``; callers change nothing in it."""
 
-    __slots__ = ("address", "allocated", "granules", "mapped", "next", "pool", "prev", "rank", "size")
+    __slots__ = ("allocated", "granules", "mapped", "next", "pool", "prev", "size", "spot")
 
     def __init__(
         self,
         pool: _Pool,
-        address: int,
+        spot: int,
         size: int,
-        rank: int,
         mapped: bool = True,
         prev: Block | None = None,
         next_: Block | None = None,
     ) -> None:
         self.pool = pool
-        self.address = address
         self.size = size
-        self.rank = rank
+        self.spot = spot
+        """Its rank and its address (``_spot``). By this, free blocks of one size are taken in turn."""
         self.mapped = mapped
         self.allocated = False
         self.granules = 0
         """Bytes of the segments that many equal blocks take; then the block stands for them (``CachingAllocator``)."""
         self.prev = prev
         self.next = next_
+
+    @property
+    def address(self) -> int:
+        """The address of its first byte."""
+        return self.spot & _ADDRESSES
+
+    @property
+    def rank(self) -> int:
+        """What comes before the address where one of several free blocks of one size is taken."""
+        return self.spot >> _ADDRESS
+
+    @property
+    def key(self) -> int:
+        """Its place among the free blocks."""
+        return (self.size << _SPOT) + self.spot
 
     @property
     def end(self) -> int:
@@ -119,7 +149,7 @@ class OutOfMemory(Exception):
 
 
 class _Pool:
-    """The free blocks of a pool, by size, rank and address, and its unmapped blocks, by address."""
+    """The free blocks of a pool, by their keys, and its unmapped blocks, by address."""
 
     def __init__(self, small: bool, expandable_segments: bool) -> None:
         self.small = small
@@ -128,18 +158,24 @@ class _Pool:
         self.granule = SMALL_SEGMENT if small else LARGE_SEGMENT
         self.spare = 0
         """Bytes of free segments of one granule each that many equal blocks had taken."""
-        self.free: list[tuple[int, int, int, Block]] = []
+        self.free: list[int] = []
+        """The keys of the free blocks, in order."""
+        self.blocks: dict[int, Block] = {}
+        """The free blocks, by their keys."""
         self.unmapped: list[tuple[int, Block]] = []
 
     def add(self, block: Block) -> None:
         if block.mapped:
-            insort(self.free, (block.size, block.rank, block.address, block))
+            key = block.key
+            insort(self.free, key)
+            self.blocks[key] = block
         else:
             insort(self.unmapped, (block.address, block))
 
     def remove(self, block: Block) -> None:
         if block.mapped:
-            del self.free[bisect_left(self.free, (block.size, block.rank, block.address))]
+            key = block.key
+            del self.free[bisect_left(self.free, key)], self.blocks[key]
         else:
             del self.unmapped[bisect_left(self.unmapped, (block.address,))]
 
@@ -149,15 +185,13 @@ class _Pool:
         if before is not None and not before.allocated and before.mapped == mapped:
             self.remove(before)
             _absorb_next(before)
-            before.rank = block.rank
+            if before.rank != block.rank:
+                before.spot = _spot(block.rank, before.address)
             block = before
         if after is not None and not after.allocated and after.mapped == mapped:
             self.remove(after)
             _absorb_next(block)
-        if mapped:
-            insort(self.free, (block.size, block.rank, block.address, block))
-        else:
-            self.add(block)
+        self.add(block)
         return block
 
 
@@ -208,19 +242,16 @@ class CachingAllocator:
         Raises ``OutOfMemory`` when ``capacity`` leaves no room for another segment. The free segments have then been
         given back, as in PyTorch.
         """
-        size = -(-nbytes // ROUNDING) * ROUNDING
-        kind = stream, size <= SMALL_REQUEST
-        pool = self._pools.get(kind)
-        if pool is None:
-            pool = self._pools[kind] = _Pool(kind[1], self.expandable_segments)
+        size = rounded(nbytes)
+        pool = self._pool(stream, size <= SMALL_REQUEST)
         if copies > 1:
             return self._many(pool, size, copies, stream)
         free = pool.free
-        at = bisect_left(free, (size,))
+        at = bisect_left(free, _smallest_key(size))
         if at == len(free):
             block = self._new_or_given_back(pool, size, nbytes)
         elif self._takes_first:
-            block = free.pop(at)[3]
+            block = pool.blocks.pop(free.pop(at))
         else:
             block = self._fitting(pool, size, at) or self._new_or_given_back(pool, size, nbytes)
         return self._take(block, size)
@@ -243,6 +274,93 @@ class CachingAllocator:
         else:
             block.pool.insert(block)
 
+    def play(self, order: Sequence[int], sizes: Sequence[int], blocks: dict[int, Block]) -> None:
+        """``malloc`` and ``free`` for the entries of a log (``Events``), on the default stream; ``blocks`` are those of
+        its allocations.
+        """
+        if not self._takes_first or self.ties == "block":
+            for entry in order:
+                if entry >= 0:
+                    if sizes[entry]:
+                        blocks[entry] = self.malloc(sizes[entry])
+                elif (gone := blocks.pop(~entry, None)) is not None:
+                    self.free(gone)
+            return
+        # The same in one piece: calls would take half of the time.
+        small, large = self._pool("", True), self._pool("", False)
+        live, peak = self.allocated, self.peak_allocated
+        for entry in order:
+            if entry >= 0:
+                if not (nbytes := sizes[entry]):
+                    continue
+                size = -(-nbytes // ROUNDING) * ROUNDING
+                pool = small if size <= SMALL_REQUEST else large
+                free, at = pool.free, bisect_left(pool.free, (size << _SPOT) - _HALF)
+                if at < len(free):
+                    block = pool.blocks.pop(free.pop(at))
+                else:
+                    self.allocated = live
+                    block = self._new_or_given_back(pool, size, nbytes)
+                if (left := block.size - size) > pool.unsplit:
+                    after, spot = block.next, block.spot + size
+                    rest = block.next = Block(pool, spot, left, True, block, after)
+                    if after is not None:
+                        after.prev = rest
+                    block.size = size
+                    key = (left << _SPOT) + spot
+                    insort(free, key)
+                    pool.blocks[key] = rest
+                block.allocated = True
+                blocks[entry] = block
+                live += block.size
+                if live > peak:
+                    peak = live
+            elif (one := blocks.pop(~entry, None)) is not None:
+                block, pool = one, one.pool
+                live -= block.size
+                block.allocated = False
+                if block.granules:
+                    pool.spare += block.granules
+                    continue
+                free, before, after = pool.free, block.prev, block.next
+                if before is not None and not before.allocated:
+                    key = (before.size << _SPOT) + before.spot
+                    del free[bisect_left(free, key)], pool.blocks[key]
+                    before.size += block.size
+                    before.next = after
+                    if after is not None:
+                        after.prev = before
+                    block = before
+                if after is not None and not after.allocated:
+                    key = (after.size << _SPOT) + after.spot
+                    del free[bisect_left(free, key)], pool.blocks[key]
+                    block.size += after.size
+                    block.next = after = after.next
+                    if after is not None:
+                        after.prev = block
+                key = (block.size << _SPOT) + block.spot
+                insort(free, key)
+                pool.blocks[key] = block
+        self.allocated, self.peak_allocated = live, peak
+
+    def pass_by(self, most: int, more: int) -> None:
+        """Count what is known to find and to leave the same free blocks: ``most`` bytes are allocated beyond those now,
+        and ``more`` in the end.
+        """
+        self.peak_allocated = max(self.peak_allocated, self.allocated + most)
+        self.allocated += more
+
+    def small_state(self, blocks: Mapping[int, Block]) -> Hashable:
+        """What decides how requests of the default stream's small pool go on, where a log has these blocks."""
+        pool = self._pool("", True)
+        return *pool.free, *((number, block.spot) for number, block in blocks.items() if block.pool is pool)
+
+    def _pool(self, stream: str, small: bool) -> _Pool:
+        pool = self._pools.get((stream, small))
+        if pool is None:
+            pool = self._pools[stream, small] = _Pool(small, self.expandable_segments)
+        return pool
+
     def reached(self, event: int) -> None:
         """Blocks that wait for this event, or for one before it, can be taken (``process_events``)."""
         waiting, self._waiting = self._waiting, []
@@ -262,7 +380,7 @@ class CachingAllocator:
         for pool in self._pools.values():
             self.reserved -= pool.spare
             pool.spare = 0
-            for *_, block in list(pool.free):
+            for block in [pool.blocks[key] for key in pool.free]:
                 if self.expandable_segments:
                     self._unmap(block)
                 elif not block.prev and not block.next:
@@ -281,14 +399,15 @@ class CachingAllocator:
             block: Block | None = head
             before: Block | None = None
             while block is not None:
-                one = blocks[block] = Block(pool_of[block.pool], block.address, block.size, block.rank)
+                one = blocks[block] = Block(pool_of[block.pool], block.spot, block.size)
                 one.allocated, one.prev = block.allocated, before
                 if before is not None:
                     before.next = one
                 before, block = one, block.next
         for pool, one_pool in pool_of.items():
             one_pool.spare = pool.spare
-            one_pool.free = [(size, rank, address, blocks[block]) for size, rank, address, block in pool.free]
+            one_pool.free = [*pool.free]
+            one_pool.blocks = {key: blocks[block] for key, block in pool.blocks.items()}
         other._waiting = [(until, blocks[block]) for until, block in self._waiting]
         other._heads = {address: blocks[head] for address, head in self._heads.items()}
         return other, blocks
@@ -310,15 +429,15 @@ class CachingAllocator:
 
     def _fitting(self, pool: _Pool, size: int, at: int) -> Block | None:
         """Take the best-fitting free block from the pool (``get_free_block``), the one ``at`` this place or behind."""
-        free = pool.free
+        free, blocks = pool.free, pool.blocks
         if self.expandable_segments:
             # A block that can still grow counts with the size that it can grow to: others are taken first.
-            while at + 1 < len(free) and free[at + 1][3].reach < free[at][3].reach:
+            while at + 1 < len(free) and blocks[free[at + 1]].reach < blocks[free[at]].reach:
                 at += 1
-        block = free[at][3]
+        block = blocks[free[at]]
         if size < self.max_split_size <= block.size or self.max_split_size <= size <= block.size - OVERSIZE_SLACK:
             return None
-        del free[at]
+        del blocks[free.pop(at)]
         return block
 
     def _new(self, pool: _Pool, size: int) -> Block | None:
@@ -343,7 +462,7 @@ class CachingAllocator:
         segment_blocks = segment // size
         granules = -(-copies // segment_blocks) * segment
         if pool.spare < granules:
-            at = bisect_left(pool.free, (whole,))
+            at = bisect_left(pool.free, _smallest_key(whole))
             if at < len(pool.free) and (block := self._fitting(pool, whole, at)) is not None:
                 return self._take(block, whole)
             needed = granules - pool.spare
@@ -357,7 +476,7 @@ class CachingAllocator:
         pool.spare -= granules
         rest = segment - segment_blocks * size
         unsplit = rest if not pool.small and rest <= SMALL_REQUEST else 0  # the last block of a segment has it, too
-        block = Block(pool, -1, whole + granules // segment * unsplit, 0)
+        block = Block(pool, -1, whole + granules // segment * unsplit)
         block.granules = granules
         return self._take(block, block.size)
 
@@ -365,8 +484,7 @@ class CachingAllocator:
         """Allocate a block for a request. What is left of it may become a free block (``should_split``)."""
         pool = block.pool
         if block.size - size > pool.unsplit and (size < self.max_split_size or pool.unsplit < ROUNDING):
-            rest = _cut(block, size)
-            insort(pool.free, (rest.size, rest.rank, rest.address, rest))
+            pool.add(_cut(block, size))
             if self.ties == "block":
                 self._new_rank(block)
         block.allocated = True
@@ -393,8 +511,8 @@ class CachingAllocator:
         """A new segment, or an unmapped range for expandable segments, above all other addresses."""
         self._made += 1
         rank = -self._made if self.ties == "address" and mapped else self._made
-        block = self._heads[self._next_address] = Block(pool, self._next_address, size, rank, mapped)
-        self._next_address = _rounded(block.end, LARGE_SEGMENT)  # granules begin at multiples of their size
+        block = self._heads[self._next_address] = Block(pool, _spot(rank, self._next_address), size, mapped)
+        self._next_address = rounded(block.end, LARGE_SEGMENT)  # granules begin at multiples of their size
         if mapped:
             self.watch("segment_alloc", block.address, size)
         return block
@@ -403,7 +521,7 @@ class CachingAllocator:
         """Give a block that was split off a rank of its own, where ranks are of blocks and not of segments."""
         if self.ties == "block":
             self._made += 1
-            block.rank = self._made
+            block.spot = _spot(self._made, block.address)
 
     def _add_new(self, block: Block) -> None:
         self._new_rank(block)
@@ -437,13 +555,13 @@ class CachingAllocator:
                 following = following.next
             if room >= size:
                 return start
-        block = self._place(pool, _rounded(self.device_memory + self.device_memory // 8, pool.granule), mapped=False)
+        block = self._place(pool, rounded(self.device_memory + self.device_memory // 8, pool.granule), mapped=False)
         pool.add(block)
         return block
 
     def _map(self, block: Block, size: int) -> Block | None:
         """Map the first ``size`` bytes of an unmapped block, rounded up to granules (``map_block``)."""
-        size = _rounded(size, block.pool.granule)
+        size = rounded(size, block.pool.granule)
         if not self._reserve(size):
             return None
         block.pool.remove(block)
@@ -456,7 +574,7 @@ class CachingAllocator:
     def _unmap(self, block: Block) -> None:
         """Give back the granules that lie wholly in a free block, and a range without blocks (``unmap_block``)."""
         granule = block.pool.granule
-        start, end = _rounded(block.address, granule), block.end // granule * granule
+        start, end = rounded(block.address, granule), block.end // granule * granule
         if start >= end:
             return
         block.pool.remove(block)
@@ -484,14 +602,14 @@ class CachingAllocator:
         """Give back as many oversize free blocks as the request needs (``release_available_cached_blocks``)."""
         if self.max_split_size == ENDLESS or self.expandable_segments:
             return False
-        at = bisect_left(pool.free, (size,))
+        at = bisect_left(pool.free, _smallest_key(size))
         if at < len(pool.free):
-            self._release(pool.free[at][3])
+            self._release(pool.blocks[pool.free[at]])
             return True
         released = 0
-        while pool.free and released < size and pool.free[-1][0] >= self.max_split_size:
-            released += pool.free[-1][0]
-            self._release(pool.free[-1][3])
+        while pool.free and released < size and (largest := pool.blocks[pool.free[-1]]).size >= self.max_split_size:
+            released += largest.size
+            self._release(largest)
         return released >= size
 
     def _reserve(self, size: int) -> bool:
@@ -502,20 +620,20 @@ class CachingAllocator:
         return True
 
 
-def _rounded(size: int, unit: int) -> int:
+def rounded(size: int, unit: int = ROUNDING) -> int:
     """``size`` rounded up to a multiple of ``unit``."""
     return -(-size // unit) * unit
 
 
 def _segment_for(pool: _Pool, size: int) -> int:
     """Bytes of a new segment for a request of ``size`` bytes (``get_allocation_size``)."""
-    return pool.granule if size < OWN_SEGMENT else _rounded(size, OWN_SEGMENT_ROUNDING)
+    return pool.granule if size < OWN_SEGMENT else rounded(size, OWN_SEGMENT_ROUNDING)
 
 
 def _cut(block: Block, size: int) -> Block:
     """Shorten a block to ``size`` bytes. Returns the rest as a new block behind it."""
     after = block.next
-    rest = Block(block.pool, block.address + size, block.size - size, block.rank, block.mapped, block, after)
+    rest = Block(block.pool, block.spot + size, block.size - size, block.mapped, block, after)
     if after is not None:
         after.prev = rest
     block.next = rest

@@ -9,7 +9,8 @@ bytes and the CUDA context, which lies outside the allocator.
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections import deque
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from copy import copy
 from dataclasses import dataclass, field, replace
@@ -35,7 +36,7 @@ from ..shapes import Shapes
 from ..snapshot import Snapshot, loaded
 from .caching_allocator import TIES, Block, CachingAllocator, OutOfMemory
 from .passes import Passes
-from .tokens import Tokens, matched, noted
+from .tokens import Piece, Token, Tokens, noted, tokens_of
 
 MOST_PLAYED = 12_000_000
 """The most entries of the logs of all tokens of a call, which take some fifteen seconds to replay."""
@@ -399,25 +400,64 @@ class Process:
         self.part = ""
 
     def _make_tokens(self, batch: int, seq: int, log: Log, blocks: dict[int, Block]) -> None:
-        """Make the tokens behind the first one, from what its pass left in ``blocks``."""
-        tokens, sizes = self.logs.tokens(self.job, batch, seq), log.events.sizes
-        kept: Mapping[str, int] = log.kept
+        """Make the tokens behind the first one, from what its pass left in ``blocks``.
+
+        Where keys and values are in the large pool, tokens ask the same of the small one, until one more takes another
+        size. Its blocks soon come round. Whole rounds of such tokens are played in the large pool alone.
+        """
+        passes = self.logs.tokens(self.job, batch, seq)
+        kept: Mapping[str, int] = {name: number for name, number in log.kept.items() if number in blocks}
         count = self.job.step.procedure.tokens
-        for self.token in range(1, count):
-            one, events = tokens.at(self.token)
-            if (one.stop - one.first) * count > MOST_PLAYED:
+        coming = tokens_of(passes, kept, log.events.sizes, count)
+        ahead, states, alike = deque[Token](), dict[Hashable, int](), tuple[Hashable, ...]()
+        plain = self.timeline is None and self.snapshot is None and self.allocator.capacity is None
+        while (token := ahead.popleft() if ahead else next(coming, None)) is not None:
+            self.token, entries = token.number, len(token.order)
+            if entries * count > MOST_PLAYED:
                 raise TooLong(
                     f"this call makes more than {MOST_PLAYED:,} allocations and frees, which are the most that are "
-                    f"gone through; ask for at most {MOST_PLAYED // (one.stop - one.first):,} tokens (max_new_tokens)"
+                    f"gone through; ask for at most {MOST_PLAYED // entries:,} tokens (max_new_tokens)"
                 )
-            has = {name: sizes[number] for name, number in kept.items() if number in blocks}
-            names = matched(has, {name: events.sizes[number] for name, number in one.carried.items()})
-            held = {one.carried[new]: blocks.pop(kept[name]) for name, new in names.items()}
-            self._release([(blocks.pop(number), TEMPORARY) for number in [*blocks]])
-            blocks.update(held)
-            self._play(events, events.order[one.first : one.stop], blocks)
-            kept, sizes = one.kept, events.sizes
+            self._carry(token, kept, blocks)
+            self._play(token.events, token.order, blocks)
+            kept = token.kept
+            if not plain or self.allocator.expandable_segments:
+                continue
+            if token.small != alike:
+                states, alike = {}, token.small
+            before = states.setdefault(self.allocator.small_state(blocks), token.number)
+            if before == token.number:
+                continue
+            while all(one.small == alike for one in ahead) and (one := next(coming, None)) is not None:
+                ahead.append(one)
+            same = sum(one.small == alike for one in ahead)
+            if rounds := same // (token.number - before):
+                names, carried = ahead[0].names.items(), ahead[0].one.carried
+                small = {carried[new]: block for name, new in names if (block := blocks[kept[name]]).pool.small}
+                pieces = ahead[0].pieces({number: block.size for number, block in small.items()})
+                for _ in range(rounds * (token.number - before)):
+                    self._make_in_large_pool(ahead.popleft(), kept, blocks, pieces)
         self._release([(blocks.pop(number), TEMPORARY) for number in [*blocks]])
+
+    def _carry(self, token: Token, kept: Mapping[str, int], blocks: dict[int, Block]) -> None:
+        """Give a token's pass what the one before has kept; the rest is freed."""
+        held = {token.one.carried[new]: blocks.pop(kept[name]) for name, new in token.names.items()}
+        self._release([(blocks.pop(number), TEMPORARY) for number in [*blocks]])
+        blocks.update(held)
+
+    def _make_in_large_pool(
+        self, token: Token, kept: Mapping[str, int], blocks: dict[int, Block], pieces: Iterable[Piece]
+    ) -> None:
+        """Make a token whose blocks in the small pool are those of a round before."""
+        small = {number: block for number, block in blocks.items() if block.pool.small}
+        large = {number: block for number, block in blocks.items() if not block.pool.small}
+        names = {name: new for name, new in token.names.items() if kept[name] in large}
+        self._carry(token._replace(names=names), kept, large)
+        for most, more, entries in pieces:
+            self.allocator.pass_by(most, more)
+            self.allocator.play(entries, token.events.sizes, large)
+        blocks.clear()
+        blocks.update(small | large)
 
     def _load(self, log: Log) -> None:
         """Put parameters and buffers on the device, then adapters, then the casts of k-bit preparation.
@@ -491,12 +531,7 @@ class Process:
         copies, streams, snapshot = events.copies, events.streams, self.snapshot
         special, recorded, limiter = {*copies, *streams}, events.recorded, self._limiter
         if not special and watched is None and snapshot is None:  # as below, and quick
-            for entry in order:
-                if entry >= 0:
-                    if nbytes := sizes[entry]:
-                        blocks[entry] = malloc(nbytes)
-                elif (gone := blocks.pop(~entry, None)) is not None:
-                    free(gone)
+            self.allocator.play(order, sizes, blocks)
             return
         for entry in order:
             if entry >= 0:
@@ -570,6 +605,10 @@ def replay(
 
     With ``logs`` its first step is that of the process before, where it had the same batch and as much room.
     """
+    if capacity is not None and job.step.procedure.tokens and timeline is None and snapshot is None:
+        used = replay(job, batches, logs=(logs := logs or Logs()))  # which is quicker
+        if used.reserved_peak <= capacity:
+            return used
     process = Process(job, capacity, timeline, logs, snapshot)
     failed, first = None, (repr(job.plan.method.open_values()), job.step.device, batches[0])
     shares = logs is not None and timeline is None and snapshot is None and not job.plan.expandable_segments

@@ -7,12 +7,13 @@ for granted (``Taken``): a window that is full, keys that need padding. Others h
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from ...ledger import Events, Size
 from ...ledger.sizes import Taken, symbol, taking
 from ...steps.generate import CARRIED, KEPT
+from .caching_allocator import SMALL_REQUEST, rounded
 
 _NUMBER = "N"
 """The symbol of a token's number, of which the first is zero."""
@@ -72,6 +73,66 @@ class Tokens:
         taken = Taken()
         taken.facts.add((int.__eq__, (symbol(_NUMBER), number), True))
         return read(self._run(number), taken)
+
+
+class Piece(NamedTuple):
+    """What a pass does in the small pool between two entries of the large one."""
+
+    most: int
+    """The most bytes that are allocated beyond those at its start."""
+    more: int
+    """Those that are in the end."""
+    then: list[int]
+    """The entry of the large pool that follows, if one does."""
+
+
+class Token(NamedTuple):
+    """A token that is made: its number, its pass with the log in numbers, and what it has from the one before."""
+
+    number: int
+    one: Pass
+    events: Events
+    names: Mapping[str, str]
+    """By the names of what the pass before leaves the names by which this one has it."""
+    kept: Mapping[str, int]
+    """What it leaves to the next one, of what it has or makes."""
+    small: tuple[Hashable, ...]
+    """What decides how it goes on in the small pool: tokens that are alike in this ask the same of it."""
+
+    @property
+    def order(self) -> Sequence[int]:
+        """The entries of its pass."""
+        return self.events.order[self.one.first : self.one.stop]
+
+    def pieces(self, held: Mapping[int, int]) -> list[Piece]:
+        """What it does in the small pool, where it has blocks of these bytes from the pass before."""
+        sizes, there, found, live, most = self.events.sizes, {**held}, list[Piece](), 0, 0
+        for entry in self.order:
+            if sizes[entry if entry >= 0 else ~entry] > SMALL_REQUEST:
+                found.append(Piece(most, live, [entry]))
+                live = most = 0
+            elif entry >= 0:
+                there[entry] = rounded(sizes[entry])
+                live += there[entry]
+                most = max(most, live)
+            else:
+                live -= there.pop(~entry, 0)
+        return [*found, Piece(most, live, [])]
+
+
+def tokens_of(passes: Tokens, kept: Mapping[str, int], sizes: Sequence[int], count: int) -> Iterator[Token]:
+    """The tokens behind the first of ``count``, whose pass has left what is ``kept``, of these sizes."""
+    made: dict[int, frozenset[int]] = {}
+    for number in range(1, count):
+        one, events = passes.at(number)
+        had = {name: sizes[place] for name, place in kept.items()}
+        names = matched(had, {name: events.sizes[place] for name, place in one.carried.items()})
+        small = [rounded(size) if size <= SMALL_REQUEST else -1 for size in events.values]
+        if id(one) not in made:
+            made[id(one)] = frozenset(events.order[one.first : one.stop])
+        there, sizes = made[id(one)].union(one.carried[name] for name in names.values()), events.sizes
+        kept = {name: place for name, place in one.kept.items() if place in there and sizes[place]}
+        yield Token(number, one, events, names, kept, (id(one), *small, *names.items()))
 
 
 def _is_behind(number: int) -> bool:
