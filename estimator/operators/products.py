@@ -273,7 +273,9 @@ def _matmul(a: Tensor, b: Tensor) -> Tensor:
         b3 = unsqueeze(reshape(expand(b, (*batch, *b.shape)), (count, *b.shape)), 2)
         return unsafe_view(squeeze(bmm(a3, b3), (count, *rows)), (*batch, *a.shape[-2:-1]))
     b3 = reshape(expand(b, (*batch, *b.shape[-2:])), (count, *b.shape[-2:]))
-    return unsafe_view(bmm(a3, b3), (*batch, *a.shape[-2:-1], b.shape[-1]))
+    result = bmm(a3, b3)
+    del b3  # C++ destroys in reverse
+    return unsafe_view(result, (*batch, *a.shape[-2:-1], b.shape[-1]))
 
 
 def _should_fold(a: Tensor, b: Tensor) -> bool:

@@ -122,7 +122,7 @@ class DynamicCache(Cache):
             return super().update(key, value)
         past = self._past.pop(0)
         keys, values = (behind(old, new) for old, new in zip(past, (key, value), strict=True))
-        past.clear()  # a window's layer has both until it cuts them
+        del past[0], past[0]  # a window's layer has both until it cuts the keys, and then the values
         return self._held.add(keys), self._held.add(values)
 
 
@@ -163,9 +163,10 @@ class StaticCache(DynamicCache):
         self._held.add(values)
         if layer.window is not None and compared(self.past, room) >= 0:
             # The window is rolled by one token in a new tensor, and copied back.
-            new = [ledger.empty(x.shape, x.dtype) for x in (keys, values)]
-            new.append(ledger.empty((1,), "int64"))  # the place of the new token
-            del new
+            new_keys = ledger.empty(keys.shape, keys.dtype)
+            new_values = ledger.empty(values.shape, values.dtype)
+            index = ledger.empty((1,), "int64")  # the place of the new token
+            del new_keys, new_values, index
         elif layer.window is not None and compared(self.past + seq, room) > 0:
             return key, value  # a prompt longer than the window sees itself; the cache copies its last tokens
         else:
