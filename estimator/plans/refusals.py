@@ -617,10 +617,6 @@ MODEL: Refusals = {
     "generate out for one pass, or take another method": (
         lambda r: r.plan.generate is not None and (r.method.virtual_tokens or r.plan.method.name == "adaption_prompt")
     ),
-    "generate has no rule with {r.spec.config.family} on runtime: {r.plan.runtime}, where transformers decodes with "
-    "other kernels for experts than prompts have (batched_mm); leave generate out, or set runtime: torch-cpu": (
-        lambda r: _generates_on_a_card(r) and r.spec.config.source.has_experts
-    ),
     "generate has no rule with attention_mask: true and {r.spec.config.family}, whose masks are recorded without "
     "padding; leave attention_mask out": (
         lambda r: r.plan.generate is not None and r.plan.attention_mask and not _calls_for_masks(r)

@@ -164,7 +164,7 @@ def step_of(
         neftune=plan.neftune_noise_alpha is not None,
         window_reached=window is not None and plan.row >= window,
         micro_batches=min(plan.gradient_accumulation_steps, 2 if plan.sharding is None else 3),
-        procedure=_procedure(plan, window, config.vocab_size),
+        procedure=_procedure(plan, config, window),
         sharding=None if plan.sharding is None else sharding_of(plan.sharding, _has_tuner(plan), config.hidden_size),
         previous_output=plan.holds_previous_output and not plan.engine.replays,  # a replay has the previous step itself
         head=head,
@@ -389,11 +389,13 @@ def _program_of_trainer(name: str, release: str, key: Key) -> TrainerProgram:
     return TrainerProgram(record_family(name, key))
 
 
-def _procedure(plan: Plan, window: int | None, vocab_size: int) -> Procedure:
+def _procedure(plan: Plan, config: Config, window: int | None) -> Procedure:
     if plan.trainer in trainers.TRAINERS and plan.task == "train":
-        return _trainer_step(plan, window, plan.engine.kernels(plan).tiles_on_chip, vocab_size)
+        return _trainer_step(plan, window, plan.engine.kernels(plan).tiles_on_chip, config.vocab_size)
     if plan.generate is not None:
-        return procedure_of("generate", plan.generate, window)
+        experts = plan.experts_implementation or config.source.experts
+        switches = experts == "grouped_mm" and plan.engine.has_own_memory and config.source.has_experts
+        return procedure_of("generate", plan.generate, window, "batched_mm" if switches else None)
     return procedure_of("inference" if plan.task == "infer" else plan.method.procedure)
 
 

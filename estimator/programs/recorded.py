@@ -45,6 +45,11 @@ class Source(Protocol):
         return False
 
     @property
+    def experts(self) -> str | None:
+        """How transformers runs experts by default; ``None`` where the class has one way alone."""
+        return None
+
+    @property
     def supports_checkpointing(self) -> bool:
         """Whether transformers can put a checkpoint around each layer."""
         return True

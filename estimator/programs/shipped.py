@@ -135,6 +135,11 @@ class Shipped(Source):
         return any(len(p.shape) == 3 and p.name not in filters for p in program.parameters)
 
     @property
+    def experts(self) -> str | None:
+        ways = (one["experts_implementation"] for one in self.families[0].settings)
+        return next((way for found in ways if None in found for way in found if way is not None), None)
+
+    @property
     def tp_plan(self) -> Mapping[str, str]:
         return self.families[0].tp_plan
 

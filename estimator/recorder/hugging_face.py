@@ -434,7 +434,7 @@ class HuggingFaceModel(Source):
         from .calls.noted_interfaces import Cache
 
         generates = setting.cache is not None
-        model = self._model(setting.dtype)
+        model = self._model(setting.dtype, experts=setting.experts_implementation)
         model.train(setting.trains)
         procedure = Procedure(trains=setting.trains)
         step = Step(

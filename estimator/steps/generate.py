@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, ClassVar
 
 from .. import operators as ops
@@ -35,6 +36,8 @@ class Generate(Procedure):
 
     options: GenerateOptions
     window: int | None
+    experts: str | None = None
+    """How experts run in the passes behind the first, where not as in the first (``_optimize_model_for_decode``)."""
     new: Size | None = None
     """New tokens in place of the options': a symbol stands for three and more."""
     only: Size | None = None
@@ -69,7 +72,13 @@ class Generate(Procedure):
         yield "end"
 
     def passes(self, step: Step, batch: Size, seq: Size) -> list[tuple[Step, Size, Size]]:
-        return [(replace(step, cached=cached), rows, tokens) for cached, rows, tokens in self.cached_passes(batch, seq)]
+        return [(self.step_of(step, one), rows, tokens) for one, rows, tokens in self.cached_passes(batch, seq)]
+
+    def step_of(self, step: Step, cached: CachedTokens) -> Step:
+        """The options of the pass that starts with this cache."""
+        switches = self.experts is not None and bool(cached.past)
+        experts = self.experts if switches else step.experts_implementation
+        return replace(step, cached=cached, experts_implementation=experts)
 
     def cached_passes(self, batch: Size, seq: Size) -> list[tuple[CachedTokens, Size, Size]]:
         """The forward passes that are run: the cache with which each starts, and its tokens, [rows, seq]."""
@@ -96,6 +105,7 @@ class Call:
     def __init__(self, model: Model, generate: Generate, vocab: Size) -> None:
         options, ledger, inputs = generate.options, model.ledger, model.inputs
         self.ledger, self.inputs, self.forward = ledger, inputs, model.forward
+        self.step_of = partial(generate.step_of, inputs.step)
         self.passes = generate.cached_passes(inputs.batch, inputs.seq)
         (cached, self.rows, _), self.seq = self.passes[0], inputs.seq
         self.tokens = cached.capacity
@@ -108,6 +118,8 @@ class Call:
         self.positions: Tensor | None = None
         """Position ids of all tokens so far."""
         self.prompt_mask: Tensor | None = None
+        self.first_mask: Tensor | None = None
+        """That of all rows, which is held by generate's own arguments."""
         self.mask: Tensor | None = None
         """The padding mask [rows, tokens] of all tokens so far, if prompts are padded."""
         self.model_inputs: list[Any] = []
@@ -124,7 +136,7 @@ class Call:
         """Note in the log, if one is kept, what this pass has from the one before, or leaves to the next one."""
         if (events := self.ledger.events) is not None:
             loop = {"prompts": self.prompts, "first_positions": self.first_positions, "positions": self.positions}
-            masks = {"prompt_mask": self.prompt_mask, "mask": self.mask}
+            masks = {"prompt_mask": self.prompt_mask, "first_mask": self.first_mask, "mask": self.mask}
             held = {**loop, **masks, **self.loop.names, **self._inputs()}
             alike = {tensor.storage.event: name for name, tensor in held.items() if tensor is not None}
             for event, name in alike.items():
@@ -152,7 +164,8 @@ class Call:
         self.first_positions = self.positions = self._first_positions()  # held by generate's own arguments
         if self.inputs.step.attention_mask:
             self.prompt_mask = mask
-            self.mask = mask if self.rows == self.inputs.batch else self.ids(self.rows, self.seq)
+            self.first_mask = mask if self.rows == self.inputs.batch else self.ids(self.rows, self.seq)
+            self.mask = self.first_mask
         del mask  # without padding it goes: it is of ones alone
         self.loop.start()
         for cached, _, seq in self.passes:
@@ -243,7 +256,7 @@ class RecordedCall(Call):
         self.model.fill_cache(self._given(cached, seq))
 
     def _given(self, cached: CachedTokens, seq: Size) -> Inputs:
-        step = replace(self.inputs.step, cached=cached)
+        step = self.step_of(cached)
         return replace(self.inputs, batch=self.rows, seq=seq, step=step, position_ids=self.positions)
 
     def _logits(self, cached: CachedTokens, seq: Size) -> Tensor:
@@ -332,9 +345,8 @@ class CachedCall(Call):
             past=past,
             attention_mask=None if cache.static else mask,
             step=replace(
-                self.inputs.step,
+                self.step_of(cached),
                 window_reached=self.window is not None and compared(keys[True], self.window) >= 0,
-                cached=cached,
             ),
             generated=generated,
         )

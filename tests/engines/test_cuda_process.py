@@ -19,7 +19,7 @@ from estimator.answers.result import Result
 from estimator.engines.devices import context_bytes, find
 from estimator.engines.replay import KINDS, Timeline
 from estimator.engines.snapshot import Snapshot
-from estimator.engines.torch_cuda.caching_allocator import Block, CachingAllocator, OutOfMemory
+from estimator.engines.torch_cuda.caching_allocator import Block, CachingAllocator, OutOfMemory, one_by_one
 from estimator.engines.torch_cuda.process import Process, RateLimiter, replay
 from estimator.export.code_python import evaluate
 from estimator.export.components import FLOORS
@@ -65,6 +65,8 @@ class NoRounding:
 
     def free(self, piece: Piece, until: int | None = None) -> None:
         self.allocated -= piece.size
+
+    play = one_by_one
 
     def empty_cache(self) -> None:
         """There is no cache."""

@@ -266,7 +266,6 @@ REFUSED: list[dict[str, Any]] = [
     {"model": {"hidden_act": "gelu"}, "method": "forward-ad"},
     {"dtype": "nf4", "method": {**LORA, "modules_to_save": ["up_proj"]}},
     {"generate": {}, "method": PREFIX},
-    {**CUDA, "model": {"model_type": "mixtral"}, "generate": {}},
     {"model": {**CLASSES["bloom"], "model_type": "bloom"}, "generate": {}, "attention_mask": True},
     {**CUDA, "model": {**CLASSES["bloom"], "model_type": "bloom"}, "generate": STATIC, "attention": "eager"},
     {**QUANTISED_CACHE, "model": {"model_type": "mistral"}},

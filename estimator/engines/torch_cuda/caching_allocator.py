@@ -25,7 +25,7 @@ from __future__ import annotations
 from bisect import bisect_left, insort
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from copy import copy
-from typing import Literal
+from typing import Any, Literal
 
 from ..snapshot import BlockState, Segment
 
@@ -279,12 +279,7 @@ class CachingAllocator:
         its allocations.
         """
         if not self._takes_first or self.ties == "block":
-            for entry in order:
-                if entry >= 0:
-                    if sizes[entry]:
-                        blocks[entry] = self.malloc(sizes[entry])
-                elif (gone := blocks.pop(~entry, None)) is not None:
-                    self.free(gone)
+            one_by_one(self, order, sizes, blocks)
             return
         # The same in one piece: calls would take half of the time.
         small, large = self._pool("", True), self._pool("", False)
@@ -618,6 +613,16 @@ class CachingAllocator:
         self.reserved += size
         self.peak_reserved = max(self.peak_reserved, self.reserved)
         return True
+
+
+def one_by_one(allocator: Any, order: Sequence[int], sizes: Sequence[int], blocks: dict[int, Any]) -> None:
+    """``CachingAllocator.play`` by calls of any allocator's ``malloc`` and ``free``."""
+    for entry in order:
+        if entry >= 0:
+            if sizes[entry]:
+                blocks[entry] = allocator.malloc(sizes[entry])
+        elif (gone := blocks.pop(~entry, None)) is not None:
+            allocator.free(gone)
 
 
 def rounded(size: int, unit: int = ROUNDING) -> int:

@@ -22,7 +22,18 @@ from ...programs.setting import VALUES, Setting, Settings, merged
 from .. import config_reads
 from ..agreement import settings_served
 from ..hugging_face import HuggingFaceModel
-from .cases import BASES, BASES_OF_HEADS, Case, cases_of, cases_of_encoder, covers, has_interfaces, of_dtypes, rows_of
+from .cases import (
+    BASES,
+    BASES_OF_HEADS,
+    DECODES,
+    Case,
+    cases_of,
+    cases_of_encoder,
+    covers,
+    has_interfaces,
+    of_dtypes,
+    rows_of,
+)
 from .classes import structure_of
 from .configs import KV_HEADS, class_config, foreign_keys, resolved_keys
 from .draws import drawn_config
@@ -116,7 +127,43 @@ def record_for_all_settings(
                     own = merged({**one, "device": (on,)} for one in settings for on in one["device"] if on in devices)
                     made[case] = replace(family, settings=own, recorded={**family.recorded, "reads": known})
                 break
-    return made
+    return made | _decoding(raw, structure, heads, [one for one in made.values() if isinstance(one, Family)], seed)
+
+
+def _decoding(
+    raw: Mapping[str, Any],
+    structure: tuple[Structure, dict[str, Any], dict[str, Any]],
+    heads: tuple[str, ...],
+    known: Sequence[Family],
+    seed: int,
+) -> dict[Case, Family | InputError]:
+    """The programs of a token's pass on a GPU, where it runs experts otherwise than the prompt's (``DECODES``).
+
+    They serve what the others of ``generate`` serve: attention, masks and caches are the same calls.
+    """
+    served = [
+        {**one, "past": ("prefill", "decode"), "experts_implementation": (DECODES.experts_implementation,)}
+        for family in known
+        for one in family.settings
+        if one["cache"] != (None,) and DECODES.device in one["device"] and "grouped_mm" in one["experts_implementation"]
+    ]
+    families: dict[Case, Family | InputError] = {}
+    if not served:
+        return families
+    reads = max((one.recorded["reads"] for one in known), key=len)
+    own = merged({**one, "device": (DECODES.device,)} for one in served)
+    for fixed in (("S",), ("B", "S")):
+        case = Case(of_dtypes(DECODES), interfaces=True, fixed=(*fixed, *heads), beyond_window=None)
+        if any(isinstance(one, Family) and covers(one, case) for one in families.values()):
+            continue
+        found, lists, defaults = structure
+        try:
+            family = record_family(_of_case(found, case), lists, defaults, random.Random(seed + 1))
+        except InputError as error:
+            families[case] = error
+        else:
+            families[case] = replace(family, settings=own, recorded={**family.recorded, "reads": reads})
+    return families
 
 
 def _of_head(

@@ -158,6 +158,10 @@ BASES = (
 """What programs for all attentions, masks and caches are recorded of: a training step, a forward pass and one of
 ``generate``. Those with a padding mask are of models that use it for more than the mask of attention."""
 
+DECODES = _GENERATE._replace(device="cuda", past="decode", experts_implementation="batched_mm")
+"""A pass of ``generate`` over one token on a GPU, of a model whose experts run together in other passes
+(``_optimize_model_for_decode``)."""
+
 BASES_OF_HEADS = (Setting(), Setting(trains=False))
 """The same of models with another head than a causal language model's."""
 

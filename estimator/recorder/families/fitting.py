@@ -149,7 +149,7 @@ def _settings(found: Structure, live: HuggingFaceModel) -> tuple[Settings, ...]:
         row: dict[str, tuple[Any, ...]] = {name: (value,) for name, value in one._asdict().items()}
         if one.attention == "flash" and one.autocast is None:
             row["dtype"] = DTYPES
-        if live.experts is not None:
+        if live.experts is not None and one.experts_implementation is None:
             row["experts_implementation"] = (None, live.experts)
         rows.append(row)
     return merged(rows)
