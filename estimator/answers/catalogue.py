@@ -57,19 +57,19 @@ def _model(spec: specs.ModelSpec) -> Model:
         return next((raw[name] for name in names if isinstance(raw.get(name), int)), None)
 
     knowing = [name for name in RUNTIMES if engine_of(name).knows(raw["model_type"])]
-    heads = number("num_attention_heads", "n_head", "num_heads")
+    heads = number("num_attention_heads", "n_head", "num_heads", "n_heads", "encoder_attention_heads")
     kv = number("num_key_value_heads", "num_kv_heads", "n_head_kv")
     return Model(
         name=spec.name,
         family=raw["model_type"],
         runtimes="all" if len(knowing) == len(RUNTIMES) else ", ".join(knowing),
         parameters=spec.parameters,
-        layers=number("num_hidden_layers", "n_layer", "num_layers"),
-        hidden=number("hidden_size", "n_embd", "d_model"),
+        layers=number("num_hidden_layers", "n_layer", "num_layers", "n_layers", "encoder_layers"),
+        hidden=number("hidden_size", "n_embd", "d_model", "dim"),
         heads=heads,
         kv_heads=heads if kv is None else kv,
         vocabulary=number("vocab_size"),
-        tied=raw.get("tie_word_embeddings", False),
+        tied=raw.get("tie_word_embeddings", spec.head in ("masked-lm", "seq2seq-lm", "speech-seq2seq")),
         hub_id=spec.hub_id,
         source=spec.source,
     )

@@ -69,7 +69,7 @@ class ModelSpec:
     checkpoint: Checkpoint | None = None
     """The weights on disk, where the model is a folder that holds them."""
     head: str = CAUSAL
-    """What the model ends with (``programs/heads.py``)."""
+    """What the model ends with (``programs/heads.py``). A built-in embedding model has that of a classifier."""
     published: Mapping[str, Any] | None = None
     """The keys of a built-in model's preprocessor_config.json."""
 
@@ -155,7 +155,9 @@ class ModelSpec:
         A larger model is its language model alone unless the head, or a plan that ``sees``, asks for all of it.
         Raises ``InputError``.
         """
-        if head is None:
+        if head is None and self.head != CAUSAL:
+            head = self.head
+        elif head is None:
             larger = CAUSAL if self.whole is None else head_of(self.whole)
             head = larger if HEADS[larger].media else head_of(self.raw)
         if sees and head == CAUSAL:
@@ -384,13 +386,14 @@ def load(model: str) -> ModelSpec:
 @cache
 def _builtin(path: Path) -> ModelSpec:
     data = json.loads(path.read_text(encoding="utf-8"))
-    return ModelSpec(
-        data["name"],
-        data["config"],
-        data["source"],
-        data["parameters"],
-        data["hub_id"],
+    spec = _of_config(data["config"], data["name"], "")
+    return replace(
+        spec,
+        source=data["source"],
+        parameters=data["parameters"],
+        hub_id=data["hub_id"],
         published=data.get("processor"),
+        head=CAUSAL if spec.whole is not None else data.get("head") or head_of(spec.raw),
     )
 
 

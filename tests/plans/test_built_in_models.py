@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from typing import Any
 
 import pytest
 import torch
 import transformers
 
-from estimator.plans.models import builtin_names, load
+from estimator.io.files import specs_folder
+from estimator.plans.models import ModelSpec, builtin_names, load
 from estimator.plans.recorded_programs import model_types
+from estimator.programs.heads import CAUSAL, HEADS
+from estimator.programs.releases import NEWEST
 
 
 def one_of_each_class() -> list[str]:
@@ -18,14 +22,17 @@ def one_of_each_class() -> list[str]:
     return sorted({spec.raw["model_type"]: spec.name for spec in specs}.values())
 
 
-def counted(raw: dict[str, Any]) -> int:
+def counted(spec: ModelSpec) -> int:
     """Parameters of the module on the meta device, tied weights counted once."""
-    keys = {key: value for key, value in raw.items() if key != "torch_dtype"}
+    if spec.whole is not None:
+        spec = spec.asked(NEWEST, "image-text")
+    keys: dict[str, Any] = {key: value for key, value in spec.raw.items() if key != "torch_dtype"}
     rope = keys.get("rope_parameters", {})
     if rope.get("rope_type") == "longrope" and "long_factor" not in rope:  # frequencies are buffers
         keys["rope_parameters"] = {**rope, "rope_type": "default"}
     with torch.device("meta"):
-        model = transformers.AutoModelForCausalLM.from_config(transformers.AutoConfig.for_model(**keys))
+        made = transformers.AutoConfig.for_model(**keys)
+        model = getattr(transformers, HEADS[spec.head].auto_class).from_config(made)
     return sum(p.numel() for p in model.parameters())
 
 
@@ -37,7 +44,7 @@ SHARE = one_of_each_class()
 def test_parameters_of_one_model_of_each_class(name: str) -> None:
     """Witness: transformers' module on the meta device."""
     spec = load(name)
-    assert counted(dict(spec.raw)) == spec.parameters
+    assert counted(spec) == spec.parameters
 
 
 @pytest.mark.witness
@@ -45,7 +52,7 @@ def test_parameters_of_one_model_of_each_class(name: str) -> None:
 def test_parameters_of_the_other_models(name: str) -> None:
     """Witness: transformers' module on the meta device."""
     spec = load(name)
-    assert counted(dict(spec.raw)) == spec.parameters
+    assert counted(spec) == spec.parameters
 
 
 def test_families_with_programs_are_model_types() -> None:
@@ -54,3 +61,15 @@ def test_families_with_programs_are_model_types() -> None:
     known = {*transformers.models.auto.modeling_auto.MODEL_FOR_CAUSAL_LM_MAPPING_NAMES}
     assert {"granitemoehybrid", "nemotron_h", "lfm2"} <= {*found} <= known
     assert found == sorted(set(found))
+
+
+BEYOND_DECODERS = [name for name in builtin_names() if load(name).head != CAUSAL or load(name).whole is not None]
+
+
+@pytest.mark.parametrize("name", BEYOND_DECODERS)
+def test_parameters_are_as_many_as_is_published(name: str) -> None:
+    """Witness: what its publisher, or the hub, says of a checkpoint, which may have a pooler or another head, too."""
+    published = json.loads((specs_folder() / f"{name}.json").read_text(encoding="utf-8"))["published"]
+    number, unit = published[:-1], {"M": 10**6, "B": 10**9}[published[-1]]
+    last = unit / 10 ** len(number.partition(".")[2])
+    assert load(name).parameters == pytest.approx(float(number) * unit, rel=0.01, abs=last)

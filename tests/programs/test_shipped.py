@@ -18,7 +18,7 @@ from estimator.plans.plan import parse_plan
 from estimator.plans.resolve import resolve
 from estimator.programs.expressions import evaluate
 from estimator.programs.family import Family
-from estimator.programs.heads import HEADS
+from estimator.programs.heads import CAUSAL, HEADS
 from estimator.programs.program_files import load_together, read_together, written, written_together
 from estimator.programs.program_files.reading import Reader
 from estimator.programs.setting import Setting, Settings, merged
@@ -155,18 +155,54 @@ def test_every_built_in_model_is_answered_without_torch(first: int) -> None:
         "from estimator.plans.plan import parse_plan\n"
         "from estimator.plans.resolve import resolve\n"
         "from estimator.errors import InputError\n"
+        "from estimator.programs.heads import HEADS\n"
         f"for name in models.builtin_names()[{first}::4]:\n"
+        "    if not HEADS[models.load(name).head].text:\n"
+        "        continue\n"
         "    for task, device in (('train', None), ('train', 'h100-80gb'), ('infer', None)):\n"
         "        try:\n"
-        "            plan = {'model': name, 'task': task, 'batch': 1, 'seq': 1024, 'dtype': 'bfloat16'}\n"
+        "            plan = {'model': name, 'task': task, 'batch': 1, 'dtype': 'bfloat16'}\n"
+        "            plan |= {'seq': 1024} if models.load(name).head == 'causal-lm' else {}\n"
         "            resolved = resolve(parse_plan(plan | ({'device': device} if device else {})))\n"
         "            config = models.load(name).config\n"
-        "            config.sizes(lambda _: 0, resolved.step, 1, 1024)\n"
+        "            config.sizes(lambda _: 0, resolved.step, 1, resolved.plan.seq)\n"
         "        except InputError:\n"
         "            print(name, task)\n"
     )
     done = run_without(LIBRARIES, script)
     assert (done.returncode, done.stderr, done.stdout) == (0, "", "")
+
+
+BEYOND_DECODERS = [
+    name for name in models.builtin_names() if models.load(name).head != CAUSAL or models.load(name).whole is not None
+]
+"""The built-in models that are no decoder, or have more than one."""
+OF_EACH: list[dict[str, Any]] = [
+    {"batch": 3, "method": {"name": "lora", "r": 4, "target_modules": "all-linear"}, "dtype": "bfloat16"},
+    {"batch": 2, "dtype": "float32"},
+    {"batch": 2, "checkpointing": "layer", "autocast": "bfloat16", "dtype": "float32", "device": "h100-80gb"},
+]
+
+
+def plan_of(name: str, keys: dict[str, Any]) -> dict[str, Any]:
+    """A plan of a model with the inputs that its head takes."""
+    spec = models.load(name)
+    if spec.whole is not None:
+        return {"model": name, "images": 1, "seq": 3000, **keys}
+    inputs = {"seq": 96} if HEADS[spec.head].text else {}
+    target = {"target_seq": 40} if any("T" in one.shape for one in HEADS[spec.head].labels) else {}
+    return {"model": name, **inputs, **target, **keys}
+
+
+@pytest.mark.share(120)
+@pytest.mark.parametrize("number", range(len(OF_EACH)))
+@pytest.mark.parametrize("name", BEYOND_DECODERS)
+def test_a_built_in_model_beyond_decoders(name: str, number: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Witness: a recording of the module of the installed transformers, at its real sizes."""
+    pytest.importorskip("torch")
+    pytest.importorskip("transformers")
+    plan = plan_of(name, OF_EACH[number])
+    assert answer(plan, True, monkeypatch) == answer(plan, False, monkeypatch)
 
 
 BERT = {
