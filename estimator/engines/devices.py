@@ -88,15 +88,15 @@ class Device:
 
 
 @cache
-def _devices() -> dict[str, Device]:
+def _rows() -> dict[str, dict[str, Any]]:
+    """The catalogue's rows by the devices' names, each with its group."""
     groups = json.loads(Path(__file__).with_name("devices.json").read_text(encoding="utf-8"))["groups"]
-    rows = {
+    return {
         name: {**row, "group": group}
         for group in groups
         for first, each in group["devices"].items()
         for name, row in _sold(first, each)
     }
-    return {name: _device(name, row, rows) for name, row in rows.items()}
 
 
 def _sold(name: str, row: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]]:
@@ -108,14 +108,16 @@ def _sold(name: str, row: dict[str, Any]) -> Iterator[tuple[str, dict[str, Any]]
         yield (name if gigabytes == row["ram_gb"][0] else f"{name}-{gigabytes}gb"), one
 
 
-def _device(name: str, row: dict[str, Any], rows: dict[str, dict[str, Any]]) -> Device:
+@cache
+def _device(name: str) -> Device:
     """A device from its row in the catalogue. ``like`` names another, whose driver's share of the memory it takes."""
+    row = _rows()[name]
     group, total, source = row["group"], row["total_mib"], row.get("source", row["group"]["source"])
     confidence, assumed = row.get("confidence", group["confidence"]), row.get("assumed", group.get("assumed"))
     if "logs" in row:
         source += f"; {_logs(row['logs'])}"
     if "like" in row:
-        other = rows[row["like"]]
+        other = _rows()[row["like"]]
         usable = total - (other["total_mib"] - other["cuda_mib"]) - group["idle_mib"]
         confidence = f"{row.get('confidence', 'total verified')}; reserve as on {row['like']}"
     elif "cuda_mib" in row:
@@ -168,7 +170,7 @@ def capability(text: str) -> tuple[int, int]:
 
 def catalogue() -> list[Device]:
     """All devices."""
-    return list(_devices().values())
+    return list(map(_device, _rows()))
 
 
 _MAKERS = frozenset({
@@ -206,7 +208,7 @@ def _parts(text: str) -> tuple[str, frozenset[str]]:
 def _models() -> dict[str, list[tuple[Device, frozenset[str]]]]:
     """Devices by model (as in ``_parts``), each with all its variant words."""
     models: dict[str, list[tuple[Device, frozenset[str]]]] = {}
-    for device in _devices().values():
+    for device in catalogue():
         words = _parts(device.name)[1] | _parts(device.label)[1]
         for model in {_parts(name)[0] for name in (device.name, device.label, *device.also)}:
             models.setdefault(model, []).append((device, words))
@@ -224,7 +226,8 @@ def find(name: str) -> Device:
     plain = re.sub(r"[^a-z0-9]", "", _spoken(name))
     if plain == THIS:
         return _here()
-    device = next((one for one in catalogue() if one.name.replace("-", "") == plain), None)
+    exact = next((one for one in _rows() if one.replace("-", "") == plain), None)
+    device = None if exact is None else _device(exact)
     if device is None:
         model, variant = _parts(name)
         found = [(one, words) for one, words in _models().get(model, ()) if variant <= words]
@@ -265,7 +268,7 @@ def _hint(name: str, model: str) -> str:
     return (
         f" (did you mean {', '.join(close[:4])}?)"
         if close
-        else nearest("-".join(name.lower().replace("_", " ").split()), _devices())
+        else nearest("-".join(name.lower().replace("_", " ").split()), _rows())
     )
 
 
@@ -305,7 +308,7 @@ def context_bytes(device: Device) -> tuple[int, str]:
         major, minor = other.capability or (0, 0)
         return abs(major - own[0]), abs(minor - own[1]), abs(other.total_bytes - device.total_bytes)
 
-    best = min((one for one in catalogue() if one.context_bytes is not None), key=distance)
+    best = min((_device(name) for name, row in _rows().items() if "context_mib" in row), key=distance)
     assert best.context_bytes is not None
     if best.name == device.name:
         return best.context_bytes, f"{best.context_source}"
