@@ -6,6 +6,7 @@ import copy
 import inspect
 import itertools
 import json
+import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
@@ -76,6 +77,21 @@ _CUTS = ("mamba_chunk_size", "chunk_size", "mamba_d_state", "ssm_state_size", "l
 The first ones are the chunk's; a class without one has it in its code."""
 
 
+_DEPTH = re.compile("(?!max_)([a-z]+_)*(layers?|depths?|blocks)")
+"""Names of keys that say how many layers a part of a model has."""
+
+
+def _depths(raw: Any, key: str = "") -> Iterator[int]:
+    """How many layers the parts of a config have, each number that may say so."""
+    if isinstance(raw, Mapping):
+        for name, value in raw.items():
+            yield from _depths(value, name)
+    elif isinstance(raw, list) and key == "depths":
+        yield sum(one for one in raw if type(one) is int)
+    elif type(raw) is int and _DEPTH.fullmatch(str(key)):
+        yield raw
+
+
 def _cut_by(config: Any) -> str | None:
     return next((key for key in _CUTS if type(getattr(config, key, None)) is int), None)
 
@@ -88,9 +104,8 @@ class HuggingFaceModel(Source):
         keys = {
             k: v for k, v in raw.items() if k not in ("torch_dtype", "dtype", "architectures", "_attn_implementation")
         }
-        for key in ("num_hidden_layers", "n_layer", "n_layers", "num_layers"):  # before the class lists its layers
-            if isinstance(layers := raw.get(key), int) and layers > MOST_LAYERS:
-                raise InputError(f"{where}: {layers:,} layers; {MOST_LAYERS:,} are the most that a model is built with")
+        if (layers := max(_depths(raw), default=0)) > MOST_LAYERS:  # before the class lists its layers
+            raise InputError(f"{where}: {layers:,} layers; {MOST_LAYERS:,} are the most that a model is built with")
         keys = with_its_keys(_with_long_rope(keys))
         # Its validation wraps what a check says.
         refused = told(lambda e: f"{where}: transformers refuses the config ({first_line(e.__cause__ or e)})")

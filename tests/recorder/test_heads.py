@@ -234,6 +234,12 @@ def test_the_head_is_what_the_architectures_say(architectures: Any, encoder: boo
             {"model_type": "qwen2_audio", "text_config": {**LLAMA, "model_type": "qwen2"}},
             {"head": "seq2seq-lm"}, "head: seq2seq-lm does not go with qwen2_audio, whose language model takes",
         ),
+        (
+            {**WITH_IMAGES["llava"][0], "vision_config": {"model_type": "clip", "num_hidden_layers": 1025}},
+            {"image_size": "28x28"}, "1,025 layers; 1,024 are the most that a model is built with",
+        ),
+        ({"model_type": "swin", "depths": [1000, 25]}, {}, "1,025 layers; 1,024 are the most"),
+        ({**BERT, "num_hidden_layers": 1, "max_window_layers": 9999, "n_layers": 1025}, {}, "1,025 layers"),
     ],
 )  # fmt: skip
 def test_refusals(config: dict[str, Any], keys: dict[str, Any], words: str, tmp_path: Path) -> None:
