@@ -653,7 +653,8 @@ def _within_positions(plan: Plan) -> Plan:
         with suppress(InputError):  # is raised where the model is needed
             spec = load(plan.model).asked(plan.transformers, plan.head, plan.sees)
             if spec.made_for < plan.tokens and (more := plan.tokens - spec.positions) > 0:
-                return plan.model_copy(update={"seq": max(plan.seq - int(more), 1)})
+                plan = plan.model_copy(update={"seq": max(plan.seq - int(more), 1)})
+                plan.model_fields_set.discard("seq")  # it is no plan's that looks for its longest sequence
     return plan
 
 

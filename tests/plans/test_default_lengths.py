@@ -33,7 +33,9 @@ from tests.helpers.files import write
 def test_no_more_tokens_than_learned_positions(model: Any, keys: dict[str, Any], seq: int, tmp_path: Path) -> None:
     """Learned positions end: of GPT-2's 1,024 all are taken, of RoBERTa's none up to the padding token's."""
     name = model if isinstance(model, str) else write_config(tmp_path, model)
-    assert parse_plan({"model": name, **keys}).seq == seq
+    plan = parse_plan({"model": name, **keys})
+    assert plan.seq == seq
+    assert "seq" not in plan.model_fields_set  # `max-seq` looks for it
 
 
 def test_the_batch_before_has_its_images(tmp_path: Path) -> None:

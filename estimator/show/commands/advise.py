@@ -15,7 +15,7 @@ from ...answers.sentences import shown_value, verdict
 from ...errors import InputError
 from ...plans.margins import MARGIN_HELP, Margin
 from ...text import human
-from .options import add_plan_options, given_keys, plan_mapping
+from .options import add_plan_options, given_keys, given_options, plan_mapping
 from .tables import (
     Progress,
     check_output,
@@ -76,7 +76,7 @@ def execute(args: argparse.Namespace) -> int:
 
 def _keys(args: argparse.Namespace) -> dict[str, Any]:
     """The plan's keys; for ``--method any``, of which a plan knows nothing, with that."""
-    if args.method != "any":
+    if given_options(args).get("method") != "any":
         return plan_mapping(args)
     args.method = None
     keys = plan_mapping(args)

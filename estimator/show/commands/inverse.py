@@ -14,7 +14,7 @@ from ...plans.margins import MARGIN_HELP, Margin
 from ...plans.plan import Plan, read_plan_mapping
 from ...text import human
 from .estimate import asked, title
-from .options import add_plan_options, plan_from
+from .options import add_plan_options, given_options, plan_from
 from .tables import Progress, check_output, present, show, show_answer, show_assumptions, write_figure
 
 NOUNS = {
@@ -70,7 +70,7 @@ def _refuse_key(question: str, plan: Plan, args: argparse.Namespace) -> None:
     if key == "rank":
         options = plan.method.inner
         key, given = options.rank_key, options.model_fields_set
-        named = args.method or (read_plan_mapping(args.plan).get("method") if args.plan else None)
+        named = given_options(args).get("method") or (read_plan_mapping(args.plan).get("method") if args.plan else None)
         if isinstance(named, str) and named not in METHODS and getattr(args, key, None) is None:
             return
     if key in given:
