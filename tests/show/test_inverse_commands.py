@@ -155,7 +155,7 @@ def test_keys_in_a_plans_file(models: dict[str, str], tmp_path: Path) -> None:
     plan.write_text(json.dumps(keys))
     assert "leave seq out" in ask("max-seq", "--plan", plan, status=2)
     assert "leave r out" in ask("max-rank", "--plan", plan, status=2)
-    assert "fits as it is" in ask("advise", "--plan", plan, "--budget", "8GiB")
+    assert "Fits in 8.00 GiB as it is" in ask("advise", "--plan", plan, "--budget", "8GiB")
     adapter.write_text(json.dumps({"peft_type": "LORA", "r": 4, "target_modules": ["q_proj", "v_proj"]}))
     expected = solve("max-rank", {**keys, "method": LORA}).answer
     plan.write_text(json.dumps({**keys, "method": str(adapter)}))
