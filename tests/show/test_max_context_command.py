@@ -136,6 +136,13 @@ def test_a_plan_says_what_is_not_asked(tmp_path: Path, capsys: pytest.CaptureFix
     assert "leave seq and n_ctx out" in capsys.readouterr().err
 
 
+def test_a_plan_whose_model_is_no_text(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One line, status 2."""
+    (tmp_path / "plan.json").write_text('{"model": 4097}')
+    assert main(["max-context", "--plan", str(tmp_path / "plan.json"), "--device", "iphone-15"]) == 2
+    assert capsys.readouterr().err == "estimator: model: input should be a valid string, not 4097\n"
+
+
 @pytest.mark.parametrize("command", ["max-seq", "max-batch", "smallest-device", "formula", "advise"])
 def test_other_questions_say_whom_to_ask(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     """They are about steps in PyTorch."""

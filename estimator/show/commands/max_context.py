@@ -95,6 +95,8 @@ def execute(args: argparse.Namespace) -> int:
 def _asked(args: argparse.Namespace) -> tuple[dict[str, Any], list[str], list[tuple[str, str]]]:
     """The plan's other keys, and the recipes and the cache types to compare. Raises ``InputError``."""
     data = plan_mapping(args)
+    if not isinstance(data["model"], str):
+        parse_plan(data)  # refuses it
     runtime = data.get("runtime") or claimed({**data, "model": next(iter(listed(data["model"])), "")}) or RUNTIME
     check_runtime(runtime)
     block = data.get("llama_cpp", {})
