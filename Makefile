@@ -73,6 +73,13 @@ figures: .venv/base
 	.venv-litgpt/bin/python -m pip install --quiet --no-deps 'litgpt==0.5.13' # it asks for an older huggingface-hub
 	touch $@
 
+.venv-llama-factory/made: pyproject.toml # LLaMA-Factory, whose trainers of preferences are recorded and measured
+	$(PYTHON) -m venv .venv-llama-factory
+	.venv-llama-factory/bin/python -m pip install --quiet --editable . torch 'transformers==4.57.6' 'trl==0.24.0' \
+		'peft==0.18.1' 'accelerate==1.11.0' 'datasets==4.0.0' omegaconf sentencepiece tiktoken scipy pandas av einops
+	.venv-llama-factory/bin/python -m pip install --quiet --no-deps 'llamafactory==0.9.5' # it asks for torchaudio, too
+	touch $@
+
 .venv-mlx/made: pyproject.toml # MLX and mlx-lm, whose steps and calls are measured on a CPU
 	$(PYTHON) -m venv .venv-mlx
 	.venv-mlx/bin/python -m pip install --quiet 'mlx[cpu]==0.32.*' 'mlx-lm==0.32.*'

@@ -51,6 +51,10 @@ STEPS["litgpt: steps"] = [".venv-litgpt/bin/python", "-m", "tests.cases.litgpt_s
 STEPS["litgpt: tests"] = [".venv-litgpt/bin/python", "-m", "pytest", *LITGPT]
 STEPS["install deepspeed"] = ["make", ".venv-deepspeed/made"]
 STEPS["deepspeed: steps"] = [".venv-deepspeed/bin/python", "-m", "tests.cases.zero_steps"]
+FACTORY = ".venv-llama-factory/bin/python"
+STEPS["install llama-factory"] = ["make", ".venv-llama-factory/made"]
+STEPS["llama-factory: loops"] = [FACTORY, "-m", "tests.cases.trl_loops"]
+STEPS["llama-factory: steps of its trainers"] = [FACTORY, "model_specs/make_trainer_steps.py"]
 STEPS["install mlx"] = ["make", ".venv-mlx/made"]
 STEPS["mlx: steps and calls"] = [".venv-mlx/bin/python", "-m", "tests.cases.mlx_steps"]
 for release in VLLM:

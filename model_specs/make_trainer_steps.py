@@ -11,12 +11,14 @@ import sys
 import time
 from collections.abc import Iterator
 from importlib.metadata import version
+from importlib.util import find_spec
 
 from estimator.errors import InputError
 from estimator.programs.program import Program
 from estimator.programs.trainer_calls import Key
 from estimator.programs.trainer_programs import folder, written
 from estimator.recorder.trainer_family import record_family
+from estimator.steps.trainers import TRAINERS as STEPS
 from estimator.steps.trainers import has_fused_head
 
 DPO = (
@@ -42,6 +44,11 @@ OLDER: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "trl-cpo": (("sigmoid", "simpo"), ("none",)),
 }
 """Those of TRL 1.9 and 1.14, which have no fused head in these. Its other losses are recorded where it is installed."""
+FACTORY: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "llama-factory-dpo": (("sigmoid", "hinge", "ipo", "kto_pair", "orpo", "simpo"), ("copy", "adapter-off", "none")),
+    "llama-factory-kto": (("kto",), ("copy", "adapter-off")),
+}
+"""Those of LLaMA-Factory. ORPO and SimPO have no reference, the others have one."""
 PACKAGES = ("trl", "transformers", "accelerate", "peft", "torch")
 
 
@@ -49,8 +56,11 @@ def keys(trainer: str, release: str) -> Iterator[Key]:
     """The steps of a trainer under a release."""
     losses, references = of_release(release)[trainer]
     fused = has_fused_head(trainer, release)
+    without = STEPS[trainer].without
     for loss_type in losses:
         for reference in references:
+            if without and (loss_type in without) != (reference == "none"):
+                continue
             for autocast in (False, True):
                 for wide in (None,) if fused else (True, False):
                     for compact in (False, True) if fused else (False,):
@@ -61,13 +71,14 @@ def keys(trainer: str, release: str) -> Iterator[Key]:
 
 
 def of_release(release: str) -> dict[str, tuple[tuple[str, ...], tuple[str, ...]]]:
-    """``TRAINERS``, or what there is of them under an older release."""
-    return TRAINERS if release == "1.16" else OLDER
+    """``TRAINERS``, what there is of them under an older release, or LLaMA-Factory's."""
+    return TRAINERS if release == "1.16" else FACTORY if release.startswith("0.") else OLDER
 
 
 def main(only: list[str]) -> None:
     """Record and write."""
-    release = ".".join(version("trl").split(".")[:2])
+    factory = find_spec("llamafactory") is not None
+    release = version("llamafactory") if factory else ".".join(version("trl").split(".")[:2])
     gc.collect()
     gc.freeze()  # accelerate collects garbage whenever a trainer starts
     for trainer in only or of_release(release):
@@ -79,7 +90,10 @@ def main(only: list[str]) -> None:
                 print(f"{trainer} {key}: {error}", flush=True)
         path = folder() / f"{trainer}-{release}.json"
         path.parent.mkdir(exist_ok=True)
-        path.write_text(written(release, {name: version(name) for name in PACKAGES}, found), encoding="utf-8")
+        path.write_text(
+            written(release, {name: version(name) for name in (*PACKAGES, *["llamafactory"] * factory)}, found),
+            encoding="utf-8",
+        )
         seconds = time.monotonic() - started
         print(f"{path.name}: {len(found)} steps, {path.stat().st_size:,} bytes, {seconds:.0f} s", flush=True)
 

@@ -483,12 +483,24 @@ def _free_axes(plan: Plan) -> list[Axis]:
     axes: list[Axis] = []
     if plan.keep_logits:
         axes.append((_AS_IS, _change("let the logits go before backward", keep_logits=False)))
+    if plan.trainer in RECORDED and plan.reference == "copy" and plan.method.inner.peft:
+        axes.append((_AS_IS, _change("the policy without its adapter for a copy", reference="adapter-off")))
+    if plan.trainer in RECORDED and RECORDED[plan.trainer].num_generations:
+        axes.append((_AS_IS, *_fewer_at_once(plan)))
     micro_batches, batch, steps = [_AS_IS], plan.batch, plan.gradient_accumulation_steps
     while batch % 2 == 0:
         batch, steps = batch // 2, steps * 2
         words, weight = f"micro-batches of {batch}, gradients accumulated", 1 + len(micro_batches)
         micro_batches.append(_change(words, 0, weight, batch=batch, gradient_accumulation_steps=steps))
     return [*axes, tuple(micro_batches)]
+
+
+def _fewer_at_once(plan: Plan) -> Iterator[Change]:
+    """Completions of fewer batches in one call of ``generate``. The policy is the same for all batches of an update."""
+    steps, weight = plan.steps_per_generation or plan.gradient_accumulation_steps, 1
+    while steps % 2 == 0:
+        steps, weight = steps // 2, weight + 1
+        yield _change("fewer completions at once", 0, weight, steps_per_generation=steps)
 
 
 def _lossy_axes(plan: Plan) -> list[Axis]:

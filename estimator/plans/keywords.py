@@ -18,7 +18,7 @@ class OneDeviceKeys(TypedDict, total=False):
     trainer: (
         Literal['trl-sft', 'trl-dpo', 'trl-kto', 'trl-reward', 'trl-orpo', 'trl-cpo', 'trl-grpo', 'trl-rloo',
         'hf-trainer', 'axolotl', 'axolotl-dpo', 'axolotl-kto', 'axolotl-orpo', 'axolotl-simpo', 'llama-factory',
-        'torchtune', 'loop'] | None
+        'llama-factory-dpo', 'llama-factory-kto', 'torchtune', 'loop'] | None
     )
     trl: Literal['1.9', '1.14', '1.16']
     prompt_seq: int | None

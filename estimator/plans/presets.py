@@ -126,6 +126,9 @@ def _on_a_gpu(plan: Keys) -> bool:
     return False
 
 
+_LLAMA_FACTORY_LORA = {"name": "lora", "r": 8, "lora_alpha": 16, "target_modules": "all-linear"}
+
+
 def _llama_factory(plan: Keys) -> Keys:
     """The dataclasses of ``llamafactory/hparams``, the checkpoint's dtype, and ``init_adapter``, which trains in
     float32.
@@ -140,6 +143,15 @@ def _llama_factory(plan: Keys) -> Keys:
         **_reentrant({"checkpointing": "layer", **plan}),
         **_hf_trainer({**plan, "dtype": None}),
     }
+
+
+def _llama_factory_dpo(plan: Keys) -> Keys:
+    """In full fine-tuning the reference is loaded again (``create_ref_model``), and not cast as what trains is."""
+    made = _llama_factory(plan)
+    full = "method" in plan and method_block(plan["method"])["name"] == "full"
+    if not full or plan.get("loss_type") in STEPS["llama-factory-dpo"].without:
+        return made
+    return {**made, "reference": {"model": plan.get("model"), "dtype": checkpoint_dtype(plan.get("model"))}}
 
 
 def _reentrant(plan: Keys, value: bool = True) -> Keys:
@@ -168,11 +180,12 @@ TRAINERS: Mapping[str, Preset] = {
         for name in STEPS
         if name.startswith("axolotl-")
     },
-    "llama-factory": Preset(
-        "LLaMA-Factory 0.9.5",
-        _llama_factory,
-        {"name": "lora", "r": 8, "lora_alpha": 16, "target_modules": "all-linear"},
-    ),
+    "llama-factory": Preset("LLaMA-Factory 0.9.5", _llama_factory, _LLAMA_FACTORY_LORA),
+    **{
+        name: Preset("LLaMA-Factory 0.9.5", partial(_by_tool, name, _llama_factory_dpo), _LLAMA_FACTORY_LORA)
+        for name in STEPS
+        if name.startswith("llama-factory-")
+    },
     "torchtune": Preset("torchtune 0.6.1's recipes", _torchtune),
     "loop": Preset("a bare loop of PyTorch", lambda plan: {}),
 }
@@ -237,7 +250,7 @@ def _unused(block: Keys, plan: Keys) -> Keys:
     if block.get("name") != "ddp":
         return {}
     adapted, trainer = _named(plan.get("method", "full")) != "full", plan["trainer"]
-    told = trainer == "axolotl" or (trainer == "llama-factory" and adapted)
+    told = trainer == "axolotl" or (trainer.startswith("llama-factory") and adapted)
     return {"find_unused_parameters": not told and (adapted or plan.get("checkpointing", "none") == "none")}
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext, redirect_stderr, redirect_stdout
 from dataclasses import replace
 from pathlib import Path
@@ -19,7 +19,6 @@ from ..steps.trainers import TRAINERS
 from .fit import Recording, fit
 from .hugging_face import first_line, quiet, told
 from .trainer_step import record_trainer_step
-from .trl import trainer_of
 
 _SIZES = (
     {"B": 4, "S": 23, "prompt_seq": 9, "vocab_size": 307, "hidden_size": 64, "num_generations": 2, "batches": 3},
@@ -44,6 +43,13 @@ def arguments_of(trainer: str, key: Key) -> dict[str, Any]:
         made["beta"] = 0.0 if key.reference == "none" else 0.1
         made["num_iterations"] = 1 + key.old
     return made
+
+
+def builder_of(trainer: str) -> Callable[..., Any]:
+    """What makes a trainer: TRL's ``trainer_of``, or LLaMA-Factory's."""
+    from . import llama_factory, trl
+
+    return llama_factory.trainer_of if trainer.startswith("llama-factory") else trl.trainer_of
 
 
 def record_family(trainer: str, key: Key) -> Program:
@@ -71,11 +77,11 @@ def _recorded(trainer: str, key: Key, sizes: Mapping[str, int], dtype: str) -> R
         more["gradient_accumulation_steps"] = values["batches"] = batches = sizes["batches"]
         values["completions"] = batches * sizes["B"]
         values["prompts"] = values["completions"] // sizes["num_generations"]
-    if trainer == "trl-kto":
+    if trainer.endswith("-kto"):
         values["desirable"] = sizes["B"] // 2
     with tempfile.TemporaryDirectory() as folder, _compact(key.compact):
         program = record_trainer_step(
-            trainer_of(
+            builder_of(trainer)(
                 trainer,
                 config,
                 Path(folder),
@@ -84,7 +90,7 @@ def _recorded(trainer: str, key: Key, sizes: Mapping[str, int], dtype: str) -> R
                 sizes["prompt_seq"],
                 dtype,
                 _adapter() if key.reference == "adapter-off" else None,
-                reward_model={"config": config, "dtype": dtype} if key.rewards else None,
+                **({"reward_model": {"config": config, "dtype": dtype}} if key.rewards else {}),
                 max_steps=3,
                 **more,
             ),

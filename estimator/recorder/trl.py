@@ -60,7 +60,7 @@ def trainer_of(
     if name == "trl-reward":
         read.num_labels, auto = 1, AutoModelForSequenceClassification
     auto.from_config(read, dtype=getattr(torch, dtype)).save_pretrained(folder / "model")
-    tokenizer = _tokenizer(read.vocab_size)
+    tokenizer = tokenizer_of(read.vocab_size)
     tokenizer.save_pretrained(folder / "model")
     new = seq - prompt_seq
     rows = _rows(name, batch * 8, prompt_seq, new, min(read.vocab_size - 3, 50), (0, 3, 7, 11) if unequal else (0,))
@@ -142,7 +142,7 @@ def _rows(
     return rows
 
 
-def _tokenizer(vocab: int) -> Any:
+def tokenizer_of(vocab: int) -> Any:
     """A tokenizer of whole words."""
     from tokenizers import Tokenizer
     from tokenizers.models import WordLevel

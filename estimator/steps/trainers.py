@@ -57,6 +57,8 @@ TRAINERS: Mapping[str, Trainer] = {
     "axolotl-kto": _by_axolotl("trl-kto"),
     "axolotl-orpo": _by_axolotl("trl-orpo"),
     "axolotl-simpo": _by_axolotl("trl-cpo", loss_type="simpo"),
+    "llama-factory-dpo": Trainer(True, "sigmoid", True, fused=False, without=("orpo", "simpo"), release="0.9.5"),
+    "llama-factory-kto": Trainer(False, "kto", True, fused=False, release="0.9.5"),
 }
 """By the plan's ``trainer``. Defaults are those of the config classes of TRL 1.16, and of the tools."""
 

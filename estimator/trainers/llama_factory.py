@@ -29,6 +29,15 @@ _LORA = {
 _OFT = {"oft_block_size": "oft_block_size", "target_modules": "oft_target", "modules_to_save": "additional_target"}
 _ATTENTION = {"disabled": "eager", "sdpa": "sdpa", "fa2": "flash", "fa3": "flash"}
 _STAGES = ("pt", "sft")
+_PREFERENCES = {"dpo": "llama-factory-dpo", "kto": "llama-factory-kto"}
+"""The plan's trainers by the stages of preferences."""
+_VALUES = "makes a model with a value head beside its own (TRL's AutoModelForCausalLMWithValueHead)"
+_OTHER_STAGES = {
+    "rm": f"{_VALUES}, whose step has the logits of all tokens and the hidden states of all layers; there is no rule "
+    "for it",
+    "ppo": f"{_VALUES}, and generates and scores with it; there is no rule for it",
+}
+"""Why a stage is refused."""
 
 
 def read(keys: Mapping[str, Any], where: str) -> Reading:
@@ -36,8 +45,9 @@ def read(keys: Mapping[str, Any], where: str) -> Reading:
     reading = Reading(TOOL, plan={"trainer": "llama-factory"}, lists_layers=True)
     settings = Settings(keys, reading, where)
     stage = settings.text("stage") or "sft"
-    if stage not in _STAGES:
-        raise InputError(f"{where}: stage: {stage} is a loop with more than one model or pass, which has no rules here")
+    if stage not in (*_STAGES, *_PREFERENCES):
+        known = ", ".join([*_STAGES, *_PREFERENCES, *_OTHER_STAGES])
+        raise InputError(f"{where}: stage: {stage} {_OTHER_STAGES.get(stage, f'is not known; stages are {known}')}")
     if (model := settings.text("model_name_or_path")) is not None:
         settings.say("model", model, "model_name_or_path")
     settings.whole_of("seq", "cutoff_len")
@@ -46,7 +56,9 @@ def read(keys: Mapping[str, Any], where: str) -> Reading:
     _memory(settings)
     _attention(settings)
     _method(settings)
-    if settings.flag("neat_packing"):
+    if stage in _PREFERENCES:
+        _preferences(settings, stage)
+    elif settings.flag("neat_packing"):
         reading.note(
             "neat_packing", True, "rows of cutoff_len tokens; the mask that keeps samples apart is not counted"
         )
@@ -58,6 +70,31 @@ def read(keys: Mapping[str, Any], where: str) -> Reading:
     settings.refused("has no rule here", "use_kt", "use_ray", "mixture_of_depths")
     settings.finish()
     return reading
+
+
+def _preferences(settings: Settings, stage: str) -> None:
+    """``CustomDPOTrainer`` and ``CustomKTOTrainer``."""
+    reading = settings.reading
+    settings.say("trainer", _PREFERENCES[stage], "stage")
+    if stage == "dpo" and (loss := settings.text("pref_loss")) is not None:
+        settings.say("loss_type", loss, "pref_loss")
+    if (beta := settings.number("pref_beta", "dpo_beta", "kto_beta")) is not None:
+        settings.say("beta", beta, "pref_beta")
+    bits = settings.whole("ref_model_quantization_bit")
+    if (reference := settings.text("ref_model")) is not None:
+        block: dict[str, Any] = {"model": reference}
+        if bits is not None:
+            block["dtype"] = "nf4" if bits == 4 else "int8"
+        else:
+            with suppress(InputError):
+                block["dtype"] = checkpoint_dtype(reference)
+        settings.say("reference", block, "ref_model")
+    reading.note("pad_to_multiple_of", 8, "rows are padded to a multiple of 8 tokens; the answer has seq of them")
+    settings.refused("has no rule here", "ref_model_adapters", "pref_bco_weight", "ld_alpha")
+    settings.without_rule(
+        "a few numbers a row",
+        *("pref_ftx", "dpo_label_smoothing", "simpo_gamma", "kto_chosen_weight", "kto_rejected_weight"),
+    )
 
 
 def _memory(settings: Settings) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -292,3 +292,30 @@ def test_a_reference_may_be_asked_before_the_training() -> None:
     before = estimate(parse_plan(keys)).bytes["process"]
     (advice,) = advise({**keys, "budget": f"{before - 400 * MIB}B"}, margin=Margin(nbytes=0))
     assert any("precompute_ref_log_probs" in change.text for change in advice.best.changes)
+
+
+@pytest.mark.parametrize(
+    ("keys", "change", "share"),
+    [
+        ({"trainer": "trl-dpo", "batch": 1, "reference": "copy"}, {"reference": "adapter-off"}, 0.9),
+        (
+            {"trainer": "trl-grpo", "batch": 8, "gradient_accumulation_steps": 8, "seq": 700, "prompt_seq": 600},
+            {"steps_per_generation": 1},
+            0.9,
+        ),
+    ],
+)
+def test_changes_of_a_trainer(keys: dict[str, Any], change: dict[str, Any], share: float) -> None:
+    """What a change saves is what a plan with it takes less; the step is the same."""
+    lora = {"name": "lora", "r": 4, "target_modules": ["q_proj"]}
+    asked = {"model": "smollm-135m", "seq": 128, "runtime": "torch-cpu", "method": lora, **keys}
+    before, after = (estimate(parse_plan({**asked, **more})).bytes["process"] for more in ({}, change))
+    budget = int(before - share * (before - after))
+
+    def made(keys: Mapping[str, Any]) -> Mapping[str, Any] | None:
+        return keys if keys == change else None
+
+    (advice,) = advise({**asked, "budget": f"{budget}B"}, margin=Margin(nbytes=0), made=made)
+    assert [step.keys for step in advice.steps] == [change]
+    assert [step.gain for step in advice.steps] == [before - after]
+    assert advice.steps[0].bytes == after

@@ -14,13 +14,14 @@ import tempfile
 from collections.abc import Mapping
 from contextlib import nullcontext
 from importlib.metadata import version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from tests.cases.kinds import Formulas
 from tests.helpers.files import DATA
 
-RECORD = DATA / "trl_loops.json"
+RECORD, RECORD_FACTORY = DATA / "trl_loops.json", DATA / "llama_factory_loops.json"
 RECORDS_OLDER = {release: DATA / f"trl_loops_{release}.json" for release in ("1.9", "1.14")}
 SIZES: dict[str, dict[str, Any]] = {
     "llama": {"num_attention_heads": 4, "num_key_value_heads": 2, "intermediate_size": 150},
@@ -181,6 +182,36 @@ OLDER: list[Case] = [
     ("trl-cpo-16", SMALL, {**BF16, "trainer": "trl-cpo", "batch": 4, "seq": 41, "loss_type": "simpo"}),
 ]  # fmt: skip
 """Under older releases, which make whole logits, and the entropy of 128 tokens at a time."""
+
+
+def _again(dtype: str) -> dict[str, Any]:
+    return {"reference": {"config": SMALL, "dtype": dtype}}
+
+
+WHOLE: dict[str, Any] = {"method": {"name": "full"}}
+MIXED: dict[str, Any] = {"autocast": "bfloat16", "checkpointing": "layer", "dtype": "float32"}
+NARROW: dict[str, Any] = {**MIXED, "dtype": "bfloat16", "method": LORA}
+FACTORY: list[Case] = [
+    ("dpo-lora", SMALL, {**NARROW, "trainer": "llama-factory-dpo", "batch": 3, "seq": 72, "prompt_seq": 20}),
+    ("dpo-full, reference in bfloat16", SMALL,
+     {**MIXED, **WHOLE, "trainer": "llama-factory-dpo", "batch": 4, "seq": 48, **_again("bfloat16")}),
+    ("dpo-16, ipo", SMALL,
+     {**BF16, "trainer": "llama-factory-dpo", "batch": 2, "seq": 80, "loss_type": "ipo", "method": LORA}),
+    ("dpo-plain, two batches", SMALL,
+     {**PLAIN, **WHOLE, "trainer": "llama-factory-dpo", "batch": 2, "seq": 64, **_again("float32"),
+      "loss_type": "kto_pair", "gradient_accumulation_steps": 2}),
+    ("dpo-orpo", SMALL, {**NARROW, "trainer": "llama-factory-dpo", "batch": 5, "seq": 40, "loss_type": "orpo"}),
+    ("dpo-simpo", SMALL,
+     {**LAYER, **WHOLE, "trainer": "llama-factory-dpo", "batch": 4, "seq": 56, "loss_type": "simpo"}),
+    ("dpo-another reference", SMALL,
+     {**NARROW, "trainer": "llama-factory-dpo", "batch": 2, "seq": 56,
+      "reference": {"config": OTHERS["qwen3"], "dtype": "bfloat16"}}),
+    ("kto-lora", SMALL, {**NARROW, "trainer": "llama-factory-kto", "batch": 4, "seq": 64}),
+    ("kto-full, reference in bfloat16", SMALL,
+     {**LAYER, **WHOLE, "trainer": "llama-factory-kto", "batch": 6, "seq": 48, "prompt_seq": 10, **_again("bfloat16")}),
+    ("kto-16", SMALL, {**BF16, "trainer": "llama-factory-kto", "batch": 4, "seq": 88, "method": LORA}),
+]  # fmt: skip
+"""LLaMA-Factory's own loops, where it is installed. Of a full model the reference is in the checkpoint's dtype."""
 FSDP2: dict[str, Any] = {"sharding": {"name": "fsdp2", "world_size": 4}}
 DDP: dict[str, Any] = {"sharding": {"name": "ddp", "world_size": 4, "find_unused_parameters": False}}
 SHARDED: list[Case] = [
@@ -230,7 +261,7 @@ def measured(config: Mapping[str, Any], plan: Mapping[str, Any], folder: Path) -
     from transformers import TrainerCallback
 
     from estimator.operators import THREADS
-    from estimator.recorder.trl import trainer_of
+    from estimator.recorder.trainer_family import builder_of
     from estimator.witnesses.measure import Profile, peak_of, without_matmul_scratch
     from estimator.witnesses.reference.sharding import local
 
@@ -248,7 +279,7 @@ def measured(config: Mapping[str, Any], plan: Mapping[str, Any], folder: Path) -
             several = isinstance(given[key], str) and "+" in given[key]
             arguments[key] = given[key].split("+") if several else given[key]
     method, adapter = dict(given.get("method", {})), None
-    if method:
+    if method and method["name"] == "lora":
         from peft import LoraConfig
 
         adapter = LoraConfig(**{key: value for key, value in method.items() if key != "name"})
@@ -258,10 +289,11 @@ def measured(config: Mapping[str, Any], plan: Mapping[str, Any], folder: Path) -
     every = given.get("steps_per_generation", accumulated) * given.get("num_iterations", 1)
     second = max(second, every // accumulated + 1)  # the first update that generates again
     with wraps[0]:
-        trainer = trainer_of(
+        if "reward_model" in given:
+            arguments["reward_model"] = given["reward_model"]
+        trainer = builder_of(given["trainer"])(
             given["trainer"], config, folder, given["batch"], seq, given.get("prompt_seq", seq // 2), given["dtype"],
-            adapter, given.get("reference"), given.get("attention_mask", False), given.get("reward_model"), **arguments,
-            max_steps=second,
+            adapter, given.get("reference"), given.get("attention_mask", False), **arguments, max_steps=second,
         )  # fmt: skip
         if "sharding" in given:
             wrapped = wraps[1](
@@ -319,17 +351,20 @@ def _sharded(config: Mapping[str, Any], plan: Mapping[str, Any], folder: Path) -
 def main(only: list[str]) -> None:
     """Measure the installed release's cases, or those whose names begin with a word."""
     found: dict[str, Any] = {}
-    older = RECORDS_OLDER.get(".".join(version("trl").split(".")[:2]))
-    path = older or RECORD
+    release = ".".join(version("trl").split(".")[:2])
+    path = RECORDS_OLDER.get(release, RECORD)
+    asked = (*cases(), *LIVE) if path == RECORD else OLDER
+    if factory := find_spec("llamafactory") is not None:
+        path, asked = RECORD_FACTORY, FACTORY
     if path.exists() and only:
         found = json.loads(path.read_text(encoding="utf-8"))["steps"]
-    for name, config, plan in OLDER if older else (*cases(), *LIVE):
+    for name, config, plan in asked:
         if only and not any(name.startswith(word) for word in only):
             continue
         with tempfile.TemporaryDirectory() as folder:
             found[name] = measured(config, plan, Path(folder))
         print(name, found[name], flush=True)
-    packages = ("trl", "transformers", "accelerate", "peft", "torch")
+    packages = ("trl", "transformers", "accelerate", "peft", "torch", *["llamafactory"] * factory)
     record = {
         "date": datetime.date.today().isoformat(),
         "versions": {package: version(package) for package in packages},

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from estimator.answers.check import check
+from estimator.answers.check import Checked, check
 from estimator.errors import InputError
 from estimator.trainers.settings import MOST_KEYS, Reading, Settings
 from estimator.trainers.shell import parse
@@ -253,3 +253,29 @@ def test_storage_of_packed_weights(keys: dict[str, Any], storage: str, tmp_path:
     path = tmp_path / "train.yaml"
     path.write_text(json.dumps(keys))
     assert check(str(path)).keys["quant_storage"] == storage
+
+
+def test_stages_of_llama_factory(tmp_path: Path) -> None:
+    """``create_ref_model``: a full model's reference has the checkpoint's dtype, an adapter's is without it."""
+    keys = {"model_name_or_path": "smollm-135m", "cutoff_len": 64, "bf16": True, "per_device_train_batch_size": 2}
+    path = tmp_path / "train.yaml"
+
+    def found(**more: Any) -> Checked:
+        path.write_text(json.dumps({**keys, **more}))
+        return check(str(path))
+
+    lora = found(stage="dpo", pref_loss="hinge")
+    assert (lora.keys["trainer"], lora.keys["loss_type"]) == ("llama-factory-dpo", "hinge")
+    assert lora.result is not None
+    assert "reference" not in lora.result.bytes
+    full = found(stage="kto", finetuning_type="full")
+    assert full.result is not None
+    assert 2 * full.result.bytes["reference"] == full.result.bytes["parameters"]
+    other = found(stage="dpo", ref_model="smollm-360m", ref_model_quantization_bit=4)
+    assert (other.keys["reference"]["model"], other.keys["reference"]["dtype"]) == ("smollm-360m", "nf4")
+    alone = found(stage="dpo", finetuning_type="full", pref_loss="orpo")
+    assert alone.result is not None
+    assert "reference" not in alone.result.bytes
+    for stage, why in (("rm", "value head"), ("ppo", "generates"), ("dop", "not known")):
+        with pytest.raises(InputError, match=why):
+            found(stage=stage)
