@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from estimator.answers.serving import serving
 from estimator.engines.served.checkpoint import bytes_of
 from estimator.engines.served.formats import of_config
 from estimator.engines.vllm.caches import grouped, layers
-from estimator.engines.vllm.engine import parts, usual_length
+from estimator.engines.vllm.command_line import GRAMMAR
+from estimator.engines.vllm.engine import Rank, _fitted, parts, usual_length
 from estimator.engines.vllm.options import ServingOptions
 from estimator.errors import InputError
 from estimator.ledger import ITEMSIZE
@@ -91,6 +94,89 @@ def test_a_rank_of_a_quantised_checkpoint(
     options = ServingOptions(dtype="bfloat16", tensor_parallel_size=ranks)
     held = sum(bytes_of(part, "bfloat16", format) for part in parts(small.config, small.raw, options))
     assert 0 <= said - held <= layers * (18 + 16 * 8) + 4096
+
+
+SHORTENED = [
+    ("llama-3.1-8b", 1, 30358044, 208),
+    ("llama-3.1-8b", 1, 387803532, 2928),
+    ("gemma-3-12b", 2, 7233920, 16),
+    ("gemma-3-12b", 2, 4445285658, 120192),
+    ("qwen3-30b-a3b", 4, 16568661708, 40960),
+    ("qwen3-30b-a3b", 4, 209614327, 8512),
+    ("deepseek-v2-lite", 1, 14680493, 448),
+    ("deepseek-v2-lite", 1, 824147829, 26480),
+    ("granite-4.0-h-tiny", 1, 1116965674, 124800),
+    ("granite-4.0-h-tiny", 1, 572696281, 58400),
+    ("gpt-oss-20b", 1, 5428570, 80),
+    ("gpt-oss-20b", 1, 213993103, 6496),
+    ("mistral-7b-v0.1", 1, 1593502132, 32768),
+    ("mistral-7b-v0.1", 1, 112049490, 816),
+    ("phi-3.5-mini", 1, 10053931129, 4096),
+    ("phi-3.5-mini", 1, 25497337, 32),
+    ("qwen3.5-27b", 2, 12892041323, 262144),
+    ("qwen3.5-27b", 2, 769731202, 17248),
+]
+"""Built-in models on so many ranks, bytes for the cache, and ``max_model_len`` by ``get_kv_cache_configs`` of vLLM
+0.33.0 where it is given -1; 0 where it stops."""
+
+
+@pytest.mark.parametrize(("model", "ranks", "available", "said"), SHORTENED)
+def test_the_longest_request_that_fits(model: str, ranks: int, available: int, said: int) -> None:
+    """Witness: vLLM's own function."""
+    spec = load(model)
+    asked = {"max_num_batched_tokens": 2048, "max_num_seqs": 256, "block_size": 16, "async_scheduling": False}
+    options = ServingOptions(tensor_parallel_size=ranks, max_model_len=usual_length(spec.raw, False), **asked)
+    options = options.model_copy(update={"dtype": spec.dtype})
+    rank = Rank(0, grouped(layers(spec.config, spec.raw, options), options))
+    fitted, log = _fitted([({"available": available}, rank)], options)
+    assert fitted.max_model_len == said
+    assert log.startswith("Auto-fit max_model_len: " if said else "Cannot auto-fit max_model_len: ")
+
+
+def test_auto_on_the_command_line() -> None:
+    """By hand: 131,072 positions are more than there is room for."""
+    options = GRAMMAR.parse("vllm serve llama-3.1-8b --max-model-len AUTO").options
+    assert options == GRAMMAR.parse("vllm serve llama-3.1-8b --max-model-len -1").options == {"max_model_len": -1}
+    answer = serving("llama-3.1-8b", "rtx-4090", [4096], ServingOptions(**options))
+    assert answer.options.max_model_len == (answer.blocks - 1) * 16 < 131072
+    assert "reduced from 131072 to" in str(answer.log)
+    assert answer.fits
+    none = serving("llama-3.1-70b", "rtx-4090", [4096], ServingOptions(max_model_len="auto"))
+    assert not none.fits
+    assert "not enough GPU memory available to serve even a single token" in str(none.refusal)
+    with pytest.raises(InputError, match=r"has no rule with vLLM 0\.11"):
+        serving("llama-3.1-8b", "rtx-4090", [4096], ServingOptions(max_model_len=-1, release="0.11"))
+    with pytest.raises(ValueError, match="must be at least 1, or auto"):
+        ServingOptions(max_model_len=0)
+
+
+@pytest.mark.parametrize(
+    ("model", "options", "words"),
+    [
+        ("llama-3.1-8b", {"tensor_parallel_size": 2, "decode_context_parallel_size": 4}, "divisible by dcp_size=4"),
+        ("llama-3.1-8b", {"tensor_parallel_size": 8, "decode_context_parallel_size": 2}, "number of KV heads (8). "),
+        (
+            "llama-3.1-8b",
+            {"tensor_parallel_size": 16, "decode_context_parallel_size": 4},
+            "maximum supported value (2)",
+        ),
+        ("llama-3.1-8b", {"enable_lora": True, "max_lora_rank": 7}, "max_lora_rank (7) must be one of (1, 8, "),
+    ],
+)
+def test_what_it_refuses(model: str, options: dict[str, Any], words: str) -> None:
+    """In vLLM's words: ``config/parallel.py``, ``config/model.py``, ``config/lora.py``."""
+    with pytest.raises(InputError, match=re.escape(words)):
+        serving(model, "h100-80gb", [4096], ServingOptions(**options))
+
+
+def test_latent_heads_are_split_by_tokens() -> None:
+    """Latent keys and values are whole on each rank, so ranks may have some tokens each."""
+    assert serving(
+        "deepseek-v2-lite",
+        "h100-80gb",
+        [4096],
+        ServingOptions(tensor_parallel_size=4, decode_context_parallel_size=4, enable_lora=True, max_lora_rank=8),
+    ).fits
 
 
 @pytest.mark.parametrize(("release", "least"), [("0.33", 176), ("0.11", 150)])

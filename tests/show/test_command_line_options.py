@@ -369,7 +369,7 @@ VLLM_OPTIONS: dict[str, tuple[list[str], Any]] = {
     "tensor_parallel_size": (["--tensor-parallel-size", "2"], 2),
     "pipeline_parallel_size": (["--pipeline-parallel-size", "2"], 2),
     "data_parallel_size": (["--data-parallel-size", "2"], 2),
-    "decode_context_parallel_size": (["--decode-context-parallel-size", "2"], 2),
+    "decode_context_parallel_size": (["--decode-context-parallel-size", "2", "--tensor-parallel-size", "2"], 2),
     "enable_expert_parallel": (["--enable-expert-parallel", "--data-parallel-size", "8"], True),
     "gpu_memory_utilization": (["--gpu-memory-utilization", "0.5"], 0.5),
     "kv_cache_memory_bytes": (["--kv-cache-memory-bytes", "2GiB"], "2GiB"),
@@ -405,6 +405,7 @@ def test_every_key_of_the_server_is_an_option(key: str, capsys: pytest.CaptureFi
     others |= dict.fromkeys(("enable_prefix_caching", "num_speculative_tokens"), "qwen3.5-27b")
     model, block = others.get(key, "gemma-3-1b"), {"enable_lora": True} if "max_lora" in key else {}
     block |= {"data_parallel_size": 8} if key == "enable_expert_parallel" else {}
+    block |= {"tensor_parallel_size": 2} if key == "decode_context_parallel_size" else {}
     plan: dict[str, Any] = {"model": model, "task": "serve", "device": "h100-80gb", "seq": 30000, "batch": 4}
     arguments = [
         "estimate",

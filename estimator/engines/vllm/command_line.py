@@ -6,7 +6,7 @@ import json
 
 from ...errors import InputError, shown
 from ..served.command_line import Command, Grammar, whole
-from .options import SERVER, ServingOptions
+from .options import AUTO, SERVER, ServingOptions
 
 SHORT = {
     "-tp": "tensor_parallel_size",
@@ -62,6 +62,10 @@ def _cache(found: Command, value: str, name: str) -> None:
     found.options["kv_cache_memory_bytes"] = f"{whole(value, name)}B"
 
 
+def _length(found: Command, value: str, name: str) -> None:
+    found.options["max_model_len"] = AUTO if value.lower() == "auto" else whole(value, name)
+
+
 def _draft(found: Command, value: str, name: str) -> None:
     found.options["draft_model"] = value
 
@@ -75,6 +79,7 @@ GRAMMAR = Grammar(
     readers={
         "kv_cache_memory": _cache,
         "kv_cache_memory_bytes": _cache,
+        "max_model_len": _length,
         "speculative_config": _speculative,
         "speculative_model": _draft,
     },

@@ -32,7 +32,7 @@ from ..served.weights import Part
 from ..served.weights import parts as parts_of
 from .caches import Cache, Group, grouped, layers
 from .command_line import GRAMMAR
-from .options import ServingOptions
+from .options import AUTO, ServingOptions
 from .profile import activation_bytes
 
 GIB = 2**30
@@ -63,6 +63,8 @@ UNKNOWN = {"gpt_neo": "GPTNeoForCausalLM"}
 """Families of which vLLM has no class, and whose modules of transformers it cannot run either."""
 
 
+LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
+"""``vllm/config/lora.py: MaxLoRARanks``. 0.11 refuses 1."""
 MERGED_EXPERTS = ("gpt_oss", "qwen3_5_moe_text")
 """Families whose adapters have one A for an expert's gate and its other half (``is_3d_moe_weight``)."""
 
@@ -142,8 +144,15 @@ class Vllm(Served):
                 "vLLM stops: Number of experts in the model must be greater than 0 when expert parallelism is "
                 "enabled.; leave enable_expert_parallel out"
             )
+        _check_contexts(spec, options)
+        if options.enable_lora and options.max_lora_rank not in LORA_RANKS:
+            said = f"max_lora_rank ({options.max_lora_rank}) must be one of {LORA_RANKS}."
+            raise InputError(f"vLLM stops: {said}; take the next larger one")
         trained = positions(spec.raw)
-        if options.max_model_len is None:
+        if options.max_model_len == AUTO:
+            if options.is_old:
+                raise InputError("max_model_len: auto has no rule with vLLM 0.11; give a number, or release 0.33")
+        elif options.max_model_len is None:
             options = options.model_copy(update={"max_model_len": usual_length(spec.raw, options.is_old)})
         elif trained is not None and options.max_model_len > trained:
             raise InputError(
@@ -159,12 +168,16 @@ class Vllm(Served):
     def start(self, model: Checkpoint, options: ServingOptions, gpu: Device) -> Start:
         """What vLLM says of options with its defaults. Raises ``InputError`` in its words."""
         config, raw = model.spec.config, model.spec.raw
+        shortens = options.max_model_len == AUTO
+        if shortens:
+            options = options.model_copy(update={"max_model_len": usual_length(raw, options.is_old)})
         known = Known(f"vLLM {options.release}", tuple(RELEASED[options.release].split()))
         form = format_of(model.quantization, options.quantization, known, model.spec.name)
         ranks = self.ranks(config, raw, options, form, model.draft)
         sized = [(self.memory(config, raw, options, gpu, rank), rank) for rank in ranks]
         sizes, rank = min(sized, key=lambda one: one[0]["available"] / (one[0]["block"] or 1))
         blocks = sizes["kv_cache"] // sizes["block"] if sizes["block"] else 0
+        options, fitted = _fitted(sized, options) if shortens else (options, None)
         length = options.max_model_len
         assert length is not None
         concurrency = blocks / max(rank.cache.needed(length, options), 1)
@@ -172,7 +185,7 @@ class Vllm(Served):
         if options.is_old and rank.cache.groups:
             least = min(layer.block for group in rank.cache.groups for layer in group.layers if layer.kind != "state")
             tokens = blocks // len(rank.cache.groups) * least * options.decode_context_parallel_size
-        refusal = _refusal(sizes, rank, options)
+        refusal = _refusal(sizes, rank, options) if length else fitted
         log: tuple[str, ...] = (
             f"Model loading took {sizes['weights'] / GIB:.2f} GiB memory",
             f"Available KV cache memory: {sizes['available'] / GIB:.2f} GiB",
@@ -182,7 +195,7 @@ class Vllm(Served):
             f"Maximum concurrency for {length:,} tokens per request: {concurrency:.2f}x",
         )
         step = lcm(*(layer.block for group in rank.cache.groups for layer in group.layers if layer.kind != "state"))
-        log += said if refusal is None else (refusal,)
+        log += (*((fitted,) if fitted else ()), *said) if refusal is None else (refusal,)
         return Start(options, sizes, rank.cache, blocks, tokens, concurrency, refusal, log, step)
 
     def remedies(self, options: ServingOptions) -> Mapping[str, Sequence[Any]]:
@@ -298,6 +311,33 @@ def parts(config: Config, raw: Mapping[str, Any], options: ServingOptions) -> It
     yield from parts_of(config, raw, options.parallel, options.is_old)
 
 
+def _check_contexts(spec: Spec, options: ServingOptions) -> None:
+    """Raise ``InputError`` in vLLM's words where ranks cannot split a request's tokens
+    (``config/parallel.py``, ``config/model.py: verify_with_parallel_config``).
+    """
+    ranks, parts_of_tokens = options.tensor_parallel_size, options.decode_context_parallel_size
+    if ranks % parts_of_tokens:
+        raise InputError(
+            f"vLLM stops: tp_size={ranks} must be divisible by dcp_size={parts_of_tokens}.; take a "
+            "decode_context_parallel_size that divides it"
+        )
+    kv_heads = spec.config.heads.get("num_key_value_heads")
+    if parts_of_tokens == 1 or options.is_old or spec.raw.get("kv_lora_rank") or kv_heads is None:
+        return
+    if ranks <= kv_heads:
+        raise InputError(
+            f"vLLM stops: Decode context parallelism for GQA/MQA requires `--tensor-parallel-size` ({ranks}) to be "
+            f"greater than the model's total number of KV heads ({kv_heads}). Increase `--tensor-parallel-size` or set "
+            "`--decode-context-parallel-size 1`."
+        )
+    most = ranks // kv_heads
+    if parts_of_tokens > most:
+        raise InputError(
+            f"vLLM stops: `--decode-context-parallel-size` ({parts_of_tokens}) exceeds the maximum supported value "
+            f"({most}) for `--tensor-parallel-size` ({ranks}) and {kv_heads} model KV heads.; take at most {most}"
+        )
+
+
 def _share(cache: Cache, own: range) -> Cache:
     """The groups, with the layers of one rank of a pipeline."""
     return Cache(tuple(Group(tuple(one for one in group.layers if one.index in own)) for group in cache.groups))
@@ -328,6 +368,29 @@ def longest(available: int, rank: Rank, options: ServingOptions, limit: int) -> 
         fits = rank.cache.needed(middle, options) * rank.cache.block <= available
         low, high = (middle, high) if fits else (low, middle - 1)
     return low
+
+
+def _fitted(sized: Sequence[tuple[Mapping[str, int], Rank]], options: ServingOptions) -> tuple[ServingOptions, str]:
+    """The options with the longest request that fits on all ranks, 0 where none does, and what the log says
+    (``v1/core/kv_cache_planning.py: _auto_fit_max_model_len``).
+    """
+    full = options.max_model_len
+    assert full is not None
+    room = [(sizes["available"] - rank.cache.block, rank) for sizes, rank in sized if rank.cache.groups]
+    length, limit = min([(longest(memory, rank, options, full), memory) for memory, rank in room], default=(full, 0))
+    fits = f"available KV cache memory ({round(limit / GIB, 2)} GiB GPU)"
+    if not room:
+        said = f"Auto-fit max_model_len: attention-free model, using derived max_model_len={full}"
+    elif not length:
+        said = (
+            "Cannot auto-fit max_model_len: not enough GPU memory available to serve even a single token. Try "
+            "increasing `gpu_memory_utilization`."
+        )
+    elif length < full:
+        said = f"Auto-fit max_model_len: reduced from {full} to {length} to fit in {fits}"
+    else:
+        said = f"Auto-fit max_model_len: full model context length {full} fits in {fits}"
+    return options.model_copy(update={"max_model_len": length}), said
 
 
 def _refusal(sizes: Mapping[str, int], rank: Rank, options: ServingOptions) -> str | None:

@@ -19,6 +19,9 @@ CHECKPOINTS = 64
 LATENT_BLOCKS, INDEXED_BLOCKS = 64, 64
 """Tokens of a block of FlashMLA's and of a sparse attention's kernels."""
 
+AUTO = -1
+"""``max_model_len`` that is as long as fits (``human_readable_int_or_auto``)."""
+
 Release = Literal["0.11", "0.33"]
 
 
@@ -30,6 +33,16 @@ def _block_size(size: int) -> int:
 
 def _cache_dtype(value: Any) -> Any:
     return "fp8" if value in ("fp8_e4m3", "fp8_e5m2", "fp8_ds_mla", "fp8_inc") else value
+
+
+def _model_len(tokens: int | None) -> int | None:
+    if tokens == 0:
+        raise ValueError("must be at least 1, or auto")
+    return tokens
+
+
+def _model_len_of(value: Any) -> Any:
+    return AUTO if isinstance(value, str) and value.lower() == "auto" else value
 
 
 BlockSize = Annotated[Whole, Field(ge=1), AfterValidator(_block_size)]
@@ -46,8 +59,12 @@ class VllmOptions(BaseModel):
         "auto", description="dtype of the KV cache; auto: as dtype"
     )
     block_size: BlockSize | None = Field(None, description="tokens in a block; by default what the kernels like, 16")
-    max_model_len: Whole | None = Field(
-        None, ge=1, le=10**8, description="tokens of a request, prompt and answer; by default the model's positions"
+    max_model_len: Annotated[Whole | None, AfterValidator(_model_len), BeforeValidator(_model_len_of)] = Field(
+        None,
+        ge=-1,
+        le=10**8,
+        description="tokens of a request, prompt and answer; by default the model's positions; auto (-1): of these as "
+        "many as fit",
     )
     tensor_parallel_size: Ranks = Field(1, description="ranks that split each layer")
     pipeline_parallel_size: Ranks = Field(1, description="ranks that have some layers each")
