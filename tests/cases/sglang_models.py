@@ -387,6 +387,8 @@ def main(names: list[str]) -> None:
         if names and path.stem not in names:
             continue
         raw = json.loads(path.read_text(encoding="utf-8"))["config"]
+        if "architectures" in raw:
+            continue  # no causal language model
         found[path.stem] = {str(ranks): answer(sglang, raw, ranks) for ranks in SIZES}
         if names:
             print(json.dumps({path.stem: found[path.stem]}))

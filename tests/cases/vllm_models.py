@@ -273,6 +273,8 @@ def main(names: list[str]) -> None:
         if names and path.stem not in names:
             continue
         raw = json.loads(path.read_text())["config"]
+        if "architectures" in raw:
+            continue  # no causal language model
         found[path.stem] = known.get(path.stem) or {str(ranks): answer(raw, ranks, bool(names)) for ranks in SIZES}
         if names:
             print(json.dumps({path.stem: found[path.stem]}), flush=True)

@@ -169,6 +169,13 @@ def test_what_it_refuses(model: str, options: dict[str, Any], words: str) -> Non
         serving(model, "h100-80gb", [4096], ServingOptions(**options))
 
 
+@pytest.mark.parametrize("model", ["bert-base", "bge-base-en-v1.5"])
+def test_a_model_without_a_cache_is_refused(model: str) -> None:
+    """An encoder keeps nothing for further tokens."""
+    with pytest.raises(InputError, match="causal language models alone"):
+        serving(model, "h100-80gb", [512], ServingOptions())
+
+
 def test_latent_heads_are_split_by_tokens() -> None:
     """Latent keys and values are whole on each rank, so ranks may have some tokens each."""
     assert serving(

@@ -10,6 +10,7 @@ from ...errors import InputError
 from ...io.fields import parse_size
 from ...ledger import ITEMSIZE
 from ...programs import Config
+from ...programs.heads import CAUSAL, head_of
 from ..engine import Spec
 from .formats import PUBLISHED, Format, named
 from .layers import ATTENTION, having
@@ -28,7 +29,10 @@ class Checkpoint(NamedTuple):
 
 
 def checkpoint(model: str, load: Callable[[str], Spec], draft: str | None = None) -> Checkpoint:
-    """A model by its name, and how its checkpoint is quantised: by its config.json, else by its name."""
+    """A model by its name, and how its checkpoint is quantised: by its config.json, else by its name.
+
+    Raises ``InputError`` where it is no causal language model.
+    """
     if draft is not None:
         return checkpoint(model, load)._replace(draft=checkpoint(draft, load))
     packed = named(model)
@@ -41,6 +45,8 @@ def checkpoint(model: str, load: Callable[[str], Spec], draft: str | None = None
             note = f"{model} is read as {spec.name}, quantised as its name says; its config.json replaces this"
             return Checkpoint(spec, packed[1], (note,))
     spec = load(model)
+    if (head := getattr(spec, "head", CAUSAL)) != CAUSAL or (head := head_of(spec.raw)) != CAUSAL:
+        raise InputError(f"{model} ends with {head}, and servers are counted of causal language models alone; take one")
     family = spec.raw.get("model_type")
     own = PUBLISHED.get(str(family)) if getattr(spec, "hub_id", None) or family == "gpt_oss" else None
     return Checkpoint(spec, getattr(spec, "quantization", None) or own, spec.warnings)
