@@ -495,9 +495,14 @@ def _has_fixed_dtypes(r: Any) -> bool:
     return r.spec.config.source.opened(r.step, None) is None
 
 
+_OF_IMAGES = ("hf-trainer", "llama-factory", "axolotl")
+"""Trainers whose step is that of transformers' ``Trainer``, also of models that look at images."""
+
+
 def _beyond_causal(key: str) -> Callable[[Any], object]:
     """A condition: the plan sets a key that has rules for causal language models alone, and the model is none."""
-    return lambda r: r.spec.head != "causal-lm" and _differs(r.plan, key)
+    heads = ("causal-lm", "image-text") if key == "data_collator" else ("causal-lm",)
+    return lambda r: r.spec.head not in heads and _differs(r.plan, key)
 
 
 def _other_media(key: str, heads: tuple[str, ...]) -> Callable[[Any], object]:
@@ -536,7 +541,7 @@ MODEL: Refusals = {
     "recorded in one setting; set attention_mask: true for a batch with padding, or batch: 1": (
         lambda r: (
             r.step.data_collator
-            and not r.step.attention_mask
+            and not r.step.passes_mask
             and r.step.window_reached
             and r.plan.batch > 1
             and _has_fixed_dtypes(r)
@@ -573,7 +578,9 @@ MODEL: Refusals = {
         lambda r: r.plan.base is not None and r.spec.head != "causal-lm"
     ),
     "trainer: {r.plan.trainer} has no rule with head: {r.spec.head}; leave it out": lambda r: (
-        r.plan.trainer is not None and (r.spec.head != "causal-lm") != (r.plan.trainer == "trl-reward")
+        r.plan.trainer is not None
+        and (r.spec.head != "causal-lm") != (r.plan.trainer == "trl-reward")
+        and not (r.spec.head == "image-text" and r.plan.trainer in _OF_IMAGES)
     ),
     **{f"{key} has no rule with head: {{r.spec.head}}; leave it out": _beyond_causal(key) for key in CAUSAL_KEYS},
     "seq: {r.plan.seq} does not go with the model's max_position_embeddings: {r.spec.raw[max_position_embeddings]}; "

@@ -116,7 +116,7 @@ def _resolved(plan: Plan, spec: ModelSpec, method: Method) -> Resolved:
 
 _ALIKE = (
     "autocast", "attention", "checkpointing", "mlp_chunks", "loss", "loss_chunk", "num_output_chunks", "label_share",
-    "optimizer", "keep_logits", "data_collator", "packing", "return_seq_idx", "convert_outputs_to_fp32", "use_cache",
+    "optimizer", "keep_logits", "data_collator", "packing", "return_seq_idx", "convert_outputs_to_fp32",
     "saved_activations", "activation_group_size", "gradient_clipping", "experts_implementation", "routing",
 )  # fmt: skip
 """The keys of a plan that its step takes as they are."""
@@ -152,7 +152,8 @@ def step_of(
         dtype=plan.held_dtype,
         base=plan.base,
         use_reentrant=plan.reentrant,
-        caches_in_checkpoints=plan.use_cache and config.source.caches_in_checkpoints,
+        caches_in_checkpoints=(plan.use_cache or _caches_beside_images(plan, given))
+        and config.source.caches_in_checkpoints,
         hooks_in_checkpoint=plan.sharding is not None and is_older(plan.transformers, "4.57"),
         optimizer_rank=plan.optimizer_rank or Step.optimizer_rank,
         wide_states=frozenset(f"{module.path}.weight" for module in config.modules.of("embedding"))
@@ -160,7 +161,7 @@ def step_of(
         else frozenset(),
         # litgpt's loop keeps the loss as a Python number
         drop_output_before_step=plan.drop_output_before_step or plan.implementation == "litgpt",
-        attention_mask=plan.attention_mask or _masks_without_padding(plan, config, window),
+        attention_mask=plan.attention_mask or (not given.inputs and _masks_without_padding(plan, config, window)),
         neftune=plan.neftune_noise_alpha is not None,
         window_reached=window is not None and plan.row >= window,
         micro_batches=min(plan.gradient_accumulation_steps, 2 if plan.sharding is None else 3),
@@ -170,11 +171,19 @@ def step_of(
         head=head,
         num_labels=config.num_labels,
         special=config.special,
+        use_cache=plan.use_cache or _caches_beside_images(plan, given),
         lengths=(("T", plan.target_seq),) if _has_target(head) else (),
         media=given.inputs,
         placeholders=given.placeholders,
         device=plan.engine.kernels(plan),
     )
+
+
+def _caches_beside_images(plan: Plan, given: Given) -> bool:
+    """Whether a trainer's model makes a cache: ``Trainer`` turns ``use_cache`` off in the model's config, and not in
+    that of a decoder within it.
+    """
+    return bool(given.images) and plan.trainer is not None
 
 
 def _has_target(head: str) -> bool:

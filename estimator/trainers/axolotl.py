@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from ..errors import InputError, shown
-from . import adapters, deepspeed, hugging_face, sharing
+from . import adapters, deepspeed, hugging_face, images, sharing
 from .settings import Reading, Settings
 
 TOOL = "Axolotl 0.19"
@@ -77,6 +77,7 @@ def read(keys: Mapping[str, Any], where: str) -> Reading:
         "expandable_segments:True",
         "Axolotl sets it; before PyTorch 2.9 with roundup_power2_divisions:16, which has no rule here",
     )
+    _images(settings)
     if (alpha := settings.number("neftune_noise_alpha")) is not None:
         settings.say("neftune_noise_alpha", alpha, "neftune_noise_alpha")
     _devices(settings)
@@ -90,6 +91,22 @@ def read(keys: Mapping[str, Any], where: str) -> Reading:
     )
     settings.finish()
     return reading
+
+
+def _images(settings: Settings) -> None:
+    """``ProcessingStrategy``: images are padded to squares of ``image_size``, or resized to its width and height."""
+    if not images.sees(settings, "image_size", "image_resize_algorithm", "processor_type", "is_multimodal"):
+        return
+    size = settings.value("image_size")
+    for name in ("image_resize_algorithm", "processor_type", "is_multimodal"):
+        settings.value(name)
+    if isinstance(size, list) and len(size) == 2:  # width and height; a plan has the height first
+        settings.say("image_size", size[::-1], "image_size")
+        size = None
+    elif size is not None and type(size) is not int:
+        settings.problem("image_size", "image_size", "is no side of a square and no width and height in pixels")
+        size = None
+    images.of_one_side(settings, size, "", "image_size")
 
 
 def _preferences(settings: Settings) -> None:

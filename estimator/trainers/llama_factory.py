@@ -8,7 +8,7 @@ from typing import Any
 
 from ..errors import InputError
 from ..plans.presets import checkpoint_dtype
-from . import adapters, hugging_face
+from . import adapters, hugging_face, images
 from .settings import Reading, Settings
 
 TOOL = "LLaMA-Factory 0.9.5"
@@ -56,6 +56,7 @@ def read(keys: Mapping[str, Any], where: str) -> Reading:
     _memory(settings)
     _attention(settings)
     _method(settings)
+    _images(settings)
     if stage in _PREFERENCES:
         _preferences(settings, stage)
     elif settings.flag("neat_packing"):
@@ -95,6 +96,39 @@ def _preferences(settings: Settings, stage: str) -> None:
         "a few numbers a row",
         *("pref_ftx", "dpo_label_smoothing", "simpo_gamma", "kto_chosen_weight", "kto_rejected_weight"),
     )
+
+
+_FROZEN = {
+    "vision": ("freeze_vision_tower", True),
+    "projector": ("freeze_multi_modal_projector", True),
+    "language": ("freeze_language_model", False),
+}
+"""Parts of a plan, the keys that freeze them (``FinetuningArguments``), and whether they are frozen by default."""
+_PIXELS = ("image_max_pixels", "image_min_pixels")
+_VISION = ("llava", "yi_vl", "paligemma", "pixtral", "mllama", "intern_vl", "minicpm_v", "kimi_vl", "glm4v", "glm4_5v")
+"""How templates begin that are for rows with images alone; those with ``_vl`` in their names are, too."""
+
+
+def _images(settings: Settings) -> None:
+    """Images are resized to ``image_max_pixels`` at most, before the model's own processor (``_preprocess_image``)."""
+    template = settings.raw("template")
+    marks = [*_PIXELS, *(name for name, _ in _FROZEN.values())]
+    if isinstance(template, str) and (template.startswith(_VISION) or "_vl" in template):
+        marks.append("template")
+    if not images.sees(settings, *marks):
+        return
+    pixels = settings.whole("image_max_pixels") or 768 * 768
+    settings.value("image_min_pixels"), settings.value("template")
+    side = images.side_of(pixels, settings, "image_max_pixels")
+    images.of_one_side(settings, side, f" of image_max_pixels, {pixels:,}, as a square", "image_max_pixels")
+    frozen = images.frozen(settings, _FROZEN)
+    if "vision" in frozen and "projector" not in frozen:
+        settings.reading.note(
+            "freeze_multi_modal_projector",
+            False,
+            "the merger of Qwen2-VL and its kin lies within the tower and does not train here",
+        )
+    settings.refused("has no rule here", "image_do_pan_and_scan", "crop_to_patches")
 
 
 def _memory(settings: Settings) -> None:

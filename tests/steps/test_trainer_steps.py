@@ -20,6 +20,7 @@ from estimator.steps.sharding.fsdp2 import Fsdp2
 from estimator.steps.step import run
 from estimator.witnesses.reference.sharding import as_rank
 from tests.cases import trl_steps
+from tests.cases.images_and_audio import WITH_IMAGES
 from tests.cases.small_models import write_config
 from tests.cases.trainer_loops import HF_TRAINER, TRAINERS
 from tests.helpers.trainer_steps import assert_step_of, assert_trainer_step, hf_trainer, trl_sft
@@ -36,6 +37,26 @@ INSTALLED = ".".join(version("trl").split(".")[:2]) if find_spec("trl") else Non
 def test_hf_trainer(config: dict[str, Any], plan: dict[str, Any], tmp_path: Path) -> None:
     """Witness: ``Trainer.training_step``, clipping, the optimizer's step and ``zero_grad``."""
     assert_trainer_step(hf_trainer, config, {**HF_TRAINER, **plan}, tmp_path)
+
+
+IMAGES: list[tuple[str, dict[str, Any]]] = [
+    ("llava", {"attention": "eager"}),
+    ("llava", {"autocast": "bfloat16", "convert_outputs_to_fp32": True, "dtype": "float32"}),
+    ("qwen2_vl", {"checkpointing": "layer", "images": 2, "seq": 240}),
+    ("gemma3", {"method": "lora", "freeze": ["vision"], "autocast": "bfloat16", "convert_outputs_to_fp32": True}),
+    ("mistral3", {"method": "lora", "freeze": ["vision", "projector"], "checkpointing": "layer"}),
+    ("internvl", {"dtype": "float32", "method": "lora"}),
+]
+
+
+@pytest.mark.share(24)
+@pytest.mark.parametrize(("name", "plan"), IMAGES, ids=str)
+def test_hf_trainer_of_a_model_that_looks_at_images(name: str, plan: dict[str, Any], tmp_path: Path) -> None:
+    """Witness: the same. The decoder makes a cache: ``Trainer`` turns it off in the larger model's config alone."""
+    config, keys = WITH_IMAGES[name]
+    assert_trainer_step(
+        hf_trainer, config, {**HF_TRAINER, "trainer": "hf-trainer", "images": 1, **keys, **plan}, tmp_path
+    )
 
 
 @pytest.mark.parametrize(

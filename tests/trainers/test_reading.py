@@ -12,6 +12,8 @@ from estimator.answers.check import Checked, check
 from estimator.errors import InputError
 from estimator.trainers.settings import MOST_KEYS, Reading, Settings
 from estimator.trainers.shell import parse
+from tests.cases.images_and_audio import WITH_IMAGES
+from tests.cases.small_models import write_config
 
 AXOLOTL: dict[str, Any] = {
     "base_model": "HuggingFaceTB/SmolLM2-135M",
@@ -279,3 +281,50 @@ def test_stages_of_llama_factory(tmp_path: Path) -> None:
     for stage, why in (("rm", "value head"), ("ppo", "generates"), ("dop", "not known")):
         with pytest.raises(InputError, match=why):
             found(stage=stage)
+
+
+@pytest.mark.extra("trace")
+@pytest.mark.share(6)
+@pytest.mark.parametrize(
+    ("tool", "keys", "expect"),
+    [
+        (
+            "llama-factory", {"image_max_pixels": 3136, "template": "qwen2_vl"},
+            {"images": 1, "image_size": (56, 56), "freeze": ("vision", "projector")},
+        ),
+        ("llama-factory", {"template": "llava"}, {"image_size": (768, 768), "freeze": ("vision", "projector")}),
+        (
+            "llama-factory", {"freeze_vision_tower": False, "freeze_language_model": True},
+            {"images": 1, "freeze": ("projector", "language")},
+        ),
+        ("llama-factory", {}, {"images": None, "image_size": None, "freeze": ()}),
+        ("axolotl", {"image_size": 56, "processor_type": "AutoProcessor"}, {"images": 1, "image_size": (56, 56)}),
+        ("axolotl", {"image_size": [112, 56]}, {"images": 1, "image_size": (56, 112), "freeze": ()}),
+        ("axolotl", {}, {"images": None}),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_images(tool: str, keys: dict[str, Any], expect: dict[str, Any], tmp_path: Path) -> None:
+    """Witness: ``ProcessorArguments`` and ``FinetuningArguments`` of LLaMA-Factory, ``MultiModalConfig`` of Axolotl,
+    which has the width first.
+    """
+    model = write_config(tmp_path / "model", WITH_IMAGES["qwen2_vl"][0])
+    own: dict[str, Any] = {"base_model": model, "sequence_len": 10_000, "micro_batch_size": 1}
+    if tool == "llama-factory":
+        own = {"model_name_or_path": model, "stage": "sft", "finetuning_type": "full", "cutoff_len": 10_000}
+    path = tmp_path / "train.json"
+    path.write_text(json.dumps({**own, **keys}))
+    found = check(str(path))
+    assert found.plan is not None, found.error
+    assert {key: getattr(found.plan, key) for key in expect} == expect
+    left_open = [one.why for one in found.assumptions if "leaves the number" in one.why]
+    assert len(left_open) == bool(found.plan.images)
+
+
+def test_images_of_a_model_that_looks_at_none(tmp_path: Path) -> None:
+    path = tmp_path / "train.json"
+    path.write_text(json.dumps({**AXOLOTL, "image_size": 512}))
+    found = check(str(path))
+    assert found.plan is not None
+    assert found.plan.images is None
+    assert [one.why for one in found.ignored if one.key == "image_size"] == ["the model looks at no images"]
