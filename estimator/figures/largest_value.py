@@ -56,7 +56,7 @@ def solution_figure(solution: Solution, points: Sequence[tuple[int, Result]]) ->
     axes.axhline(budget, color=LIMIT, lw=1.4, ls="--", label=f"budget: {budget:.4g} GiB", zorder=5)
     if solution.value is not None and solution.result is not None:
         at = (solution.value, solution.result.bytes["process"] / GIB)
-        axes.plot(*at, marker="*", markersize=17, color="#D55E00", ls="none", zorder=6)
+        axes.plot(*at, marker="*", markersize=17, color="#D55E00", ls="none", zorder=6, clip_on=False)
         places = [(at, (x * away, y * away)) for away in (9, 18, 30, 45) for y in (1, -1) for x in (-1, 1)]
         label_at(axes, f"{solution.value:,}", places, axes.transData, color="#D55E00", fontweight="bold")
     axes.grid(color=FAINT, lw=0.7, zorder=0)

@@ -100,6 +100,7 @@ def test_the_answer_is_written_where_no_line_is(question: str, budget: int) -> N
     (axes,) = figure.axes
     assert_labels_are_in_front(axes)
     assert np.ptp(points(axes)[:, 1]) > 0.3
+    assert not next(line for line in axes.lines if line.get_marker() == "*").get_clip_on()  # at an edge it is whole
 
 
 def test_one_expensive_candidate_leaves_room_for_the_others() -> None:
