@@ -485,7 +485,7 @@ def _free_axes(plan: Plan) -> list[Axis]:
         axes.append((_AS_IS, _change("let the logits go before backward", keep_logits=False)))
     if plan.trainer in RECORDED and plan.reference == "copy" and plan.method.inner.peft:
         axes.append((_AS_IS, _change("the policy without its adapter for a copy", reference="adapter-off")))
-    if plan.trainer in RECORDED and RECORDED[plan.trainer].num_generations:
+    if plan.trainer in RECORDED and RECORDED[str(plan.trainer)].num_generations:
         axes.append((_AS_IS, *_fewer_at_once(plan)))
     micro_batches, batch, steps = [_AS_IS], plan.batch, plan.gradient_accumulation_steps
     while batch % 2 == 0:

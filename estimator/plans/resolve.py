@@ -372,6 +372,12 @@ def _second(plan: Plan, second: SecondModel, key: str, vocab_size: int) -> Other
         spec = _asked(asked)
     except InputError as error:
         raise InputError(f"{key}: {error}") from None
+    if key == "reference" and spec.head != "causal-lm":
+        raise InputError(
+            f"reference: {second.model} has head: {spec.head}, which says nothing of the next token; name a causal "
+            "language model",
+            key,
+        )
     if "attention" not in plan.model_fields_set:
         asked = asked.model_copy(update={"attention": spec.config.source.attention})
     step = step_of(asked, spec.config, window_of(spec.config, Method()), spec.head)

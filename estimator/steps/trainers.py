@@ -46,9 +46,10 @@ _TRL: Mapping[str, Trainer] = {
 }
 
 
-def _by_axolotl(steps: str, **more: str) -> Trainer:
+def _by_axolotl(steps: str, loss_type: str = "") -> Trainer:
     """A trainer of TRL 1.9, which Axolotl 0.19 requires and whose step it leaves as it is (``core/trainers``)."""
-    return _TRL[steps]._replace(steps=steps, release="1.9", fused=False, **more)
+    own = _TRL[steps]
+    return own._replace(steps=steps, release="1.9", fused=False, loss_type=loss_type or own.loss_type)
 
 
 TRAINERS: Mapping[str, Trainer] = {
@@ -56,7 +57,7 @@ TRAINERS: Mapping[str, Trainer] = {
     "axolotl-dpo": _by_axolotl("trl-dpo"),
     "axolotl-kto": _by_axolotl("trl-kto"),
     "axolotl-orpo": _by_axolotl("trl-orpo"),
-    "axolotl-simpo": _by_axolotl("trl-cpo", loss_type="simpo"),
+    "axolotl-simpo": _by_axolotl("trl-cpo", "simpo"),
     "llama-factory-dpo": Trainer(True, "sigmoid", True, fused=False, without=("orpo", "simpo"), release="0.9.5"),
     "llama-factory-kto": Trainer(False, "kto", True, fused=False, release="0.9.5"),
 }

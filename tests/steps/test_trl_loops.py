@@ -144,6 +144,7 @@ def test_batches_between_the_first_and_the_last_are_alike() -> None:
         ({"trainer": "trl-reward", "reference": "gpt2"}, "reference: gpt2 does not go .* its loss has none"),
         ({"trainer": "trl-rloo", "reference": "gpt2"}, "trl-rloo loads its reference by the policy's own name"),
         ({"trainer": "trl-dpo", "reference": "gpt-two"}, "unknown model 'gpt-two'"),
+        ({"trainer": "trl-dpo", "reference": "bert-base"}, "reference: bert-base has head: masked-lm"),
         ({"trainer": "trl-dpo", "reference": 3}, "reference must be none, adapter-off, copy, a model or a block"),
         ({"trainer": "trl-dpo", "reference": {"model": "gpt2", "dtyp": 1}}, "unknown key 'reference.dtyp'"),
         (
