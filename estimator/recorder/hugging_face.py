@@ -399,6 +399,8 @@ class HuggingFaceModel(Source):
 
     def does_not_run(self, error: Exception, batch: int, seq: int) -> str:
         """What a message says of an error that the model raised."""
+        if isinstance(error, AttributeError) and isinstance(error.obj, type(self.config)):
+            return f"{self.where}: {error.name} is missing; add it to the config"
         sizes = f"batch {batch}" + f" and seq {seq}" * HEADS[self.head].text
         return f"{self.where}: the model does not run with {sizes} ({first_line(error)})"
 

@@ -238,6 +238,10 @@ def test_the_head_is_what_the_architectures_say(architectures: Any, encoder: boo
             {**WITH_IMAGES["llava"][0], "vision_config": {"model_type": "clip", "num_hidden_layers": 1025}},
             {"image_size": "28x28"}, "1,025 layers; 1,024 are the most that a model is built with",
         ),
+        (
+            {key: T5[key] for key in T5 if key != "decoder_start_token_id"}, {},
+            "decoder_start_token_id is missing; add it to the config",
+        ),
         ({"model_type": "swin", "depths": [1000, 25]}, {}, "1,025 layers; 1,024 are the most"),
         ({**BERT, "num_hidden_layers": 1, "max_window_layers": 9999, "n_layers": 1025}, {}, "1,025 layers"),
     ],
