@@ -5,7 +5,9 @@ from __future__ import annotations
 import tempfile
 import threading
 from collections.abc import Callable, Iterator, Sequence
+from math import inf
 from pathlib import Path
+from time import monotonic
 from typing import Any
 
 from ..errors import InputError
@@ -36,11 +38,27 @@ def processor_of(model: str, names: Sequence[str]) -> Iterator[tuple[str, dict[s
             continue
 
 
+_failed: dict[tuple[str, str], tuple[float, InputError]] = {}
+"""What was not had, and when. One question needs the model several times."""
+
+
 def config_of(model: str, file: str = "config.json") -> tuple[dict[str, Any], str]:
     """The keys of a config.json, from the cache or else from the hub; and a note on what is ignored in the cache.
 
-    Raises ``Unreachable``, and ``InputError`` for what the hub refuses, and for a file that is too large or no JSON.
+    Raises ``Unreachable``, and ``InputError`` for what the hub refuses, and for a file that is too large or no JSON:
+    for some seconds without asking again.
     """
+    at, known = _failed.get((model, file), (-inf, None))
+    if known is not None and monotonic() < at + SECONDS:
+        raise type(known)(str(known))
+    try:
+        return _asked(model, file)
+    except InputError as error:
+        _failed[model, file] = monotonic(), type(error)(str(error))
+        raise
+
+
+def _asked(model: str, file: str) -> tuple[dict[str, Any], str]:
     try:
         from huggingface_hub import try_to_load_from_cache
         from huggingface_hub.errors import HfHubHTTPError, HFValidationError

@@ -176,17 +176,21 @@ def test_a_hub_id_offline() -> None:
 
 @pytest.mark.parametrize("error", ["RepositoryNotFoundError", "GatedRepoError", "RemoteEntryNotFoundError"])
 def test_what_the_hub_answers(error: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Asks the contract: the hub's own refusals are passed on in one line."""
+    """Asks the contract: the hub's own refusals are passed on in one line, and it is asked once."""
     import huggingface_hub
     from huggingface_hub import errors
 
+    asked: list[Any] = []
+
     def refuse(*arguments: Any, **options: Any) -> str:
+        asked.append(arguments)
         response = SimpleNamespace(headers={}, request=None, status_code=404)
         raise getattr(errors, error)("a long\ntext", response=response)
 
     monkeypatch.setattr(huggingface_hub, "get_hf_file_metadata", refuse)
     monkeypatch.setattr("estimator.plans.hub._reach", lambda: None)
     assert "404" in refused(f"owner/{error}")
+    assert len(asked) == 1
 
 
 class Hub(BaseHTTPRequestHandler):
