@@ -11,7 +11,7 @@ import pytest
 from estimator.answers.estimate import estimate
 from estimator.answers.serving import serving, smallest_cluster
 from estimator.engines.vllm.command_line import GRAMMAR
-from estimator.engines.vllm.options import ServingOptions
+from estimator.engines.vllm.serving_options import ServingOptions
 from estimator.errors import InputError
 from estimator.show.cli import main
 

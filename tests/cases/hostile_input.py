@@ -26,7 +26,7 @@ from pydantic import BaseModel
 from estimator.engines.llama_cpp import convert
 from estimator.engines.llama_cpp.header import Header
 from estimator.engines.registry import KEYS
-from estimator.engines.vllm.options import ServingOptions
+from estimator.engines.vllm.serving_options import ServingOptions
 from estimator.methods.registry import METHODS
 from estimator.moments.options import RunOptions
 from estimator.plans.models import load

@@ -12,8 +12,8 @@ from estimator.answers.estimate import estimate
 from estimator.answers.serving import serving, smallest_cluster
 from estimator.engines.sglang.command_line import GRAMMAR
 from estimator.engines.sglang.engine import ENGINE
-from estimator.engines.sglang.options import ServingOptions
 from estimator.engines.sglang.pools import Pool, Tokens, most_requests, pool_of
+from estimator.engines.sglang.serving_options import ServingOptions
 from estimator.engines.sglang.share import chunk_and_graph, static_share
 from estimator.errors import InputError
 from estimator.show.cli import main

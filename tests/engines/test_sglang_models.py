@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 
 from estimator.engines.sglang.engine import ENGINE, longest_of
-from estimator.engines.sglang.options import ServingOptions
 from estimator.engines.sglang.pools import most_requests, pool_of, slots_of_request, state_bytes, tokens_of
+from estimator.engines.sglang.serving_options import ServingOptions
 from estimator.engines.sglang.share import static_share
 from estimator.plans.models import load
 

@@ -10,7 +10,7 @@ import pytest
 
 from estimator.answers.serving import serving
 from estimator.engines.vllm.caches import Cache, Layer, grouped
-from estimator.engines.vllm.options import ServingOptions
+from estimator.engines.vllm.serving_options import ServingOptions
 from estimator.errors import InputError
 from estimator.plans.models import load
 from estimator.show.cli import main

@@ -15,7 +15,7 @@ from estimator.engines.served.formats import of_config
 from estimator.engines.vllm.caches import grouped, layers
 from estimator.engines.vllm.command_line import GRAMMAR
 from estimator.engines.vllm.engine import Rank, _fitted, parts, usual_length
-from estimator.engines.vllm.options import ServingOptions
+from estimator.engines.vllm.serving_options import ServingOptions
 from estimator.errors import InputError
 from estimator.ledger import ITEMSIZE
 from estimator.plans.models import load

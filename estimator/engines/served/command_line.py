@@ -130,6 +130,8 @@ class Grammar:
         return list(takewhile(lambda word: not _ends(word), words))
 
     def _take(self, found: Command, key: str, value: str, name: str) -> None:
+        if not value and (key in self.readers or key in self.options.model_fields):
+            raise InputError(f"{name} needs a value; write it like {name} 2")
         if key in self.readers:
             self.readers[key](found, value, name)
         elif key == "model":
@@ -139,8 +141,6 @@ class Grammar:
         elif key == "config":
             raise InputError(f"{name} names a file, which is not read; write what it says as options of the line")
         elif key in self.options.model_fields:
-            if not value:
-                raise InputError(f"{name} needs a value; write it like {name} 2")
             kinds = _kinds(self.options.model_fields[key].annotation)
             if float in kinds:
                 if not re.fullmatch(r"[0-9]{0,15}\.?[0-9]{1,15}", value):

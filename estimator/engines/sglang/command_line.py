@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from ..served.command_line import Command, Grammar
-from .options import SERVER, ServingOptions
+from .options import SERVER
+from .serving_options import ServingOptions
 
 SHORT = {
     "--model": "model_path",

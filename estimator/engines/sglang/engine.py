@@ -33,8 +33,8 @@ from ..served.formats import Format, Known, format_of
 from ..served.layers import ATTENTION, STATES, having
 from ..served.weights import parts
 from .command_line import GRAMMAR
-from .options import ServingOptions
 from .pools import Pool, Tokens, most_requests, pool_of, slots_of_request, state_bytes, tokens_of
+from .serving_options import ServingOptions
 from .share import MULTIMODAL, chunk_and_graph, static_share
 
 BEFORE = {1: 0.55, 2: 0.6, 4: 1.8, 8: 1.7}

@@ -15,7 +15,7 @@ from ...ledger import ITEMSIZE
 from ...programs import Config
 from ..served.layers import ATTENTION, INDEX_SCALE, STATES, having, heads_of, seen_of, state_of
 from ..served.weights import kv_heads_of
-from .options import ServingOptions
+from .serving_options import ServingOptions
 
 WINDOWS = ("gpt_oss", "llama4_text", "gemma4_text")
 """Families of which layers with a window have a pool of their own (``model_config.py: is_hybrid_swa_model``). The

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from .options import ServingOptions
+from .serving_options import ServingOptions
 
 MIB = 2**20
 CAPACITIES = (

@@ -18,7 +18,7 @@ from ...ledger import ITEMSIZE
 from ...programs import Config
 from ..served.layers import ATTENTION, INDEX_SCALE, STATES, Kind, having, heads_of, seen_of, state_of
 from ..served.weights import kv_heads_of
-from .options import ServingOptions
+from .serving_options import ServingOptions
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,8 @@ import json
 
 from ...errors import InputError, shown
 from ..served.command_line import Command, Grammar, whole
-from .options import AUTO, SERVER, ServingOptions
+from .options import AUTO, SERVER
+from .serving_options import ServingOptions
 
 SHORT = {
     "-tp": "tensor_parallel_size",

@@ -32,8 +32,9 @@ from ..served.weights import Part
 from ..served.weights import parts as parts_of
 from .caches import Cache, Group, grouped, layers
 from .command_line import GRAMMAR
-from .options import AUTO, ServingOptions
+from .options import AUTO
 from .profile import activation_bytes
+from .serving_options import ServingOptions
 
 GIB = 2**30
 NON_TORCH = {

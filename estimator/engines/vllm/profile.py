@@ -16,7 +16,7 @@ from ...ledger import ITEMSIZE
 from ...operators.cuda.cublas import workspace_bytes
 from ...programs import Config
 from ..served.weights import VOCABULARY, kv_heads_of, shapes_of
-from .options import ServingOptions
+from .serving_options import ServingOptions
 
 CHUNK = 32 * 1024
 """Tokens that experts compute at once (``VLLM_FUSED_MOE_CHUNK_SIZE``)."""
