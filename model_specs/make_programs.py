@@ -34,7 +34,10 @@ NEEDED = {"sequence-classification": {"pad_token_id": 0}}
 
 ENCODERS: dict[str, dict[str, Any]] = {
     name: {"model_type": name.partition(".")[0]}
-    for name in ("bert.default", "roberta.default", "xlm-roberta.default", "distilbert.default")
+    for name in (
+        *("bert.default", "roberta.default", "xlm-roberta.default", "camembert.default"),
+        *("distilbert.default", "electra.default", "mpnet.default"),
+    )
 }
 """Encoders, which no causal language model is."""
 OF_ENCODERS = ("masked-lm", "sequence-classification", "token-classification")
@@ -49,9 +52,9 @@ def structures() -> Iterator[tuple[str, dict[str, Any]]]:
         return
     if release == NEWEST:
         yield from ((name, {"model_type": name.partition(".")[0], **keys}) for name, keys in STRUCTURES.items())
-    for name in models.builtin_names():
-        raw = dict(models.load(name).raw)
-        yield f"{raw['model_type']}.{name}", raw
+    for spec in map(models.load, models.builtin_names()):
+        if spec.head == CAUSAL and spec.whole is None:
+            yield f"{spec.raw['model_type']}.{spec.name}", dict(spec.raw)
 
 
 def cases_of(raw: dict[str, Any]) -> list[families.Case]:

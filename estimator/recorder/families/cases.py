@@ -130,7 +130,7 @@ def cases_of_encoder(raw: Mapping[str, Any], head: str) -> list[Case]:
     autocast = train._replace(dtype="float32", autocast="bfloat16")
     found = [*(Case(of_dtypes(one), head) for one in sorted(every, reverse=True)), Case((autocast,), head)]
     if head == "sequence-classification":  # one label is a regression
-        found += [replace(one, fixed=("num_labels",)) for one in found]
+        found += [replace(one, fixed=fixed) for fixed in (("num_labels",), ("B", "num_labels")) for one in found]
     return found
 
 
