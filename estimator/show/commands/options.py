@@ -68,14 +68,17 @@ def add_plan_options(parser: argparse.ArgumentParser, arguments: Sequence[str], 
     shown = {}
     for name, (topic, own_fields) in fields.items():
         option = option_of(name)
-        if name not in without and (every or {option, f"--no-{option.removeprefix('--')}"} & named):
-            shown[name] = own_fields
-            if name == "method":
-                groups[topic].add_argument(
-                    option, metavar="NAME|FILE", help=f"{', '.join(METHODS)}, or an adapter_config.json"
-                )
-            else:
-                add_field(groups[topic], name, *own_fields)
+        if not (every or {option, f"--no-{option.removeprefix('--')}"} & named):
+            continue
+        shown[name] = own_fields
+        if name in without:
+            continue
+        if name == "method":
+            groups[topic].add_argument(
+                option, metavar="NAME|FILE", help=f"{', '.join(METHODS)}, or an adapter_config.json"
+            )
+        else:
+            add_field(groups[topic], name, *own_fields)
     parser.set_defaults(plan_fields=shown)
 
 
