@@ -49,30 +49,39 @@ FACTORY: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "llama-factory-kto": (("kto",), ("copy", "adapter-off")),
 }
 """Those of LLaMA-Factory. ORPO and SimPO have no reference, the others have one."""
+GENERATING: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
+    "trl-grpo": (("dapo", "grpo"), ("none", "copy", "adapter-off")),
+    "trl-rloo": (("",), ("none", "copy", "adapter-off")),
+}
+"""Those of 1.14, beside these."""
 PACKAGES = ("trl", "transformers", "accelerate", "peft", "torch")
 
 
 def keys(trainer: str, release: str) -> Iterator[Key]:
     """The steps of a trainer under a release."""
     losses, references = of_release(release)[trainer]
-    fused = has_fused_head(trainer, release)
+    fused, generates = has_fused_head(trainer, release), STEPS[trainer].num_generations > 0
     without = STEPS[trainer].without
     for loss_type in losses:
         for reference in references:
             if without and (loss_type in without) != (reference == "none"):
                 continue
             for autocast in (False, True):
-                for wide in (None,) if fused else (True, False):
+                for wide in (None,) if fused or generates else (True, False):
                     for compact in (False, True) if fused else (False,):
                         for old in (False, True) if trainer == "trl-grpo" else (False,):
                             yield Key(loss_type, reference, autocast, wide, compact, old)
-                        if trainer in ("trl-grpo", "trl-rloo") and loss_type == losses[0]:
+                        if generates and loss_type in losses[:2]:
+                            yield Key(loss_type, reference, autocast, wide, compact, vllm=True)
+                        if generates and loss_type == losses[0]:
                             yield Key(loss_type, reference, autocast, wide, compact, rewards=True)
 
 
 def of_release(release: str) -> dict[str, tuple[tuple[str, ...], tuple[str, ...]]]:
     """``TRAINERS``, what there is of them under an older release, or LLaMA-Factory's."""
-    return TRAINERS if release == "1.16" else FACTORY if release.startswith("0.") else OLDER
+    if release.startswith("0."):
+        return FACTORY
+    return {"1.16": TRAINERS, "1.14": {**OLDER, **GENERATING}}.get(release, OLDER)
 
 
 def main(only: list[str]) -> None:

@@ -294,7 +294,9 @@ def make_result(
     sizes["resident"] = sum(components[name] for name in RESIDENT)
     sizes["peak_above_resident"] = max(moments.values())
     sizes["peak"] = sizes["resident"] + sizes["peak_above_resident"]
+    beside = None if usage is None else usage.beside
     process = plan.engine.process(plan, sizes["peak"] if usage is None else usage.reserved_peak)
+    process += 0 if beside is None else beside.held
     sizes["process"] = process
     sizes |= on_host
     rests = []
@@ -308,11 +310,15 @@ def make_result(
         )
     if usage is not None:
         sizes |= {"allocated_peak": usage.allocated_peak, "reserved_peak": usage.reserved_peak}
+    limits = [Limit("process", process, plan.budget_bytes(), process)]
+    if beside is not None:
+        sizes |= beside.bytes
+        limits.append(Limit(*beside.limit))
     figures = Figures(
         sizes,
         moments,
         components["total_parameters"],
-        (Limit("process", process, plan.budget_bytes(), process),),
+        tuple(limits),
         components["trainable_parameters"],
         (
             *spec.warnings,
@@ -323,6 +329,7 @@ def make_result(
             *_beyond(plan, spec),
             *(() if plan.engine.has_own_memory else OPTIMIZERS[plan.optimizer].warnings),
             *_experts_note(plan, spec),
+            *_phase_note(plan, max(moments, key=moments.__getitem__)),
             *warnings,
             *rests,
             *(() if usage is None else usage.warnings),
@@ -338,6 +345,23 @@ def make_result(
         communicated=components["communicated"]
         + max(plan.gradient_accumulation_steps - 3, 0) * components["communicated_again"],
     )
+
+
+_TURNS = {
+    "generation": "fewer completions at once (batch, steps_per_generation), or use_vllm, take less",
+    "scoring": "a smaller batch with more gradient_accumulation_steps takes less",
+    "the update": "a smaller batch with more gradient_accumulation_steps, or checkpointing: layer, takes less",
+}
+"""What takes less in each phase of a trainer that generates."""
+
+
+def _phase_note(plan: Plan, peak_at: str) -> list[str]:
+    """Of a trainer that generates, which of its phases holds the peak, and what to turn."""
+    if plan.task != "train" or plan.trainer not in TRAINERS or not TRAINERS[plan.trainer].num_generations:
+        return []
+    phases = {"prefill": "generation", "decode": "generation", "scoring": "scoring"}
+    phase = phases.get(peak_at.split()[-1], "the update")
+    return [f"of generation, scoring and the update, {phase} holds the peak of the live bytes; {_TURNS[phase]}"]
 
 
 def _on_disk(plan: Plan, spec: ModelSpec, parameters: int) -> list[str]:

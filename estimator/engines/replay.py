@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -61,6 +62,19 @@ class Batch(NamedTuple):
     """Whether cached memory is given back to the device at its end."""
 
 
+class Beside(NamedTuple):
+    """Another engine in a process."""
+
+    bytes: Mapping[str, int]
+    """Its figures."""
+    held: int
+    """Bytes that the process has of it, beside what PyTorch reserves, where the process is largest."""
+    limit: tuple[str, int, int, int, str]
+    """The fields of the limit that it has by itself."""
+    said: str
+    """In which phase the process is largest."""
+
+
 class Usage(NamedTuple):
     """The result of a replay, in bytes."""
 
@@ -74,3 +88,4 @@ class Usage(NamedTuple):
     """Whether cached memory went back to the device because there was no room. Without it the process is that of a
     larger device."""
     warnings: tuple[str, ...] = ()
+    beside: Beside | None = None

@@ -30,6 +30,8 @@ class Torch(Engine):
         ("peak", "peak"),
         ("allocated_peak", "allocated by PyTorch"),
         ("reserved_peak", "reserved by PyTorch"),
+        ("vllm", "vLLM's share of the card"),
+        ("vllm_needed", "  with which it starts"),
         ("process", "process"),
         ("run", "process, at the run's largest moment"),
         ("host_parameters", "parameters on the host"),

@@ -40,15 +40,28 @@ def _cat_backward(call: Call) -> Grads:
 
 @operator("stack")
 def stack(tensors: tuple[Tensor, ...], dim: int = 0) -> Tensor:
-    """``torch.stack(tensors, dim)`` with a contiguous result. Each tensor's gradient is a view of the result's."""
-    first = tensors[0]
+    """``torch.stack(tensors, dim)`` with a contiguous result of the widest dtype. Each gradient is a view of the
+    result's, or a copy in the tensor's own dtype.
+    """
+    first, dtypes = tensors[0], tuple(x.dtype for x in tensors)
     dim %= len(first.shape) + 1
-    shape = (*first.shape[:dim], len(tensors), *first.shape[dim:])
-    return record("StackBackward0", lambda: first.ledger.empty(shape, first.dtype), tensors, (), _stack_backward, dim)
+    shape, dtype = (*first.shape[:dim], len(tensors), *first.shape[dim:]), reduce(promote_types, dtypes)
+
+    def make() -> Tensor:
+        out = first.ledger.empty(shape, dtype)
+        for x in tensors:
+            if x.dtype != dtype:  # cat copies it, then converts
+                first.ledger.transient(x.nbytes)
+        return out
+
+    return record("StackBackward0", make, tensors, (), _stack_backward, dim, dtypes)
 
 
 def _stack_backward(call: Call) -> Grads:
-    return tuple(select(call.grad, call.args[0]) if need else None for need in call.needs)
+    dim, dtypes = call.args
+    return tuple(
+        to(select(call.grad, dim), dtype) if need else None for need, dtype in zip(call.needs, dtypes, strict=True)
+    )
 
 
 @operator("repeat", args=lambda out, x, *given, repeats=(): (x, *flattened(given or repeats)))

@@ -28,6 +28,12 @@ class OneDeviceKeys(TypedDict, total=False):
     num_generations: int | None
     steps_per_generation: int | None
     num_iterations: int
+    use_vllm: bool
+    vllm_mode: Literal['colocate', 'server']
+    vllm_gpu_memory_utilization: float
+    vllm_enable_sleep_mode: bool
+    vllm_tensor_parallel_size: int
+    vllm_max_model_length: int | None
     reference: Mapping[str, Any] | str | None
     reward_model: Mapping[str, Any] | None
     batch: int

@@ -161,6 +161,22 @@ class _Question(_Keys):
     num_iterations: Annotated[Whole, Field(ge=1, le=10**4)] = Field(
         1, description="trl-grpo, trl-rloo: how often a generation's batches train"
     )
+    use_vllm: StrictBool = Field(False, description="trl-grpo, trl-rloo: vLLM generates, not transformers")
+    vllm_mode: Literal["colocate", "server"] = Field(
+        "colocate", description="use_vllm: in the trainer's processes, on their GPUs, or elsewhere"
+    )
+    vllm_gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] = Field(
+        0.3, description="vllm_mode colocate: the share of each GPU that vLLM takes beside the trainer"
+    )
+    vllm_enable_sleep_mode: StrictBool = Field(
+        False, description="vllm_mode colocate: vLLM gives its weights and its cache back while the step runs"
+    )
+    vllm_tensor_parallel_size: Annotated[Whole, Field(ge=1, le=1024)] = Field(
+        1, description="vllm_mode colocate: processes of the job that split vLLM's layers"
+    )
+    vllm_max_model_length: Annotated[Whole, Field(ge=1, le=10**8)] | None = Field(
+        None, description="vllm_mode colocate: tokens of vLLM's longest request; the model's positions if not given"
+    )
     reference: Annotated[str | SecondModel, Block(second_model, (SecondModel,).__iter__)] | None = Field(
         None,
         description="what the policy is compared with: none, adapter-off, copy, or a model, also as a block "
@@ -440,6 +456,16 @@ class Plan(_WithEngines):
             return self.dtype
         cast_back = self.sharding is not None and self.sharding.casts
         return "float32" if self.kbit_preparation and self.dtype in UPCAST and not cast_back else self.rest_dtype
+
+    @property
+    def colocates(self) -> bool:
+        """Whether vLLM generates in the trainer's processes."""
+        return self.use_vllm and self.vllm_mode == "colocate"
+
+    @property
+    def world_size(self) -> int:
+        """The processes of the job."""
+        return 1 if self.sharding is None else self.sharding.world_size or 1
 
     @property
     def reentrant(self) -> bool:

@@ -48,6 +48,10 @@ class Owner(NamedTuple):
 QUANTISED_KEYS = ("rest_dtype", "kbit_preparation")
 FOUR_BIT_KEYS = ("compute_dtype", "double_quant", "quant_storage", "bitsandbytes")
 PACKED_KEYS = ("weight_group_size",)
+VLLM_KEYS = (
+    *("vllm_gpu_memory_utilization", "vllm_enable_sleep_mode", "vllm_tensor_parallel_size"),
+    "vllm_max_model_length",
+)
 ONE_PASS_KEYS = ("use_cache", "previous_output")
 TRAINING_KEYS = (
     *("lengths", "kbit_preparation", "checkpointing", "use_reentrant", "saved_activations", "mlp_chunks"),
@@ -67,6 +71,7 @@ TRAINING_KEYS = (
         "num_generations",
         "steps_per_generation",
         "num_iterations",
+        *("use_vllm", "vllm_mode", *VLLM_KEYS),
         "reference",
         "reward_model",
     ),
@@ -146,8 +151,10 @@ STEP_OWNERS = (
     Owner(
         "trainer: trl-grpo, trl-rloo",
         lambda p: p.trainer in RECORDED and RECORDED[p.trainer].num_generations,
-        ("num_generations", "steps_per_generation", "num_iterations", "reward_model"),
+        ("num_generations", "steps_per_generation", "num_iterations", "reward_model", "use_vllm"),
     ),
+    Owner("use_vllm: true", lambda p: p.use_vllm, ("vllm_mode", *VLLM_KEYS)),
+    Owner("vllm_mode: colocate", lambda p: p.vllm_mode == "colocate", VLLM_KEYS),
     Owner("a trainer of TRL with a beta", lambda p: p.trainer in RECORDED and p.trainer != "trl-reward", ("beta",)),
     Owner(
         f"trainer: {', '.join(name for name, one in RECORDED.items() if one.precomputes)}",
@@ -239,6 +246,12 @@ def _shares_trainer(plan: Any) -> bool:
 
 
 STEP: Refusals = {
+    "vllm_mode: colocate has no rule with runtime: {p.runtime}, since vLLM takes a share of a GPU; name a device, or "
+    "set vllm_mode: server": lambda p: p.colocates and not p.engine.has_own_memory,
+    "use_vllm does not go with dtype: int8, since vLLM does not support in-flight 8-bit quantization (TRL); take "
+    "dtype: nf4, or leave use_vllm out": lambda p: p.use_vllm and p.dtype == "int8",
+    "vllm_tensor_parallel_size: {p.vllm_tensor_parallel_size} does not go with {p.world_size} processes, whose number "
+    "it must divide evenly (TRL); give another, or sharding": lambda p: p.world_size % p.vllm_tensor_parallel_size,
     "loss: {p.loss} does not go with trainer: {p.trainer}, which has a loss of its own; leave it out": (
         lambda p: p.trainer in RECORDED and p.loss != "standard"
     ),

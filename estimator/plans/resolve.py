@@ -325,7 +325,7 @@ def _trainer_step(plan: Plan, window: int | None, compact: bool, vocab_size: int
     old, rewards = generation.old, plan.reward_model is not None
     own = plan.loss_type, reference, autocasts, plan.held_dtype
     release = trainer.release or plan.trl
-    key = trainers.key_of(name, release, *own, compact, old, rewards)
+    key = trainers.key_of(name, release, *own, compact, old, rewards, plan.use_vllm)
     if plan.prompt_seq is not None and plan.prompt_seq >= plan.seq:
         raise InputError(
             f"prompt_seq: {plan.prompt_seq} leaves no completion of seq: {plan.seq}; give fewer, or a longer seq"

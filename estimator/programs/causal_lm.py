@@ -9,6 +9,7 @@ from dataclasses import replace
 from functools import cached_property, partial
 from typing import Any
 
+from .. import operators as ops
 from ..errors import InputError
 from ..ledger import Size, Tensor
 from .attention_functions import Cache
@@ -491,18 +492,25 @@ class RecordedCausalLM(Module):
 
     def _end_at(self, program: Program, events: Sequence[Event], inputs: Inputs, frame: Frame) -> None:
         """Run events up to the head, or to what makes the logits. Of all tensors that one is left, as 0."""
-        if inputs.until == "hidden":
+        start = 0
+        if inputs.until == "hidden" or inputs.logits_to_keep:
             _, stop, _ = program.module_call(self._head or "")
             enter = events[stop]
             assert isinstance(enter, Enter)
             (given,) = enter.args
-        else:
+        if inputs.logits_to_keep:
+            self._run_outside(events[:stop], inputs, frame)
+            start, hidden = stop, self.recorded.value(given, frame)
+            assert isinstance(given, Ref)
+            frame[given.slot] = ops.narrow(hidden, 1, inputs.logits_to_keep, keeps_strides=True)
+            del hidden
+        if inputs.until != "hidden":
             given = program.outputs["logits"]
             assert isinstance(given, Ref)
             last = max(i for i, event in enumerate(events) if given.slot in made(event))
             around = [end for enter, end in exits(events).items() if enter < last < end]
             stop = 1 + max([last, *around])
-        self._run_outside(events[:stop], inputs, frame)
+        self._run_outside(events[start:stop], inputs, frame)
         end = self.recorded.value(given, frame)
         frame.clear()
         frame[0] = end

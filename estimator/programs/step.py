@@ -358,6 +358,8 @@ class Inputs:
     """Called with the outputs of a model whose loop makes the loss of them. What is returned takes their place."""
     until: Literal["", "hidden", "logits"] = ""
     """What a pass ends with that does not run to its end: the head's input, or what the loss is made of."""
+    logits_to_keep: Size = 0
+    """The last tokens that go through the head (``slice_logits_to_keep``); 0: all."""
     past: Size = 0
     """How many tokens each layer's cache has already."""
     generated: Generated | None = None

@@ -23,7 +23,7 @@ from .program_files.reading import Reader
 from .program_files.writing import events_text, plain, slot_text
 from .rows import Rows, written_out
 from .substitution import DTYPE, sizes_symbol, substitute
-from .trainer_calls import ENTROPY, FUNCTIONS, GENERATE, MODEL, Key
+from .trainer_calls import FUNCTIONS, GENERATE, MODEL, OF_LOGITS, Key
 
 SYMBOLS = (
     "B",
@@ -112,7 +112,7 @@ def _read(trainer: str, release: str, key: Key) -> TrainerProgram:
 
 
 def _reader(trainer: str, release: str) -> Reader:
-    reader = Reader(str(folder() / f"{trainer}-{release}.json"), {*RULES, MODEL, GENERATE, *FUNCTIONS, ENTROPY})
+    reader = Reader(str(folder() / f"{trainer}-{release}.json"), {*RULES, MODEL, GENERATE, *FUNCTIONS, *OF_LOGITS})
     reader.of_trainer = True
     for name in SYMBOLS:
         sizes_symbol(name)

@@ -42,6 +42,7 @@ def arguments_of(trainer: str, key: Key) -> dict[str, Any]:
     if TRAINERS[trainer].num_generations:
         made["beta"] = 0.0 if key.reference == "none" else 0.1
         made["num_iterations"] = 1 + key.old
+        made["use_vllm"] = key.vllm
     return made
 
 

@@ -11,7 +11,7 @@ import inspect
 import itertools
 import sys
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack, nullcontext, suppress
+from contextlib import ExitStack, suppress
 from functools import partial
 from typing import Any
 from unittest import mock
@@ -24,7 +24,7 @@ from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutpu
 from ..errors import InputError
 from ..operators.table import SAME
 from ..programs.program import Autocast, Backward, Call, Drop, Event, GradMode, Program, Ref, Stored, made, used
-from ..programs.trainer_calls import ENTROPY, FUNCTIONS, GENERATE, HEAD, MODEL, REWARD
+from ..programs.trainer_calls import FUNCTIONS, GENERATE, HEAD, MODEL, OF_LOGITS, REWARD
 from .calls import Recorder, dtype_name, recording
 from .calls.data import tensors_in
 from .calls.functions import Context
@@ -123,11 +123,16 @@ class _Models:
         self._replaced.append((module, name, vars(module).get(name)))
         setattr(module, name, function)
 
-    def entropy(self, function: Any, logits: Any, chunk_size: int = 128) -> Any:
-        """A call of ``entropy_from_logits``."""
-        with torch._C.DisableTorchFunction() if self.recorder else nullcontext():
-            out = function(logits, chunk_size)
-        return self.recorder.note(ENTROPY, (logits, chunk_size), {}, out) if self.recorder else out
+    def of_logits(self, name: str, function: Any, *args: Any, **given: Any) -> Any:
+        """A call of one of ``OF_LOGITS``, with its defaults written out."""
+        recorder = self.recorder
+        if recorder is None:
+            return function(*args, **given)
+        bound = inspect.signature(function).bind(*args, **given)
+        bound.apply_defaults()
+        with torch._C.DisableTorchFunction(), mock.patch.object(self, "recorder", None):
+            out = function(*bound.args)
+        return recorder.note(name, bound.args, {}, out)
 
     def restore(self) -> None:
         """Give the models their own functions again."""
@@ -169,15 +174,15 @@ class _Models:
             if self.recorder is None:
                 return forward(input_ids, labels=labels, **given)
             width = base.config.num_labels if head is None else base.config.get_text_config().vocab_size
-            shape = (input_ids.shape[0], width) if head is None else (*input_ids.shape, width)
+            kept = given.pop("logits_to_keep", 0)
+            shape = (input_ids.shape[0], width) if head is None else (len(input_ids), kept or input_ids.shape[1], width)
             with torch._C.DisableTorchFunction():
                 out = torch.randn(*shape).to(torch.bfloat16 if torch.is_autocast_enabled("cpu") else base.dtype)
-            if given.get("logits_to_keep"):
-                raise InputError("the trainer asks its model for the last logits alone, which has no rule")
             counted = {key: given.pop(key) for key in ("num_items_in_batch",) if key in given}
             own = mode("logits")
             caches = given.get("use_cache", takes_cache(head_of_model, base) and base.config.use_cache)
             own |= {"use_cache": True} if caches and not own["checkpointing"] else {}
+            own |= {"logits_to_keep": kept} if kept else {}
             made, cache = self.recorder.call_model(name, own, inputs({"input_ids": input_ids, **given}), out)
             loss = None
             if labels is not None and head is None:
@@ -278,10 +283,10 @@ def record_trainer_step(trainer: Any, batches: int = 1) -> Program:
             ExitStack() as patched,
             suppress(_Recorded),
         ):
-            for module in [one for name, one in sys.modules.items() if name.startswith("trl.")]:
-                if ENTROPY in vars(module):  # the function itself, and where it is imported
-                    noted = partial(models.entropy, getattr(module, ENTROPY))
-                    patched.enter_context(mock.patch.object(module, ENTROPY, noted))
+            for module in [place for name, place in sys.modules.items() if name.startswith("trl.")]:
+                for one in {*OF_LOGITS} & {*vars(module)}:  # the function itself, and where it is imported
+                    noted = partial(models.of_logits, one, getattr(module, one))
+                    patched.enter_context(mock.patch.object(module, one, noted))
             trainer.train()
     finally:
         models.restore()
@@ -291,7 +296,10 @@ def record_trainer_step(trainer: Any, batches: int = 1) -> Program:
     recorder.events = []
     if sum(isinstance(event, Backward) for event in events) > 1 + (every > 1):
         raise InputError("the trainer's training_step runs backward more than once; add its losses up and run it once")
-    counts = (max(map(_rows, events)), *([batches] if batches > 2 else []))
+    rows = max(map(_rows, events))
+    if getattr(trainer.args, "use_vllm", False):  # which makes the completions of all batches outside of the step
+        rows = trainer.args.per_device_train_batch_size * trainer.args.steps_per_generation
+    counts = (rows, *([batches] if batches > 2 else []))
     return Program(
         modules=(),
         parameters=(),
@@ -307,14 +315,26 @@ def record_trainer_step(trainer: Any, batches: int = 1) -> Program:
 
 
 def without_idle_views(events: Sequence[Event]) -> tuple[Event, ...]:
-    """The events without the slices that no later event has a use for: the batches of an update beyond the second."""
+    """The events without the slices that no later event has a use for: the batches of an update beyond the second.
+
+    One stays of what has no other slice, since it holds the whole to the end.
+    """
     known: set[int] = set()
-    kept: list[Event] = []
-    for event in reversed(events):
-        idle = isinstance(event, Call) and event.op == "slice" and known.isdisjoint(made(event))
+    idle: set[int] = set()
+    for place, event in reversed([*enumerate(events)]):
+        if isinstance(event, Call) and event.op == "slice" and known.isdisjoint(made(event)):
+            idle.add(place)
         known.update(used(event), (event.slot,) if isinstance(event, Drop) else ())
-        kept += [] if idle else [event]
-    return tuple(reversed(kept))
+    held = {e.args[0] for i, e in enumerate(events) if isinstance(e, Call) and e.op == "slice" and i not in idle}
+    kept: list[Event] = []
+    for place, event in enumerate(events):
+        if place in idle:
+            assert isinstance(event, Call)
+            if event.args[0] in held:
+                continue
+            held.add(event.args[0])
+        kept.append(event)
+    return tuple(kept)
 
 
 def _rows(event: Event) -> int:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import importlib
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 from ..errors import InputError
 from ..steps.trainers import TRAINERS, Trainer
@@ -85,17 +87,33 @@ def trainer_of(
         own = AutoConfig.for_model(**{**reward_model["config"], "pad_token_id": 0, "num_labels": 1})
         scores = AutoModelForSequenceClassification.from_config(own, dtype=getattr(torch, reward_model["dtype"]))
         more |= {"reward_funcs": scores.eval(), "reward_processing_classes": tokenizer}
-    trainer = trainer_class(
-        model=str(folder / "model"),
-        args=arguments_class(**given),
-        train_dataset=Dataset.from_dict(rows),
-        processing_class=tokenizer,
-        peft_config=peft_config,
-        **more,
-    )
+    own_place = importlib.import_module(trainer_class.__module__)
+    with mock.patch.object(own_place, "VLLMGeneration", _Vllm) if given.get("use_vllm") else nullcontext():
+        trainer = trainer_class(
+            model=str(folder / "model"),
+            args=arguments_class(**given),
+            train_dataset=Dataset.from_dict(rows),
+            processing_class=tokenizer,
+            peft_config=peft_config,
+            **more,
+        )
     if name == "trl-kto":  # half of each batch is desirable
         trainer._get_train_sampler = lambda *_: torch.utils.data.SequentialSampler(trainer.train_dataset)
     return trainer
+
+
+class _Vllm:
+    """In place of TRL's ``VLLMGeneration``: completions of the most tokens, each with its log-probability."""
+
+    def __init__(self, *, max_completion_length: int, **_: Any) -> None:
+        self.new = max_completion_length
+
+    def sync_weights(self) -> None:
+        """Copy the policy's weights, where there is an engine."""
+
+    def generate(self, prompts: list[Any], *_: Any, **__: Any) -> tuple[Any, ...]:
+        """Prompts, completions, and what each token's most likely ones had."""
+        return prompts, [[3] * self.new for _ in prompts], [[[-1.0]] * self.new for _ in prompts], None
 
 
 def _trainer(name: str) -> Trainer:

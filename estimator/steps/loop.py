@@ -162,10 +162,11 @@ class Model:
         until: Literal["hidden", "logits"],
         checkpoints: bool = False,
         use_cache: bool = False,
+        logits_to_keep: Size = 0,
     ) -> tuple[Tensor, Any]:
         """Run the model on ids [B, S] up to its head, or its loss: what that gets, and the cache.
 
-        A trainer's step has the rest, and the autocast.
+        A trainer's step has the rest, and the autocast. ``logits_to_keep``: the last tokens, if not all, have logits.
         """
         step = self.inputs.step
         inputs = replace(
@@ -174,6 +175,7 @@ class Model:
             batch=ids.shape[0],
             seq=ids.shape[1],
             until=until,
+            logits_to_keep=logits_to_keep,
             attention_mask=mask if self.step.passes_mask else None,
             gradient_checkpointing_func=self.inputs.gradient_checkpointing_func if checkpoints else None,
         )

@@ -15,13 +15,13 @@ from ..programs import Procedure, Sizes, Step
 from ..programs.event_loop import EventLoop, Frame
 from ..programs.modules import Frozen, Method
 from ..programs.program import Backward, Call, Event, GradMode, Weight, made, used
-from ..programs.trainer_calls import ENTROPY, FUNCTIONS, GENERATE, MODEL, REWARD
+from ..programs.trainer_calls import FUNCTIONS, GENERATE, MODEL, OF_LOGITS, REWARD
 from ..programs.trainer_programs import TrainerProgram
+from . import trl_loss
 from .generate import Generate, call_of
 from .generate_options import GenerateOptions
 from .loop import Loop, Model
 from .sharding.scope import Scope
-from .trl_loss import entropy_from_logits, log_probabilities, whole_head
 
 
 @dataclass(frozen=True, eq=False)
@@ -99,7 +99,7 @@ class TrainerStep(Procedure):
         program = self.program.at(*_sizes_of(model, given), others)
         events = program.before
         sections = _sections(events)
-        calls, frame = _Calls(loop, self.window), Frame()
+        calls, frame = _Calls(loop, self.window, generations > 0), Frame()
         own: dict[int, Any] = {}
         for again in range(loop.step.micro_batches):
             loop.sent.append(model.scope.communicated)
@@ -111,7 +111,7 @@ class TrainerStep(Procedure):
                 own = own or _given(events[start:stop], frame)
                 frame.update(own)
             else:
-                calls, frame = _Calls(loop, self.window), Frame()
+                calls, frame = _Calls(loop, self.window, generations > 0), Frame()
                 for one in program.buffers:
                     frame[program.inputs[one.name]] = ledger.attribute(one.shape, one.dtype)
                 for one in program.attributes:
@@ -158,9 +158,10 @@ def _given(events: Sequence[Event], frame: Frame) -> dict[int, Any]:
 class _Calls(EventLoop):
     """A trainer's calls, of which some are answered by models."""
 
-    def __init__(self, loop: Loop, window: int | None) -> None:
+    def __init__(self, loop: Loop, window: int | None, generates: bool) -> None:
         super().__init__(loop.ledger)
         self.models, self._step, self._window = loop.models, loop.step, window
+        self._generates = generates
 
     def start(self) -> None:
         super().start()
@@ -173,8 +174,10 @@ class _Calls(EventLoop):
             self._generate(call, frame)
         elif call.op in FUNCTIONS:
             self._log_probabilities(call, frame)
-        elif call.op == ENTROPY:
-            frame[call.out[0].slot] = entropy_from_logits(*[self.value(one, frame) for one in call.args])
+        elif call.op in OF_LOGITS:
+            made = getattr(trl_loss, call.op)(*[self.value(one, frame) for one in call.args])
+            for one, tensor in zip(call.out, made, strict=True):
+                frame[one.slot] = tensor
         else:
             super()._call(call, frame)
 
@@ -186,8 +189,11 @@ class _Calls(EventLoop):
         ids = frame[given["input_ids"].slot]
         mask = frame[given["attention_mask"].slot] if "attention_mask" in given else None
         caches = given.get("use_cache", False)
+        if self._generates:
+            self.ledger.phase = "forward" if self.ledger.grad_enabled and name == "model" else "scoring"
         with self.ledger.no_grad() if name.startswith(REWARD) else nullcontext():  # TRL's torch.inference_mode
-            made = self.models[name].part(ids, mask, given["gives"], given["checkpointing"], caches)
+            kept = given.get("logits_to_keep", 0)
+            made = self.models[name].part(ids, mask, given["gives"], given["checkpointing"], caches, kept)
         self.ledger.scope = self.ledger.module = "loss"
         for one, result in zip(call.out, made, strict=False):
             frame[one.slot] = result
@@ -220,7 +226,7 @@ class _Calls(EventLoop):
         head, after = model.causal_lm.head()
         capped = "tanh" in after
         given = [self.value(one, frame) for one in (x, targets)]
-        made = log_probabilities(given[0], *whole_head(head), given[1], capped, outputs)
+        made = trl_loss.log_probabilities(given[0], *trl_loss.whole_head(head), given[1], capped, outputs)
         del given
         for one, tensor in zip(call.out, model.scope.after_forward(tuple(made)), strict=True):
             frame[one.slot] = tensor

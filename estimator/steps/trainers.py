@@ -161,9 +161,10 @@ def key_of(
     compact: bool,
     old: bool,
     rewards: bool,
+    vllm: bool,
 ) -> Key:
     """Which step of a trainer it is."""
     fused = has_fused_head(name, release)
-    wide = None if fused else dtype == "float32"
-    old = old and name != "trl-rloo"  # which scores them always
-    return Key(loss_type or TRAINERS[name].loss_type, reference, autocast, wide, compact and fused, old, rewards)
+    wide = None if fused or TRAINERS[name].num_generations else dtype == "float32"
+    old = old and name != "trl-rloo" and not vllm  # which score them always
+    return Key(loss_type or TRAINERS[name].loss_type, reference, autocast, wide, compact and fused, old, rewards, vllm)

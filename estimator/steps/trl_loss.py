@@ -10,6 +10,7 @@ are folded by a Triton kernel on a GPU, and by PyTorch's operators on a CPU.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from typing import Any
 
 from .. import operators as ops
@@ -25,6 +26,8 @@ OUTPUTS = ("entropy", "log_sum_sq_probs", "mean_logits", "is_top1")
 """What ``ChunkedLogProbFunction`` gives beside log-probabilities, where it is asked, in this order."""
 TILE_TOKENS, TILE_VOCABULARY = 4096, 32768
 """Tokens of a tile (``TOKEN_CHUNK_SIZE``), and the width of its buffer (``_CHUNKED_LOGPROB_CHUNK_SIZE``)."""
+ENTROPY_TOKENS = 128
+"""Those of which ``entropy_from_logits`` takes the logits at a time, by default."""
 
 
 def _shifted(hidden_states: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
@@ -288,12 +291,88 @@ def _accumulate(ledger: Ledger, needs: Sequence[bool], sizes: tuple[Size, int, S
                 ledger.transient(rows * width * ITEMSIZE["float32"], other * hidden * ITEMSIZE["float32"])
 
 
-def entropy_from_logits(logits: Tensor, chunk_size: int) -> Tensor:
-    """``entropy_from_logits`` (TRL 1.14) of [.., V]: so many tokens at a time."""
+def entropy_from_logits(logits: Tensor, chunk_size: int) -> tuple[Tensor]:
+    """``entropy_from_logits`` (``trl/trainer/utils.py``) of [.., V]: so many tokens at a time, or a kernel's."""
+    if logits.ledger.device.tiles_on_chip:
+        index = logits.ledger.empty(logits.shape[:-1], "int64")
+        return (_logprob_entropy(logits, index, None)[1],)
     shape, tokens = logits.shape[:-1], whole(product(logits.shape[:-1]))
     flat = ops.reshape(logits, (tokens, logits.shape[-1]))
     entropies = []
     for start in range(0, tokens, chunk_size):
         logps = ops.log_softmax(ops.narrow(flat, 0, min(chunk_size, tokens - start)))
         entropies.append(ops.neg(ops.sum(ops.mul(ops.exp(logps), logps), -1)))
-    return ops.reshape(ops.cat(tuple(entropies), (tokens,)), shape)
+    return (ops.reshape(ops.cat(tuple(entropies), (tokens,)), shape),)
+
+
+def selective_log_softmax(
+    logits: Tensor, index: Tensor, temperature: float = 1.0, row_mask: Tensor | None = None
+) -> tuple[Tensor]:
+    """``selective_log_softmax`` (``trl/trainer/utils.py``) of [B, T, V] and [B, T]: a row at a time, or a kernel's."""
+    if logits.ledger.device.tiles_on_chip:
+        return (_logprob_entropy(logits, index, row_mask)[0],)
+    if temperature != 1:
+        logits = ops.div(logits, ops.SCALAR)
+    index = ops.unsqueeze(index, -1)
+    if logits.dtype == "float32":
+        selected = ops.gather(logits, -1, index)
+        logsumexp = ops.stack(tuple([ops.logsumexp(row, -1) for row in ops.unbind(logits)]))
+        made = ops.sub(selected, ops.unsqueeze(logsumexp, -1))
+    else:
+        rows = []
+        for row, labels in zip(ops.unbind(logits), ops.unbind(index), strict=True):
+            logps = ops.log_softmax(row)
+            rows.append(ops.gather(logps, -1, labels))
+        made = ops.stack(tuple(rows))
+        del rows
+    made = ops.squeeze(made, made.shape[:-1])
+    return (_masked(made, row_mask),)
+
+
+def selective_log_softmax_and_entropy(
+    logits: Tensor, index: Tensor, entropy_requires_grad: bool, temperature: float, row_mask: Tensor | None
+) -> tuple[Tensor, Tensor]:
+    """``selective_log_softmax_and_entropy`` (``trl/trainer/utils.py``): both, one after the other, or by a kernel."""
+    ledger = logits.ledger
+    if ledger.device.tiles_on_chip:
+        return _logprob_entropy(logits, index, row_mask)
+    if temperature != 1:
+        logits = ops.div(logits, ops.SCALAR)
+    (logprobs,) = selective_log_softmax(logits, index, 1.0, row_mask)
+    with nullcontext() if entropy_requires_grad else ledger.no_grad():
+        (entropy,) = entropy_from_logits(logits, ENTROPY_TOKENS)
+    return logprobs, _masked(entropy, row_mask)
+
+
+def _masked(x: Tensor, row_mask: Tensor | None) -> Tensor:
+    """``x.masked_fill(row_mask == 0, 0.0)``, where there is a mask."""
+    return x if row_mask is None else ops.masked_fill(x, ops.without_gradient((row_mask,), "bool", ops.INTEGER))
+
+
+@saves(
+    "_LogProbEntropyFunctionBackward",
+    Kept("the logits", because="backward computes the probabilities again"),
+    Kept("the labels", because="they say which logit of each token gets the gradient"),
+    Kept("each token's log-sum-exp", because="backward computes the probabilities again"),
+    Kept("each token's expected logit", because="the entropy's gradient needs it"),
+    Kept("the mask", because="tokens without a label get no gradient"),
+    inputs=("logits",),
+)
+def _logprob_entropy(logits: Tensor, index: Tensor, row_mask: Tensor | None) -> tuple[Tensor, Tensor]:
+    """``_LogProbEntropyFunction`` (``trl/kernels/logprob_entropy.py``), a kernel in Triton: float32 of each token."""
+    ledger, shape = logits.ledger, logits.shape[:-1]
+    entropy, log_z, expected_logit = (ledger.empty(shape, "float32") for _ in range(3))
+    logprobs = record(
+        "_LogProbEntropyFunctionBackward",
+        lambda: ledger.empty(shape, "float32"),
+        (logits,),
+        (logits, index, log_z, expected_logit, row_mask),
+        _logprob_entropy_backward,
+    )
+    return logprobs, entropy
+
+
+def _logprob_entropy_backward(call: Call) -> ops.Grads:
+    logits = call.saved[0]
+    grad_logits = call.ledger.empty(logits.shape, logits.dtype)
+    return (grad_logits,)

@@ -30,7 +30,8 @@ _KEYS_OF: Mapping[tuple[str, ...], tuple[str, ...]] = {
     ("trl-rloo",): ("normalize_advantages", "reward_clip_range", "rloo_k"),
     _GENERATE: (
         "num_generations", "steps_per_generation", "num_iterations", "generation_batch_size", "use_vllm", "vllm_mode",
-        "vllm_gpu_memory_utilization", "reward_funcs", "reward_weights", "reward_model_name_or_path",
+        "vllm_gpu_memory_utilization", "vllm_enable_sleep_mode", "vllm_max_model_length",
+        "reward_funcs", "reward_weights", "reward_model_name_or_path",
         "reward_model_path", "epsilon", "temperature", "top_p", "top_k", "log_completions", "generation_kwargs",
     ),
     _WITH_REFERENCE: ("precompute_ref_log_probs", "precompute_ref_batch_size"),
@@ -142,9 +143,9 @@ def _other(settings: Settings, trainer: str) -> None:
         settings.whole_of("steps_per_generation", "steps_per_generation")
         settings.whole_of("num_iterations", "num_iterations")
         settings.refused(_OTHER_BATCHES, "generation_batch_size")
-        settings.refused(
-            _OTHER_GENERATION, "use_vllm", "use_transformers_paged", "use_transformers_continuous_batching"
-        )
+        settings.refused(_OTHER_GENERATION, "use_transformers_paged", "use_transformers_continuous_batching")
+        if settings.flag("use_vllm"):
+            _vllm(settings)
         if (scores := settings.text("reward_model_name_or_path", "reward_model_path")) is not None:
             settings.say("reward_model", scores, "reward_model_name_or_path", "reward_model_path")
     elif prompt is not None and prompt < settings.reading.plan.get("seq", 1024):
@@ -155,6 +156,28 @@ def _other(settings: Settings, trainer: str) -> None:
     if settings.text("f_divergence_type") not in (None, "reverse_kl"):
         settings.problem("f_divergence_type", "f_divergence_type", "has no rule here")
     settings.without_rule("a few numbers a row", "center_rewards_coefficient", "scale_rewards", "label_smoothing")
+
+
+def _vllm(settings: Settings) -> None:
+    """What TRL's configs say of vLLM, in the process or on a server."""
+    settings.say("use_vllm", True, "use_vllm")
+    mode = settings.text("vllm_mode")
+    if mode is not None:
+        settings.say("vllm_mode", mode, "vllm_mode")
+    share, asleep = settings.number("vllm_gpu_memory_utilization"), settings.flag("vllm_enable_sleep_mode")
+    ranks, longest = settings.whole("vllm_tensor_parallel_size"), settings.whole("vllm_max_model_length")
+    if mode != "server":
+        for key, value in (
+            ("vllm_gpu_memory_utilization", share),
+            ("vllm_enable_sleep_mode", asleep or None),
+            ("vllm_tensor_parallel_size", ranks),
+            ("vllm_max_model_length", longest),
+        ):
+            if value is not None:
+                settings.say(key, value, key)
+    settings.value("vllm_server_base_url", "vllm_server_host", "vllm_server_port", "vllm_server_timeout")
+    if settings.value("vllm_importance_sampling_correction") is False:
+        settings.problem("use_vllm", "vllm_importance_sampling_correction", "has no rule here")
 
 
 _OTHER_BATCHES = "counts the completions of all processes, which has no rule here; give steps_per_generation"

@@ -171,7 +171,8 @@ COMMANDS: tuple[tuple[str, tuple[str, ...]], ...] = (
 """Programs of engines that take a command line, and some of their options."""
 TRAINER_KEYS = (
     *("trl", "prompt_seq", "loss_type", "beta", "precompute_ref_log_probs", "num_generations", "reference", "batch"),
-    *("num_iterations", "steps_per_generation", "reward_model"),
+    *("num_iterations", "steps_per_generation", "reward_model", "use_vllm", "vllm_mode"),
+    *("vllm_gpu_memory_utilization", "vllm_enable_sleep_mode", "vllm_max_model_length"),
     *("seq", "loss", "checkpointing", "gradient_accumulation_steps", "optimizer", "lengths", "autocast", "runtime"),
 )
 MEDIA_KEYS = ("images", "image_size", "audio_frames", "audio_seconds", "target_seq", "freeze", "head", "seq", "batch")

@@ -87,7 +87,7 @@ def cases() -> list[Case]:
                     },
                 )
             )
-    return [*found, REFERENCES_PEAK, *NAMED, *ODD, *UNEQUAL, *ACCUMULATED, *REWARDS, *SHARDED]
+    return [*found, REFERENCES_PEAK, *NAMED, *ODD, *UNEQUAL, *ACCUMULATED, *REWARDS, *VLLM, *SHARDED]
 
 
 SMALL = {**SIZES["llama"], "model_type": "llama", "hidden_size": 64, "num_hidden_layers": 3, "vocab_size": 401}
@@ -168,6 +168,17 @@ REWARDS: list[Case] = [
       "reward_model": {"config": OF_REWARDS, "dtype": "bfloat16"}}),
 ]  # fmt: skip
 """A model of another family and size scores the completions."""
+SERVED: dict[str, Any] = {"use_vllm": True, "vllm_mode": "server"}
+VLLM: list[Case] = [
+    ("trl-grpo-vllm", SMALL,
+     {**PLAIN, **SERVED, "trainer": "trl-grpo", "batch": 4, "seq": 97, "num_generations": 2}),
+    ("trl-grpo-vllm, three batches and a copy", SMALL,
+     {**SERVED, "trainer": "trl-grpo", "batch": 4, "seq": 61, "prompt_seq": 20, "num_generations": 3, "beta": 0.04,
+      "gradient_accumulation_steps": 3, "loss_type": "grpo"}),
+    ("trl-rloo-vllm, lora", OTHERS["qwen3"],
+     {**BF16, **SERVED, "trainer": "trl-rloo", "batch": 6, "seq": 53, "prompt_seq": 11, "method": LORA}),
+]  # fmt: skip
+"""Another engine generates, in place of which prompts get their completions at once. None of its bytes are counted."""
 OLDER: list[Case] = [
     ("trl-dpo-lora", SMALL, {**PLAIN, "trainer": "trl-dpo", "batch": 4, "seq": 97, "method": LORA}),
     ("trl-dpo-defaults", SMALL, {"trainer": "trl-dpo", "batch": 3, "seq": 61, "prompt_seq": 20}),
@@ -182,6 +193,37 @@ OLDER: list[Case] = [
     ("trl-cpo-16", SMALL, {**BF16, "trainer": "trl-cpo", "batch": 4, "seq": 41, "loss_type": "simpo"}),
 ]  # fmt: skip
 """Under older releases, which make whole logits, and the entropy of 128 tokens at a time."""
+GENERATING: list[Case] = [
+    ("trl-grpo-full", SMALL,
+     {**PLAIN, "trainer": "trl-grpo", "batch": 4, "seq": 97, "num_generations": 2}),
+    ("trl-grpo-lora-16-layer", SMALL,
+     {**BF16, "trainer": "trl-grpo", "batch": 6, "seq": 61, "prompt_seq": 20, "num_generations": 3,
+      "method": LORA, "checkpointing": "layer"}),
+    ("trl-grpo-defaults, a copy", SMALL,
+     {"trainer": "trl-grpo", "batch": 4, "seq": 60, "num_generations": 2, "beta": 0.04,
+      "loss_type": "grpo"}),
+    ("trl-grpo-defaults, adapter off", SMALL,
+     {"trainer": "trl-grpo", "batch": 8, "seq": 44, "prompt_seq": 30, "num_generations": 4, "beta": 0.1,
+      "method": {**ATTENTION, "target_modules": ["q_proj", "v_proj"]}}),
+    ("trl-grpo-three batches", SMALL,
+     {"trainer": "trl-grpo", "batch": 4, "seq": 41, "num_generations": 3,
+      "gradient_accumulation_steps": 3}),
+    ("trl-grpo-two iterations", SMALL,
+     {**LAYER, "trainer": "trl-grpo", "batch": 4, "seq": 45, "prompt_seq": 30, "num_generations": 2,
+      "beta": 0.1, "num_iterations": 2, "loss_type": "grpo"}),
+    ("trl-rloo-full", SMALL, {**PLAIN, "trainer": "trl-rloo", "batch": 4, "seq": 53}),
+    ("trl-rloo-lora-16-layer", SMALL,
+     {**BF16, "trainer": "trl-rloo", "batch": 6, "seq": 150, "prompt_seq": 21, "method": LORA,
+      "checkpointing": "layer"}),
+    ("trl-rloo-defaults", SMALL, {"trainer": "trl-rloo", "batch": 4, "seq": 70, "prompt_seq": 21}),
+    ("trl-rloo-two batches, lora", SMALL,
+     {**PLAIN, "trainer": "trl-rloo", "batch": 4, "seq": 53, "prompt_seq": 11,
+      "gradient_accumulation_steps": 2, "method": LORA}),
+    ("trl-rloo-16, no penalty", OTHERS["gpt_neox"],
+     {**BF16, "trainer": "trl-rloo", "batch": 4, "seq": 90, "prompt_seq": 31, "beta": 0.0}),
+]  # fmt: skip
+"""Under 1.14, which makes the logits of completions alone."""
+OF_RELEASE: dict[str, list[Case]] = {"1.9": OLDER, "1.14": [*OLDER, *GENERATING]}
 
 
 def _again(dtype: str) -> dict[str, Any]:
@@ -273,7 +315,7 @@ def measured(config: Mapping[str, Any], plan: Mapping[str, Any], folder: Path) -
     }
     for key in (
         *("loss_type", "beta", "precompute_ref_log_probs", "num_generations"),
-        *("gradient_accumulation_steps", "steps_per_generation", "num_iterations"),
+        *("gradient_accumulation_steps", "steps_per_generation", "num_iterations", "use_vllm"),
     ):
         if key in given:
             several = isinstance(given[key], str) and "+" in given[key]
@@ -353,7 +395,7 @@ def main(only: list[str]) -> None:
     found: dict[str, Any] = {}
     release = ".".join(version("trl").split(".")[:2])
     path = RECORDS_OLDER.get(release, RECORD)
-    asked = (*cases(), *LIVE) if path == RECORD else OLDER
+    asked = OF_RELEASE.get(release) or [*cases(), *LIVE]
     if factory := find_spec("llamafactory") is not None:
         path, asked = RECORD_FACTORY, FACTORY
     if path.exists() and only:

@@ -20,6 +20,7 @@ from tests.helpers.operator_rules import (
     BF16,
     F16,
     F32,
+    MIXED,
     PAIRS,
     Cases,
     Given,
@@ -190,7 +191,7 @@ def test_index_copy(given: tuple[Given, ...]) -> None:
     )
 
 
-@varied([((20, 30), (20, 30))], PAIRS)
+@varied([((20, 30), (20, 30))], MIXED)
 def test_stack(given: tuple[Given, ...]) -> None:
     """Witness: autograd's saved tensors and the allocator."""
     agree(lambda a, b: ops.stack((a, b), 1), lambda a, b: torch.stack((a, b), dim=1), *given)

@@ -27,6 +27,7 @@ from tests.cases.tables import MEASURED
 MODEL = "smollm-135m"
 LORA = {"name": "lora", "r": 4, "target_modules": ["q_proj"]}
 CUDA, LITGPT = {"runtime": "torch-cuda"}, {"implementation": "litgpt", "model": "tiny-llama-1.1b"}
+GRPO = {"trainer": "trl-grpo", "batch": 8}
 LLAMA_CPP = {"runtime": "llama.cpp"}
 MLX = {"runtime": "mlx"}
 EXECUTORCH = {"runtime": "executorch"}
@@ -136,6 +137,9 @@ REFUSED: list[dict[str, Any]] = [
     {"device": "iphone-15", "sharding": SHARDED},
     {"device": "pixel-8", "ios_increased_memory_limit": True},
     {"device": "iphone-13", "ios_increased_memory_limit": True},
+    {**GRPO, "runtime": "torch-cpu", "use_vllm": True},
+    {**GRPO, "device": "rtx-4090", "use_vllm": True, "dtype": "int8", "method": "lora"},
+    {**GRPO, "device": "rtx-4090", "use_vllm": True, "vllm_tensor_parallel_size": 2},
     {"trainer": "trl-dpo", "loss": "chunked"},
     {"trainer": "trl-kto", "batch": 1},
     {"trainer": "trl-dpo", "packing": True},
@@ -360,6 +364,12 @@ VALUES: dict[str, Any] = {
     "num_generations": 4,
     "steps_per_generation": 2,
     "num_iterations": 2,
+    "use_vllm": True,
+    "vllm_mode": "server",
+    "vllm_gpu_memory_utilization": 0.5,
+    "vllm_enable_sleep_mode": True,
+    "vllm_tensor_parallel_size": 2,
+    "vllm_max_model_length": 512,
     "reference": "copy",
     "reward_model": "smollm-135m",
     "label_share": 0.5,
@@ -380,6 +390,7 @@ VALUES: dict[str, Any] = {
 """A value of every key that belongs to something: not its default."""
 
 WITHOUT: dict[str, dict[str, Any]] = {
+    "vllm_mode: colocate": {**GRPO, "use_vllm": True, "vllm_mode": "server"},
     "runtime: torch-cpu or torch-cuda": LLAMA_CPP,
     "runtime: llama.cpp": {"runtime": "torch-cpu"},
     "runtime: mlx": {"runtime": "torch-cpu"},

@@ -20,6 +20,7 @@ from estimator.methods.registry import METHODS
 from estimator.moments.options import RunOptions
 from estimator.plans.flat import IN_BLOCK_ALONE
 from estimator.plans.plan import Plan
+from estimator.plans.refusals import VLLM_KEYS
 from estimator.plans.second_model import SecondModel
 from estimator.show.cli import main
 from estimator.show.commands.options import add_plan_options
@@ -32,6 +33,7 @@ NF4 = ["--dtype", "nf4", "--method", "lora", "--seq", "1"]
 """One token, so that the peak is where a weight is dequantised."""
 CUDA = ["--runtime", "torch-cuda"]
 GRPO = ["--trainer", "trl-grpo", "--batch", "8", "--seq", "40"]
+COLOCATED = ["--use-vllm", "--device", "rtx-4090", *GRPO]
 LITGPT = ["--implementation", "litgpt", "--method", "lora"]
 PLAN_OPTIONS: dict[str, tuple[list[str], Any]] = {
     "implementation": (["--implementation", "litgpt"], "litgpt"),
@@ -44,6 +46,15 @@ PLAN_OPTIONS: dict[str, tuple[list[str], Any]] = {
     "num_generations": (["--num-generations", "4", *GRPO], 4),
     "steps_per_generation": (["--steps-per-generation", "1", "--gradient-accumulation-steps", "2", *GRPO], 1),
     "num_iterations": (["--num-iterations", "2", *GRPO], 2),
+    "use_vllm": (COLOCATED, True),
+    "vllm_mode": (["--vllm-mode", "server", *COLOCATED], "server"),
+    "vllm_gpu_memory_utilization": (["--vllm-gpu-memory-utilization", "0.4", *COLOCATED], 0.4),
+    "vllm_enable_sleep_mode": (["--vllm-enable-sleep-mode", *COLOCATED], True),
+    "vllm_tensor_parallel_size": (
+        ["--vllm-tensor-parallel-size", "3", *COLOCATED, "--sharding", "ddp", "--world-size", "3"],
+        3,
+    ),
+    "vllm_max_model_length": (["--vllm-max-model-length", "64", *COLOCATED], 64),
     "reward_model": (["--reward-model", "smollm-135m", *GRPO], SecondModel(model="smollm-135m")),
     "reference": (["--reference", "copy", *GRPO, "--beta", "0.2", "--method", "lora"], "copy"),
     "embedding_optim_bits": (["--embedding-optim-bits", "32", "--optimizer", "adamw-8bit"], 32),
@@ -595,6 +606,7 @@ def test_every_plan_key_is_an_option(key: str) -> None:
     """Asks the contract: the option gives what the key gives, and something else than leaving it out."""
     options, value = PLAN_OPTIONS[key]
     dpo, grpo = {"trainer": "trl-dpo", "seq": 40}, {"trainer": "trl-grpo", "batch": 8, "seq": 40}
+    colocated = {**grpo, "use_vllm": True, "device": "rtx-4090"}
     # With sdpa the cache of this plan is what backward keeps anyway, so eager shows that the option arrives.
     needed: dict[str, dict[str, Any]] = {
         "use_cache": {"attention": "eager"},
@@ -619,6 +631,9 @@ def test_every_plan_key_is_an_option(key: str) -> None:
         "trl": {"trainer": "trl-sft", "seq": 40},
         **dict.fromkeys(("prompt_seq", "beta", "num_generations", "num_iterations", "reward_model"), grpo),
         "steps_per_generation": {**grpo, "gradient_accumulation_steps": 2},
+        "use_vllm": {**grpo, "device": "rtx-4090"},
+        **dict.fromkeys(("vllm_mode", *VLLM_KEYS), colocated),
+        "vllm_tensor_parallel_size": {**colocated, "sharding": {"name": "ddp", "world_size": 3}},
         **dict.fromkeys(("precompute_ref_log_probs", "loss_type"), dpo),
         "reference": {**grpo, "beta": 0.2, "method": "lora"},
     }

@@ -18,7 +18,7 @@ from estimator.plans.plan import parse_plan
 from estimator.plans.resolve import resolve
 from estimator.programs.trainer_programs import steps_of
 from estimator.steps.trainers import TRAINERS
-from tests.cases.trl_loops import FACTORY, LIVE, OLDER, RECORD, RECORD_FACTORY, RECORDS_OLDER, cases
+from tests.cases.trl_loops import FACTORY, LIVE, OF_RELEASE, RECORD, RECORD_FACTORY, RECORDS_OLDER, cases
 
 MEASURED: dict[str, dict[str, int]] = json.loads(RECORD.read_text(encoding="utf-8"))["steps"]
 TOLERANCE = 64
@@ -47,10 +47,11 @@ def test_a_step_is_what_the_trainer_takes(
     is_the_trainers(estimate(plan_of(config, keys, tmp_path)).bytes, MEASURED[name])
 
 
-@pytest.mark.parametrize("release", RECORDS_OLDER)
-@pytest.mark.parametrize(("name", "config", "keys"), OLDER, ids=[name for name, *_ in OLDER])
+@pytest.mark.parametrize(
+    ("release", "name", "config", "keys"), [(release, *case) for release, own in OF_RELEASE.items() for case in own]
+)
 def test_a_step_of_an_older_release(
-    name: str, config: dict[str, Any], keys: dict[str, Any], release: str, tmp_path: Path
+    release: str, name: str, config: dict[str, Any], keys: dict[str, Any], tmp_path: Path
 ) -> None:
     measured = json.loads(RECORDS_OLDER[release].read_text(encoding="utf-8"))["steps"]
     is_the_trainers(estimate(plan_of(config, {**keys, "trl": release}, tmp_path)).bytes, measured[name])
@@ -176,7 +177,7 @@ def test_batches_between_the_first_and_the_last_are_alike() -> None:
             "loss_type: likely has no rule with trainer: trl-dpo; known",
         ),
         ({"trainer": "trl-dpo", "prompt_seq": 64}, "prompt_seq: 64 leaves no completion of seq: 64"),
-        ({"trainer": "trl-grpo", "batch": 8, "trl": "1.14"}, "take trl: 1.16"),
+        ({"trainer": "trl-grpo", "batch": 8, "trl": "1.14", "loss_type": "cispo"}, "known are dapo, grpo"),
         ({"trainer": "trl-dpo", "seq": 1}, "seq: 1 leaves no completion"),
         (
             {"trainer": "trl-dpo", "sharding": {"name": "fsdp2", "world_size": 4}},

@@ -132,7 +132,7 @@ def test_the_trainer_that_a_command_of_trl_starts(words: str, trainer: str) -> N
 @pytest.mark.parametrize(
     ("keys", "why"),
     [
-        ({"num_generations": 2, "use_vllm": True}, "generates in another way"),
+        ({"num_generations": 2, "use_transformers_paged": True}, "generates in another way"),
         ({"num_generations": 2, "generation_batch_size": 16}, "give steps_per_generation"),
         (
             {"num_generations": 2, "gradient_accumulation_steps": 3, "steps_per_generation": 4},

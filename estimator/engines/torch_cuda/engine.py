@@ -101,7 +101,12 @@ class TorchCuda(Torch):
         """
         from .process import replay as replayed
 
-        batches, capacity = self.batches(job.plan), self.capacity(job.plan)
+        batches, capacity, vllm = self.batches(job.plan), self.capacity(job.plan), None
+        if job.plan.colocates:
+            from ..vllm import colocated
+
+            vllm = colocated.started(job)
+            capacity = None if capacity is None else max(capacity - colocated.held_in_a_step(job, vllm), 0)
         hopeless = capacity is not None and peak > capacity
         used = None if hopeless and not says_where else replayed(job, batches, capacity, logs=logs)
         notes = []
@@ -126,7 +131,9 @@ class TorchCuda(Torch):
                 f"in the allocator's replay one pass over a chunk of the sequence stands for {passes:,}; reserved "
                 "bytes were within 2.5 % of those of all passes"
             )
-        return used._replace(warnings=tuple(notes))
+        other = None if vllm is None else colocated.beside(job, vllm, used)
+        notes += [] if other is None else [other.said]
+        return used._replace(warnings=tuple(notes), beside=other)
 
     def replay(
         self,

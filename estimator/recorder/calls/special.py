@@ -109,6 +109,11 @@ def _sliced(recorder: Recorder, x: torch.Tensor, index: Any) -> tuple[torch.Tens
             gathered[dim] = made = recorder.note("tensor", (tuple(part),), {}, recorder.new(numbers))
             recorder.data.set(made, numbers)
             dim += 1
+        elif isinstance(part, torch.Tensor) and part.dtype == torch.bool and not (part.dim() or part.is_meta):
+            x = recorder.note("unsqueeze", (x, dim), {}, x.unsqueeze(dim))  # of which it takes the one or none
+            numbers = torch.zeros(int(part.item()), dtype=torch.int64)
+            gathered[dim] = recorder.note("tensor", (tuple(numbers.tolist()),), {}, recorder.new(numbers))
+            dim += 1
         elif isinstance(part, torch.Tensor) and (part.dim() or part.dtype == torch.bool):
             gathered[dim] = part
             dim += part.dim() if part.dtype in (torch.bool, torch.uint8) else 1
