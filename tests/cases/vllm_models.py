@@ -263,12 +263,32 @@ def answer(raw: dict[str, Any], ranks: int, details: bool = False, **options: An
     return found
 
 
+def in_pipelines(specs: list[dict[str, Any]]) -> dict[str, list[int]]:
+    """Bytes of the parameters of each of two ranks of a pipeline, of the smallest model of each family."""
+    found: dict[str, list[int]] = {}
+    for spec in {one["config"]["model_type"]: one for one in sorted(specs, key=lambda x: -x["parameters"])}.values():
+        held = []
+        for rank in range(2):
+            try:
+                config = configured(spec["config"], 1)
+                config.parallel_config.pipeline_parallel_size = 2
+                parallel_state._PP = _Ranks(2)
+                vars(parallel_state._PP).update(rank_in_group=rank, is_first_rank=rank == 0, is_last_rank=rank == 1)
+                held.append(sum(p.numel() * p.element_size() for p in made(config).parameters()))
+            except Exception:
+                break
+        if len(held) == 2:
+            found[spec["name"]] = held
+    return found
+
+
 def main(names: list[str]) -> None:
     """Ask about all built-in models, or those of which the names are given, in detail."""
     _as_on_cuda()
     kept = json.loads(RESULTS.read_text()) if RESULTS.exists() else {}
     known = kept.get(RELEASE, {}).get("models", {}) if os.environ.get("RESUME") else {}
     found: dict[str, Any] = {}
+    specs: list[dict[str, Any]] = []
     for path in sorted((ROOT / "model_specs").glob("*.json")):
         if names and path.stem not in names:
             continue
@@ -279,10 +299,18 @@ def main(names: list[str]) -> None:
         if names:
             print(json.dumps({path.stem: found[path.stem]}), flush=True)
             continue
+        specs.append(json.loads(path.read_text()))
         made_by = {"vllm": vllm.__version__, "torch": torch.__version__, "date": f"{date.today()}"}
         kept[RELEASE] = {**made_by, "models": found}
-        text = json.dumps(kept, separators=(",", ":")).replace('}},"', '}},\n"')
-        RESULTS.write_text(text + "\n")
+        write(kept)
+    if not names and RELEASE != "0.11":
+        write({**kept, RELEASE: {**kept[RELEASE], "pipelines": in_pipelines(specs)}})
+
+
+def write(kept: dict[str, Any]) -> None:
+    """Write the answers."""
+    text = json.dumps(kept, separators=(",", ":")).replace('}},"', '}},\n"')
+    RESULTS.write_text(text + "\n")
 
 
 if __name__ == "__main__":

@@ -10,11 +10,11 @@ from typing import Any
 import pytest
 
 from estimator.answers.serving import serving
-from estimator.engines.served.checkpoint import bytes_of
+from estimator.engines.served.checkpoint import bytes_of, rope_bytes
 from estimator.engines.served.formats import of_config
 from estimator.engines.vllm.caches import grouped, layers
 from estimator.engines.vllm.command_line import GRAMMAR
-from estimator.engines.vllm.engine import Rank, _fitted, parts, usual_length
+from estimator.engines.vllm.engine import ENGINE, Rank, _fitted, parts, usual_length
 from estimator.engines.vllm.serving_options import ServingOptions
 from estimator.errors import InputError
 from estimator.ledger import ITEMSIZE
@@ -167,6 +167,18 @@ def test_what_it_refuses(model: str, options: dict[str, Any], words: str) -> Non
     """In vLLM's words: ``config/parallel.py``, ``config/model.py``, ``config/lora.py``."""
     with pytest.raises(InputError, match=re.escape(words)):
         serving(model, "h100-80gb", [4096], ServingOptions(**options))
+
+
+@pytest.mark.share(8)
+@pytest.mark.parametrize("model", RECORDED["0.33"]["pipelines"])
+def test_ranks_of_a_pipeline(model: str) -> None:
+    """Witness: vLLM itself: bytes of the parameters of two ranks, of one model of each family."""
+    spec = load(model)
+    dtype = "bfloat16" if spec.dtype == "float32" else spec.dtype
+    options = ServingOptions(dtype=dtype, pipeline_parallel_size=2, max_num_batched_tokens=2048, max_num_seqs=256)
+    tables = rope_bytes(spec.raw, spec.config, ITEMSIZE[dtype])
+    held = [rank.weights - tables for rank in ENGINE.ranks(spec.config, spec.raw, options)]
+    assert held == RECORDED["0.33"]["pipelines"][model]
 
 
 @pytest.mark.parametrize("model", ["bert-base", "bge-base-en-v1.5"])

@@ -59,9 +59,14 @@ def bytes_of(part: Part, dtype: str, format: Format | None) -> int:
     return part.elements * (4 if part.float32 else ITEMSIZE[dtype])
 
 
-def is_on(part: Part, rank: int, ranks: int, config: Config) -> bool:
-    """Whether a rank of a pipeline has a parameter that is in no layer: embeddings first, the output's last."""
-    if re.search(r"(embed|wte|wpe|word_embeddings)", part.name):
+def is_on(part: Part, rank: int, ranks: int, config: Config, everywhere: str = "$.") -> bool:
+    """Whether a rank of a pipeline has a parameter that is in no layer: embeddings first, the output's last.
+
+    ``everywhere`` is a pattern of those that the engine's class makes on each rank.
+    """
+    if re.search(everywhere, part.name):
+        return True
+    if re.search(r"(embed(?!ding_norm)|wte|wpe|word_embeddings)", part.name):
         return rank == 0 or (rank == ranks - 1 and config.tie_word_embeddings)
     return rank == ranks - 1
 

@@ -80,7 +80,7 @@ def parts(config: Config, raw: Mapping[str, Any], parallel: Parallel, old: bool 
         if name == "lm_head.bias" and config.family == "phi" and not old:  # run by way of transformers, without it
             continue
         elements = prod(shape)
-        layer = int(found[1]) if (found := re.search(r"\.(\d+)\.", name)) else None
+        layer = int(found[1]) if (found := re.search(r"(?<!projections)\.(\d+)\.", name)) else None
         if roles.get(name.rpartition(".")[0]) is not None or name.endswith("embed_tokens_per_layer.weight"):
             padded = -(-shape[0] // VOCABULARY) * VOCABULARY
             ranks = parallel.head if parallel.head and name.startswith("lm_head") else parallel.tp
@@ -104,8 +104,9 @@ def parts(config: Config, raw: Mapping[str, Any], parallel: Parallel, old: bool 
             if values not in shapes:  # keys are loaded once more as values
                 yield Part(values, count, False, linear, layer)
     key = SCORE_CORRECTIONS.get(config.family)
-    if key is not None and (routers := sum(name.endswith("experts.down_proj") for name in shapes)):
-        yield Part("e_score_correction_bias", routers * int(raw[key]), float32=True)
+    for name in shapes:
+        if key is not None and name.endswith("experts.down_proj") and (found := re.search(r"\.(\d+)\.", name)):
+            yield Part("e_score_correction_bias", int(raw[key]), float32=True, layer=int(found[1]))
 
 
 def _whole(count: Fraction | int, name: str, parallel: Parallel) -> int:

@@ -64,6 +64,15 @@ UNKNOWN = {"gpt_neo": "GPTNeoForCausalLM"}
 """Families of which vLLM has no class, and whose modules of transformers it cannot run either."""
 
 
+EVERYWHERE = {
+    **dict.fromkeys(("gemma3n_text", "gpt_oss", "gptj", "mixtral", "nemotron_h", "qwen2_moe", "qwen3_moe"), ""),
+    "stablelm": "",
+    **dict.fromkeys(("qwen3_5_moe_text", "qwen3_5_text"), "embed"),
+    **dict.fromkeys(("bloom", "cohere", "cohere2", "falcon", "gemma", "gemma2", "gemma3_text"), "norm|ln_f"),
+    **dict.fromkeys(("gemma4_text", "gpt2", "granitemoehybrid", "opt"), "norm|ln_f"),
+}
+"""Families of which each rank of a pipeline has some parameters that only one uses, and a pattern of these: the classes
+of 0.33 make their last norm, or embeddings and head, whichever rank it is."""
 LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """``vllm/config/lora.py: MaxLoRARanks``. 0.11 refuses 1."""
 MERGED_EXPERTS = ("gpt_oss", "qwen3_5_moe_text")
@@ -256,13 +265,13 @@ class Vllm(Served):
             theirs = draft.spec
             held += [part._replace(layer=total - 1) for part in parts_of(theirs.config, theirs.raw, options.parallel)]
             kept += [replace(one, index=total - 1) for one in layers(theirs.config, theirs.raw, options)]
-        cache = grouped(kept, options)
+        cache, everywhere = grouped(kept, options), EVERYWHERE.get(config.family, "$.")
         ranks = []
         for rank, own in enumerate(layers_of(count, total)):
             weights = sum(
                 bytes_of(part, options.dtype, format)
                 for part in held
-                if (part.layer in own if part.layer is not None else is_on(part, rank, count, config))
+                if (part.layer in own if part.layer is not None else is_on(part, rank, count, config, everywhere))
             )
             weights += rope_bytes(raw, config, ITEMSIZE[options.dtype])
             if format is not None and raw.get("kv_lora_rank"):
