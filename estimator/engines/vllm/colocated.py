@@ -15,7 +15,6 @@ from ..replay import Beside, Usage
 from ..served.checkpoint import Checkpoint
 from ..served.engine import Start
 from .engine import ENGINE
-from .options import ServingOptions
 
 TOKENS = 4096
 """``max_num_batched_tokens``, which TRL gives."""
@@ -35,7 +34,7 @@ def started(job: Job) -> Start:
         "max_num_seqs": plan.batch * ranks * per,
         "quantization": "bitsandbytes" if packs else None,
     }
-    options = ENGINE.resolved(ServingOptions.model_validate(given), job.spec, gpu)
+    options = ENGINE.resolved(ENGINE.options.model_validate(given), job.spec, gpu)
     ENGINE.check(options, gpu)
     quantization = None if packs else getattr(job.spec, "quantization", None)
     return ENGINE.start(Checkpoint(job.spec, quantization, job.spec.warnings), options, gpu)
@@ -70,5 +69,6 @@ def beside(job: Job, found: Start, used: Usage) -> Beside:
     needed += sizes["block"] * (1 - options.is_old + whole(found.cache.needed(options.max_model_len, options)))
     remedy = f"raise vllm_gpu_memory_utilization, or set vllm_max_model_length: {plan.seq}, a prompt and its completion"
     refusal = "" if found.refusal is None else f"vLLM stops: {found.refusal}; {remedy}"
-    figures = {"vllm": awake, "vllm_needed": needed}
-    return Beside(figures, max(generation, step) - used.reserved_peak, ("vllm_needed", needed, awake, 0, refusal), said)
+    name, least = ENGINE.block, f"{ENGINE.block}_needed"
+    held = max(generation, step) - used.reserved_peak
+    return Beside({name: awake, least: needed}, held, (least, needed, awake, 0, refusal), said)
