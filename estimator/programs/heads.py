@@ -142,7 +142,7 @@ HEADS: dict[str, Head] = {
         "AutoModelForImageTextToText", "ForConditionalGeneration", (_SAME_IDS,), media=True, decodes=True
     ),
 }
-_SPEECH = ("whisper", "speech_to_text", "moonshine", "pop2piano", "speecht5")
+SPEECH = ("whisper", "speech_to_text", "moonshine", "pop2piano", "speecht5")
 """Encoder-decoders whose encoder takes audio (transformers' registry ``MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING_NAMES``)."""
 
 _AUDIO = (
@@ -167,6 +167,6 @@ def head_of(raw: Mapping[str, Any]) -> str:
                 return name
             if raw.get("is_encoder_decoder") is not True:
                 return "causal-lm"
-            return "speech-seq2seq" if raw.get("model_type") in _SPEECH else name
+            return "speech-seq2seq" if raw.get("model_type") in SPEECH else name
     older = isinstance(first, str) and first.endswith(("MTModel", "WithLMHeadModel"))  # Marian's, and T5's first name
     return "seq2seq-lm" if older and raw.get("is_encoder_decoder") is True else "causal-lm"

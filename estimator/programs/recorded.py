@@ -11,7 +11,7 @@ from typing import Any, NamedTuple, Protocol
 from ..errors import InputError
 from ..ledger import Size
 from ..ledger.sizes import symbol
-from .heads import Part
+from .heads import SPEECH, Part
 from .images import Given, Media
 from .layer_runs import KEPT, Run, runs_of
 from .module_table import ModuleTable, NamedModule
@@ -278,8 +278,9 @@ def refuse_encoder(raw: Mapping[str, Any], where: str) -> None:
     """
     names = raw.get("architectures")
     if not (isinstance(names, list) and any(str(name).endswith("ForCausalLM") for name in names)):
+        head = "speech-seq2seq" if raw.get("model_type") in SPEECH else "seq2seq-lm"
         raise InputError(
-            f"{where}: model_type {raw.get('model_type')} has an encoder beside its decoder; set head: seq2seq-lm, "
+            f"{where}: model_type {raw.get('model_type')} has an encoder beside its decoder; set head: {head}, "
             'which counts both. A decoder that runs alone, such as BartForCausalLM, has "is_encoder_decoder": false'
         )
 

@@ -222,6 +222,10 @@ def test_the_head_is_what_the_architectures_say(architectures: Any, encoder: boo
             {"model_type": "pp_lcnet", "architectures": ["PPLCNetForImageClassification"]}, {"image_size": "64x64"},
             "PPLCNetForImageClassification makes no loss; set task: infer",
         ),
+        (
+            {"model_type": "speecht5", "architectures": ["SpeechT5ForSpeechToText"], "is_encoder_decoder": True}, {},
+            "speecht5 has an encoder beside its decoder; set head: speech-seq2seq, which counts both",
+        ),
         (ALONE["vit"][0], {"head": "ctc"}, "of model_type vit with head: ctc; it has image-classification$"),
         (T5, {"freeze": "feature_encoder"}, "does not go with the model, which has embeddings, encoder; name"),
         (ALONE["wav2vec2"][0], {"freeze": "embeddings"}, "which has feature_encoder, base_model; name these"),
