@@ -117,11 +117,14 @@ def _repeated(ledger: Ledger, repeats: Tensor, count: Size) -> Tensor:
 
 @operator("pad", args=lambda out, x, *_, **__: (x, out.shape))
 def pad(x: Tensor, shape: Shape) -> Tensor:
-    """``F.pad(x, ...)`` with a constant, to ``shape``: a copy in ``x``'s memory format (``constant_pad_nd``).
+    """``F.pad(x, ...)`` with a constant, to ``shape``: a copy in ``x``'s memory format, or with ``x``'s own strides
+    where nothing is added, as a clone has them (``constant_pad_nd``).
 
     The backward copies ``x``'s part of the gradient.
     """
     strides = channels_last_strides(shape) if is_channels_last(x) else None
+    if shape == x.shape and x.is_dense:
+        strides = x.strides
     return record(
         "ConstantPadNdBackward0", lambda: x.ledger.empty(shape, x.dtype, strides), (x,), (), input_backward, x.shape
     )

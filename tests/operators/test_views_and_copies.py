@@ -353,18 +353,21 @@ def test_bincount() -> None:
 
 @pytest.mark.parametrize("shape", [(2, 6, 3, 4), (1, 6, 3, 4), (2, 6, 3, 5, 4)], ids=str)
 @pytest.mark.parametrize("order", ["channels last", "transposed", "contiguous"])
-def test_pad_keeps_channels_last(shape: tuple[int, ...], order: str) -> None:
-    """Tokens of heads that a convolution over tokens made: the tokens are innermost, which is ``channels_last``."""
+@pytest.mark.parametrize("more", [2, 0])
+def test_pad_keeps_channels_last(shape: tuple[int, ...], order: str, more: int) -> None:
+    """Tokens of heads that a convolution over tokens made: the tokens are innermost, which is ``channels_last``. Where
+    nothing is added the result has the strides of what is padded, so a view of it may be a copy.
+    """
     rank = len(shape)
     dims = {
         "channels last": (0, rank - 1, *range(1, rank - 1)),
         "transposed": (0, *range(rank - 1, 0, -1)),
         "contiguous": tuple(range(rank)),
     }[order]
-    added = (0, 0) * (rank - 2) + (0, 2)
+    added = (0, 0) * (rank - 2) + (0, more)
 
     def padded(x: Any) -> Any:
-        return (x.shape[0], x.shape[1] + 2, *x.shape[2:])
+        return (x.shape[0], x.shape[1] + more, *x.shape[2:])
 
     agree(
         lambda x: (lambda y: ops.mul(ops.pad(y, padded(y)), ops.pad(y, padded(y))))(ops.permute(x, dims)),
