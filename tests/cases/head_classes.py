@@ -26,7 +26,8 @@ SIZES: dict[str, Any] = {
     "num_experts": 6, "num_local_experts": 6, "n_routed_experts": 6, "num_experts_per_tok": 2,
     "moe_intermediate_size": 40,
     # images
-    "image_size": 32, "patch_size": 8, "num_channels": 3,
+    "image_size": 32, "patch_size": 8, "num_channels": 3, "out_hidden_size": 48, "text_hidden_size": 48,
+    "mm_tokens_per_image": 4,
 }  # fmt: skip
 
 _SPEECH: dict[str, Any] = {
@@ -34,6 +35,9 @@ _SPEECH: dict[str, Any] = {
     "apply_spec_augment": False,
 }  # fmt: skip
 _STAGES: dict[str, Any] = {"hidden_sizes": [16, 24, 32, 48], "depths": [1, 2, 1, 1]}
+_SECTIONS: dict[str, Any] = {
+    "text_config": {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 2, 2]}}
+}
 _WINDOWS: dict[str, Any] = {
     "embed_dim": 16, "depths": [1, 2], "num_heads": [2, 4], "window_size": 4, "image_size": 32, "patch_size": 2,
 }  # fmt: skip
@@ -53,6 +57,15 @@ KEYS: dict[str, dict[str, Any]] = {
     "layoutlmv3": {"coordinate_size": 8, "shape_size": 8},
     "luke": {"entity_vocab_size": 50, "entity_emb_size": 24},
     **{name: {"decoder_start_token_id": 1, "bos_token_id": 1, "eos_token_id": 2} for name in ("marian", "whisper")},
+    **dict.fromkeys(
+        (
+            *("qwen2_vl", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe", "qwen3_5", "qwen3_5_moe", "glm4v", "glm4v_moe"),
+            *("glm46v", "glm_ocr", "glmga", "qwen4_exp", "cosmos3_edge", "cosmos3_omni", "exaone4_5"),
+        ),
+        _SECTIONS,
+    ),
+    **{name: {"image_grid_pinpoints": [[32, 64], [64, 32]]} for name in ("llava_next", "llava_next_video")},
+    "vipllava": {"vision_feature_layers": [-1, -2]},
     "bit": {"hidden_sizes": [32, 64], "depths": [1, 1], "embedding_size": 32},
 }
 """What the rule does not give, by model type."""
@@ -61,7 +74,7 @@ LENGTHS: dict[str, dict[str, Any]] = {
     "audio-classification": {"audio_seconds": 0.5},
     "seq2seq-lm": {"seq": 12, "target_seq": 9},
     "speech-seq2seq": {"target_seq": 9, "audio_seconds": 0.5},
-    "image-text": {"images": 1, "seq": 64},
+    "image-text": {"images": 1, "image_size": "64x64", "seq": 64},
 }
 """What plans say of lengths, by heads. Others have 12 tokens."""
 OWN_LENGTHS: dict[str, dict[str, Any]] = {
@@ -74,5 +87,5 @@ OWN_LENGTHS: dict[str, dict[str, Any]] = {
     },
 }
 """The same by model types: those that take one length, or one that their config does not say."""
-WHY_APART: dict[str, str] = {"speecht5": "not found yet: the peak is in the pre-net of its audio"}
+WHY_APART: dict[str, str] = {}
 """Classes whose estimates differ from a measured step, and why."""
