@@ -24,6 +24,7 @@ from estimator.programs.libraries import is_installed
 from estimator.programs.program_files import written_together
 from estimator.programs.releases import NEWEST, installed_release
 from estimator.recorder import families
+from estimator.recorder.families.models import record_models
 
 release = litgpt.PROGRAMS if is_installed("litgpt") else installed_release()
 STRUCTURES: dict[str, dict[str, Any]] = yaml.safe_load(
@@ -40,6 +41,11 @@ ENCODERS: dict[str, dict[str, Any]] = {
     )
 }
 """Encoders, which no causal language model is."""
+MODELS: dict[tuple[str, str], tuple[str, ...]] = {
+    ("speech-seq2seq", "whisper.default"): ("whisper-", "distil-whisper-"),
+    ("seq2seq-lm", "t5.default"): ("t5-small", "t5-base", "t5-large"),
+}
+"""The head and the file of encoder-decoders, and how the names of built-in models begin that it is recorded from."""
 OF_ENCODERS = ("masked-lm", "sequence-classification", "token-classification")
 
 
@@ -93,8 +99,33 @@ def _good(name: str, found: dict[families.Case, Family | InputError]) -> list[Fa
     return [one for one in found.values() if isinstance(one, Family)]
 
 
+def _models(only: list[str]) -> None:
+    """Record and write the programs of encoder-decoders."""
+    for (head, name), starts in MODELS.items() if release == NEWEST else ():
+        model_type, _, word = name.partition(".")
+        if only and not {name, model_type, head} & {*only}:
+            continue
+        started = time.monotonic()
+        raws = [models.load(one).asked(NEWEST, head).raw for one in models.builtin_names() if one.startswith(starts)]
+        try:
+            found = record_models(raws, head)
+        except InputError as error:
+            print(f"{name}, {head}: {error}")
+            continue
+        good = [one for one in found.values() if isinstance(one, Family)]
+        for case, why in found.items():
+            if isinstance(why, InputError):
+                print(f"{name}: {case}: {why}")
+        if good:
+            path = recorded_programs.of_release(recorded_programs.shipped_folder(), release, head) / f"{name}.json"
+            recorded_programs.write(written_together(good), model_type, word, path)
+            seconds = time.monotonic() - started
+            print(f"{name}, {head}: {len(good)} programs, {path.stat().st_size:,} bytes, {seconds:.0f} s", flush=True)
+
+
 def main(only: list[str]) -> None:
     """Record and write."""
+    _models(only)
     written: dict[tuple[str, str], list[Family]] = {}
     heads = (CAUSAL, *NEEDED) if release == NEWEST else (CAUSAL,)
     encoders = product(ENCODERS.items(), OF_ENCODERS) if release == NEWEST else ()

@@ -55,35 +55,47 @@ def key_of(looks_at: str, signatures: Sequence[Signature], i: int) -> Signature:
 
 
 def deepened(program: Program, like: Sequence[int]) -> Program:
-    """A program of as many layers as ``like`` has entries, each like that layer of the given program."""
+    """A program of as many layers as ``like`` has entries, each like that layer of the given program.
+
+    Layers of all stacks are numbered together, and those of a stack are like some of the same stack.
+    """
     if not program.layers or not like:
         raise InputError("a program without layers has no other depth")
-    if len(program.stacks) > 1:
-        raise InputError("a program of several stacks of layers has no other depth")
-    old, (stack,) = program.paths, program.stacks
+    old, stack_of = program.paths, [program.stack_of[number] for number in like]
+    stacks = tuple([stack._replace(depth=stack_of.count(k)) for k, stack in enumerate(program.stacks)])
+    if stack_of != sorted(stack_of) or not all(stack.depth for stack in stacks):
+        raise InputError("a program of several stacks of layers has layers of each, in their order")
+    deeper = replace(program, layers=(0,) * len(like), stacks=stacks)
 
     def renaming(i: int) -> Callable[[str], str]:
-        before, after = old[like[i]], stack.path.format(i)
+        before, after = old[like[i]], deeper.paths[i]
         return lambda name: after + name[len(before) :]
 
     def rows(given: Sequence[Any]) -> tuple[Any, ...]:
         numbers = layer_numbers([row[0] for row in given], old)
-        inside = [i for i, row in enumerate(given) if row[0] in numbers]
-        if not inside:
-            return tuple(given)
-        start, stop = inside[0], inside[-1] + 1
         of_layer: list[list[Any]] = [[] for _ in old]
-        for row in given[start:stop]:
-            if row[0] not in numbers:
-                raise InputError(
-                    f"{row[0]} is among the layers' modules and in none of them; there is no rule for that"
-                )
-            of_layer[numbers[row[0]]].append(row)
+        stop = {program.stack_of[numbers[row[0]]]: i + 1 for i, row in enumerate(given) if row[0] in numbers}
         made: list[Any] = []
-        for i, number in enumerate(like):
-            rename = renaming(i)
-            made += [type(row)(rename(row[0]), *row[1:]) for row in of_layer[number]]
-        return (*given[:start], *made, *given[stop:])
+        at = 0
+        while at < len(given):
+            number = numbers.get(given[at][0])
+            if number is None:
+                made.append(given[at])
+                at += 1
+                continue
+            stack = program.stack_of[number]
+            for row in given[at : stop[stack]]:
+                if row[0] not in numbers:
+                    raise InputError(
+                        f"{row[0]} is among the layers' modules and in none of them; there is no rule for that"
+                    )
+                of_layer[numbers[row[0]]].append(row)
+            at = stop[stack]
+            for i, number in enumerate(like):
+                if stack_of[i] == stack:
+                    rename = renaming(i)
+                    made += [type(row)(rename(row[0]), *row[1:]) for row in of_layer[number]]
+        return tuple(made)
 
     def names(given: Iterable[str]) -> Iterable[str]:
         numbers = layer_numbers(given, old)
@@ -96,13 +108,15 @@ def deepened(program: Program, like: Sequence[int]) -> Program:
         for i, number in enumerate(like):
             yield from map(renaming(i), of_layer[number])
 
+    moved = _places(program, deeper, like)
+
     def slot(number: int) -> int:
-        layer = number // SPAN - 1
-        if layer < 0:
+        place = number // SPAN - 1
+        if place < 0:
             return number
-        if layer != len(old) - 1:
-            raise InputError(f"what follows the layers uses a tensor of layer {layer}; there is no rule for that")
-        return number + (len(like) - len(old)) * SPAN
+        if place not in moved:
+            raise InputError(f"what follows the layers uses a tensor of layer {place}; there is no rule for that")
+        return number + (moved[place] - place) * SPAN
 
     if layer_numbers([*program.tied, *program.tied.values()], old):
         raise InputError("parameters of layers are tied to others; there is no rule for that")
@@ -116,7 +130,25 @@ def deepened(program: Program, like: Sequence[int]) -> Program:
         checkpoints=frozenset(names(sorted(program.checkpoints))),
         bodies=tuple(program.bodies[number] for number in order),
         layers=tuple(order.index(program.layers[number]) for number in like),
-        stacks=(stack._replace(depth=len(like)),),
+        stacks=stacks,
+        between=tuple([tuple([renamed(event, slot, str) for event in events]) for events in program.between]),
         after=tuple([renamed(event, slot, str) for event in program.after]),
         outputs={name: renamed(ref, slot, str) for name, ref in program.outputs.items()},
     )
+
+
+def _places(program: Program, deeper: Program, like: Sequence[int]) -> dict[int, int]:
+    """The places whose tensors what is outside the layers may use, and those that they have in a deeper program.
+
+    They are the last layer of each stack, and the free place before the next one's first layer. Of a stack that is as
+    it was they are all of its layers'.
+    """
+    moved: dict[int, int] = {}
+    first = at = 0
+    for k, (stack, other) in enumerate(zip(program.stacks, deeper.stacks, strict=True)):
+        same = list(like[at : at + other.depth]) == list(range(first, first + stack.depth))
+        for i in range(stack.depth) if same else (stack.depth - 1,):
+            moved[first + i + k] = at + i + k + (0 if same else other.depth - stack.depth)
+        first, at = first + stack.depth, at + other.depth
+        moved[first + k] = at + k
+    return moved

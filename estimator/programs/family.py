@@ -44,10 +44,10 @@ from .shared_tensors import placed
 from .substitution import DTYPE, substitute
 from .switches import Switch, switched
 
-ONES = ("B", "S", "K", "G", "chunks", "past", "num_labels")
+ONES = ("B", "S", "K", "G", "chunks", "past", "num_labels", "T")
 """Symbols for which 1 often makes other calls: the batch, the sequence, the key/value heads of grouped queries, the
-queries' heads for each of them, the chunks of state-space layers, the tokens that a cache has, and the labels of a
-classification, of which one is a regression's."""
+queries' heads for each of them, the chunks of state-space layers, the tokens that a cache has, the labels of a
+classification, of which one is a regression's, and the tokens of a decoder beside an encoder."""
 
 ONES_OF_CONFIGS = ("K", "num_labels")
 """Those of them that a config has."""
@@ -79,7 +79,9 @@ class Family:
     ``{"numbers": key, "listed": ..., "others": ...}`` or ``{"text": key, "letters": {...}}``; ``None`` where the
     config must have it."""
     layers: str = "num_hidden_layers"
-    """The key of the number of layers, or of a list with an entry for each."""
+    """The key of the number of layers, or of a list with an entry for each; of several stacks, the first one's."""
+    beside: tuple[tuple[str, Kinds], ...] = ()
+    """The same key, and ``kinds``, of each stack after the first."""
     aliases: Mapping[str, str] = field(default_factory=dict)
     """Other names of keys, which transformers accepts."""
     window: str | None = None
@@ -157,7 +159,7 @@ class Family:
     def _check_values(self, config: Mapping[str, Any]) -> None:
         """Raise ``BadValue`` for a size that is no positive integer, a switch that is none, or an impossible rate."""
         sizes = {name for letter, text in self.symbols.items() if letter in "HIVKGD" for name in names(text)}
-        sizes |= {key for key in (self.layers, self.window) if key is not None}
+        sizes |= {key for key in (*self.depth_keys, self.window) if key is not None}
         for key in sorted(sizes & config.keys()):
             value = config[key]
             if value not in (None, "auto") and not (isinstance(value, (list, tuple)) and value):
@@ -264,11 +266,17 @@ class Family:
         """The sliding window's tokens, if the config has one."""
         return None if self.window is None else whole_number(config.get(self.window), self.window)
 
-    def depth(self, config: Mapping[str, Any]) -> int:
-        """The number of layers."""
-        layers = whole_number(number_of(config.get(self.layers)), self.layers)
+    @property
+    def depth_keys(self) -> tuple[str, ...]:
+        """``layers`` of each stack."""
+        return (self.layers, *[key for key, _ in self.beside])
+
+    def depth(self, config: Mapping[str, Any], key: str = "") -> int:
+        """The number of layers of a stack, by default of the first."""
+        key = key or self.layers
+        layers = whole_number(number_of(config.get(key)), key)
         if layers > LIMITS["num_hidden_layers"]:
-            raise BadValue(f"{self.layers} is {layers:,}; {LIMITS['num_hidden_layers']:,} are the most")
+            raise BadValue(f"{key} is {layers:,}; {LIMITS['num_hidden_layers']:,} are the most")
         return layers
 
     def at(self, raw: Mapping[str, Any], values: Mapping[str, int], dtype: str = DTYPE) -> Program:
@@ -322,7 +330,13 @@ class Family:
             missing = {sign[:of_lists] for sign, *_ in self.kinds.table} - {sign[:of_lists] for sign in signs}
             if missing:
                 raise InputError(f"no layer is of kind {shown(min(missing, key=str))}, and some were in the recordings")
-        return self.kinds.of(signs)
+        found, before = [*self.kinds.of(signs)], self.kinds
+        first = 0
+        for key, kinds in self.beside:
+            first += 1 + max(before.table.values())
+            found += [first + number for number in kinds.of(self.signatures(config, key))]
+            before = kinds
+        return tuple(found)
 
     def longest(self, values: Mapping[str, int]) -> int | None:
         """The most tokens that the program is for, by the number of positions, if that limits them."""
@@ -356,9 +370,10 @@ class Family:
                 kind = "whole chunks" if self.whole_chunks else "a padded chunk"
                 raise InputError(f"the program is for sequences of {kind} of {size}, and {seq} is not one")
 
-    def signatures(self, config: Mapping[str, Any]) -> list[Signature]:
-        """What the config says of each layer."""
-        n = self.depth(config)
+    def signatures(self, config: Mapping[str, Any], layers: str = "") -> list[Signature]:
+        """What the config says of each layer of a stack, by default of the first."""
+        layers = layers or self.layers
+        n = self.depth(config, layers)
         lists = {}
         for key, default in self.lists.items():
             given = config.get(key)
@@ -367,7 +382,7 @@ class Family:
             typed = key == "layer_types"
             if default and "runs" in default and isinstance(given, (list, tuple)) and len(given) != n:
                 raise BadValue(
-                    f"`len(config.{key})` is {len(given)} and `config.{self.layers}` {n}; transformers requires equal "
+                    f"`len(config.{key})` is {len(given)} and `config.{layers}` {n}; transformers requires equal "
                     f"ones, so give {default['runs']} for {n} layers"
                 )
             if (

@@ -407,3 +407,19 @@ def inputs_of(
     if config.get("model_type") in BY_ROW:
         return [Input("pixel_values", ("B", tiles, channels, height, width), dtype)]
     return [Input("pixel_values", (f"{tiles}*B", channels, height, width), dtype)]
+
+
+def frames_of(asked: Media, per_second: int) -> int | None:
+    """The frames of audio that a plan asks for, if it does."""
+    return asked.audio_frames if asked.audio_seconds is None else max(1, round(asked.audio_seconds * per_second))
+
+
+def window_of(asked: Media, positions: int, per_second: int, where: str) -> int:
+    """The frames of an encoder that takes so many and no others, two for each position. Raises ``InputError``."""
+    frames = frames_of(asked, per_second) or 2 * positions
+    if frames != 2 * positions:
+        raise InputError(
+            f"{where}: {frames:,} frames of audio; the encoder takes {2 * positions:,} (2 x max_source_positions) "
+            "and no other number; leave audio_frames and audio_seconds out"
+        )
+    return frames

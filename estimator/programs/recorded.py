@@ -285,6 +285,14 @@ def refuse_encoder(raw: Mapping[str, Any], where: str) -> None:
         )
 
 
+def part_of(parts: Mapping[Part, Sequence[str]], name: Part, where: str) -> tuple[str, ...]:
+    """The paths of a model's part. Raises ``InputError`` where it has none."""
+    if not (found := parts.get(name)):
+        having = ", ".join(part for part, paths in parts.items() if paths)
+        raise InputError(f"{where}: freeze: {name} does not go with the model, which has {having}; name these")
+    return tuple(found)
+
+
 ALONE = "only the language model"
 
 

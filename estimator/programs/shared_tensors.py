@@ -38,7 +38,9 @@ def index_of_enter(events: Sequence[Event]) -> int:
 def all_events(program: Program) -> list[Event]:
     """All events in their order, those of a layer with its number."""
     found = [*program.before]
-    for layer in range(len(program.layers)):
+    for layer, stack in enumerate(program.stack_of):
+        if layer and stack > program.stack_of[layer - 1]:
+            found += program.between[stack - 1]
         events = program.events_of(layer)
         start = index_of_enter(events)
         found += [*(at_layer(event, layer) for event in events[:start]), *events[start:]]
@@ -47,7 +49,8 @@ def all_events(program: Program) -> list[Event]:
 
 def folded(program: Program, events: Sequence[Event], starts: Sequence[int] = ()) -> Program:
     """The program with these events in place of its own. ``starts``: see ``fold``."""
-    parts, renumbered = fold(events, [program.paths] if program.paths else [], starts)
+    stacks = [[stack.path.format(i) for i in range(stack.depth)] for stack in program.stacks]
+    parts, renumbered = fold(events, stacks, starts)
     return replace(
         program,
         **parts,

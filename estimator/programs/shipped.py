@@ -14,10 +14,12 @@ from .attention_functions import WIDE
 from .config_values import NoWindow, OtherStructure
 from .expressions import evaluate
 from .family import ONES_OF_CONFIGS, Family
+from .heads import Input, Part
+from .images import Given, Media, window_of
 from .layer_runs import KEPT
 from .module_table import NamedModule
 from .program import Call, Program, Weight
-from .recorded import Config, Source
+from .recorded import Config, Source, part_of
 from .releases import NEWEST, RELEASES
 from .setting import Setting
 from .split import PartOfHead, Split
@@ -26,7 +28,7 @@ from .substitution import substitute
 
 _OF_CONFIGS = (
     *("model_type", "kinds", "symbols", "structure", "defaults", "nulls", "switches", "rates", "lists", "layers"),
-    *("aliases", "window", "harmless", "recorded"),
+    *("aliases", "window", "harmless", "recorded", "beside"),
 )
 """What says of which configs a family is. Programs of a file that differ in settings alone share these objects."""
 
@@ -152,6 +154,17 @@ class Shipped(Source):
     def caches_in_checkpoints(self) -> bool:
         return bool(self.families[0].recorded.get("caches_in_checkpoints", False))
 
+    def media(self, asked: Media, dtype: str) -> Given:
+        if (audio := self.families[0].recorded.get("audio")) is None:
+            return Given()
+        name, bins, positions, per_second = audio
+        frames = window_of(asked, self.config[positions], per_second, self.where)
+        return Given((Input(name, ("B", self.config[bins], frames), dtype),))
+
+    def part(self, name: Part) -> tuple[str, ...]:
+        found = self.families[0].recorded.get("parts")
+        return super().part(name) if found is None else part_of(dict(found), name, self.where)
+
     def modules(self) -> tuple[NamedModule[Any], ...]:
         """The model's modules, in the order of ``named_modules()``."""
         program = self.families[0].at(self.raw, {})
@@ -223,7 +236,7 @@ class Shipped(Source):
         return OpenSizes(self, parts, values)
 
     def _shipped(self, step: Step, batch: Size, seq: Size) -> Program:
-        sizes: dict[str, Size] = {"B": batch, "S": seq}
+        sizes: dict[str, Size] = step.sizes(batch, seq)
         given = {name: size for name, size in sizes.items() if not isinstance(size, Poly)}
         setting = Setting.of(step)
         reason = f"no program was recorded for {setting}"
@@ -318,7 +331,7 @@ def open_values(family: Family, config: Mapping[str, Any]) -> dict[str, int]:
 
 def _key(step: Step, batch: Size, seq: Size) -> tuple[Any, ...]:
     """What a program of a forward pass depends on."""
-    return (Setting.of(step), step.cached, step.window_reached, batch, seq, step.tensor_parallel)
+    return (Setting.of(step), step.cached, step.window_reached, batch, seq, step.lengths, step.tensor_parallel)
 
 
 def shipped_config(
@@ -349,7 +362,7 @@ def shipped_config(
     }
     return Config(
         family=family.model_type,
-        vocab_size=values.get("V", 0),
+        vocab_size=values["V"] if "V" in values else config.get("vocab_size", 0),
         hidden_size=values["H"],
         num_hidden_layers=layers,
         heads={name: None if others.get(name) in values else size for name, size in sizes.items()},

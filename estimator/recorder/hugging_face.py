@@ -27,7 +27,7 @@ from ..programs.images import Given, Media
 from ..programs.libraries import silence, without_collector
 from ..programs.module_table import NamedModule
 from ..programs.program import Program, layer_numbers
-from ..programs.recorded import Config, Source, language_model_alone, refuse_encoder
+from ..programs.recorded import Config, Source, language_model_alone, part_of, refuse_encoder
 from ..programs.releases import is_before, with_its_keys
 from ..programs.setting import Setting
 from ..programs.split import Split
@@ -249,11 +249,7 @@ class HuggingFaceModel(Source):
         return self._media[asked, dtype]
 
     def part(self, name: Part) -> tuple[str, ...]:
-        found = parts_of(self._model("bfloat16"))
-        if not found.get(name):
-            having = ", ".join(part for part, paths in found.items() if paths)
-            raise InputError(f"{self.where}: freeze: {name} does not go with the model, which has {having}; name these")
-        return found[name]
+        return part_of(parts_of(self._model("bfloat16")), name, self.where)
 
     def modules(self) -> tuple[NamedModule[int], ...]:
         model = self._model("bfloat16")

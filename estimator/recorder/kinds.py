@@ -12,13 +12,15 @@ from ..programs.module_table import NamedModule
 from ..programs.program import SPAN, Program, Stored, layer_numbers, renamed
 
 
-def examples(program: Program, signatures: Sequence[Signature]) -> Kinds:
-    """The kinds of layers of a recording. Raises ``InputError`` where the signatures do not decide the kind."""
+def examples(program: Program, signatures: Sequence[Signature], stack: int = 0) -> Kinds:
+    """The kinds of layers of a stack of a recording, numbered within it.
+
+    Raises ``InputError`` where the signatures do not decide the kind.
+    """
+    own = [number for number, k in enumerate(program.stack_of) if k == stack]
     layers = _layers(program)
     kinds: dict[Any, int] = {}
-    kind_of = [
-        kinds.setdefault((body, rows), i) for i, (body, rows) in enumerate(zip(program.layers, layers, strict=True))
-    ]
+    kind_of = [kinds.setdefault((program.layers[number], layers[number]), i) for i, number in enumerate(own)]
     for looks_at in LOOKS_AT:
         table: dict[Signature, int] = {}
         if all(table.setdefault(key_of(looks_at, signatures, i), kind) == kind for i, kind in enumerate(kind_of)):
@@ -28,10 +30,15 @@ def examples(program: Program, signatures: Sequence[Signature]) -> Kinds:
     )
 
 
-def smallest(program: Program, kinds: Kinds) -> tuple[Program, Kinds]:
-    """The program with one layer of each kind, and the rule for it."""
-    like = sorted(set(kinds.table.values()))
-    return deepened(program, like), Kinds(kinds.looks_at, {key: like.index(old) for key, old in kinds.table.items()})
+def smallest(program: Program, *kinds: Kinds) -> tuple[Any, ...]:
+    """The program with one layer of each kind of each stack, and the rules for it."""
+    own = [sorted(set(one.table.values())) for one in kinds]
+    like = [program.stack_of.index(stack) + number for stack, numbers in enumerate(own) for number in numbers]
+    rules = [
+        Kinds(one.looks_at, {key: numbers.index(old) for key, old in one.table.items()})
+        for one, numbers in zip(kinds, own, strict=True)
+    ]
+    return deepened(program, like), *rules
 
 
 class SeveralKinds(InputError):

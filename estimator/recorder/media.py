@@ -13,7 +13,7 @@ import torch
 
 from ..errors import InputError
 from ..programs.heads import Input, Part, places_of
-from ..programs.images import Given, Media, inputs_of, seen
+from ..programs.images import Given, Media, frames_of, inputs_of, seen, window_of
 from .calls import Recorder, input_embeddings, recording
 from .calls.data import ordinary_ids, tensors_in
 
@@ -60,15 +60,12 @@ def _audio(name: str, model: Any, asked: Media, dtype: str, where: str) -> Input
     found = [(part, key) for part in parts for key in _BINS if isinstance(getattr(part, key, None), int)]
     shapes: list[tuple[str | int, ...]] = []
     if name == "input_values":
-        shapes.append(("B", _frames(asked, SAMPLES_PER_SECOND) or 30 * SAMPLES_PER_SECOND))
+        shapes.append(("B", frames_of(asked, SAMPLES_PER_SECOND) or 30 * SAMPLES_PER_SECOND))
     for part, key in found[:1]:
         positions = getattr(part, "max_source_positions", 0)
-        frames = _frames(asked, _BINS[key]) or 2 * positions or getattr(part, "max_length", 0) or 30 * _BINS[key]
-        if positions and frames != 2 * positions and part.model_type == "whisper":
-            raise InputError(
-                f"{where}: {frames:,} frames of audio; the encoder takes {2 * positions:,} (2 x max_source_positions) "
-                "and no other number; leave audio_frames and audio_seconds out"
-            )
+        frames = frames_of(asked, _BINS[key]) or 2 * positions or getattr(part, "max_length", 0) or 30 * _BINS[key]
+        if positions and part.model_type == "whisper":
+            frames = window_of(asked, positions, _BINS[key], where)
         bins = getattr(part, key)
         shapes += [("B", bins, frames), ("B", frames, bins)]
     inputs = [Input(name, shape, dtype) for shape in shapes]
@@ -93,10 +90,6 @@ def _runs(model: Any, one: Input) -> bool:
     except Exception:
         return False
     return True
-
-
-def _frames(asked: Media, per_second: int) -> int | None:
-    return asked.audio_frames if asked.audio_seconds is None else max(1, round(asked.audio_seconds * per_second))
 
 
 def types_of(model: Any) -> list[str]:

@@ -46,35 +46,24 @@ class Flow:
             if layer not in reader.paths:
                 reader.wrong(f"layer {i} is no module")
         numbers = layer_numbers([m.path for m in program.modules], self.layers)
-        inside = [i for i, module in enumerate(program.modules) if module.path in numbers]
-        if inside and len(inside) != inside[-1] + 1 - inside[0]:
-            reader.wrong("a module that is in no layer is among those of the layers")
+        for stack in range(len(program.stacks)):
+            inside = [
+                i
+                for i, m in enumerate(program.modules)
+                if program.stack_of[numbers.get(m.path, 0)] == stack and m.path in numbers
+            ]
+            if inside and len(inside) != inside[-1] + 1 - inside[0]:
+                reader.wrong("a module that is in no layer is among those of the layers")
         live = set(program.inputs.values())
         open_: list[str] = []
         self.run(program.before, "before", live, open_, lambda name: [name])
-        after_before = set(live)
-        for number, body in enumerate(program.bodies):
-            paths = [path for path, n in zip(self.layers, program.layers, strict=True) if n == number]
-
-            def named(name: str, paths: Sequence[str] = tuple(paths)) -> list[str]:
-                return [name.replace("{}", path, 1) for path in paths] if name.startswith("{}") else [name]
-
-            events, place = body.events, f"bodies[{number}]"
-            reader.place = place
-            entered = next((event.path for event in events if isinstance(event, Enter)), None)
-            if entered != "{}":
-                reader.wrong("a layer does not enter its module first")
-            exit_ = events[body.exit]
-            if not isinstance(exit_, Exit) or exit_.path != "{}" or not exit_.out:
-                reader.wrong("a layer's exit is no Exit of it")
-            within: list[str] = []
-            own = {slot for event in events for slot in made(event)}
-            self.run(events, place, (after_before | self.shared) - own, within, named, body=True)
-            if within:
-                reader.wrong(f"{within[-1]} is entered and not left")
-        last = len(self.layers) * SPAN
-        if self.layers:
-            live |= {last + number for number in self.results} | self.shared
+        for stack in range(len(program.stacks)):
+            if stack:
+                self.run(program.between[stack - 1], f"beside[{stack - 1}]", live, open_, lambda name: [name])
+            for number in dict.fromkeys(n for n, k in zip(program.layers, program.stack_of, strict=True) if k == stack):
+                self.body(number, stack, live)
+            last = program.places[len(program.stack_of) - 1 - program.stack_of[::-1].index(stack)] + 1
+            live |= {last * SPAN + number for number in self.results} | self.shared
         self.run(program.after, "after", live, open_, lambda name: [name])
         reader.place = "outputs"
         if open_:
@@ -82,6 +71,32 @@ class Flow:
         for name, ref in program.outputs.items():
             if isinstance(ref, Ref) and ref.slot not in live:
                 reader.wrong(f"{name} is slot {slot_text(ref.slot)}, which has no tensor at the end")
+
+    def body(self, number: int, stack: int, before: set[int]) -> None:
+        """A layer of a stack. ``before``: what has a tensor when the first one begins."""
+        program, reader = self.program, self.reader
+        which = zip(self.layers, program.layers, program.stack_of, strict=True)
+        paths = [path for path, n, k in which if (n, k) == (number, stack)]
+
+        def named(name: str) -> list[str]:
+            return [name.replace("{}", path, 1) for path in paths] if name.startswith("{}") else [name]
+
+        body, place = program.bodies[number], f"bodies[{number}]"
+        events = body.events
+        reader.place = place
+        entered = next((event.path for event in events if isinstance(event, Enter)), None)
+        if entered != "{}":
+            reader.wrong("a layer does not enter its module first")
+        exit_ = events[body.exit]
+        if not isinstance(exit_, Exit) or exit_.path != "{}" or not exit_.out:
+            reader.wrong("a layer's exit is no Exit of it")
+        within: list[str] = []
+        own = {slot for event in events for slot in made(event)}
+        self.run(
+            events, place, ({slot for slot in before if slot < SPAN} | self.shared) - own, within, named, body=True
+        )
+        if within:
+            reader.wrong(f"{within[-1]} is entered and not left")
 
     def run(
         self,

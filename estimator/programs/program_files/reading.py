@@ -56,6 +56,7 @@ from .limits import (
     MOST_READS,
     MOST_ROWS,
     MOST_SETTINGS,
+    MOST_STACKS,
     MOST_SYMBOLS,
 )
 from .writing import slot_text
@@ -74,7 +75,7 @@ class Reader(Checker):
     def __init__(self, where: str, known: Collection[str]) -> None:
         super().__init__(where)
         self.known = known
-        self.symbols: set[str] = {"B", "S", PASS}
+        self.symbols: set[str] = {"B", "S", "T", PASS}
         self.generates = False
         """The program is a pass of ``generate``, which starts with a cache."""
         self.of_trainer = False
@@ -305,7 +306,9 @@ class Reader(Checker):
     def family(self, data: Any) -> Family:
         head = self.head(data)
         program = self.program(data)
-        if any(number >= len(program.layers) for number in head.kinds.table.values()):
+        recorded = [1 + max(one.table.values(), default=-1) for one in (head.kinds, *[one for _, one in head.beside])]
+        depths = [stack.depth for stack in program.stacks]
+        if recorded != depths if head.beside else recorded[0] > len(program.layers):
             self.place = "kinds"
             self.wrong("a kind is of a layer that is not there")
         self.check_switches(head.switches, program)
@@ -354,7 +357,7 @@ class Reader(Checker):
         )  # fmt: skip
         if missing := [key for key in wanted if key not in data]:
             self.wrong(f"it has no {missing[0]}")
-        if unknown := [key for key in data if key not in (*wanted, "chunk", "returns_cache", "tp_plan")]:
+        if unknown := [key for key in data if key not in (*wanted, "chunk", "returns_cache", "tp_plan", "beside")]:
             self.wrong(f"{shown(unknown[0])} is no part of a program")
         return plain
 
@@ -393,6 +396,7 @@ class Reader(Checker):
             defaults=self.mapping(data, "defaults", self.default),
             lists=self.mapping(data, "lists", self.rule),
             layers=self.text(data["depth"], "depth"),
+            beside=tuple([(self.text(row[1], "depth"), self.kinds(row[2], MOST_LAYERS)) for row in self.beside(data)]),
             **self.regime(data),
             aliases=self.mapping(data, "aliases", self.text),
             tp_plan=self.mapping({"tp_plan": {}, **data}, "tp_plan", self.text),
@@ -476,8 +480,6 @@ class Reader(Checker):
             if is_registered(name) and registered(name).function is not None:
                 self.wrong(f"{name} is a size that the rules derive")
             self.definition(text, name)
-        if not {"H", "K"} <= given.keys():
-            self.wrong("there must be H, the hidden size, and K, the heads of keys")
         for name in given:
             sizes_symbol(name)
             self.symbols.add(name)
@@ -563,6 +565,25 @@ class Reader(Checker):
             rows.append(one._replace(storage=self.shape(row[6:])[0]) if len(row) == 7 else one)
         return tuple(rows)
 
+    def beside(self, data: Mapping[str, Any]) -> list[list[Any]]:
+        """The stacks after the first."""
+        self.place = "beside"
+        rows = self.list_(data.get("beside", []), "beside", MOST_STACKS)
+        for row in rows:
+            if len(self.list_(row, "a stack", 5)) != 5:
+                self.wrong("a stack has a path, the key of its depth, its kinds and layers, and what is called before")
+        return rows
+
+    def stack(self, path: Any, layers: Any, bodies: int) -> tuple[Stack, list[int]]:
+        """A stack, and the bodies of its layers."""
+        self.place = "layers"
+        found = [self.integer(n, "a layer", 0, bodies - 1) for n in self.list_(layers, "layers", MOST_LAYERS)]
+        self.place = "path"
+        path = self.text(path, "path")
+        if found and (path.count("{}") != 1 or path.count("{") != 1 or path.count("}") != 1):
+            self.wrong(f"{shown(path)} is no path of layers")
+        return Stack(path, len(found)), found
+
     def program(self, data: Mapping[str, Any]) -> Program:
         modules: list[NamedModule[Any]] = []
         plain = set()
@@ -611,14 +632,10 @@ class Reader(Checker):
             events = self.events(row[1], f"bodies[{i}]")
             self.place = f"bodies[{i}]"
             bodies.append(Body(events, self.integer(row[0], "exit", 1, max(len(events) - 1, 1))))
-        self.place = "layers"
-        layers = tuple(
-            [self.integer(n, "a layer", 0, len(bodies) - 1) for n in self.list_(data["layers"], "layers", MOST_LAYERS)]
-        )
-        self.place = "path"
-        path = self.text(data["path"], "path")
-        if layers and (path.count("{}") != 1 or path.count("{") != 1 or path.count("}") != 1):
-            self.wrong(f"{shown(path)} is no path of layers")
+        beside = self.beside(data)
+        between = [self.events(row[4], f"beside[{i}]") for i, row in enumerate(beside)]
+        given = [(data["path"], data["layers"]), *[(row[0], row[3]) for row in beside]]
+        stacks = [self.stack(path, layers, len(bodies)) for path, layers in given]
         program = Program(
             modules=tuple(modules),
             parameters=stored["parameters"],
@@ -628,9 +645,10 @@ class Reader(Checker):
             outputs=self.mapping(data, "outputs", lambda ref, name: self.tensors([ref], name)[0]),
             before=before,
             bodies=tuple(bodies),
-            layers=layers,
+            layers=tuple([number for _, layers in stacks for number in layers]),
             after=after,
-            stacks=(Stack(path, len(layers)),) if layers else (),
+            stacks=tuple([stack for stack, _ in stacks if stack.depth]),
+            between=tuple(between),
             dtype=self.dtype(data["dtype"]),
             plain=frozenset(plain),
             tied=tied,

@@ -8,6 +8,7 @@ from typing import Any
 
 from ...errors import InputError
 from ...ledger.sizes import Poly, format_poly
+from ..depth import Kinds
 from ..expressions import polynomial
 from ..family import Family
 from ..program import (
@@ -138,14 +139,15 @@ def written(family: Family) -> str:
         "ones": [list(family.fixed), list(family.ones)],
         "harmless": list(family.harmless),
         "depth": family.layers,
-        "kinds": [family.kinds.looks_at, [[list(map(_listed, key)), kind] for key, kind in family.kinds.table.items()]],
+        "kinds": _kinds(family.kinds),
         "dtype": program.dtype,
         "path": program.stacks[0].path if program.stacks else "",
-        "layers": list(program.layers),
+        "layers": list(program.layers[: program.stacks[0].depth] if program.stacks else ()),
         "inputs": {name: slot_text(slot) for name, slot in program.inputs.items()},
         "outputs": {name: plain(ref) for name, ref in program.outputs.items()},
         "tied": dict(program.tied),
         **({"returns_cache": True} if program.returns_cache else {}),
+        **({"beside": _beside(family)} if family.beside else {}),
     }
     long: dict[str, list[Any]] = {
         "modules": [
@@ -162,6 +164,26 @@ def written(family: Family) -> str:
     lines += [f"{_json(key)}: {_lines(value)}" for key, value in long.items()]
     bodies = ",\n".join(f"[{body.exit}, {_lines(events_text(body.events))}]" for body in program.bodies)
     return "{\n" + ",\n".join([*lines, f'"bodies": [\n{bodies}\n]']) + "\n}\n"
+
+
+def _kinds(kinds: Kinds) -> list[Any]:
+    return [kinds.looks_at, [[list(map(_listed, key)), kind] for key, kind in kinds.table.items()]]
+
+
+def _beside(family: Family) -> list[Any]:
+    """Of each stack after the first: its layers' path, the key of its depth, its kinds, its layers, and what is called
+    before it.
+    """
+    program = family.program
+    numbers = [
+        [n for n, k in zip(program.layers, program.stack_of, strict=True) if k == i] for i in range(len(program.stacks))
+    ]
+    return [
+        [stack.path, key, _kinds(kinds), layers, events_text(events)]
+        for stack, (key, kinds), layers, events in zip(
+            program.stacks[1:], family.beside, numbers[1:], program.between, strict=True
+        )
+    ]
 
 
 def _listed(value: Any) -> Any:
@@ -275,7 +297,7 @@ def with_ones(data: dict[str, Any], symbols: Sequence[str]) -> dict[str, Any]:
     if not symbols:
         return data
     known: dict[str, Any] = {}
-    names_ = {"B", "S", *data["symbols"], *CACHED_SIZES}
+    names_ = {"B", "S", "T", *data["symbols"], *CACHED_SIZES}
 
     def at_one(tree: Any) -> Any:
         if isinstance(tree, list):

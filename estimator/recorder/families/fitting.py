@@ -115,7 +115,7 @@ def _fitted(found: Structure, lists: Mapping[str, Any], defaults: Mapping[str, A
         fixed=case.fixed,
         harmless=tuple(dict.fromkeys([*found.harmless, *unused])),
     )
-    family = replace(family, ones=tuple(name for name in ONES if _holds(found, rng, family, name)))
+    family = replace(family, ones=tuple(name for name in ONES if name != "T" and _holds(found, rng, family, name)))
     if "G" in family.ones:
         family = _of_any_groups(family, found)
     if case.interfaces:
@@ -130,14 +130,14 @@ def _fitted(found: Structure, lists: Mapping[str, Any], defaults: Mapping[str, A
         others_ = [in_order(draw.raw, order, lists) for order in orders]
         for given, wanted in ((draw.raw, fresh), *((x, program_of(x, draw, changed)) for x in others_)):
             answered = family.at(given, draw.sizes, draw.setting.dtype)
-            if not _same(answered, wanted):
-                difference = _difference(answered, wanted)
-                raise Coincidence(f"the program differs from a recording at other sizes: {difference}")
+            if not same(answered, wanted):
+                apart = difference(answered, wanted)
+                raise Coincidence(f"the program differs from a recording at other sizes: {apart}")
     changes: dict[str, Any] = {"reordered": True} if case.holds_cache else {"device": "cuda"}
     other = replace(found, case=case.on(**changes))
     if other.case != case and case.pasts != {None}:
         drawn = [recorded_draw(other, rng) for _ in range(2 if case.holds_cache else 1)]  # one pass's tokens, or two's
-        if all(_same(family.at(draw.raw, draw.sizes, draw.setting.dtype), fresh) for draw, fresh in drawn):
+        if all(same(family.at(draw.raw, draw.sizes, draw.setting.dtype), fresh) for draw, fresh in drawn):
             family = replace(family, settings=merged([*family.settings, *_settings(other, live)]))
     return family
 
@@ -166,7 +166,7 @@ def _is_right(family: Family, found: Structure, rng: random.Random) -> bool:
     """Whether the program is that of a fresh recording."""
     try:
         draw, fresh = recorded_draw(found, rng)
-        return _same(family.at(draw.raw, draw.sizes, draw.setting.dtype), fresh)
+        return same(family.at(draw.raw, draw.sizes, draw.setting.dtype), fresh)
     except InputError:
         return False
 
@@ -177,7 +177,7 @@ def _of_any_groups(family: Family, found: Structure) -> Family:
     return replace(family, structure={key: x for key, x in family.structure.items() if key != same})
 
 
-def _same(a: Program, b: Program) -> bool:
+def same(a: Program, b: Program) -> bool:
     """Whether programs are the same, whose recordings may have asked other tensors for a dtype that they share."""
     return a == b or without_sources(a) == without_sources(b)
 
@@ -200,12 +200,13 @@ def _holds(found: Structure, rng: random.Random, family: Family, one: str) -> bo
         draw, fresh = recorded_draw(found, rng, one=one)
         if one == "G":
             family = _of_any_groups(family, found)
-        return _same(replace(family, ones=(one,)).at(draw.raw, draw.sizes, draw.setting.dtype), fresh)
+        return same(replace(family, ones=(one,)).at(draw.raw, draw.sizes, draw.setting.dtype), fresh)
     except InputError:
         return False
 
 
-def _difference(a: Program, b: Program) -> str:
+def difference(a: Program, b: Program) -> str:
+    """What differs first in two programs, in words."""
     for name in ("layers", "modules", "parameters", "buffers", "attributes", "before", "bodies", "after"):
         for x, y in zip(getattr(a, name), getattr(b, name), strict=False):
             if name == "bodies":
