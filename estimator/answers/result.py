@@ -357,7 +357,8 @@ _TURNS = {
 
 def _phase_note(plan: Plan, peak_at: str) -> list[str]:
     """Of a trainer that generates, which of its phases holds the peak, and what to turn."""
-    if plan.task != "train" or plan.trainer not in TRAINERS or not TRAINERS[plan.trainer].num_generations:
+    trainer = TRAINERS.get(plan.trainer or "") if plan.task == "train" else None
+    if trainer is None or not trainer.num_generations:
         return []
     phases = {"prefill": "generation", "decode": "generation", "scoring": "scoring"}
     phase = phases.get(peak_at.split()[-1], "the update")

@@ -691,6 +691,7 @@ QUESTIONS: Mapping[str, Refusals] = {
             lambda p: p.generate is not None and p.generate.num_beams > 1
         ),
         f"{{p.piecewise}}, which has not one formula for all numbers of tokens; {_ESTIMATE}": (lambda p: p.piecewise),
+        f"vllm_mode: colocate, whose share is beside the step's bytes; {_ESTIMATE}": lambda p: p.colocates,
         **_HAS_A_RUN,
     },
     "a formula of open sizes": {

@@ -278,7 +278,12 @@ REFUSED: list[dict[str, Any]] = [
 """A plan of every row of ``PLAN``, ``STEP`` and ``MODEL``, in their order."""
 
 NOT_ASKED: dict[str, list[dict[str, Any]]] = {
-    "a formula": [{"generate": {"num_beams": 2}}, {"loss": "chunked"}, {"run": {}}],
+    "a formula": [
+        {"generate": {"num_beams": 2}},
+        {"loss": "chunked"},
+        {**GRPO, "device": "rtx-4090", "use_vllm": True},
+        {"run": {}},
+    ],
     "a formula of open sizes": [{"optimizer": "muon"}],
     "an explanation": [LLAMA_CPP, {"task": "infer"}, {"method": "mezo"}],
     "advice": [LLAMA_CPP, {"run": {}}],
