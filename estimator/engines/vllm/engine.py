@@ -65,14 +65,13 @@ UNKNOWN = {"gpt_neo": "GPTNeoForCausalLM"}
 
 
 EVERYWHERE = {
-    **dict.fromkeys(("gemma3n_text", "gpt_oss", "gptj", "mixtral", "nemotron_h", "qwen2_moe", "qwen3_moe"), ""),
-    "stablelm": "",
+    **dict.fromkeys(("bloom", "cohere", "cohere2", "falcon", "gemma", "gemma2", "gemma3_text", "gemma3n_text"), ""),
+    **dict.fromkeys(("gemma4_text", "gpt2", "gpt_oss", "gptj", "granitemoehybrid", "mixtral", "nemotron_h"), ""),
+    **dict.fromkeys(("opt", "qwen2_moe", "qwen3_moe", "stablelm"), ""),
     **dict.fromkeys(("qwen3_5_moe_text", "qwen3_5_text"), "embed"),
-    **dict.fromkeys(("bloom", "cohere", "cohere2", "falcon", "gemma", "gemma2", "gemma3_text"), "norm|ln_f"),
-    **dict.fromkeys(("gemma4_text", "gpt2", "granitemoehybrid", "opt"), "norm|ln_f"),
 }
-"""Families of which each rank of a pipeline has some parameters that only one uses, and a pattern of these: the classes
-of 0.33 make their last norm, or embeddings and head, whichever rank it is."""
+"""Families of which each rank of a pipeline has parameters that only one uses, and a pattern of these: the classes of
+0.33 make embeddings, the last norm and the head whichever rank it is."""
 LORA_RANKS = (1, 8, 16, 32, 64, 128, 256, 320, 512)
 """``vllm/config/lora.py: MaxLoRARanks``. 0.11 refuses 1."""
 MERGED_EXPERTS = ("gpt_oss", "qwen3_5_moe_text")
