@@ -217,7 +217,11 @@ def test_an_encoder_and_a_decoder_have_depths_of_their_own(
     pytest.importorskip("transformers")
     raw = {
         **models.load("t5-small").raw,
-        "d_model": 192, "num_heads": 3, "d_ff": 200, "num_layers": layers[0], "num_decoder_layers": layers[1],
+        "d_model": 192,
+        "num_heads": 3,
+        "d_ff": 200,
+        "num_layers": layers[0],
+        "num_decoder_layers": layers[1],
     }
     path = tmp_path / "config.json"
     path.write_text(json.dumps(raw), encoding="utf-8")
