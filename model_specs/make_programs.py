@@ -37,7 +37,7 @@ ENCODERS: dict[str, dict[str, Any]] = {
     name: {"model_type": name.partition(".")[0]}
     for name in (
         *("bert.default", "roberta.default", "xlm-roberta.default", "camembert.default"),
-        *("distilbert.default", "electra.default", "mpnet.default"),
+        *("distilbert.default", "mpnet.default"),
     )
 }
 """Encoders, which no causal language model is."""
