@@ -7,8 +7,9 @@ from dataclasses import dataclass
 
 from ..engines import devices as catalogue
 from ..engines.devices import Device
-from ..engines.registry import RUNTIMES, engine_of
+from ..engines.registry import RUNTIMES, SERVERS, engine_of
 from ..plans import models as specs
+from ..programs.heads import CAUSAL
 from ..text import matches
 from .tabular import Brief
 
@@ -56,7 +57,8 @@ def _model(spec: specs.ModelSpec) -> Model:
         """A size, under the name that the model's class has for it."""
         return next((raw[name] for name in names if isinstance(raw.get(name), int)), None)
 
-    knowing = [name for name in RUNTIMES if engine_of(name).knows(raw["model_type"])]
+    runtimes = [name for name in RUNTIMES if name not in SERVERS or spec.head == CAUSAL]
+    knowing = [name for name in runtimes if engine_of(name).knows(raw["model_type"])]
     heads = number("num_attention_heads", "n_head", "num_heads", "n_heads", "encoder_attention_heads")
     kv = number("num_key_value_heads", "num_kv_heads", "n_head_kv")
     return Model(

@@ -40,6 +40,9 @@ def test_models():
     assert found[0]["layers"] == 16
     assert found[0]["tied"] is True
     assert found[0]["source"].startswith("https://")
+    assert "vllm" in found[0]["runtimes"]
+    encoder, *_ = json.loads(output("models", "bert-base", "--json"))
+    assert encoder["runtimes"] == "torch-cpu, torch-cuda"
 
 
 def listed(capsys: pytest.CaptureFixture[str], *options: str) -> list[dict[str, Any]]:
