@@ -20,7 +20,8 @@ def counted(result: Result, against: str | None = None) -> str:
     words = {"dirty": "dirty memory", "used": "RAM in use", "device": "the device's memory"}
     words |= dict.fromkeys(("process", "run", "peak"), "")
     name = against or result.against
-    return words.get(name, f"memory of {name}")
+    server = name.removesuffix("_needed")  # in the process, whose share of the card holds what it starts with
+    return words.get(name, f"memory of {name}" if name == server else f"{server}'s share of the card")
 
 
 _ASSUMED = {"device": "limit of one application", "system": "part of the RAM that the system keeps"}
@@ -68,11 +69,12 @@ def verdict(result: Result, margin: Margin = STATED, how: str = "") -> str:
         budget += f" of {of}"
     sure = f"(measured processes differ by up to {human(result.uncertainty_bytes)})"
     left = "too much" if word == "does not fit" else "to spare"
-    other = [
-        f" Of {human(limit)} of {counted(result, against)} {human(limit - result.bytes[against])} are left."
-        for against, limit in result.limits.items()
-        if against != result.against
-    ]
+    other = []
+    for against, limit in result.limits.items():
+        if against != result.against:
+            of, rest = counted(result, against), limit - result.bytes[against]
+            whose = f"of {of}" if of else "for the process"
+            other.append(f" Of {human(limit)} {whose} {human(abs(rest))} are {'left' if rest >= 0 else 'missing'}.")
     return f"{VERDICTS[word]} {budget}{how and ' '}{how}: {spare} {left} {sure}.{''.join(other)}"
 
 

@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from estimator.answers.estimate import estimate
+from estimator.answers.sentences import verdict
 
 pytestmark = pytest.mark.consistency
 
@@ -54,6 +55,11 @@ def test_a_share_without_room_for_a_request_does_not_fit() -> None:
     """In vLLM's words, with what to give in place."""
     result = estimate(KEYS, use_vllm=True, vllm_gpu_memory_utilization=0.2)
     assert result.fits is False
+    says = verdict(result)
+    assert says.startswith("Does not fit in")
+    assert "of vllm's share of the card: " in says
+    assert " for the process " in says
+    assert says.endswith(" are left.")
     assert any("max seq len (131072)" in one and "vllm_max_model_length: 256" in one for one in result.warnings)
     assert estimate(KEYS, use_vllm=True, vllm_gpu_memory_utilization=0.2, vllm_max_model_length=256).fits
 
