@@ -19,7 +19,7 @@ from weakref import WeakKeyDictionary
 import torch
 import transformers
 
-from ..errors import InputError
+from ..errors import InputError, shown
 from ..ledger import Size
 from ..programs.depth import deepened
 from ..programs.heads import CAUSAL, HEADS, Input, Part, batch_of
@@ -114,6 +114,8 @@ class HuggingFaceModel(Source):
             if config.is_encoder_decoder and head == CAUSAL:
                 refuse_encoder(raw, where)
             self.config = config.get_text_config() if head == CAUSAL else config
+            if not isinstance(self.config, transformers.PretrainedConfig):  # a class takes a key that it does not know
+                raise InputError(f"{where}: text_config must be a mapping, not {shown(self.config)}")
         self._class = model_class(head, self.config)
         if self._class is None:
             having = ", ".join(one for one in HEADS if model_class(one, self.config) is not None)

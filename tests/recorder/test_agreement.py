@@ -29,7 +29,8 @@ def served(base: Setting, monkeypatch: pytest.MonkeyPatch, agrees: Callable[[Ste
 
 
 def shares(base: Setting, settings: Settings) -> bool:
-    return all(getattr(base, name) in settings[name] for name in ("trains", "packing", "attention_mask", "cache"))
+    names = ("trains", "packing", "attention_mask", "cache", "experts_implementation")
+    return all(getattr(base, name) in settings[name] for name in names)
 
 
 @pytest.mark.parametrize("base", [Setting(), GENERATE], ids=lambda base: base.task)
