@@ -418,6 +418,10 @@ _PART = re.compile(r"[a-z0-9_]{1,30}_config")
 """Keys of a larger model's config.json for its parts, such as ``vision_config``."""
 
 
+_TIED_ALWAYS = ("t5", "mt5", "umt5")
+"""Types whose config classes set ``tie_word_embeddings``, whatever a config.json says (``configuration_t5.py``)."""
+
+
 def _of_config(raw: dict[str, Any], name: str, where: str) -> ModelSpec:
     warnings: list[str] = []
     quantization = raw.pop("quantization_config", None) or None
@@ -428,6 +432,11 @@ def _of_config(raw: dict[str, Any], name: str, where: str) -> ModelSpec:
         both = {"is_encoder_decoder": True} if raw.get("is_encoder_decoder") is True else {}
         raw = {**_model_type_of_text(raw), **raw["text_config"], **both}
         quantization = raw.pop("quantization_config", None) or quantization
+    if raw.get("model_type") in _TIED_ALWAYS and raw.get("tie_word_embeddings") is False:
+        warnings.append(
+            "transformers 5 makes this model with one weight for embedding and head; from_pretrained keeps that of a "
+            f"checkpoint with a head of its own, {raw.get('vocab_size')} x {raw.get('d_model')} parameters more"
+        )
     told = tuple(warnings)
     return ModelSpec(name, raw, where, warnings=told, where=where, quantization=quantization, whole=whole)
 

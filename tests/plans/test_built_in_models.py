@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -73,3 +74,16 @@ def test_parameters_are_as_many_as_is_published(name: str) -> None:
     number, unit = published[:-1], {"M": 10**6, "B": 10**9}[published[-1]]
     last = unit / 10 ** len(number.partition(".")[2])
     assert load(name).parameters == pytest.approx(float(number) * unit, rel=0.01, abs=last)
+
+
+@pytest.mark.parametrize("model_type", ["t5", "mt5", "umt5"])
+def test_a_head_that_a_checkpoint_may_have_apart_is_named(model_type: str, tmp_path: Path) -> None:
+    """FLAN-T5's config.json says that it is not tied, which the class of release 5 does not follow."""
+    raw = {"model_type": model_type, "is_encoder_decoder": True, "vocab_size": 32128, "d_model": 512}
+    told = []
+    for tied in (False, True):
+        path = tmp_path / f"{tied}.json"
+        path.write_text(json.dumps({**raw, "tie_word_embeddings": tied}))
+        told.append(load(str(path)).warnings)
+    assert told[1] == ()
+    assert "32128 x 512 parameters more" in told[0][0]
