@@ -11,6 +11,7 @@ import torch
 import transformers
 
 from estimator.io.files import specs_folder
+from estimator.ledger import ITEMSIZE
 from estimator.plans.models import ModelSpec, builtin_names, load
 from estimator.plans.recorded_programs import model_types
 from estimator.programs.heads import CAUSAL, HEADS
@@ -77,6 +78,16 @@ def test_each_file_says_where_its_numbers_were_checked() -> None:
     """Three decoders were written before files said so."""
     without = {name for name in builtin_names() if not written(name).get("checked_in")}
     assert without == {"nemotron-nano-9b-v2", "powerlm-3b", "santacoder"}
+
+
+@pytest.mark.parametrize(
+    ("name", "nbytes"),
+    [("gte-small", 64), ("gte-base", 209), ("gte-large", 639), ("mxbai-embed-large-v1", 639), ("e5-base-v2", 418)],
+)
+def test_dtype_of_the_files_is_the_published_one(name: str, nbytes: int) -> None:
+    """Witness: MiB of the files on the hub, as ``ModelMeta.memory_usage_mb`` of MTEB says them."""
+    spec = load(name)
+    assert (spec.parameters or 0) * ITEMSIZE[spec.dtype] / 2**20 == pytest.approx(nbytes, abs=1)
 
 
 @pytest.mark.parametrize("name", BEYOND_DECODERS)
