@@ -237,7 +237,7 @@ class OneDeviceKeys(TypedDict, total=False):
     embedding_quantize: Literal['4,32', '8,0', 'none']
     max_new_tokens: int
     num_beams: int
-    cache_implementation: Literal['dynamic', 'static', 'quantized']
+    cache_implementation: Literal['dynamic', 'static', 'quantized', 'offloaded', 'offloaded_static']
     disable_compile: bool
     world_size: int | None
     replicate: int

@@ -641,6 +641,10 @@ MODEL: Refusals = {
     "padding; leave attention_mask out": (
         lambda r: r.plan.generate is not None and r.plan.attention_mask and not _calls_for_masks(r)
     ),
+    "cache_implementation: {r.plan.generate.cache_implementation} has no rule with {r.spec.config.family}, whose cache "
+    "is recorded where it stays on the device; take cache_implementation: {r.plan.generate.on_device}": lambda r: (
+        r.plan.generate is not None and r.plan.generate.offloads and not _calls_for_masks(r)
+    ),
     "generate has no rule with {r.spec.config.family} and this cache on runtime: {r.plan.runtime}, since no passes of "
     "it are shipped; take cache_implementation: dynamic, or runtime: torch-cpu": (
         lambda r: _generates_on_a_card(r) and not _knows_tokens(r)
@@ -652,6 +656,12 @@ MODEL: Refusals = {
             and r.plan.generate.cache_implementation == "quantized"
             and any(r.spec.config.windowed_layers)
         )
+    ),
+    "cache_implementation: offloaded_static has no rule with a model of sliding windows, which stay on the device; "
+    "take cache_implementation: offloaded": lambda r: (
+        r.plan.generate is not None
+        and r.plan.generate.cache_implementation == "offloaded_static"
+        and any(r.spec.config.windowed_layers)
     ),
     "loss: chunked does not go with method: {r.plan.method.name} on the output embedding, which makes one vector of a "
     "sequence; take that layer out of target_modules": (

@@ -59,12 +59,16 @@ class Cache:
         """
         return self._held.copy(place, shape)
 
+    def keep(self, x: Tensor) -> Tensor:
+        """Hold the keys or the values of the layer that runs; returns them."""
+        return self._held.add(x)
+
     def update(self, key: Tensor, value: Tensor) -> tuple[Tensor, Tensor]:
         """Append the next layer's keys and values to its past ones; returns all of them."""
         if not self._past:
-            return self._held.add(ops.cat((key,), key.shape)), self._held.add(ops.cat((value,), value.shape))
+            return self.keep(ops.cat((key,), key.shape)), self.keep(ops.cat((value,), value.shape))
         past = self._past.pop(0)
-        return self._held.add(behind(past.pop(0), key)), self._held.add(behind(past.pop(0), value))
+        return self.keep(behind(past.pop(0), key)), self.keep(behind(past.pop(0), value))
 
 
 def behind(past: Tensor, x: Tensor) -> Tensor:

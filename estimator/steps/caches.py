@@ -123,7 +123,12 @@ class DynamicCache(Cache):
         past = self._past.pop(0)
         keys, values = (behind(old, new) for old, new in zip(past, (key, value), strict=True))
         del past[0], past[0]  # a window's layer has both until it cuts the keys, and then the values
-        return self._held.add(keys), self._held.add(values)
+        return self.keep(keys), self.keep(values)
+
+    @staticmethod
+    def on_device(layers: Sequence[Layer]) -> Sequence[Layer]:
+        """The layers whose keys and values are on the device when a forward pass starts that is behind others."""
+        return layers
 
 
 class StaticCache(DynamicCache):
@@ -159,8 +164,8 @@ class StaticCache(DynamicCache):
         else:
             keys = ledger.empty((batch, heads, room, dim), key.dtype)
             values = ledger.empty((batch, heads, room, dim), value.dtype)
-        self._held.add(keys)
-        self._held.add(values)
+        self.keep(keys)
+        self.keep(values)
         if layer.window is not None and compared(self.past, room) >= 0:
             # The window is rolled by one token in a new tensor, and copied back.
             new_keys = ledger.empty(keys.shape, keys.dtype)
@@ -226,9 +231,87 @@ def _dequantised(x: Tensor, dtype: str) -> Tensor:
     return scaled if dtype == "float32" else ledger.empty(scaled.shape, dtype)
 
 
+class OffloadedCache(DynamicCache):
+    """``DynamicCache(offloading=True)``: layers rest on the host, but for the one that runs and the one behind it.
+
+    Before a layer adds its keys and values, those of the next one are copied to the device, on a stream of their own
+    (``Cache.prefetch``). The last layer fetches those of the first for the next pass. A layer's own leave the device
+    with what attends to them (``Cache.offload``).
+    """
+
+    def __init__(
+        self, ledger: Ledger, layers: Sequence[Layer], capacity: Size, past: Size = 0, held: Iterable[Pair] = ()
+    ) -> None:
+        super().__init__(ledger, layers, capacity, past)
+        self._ahead = [x for pair in held for x in pair]
+        """The keys and the values of the layer that is next."""
+
+    def keep(self, x: Tensor) -> Tensor:
+        return x
+
+    def store(self, key: Tensor, value: Tensor) -> Pair:
+        layer, own = self.layers[0], self._ahead
+        self._ahead = self._fetched(key, value)
+        if self.past and not own:  # of the only layer
+            own, self._ahead = self._ahead, []
+        self._past = [own] if own else []
+        del own
+        pair = super().store(key, value)
+        for x in pair:
+            batch, heads, tokens, dim = x.shape
+            seen, _ = self.held(layer.window, tokens, self.capacity, True, False)
+            if compared(seen, tokens) < 0:  # a view is copied on the device first (Copy.cu: copy_requires_temporaries)
+                x.ledger.empty((batch, heads, seen, dim), x.dtype)
+        return pair
+
+    def _fetched(self, *like: Tensor) -> list[Tensor]:
+        """The keys and the values of the layer behind the one that runs, [B, kv_heads, tokens, D]; empty where it has
+        none yet.
+        """
+        index = len(self._all) - len(self.layers) + 1
+        wraps = 1 < index == len(self._all)
+        past = self.past + like[0].shape[2] if wraps else self.past
+        if not past:
+            return []
+        tokens, _ = self.held(self._all[index % len(self._all)].window, past, self.capacity, True, False)
+        with self._ledger.on_stream("prefetch"):
+            return [self._ledger.empty((*x.shape[:2], tokens, x.shape[3]), x.dtype) for x in like]
+
+    def by_layer(self) -> dict[Layer, list[Tensor]]:
+        numbers = [x for x, _ in self._own]
+        found = {layer: [number] for layer, number in zip(self._all, numbers, strict=True)}
+        found[self._all[0]] += self._ahead
+        return found
+
+    def reorder(self) -> None:
+        """Those of the first layer, which are there for the next pass; the others are copied on the host."""
+        for layer in self.on_device(self._all):
+            with running(self._ledger, layer):
+                for place in range(len(self._ahead)):  # a name for a tensor would keep it
+                    self._ahead[place] = self._ledger.empty(self._ahead[place].shape, self._ahead[place].dtype)
+
+    @staticmethod
+    def on_device(layers: Sequence[Layer]) -> Sequence[Layer]:
+        return [layers[0]._replace(copies=1)] if len(layers) > 1 else ()
+
+    @staticmethod
+    def held(window: int | None, past: Size, capacity: Size, reordered: bool, prefilled: bool) -> tuple[Size, Size]:
+        """The host has no more than what is seen."""
+        seen, _ = DynamicCache.held(window, past, capacity, reordered, prefilled)
+        return seen, seen
+
+
+class OffloadedStaticCache(OffloadedCache, StaticCache):
+    """``StaticCache(offloading=True)`` of a model without windows, whose layers would stay on the device."""
+
+    held = staticmethod(StaticCache.held)
+
+
 CACHES: dict[str, type[DynamicCache]] = {
     "dynamic": DynamicCache,
     "static": StaticCache,
     "quantized": QuantizedCache,
+    "offloaded": OffloadedCache,
+    "offloaded_static": OffloadedStaticCache,
 }
 """The cache of each ``cache_implementation``."""

@@ -23,6 +23,7 @@ from .caches import CACHES, DynamicCache, Layer, Pair, running
 from .decoding import BeamSearch, Greedy
 from .generate_options import GenerateOptions
 from .loop import Loop, Model
+from .offloading import block_bytes, pin
 from .prefill import infer
 
 _OUTSIDE = Layer(1, None, -1)
@@ -83,7 +84,7 @@ class Generate(Procedure):
     def cached_passes(self, batch: Size, seq: Size) -> list[tuple[CachedTokens, Size, Size]]:
         """The forward passes that are run: the cache with which each starts, and its tokens, [rows, seq]."""
         options, new = self.options, self.new_tokens
-        kind, rows = options.cache_implementation, batch * options.num_beams
+        kind, rows = options.on_device, batch * options.num_beams
         tokens = seq + (new - 1)
         numbers: list[Size] = [0, *([1] if new != 1 else []), *([new - 1] if new not in (1, 2) else [])]
         found: list[tuple[CachedTokens, Size, Size]] = []
@@ -298,11 +299,11 @@ class CachedCall(Call):
         parts = getattr(c.program.split, "parts", 1)  # of the heads a process of tensor parallelism has one
         self.states = (self.rows, c.kv_heads // parts, c.head_dim)
         self.dtypes = generate.dtypes
-        self.kind = CACHES[generate.options.cache_implementation]
+        self.kind, self.offloads = CACHES[generate.options.cache_implementation], generate.options.offloads
 
     def _fill(self, cached: CachedTokens, seq: Size) -> None:
         self.cache = None
-        held = [self._held(layer, cached.past) for layer in self.layers] if cached.past else ()
+        held = [self._held(layer, cached.past) for layer in self.kind.on_device(self.layers)] if cached.past else ()
         self.cache = self.kind(self.ledger, self.layers, self.tokens, cached.past, held)
         if cached.past and not cached.prefilled and not self.model_inputs:  # of the pass before, which is not run
             mask = None if self.mask is None else self.ids(self.rows, cached.past)
@@ -320,6 +321,24 @@ class CachedCall(Call):
     def _by_layer(self) -> dict[Layer, list[Tensor]]:
         assert isinstance(self.cache, DynamicCache)
         return self.cache.by_layer()
+
+    def run(self) -> Size:
+        nbytes = super().run()
+        if self.offloads:
+            self._pin(1)
+            self._pin(-1)
+        return nbytes
+
+    def _pin(self, sign: int) -> None:
+        """Take pinned memory for the whole cache, or give it back. Blocks of each power of two that the cache has grown
+        by are kept (``CachingHostAllocator``).
+        """
+        for layer in self.layers:
+            for first, last in zip(*(self._layer_bytes(layer, n) for n in (self.seq, self.tokens)), strict=True):
+                nbytes = last
+                pin(self.ledger, nbytes, sign * layer.copies)
+                while isinstance(nbytes, int) and block_bytes(nbytes := nbytes // 2) >= block_bytes(whole(first)):
+                    pin(self.ledger, nbytes, sign * layer.copies)
 
     def _reorder(self) -> None:
         assert isinstance(self.cache, DynamicCache)

@@ -5,9 +5,10 @@ from __future__ import annotations
 import json
 from collections.abc import Hashable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
-from unittest.mock import patch
+from unittest.mock import MagicMock, patch
 
 import pytest
 
@@ -29,6 +30,8 @@ GEMMA = {"model_type": "gemma2", "sliding_window": 16, "num_hidden_layers": 12, 
 LLAMA = {"model_type": "llama", "num_hidden_layers": 6}
 MIXTRAL = {"model_type": "mixtral", "num_hidden_layers": 5, "num_key_value_heads": 2, "num_local_experts": 5}
 STATIC = {"cache_implementation": "static", "disable_compile": True}
+OFFLOADED = {"cache_implementation": "offloaded"}
+OFFLOADED_STATIC = {"cache_implementation": "offloaded_static", "disable_compile": True}
 
 
 def job(config: dict[str, Any], folder: Path, **keys: Any) -> Resolved:
@@ -45,10 +48,12 @@ class Noted(CachingAllocator):
         super().__init__()
         self.log: list[tuple[int, int]] = []
         self.requests: dict[Block, tuple[int, int]] = {}
+        self.streams: dict[int, str] = {}
 
     def malloc(self, nbytes: int, copies: int = 1, stream: str = "") -> Block:
         block = super().malloc(nbytes, copies, stream)
         self.requests[block] = len(self.log), nbytes
+        self.streams[len(self.log)] = stream
         self.log.append(self.requests[block])
         return block
 
@@ -87,6 +92,9 @@ CALLS: list[tuple[dict[str, Any], dict[str, Any]]] = [
     (LLAMA, {"seq": 9, "attention_mask": True, "generate": {"max_new_tokens": 12, "num_beams": 2}}),
     (MISTRAL, {"seq": 18, "attention_mask": True, "generate": {"max_new_tokens": 12, **STATIC}}),
     (MIXTRAL, {"seq": 18, "batch": 2, "generate": {"max_new_tokens": 9}}),
+    (LLAMA, {"seq": 9, "generate": {"max_new_tokens": 12, **OFFLOADED}}),
+    (LLAMA, {"seq": 5, "batch": 2, "generate": {"max_new_tokens": 9, "num_beams": 3, **OFFLOADED_STATIC}}),
+    (GEMMA, {"seq": 10, "generate": {"max_new_tokens": 12, "num_beams": 2, **OFFLOADED}}),
 ]
 """Small models, and calls of them in which windows are short, full, and filled."""
 
@@ -143,7 +151,7 @@ def test_the_process_is_a_replay_of_its_events(config: Any, keys: Any, tmp_path:
     again, live = CachingAllocator(), dict[int, Block]()
     for number, nbytes in noted.log:
         if nbytes > 0:
-            live[number] = again.malloc(nbytes)
+            live[number] = again.malloc(nbytes, stream=noted.streams[number])
         else:
             again.free(live.pop(number))
     usage = replay(asked, asked.plan.engine.batches(asked.plan))
@@ -165,6 +173,10 @@ MEASURED: list[tuple[dict[str, Any], dict[str, Any]]] = [
     (LLAMA, {"seq": 140, "method": "lora", "generate": {"max_new_tokens": 4}}),
     (LLAMA, {"seq": 33, "attention_mask": True, "generate": BEAMS}),
     (MIXTRAL, {"seq": 50, "generate": {"max_new_tokens": 5}}),
+    (LLAMA, {"seq": 140, "generate": {"max_new_tokens": 5, **OFFLOADED}}),
+    (LLAMA, {"seq": 33, "generate": {**BEAMS, **OFFLOADED}}),
+    (MISTRAL, {"seq": 21, "generate": {"max_new_tokens": 6, **OFFLOADED}}),
+    (LLAMA, {"seq": 33, "generate": {"max_new_tokens": 4, **OFFLOADED_STATIC}}),
 ]
 WIDE = {"hidden_size": 512, "num_attention_heads": 8, "intermediate_size": 800, "vocab_size": 999}
 
@@ -176,7 +188,8 @@ def test_events_are_those_of_a_measured_call(config: Any, keys: Any, tmp_path: P
     """Witness: measurement, on a CPU: all allocations and frees from a kilobyte on, first layer to last logits, and of
     each free which allocation it is of, from which the allocator's reserved bytes follow.
 
-    Experts run as they do on a GPU, where ``generate`` asks the model for its device.
+    Experts run as they do on a GPU, where ``generate`` asks the model for its device. Of a cache that is offloaded,
+    PyTorch's meta device is the host, and the CPU the GPU.
     """
     from torch._C._profiler import _EventType
 
@@ -185,13 +198,20 @@ def test_events_are_those_of_a_measured_call(config: Any, keys: Any, tmp_path: P
 
     wide = {**config, **WIDE, "num_hidden_layers": 2}
     keys = {"batch": 3, "dtype": "float32", "attention": "eager", **keys}
-    asked = resolve(parse_plan({"model": str(write_config(tmp_path, wide)), **keys}))
-    process = Loaded(job(wide, tmp_path, **keys) if config is MIXTRAL else asked)
+    name = keys["generate"].get("cache_implementation", "dynamic")
+    offloads = name.startswith("offloaded")
+    on_cpu = {**keys, "generate": {**keys["generate"], "cache_implementation": STAYS.get(name, name)}}
+    asked = resolve(parse_plan({"model": str(write_config(tmp_path, wide)), **on_cpu}))
+    options = asked.plan.generate.model_copy(update={"cache_implementation": name})
+    procedure = replace(asked.step.procedure, options=options)
+    own = asked.with_step(replace(asked.step, procedure=procedure))
+    process = Loaded(job(wide, tmp_path, **keys) if config is MIXTRAL else own)
     process.allocator = noted = Noted()
     process.step(asked.plan.batch, asked.plan.seq)
     live_model = build_model(asked)
-    experts = decoding(live_model) if config is MIXTRAL else nullcontext()
+    experts = decoding(live_model) if config is MIXTRAL else offloading() if offloads else nullcontext()
     step, profile, found = _step(asked, live_model), Profile(), list[tuple[int, int, int]]()
+    step.plan = step.plan.model_copy(update={"generate": options})
     with experts, without_collector():
         step.run()
         profile.start()
@@ -246,6 +266,37 @@ def decoding(model: Any) -> Any:
     return patch.object(type(model), "_optimize_model_for_decode", switched)
 
 
+STAYS = {"offloaded": "dynamic", "offloaded_static": "static"}
+
+
+@contextmanager
+def offloading() -> Iterator[None]:
+    """Within it, caches are offloaded from the CPU to the meta device, where nothing is allocated. A view of a part is
+    copied first, as CUDA does. There are no streams."""
+    import torch
+    from transformers.cache_utils import CacheLayerMixin
+
+    def offload(self: Any) -> None:
+        for kind in ("keys", "values"):
+            setattr(self, kind, getattr(self, kind).contiguous().to("meta"))
+
+    def prefetch(self: Any) -> None:
+        if self.is_initialized and self.keys.device != self.device:
+            for kind in ("keys", "values"):
+                setattr(self, kind, torch.zeros_like(getattr(self, kind), device=self.device))
+
+    def reorder(self: Any, beams: Any) -> None:
+        for kind in ("keys", "values"):
+            setattr(self, kind, getattr(self, kind).index_select(0, beams.to(getattr(self, kind).device)))
+
+    with (
+        patch.multiple(CacheLayerMixin, offload=offload, prefetch=prefetch, reorder_cache=reorder),
+        patch.object(torch, "Stream", MagicMock()),
+        patch.object(torch.cuda, "default_stream", MagicMock()),
+    ):
+        yield
+
+
 def test_of_which_layer_a_tensor_is() -> None:
     """By hand: tensors are matched by their names and sizes, then by their sizes in a layer, then in order."""
     kept = {"ids": 8, "cache.0.0": 4, "cache.0.1": 6, "cache.1.0": 4, "cache.1.1": 4, "gone": 3}
@@ -287,6 +338,22 @@ def test_more_tokens_take_more() -> None:
     assert "out of memory in step 1 of 1, decode, token " in str(tight.warnings)
     with pytest.raises(InputError, match=r"ask for at most [0-9,]+ tokens"):
         estimate(**keys, generate={"max_new_tokens": 10**7})
+
+
+@pytest.mark.share(2)
+def test_an_offloaded_cache_is_on_the_host() -> None:
+    """By hand: 30 layers with 3 heads of 64, keys and values in pinned blocks of powers of two; smaller ones stay."""
+    keys: dict[str, Any] = {"model": MODEL, "seq": 200, "batch": 4, "device": "rtx-4090"}
+    found = {
+        name: estimate(**keys, generate={"max_new_tokens": 400, "cache_implementation": name, "disable_compile": True})
+        for name in ("dynamic", "offloaded", "offloaded_static")
+    }
+    assert len({one.bytes["kv_cache"] for one in found.values()}) == 1
+    pinned = {name: one.bytes.get("host_pinned", 0) for name, one in found.items()}
+    assert pinned == {"dynamic": 0, "offloaded": 60 * (2**19 + 2**20), "offloaded_static": 60 * 2**20}
+    last = {name: next(p.allocated for p in one.phases if p.name == "decode") for name, one in found.items()}
+    layer = 2 * 599 * 4 * 3 * 64 * 2
+    assert 26 * layer < last["dynamic"] - last["offloaded"] < 30 * layer
 
 
 def test_refused(tmp_path: Path) -> None:

@@ -70,6 +70,7 @@ CAUSAL: dict[str, Any] = {
 
 REFUSED: list[dict[str, Any]] = [
     {"attention": "flash"},
+    {"generate": {"cache_implementation": "offloaded"}},
     ON_HOST,
     {**CUDA, "generate": {"cache_implementation": "static"}},
     {**CUDA, "generate": {}, "sharding": {"name": "fsdp2", "world_size": 4}},
@@ -271,8 +272,10 @@ REFUSED: list[dict[str, Any]] = [
     {"dtype": "nf4", "method": {**LORA, "modules_to_save": ["up_proj"]}},
     {"generate": {}, "method": PREFIX},
     {"model": {**CLASSES["bloom"], "model_type": "bloom"}, "generate": {}, "attention_mask": True},
+    {**CUDA, "model": {"model_type": "lfm2"}, "generate": {"cache_implementation": "offloaded"}},
     {**CUDA, "model": {**CLASSES["bloom"], "model_type": "bloom"}, "generate": STATIC, "attention": "eager"},
     {**QUANTISED_CACHE, "model": {"model_type": "mistral"}},
+    {**CUDA, "model": {"model_type": "mistral"}, "generate": {**STATIC, "cache_implementation": "offloaded_static"}},
     {"loss": "chunked", "method": {"name": "lars", "target_modules": ["lm_head", "q_proj"]}},
 ]
 """A plan of every row of ``PLAN``, ``STEP`` and ``MODEL``, in their order."""

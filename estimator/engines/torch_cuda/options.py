@@ -63,13 +63,10 @@ KEYS = Keys(
     topic=("gpu", "GPUs (runtime torch-cuda)"),
     claims=_claims,
     refused={
-        "cache_implementation: static has no rule with runtime: {p.runtime}, where transformers compiles its passes to "
+        "cache_implementation: {p.generate.cache_implementation} has no rule with runtime: {p.runtime}, where "
+        "transformers compiles its passes to "
         "CUDA graphs; set disable_compile: true, or cache_implementation: dynamic": (
-            lambda p: (
-                p.generate is not None
-                and p.generate.cache_implementation == "static"
-                and not p.generate.disable_compile
-            )
+            lambda p: p.generate is not None and p.generate.on_device == "static" and not p.generate.disable_compile
         ),
         "generate has no rule with runtime: {p.runtime} and sharding: {p.sharding.label}; leave sharding out, or set "
         "runtime: torch-cpu": lambda p: p.generate is not None and p.sharding is not None,

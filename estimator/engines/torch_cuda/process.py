@@ -421,7 +421,7 @@ class Process:
             self._carry(token, kept, blocks)
             self._play(token.events, token.order, blocks)
             kept = token.kept
-            if not plain or self.allocator.expandable_segments:
+            if not plain or self.allocator.expandable_segments or token.events.streams:
                 continue
             if token.small != alike:
                 states, alike = {}, token.small
