@@ -312,7 +312,7 @@ class CachedCall(Call):
     def _inputs(self) -> dict[str, Tensor]:
         if not self.model_inputs:
             return {}
-        ids, inputs = self.model_inputs
+        inputs, ids = self.model_inputs
         masks = inputs.generated.masks or {}
         own = {"ids": ids, "position_ids": inputs.generated.position_ids, "attention_mask": inputs.attention_mask}
         held = own | {f"mask {k}": x for k, x in masks.items()}
@@ -345,8 +345,8 @@ class CachedCall(Call):
         self.cache.reorder()
 
     def _made(self, cached: CachedTokens, seq: Size, mask: Tensor | None) -> list[Any]:
-        """The token ids [rows, seq] of a forward pass, and its other inputs. With a static cache the masks of attention
-        are made of the padding mask, which is no input then.
+        """The inputs of a forward pass, and its token ids [rows, seq], which go first: a list is cleared from its end.
+        With a static cache the masks of attention are made of the padding mask, which is no input then.
         """
         past, cache = cached.past, self.cache
         assert isinstance(cache, DynamicCache)
@@ -373,12 +373,12 @@ class CachedCall(Call):
             kinds = {layer.window is not None for layer in self.layers}
             masks = {windowed: self._mask(inputs, windowed) for windowed in sorted(kinds)}
             inputs = replace(inputs, generated=replace(generated, masks={False: None, **masks}))
-        return [ids, inputs]
+        return [inputs, ids]
 
     def _logits(self, cached: CachedTokens, seq: Size) -> Tensor:
         cache = self.cache
         assert isinstance(cache, DynamicCache)
-        self.model_inputs = ids, inputs = self._made(cached, seq, self.mask)
+        self.model_inputs = inputs, ids = self._made(cached, seq, self.mask)
         logits: Tensor = self.forward(ids, inputs, cache)[1]
         self.dtypes = self.ledger.cached = cache.dtypes
         return logits

@@ -176,7 +176,7 @@ MEASURED: list[tuple[dict[str, Any], dict[str, Any]]] = [
     (LLAMA, {"seq": 140, "generate": {"max_new_tokens": 5, **OFFLOADED}}),
     (LLAMA, {"seq": 33, "generate": {**BEAMS, **OFFLOADED}}),
     (MISTRAL, {"seq": 21, "generate": {"max_new_tokens": 6, **OFFLOADED}}),
-    (LLAMA, {"seq": 33, "generate": {"max_new_tokens": 4, **OFFLOADED_STATIC}}),
+    (LLAMA, {"seq": 33, "generate": {**BEAMS, **OFFLOADED_STATIC}}),
 ]
 WIDE = {"hidden_size": 512, "num_attention_heads": 8, "intermediate_size": 800, "vocab_size": 999}
 
