@@ -12,9 +12,10 @@ from typing import Any
 
 import pytest
 
+from estimator.engines.replay import Batch, Timeline
 from estimator.engines.torch_cuda import passes, process
 from estimator.engines.torch_cuda.passes import Passes
-from estimator.engines.torch_cuda.process import Logs, log_step
+from estimator.engines.torch_cuda.process import Logs, log_step, replay
 from estimator.ledger import Events, Ledger
 from estimator.ledger.sizes import symbol
 from estimator.operators import CPU
@@ -42,6 +43,16 @@ def job(tmp_path: Path, request: pytest.FixtureRequest) -> Resolved:
     path = tmp_path / "config.json"
     path.write_text(json.dumps(CONFIG))
     return resolve(parse_plan({"model": str(path), "device": "rtx-4090", **request.param}))
+
+
+@pytest.mark.consistency
+@pytest.mark.parametrize("job", STEPS[1:2], indirect=True, ids=str)
+def test_what_stands_for_many_is_played_as_by_calls(job: Resolved) -> None:
+    """Witness: the same process with a timeline, where each allocation is a call."""
+    logs, batches = Logs(), [Batch(2, 64 * 10, True), Batch(2, 64 * 80, False)]
+    used = replay(job, batches, logs=logs)
+    assert logs.passes(job, batches) > 60
+    assert replay(job, batches, timeline=Timeline()) == used
 
 
 @pytest.mark.consistency

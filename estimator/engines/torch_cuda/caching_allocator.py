@@ -274,12 +274,14 @@ class CachingAllocator:
         else:
             block.pool.insert(block)
 
-    def play(self, order: Sequence[int], sizes: Sequence[int], blocks: dict[int, Block]) -> None:
+    def play(
+        self, order: Sequence[int], sizes: Sequence[int], blocks: dict[int, Block], copies: Mapping[int, int] = {}
+    ) -> None:
         """``malloc`` and ``free`` for the entries of a log (``Events``), on the default stream; ``blocks`` are those of
-        its allocations.
+        its allocations, ``copies`` for how many blocks some of them stand.
         """
         if not self._takes_first or self.ties == "block":
-            one_by_one(self, order, sizes, blocks)
+            one_by_one(self, order, sizes, blocks, copies)
             return
         # The same in one piece: calls would take half of the time.
         small, large = self._pool("", True), self._pool("", False)
@@ -290,6 +292,11 @@ class CachingAllocator:
                     continue
                 size = -(-nbytes // ROUNDING) * ROUNDING
                 pool = small if size <= SMALL_REQUEST else large
+                if entry in copies:
+                    self.allocated, self.peak_allocated = live, peak
+                    blocks[entry] = self.malloc(nbytes, copies[entry])
+                    live, peak = self.allocated, self.peak_allocated
+                    continue
                 free, at = pool.free, bisect_left(pool.free, (size << _SPOT) - _HALF)
                 if at < len(free):
                     block = pool.blocks.pop(free.pop(at))
@@ -615,12 +622,14 @@ class CachingAllocator:
         return True
 
 
-def one_by_one(allocator: Any, order: Sequence[int], sizes: Sequence[int], blocks: dict[int, Any]) -> None:
+def one_by_one(
+    allocator: Any, order: Sequence[int], sizes: Sequence[int], blocks: dict[int, Any], copies: Mapping[int, int] = {}
+) -> None:
     """``CachingAllocator.play`` by calls of any allocator's ``malloc`` and ``free``."""
     for entry in order:
         if entry >= 0:
             if sizes[entry]:
-                blocks[entry] = allocator.malloc(sizes[entry])
+                blocks[entry] = allocator.malloc(sizes[entry], copies.get(entry, 1))
         elif (gone := blocks.pop(~entry, None)) is not None:
             allocator.free(gone)
 

@@ -530,8 +530,8 @@ class Process:
         sizes, malloc, free, watched = events.sizes, self.allocator.malloc, self.allocator.free, self.timeline
         copies, streams, snapshot = events.copies, events.streams, self.snapshot
         special, recorded, limiter = {*copies, *streams}, events.recorded, self._limiter
-        if not special and watched is None and snapshot is None:  # as below, and quick
-            self.allocator.play(order, sizes, blocks)
+        if not streams and watched is None and snapshot is None:  # as below, and quick
+            self.allocator.play(order, sizes, blocks, copies)
             return
         for entry in order:
             if entry >= 0:
