@@ -278,6 +278,17 @@ class _Search:
         result = self.exact(value)
         return result.bytes[result.against] + result.kept(margin) if isinstance(result, Result) else math.inf
 
+    def lacks(self, value: int, margin: Margin) -> float:
+        """The bytes that the budget lacks at a value, and the margin's.
+
+        A process that runs out of memory has given its cached memory back before. It lacks less than one without a
+        budget would reserve.
+        """
+        result = self.exact(value)
+        if isinstance(result, Result) and result.lacking:
+            return result.lacking + result.kept(margin)
+        return self.needed(value, margin) - self.budget
+
     def fits(self, value: int, margin: Margin) -> bool:
         """Whether the process at a value and the margin are within the budget."""
         return self.needed(value, margin) <= self.budget
@@ -296,8 +307,7 @@ class _Search:
         Raises ``InputError`` where the smallest value is refused.
         """
         for first, last in self._regimes():
-            if self.fits(first, margin):
-                answer = self._largest(first, last, margin)
+            if (answer := self._largest(first, last, margin)) is not None:
                 return answer, None if answer == self.limit else answer + self.multiple_of
         refused = self.exact(self.lowest)
         if isinstance(refused, InputError):
@@ -313,11 +323,17 @@ class _Search:
         ends = [*(first - self.multiple_of for first in firsts[1:]), self.limit]
         return [(a, b) for a, b in zip(firsts, ends, strict=True) if a <= b][::-1]
 
-    def _largest(self, first: int, last: int, margin: Margin) -> int:
-        """The largest value of a regime that fits, given that ``first`` does."""
-        unit = self.multiple_of
-        low, high = first // unit, last // unit
-        live = self._live(first, last)
+    def _largest(self, first: int, last: int, margin: Margin) -> int | None:
+        """The largest value of a regime that fits; ``None`` where none does."""
+        unit, live = self.multiple_of, self._live(first, last)
+        before = first // unit - 1
+        low, high = before, last // unit
+        if first == self.lowest:
+            if not self.fits(first, margin):
+                return None
+            low += 1
+        elif live(first) > self.budget:
+            return None
 
         def within(added: float) -> int:
             """The last value, in units, whose live bytes and ``added`` bytes are within the budget."""
@@ -338,19 +354,38 @@ class _Search:
         for known in sorted(self._results):
             if low * unit < known < high * unit:  # from an earlier search
                 low, high = (known // unit, high) if self.fits(known, margin) else (low, min(high, known // unit))
-        value, guesses = low * unit, 0
+        step, turns, creeps, replays = 0, 0, 0, self.plan.engine.replays
         while high - low > 1:
-            reach = 4 ** max(guesses - 1, 0)
-            if high - low <= 2 * reach:
-                value = (low + high) // 2 * unit
+            below, above = (self._results.get(one * unit) for one in (low, high))
+            creeping = abs(turns) == 2 or creeps > 2  # the same end has moved twice, or often
+            tried = high if isinstance(above, Result) else low
+            if below is above is None:
+                guess = high  # that is, the value before it
+            elif isinstance(above, InputError) or (creeping and None not in (below, above)):
+                guess = (low + high) // 2
+            elif (
+                tried == high
+                and replays
+                and isinstance(below, Result)
+                and (below.lacking is None or below.kept(margin))
+            ):
+                # As if bytes grew evenly in between.
+                left, missing = (self.needed(one * unit, margin) - self.budget for one in (low, high))
+                guess = low + int((high - low) * left / (left - missing))
+            else:  # where the budget would end if the runtime lacked or added as much
+                guess = within(self.budget + self.lacks(tried * unit, margin) - live(tried * unit))
+            # Not next to an end, so that what is left is soon small.
+            reach = min(max(2 * step if creeping else step // 4, 1), (high - low) // 2)
+            guess = min(max(guess, low + reach), high - reach)
+            if self._chunk is not None and self.key == "seq" and guess * unit % self._chunk == 0 and high - guess > 1:
+                guess += 1  # steps of whole chunks have a log of their own
+            step = min(guess - low, high - guess)
+            if self.fits(guess * unit, margin):
+                low, turns = guess, 2 if turns == 1 else 1
             else:
-                # The value at which the budget would end if the runtime added as much as at the last value tried;
-                # with each guess, further from both ends.
-                added = self.needed(value, margin) - live(value)
-                value = min(max(within(added if added < math.inf else 0), low + reach), high - reach) * unit
-                guesses += 1
-            low, high = (value // unit, high) if self.fits(value, margin) else (low, value // unit)
-        return low * unit
+                high, turns = guess, -2 if turns == -1 else -1
+            creeps += abs(turns) == 2
+        return None if low == before else low * unit
 
     def _live(self, first: int, last: int) -> Callable[[int], float]:
         """The live bytes at the peak as a function of the value in a regime; infinite where the plan is refused."""

@@ -92,6 +92,9 @@ class Result(Drawn):
     """Of ``task: serve``: ``kv_tokens``, the tokens of the cache, and ``max_concurrency``, the requests that fit at
     once."""
 
+    lacking: int | None = None
+    """Where a GPU's process fills the budget: the bytes that it lacked after cached memory went back, 0 if none."""
+
     images: Mapping[str, Any] = field(default_factory=dict)
     """Of a plan with images: for each of a row its ``tiles``, their ``pixels`` (height and width), its ``tokens``, and
     those ``around`` them that the processor adds; and ``text_tokens``, the tokens of a row that are left."""
@@ -340,6 +343,7 @@ def make_result(
     return replace(
         result_of(plan, figures._replace(assumptions=(*figures.assumptions, *by))),
         images=images,
+        lacking=None if usage is None else usage.lacking,
         transformers=transformers_of(plan, spec),
         peft=_peft(plan, spec),
         communicated=components["communicated"]

@@ -89,3 +89,5 @@ class Usage(NamedTuple):
     larger device."""
     warnings: tuple[str, ...] = ()
     beside: Beside | None = None
+    lacking: int | None = None
+    """Where cached memory went back, the bytes that a request lacked all the same; 0 where none did."""

@@ -263,6 +263,9 @@ def test_capacity() -> None:
     short = replay(resolved, batches, free.allocated_peak - 1, snapshot=snapshot)
     assert short.out_of_memory is not None
     assert short.out_of_memory.startswith("step 2 of 2, backward")
+    assert (free.lacking, free.gave_back) == (None, False)
+    assert short.lacking is not None
+    assert short.lacking > 0
     (at,) = (i for i, entry in enumerate(snapshot.trace) if entry["action"] == "oom")
     signs = {"segment_alloc": 1, "segment_free": -1}
     reserved = sum(signs.get(entry["action"], 0) * entry["size"] for entry in snapshot.trace[:at])

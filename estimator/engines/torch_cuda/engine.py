@@ -109,7 +109,7 @@ class TorchCuda(Torch):
             capacity = None if capacity is None else max(capacity - colocated.held_in_a_step(job, vllm), 0)
         hopeless = capacity is not None and peak > capacity
         used = None if hopeless and not says_where else replayed(job, batches, capacity, logs=logs)
-        notes = []
+        notes, lacking = [], None if used is None else used.lacking
         if used is not None and used.out_of_memory is not None:
             notes.append(f"out of memory in {used.out_of_memory}")
         elif used is not None and used.gave_back:
@@ -133,7 +133,7 @@ class TorchCuda(Torch):
             )
         other = None if vllm is None else colocated.beside(job, vllm, used)
         notes += [] if other is None else [other.said]
-        return used._replace(warnings=tuple(notes), beside=other)
+        return used._replace(warnings=tuple(notes), beside=other, lacking=lacking)
 
     def replay(
         self,

@@ -610,7 +610,7 @@ def replay(
         if used.reserved_peak <= capacity:
             return used
     process = Process(job, capacity, timeline, logs, snapshot)
-    failed, first = None, (repr(job.plan.method.open_values()), job.step.device, batches[0])
+    failed, lacking, first = None, 0, (repr(job.plan.method.open_values()), job.step.device, batches[0])
     shares = logs is not None and timeline is None and snapshot is None and not job.plan.expandable_segments
     known = process.logs.begun.get(first) if shares else None
     if known is not None and (capacity is None or known.reserved_peak <= capacity):
@@ -623,6 +623,7 @@ def replay(
         except OutOfMemory as error:
             place = f", token {process.token + 1:,}" if process.part == "decode" else ""
             failed = f"step {number} of {len(batches)}, {process.part}{place}: {error.requested:,} B more are asked for"
+            lacking = error.requested + error.reserved - error.capacity
             if snapshot is not None:
                 snapshot.out_of_memory(error.requested, error.capacity - error.reserved)
             break
@@ -640,4 +641,5 @@ def replay(
         tuple(process.phases.values()),
         failed,
         process.allocator.gave_back,
+        lacking=lacking if process.allocator.gave_back else None,
     )
