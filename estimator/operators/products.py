@@ -12,6 +12,7 @@ from ..ledger.sizes import compared
 from .casts import autocast
 from .copies import triu
 from .elementwise import elementwise, mul, with_number
+from .in_place import add_
 from .layout import Grads, broadcast, normalised, strides_of, view_of
 from .reductions import sum
 from .table import FACTORS, PRODUCT, SHAPE, Kept, first, operator, saves
@@ -60,15 +61,17 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
     """``F.linear(x, weight, bias)``: folds leading dimensions and multiplies by ``weight.t()``.
 
     Saves the folded input if the weight requires a gradient, and the weight if the input does (``at::native::linear``,
-    ``matmul``). Autocast casts both first, and caches the casts of trained parameters (``autocast_mode.cpp``).
+    ``matmul``). To an input that is not contiguous a bias is added after the product. Autocast casts both first, and
+    caches the casts of trained parameters (``autocast_mode.cpp``).
     """
     if x.ledger.linear is not None and x.ledger.grad_enabled:
         return x.ledger.linear(x, weight, bias, linear)
     bias = None if bias is None else autocast(bias)
     weight = autocast(weight)
     x = autocast(x)
-    if bias is None and not weight.requires_grad and not _folds(x):
-        return _matmul(x, transpose(weight, 0, 1))
+    if not weight.requires_grad and not _folds(x) and (bias is None or normalised(x.shape, strides_of(x)) is not None):
+        out = _matmul(x, transpose(weight, 0, 1))
+        return out if bias is None else add_(out, bias)
     out_features = weight.shape[0]
     rows: Size = product(x.shape[:-1])
     folded = len(x.shape) != 2

@@ -50,6 +50,13 @@ def test_half_precision(cache: str, beams: int, tmp_path: Path) -> None:
 
 
 @pytest.mark.extra("trace")
+def test_a_head_with_a_bias(tmp_path: Path) -> None:
+    """Witness: measurement. The last token's hidden states are no matrix, so the frozen output matrix is copied."""
+    plan = {"dtype": "bfloat16", "method": METHODS["lora"], "batch": 3, "seq": 7, "generate": {"max_new_tokens": 2}}
+    assert_call({**CLASSES["gptj"], "model_type": "gptj"}, plan, tmp_path)
+
+
+@pytest.mark.extra("trace")
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_a_quantised_cache(dtype: str, tmp_path: Path) -> None:
     """Witness: measurement. Heads are so wide that the peak is where keys are dequantised."""
