@@ -125,7 +125,7 @@ def test_another_class_is_named(tmp_path: Path) -> None:
     assert any("of MoshiForCausalLM, and not of MoshiForConditionalGeneration" in x for x in answered.warnings)
 
 
-def test_a_text_config_that_is_no_mapping_is_refused(tmp_path: Path) -> None:
+def test_a_text_config_that_is_no_mapping_is_refused() -> None:
     """A class takes it as a key that it does not know. The windows are those of no shipped program."""
     raw = {**CLASSES["qwen2"], "model_type": "qwen2", "sliding_window": 8, "text_config": []}
     with pytest.raises(InputError, match=r"text_config must be a mapping, not \[\]"):
