@@ -442,7 +442,8 @@ def _working_axes(plan: Plan, made: Made = dict) -> list[Axis]:
             _change("gradient checkpointing of each layer", checkpointing="layer"),
             _change("one checkpoint for two layers", weight=2, checkpointing="every-2"),
         )
-    if plan.trainer in RECORDED and RECORDED[str(plan.trainer)].precomputes and not plan.precompute_ref_log_probs:
+    recorded = RECORDED.get(plan.trainer or "")
+    if recorded is not None and recorded.precomputes and not plan.precompute_ref_log_probs:
         axes.append((_AS_IS, _change("the reference asked before the training", precompute_ref_log_probs=True)))
     if trains and plan.use_cache:
         axes.append((_AS_IS, _change("no KV cache in training", use_cache=False)))
@@ -483,9 +484,10 @@ def _free_axes(plan: Plan) -> list[Axis]:
     axes: list[Axis] = []
     if plan.keep_logits:
         axes.append((_AS_IS, _change("let the logits go before backward", keep_logits=False)))
-    if plan.trainer in RECORDED and plan.reference == "copy" and plan.method.inner.peft:
+    recorded = RECORDED.get(plan.trainer or "")
+    if recorded is not None and plan.reference == "copy" and plan.method.inner.peft:
         axes.append((_AS_IS, _change("the policy without its adapter for a copy", reference="adapter-off")))
-    if plan.trainer in RECORDED and RECORDED[str(plan.trainer)].num_generations:
+    if recorded is not None and recorded.num_generations:
         axes.append((_AS_IS, *_fewer_at_once(plan)))
     micro_batches, batch, steps = [_AS_IS], plan.batch, plan.gradient_accumulation_steps
     while batch % 2 == 0:

@@ -71,9 +71,16 @@ def program_of(raw: Mapping[str, Any], draw: Draw, found: Structure) -> Program:
     live, setting = HuggingFaceModel(raw, "the config", found.case.head), draw.setting
     if found.case.interfaces:
         return live.of_all_settings(setting, draw.batch, draw.seq, found.case.cached)
+    labels = raw.get("num_labels", 0)
+    step = step_of(setting, found.raw["model_type"], found.case.head, cached=draw.cached, num_labels=labels)
+    return live.at(step, draw.batch, draw.seq)
+
+
+def step_of(setting: Setting, family: str, head: str, **own: Any) -> Step:
+    """The step of a model that is recorded in a setting; ``own`` is what the setting does not say."""
     attention: Any = setting.attention
-    step = Step(
-        family=str(found.raw["model_type"]),
+    return Step(
+        family=family,
         dtype=setting.dtype,
         autocast=setting.autocast,
         attention=attention,
@@ -81,11 +88,9 @@ def program_of(raw: Mapping[str, Any], draw: Draw, found: Structure) -> Program:
         use_cache=setting.use_cache,
         device=DEVICES[setting.device],
         procedure=Procedure(trains=setting.trains),
-        cached=draw.cached,
-        head=found.case.head,
-        num_labels=raw.get("num_labels", 0),
+        head=head,
+        **own,
     )
-    return live.at(step, draw.batch, draw.seq)
 
 
 def groups_symbol(key: str) -> str:

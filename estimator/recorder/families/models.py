@@ -17,7 +17,6 @@ import torch
 import transformers
 
 from ...errors import InputError
-from ...operators import DEVICES
 from ...programs.config_values import GENERATION, IGNORED, structural
 from ...programs.depth import Kinds
 from ...programs.expressions import evaluate
@@ -26,12 +25,12 @@ from ...programs.heads import HEADS
 from ...programs.images import Given, Media
 from ...programs.program import SPAN, Body, Drop, Program, made, renamed
 from ...programs.setting import LOWER, Setting, merged
-from ...programs.step import Procedure, Step
 from ..fit import Recording, fit, symbols_of
 from ..hugging_face import HuggingFaceModel, stack_paths
 from ..kinds import examples, smallest
 from ..media import parts_of
 from .cases import of_dtypes
+from .draws import step_of
 from .fitting import difference, same
 
 _DRAWS = 5
@@ -210,20 +209,8 @@ def _drawn(found: _Models, settings: Sequence[Setting], fixed: Sequence[str], rn
 def _program(found: _Models, draw: _Draw) -> tuple[HuggingFaceModel, Program]:
     model = HuggingFaceModel(draw.config, "the config", found.head)
     given = model.media(Media(), draw.setting.dtype) if HEADS[found.head].media else Given()
-    setting = draw.setting
-    attention: Any = setting.attention
-    step = Step(
-        family=str(draw.config["model_type"]),
-        dtype=setting.dtype,
-        autocast=setting.autocast,
-        attention=attention,
-        attention_mask=setting.attention_mask,
-        device=DEVICES[setting.device],
-        procedure=Procedure(trains=setting.trains),
-        head=found.head,
-        lengths=(("T", draw.sizes["T"]),),
-        media=given.inputs,
-    )
+    lengths = (("T", draw.sizes["T"]),)
+    step = step_of(draw.setting, str(draw.config["model_type"]), found.head, lengths=lengths, media=given.inputs)
     return model, model.at(step, draw.sizes["B"], draw.sizes["S"])
 
 
