@@ -6,7 +6,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -45,7 +44,7 @@ def plan(method: Mapping[str, Any], **keys: Any) -> dict[str, Any]:
 def answer(method: Mapping[str, Any], device: str, **keys: Any) -> Result:
     """The estimate by a device's rules."""
     resolved = resolve(parse_plan(plan(method, **keys)))
-    options = replace(resolved.step, device=RULES[device])
+    options = resolved.step._replace(device=RULES[device])
     totals = run(options, resolved.sizes(), resolved.method, resolved.plan.batch, resolved.plan.seq)
     return to_result(resolved, totals)
 
@@ -53,7 +52,7 @@ def answer(method: Mapping[str, Any], device: str, **keys: Any) -> Result:
 def per_token_and_layer(method: Mapping[str, Any], device: str) -> int:
     """Saved bytes that one more token costs in one inner layer."""
     resolved = resolve(parse_plan(plan(method)))
-    options = replace(resolved.step, device=RULES[device])
+    options = resolved.step._replace(device=RULES[device])
 
     def saved(seq: int) -> int:
         rows = run(options, resolved.sizes(), resolved.method, 1, seq, keep_rows=True).rows

@@ -51,9 +51,7 @@ def _in_a_shell(value: object) -> str:
     return ",".join(map(str, value)) if isinstance(value, list) else str(value)
 
 
-_COMMANDS = re.compile(
-    r"`estimator (advise|check|compare|devices|estimate|max-[a-z]+|models|smallest-[a-z]+)( --[a-z-]+)?`"
-)
+_COMMANDS = r"`estimator (advise|check|compare|devices|estimate|max-[a-z]+|models|smallest-[a-z]+)( --[a-z-]+)?`"
 """Commands in messages that Python has functions for."""
 
 
@@ -73,7 +71,7 @@ class InputError(ValueError):
         self.key, self.owner = key, owner
         line = printable(" ".join(message.split()))
         if not _Asker.in_a_shell and "`estimator " in line:
-            line = _COMMANDS.sub(_function, line)
+            line = re.sub(_COMMANDS, _function, line)
         if len(line) > _HEAD + _TAIL:
             line = f"{line[:_HEAD]} ... {line[-_TAIL:]}"
         super().__init__(line)

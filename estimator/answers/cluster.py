@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
 from ..engines.devices import Device, find
@@ -269,7 +269,7 @@ class _Shared(NamedTuple):
     def serves(self, step: Step) -> bool:
         """Whether the step of another card has the same totals and logs."""
         device = self.step.device
-        return replace(step, device=device) == self.step and step.device.is_alike(device, self.answers)
+        return step._replace(device=device) == self.step and step.device.is_alike(device, self.answers)
 
 
 def _layout(

@@ -88,7 +88,7 @@ def _of_ranks(resolved: Resolved, alike: Sequence[Sequence[range]]) -> tuple[Map
     of: dict[tuple[tuple[str, int], ...], list[range]] = {}
     for ranks in alike:
         assert sharding is not None
-        step = replace(resolved.step, sharding=replace(sharding, rank=ranks[0].start))
+        step = resolved.step._replace(sharding=replace(sharding, rank=ranks[0].start))
         totals = run(step, resolved.sizes(), resolved.method, plan.batch, plan.seq)
         of.setdefault(tuple(live_of(resolved, totals).bytes.items()), []).extend(ranks)
     found = [{"ranks": spans(ranks), "bytes": dict(sizes)} for sizes, ranks in of.items()]
@@ -181,7 +181,7 @@ def live_peak(totals: StepTotals) -> int:
 def _math_note(resolved: Resolved, why: str, peak: int) -> str:
     """A warning that attention's memory is quadratic, with its cost against a kernel whose memory is not."""
     cost, plan = "", resolved.plan
-    step = replace(resolved.step, device=plan.engine.kernels(plan.model_copy(update={"sdpa_kernel": "efficient"})))
+    step = resolved.step._replace(device=plan.engine.kernels(plan.model_copy(update={"sdpa_kernel": "efficient"})))
     with suppress(InputError):  # the kernel may not support this dtype or head size
         totals = run(step, resolved.sizes(), resolved.method, plan.batch, plan.seq)
         cost = (

@@ -341,7 +341,7 @@ def _condition(compiled: Compiled, rows: Iterable[SavedRow]) -> str:
 
 def _is_known(resolved: Resolved, regime: Regime) -> bool:
     """Whether a regime has formulas without recording the model first."""
-    step = replace(resolved.step, window_reached=bool(regime.window_reached))
+    step = resolved.step._replace(window_reached=bool(regime.window_reached))
     batch: Size = 1 if regime.batch_one else symbol("B")
     seq: Size = 1 if regime.seq_one else symbol("S")
     return resolved.with_step(step).knows(batch, seq)

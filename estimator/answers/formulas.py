@@ -332,10 +332,10 @@ def compile_plan(
     resolved = resolve(plan)
     _new_tokens(plan, window_of(resolved.spec.config, resolved.method))
     regime = regime or regime_of(resolved)
-    step = replace(resolved.step, window_reached=bool(regime.window_reached))
+    step = resolved.step._replace(window_reached=bool(regime.window_reached))
     if (new := regime.new_tokens) is not None:
         generate: Any = step.procedure
-        step = replace(step, procedure=replace(generate, new=symbol("N") if new == MANY_TOKENS else new))
+        step = step._replace(procedure=replace(generate, new=symbol("N") if new == MANY_TOKENS else new))
     method: Method = resolved.method
     values: dict[str, int] = {}
     if symbolic:
@@ -349,7 +349,7 @@ def compile_plan(
         seq = chunk * symbol("C")
     lengths = {name: whole(size) for name, size in step.lengths}
     open_lengths = tuple([(name, symbol(name) if size > 1 else size) for name, size in lengths.items()])
-    step = replace(step, lengths=open_lengths)
+    step = step._replace(lengths=open_lengths)
 
     def totals(batch: Size, one: Step = step, apart: bool = False) -> StepTotals:
         sizes = resolved.with_step(one).sizes(symbolic, batch, seq)
@@ -360,7 +360,7 @@ def compile_plan(
         """The totals at a number of images, and of a batch that is no symbol."""
         count = values.get("M", plan.media.images)
         more = plan.model_copy(update={"images": count, "seq": plan.seq * count})
-        own = replace(step, **{name: getattr(resolve(more).step, name) for name in ("media", "placeholders")})
+        own = step._replace(**{name: getattr(resolve(more).step, name) for name in ("media", "placeholders")})
         return totals(values.get("B", batch), own, apart=True)
 
     axes: tuple[str, ...] = ()

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -37,5 +36,5 @@ def of_trainer(trainer: Any, keys: Mapping[str, Any]) -> Result:
     models = tuple((name, OtherModel(other.step, other.sizes)) for name, other in others.items())
     procedure = TrainerStep(own.step, own.reference, own.rows, every=own.every, others=models)
     plan = resolved.plan.model_copy(update={"model": own.model})
-    resolved = resolved._replace(plan=plan, step=replace(resolved.step, procedure=procedure))
+    resolved = resolved._replace(plan=plan, step=resolved.step._replace(procedure=procedure))
     return to_result(resolved, run(resolved.step, resolved.sizes(), resolved.method, plan.batch, plan.seq))

@@ -9,7 +9,7 @@ from __future__ import annotations
 import re
 from collections import Counter, defaultdict
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from fractions import Fraction
 from functools import partial
 from typing import Any, NamedTuple
@@ -206,7 +206,7 @@ def _compare(resolved: Resolved, model: Any, regime: Regime, grid: Grid, traced:
     point = batches[-1], lengths[-1]
     differences: tuple[Difference, ...] = ()
     if of_trace != of_formula:
-        step = replace(resolved.step, window_reached=bool(regime.window_reached))
+        step = resolved.step._replace(window_reached=bool(regime.window_reached))
         sizes = resolved.sizes()
         rows = run(step, sizes, resolved.method, *point, keep_rows=True).rows
         differences = _differences(

@@ -23,8 +23,8 @@ UNKNOWN = "unknown"
 UNNAMED = "(unnamed)"
 """The operator of an allocation where none is known."""
 _PHASES = {"update": "optimizer step", "step": "optimizer step"}
-_AUTOGRAD_NAME = re.compile(r"(\w+?)Backward\d*")
-_CAPITAL = re.compile(r"(?<=[a-z0-9])(?=[A-Z])")
+_AUTOGRAD_NAME = r"(\w+?)Backward\d*"
+_CAPITAL = r"(?<=[a-z0-9])(?=[A-Z])"
 
 Frames = list[dict[str, Any]]
 """A stack, its innermost frame first. The file is a module's path, the function what runs there; of the outermost frame
@@ -39,10 +39,10 @@ def loaded(name: str) -> Origin:
 
 def operator_of(origin: Origin) -> str:
     """The operator that allocates: in backward the name of autograd's node, elsewhere that of its operator in aten."""
-    node = _AUTOGRAD_NAME.fullmatch(origin.operator)
+    node = re.fullmatch(_AUTOGRAD_NAME, origin.operator)
     if node is None or origin.phase == "backward":
         return origin.operator
-    return _CAPITAL.sub("_", node[1]).lower()
+    return re.sub(_CAPITAL, "_", node[1]).lower()
 
 
 @lru_cache(maxsize=200_000)

@@ -82,12 +82,12 @@ def torch_dtype(value: Any) -> Any:
 FloatName = Literal["float32", "bfloat16", "float16"]
 FloatDtype = Annotated[FloatName, BeforeValidator(torch_dtype)]
 
-_SIZE = re.compile(r"\s*[0-9]{1,15}(\.[0-9]{1,15})?\s*([kmgtpe]i?)?b\s*", re.IGNORECASE)
+_SIZE = r"(?i)\s*[0-9]{1,15}(\.[0-9]{1,15})?\s*([kmgtpe]i?)?b\s*"
 
 
 def parse_size(text: str) -> int:
     """The bytes of a size with a unit, such as 24GiB, 8 GB or 512MiB. Raises ``InputError``."""
-    if not _SIZE.fullmatch(text.strip().removeprefix("-")):
+    if not re.fullmatch(_SIZE, text.strip().removeprefix("-")):
         raise InputError(f"size '{text}' is not a number with a unit; write it like 24GiB, 8GB or 512MiB")
     value = int(TypeAdapter(ByteSize).validate_python(re.sub(r"[\s-]", "", text)))
     if value < 1 or text.lstrip().startswith("-"):

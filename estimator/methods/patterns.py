@@ -33,8 +33,8 @@ LAYERS = r".*\.{}\.(\d+)\."
 
 _clock = getattr(time, "thread_time", time.process_time)  # a browser has no clock of threads
 _NAME = re.compile(r"[A-Za-z0-9_.-]*")
-_BEYOND = re.compile(r"[^\x00-\x7f]|\\[uUNx]")
-_TOKENS = re.compile(r"\\.|\{(?!\d*,?\d*\})", re.DOTALL)
+_BEYOND = r"[^\x00-\x7f]|\\[uUNx]"
+_TOKENS = r"(?s)\\.|\{(?!\d*,?\d*\})"
 
 Groups = tuple[str | None, ...]
 ValueT = TypeVar("ValueT")
@@ -46,7 +46,7 @@ def check(text: str) -> str:
         return text
     if len(text) > LONGEST:
         raise ValueError(f"must be a name or a regular expression of at most {LONGEST:,} characters")
-    if _BEYOND.search(text) or "[:" in text:
+    if re.search(_BEYOND, text) or "[:" in text:
         # Paths of modules are ASCII. re takes minutes to compile large ranges, and regex reads [: as a class of POSIX.
         raise ValueError(r"must be a name or a regular expression in ASCII, without \x, \u and [:")
     try:
@@ -120,7 +120,7 @@ class Patterns:
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore")
                 re.compile(whole)
-                return regex.compile(_TOKENS.sub(_escaped, whole))
+                return regex.compile(re.sub(_TOKENS, _escaped, whole))
         except (re.error, regex.error, OverflowError, RecursionError) as error:
             raise InputError(f"the regular expression {shown(text)} cannot be used here: {error}") from None
 

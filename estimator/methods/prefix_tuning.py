@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any, ClassVar, Literal
 
 from pydantic import Field, StrictBool
@@ -78,7 +77,7 @@ class PrefixedModel(PromptModel):
         attention_mask = self.extended(inputs)  # noqa: F841 (held during the call)
         self.ledger.scope = "prompt encoder"
         cache = self.get_prompt(inputs)
-        return self.base_model(input_ids, labels, replace(inputs, past=self.virtual_tokens), None, cache)
+        return self.base_model(input_ids, labels, inputs._replace(past=self.virtual_tokens), None, cache)
 
     def get_prompt(self, inputs: Inputs) -> Cache:
         """A cache that holds the prefix of every layer."""

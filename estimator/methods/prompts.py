@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
@@ -138,7 +137,7 @@ class EmbeddedPrompts(PromptModel):
         prompts = self.get_prompt(batch)
         prompts = ops.to(prompts, inputs_embeds.dtype)
         inputs_embeds = ops.cat((prompts, inputs_embeds), (batch, seq, inputs_embeds.shape[-1]))
-        return self.base_model(None, labels, replace(inputs, seq=seq), inputs_embeds)
+        return self.base_model(None, labels, inputs._replace(seq=seq), inputs_embeds)
 
     def get_prompt(self, batch: Size) -> Tensor:
         """The prompts of one sequence, repeated for the batch: [B, virtual tokens, H]."""

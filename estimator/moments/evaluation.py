@@ -8,7 +8,7 @@ earlier one but for the last, which may have fewer rows. So only the batches tha
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from .. import operators as ops
@@ -36,7 +36,7 @@ class Machine:
 
     def __init__(self, job: Job) -> None:
         # Checkpoints and noise on the embeddings are of train mode. The Trainer asks for no cache.
-        step = replace(job.step, checkpointing="none", saved_activations="as-is", use_cache=False, neftune=False)
+        step = job.step._replace(checkpointing="none", saved_activations="as-is", use_cache=False, neftune=False)
         self.job = job.with_step(step)
         self.device = device = step.ledger()
         self.host = Ledger(ops.CPU) if step.device.has_own_memory else device

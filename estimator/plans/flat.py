@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from functools import cache
 from inspect import cleandoc
-from textwrap import fill
 from typing import Any, TypeVar
 
 from pydantic import BaseModel
@@ -19,6 +17,7 @@ from ..methods.registry import METHODS, RECIPES, method_block
 from ..moments.options import RunOptions
 from ..steps.generate_options import GenerateOptions
 from ..steps.sharding.options import ShardingOptions
+from .keys_listed import LISTED
 from .plan import Plan, words_explained
 
 _OF_ENGINES = {name: field for keys in KEYS.values() for name, field in keys.fields.model_fields.items()}
@@ -52,22 +51,8 @@ Question = TypeVar("Question", bound=Callable[..., Any])
 def with_keys(question: Question) -> Question:
     """A function whose ``help`` lists the keys of a plan, which are its keywords."""
     if question.__doc__ is not None:  # python -OO
-        question.__doc__ = f"{cleandoc(question.__doc__)}\n\n{_keys_listed()}"
+        question.__doc__ = f"{cleandoc(question.__doc__)}\n\n{LISTED}"
     return question
-
-
-@cache
-def _keys_listed() -> str:
-    found = {}
-    for name, field in Plan.model_fields.items():
-        default = "" if field.is_required() or name in (*BLOCKS, "method") else f" (default {field.default})"
-        found[f"{name}{default}"] = field.description or f"full (default), {', '.join(list(METHODS)[1:])}"
-    found |= {f"beside them, of {name}": ", ".join(own_keys(name)) for name in BLOCKS}
-    found["beside them, of the method, by PEFT's names"] = "r, target_modules, ..."
-    lines = [
-        fill(f"{name}: {text}", 100, initial_indent=" " * 4, subsequent_indent=" " * 8) for name, text in found.items()
-    ]
-    return "\n".join(["Keys of a plan, as keywords:", *lines])
 
 
 def mapping_of(plan: Any) -> dict[str, Any]:

@@ -11,8 +11,8 @@ from ..errors import InputError, shown
 from ..io.fields import parse_size
 
 MARGIN_HELP = "what an answer keeps free: a share (5%%), a size (500MiB) or 0; the estimate's uncertainty if not given"
-_ZERO = re.compile(r"\s*0+(?:\.0+)?\s*(?:%|[kmgt]?i?b)?\s*", re.IGNORECASE | re.ASCII)
-_SHARE = re.compile(r"\s*([0-9]{1,3}(?:\.[0-9]{1,6})?)\s*%\s*")
+_ZERO = r"(?ai)\s*0+(?:\.0+)?\s*(?:%|[kmgt]?i?b)?\s*"
+_SHARE = r"\s*([0-9]{1,3}(?:\.[0-9]{1,6})?)\s*%\s*"
 
 
 class Margin(NamedTuple):
@@ -31,9 +31,9 @@ class Margin(NamedTuple):
             return cls()
         if not isinstance(text, str):
             raise InputError(f"margin {shown(text)} is no text; write it like '5%', '500MiB' or '0'")
-        if _ZERO.fullmatch(text):
+        if re.fullmatch(_ZERO, text):
             return cls(nbytes=0)
-        if found := _SHARE.fullmatch(text):
+        if found := re.fullmatch(_SHARE, text):
             share = float(found[1]) / 100
             if share < 1:
                 return cls(share=share)

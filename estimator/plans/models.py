@@ -266,7 +266,7 @@ def names_for(runtime: str) -> list[str]:
     return [name for name in builtin_names() if engine_of(runtime).knows(load(name).raw["model_type"])]
 
 
-_TUNED = re.compile(
+_TUNED = (
     r"-(?:instruct|thinking|it|chat|base|pt|hf)(?=-|$)|(?<=^qwen3-30b-a3b)-2507$|(?<=^qwen3-235b-a22b)-2507$"
     r"|(?<=^deepseek-v3)-0324$|(?<=^deepseek-r1)-0528$"
 )
@@ -283,7 +283,7 @@ def _family(hub_id: str) -> str:
     if owner == "ibm-granite":
         return owner + slash + name
     # Twice, since a date of the same shapes may stand behind the other words.
-    return owner + slash + _TUNED.sub("", _TUNED.sub("", name.removeprefix("meta-")))
+    return owner + slash + re.sub(_TUNED, "", re.sub(_TUNED, "", name.removeprefix("meta-")))
 
 
 @cache
@@ -414,7 +414,7 @@ def _local(path: Path) -> ModelSpec:
     return replace(spec, checkpoint=checkpoints.read(path))
 
 
-_PART = re.compile(r"[a-z0-9_]{1,30}_config")
+_PART = r"[a-z0-9_]{1,30}_config"
 """Keys of a larger model's config.json for its parts, such as ``vision_config``."""
 
 
@@ -427,7 +427,7 @@ def _of_config(raw: dict[str, Any], name: str, where: str) -> ModelSpec:
     quantization = raw.pop("quantization_config", None) or None
     whole = None
     if isinstance(raw.get("text_config"), dict):
-        warnings.append(language_model_alone(key for key in raw if key != "text_config" and _PART.fullmatch(key)))
+        warnings.append(language_model_alone(key for key in raw if key != "text_config" and re.fullmatch(_PART, key)))
         whole = raw
         both = {"is_encoder_decoder": True} if raw.get("is_encoder_decoder") is True else {}
         raw = {**_model_type_of_text(raw), **raw["text_config"], **both}

@@ -24,7 +24,7 @@ from ..programs.heads import CAUSAL
 from ..programs.releases import NEWEST
 
 if TYPE_CHECKING:
-    from ..programs.program_files import Unread
+    from ..programs.family import Family
 
 VARIABLE = "ESTIMATOR_PROGRAMS"
 """The environment variable that names the folder of the user's programs."""
@@ -68,14 +68,16 @@ def program_files(model_type: str = "*", release: str = NEWEST, head: str = CAUS
     found: list[Path] = []
     for folder in (shipped_folder, user_folder):
         with suppress(InputError, OSError):  # a folder that may not be read has no programs
-            files = of_release(folder(), release, head).glob(f"{model_type}.*.json")
-            found += sorted(path for path in files if path.is_file())
+            inside = of_release(folder(), release, head)
+            names = [name for name in os.listdir(inside) if name.endswith(".json")]  # a glob takes ten times as long
+            own = [name for name in names if model_type in ("*", name.partition(".")[0])]
+            found += [path for name in sorted(own) if (path := inside / name).is_file()]
     return found
 
 
-def programs_of(model_type: str, release: str = NEWEST, head: str = CAUSAL) -> list[Unread]:
+def programs_of(model_type: str, release: str = NEWEST, head: str = CAUSAL) -> list[Family]:
     """The programs of a ``model_type``. Files of the user's that cannot be read have none: see ``ignored``."""
-    found: list[Unread] = []
+    found: list[Family] = []
     for path in program_files(model_type, release, head):
         if path.is_relative_to(shipped_folder()):
             found += load(path)
@@ -104,7 +106,7 @@ def ignored(model_type: str, release: str = NEWEST) -> list[str]:
     return notes
 
 
-def _own(path: Path) -> list[Unread]:
+def _own(path: Path) -> list[Family]:
     """The programs in a file of the user's, which are read whole. Raises ``InputError``."""
     found = load(path)
     for one in found:
@@ -112,7 +114,7 @@ def _own(path: Path) -> list[Unread]:
     return [replace(one, file=str(path), read=partial(getattr, one, "whole")) for one in found]
 
 
-def load(path: Path) -> list[Unread]:
+def load(path: Path) -> list[Family]:
     """The programs in a file. Raises ``InputError``."""
     try:
         return _loaded(path, path.stat().st_mtime_ns)
@@ -121,7 +123,7 @@ def load(path: Path) -> list[Unread]:
 
 
 @lru_cache(maxsize=64)
-def _loaded(path: Path, _: int) -> list[Unread]:
+def _loaded(path: Path, _: int) -> list[Family]:
     from ..programs.program_files import load_together
 
     return load_together(path)

@@ -155,7 +155,7 @@ def step_of(
         caches_in_checkpoints=(plan.use_cache or _caches_beside_images(plan, given))
         and config.source.caches_in_checkpoints,
         hooks_in_checkpoint=plan.sharding is not None and is_older(plan.transformers, "4.57"),
-        optimizer_rank=plan.optimizer_rank or Step.optimizer_rank,
+        optimizer_rank=plan.optimizer_rank or Step._field_defaults["optimizer_rank"],
         wide_states=frozenset(f"{module.path}.weight" for module in config.modules.of("embedding"))
         if plan.embedding_optim_bits == 32
         else frozenset(),

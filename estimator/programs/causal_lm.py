@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import replace
 from functools import cached_property, partial
 from typing import Any
 
@@ -273,7 +272,7 @@ class RecordedCausalLM(Module):
                 cache = Cache(ledger, windows=self.c.layers(windowed=True))
             flash = inputs.step.dtype if inputs.step.base is None else inputs.step.base.dtype
             recorded.interfaces = Interfaces(
-                replace(inputs, attention_mask=None, position_ids=None, others={}), cache, flash
+                inputs._replace(attention_mask=None, position_ids=None, others={}), cache, flash
             )
         recorded.checkpoint = inputs.gradient_checkpointing_func
         whole = inputs.step.checkpointing in ("layer", "offloaded")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
@@ -111,10 +111,13 @@ class Family:
     its class does not have them, and whether a model must have ``every_kind`` of layer, since what is called outside
     them follows from which there are."""
 
-    @property
+    read: Callable[[], Family] | None = None
+    """Reads the family with its program, where only the head of a file's row has been read."""
+
+    @cached_property
     def whole(self) -> Family:
-        """The family with its program."""
-        return self
+        """The family with its program. Raises ``InputError`` where that is damaged."""
+        return self if self.read is None else self.read()
 
     def serves(self, setting: Setting) -> bool:
         """Whether the program is for a setting.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol
 
 from ..ledger import Ledger, Size, Tensor
@@ -16,8 +17,7 @@ CACHED_SIZES = ("past", "stored")
 """The names of ``CachedTokens.sizes``."""
 
 
-@dataclass(frozen=True)
-class CachedTokens:
+class CachedTokens(NamedTuple):
     """The cache with which a forward pass of ``generate`` starts."""
 
     implementation: str
@@ -169,8 +169,7 @@ class Sharding:
         raise NotImplementedError
 
 
-@dataclass(frozen=True)
-class Step:
+class Step(NamedTuple):
     """Everything about a step except its sizes. Steps with equal options have equal formulas."""
 
     family: str
@@ -323,8 +322,7 @@ class Step:
         return ledger
 
 
-@dataclass(frozen=True)
-class Generated:
+class Generated(NamedTuple):
     """What ``generate`` adds to the inputs of a forward pass, which then makes logits of the last token only."""
 
     position_ids: Tensor
@@ -339,8 +337,7 @@ class Generated:
 FusedLoss = Callable[["Module", Tensor, Tensor], Tensor]
 
 
-@dataclass(frozen=True)
-class Inputs:
+class Inputs(NamedTuple):
     """The batch size and length of one forward pass, and what it is run with."""
 
     ledger: Ledger
@@ -351,7 +348,7 @@ class Inputs:
     """Runs ``function(hidden_states, *arguments)``, a segment of layers, in a checkpoint; ``None`` for none."""
     fused_loss: FusedLoss | None = None
     """If the loss needs no whole logits: the loss, given the head, the hidden states and the labels."""
-    fused_loss_after: Mapping[tuple[str, ...], FusedLoss] = field(default_factory=dict)
+    fused_loss_after: Mapping[tuple[str, ...], FusedLoss] = MappingProxyType({})
     """That of models which call these functions between the head and the loss."""
     module_hooks: ModuleHooks | None = None
     after_forward: Callable[[tuple[Any, ...]], tuple[Any, ...]] = tuple
@@ -367,7 +364,7 @@ class Inputs:
     """The padding mask [B, S], if there is padding."""
     position_ids: Tensor | None = None
     """The positions [B, S] of a packed row, or of all tokens so far, if ``generate`` gives them to a recorded model."""
-    others: Mapping[str, Tensor] = field(default_factory=dict)
+    others: Mapping[str, Tensor] = MappingProxyType({})
     """Inputs beside the token ids, the mask and the positions, by the names of the arguments."""
     makes_own: bool = False
     """The model is a module of the user's own, which makes its inputs itself."""

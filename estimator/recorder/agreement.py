@@ -92,37 +92,37 @@ def steps(base: Setting, families: Sequence[Family], head: str = CAUSAL) -> Iter
     if base.cache is not None:
         dynamic = CachedTokens(base.cache, 0, 0)
         for attention in ATTENTIONS:
-            own = replace(plain, attention=attention, cached=dynamic)
+            own = plain._replace(attention=attention, cached=dynamic)
             for device in (CPU, *on_gpu):
-                yield replace(own, device=device)
+                yield own._replace(device=device)
                 for implementation in ("static", "quantized"):
-                    yield replace(own, device=device, cached=replace(dynamic, implementation=implementation))
-            yield from (replace(own, dtype=d, autocast=a, device=on) for d, a, on in autocasts)
+                    yield own._replace(device=device, cached=dynamic._replace(implementation=implementation))
+            yield from (own._replace(dtype=d, autocast=a, device=on) for d, a, on in autocasts)
         return
-    given = replace(plain, packing=base.packing, attention_mask=base.attention_mask)
+    given = plain._replace(packing=base.packing, attention_mask=base.attention_mask)
     attentions: tuple[Attention, ...] = (*ATTENTIONS, "flash")
     for attention in attentions:
         for device in (CPU, *on_gpu) if attention != "flash" else (GPU,):
-            own = replace(given, attention=attention, device=device)
+            own = given._replace(attention=attention, device=device)
             yield own
-            yield replace(own, use_cache=True)
+            yield own._replace(use_cache=True)
             if not base.packing and not base.attention_mask:
-                yield replace(own, attention_mask=True)
+                yield own._replace(attention_mask=True)
         for dtype, autocast, device in autocasts:
             if device is GPU or attention != "flash":
-                yield replace(given, attention=attention, dtype=dtype, autocast=autocast, device=device)
+                yield given._replace(attention=attention, dtype=dtype, autocast=autocast, device=device)
 
 
 def of_lengths(step: Step, family: Family, raw: dict[str, Any], batch: int, seq: int) -> Step:
     """The step for a config's model, a batch and a sequence, with what follows from the sliding window."""
     window = family.window_of(family.config(raw))
-    step = replace(step, window_reached=window is not None and whole(step.rows(batch, seq)[1]) >= window)
+    step = step._replace(window_reached=window is not None and whole(step.rows(batch, seq)[1]) >= window)
     if step.cached is None:
         return step
     new = 3 if window is None or seq >= window else window - seq + 3
     block = {"max_new_tokens": new, "cache_implementation": step.cached.implementation}
     options = GenerateOptions.model_validate(block)
-    return replace(step, cached=None, procedure=Generate(options, window))
+    return step._replace(cached=None, procedure=Generate(options, window))
 
 
 def agrees(programs: Sequence[Family], live: HuggingFaceModel, batch: int, seq: int, step: Step) -> bool:
@@ -140,7 +140,7 @@ def _ran(config: Config, step: Step, batch: int, seq: int) -> tuple[Any, ...]:
     """The totals of a step, and the bytes of each allocation and release, which are negative."""
     events = Events()
     ledger = step.ledger(unrolled=True, events=events)
-    step = replace(step, num_labels=config.num_labels)
+    step = step._replace(num_labels=config.num_labels)
     sizes = config.sizes(lambda _: 0, step, batch, seq)
     totals = run(step, sizes, FullMethod().build(config, step.dtype), batch, seq, ledger=ledger)
     order = events.order[: events.marks.get("end")]

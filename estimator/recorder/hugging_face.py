@@ -10,7 +10,6 @@ import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
-from dataclasses import replace
 from functools import cached_property
 from typing import Any
 from unittest import mock
@@ -310,7 +309,7 @@ class HuggingFaceModel(Source):
             for b, s, *others in points:
                 lengths = tuple((name, n) for (name, _), n in zip(step.lengths, others, strict=True))
                 sizes = {"B": b, "S": s, **dict(lengths)}
-                found.append((sizes, self.at(replace(step, lengths=lengths), b, s)))
+                found.append((sizes, self.at(step._replace(lengths=lengths), b, s)))
             self._programs[known] = fit_inputs(found)
         return self._programs[known]
 
@@ -334,7 +333,7 @@ class HuggingFaceModel(Source):
             model = self.build(step.dtype, step.attention, step.experts_implementation).train(not infers)
         split = Split.of(self.tp_plan, step.tensor_parallel, self.config.model_type)
         sizes = step.sizes(batch, seq)
-        rows = replace(step, data_collator=False, packing=False, return_seq_idx=False).inputs()  # labels are the ids
+        rows = step._replace(data_collator=False, packing=False, return_seq_idx=False).inputs()  # labels are the ids
         given = batch_of(rows, lambda one: _empty(one, sizes))
         inputs = {one.name: given[one.name] for one in rows if not one.same_as}
         known = {

@@ -79,7 +79,7 @@ class Generate(Procedure):
         """The options of the pass that starts with this cache."""
         switches = self.experts is not None and bool(cached.past)
         experts = self.experts if switches else step.experts_implementation
-        return replace(step, cached=cached, experts_implementation=experts)
+        return step._replace(cached=cached, experts_implementation=experts)
 
     def cached_passes(self, batch: Size, seq: Size) -> list[tuple[CachedTokens, Size, Size]]:
         """The forward passes that are run: the cache with which each starts, and its tokens, [rows, seq]."""
@@ -258,7 +258,7 @@ class RecordedCall(Call):
 
     def _given(self, cached: CachedTokens, seq: Size) -> Inputs:
         step = self.step_of(cached)
-        return replace(self.inputs, batch=self.rows, seq=seq, step=step, position_ids=self.positions)
+        return self.inputs._replace(batch=self.rows, seq=seq, step=step, position_ids=self.positions)
 
     def _logits(self, cached: CachedTokens, seq: Size) -> Tensor:
         ids = self.loop.sequences(cached.past + seq)
@@ -357,14 +357,12 @@ class CachedCall(Call):
         if self.window is not None:
             keys[True] = cache.keys(self.window, past, seq, self.tokens)
         generated = Generated(positions, keys, cache.static)
-        inputs = replace(
-            self.inputs,
+        inputs = self.inputs._replace(
             batch=self.rows,
             seq=seq,
             past=past,
             attention_mask=None if cache.static else mask,
-            step=replace(
-                self.step_of(cached),
+            step=self.step_of(cached)._replace(
                 window_reached=self.window is not None and compared(keys[True], self.window) >= 0,
             ),
             generated=generated,
@@ -372,7 +370,7 @@ class CachedCall(Call):
         if cache.static:
             kinds = {layer.window is not None for layer in self.layers}
             masks = {windowed: self._mask(inputs, windowed) for windowed in sorted(kinds)}
-            inputs = replace(inputs, generated=replace(generated, masks={False: None, **masks}))
+            inputs = inputs._replace(generated=generated._replace(masks={False: None, **masks}))
         return [inputs, ids]
 
     def _logits(self, cached: CachedTokens, seq: Size) -> Tensor:

@@ -72,7 +72,7 @@ class GPT(RecordedCausalLM):
             return logits[-1]
 
         after: dict[tuple[str, ...], FusedLoss] = {SOFT_CAP: partial(lm_head, capped=True)}
-        super().forward(input_ids, input_ids, replace(inputs, fused_loss=lm_head, fused_loss_after=after))
+        super().forward(input_ids, input_ids, inputs._replace(fused_loss=lm_head, fused_loss_after=after))
         return logits
 
     def _cross_entropy(self, targets: Tensor) -> Tensor:

@@ -127,9 +127,8 @@ class Model:
             self.scope = around(ledger, parts_of(self.causal_lm, ledger.parameters[before:], step.family))
         self.scope = layers.join(self.scope, ledger.parameters[before:])
         hooks = self.scope if self.scope.paths else None
-        computed = replace(step, dtype=self.scope.dtype or step.dtype)
-        self.inputs = replace(
-            inputs,
+        computed = step._replace(dtype=self.scope.dtype or step.dtype)
+        self.inputs = inputs._replace(
             makes_own=bool(sizes.given),
             module_hooks=hooks,
             step=computed,
@@ -147,8 +146,7 @@ class Model:
 
     def __call__(self, given: Batch) -> Outputs:
         """Run the model on a batch: with its labels where the step trains."""
-        passed = replace(
-            self.inputs,
+        passed = self.inputs._replace(
             attention_mask=given.get("attention_mask") if self.step.passes_mask else None,
             position_ids=given.get("position_ids"),
             others=given,
@@ -169,9 +167,8 @@ class Model:
         A trainer's step has the rest, and the autocast. ``logits_to_keep``: the last tokens, if not all, have logits.
         """
         step = self.inputs.step
-        inputs = replace(
-            self.inputs,
-            step=replace(step, use_cache=True, checkpointing="none") if use_cache else step,
+        inputs = self.inputs._replace(
+            step=step._replace(use_cache=True, checkpointing="none") if use_cache else step,
             batch=ids.shape[0],
             seq=ids.shape[1],
             until=until,

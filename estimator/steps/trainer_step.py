@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from copy import copy
-from dataclasses import InitVar, dataclass, replace
+from dataclasses import InitVar, dataclass
 from typing import Any, ClassVar
 
 from ..errors import InputError
@@ -62,7 +62,7 @@ class TrainerStep(Procedure):
         # Nobody freezes a reference, so autocast keeps its casts. DDP wraps no model that is evaluated alone.
         for name, other in self.others:
             sizes = other.sizes(batch=loop.model.inputs.batch // self.rows, seq=loop.model.inputs.seq)
-            step = replace(other.step, procedure=self)
+            step = other.step._replace(procedure=self)
             loop.models[name] = Model(loop.ledger, step, sizes, Method(), 1, 1, shared=False)
         if self.reference == "copy" and "reference" not in loop.models:
             loop.models["reference"] = make(method=Method(), shared=False)
@@ -207,11 +207,11 @@ class _Calls(EventLoop):
         procedure = Generate(
             GenerateOptions.model_validate({"max_new_tokens": whole(given["max_new_tokens"])}), self._window
         )
-        model.step = replace(
-            model.step, procedure=procedure, checkpointing="none", data_collator=False, attention_mask=False
+        model.step = model.step._replace(
+            procedure=procedure, checkpointing="none", data_collator=False, attention_mask=False
         )
-        model.inputs = replace(
-            model.inputs, batch=rows, seq=seq, step=model.step, gradient_checkpointing_func=None, fused_loss=None
+        model.inputs = model.inputs._replace(
+            batch=rows, seq=seq, step=model.step, gradient_checkpointing_func=None, fused_loss=None
         )
         grad_enabled = ledger.grad_enabled
         call_of(model, procedure).run()

@@ -49,12 +49,13 @@ def test_keywords_are_every_key() -> None:
     assert set(PlanKeys.__annotations__) == known - {"name"}
 
 
-def test_the_file_of_keywords_is_current() -> None:
+def test_the_files_of_keywords_are_current() -> None:
     pytest.importorskip("ruff")
     sys.path.insert(0, str(Path(__file__).parents[2] / "docs"))
     import make_keywords
 
     assert make_keywords.PATH.read_text() == make_keywords.text()
+    assert make_keywords.LISTED.read_text() == make_keywords.listed()
 
 
 @pytest.mark.parametrize("form", ["name", "mapping", "plan", "keys beside a mapping"])

@@ -5,7 +5,6 @@ Our code is asked twice, so this shows consistency.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -64,7 +63,7 @@ def whole(keys: dict[str, Any]) -> tuple[Ledger, Ledger]:
     """The ledgers of a plan's step: as it is replayed, and with every layer run."""
     plan = parse_plan(keys)
     resolved = resolve(plan)
-    options = replace(resolved.step, previous_output=False)
+    options = resolved.step._replace(previous_output=False)
     ledger = options.ledger(unrolled=True, events=Events())
     run(options, resolved.sizes(), resolved.method, plan.batch, plan.seq, ledger=ledger)
     return torch_cuda.expanded(resolved, options, plan.batch, plan.seq), ledger
@@ -157,7 +156,7 @@ def test_a_method_that_works_layer_by_layer_outside_of_them_is_run_whole(task: s
         whole(keys)
     plan = parse_plan(keys)
     resolved = resolve(plan)
-    options = replace(resolved.step, previous_output=False)
+    options = resolved.step._replace(previous_output=False)
     assert len(torch_cuda.unrolled(resolved, options, 1, 8).parameters) > 24 * 9
 
 
@@ -175,7 +174,7 @@ def test_neighbours_that_differ_are_no_outline() -> None:
 def test_an_optimizer_that_steps_in_backward_is_run_whole(optimizer: str, method: Any) -> None:
     plan = parse_plan({**BASE, "method": method, "optimizer": optimizer})
     resolved = resolve(plan)
-    options = replace(resolved.step, previous_output=False)
+    options = resolved.step._replace(previous_output=False)
     ledger = options.ledger(unrolled=True, events=Events())
     run(options, resolved.sizes(), resolved.method, plan.batch, plan.seq, ledger=ledger)
     assert_equal(torch_cuda.unrolled(resolved, options, plan.batch, plan.seq), ledger)

@@ -204,7 +204,7 @@ def test_events_are_those_of_a_measured_call(config: Any, keys: Any, tmp_path: P
     asked = resolve(parse_plan({"model": str(write_config(tmp_path, wide)), **on_cpu}))
     options = asked.plan.generate.model_copy(update={"cache_implementation": name})
     procedure = replace(asked.step.procedure, options=options)
-    own = asked.with_step(replace(asked.step, procedure=procedure))
+    own = asked.with_step(asked.step._replace(procedure=procedure))
     process = Loaded(job(wide, tmp_path, **keys) if config is MIXTRAL else own)
     process.allocator = noted = Noted()
     process.step(asked.plan.batch, asked.plan.seq)

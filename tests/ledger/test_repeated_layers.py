@@ -34,17 +34,17 @@ POINTS = {"gradients": (1, 2), "activations": (2, 300)}
 BASE = Step(family="llama", dtype="float32", procedure=Train())
 OPTIONS: dict[str, Step] = {
     "plain": BASE,
-    "16 bit": replace(BASE, dtype="bfloat16"),
-    "autocast": replace(BASE, autocast="bfloat16"),
-    "eager": replace(BASE, attention="eager"),
-    "cache and mask": replace(BASE, use_cache=True, attention_mask=True),
-    "cache, loss only": replace(BASE, use_cache=True, keep_logits=False),
-    "loss only": replace(BASE, keep_logits=False, optimizer="sgd"),
-    "gradients alive": replace(BASE, micro_batches=2),
-    "qwen3": replace(BASE, family="qwen3"),
-    "checkpointing": replace(BASE, checkpointing="layer"),
-    "checkpointing, gradients alive": replace(BASE, checkpointing="layer", micro_batches=2, dtype="bfloat16"),
-    "checkpointing under autocast": replace(BASE, checkpointing="layer", autocast="bfloat16"),
+    "16 bit": BASE._replace(dtype="bfloat16"),
+    "autocast": BASE._replace(autocast="bfloat16"),
+    "eager": BASE._replace(attention="eager"),
+    "cache and mask": BASE._replace(use_cache=True, attention_mask=True),
+    "cache, loss only": BASE._replace(use_cache=True, keep_logits=False),
+    "loss only": BASE._replace(keep_logits=False, optimizer="sgd"),
+    "gradients alive": BASE._replace(micro_batches=2),
+    "qwen3": BASE._replace(family="qwen3"),
+    "checkpointing": BASE._replace(checkpointing="layer"),
+    "checkpointing, gradients alive": BASE._replace(checkpointing="layer", micro_batches=2, dtype="bfloat16"),
+    "checkpointing under autocast": BASE._replace(checkpointing="layer", autocast="bfloat16"),
 }
 each_method = pytest.mark.parametrize("method", METHODS)
 each_point = pytest.mark.parametrize("point", POINTS)
@@ -122,9 +122,9 @@ def test_the_last_of_the_copies() -> None:
 
 
 CACHES = {
-    "accumulation": replace(BASE, use_cache=True, micro_batches=2),
-    "loss only, mask": replace(BASE, use_cache=True, keep_logits=False, attention_mask=True),
-    "loss only, eager": replace(BASE, use_cache=True, keep_logits=False, attention="eager"),
+    "accumulation": BASE._replace(use_cache=True, micro_batches=2),
+    "loss only, mask": BASE._replace(use_cache=True, keep_logits=False, attention_mask=True),
+    "loss only, eager": BASE._replace(use_cache=True, keep_logits=False, attention="eager"),
 }
 
 
@@ -143,7 +143,7 @@ def test_a_cache_given_back(options: Step) -> None:
 def test_runs_of_different_layers(family: str, point: str) -> None:
     """Windowed layers behind full ones (behind others in Mistral, which has no full ones), both counted."""
     windows = {"use_sliding_window": True, "max_window_layers": 6} if family != "mistral" else {}
-    options = replace(BASE, family=family, window_reached=True)
+    options = BASE._replace(family=family, window_reached=True)
     batch, seq = POINTS[point]
     model = config(family, 13, sliding_window=2, **windows)
     a, b = (

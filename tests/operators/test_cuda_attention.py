@@ -7,7 +7,6 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -457,7 +456,7 @@ def test_formula_of_a_step(capability: tuple[int, int], dtype: str, padded: bool
     """A step's saved bytes and highest total in open B and S are those of the numbers: here with Llama's head size."""
     plan = parse_plan({"model": "llama-3.2-1b", "method": "lora", "dtype": dtype, "attention_mask": padded})
     resolved = resolve(plan)
-    options = replace(resolved.step, device=Cuda(capability))
+    options = resolved.step._replace(device=Cuda(capability))
     sizes = resolved.spec.config.sizes(lambda layer: None, options, symbol("B"), symbol("S"), symbolic=True)
     numbers = run(options, resolved.sizes(), resolved.method, 3, 77)
     formula = run(options, sizes, resolved.method, symbol("B"), symbol("S"), symbolic=True)

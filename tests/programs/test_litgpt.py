@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -139,7 +138,7 @@ def cuda_step(capability: tuple[int, int], dtype: str, **keys: Any) -> StepTotal
     four_bit = {"dtype": "nf4", "double_quant": dtype == "nf4-dq", "bitsandbytes": "0.43.1"}
     plan = {"implementation": "litgpt", "litgpt": "0.4.12", **(four_bit if dtype.startswith("nf4") else {}), **keys}
     resolved = resolve(parse_plan(plan))
-    options = replace(resolved.step, device=Cuda(capability))
+    options = resolved.step._replace(device=Cuda(capability))
     return run(options, resolved.sizes(), resolved.method, resolved.plan.batch, resolved.plan.seq)
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -120,7 +119,7 @@ def test_a_counted_pass_is_all_passes(name: str, tmp_path: Path) -> None:
     """The ledger that counts a pass of the loop has the totals of one that runs all."""
     of = resolved(tmp_path, seq=900, **STEPS[name])
     counted = estimate(of.plan)
-    step = replace(of.step, previous_output=False)
+    step = of.step._replace(previous_output=False)
     whole = of.step.ledger(unrolled=True)
     run(step, of.sizes(), of.method, 2, 900, ledger=whole)
     assert max(whole.peaks.values()) == counted.bytes["peak_above_resident"]

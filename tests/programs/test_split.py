@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -55,7 +54,7 @@ def test_totals_are_those_of_the_module_with_parts_of_its_weights(path: Path, tm
     raw = config_of(path)
     (tmp_path / "config.json").write_text(json.dumps(raw), encoding="utf-8")
     ours = resolve(parse_plan({"model": str(tmp_path), "batch": 2, "seq": 19, "dtype": "float32"}))
-    step = replace(ours.step, sharding=TensorParallel(world_size=2, tp=2))
+    step = ours.step._replace(sharding=TensorParallel(world_size=2, tp=2))
     found = []
     for one in (shipped_config(load_together(path), raw, "the config"), recorded_config(raw, "the config")):
         try:

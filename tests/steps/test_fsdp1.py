@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -90,7 +89,7 @@ def test_units_in_a_checkpoint(
     keys = {**TINY, "seq": 20, "checkpointing": "layer", "use_reentrant": use_reentrant, "method": method}
     sharding = {"name": "fsdp1", "world_size": 2, **PEFT}
     resolved = resolve(parse_plan({**keys, "model": write_config(tmp_path / "model", LAYERS), "sharding": sharding}))
-    resolved = resolved._replace(step=replace(resolved.step, hooks_in_checkpoint=True))
+    resolved = resolved._replace(step=resolved.step._replace(hooks_in_checkpoint=True))
     totals = run(resolved.step, resolved.sizes(), resolved.method, 1, 20)
     torch.manual_seed(0)
     assert max(map(max, totals.moments.values())) == run_step(resolved)["peak_without_matmul_scratch"]

@@ -4,7 +4,6 @@ memory that PyTorch's allocator does not count, so what it does count is what a 
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +33,7 @@ def moved(config: dict[str, Any], keys: dict[str, Any], offloaded: dict[str, str
     plan = {"batch": 2, "seq": 60, "dtype": "float32", "optimizer": "sgd", **keys}
     resolved = resolve(parse_plan({"model": write_config(folder / "model", config), **plan}))
     changed = resolved.plan.model_copy(update=offloaded)
-    return resolved._replace(plan=changed, step=replace(resolved.step, **offloaded))
+    return resolved._replace(plan=changed, step=resolved.step._replace(**offloaded))
 
 
 def measured(resolved: Resolved, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:

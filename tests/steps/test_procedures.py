@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any, ClassVar
@@ -81,7 +81,7 @@ def test_the_procedure_of_the_page(method: str, sam: type[Procedure], tmp_path: 
     keys = {"method": method, "batch": 2, "seq": 33, "dtype": "float32"}
     plan = parse_plan({"model": write_config(tmp_path, CONFIG), **keys})
     resolved = resolve(plan)
-    resolved = resolved._replace(step=replace(resolved.step, procedure=sam()))
+    resolved = resolved._replace(step=resolved.step._replace(procedure=sam()))
     predicted = to_result(resolved, run(resolved.step, resolved.sizes(), resolved.method, plan.batch, plan.seq))
 
     def make(resolved: Resolved, model: Any) -> Step:
@@ -111,7 +111,7 @@ class Distil(Procedure):
 
     def phases(self, loop: Loop) -> Iterator[str]:
         ledger, student, plan = loop.ledger, loop.model, self.teacher.plan
-        step = replace(self.teacher.step, procedure=Prefill())
+        step = self.teacher.step._replace(procedure=Prefill())
         teacher = Model(ledger, step, self.teacher.sizes(), self.teacher.method, plan.batch, plan.seq)
         loop.models["teacher"] = teacher
         loop.note_gradients()
@@ -158,7 +158,7 @@ def test_two_models_in_a_ledger(tmp_path: Path) -> None:
     wider = {**CONFIG, "num_hidden_layers": 7, "hidden_size": 192, "num_attention_heads": 12}
     teacher = resolve(parse_plan({"model": write_config(tmp_path / "teacher", wider), **keys}))
     resolved = resolve(plan)
-    step = replace(resolved.step, procedure=Distil(teacher))
+    step = resolved.step._replace(procedure=Distil(teacher))
     totals = run(step, resolved.sizes(), resolved.method, plan.batch, plan.seq)
 
     def make(resolved: Resolved, model: Any) -> Step:

@@ -55,12 +55,12 @@ class MlxKeys(BaseModel):
     )
 
 
-_PACKED = re.compile(r"(?i)(?:mlx-community/)?(.+?)(?:-mlx)?-(?:([34568])bit|bf16|fp16)(?:-mlx)?")
+_PACKED = r"(?i)(?:mlx-community/)?(.+?)(?:-mlx)?-(?:([34568])bit|bf16|fp16)(?:-mlx)?"
 
 
 def unpacked(model: str) -> tuple[str, int | None]:
     """A model's name without what mlx-community's names say of its weights, and their bits, where the name has some."""
-    found = _PACKED.fullmatch(model)
+    found = re.fullmatch(_PACKED, model)
     if found is None or "bnb" in model.lower():
         return model.removeprefix("mlx-community/"), None
     return found[1], int(found[2]) if found[2] else None

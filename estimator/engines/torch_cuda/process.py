@@ -94,9 +94,9 @@ def log_step(job: Job, batch: Size, seq: Size, with_origins: bool = False) -> Lo
     """
     if isinstance(batch, int) and isinstance(seq, int):
         job = job.at(batch, seq)
-    step = replace(job.step, previous_output=False)
+    step = job.step._replace(previous_output=False)
     if step.procedure.tokens:
-        step = replace(step, procedure=step.procedure.at_token(0))
+        step = step._replace(procedure=step.procedure.at_token(0))
         job = job.with_step(step)
     try:
         ledger = unrolled(job, step, batch, seq, partial(Events, with_origins, outlines_loops=True))
@@ -225,7 +225,7 @@ class Logs:
             job, cached = job.at(batch, seq), self.of(job, batch, seq).cached
 
             def run(number: Size) -> Events:
-                step = replace(job.step, procedure=job.step.procedure.at_token(number, cached))
+                step = job.step._replace(procedure=job.step.procedure.at_token(number, cached))
                 return _events(unrolled(job.with_step(step), step, batch, seq, partial(Events, self.with_origins)))
 
             self._tokens = {shape: Tokens(run)}

@@ -11,9 +11,9 @@ Nothing in a file is executed.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass, fields, replace
-from functools import cached_property, lru_cache, partial
+from collections.abc import Collection, Sequence
+from dataclasses import replace
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +27,8 @@ from .reading import OtherFormat, Reader
 from .writing import with_ones, written, written_together
 
 __all__ = [
+    "Family",
     "OtherFormat",
-    "Unread",
     "load",
     "load_together",
     "read",
@@ -61,32 +61,15 @@ BEYOND_HEAD = (
 """The parts of a program that say nothing of its configs, but for symbols that may be 1."""
 
 
-@dataclass(frozen=True)
-class Unread(Family):
-    """A family in a file of which only the head has been read."""
-
-    read: Callable[[], Family] | None = None
-
-    @cached_property
-    def _whole(self) -> Family:
-        assert self.read is not None
-        return self.read()
-
-    @property
-    def whole(self) -> Family:
-        """The family with its program. Raises ``InputError`` where that is damaged."""
-        return self._whole
-
-
-def load_together(path: Path) -> list[Unread]:
+def load_together(path: Path) -> list[Family]:
     """The programs in a file, their heads alone. Raises ``InputError`` for anything that is no program."""
     return read_together(read_text(path, "a file that `estimator record` has written", LONGEST_FILE), str(path))
 
 
-def read_together(text: str, where: str, known: Collection[str] = RULES) -> list[Unread]:
+def read_together(text: str, where: str, known: Collection[str] = RULES) -> list[Family]:
     """The programs in a text, their heads alone."""
     rows = _rows(text, where)
-    found: list[Unread] = []
+    found: list[Family] = []
     heads: list[dict[str, Any]] = []
     for i, row in enumerate(rows):
         title = f"{where}: program {i}"
@@ -98,9 +81,7 @@ def read_together(text: str, where: str, known: Collection[str] = RULES) -> list
             data = reader.checked(heads[i])
             found.append(replace(found[like], settings=reader.served(data), **reader.regime(data), read=whole))
             continue
-        head = reader.head(heads[i])
-        parts = {field.name: getattr(head, field.name) for field in fields(head)}
-        found.append(Unread(**parts, read=whole))
+        found.append(replace(reader.head(heads[i]), read=whole))
     return found
 
 
