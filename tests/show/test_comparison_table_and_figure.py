@@ -39,6 +39,13 @@ def test_table_has_units_methods_and_lengths():
     assert "to 512 tokens" in text
 
 
+@pytest.mark.parametrize(
+    ("seqs", "at"), [("64,128", 128), ("1024,4096", 2048), ("128,2048", 2048), ("2049,2050", 2050)]
+)
+def test_methods_are_broken_down_at_a_length_that_was_asked(seqs, at):
+    assert f"At {at} tokens" in output("compare", MODEL, "--seqs", seqs, "--methods", "full")
+
+
 @pytest.mark.share(4)
 @pytest.mark.parametrize("suffix", [".svg", ".pdf"])
 def test_figure_is_written(tmp_path, suffix):

@@ -54,7 +54,10 @@ def configure(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None
         help="sequence lengths in tokens (default: %(default)s)",
     )
     own.add_argument(
-        "--at", metavar="SEQ", help="length at which methods are broken down (default: 2048 or the plan's seq)"
+        "--at",
+        metavar="SEQ",
+        help="length at which methods are broken down (default: the plan's seq, or 2048, or the last one if that is not "
+        "among them or between two)",
     )
     own.add_argument(
         "--devices", dest="candidates", metavar="LIST", help="devices to fit, by name (`estimator devices`)"
@@ -71,7 +74,8 @@ def execute(args: argparse.Namespace) -> int:
     block = keys.pop("method", "full")
     given = block if isinstance(block, Mapping) else {"name": block}
     seqs = sorted({_length(text, "seqs") for text in listed(args.seqs, "seqs", SEQS_EXAMPLE)})
-    at = _length(str(keys.pop("seq", 2048)) if args.at is None else args.at, "at")
+    usual = keys.pop("seq", 2048 if seqs[0] <= 2048 <= seqs[-1] else seqs[-1])
+    at = _length(str(usual) if args.at is None else args.at, "at")
     devices = [name] if (name := keys.pop("device", None)) else []
     if args.candidates is not None:
         devices = listed(args.candidates, "devices", "write --devices rtx-4090,h100-80gb or leave it out")
