@@ -56,8 +56,8 @@ def configure(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None
     own.add_argument(
         "--at",
         metavar="SEQ",
-        help="length at which methods are broken down (default: the plan's seq, or 2048, or the last one if that is not "
-        "among them or between two)",
+        help="length at which methods are broken down (default: the plan's seq, or 2048; the last one if that is beyond "
+        "them)",
     )
     own.add_argument(
         "--devices", dest="candidates", metavar="LIST", help="devices to fit, by name (`estimator devices`)"
