@@ -56,7 +56,7 @@ def configure(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None
     own.add_argument(
         "--at",
         metavar="SEQ",
-        help="length at which methods are broken down (default: the plan's seq, or 2048; the last one if that is beyond "
+        help="length at which methods are broken down (default: the plan's seq, or 2048; the last if that is beyond "
         "them)",
     )
     own.add_argument(
