@@ -21,7 +21,7 @@ from ..steps.step import StepTotals, run
 from ..text import human
 from .config_names import NAMES, named, names_in
 from .estimate import live_of, live_result
-from .formulas import Compiled, Regime, compile_plan, regime_of
+from .formulas import Compiled, compile_plan, is_known, regime_of
 from .reasons import CHECKPOINTS, reason
 from .result import RESIDENT, Result
 
@@ -286,13 +286,13 @@ def _add_formulas(places: Sequence[_Place], resolved: Resolved, rows: Sequence[S
     for symbolic in (True, False) if resolved.spec.config.open_sizes else (False,):
         for regime in dict.fromkeys((replace(own, batch_one=False), own)):
             left = [place for place in places if not place.condition]
-            if not left or not _is_known(resolved, regime):
+            if not left or not is_known(resolved, regime):
                 continue
             try:
                 compiled = compile_plan(plan, regime, symbolic, keep_rows=True)
             except InputError:
                 continue
-            values |= compiled.values
+            values |= {**compiled.values, **compiled.given}
             formulas = _of_heads(compiled)
             if len(formulas) != len(rows):
                 continue
@@ -337,14 +337,6 @@ def _condition(compiled: Compiled, rows: Iterable[SavedRow]) -> str:
             equal = compiled.values[name] if name != "G" else NAMES["K"]
             parts.append(f"{NAMES[name]} == {equal}")
     return " and ".join(parts)
-
-
-def _is_known(resolved: Resolved, regime: Regime) -> bool:
-    """Whether a regime has formulas without recording the model first."""
-    step = resolved.step._replace(window_reached=bool(regime.window_reached))
-    batch: Size = 1 if regime.batch_one else symbol("B")
-    seq: Size = 1 if regime.seq_one else symbol("S")
-    return resolved.with_step(step).knows(batch, seq)
 
 
 def _agree(formula: SavedRow, row: SavedRow, values: Mapping[str, int]) -> bool:

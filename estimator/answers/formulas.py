@@ -21,6 +21,7 @@ from ..ledger.sizes import Poly, Symbol, dominates, simplify, symbol, value_of
 from ..plans.plan import Plan
 from ..plans.refusals import check_question
 from ..plans.resolve import Resolved, resolve, window_of
+from ..programs.heads import HEADS
 from ..programs.modules import Method
 from ..programs.step import Step
 from ..steps.step import StepTotals, run
@@ -254,10 +255,11 @@ def regimes(plan: Plan) -> list[Regime]:
     """All regimes of a plan, the general one first."""
     resolved = resolve(plan)
     window = window_of(resolved.spec.config, resolved.method)
+    # A row of a prompt and a completion has more than one token, and one of sound alone has none.
+    one_token = plan.trainer not in TRAINERS and images_of(resolved) is None and HEADS[resolved.spec.head].text
     found = []
     for reached in (None,) if window is None else (True, False):
         for batch_one in (False, True):
-            one_token = plan.trainer not in TRAINERS and images_of(resolved) is None  # not a prompt and a completion
             for seq_one in (False, True) if one_token else (False,):
                 if window is not None and (reached != (window <= 1) if seq_one else not reached and window <= 2):
                     continue  # the regime has no sequence
@@ -296,6 +298,14 @@ def regime_of(resolved: Resolved) -> Regime:
     images = images_of(resolved)
     reached = None if window is None else plan.seq >= window
     return Regime(plan.batch == 1, plan.seq == 1, reached, window, new, None if images is None else images == 1)
+
+
+def is_known(resolved: Resolved, regime: Regime) -> bool:
+    """Whether a regime has formulas without recording the model first."""
+    step = resolved.step._replace(window_reached=bool(regime.window_reached))
+    batch: Size = 1 if regime.batch_one else symbol("B")
+    seq: Size = 1 if regime.seq_one else symbol("S")
+    return resolved.with_step(step).knows(batch, seq)
 
 
 def general_regime(plan: Plan) -> Regime:
@@ -342,7 +352,7 @@ def compile_plan(
         check_question("a formula of open sizes", plan)
         values = {**resolved.spec.config.values(), **plan.method.open_values()}
     if (symbolic or open_rank) and plan.method.open_values():
-        method = plan.method.build(resolved.spec.config, plan.dtype, symbol("r"))
+        method = resolved.plan.method.build(resolved.spec.config, plan.dtype, symbol("r"))
     batch: Size = plan.batch if "batch" in numbers else 1 if regime.batch_one else symbol("B")
     seq: Size = plan.seq if "seq" in numbers else 1 if regime.seq_one else symbol("S")
     if chunk is not None:

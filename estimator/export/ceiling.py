@@ -14,9 +14,12 @@ from typing import Any
 from ..answers.estimate import Progress, answer
 from ..engines.devices import DEFAULT_GPU, find
 from ..plans.plan import Plan
+from ..plans.refusals import positions_of
+from ..plans.resolve import resolve
 from .components import floors
 
 _SPANS: Mapping[str, tuple[int, int]] = {"batch": (1, 16), "seq": (64, 16384), "r": (2, 64)}
+"""The values that are tried, but for tokens at positions that a model has not learned."""
 _BASES = (2, 3, 5)
 REPLAYS = 64
 """Values that are tried. Those that the card cannot hold are left out."""
@@ -34,36 +37,48 @@ class Ceiling:
     largest: Mapping[str, int]
     """The largest value of each variable that was replayed."""
 
+    lacking: int
+    """The most bytes of the peak that the formulas lack: the partial results of a reduction that several thread blocks
+    share, of which there is no polynomial."""
+
     @property
-    def note(self) -> str:
-        """Where the ceiling comes from."""
+    def notes(self) -> tuple[str, ...]:
+        """Where the ceiling comes from, and what the replays showed of the peak."""
         spans = ", ".join(f"{name} up to {value}" for name, value in self.largest.items())
-        return (
-            f"process_at_most: the largest gap of {self.replays} replays of this plan ({spans}); measured, not proved"
-        )
+        replays = f"{self.replays} replays of this plan ({spans})"
+        above = f"peak_above_resident, peak: in {replays} up to {self.lacking:,} B more, partial results of reductions"
+        ceiling = f"process_at_most: the largest gap of {replays}; measured, not proved"
+        return (*([above] if self.lacking else []), ceiling)
 
 
 def ceiling_of(
-    plan: Plan, names: Sequence[str], at_least: Callable[[Mapping[str, int]], int], progress: Progress = lambda: None
+    plan: Plan,
+    names: Sequence[str],
+    at: Callable[[Mapping[str, int]], Mapping[str, int]],
+    progress: Progress = lambda: None,
 ) -> Ceiling:
     """The ceiling of a plan on a GPU with these variables, from replays at values that its card can hold.
 
-    ``at_least`` is the floor of the process in bytes at values of the variables.
+    ``at`` gives what formulas say at values of the variables, in bytes.
     """
-    points = [{name: 1 if name == "batch" else _SPANS[name][0] for name in names}]
+    most = {"seq": int(min(_SPANS["seq"][1], positions_of(resolve(plan), "seq")))}
+    spans = {name: (min(low, most.get(name, low)), most.get(name, high)) for name, (low, high) in _SPANS.items()}
+    points = [{name: 1 if name == "batch" else spans[name][0] for name in names}]
     points += [
-        {name: _between(*_SPANS[name], _fraction(i, base)) for name, base in zip(names, _BASES, strict=False)}
+        {name: _between(*spans[name], _fraction(i, base)) for name, base in zip(names, _BASES, strict=False)}
         for i in range(1, REPLAYS)
     ]
     card = find(plan.device or DEFAULT_GPU).total_bytes
     rows: list[tuple[int, int, int, dict[str, int]]] = []
     kept: dict[str, Any] = {}
-    below = floors(plan)["process_at_least"]
+    below, lacking = floors(plan)["process_at_least"], 0
     for point in points:
         progress()
-        if rows and at_least(point) > card:
+        formulas = at(point)
+        if rows and formulas["process_at_least"] > card:
             continue
         sizes = answer(_with(plan, point), kept).bytes
+        lacking = max(lacking, sizes["peak"] - formulas["peak"])
         gap = sizes["process"] - sizes["peak"] - below
         rows.append((gap, sizes["peak_above_resident"], sizes["process"], point))
     constant, share = min(
@@ -71,7 +86,7 @@ def ceiling_of(
         key=lambda line: sum((line[0] + line[1] * above) / process for _, above, process, _ in rows),
     )
     largest = {name: max(point[name] for *_, point in rows) for name in names}
-    return Ceiling(constant, share, len(rows), largest)
+    return Ceiling(constant, share, len(rows), largest, lacking)
 
 
 def _share(rows: Sequence[tuple[int, int, int, dict[str, int]]], constant: int) -> Fraction:

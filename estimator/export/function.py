@@ -23,9 +23,9 @@ RESULTS: Mapping[str, str] = {**EXPORTED, "process": "the process: the peak and 
 
 LENGTHS = ("B", "S", "T", "M", "N")
 """The symbols of the ledger that are no sizes of the architecture."""
-_LEAST = {"K": 2, "G": 2, "L": 4}
-"""The least value of a symbol for which a symbolic formula holds. With one head or one group, copies become views. The
-layers between the first and the last two are counted as equal."""
+_LEAST = {"K": 2, "G": 2, "L": 4, "T": 2}
+"""The least value of a symbol for which a symbolic formula holds. With one head, group or token copies become views.
+The layers between the first and the last two are counted as equal."""
 _MOST = {"B": 10**6, "S": 10**8, "T": 10**8, "M": 1000, "N": 10**6, "r": 10**6}
 
 

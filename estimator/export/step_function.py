@@ -8,13 +8,13 @@ from dataclasses import replace
 from sympy import Integer, Symbol
 
 from ..answers.estimate import Progress
-from ..answers.formulas import Regime, compile_plan, regime_of, regimes
+from ..answers.formulas import Regime, compile_plan, is_known, regime_of, regimes
 from ..errors import InputError
 from ..ledger import Size
 from ..ledger.sizes import Poly, registered, symbols_of
 from ..ledger.sizes import Symbol as Sized
 from ..plans.plan import Plan
-from ..plans.refusals import check_question
+from ..plans.refusals import check_question, positions_of
 from ..plans.resolve import given_of, resolve
 from .ceiling import ceiling_of
 from .code_python import program
@@ -62,7 +62,7 @@ def function_of_step(plan: Plan, names: Sequence[str], ceiling: bool, progress: 
     if not ceiling or not plan.engine.replays or not set(names) <= set(PLAN_KEYS):
         return f
     sizes_at = program(f)
-    found = ceiling_of(plan, names, lambda point: sizes_at(**point)["process_at_least"], progress)
+    found = ceiling_of(plan, names, lambda point: sizes_at(**point), progress)
     above = Symbol("peak_above_resident")
     gap = Quotient(found.share.numerator * above, Integer(found.share.denominator))
     step = Assignment(
@@ -73,12 +73,14 @@ def function_of_step(plan: Plan, names: Sequence[str], ceiling: bool, progress: 
         totals=(*f.totals, step),
         components=(*f.components, step.name),
         largest=f.largest * (1 + found.share.numerator) + found.constant,
-        notes=(*f.notes, found.note),
+        notes=(*f.notes, *found.notes),
     )
 
 
 def _function(plan: Plan, names: Sequence[str]) -> Function:
     check_question("a formula", plan)
+    if "target_seq" in names:
+        plan = plan.model_copy(update={"target_seq": max(plan.target_seq, least("T"))})
     resolved = resolve(plan)
     own = regime_of(resolved)
     sizes = [name for name in names if name not in PLAN_KEYS]
@@ -93,13 +95,16 @@ def _function(plan: Plan, names: Sequence[str]) -> Function:
             and ("seq" in names or (regime.seq_one, regime.window_reached) == (own.seq_one, own.window_reached))
         )
 
+    asked = [regime for regime in regimes(plan) if occurs(regime)]
+    of_one = [regime for regime in asked if regime.seq_one and not own.seq_one]
+    if is_known(resolved, asked[0]) and not all(is_known(resolved, regime) for regime in of_one):
+        asked = [regime for regime in asked if regime not in of_one]  # one token makes calls that are not shipped
     pieces = [
         (
             regime,
             compile_plan(plan, regime, bool(sizes), open_rank="r" in names, numbers=numbers, images="images" in names),
         )
-        for regime in regimes(plan)
-        if occurs(regime)
+        for regime in asked
     ]
     compiled = pieces[0][1]
     free = symbols_of(compiled.totals.parameters)
@@ -146,8 +151,11 @@ def _function(plan: Plan, names: Sequence[str]) -> Function:
     variables = tuple(_variable(name, config[name], groups) for name in names)
     images = given_of(plan, resolved.spec).images
     room = [(one.tokens or 0) + one.around + 1 for one in images]  # and a token of text
-    shortest = max(plan.least_seq, max(room, default=0) if "images" in names else sum(room))
+    fewest = plan.least_seq if any(regime.seq_one for regime in asked) else 2
+    shortest = max(fewest, max(room, default=0) if "images" in names else sum(room))
     variables = tuple(v._replace(least=max(v.least, shortest)) if v.name == "seq" else v for v in variables)
+    positions = {name: positions_of(resolved, name) for name in ("seq", "target_seq")}
+    variables = tuple(v._replace(most=int(min(v.most, positions.get(v.name, v.most)))) for v in variables)
     totals = tuple(steps.totals.values())
     notes = (f"each image takes {room[0] - 1:,} tokens of a row, which seq counts",) if "images" in names else ()
     return Function(plan, variables, (*made, *steps.sizes), totals, tuple(steps.totals), largest, notes)

@@ -526,8 +526,15 @@ def _other_media(key: str, heads: tuple[str, ...]) -> Callable[[Any], object]:
 _ON_TOKENS = ("masked-lm", "seq2seq-lm", "sequence-classification", "token-classification", "question-answering")
 
 
-def _positions(r: Any) -> float:
-    """The positions of tokens that a model with a head of ``_ON_TOKENS`` has embeddings of."""
+def positions_of(r: Any, key: str) -> float:
+    """The most tokens that ``seq`` or ``target_seq`` may be; infinite where nothing is refused.
+
+    They are the positions that a model with a head of ``_ON_TOKENS``, or the decoder of one of speech, has embeddings
+    of. ``r`` is what the plan is resolved to.
+    """
+    if key == "target_seq" and r.spec.head == "speech-seq2seq":
+        learned = any(m.path.endswith("decoder.embed_positions") for m in r.spec.config.modules.of("embedding"))
+        return r.spec.raw.get("max_target_positions", inf) if learned else inf
     return r.spec.positions if r.spec.head in _ON_TOKENS else inf
 
 
@@ -597,20 +604,18 @@ MODEL: Refusals = {
     ),
     **{f"{key} has no rule with head: {{r.spec.head}}; leave it out": _beyond_causal(key) for key in CAUSAL_KEYS},
     "seq: {r.plan.seq} does not go with the model's max_position_embeddings: {r.spec.raw[max_position_embeddings]}; "
-    "give fewer tokens": lambda r: r.plan.seq > _positions(r) and not r.spec.skipped_positions,
+    "give fewer tokens": lambda r: r.plan.seq > positions_of(r, "seq") and not r.spec.skipped_positions,
     "seq: {r.plan.seq} does not go with the model's max_position_embeddings: {r.spec.raw[max_position_embeddings]}, of "
     "which {r.spec.config.family} uses those behind pad_token_id; give fewer tokens": lambda r: (
-        r.plan.seq > _positions(r) and r.spec.skipped_positions
+        r.plan.seq > positions_of(r, "seq") and r.spec.skipped_positions
     ),
     "target_seq: {r.plan.target_seq} does not go with the model's max_target_positions: "
     "{r.spec.raw[max_target_positions]}; give fewer tokens": lambda r: (
-        r.spec.head == "speech-seq2seq"
-        and r.plan.target_seq > r.spec.raw.get("max_target_positions", inf)
-        and any(m.path.endswith("decoder.embed_positions") for m in r.spec.config.modules.of("embedding"))
+        r.spec.head == "speech-seq2seq" and r.plan.target_seq > positions_of(r, "target_seq")
     ),
     "target_seq: {r.plan.target_seq} does not go with the model's max_position_embeddings: "
     "{r.spec.raw[max_position_embeddings]}; give fewer tokens": lambda r: (
-        r.spec.head == "seq2seq-lm" and r.plan.target_seq > _positions(r)
+        r.spec.head == "seq2seq-lm" and r.plan.target_seq > positions_of(r, "target_seq")
     ),
     "packing: true does not go with method: {r.plan.method.name}, with which PEFT drops position ids; take another "
     "method": lambda r: r.plan.packing and (r.method.virtual_tokens or r.plan.method.name == "prefix_tuning"),

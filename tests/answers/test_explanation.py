@@ -51,6 +51,9 @@ PLANS: dict[str, dict[str, Any]] = {
     "autocast": {"model": "llama-3.2-1b", "dtype": "float32", "autocast": "bfloat16", "method": LORA, "seq": 64},
     "prompts": {"model": "llama-3.2-1b", "method": {"name": "p_tuning", "num_virtual_tokens": 8}, "seq": 64},
     "accumulation": {"model": "llama-3.2-1b", "gradient_accumulation_steps": 4, "method": LORA, "seq": 64},
+    "encoder": {"model": "all-minilm-l6-v2", "method": LORA, "seq": 64},
+    "two-stacks": {"model": "t5-small", "seq": 64, "target_seq": 20, "batch": 2},
+    "audio": {"model": "whisper-tiny", "target_seq": 20, "batch": 2},
     "an-older-release": {"model": "llama-3.2-1b", "transformers": "4.48", "batch": 2, "seq": 64},
     "litgpt": {
         "model": "tiny-llama-1.1b",
@@ -187,6 +190,18 @@ def test_formulas_in_batch_and_length_alone() -> None:
         assert one.formula is not None
         assert eval(named(one.formula), {}, dict(elsewhere.values)) == two.nbytes
     assert {name for name, _ in here.values} == {"batch", "seq"}
+
+
+def test_formulas_in_the_target_s_length() -> None:
+    """Formulas of one shape give the rows' bytes of another one, which are the ledger's."""
+    shapes = ((2, 70, 30), (3, 90, 41))
+    here, elsewhere = (
+        explained({"model": "t5-small", "method": LORA, "batch": b, "seq": s, "target_seq": t}) for b, s, t in shapes
+    )
+    for one, two in zip(here.parts, elsewhere.parts, strict=True):
+        assert one.formula is not None
+        assert eval(named(one.formula), {}, dict(elsewhere.values)) == two.nbytes
+    assert {"batch", "seq", "target_seq"} <= {name for name, _ in here.values}
 
 
 def test_a_batch_of_one_has_the_formulas_of_others_where_they_hold() -> None:

@@ -53,6 +53,12 @@ CASES: dict[str, Case] = {
     "llama.cpp on a phone": ({"model": "qwen3-0.6b", "dtype": "q4_0", "device": "iphone-15-pro"}, ("n_ctx",)),
 }
 
+BEYOND_DECODERS: dict[str, Case] = {
+    "two stacks": ({"model": "t5-small", "method": "lora"}, ("batch", "seq", "target_seq", "r")),
+    "sound": ({"model": "whisper-tiny", "method": "lora"}, ("batch", "target_seq", "r")),
+    "learned positions on a gpu": ({"model": "bert-base", "method": "lora", "device": "rtx-4090"}, ("batch", "seq")),
+}
+
 
 def points(f: Function, count: int, seed: int = 0) -> list[dict[str, int]]:
     """Random values of a function's variables, the least and the smallest among them."""
@@ -88,7 +94,7 @@ def asked(plan: Mapping[str, Any], values: Mapping[str, int]) -> dict[str, Any]:
             keys["method"] = {**({"name": method} if isinstance(method, str) else method), "r": value}
         elif name == "n_ctx":
             keys["llama_cpp"] = {**keys.get("llama_cpp", {}), "n_ctx": value}
-        elif name in ("batch", "seq", "max_new_tokens"):
+        elif name in ("batch", "seq", "target_seq", "max_new_tokens"):
             keys[name] = value
     return keys
 
