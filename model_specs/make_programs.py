@@ -44,8 +44,19 @@ ENCODERS: dict[str, dict[str, Any]] = {
 MODELS: dict[tuple[str, str], tuple[str, ...]] = {
     ("speech-seq2seq", "whisper.default"): ("whisper-", "distil-whisper-"),
     ("seq2seq-lm", "t5.default"): ("t5-small", "t5-base", "t5-large"),
+    ("image-classification", "vit.default"): ("vit-", "deit-"),
+    ("image-classification", "dinov2.default"): ("dinov2-",),
+    ("image-text", "llava.default"): ("llava-1.5-",),
+    ("image-text", "gemma3.default"): ("gemma-3-4b", "gemma-3-12b"),
+    ("image-text", "gemma3.gemma-3-27b"): ("gemma-3-27b",),
+    ("image-text", "internvl.default"): ("internvl3-",),
+    ("image-text", "smolvlm.default"): ("smolvlm2-256m", "smolvlm2-500m"),
+    ("image-text", "smolvlm.smolvlm2-2.2b"): ("smolvlm2-2.2b",),
+    ("image-text", "idefics3.default"): ("smolvlm-256m", "smolvlm-500m"),
+    ("image-text", "paligemma.default"): ("paligemma-3b",),
 }
-"""The head and the file of encoder-decoders, and how the names of built-in models begin that it is recorded from."""
+"""The head and the file of models of several stacks, and how the names of built-in models begin that it is recorded
+from."""
 OF_ENCODERS = ("masked-lm", "sequence-classification", "token-classification")
 
 
@@ -100,15 +111,15 @@ def _good(name: str, found: dict[families.Case, Family | InputError]) -> list[Fa
 
 
 def _models(only: list[str]) -> None:
-    """Record and write the programs of encoder-decoders."""
+    """Record and write the programs of models of several stacks."""
     for (head, name), starts in MODELS.items() if release == NEWEST else ():
         model_type, _, word = name.partition(".")
         if only and not {name, model_type, head} & {*only}:
             continue
         started = time.monotonic()
-        raws = [models.load(one).asked(NEWEST, head).raw for one in models.builtin_names() if one.startswith(starts)]
+        specs = [models.load(one).asked(NEWEST, head) for one in models.builtin_names() if one.startswith(starts)]
         try:
-            found = record_models(raws, head)
+            found = record_models([one.raw for one in specs], head, specs[0].processor("image"))
         except InputError as error:
             print(f"{name}, {head}: {error}")
             continue

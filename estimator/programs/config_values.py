@@ -63,7 +63,7 @@ CONVOLUTIONS = ("conv_L_cache", "mamba_d_conv", "conv_kernel", "linear_conv_kern
 """Keys of the width of a layer's convolution over the sequence, whose cache has as many tokens. Fewer are padded."""
 CHECKED = ("use_sliding_window", "partial_rotary_factor", "rotary_pct", "rope_pct")
 """Keys that are looked at whether a class has them or not."""
-_QUOTIENT = re.compile(r"\w+ / \w+")
+_QUOTIENT = re.compile(r"[\w.]+ / [\w.]+")
 LARGEST_LIST = 4096
 
 
@@ -200,7 +200,7 @@ def structure_entry(key: str, config: Mapping[str, Any], floating: bool) -> Any:
         return isinstance(value, int) and value <= int(bound)
     if " = " in key:
         try:
-            first, second = (config.get(x) if x.isidentifier() else evaluate(x, config) for x in key.split(" = "))
+            first, second = (config.get(x) if _is_key(x) else evaluate(x, config) for x in key.split(" = "))
         except KeyError:
             return False
         return first == second
@@ -217,6 +217,38 @@ def structural(value: Any, floating: bool = False) -> Any:
     if isinstance(value, float) or (floating and isinstance(value, int)):
         return 1.0 if value else 0.0
     return [structural(x) for x in value] if isinstance(value, (list, tuple)) else value
+
+
+def name_of(key: str) -> str:
+    """A key without the part of the config that it is of."""
+    return key.rpartition(".")[2]
+
+
+def _is_key(text: str) -> bool:
+    return text.replace(".", "_").isidentifier()
+
+
+def flattened(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The keys of a config and of its parts, these behind the part's name and a dot: ``vision_config.hidden_size``.
+
+    Rotary embeddings of each part are gathered (``with_rope``).
+    """
+    found: dict[str, Any] = {}
+    for part, value in config.items():
+        if part.endswith("_config") and isinstance(value, Mapping):
+            found |= {f"{part}.{key}": x for key, x in with_rope(value).items()}
+        else:
+            found[part] = value
+    return found
+
+
+def nested(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The config of such keys, with its parts."""
+    found: dict[str, Any] = {}
+    for key, value in config.items():
+        part, _, name = key.rpartition(".")
+        (found.setdefault(part, {}) if part else found)[name] = value
+    return found
 
 
 def with_rope(config: Mapping[str, Any]) -> dict[str, Any]:
@@ -238,12 +270,13 @@ def with_rope(config: Mapping[str, Any]) -> dict[str, Any]:
 
 def _rope_type(rope: Mapping[str, Any]) -> str:
     kind = str(rope.get("rope_type", rope.get("type", "default")))
+    kind = "default" if kind == "mrope" else kind  # as Qwen2-VL's first configs say it
     return f"{kind} with alpha" if rope.get("alpha") or rope.get("ntk_alpha") else kind  # Hunyuan's, which is static
 
 
 def check_number(key: str, value: Any, least: int) -> None:
     """Raise ``BadValue`` for what is no integer, or one that no model has."""
-    largest = LIMITS.get(key, LARGEST_SIZE)
+    largest = LIMITS.get(name_of(key), LARGEST_SIZE)
     if not (type(value) is int and least <= value <= largest):
         raise BadValue(f"{key} is {shown(value)}; it must be a whole number between {least} and {largest}")
 

@@ -22,7 +22,8 @@ class Kinds(NamedTuple):
 
     looks_at: str
     """What decides: ``layer``, the layer's signature; ``first`` or ``before``, also whether it is the first, or the
-    signature of the one before it; ``last``, also whether it is the last."""
+    signature of the one before it; ``last``, also whether it is the last; ``ends``, whether it is one of the last two,
+    of which a tower may give the first."""
     table: Mapping[Signature, int]
 
     def of(self, signatures: Sequence[Signature]) -> tuple[int, ...]:
@@ -32,14 +33,14 @@ class Kinds(NamedTuple):
             key = key_of(self.looks_at, signatures, i)
             if key not in self.table:
                 words = ", ".join(map(str, signatures[i]))
-                if i and self.looks_at in ("before", "last"):
+                if i and self.looks_at not in ("layer", "first"):
                     words += " after " + ", ".join(map(str, signatures[i - 1]))
                 raise InputError(f"layer {i} ({shown(words)}) is of a kind that was not recorded")
             found.append(self.table[key])
         return tuple(found)
 
 
-LOOKS_AT = ("layer", "first", "before", "last")
+LOOKS_AT = ("layer", "first", "before", "last", "ends")
 
 
 def key_of(looks_at: str, signatures: Sequence[Signature], i: int) -> Signature:
@@ -51,7 +52,8 @@ def key_of(looks_at: str, signatures: Sequence[Signature], i: int) -> Signature:
         return signatures[i], i == 0
     if looks_at == "before":
         return signatures[i], before
-    return signatures[i], before, i == len(signatures) - 1
+    behind = len(signatures) - 1 - i
+    return signatures[i], before, behind == 0 if looks_at == "last" else min(behind, 2)
 
 
 def deepened(program: Program, like: Sequence[int]) -> Program:

@@ -1,7 +1,7 @@
 """Expressions of sizes as text: names, integers, + - * /, powers, int() and min(). Nothing is executed.
 
 An expression of a program's symbols becomes a polynomial (``polynomial``); one of a config's keys, a number
-(``evaluate``).
+(``evaluate``). A key of a part of a config stands behind the part's name and a dot.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ LONGEST = 300
 LARGEST = 1 << 48
 """The largest number in an expression."""
 _DEPTH, _DEGREE, _TERMS = 20, 8, 16
-_TOKEN = re.compile(r"\s*(?:(\d+)|([A-Za-z_][A-Za-z0-9_]*)|(\*\*|[-+*/(),]))")
+_TOKEN = re.compile(r"\s*(?:(\d+)|([A-Za-z_][A-Za-z0-9_]*(?:\.[A-Za-z_][A-Za-z0-9_]*)*)|(\*\*|[-+*/(),]))")
 
 Tree = tuple[Any, ...]
 """``(operator, operand, ...)``, ``("number", 3)`` or ``("name", "S")``."""

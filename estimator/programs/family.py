@@ -26,6 +26,8 @@ from .config_values import (
     OtherStructure,
     check_number,
     default_list,
+    flattened,
+    name_of,
     no_multiple,
     number_of,
     one_for_all,
@@ -39,15 +41,17 @@ from .depth import Kinds, Signature, deepened
 from .expressions import evaluate, names
 from .program import Program
 from .repeats import counted
+from .rows import has_lists, listed
 from .setting import Setting, Settings
 from .shared_tensors import placed
 from .substitution import DTYPE, substitute
 from .switches import Switch, switched
 
-ONES = ("B", "S", "K", "G", "chunks", "past", "num_labels", "T")
+ONES = ("B", "S", "K", "G", "chunks", "past", "num_labels", "T", "tiles")
 """Symbols for which 1 often makes other calls: the batch, the sequence, the key/value heads of grouped queries, the
 queries' heads for each of them, the chunks of state-space layers, the tokens that a cache has, the labels of a
-classification, of which one is a regression's, and the tokens of a decoder beside an encoder."""
+classification, of which one is a regression's, the tokens of a decoder beside an encoder, and the tiles of a row's
+images."""
 
 ONES_OF_CONFIGS = ("K", "num_labels")
 """Those of them that a config has."""
@@ -148,13 +152,14 @@ class Family:
             *self.aliases.values(),
             self.layers,
         }
-        known |= {name for key in self.structure for name in re.findall(r"\w+", key)}
+        known |= {name for key in self.structure for name in re.findall(r"[\w.]+", key)}
         known |= {*DEPTH_KEYS, *CHECKED}
         hows = ("text", "runs", "from", "every", "numbers")
         known |= {rule[how] for rule in self.lists.values() if rule for how in hows if how in rule}
         reads = self.recorded.get("reads")
         for key, value in raw.items():
-            if key in known or key in IGNORED or key in GENERATION or key.endswith("_token_id") or not value:
+            name = name_of(key)
+            if key in known or name in IGNORED or name in GENERATION or key.endswith("_token_id") or not value:
                 continue
             if key in reads if reads is not None else isinstance(value, (int, float, Mapping)):
                 raise InputError(f"{key} is no key of the recorded class, so what it changes is not known")
@@ -190,9 +195,14 @@ class Family:
                 raise BadValue(no_multiple(self.symbols["G"], config))
 
     def config(self, raw: Mapping[str, Any]) -> dict[str, Any]:
-        """A config.json's keys with the class's defaults. Raises ``InputError`` for one of another structure."""
+        """A config.json's keys with the class's defaults. Raises ``InputError`` for one of another structure.
+
+        Keys of a part stand behind its name (``config_values.flattened``).
+        """
         if raw.get("model_type") != self.model_type:
             raise InputError(f"the program is of {self.model_type}, and the config of {shown(raw.get('model_type'))}")
+        if self.has_parts:
+            raw = flattened(raw)
         self._check_keys(raw)
         named = sorted(raw, key=self.aliases.__contains__)  # of two names the other one counts, as in transformers
         config = with_rope({self.aliases.get(key, key): raw[key] for key in named})
@@ -223,7 +233,7 @@ class Family:
             if key == f"D <= {WIDE}":
                 continue
             given = structure_entry(key, config, isinstance(wanted, float))
-            if key == "rope_type" and wanted == "static" and {*str(given).split("/")} <= {*STATIC_ROPE}:
+            if name_of(key) == "rope_type" and wanted == "static" and {*str(given).split("/")} <= {*STATIC_ROPE}:
                 continue
             if given in ACTIVATIONS and wanted in ACTIVATIONS:
                 continue
@@ -232,8 +242,9 @@ class Family:
                 raise OtherStructure(reason, matched)
         if self.window is not None and config.get(self.window) is None:
             raise NoWindow(f"{self.window} is none, and the program was recorded for a model that has one")
-        if "R" not in self.symbols and config.get("partial_rotary_factor") not in (None, 1.0):
-            raise InputError("partial_rotary_factor is not 1, for which this program was not recorded")
+        for key in config if "R" not in self.symbols else ():
+            if name_of(key) == "partial_rotary_factor" and config[key] not in (None, 1.0):
+                raise InputError(f"{key} is not 1, for which this program was not recorded")
         return config
 
     def check_config(self, raw: Mapping[str, Any]) -> None:
@@ -270,6 +281,16 @@ class Family:
         return None if self.window is None else whole_number(config.get(self.window), self.window)
 
     @property
+    def has_parts(self) -> bool:
+        """Whether the config has parts, such as that of a tower."""
+        return "." in "".join(self.depth_keys)
+
+    @property
+    def decoder(self) -> str:
+        """The key of the number of layers of what makes text; where nothing does, of the first stack's."""
+        return next((key for key in self.depth_keys if key.startswith("text_config.")), self.layers)
+
+    @property
     def depth_keys(self) -> tuple[str, ...]:
         """``layers`` of each stack."""
         return (self.layers, *[key for key, _ in self.beside])
@@ -303,7 +324,10 @@ class Family:
         program = self._switched[other]
         rates = {key: float(bool(config.get(key))) for key in self.rates}
         try:
-            return placed(deepened(counted(substitute(program, sizes, dtype, rates)), like))
+            whole = substitute(program, sizes, dtype, rates)
+            if has_lists(whole):
+                whole = listed(whole, whole_number(evaluate("B * tiles", {"tiles": 1, **sizes}), "B * tiles"))
+            return placed(deepened(counted(whole), like))
         except InputError as error:
             raise InputError(re.sub(r"\b[a-zA-Z_]+\b", self._in_keys, str(error))) from None
 
@@ -343,7 +367,7 @@ class Family:
 
     def longest(self, values: Mapping[str, int]) -> int | None:
         """The most tokens that the program is for, by the number of positions, if that limits them."""
-        limits = [values[x] for x in self.symbols if "position" in x and not x.startswith("original")]
+        limits = [values[x] for x in self.symbols if "position" in x and not x.startswith(("original", "vision"))]
         return min(limits, default=None)
 
     def check(self, config: Mapping[str, Any], values: Mapping[str, int], ones: Sequence[str] = ONES) -> None:
@@ -378,11 +402,12 @@ class Family:
         layers = layers or self.layers
         n = self.depth(config, layers)
         lists = {}
-        for key, default in self.lists.items():
+        own = {key: rule for key, rule in self.lists.items() if key.rpartition(".")[0] == layers.rpartition(".")[0]}
+        for key, default in own.items():
             given = config.get(key)
             if given is None:
                 given = default_list(default, config, n, key)
-            typed = key == "layer_types"
+            typed = name_of(key) == "layer_types"
             if default and "runs" in default and isinstance(given, (list, tuple)) and len(given) != n:
                 raise BadValue(
                     f"`len(config.{key})` is {len(given)} and `config.{layers}` {n}; transformers requires equal "

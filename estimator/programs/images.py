@@ -8,7 +8,7 @@ within the limits of the processor's class.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ..errors import InputError
@@ -407,6 +407,54 @@ def inputs_of(
     if config.get("model_type") in BY_ROW:
         return [Input("pixel_values", ("B", tiles, channels, height, width), dtype)]
     return [Input("pixel_values", (f"{tiles}*B", channels, height, width), dtype)]
+
+
+def token_of(config: Mapping[str, Any], asked: Media) -> int | None:
+    """The id of the token that stands for a piece of an image, or of a video, in a config that says it."""
+    what = "image" if asked.video_frames is None else "video"
+    found = (config.get(f"{what}_token_{ending}") for ending in ("id", "index"))
+    return next((n for n in found if n is not None), None)
+
+
+def given_of(
+    takes: Iterable[str],
+    types: Iterable[str],
+    config: Mapping[str, Any],
+    asked: Media,
+    dtype: str,
+    token: int | None,
+    tower: Callable[[tuple[Input, ...]], int] | None = None,
+) -> Given:
+    """What a model is given beside ids, masks and labels. Raises ``InputError`` for what the processor refuses.
+
+    The model ``takes`` these inputs, of which ``types`` say which tokens are an image's. ``token`` stands for a piece
+    of an image in a row. Where no rule says how many a row has, the ``tower`` says it, given the images.
+    """
+    given = Given()
+    if asked.images:
+        images = seen(takes, config, asked)
+        given = Given(tuple(inputs_of(takes, config, asked, images, dtype)), images=images)
+        if token is not None:
+            if any(one.tokens is None for one in images):
+                if tower is None:
+                    raise InputError("no rule says how many tokens stand for these images")
+                tiles, found = sum(one.tiles for one in images), tower(given.inputs)
+                images = tuple([one._replace(tokens=found * one.tiles // tiles) for one in images])
+            given = given._replace(images=images, placeholders=(token, tuple([one.tokens or 0 for one in images])))
+    kind, counts = 1 if asked.video_frames is None else 2, given.placeholders[1]
+    return given._replace(
+        inputs=(*given.inputs, *[Input(name, ("B", "S"), placeholders=(kind, counts)) for name in types])
+    )
+
+
+def pixels_of(inputs: Iterable[Input]) -> tuple[int, Pair] | None:
+    """How many tiles the images of a row are, and their height and width; ``None`` where they are no tiles."""
+    shape = next((one.shape for one in inputs if one.name == "pixel_values"), ())
+    if len(shape) == 5 and shape[0] == "B":
+        shape = (f"{shape[1]}*B", *shape[2:])
+    if len(shape) != 4:
+        return None
+    return int(str(shape[0]).removesuffix("*B")), shape[2:]  # type: ignore[return-value]
 
 
 def frames_of(asked: Media, per_second: int) -> int | None:

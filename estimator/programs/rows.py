@@ -4,16 +4,19 @@ A trainer walks the rows of a batch in Python, so how many events it has depends
 batches the tensors of a list, one for each row, have one number (``of_list``). Within ``Rows`` it is that of the row
 which runs, or of the one before; elsewhere all of them, the last, or all others. A loop may be over something else,
 such as the parts of a batch that are scored one by one: loops of a ``kind`` have one number of passes.
+
+A model may make a list, too, such as what a tower gives for each image of a batch (``listed``).
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 from ..errors import InputError
 from ..ledger import Size
-from .program import Call, Drop, Event, Made, Ref, renamed
+from .program import Call, Drop, Enter, Event, Exit, Made, Program, Ref, Weight, made, renamed
 
 LISTS, OF_A_KIND, MEMBERS, MOST = 1 << 19, 1 << 16, 1 << 20, 1 << 12
 """Slots from here on are lists, so many of each kind of loop, or members of them when they are written out; and the
@@ -44,49 +47,69 @@ def of_list(number: int, which: int = ALL, kind: int = 0) -> int:
     return LISTS + OF_A_KIND * kind + 4 * number + which
 
 
-def _member(of: int, row: int) -> int:
-    """The slot of a list's tensor."""
-    return MEMBERS + of * MOST + row
+def written_out(events: Iterable[Any], counts: Mapping[int, int], members: int = MEMBERS) -> tuple[Event, ...]:
+    """The events for so many rows, by kinds of loops. Raises ``InputError`` for more than lists can have.
 
-
-def written_out(events: Iterable[Any], counts: Mapping[int, int]) -> tuple[Event, ...]:
-    """The events for so many rows, by kinds of loops. Raises ``InputError`` for more than lists can have."""
+    Slots from ``members`` on are those of the lists' tensors.
+    """
     if (most := max(counts.values(), default=0)) >= MOST:
-        raise InputError(f"a trainer's step has no rule for {most:,} rows; {MOST - 1:,} are the most")
-    made: list[Event] = []
+        raise InputError(f"there is no rule for {most:,} rows or images; {MOST - 1:,} are the most")
+    found: list[Event] = []
     for event in events:
         if isinstance(event, Rows):
             for row in range(counts[event.kind]):
-                made += _at(event.events, row)
+                found += _at(event.events, row, members)
         else:
-            made += _outside(event, counts)
-    return tuple(made)
+            found += _outside(event, counts, members)
+    return tuple(found)
 
 
-def _at(events: Iterable[Any], row: int) -> Iterator[Event]:
+def has_lists(program: Program) -> bool:
+    """Whether a program makes lists outside its layers."""
+    return any(LISTS <= slot < MEMBERS for events in program.outside for event in events for slot in made(event))
+
+
+def listed(program: Program, count: int) -> Program:
+    """The program with all tensors of the lists that it makes outside its layers, so many of each."""
+    outside = [written_out(events, {0: count}, LISTS) for events in program.outside]
+    outputs: dict[str, Ref | Weight] = {}
+    for name, ref in program.outputs.items():
+        if isinstance(ref, Ref) and LISTS <= ref.slot < MEMBERS:
+            outputs |= {f"{name}.{row}": Ref(slot) for row, slot in enumerate(_slots(ref.slot, {0: count}, LISTS))}
+        else:
+            outputs[name] = ref
+    return replace(program, before=outside[0], between=tuple(outside[1:-1]), after=outside[-1], outputs=outputs)
+
+
+def _slots(number: int, counts: Mapping[int, int], members: int) -> list[int]:
+    """The slots that one stands for, outside of loops. Those of layers are no lists'."""
+    if not LISTS <= number < MEMBERS:
+        return [number]
+    of, which = divmod(number - LISTS, 4)
+    count = counts[4 * of // OF_A_KIND]
+    rows = {ALL: range(count), LAST: range(count - 1, count), OTHERS: range(count - 1)}[which]
+    return [members + of * MOST + row for row in rows]
+
+
+def _at(events: Iterable[Any], row: int, members: int) -> Iterator[Event]:
     """A row's events. There is no row before the first."""
 
     def slot(number: int) -> int:
         if number < LISTS:
             return number
         of, before = divmod(number - LISTS, 4)
-        return _member(of, row - before)
+        return members + of * MOST + row - before
 
     for event in events:
         if not (isinstance(event, Drop) and row == 0 and event.slot >= LISTS and event.slot % 4):
             yield renamed(event, slot, str)
 
 
-def _outside(event: Any, counts: Mapping[int, int]) -> Iterator[Event]:
+def _outside(event: Any, counts: Mapping[int, int], members: int) -> Iterator[Event]:
     """An event outside of loops, with all of a list's tensors where it has the list."""
 
     def slots(number: int) -> list[int]:
-        if number < LISTS:
-            return [number]
-        of, which = divmod(number - LISTS, 4)
-        count = counts[4 * of // OF_A_KIND]
-        rows = {ALL: range(count), LAST: range(count - 1, count), OTHERS: range(count - 1)}[which]
-        return [_member(of, row) for row in rows]
+        return _slots(number, counts, members)
 
     def value(tree: Any) -> Any:
         if isinstance(tree, Ref):
@@ -108,5 +131,7 @@ def _outside(event: Any, counts: Mapping[int, int]) -> Iterator[Event]:
             keywords=tuple([(key, value(x)) for key, x in event.keywords]),
             out=out,
         )
+    elif isinstance(event, (Enter, Exit)):
+        yield type(event)(event.path, *[value(tensors) for tensors in event[1:]])
     else:
         yield event

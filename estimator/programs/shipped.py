@@ -11,11 +11,11 @@ from ..errors import InputError
 from ..ledger import Size
 from ..ledger.sizes import Poly, product, symbol
 from .attention_functions import WIDE
-from .config_values import NoWindow, OtherStructure
+from .config_values import NoWindow, OtherStructure, nested
 from .expressions import evaluate
 from .family import ONES_OF_CONFIGS, Family
-from .heads import Input, Part
-from .images import Given, Media, window_of
+from .heads import HEADS, Input, Part
+from .images import Given, Media, given_of, pixels_of, token_of, window_of
 from .layer_runs import KEPT
 from .module_table import NamedModule
 from .program import Call, Program, Weight
@@ -155,11 +155,38 @@ class Shipped(Source):
         return bool(self.families[0].recorded.get("caches_in_checkpoints", False))
 
     def media(self, asked: Media, dtype: str) -> Given:
+        if (images := self.families[0].recorded.get("images")) is not None:
+            return self._images(images, asked, dtype)
         if (audio := self.families[0].recorded.get("audio")) is None:
             return Given()
         name, bins, positions, per_second = audio
         frames = window_of(asked, self.config[positions], per_second, self.where)
         return Given((Input(name, ("B", self.config[bins], frames), dtype),))
+
+    def _images(self, recorded: Any, asked: Media, dtype: str) -> Given:
+        """Images, and what stands for them in a row. Raises ``InputError`` where the program is of other pixels."""
+        takes, types, _ = recorded
+        config = nested(self.config)
+        try:
+            given = given_of(takes, types, config, asked, dtype, token_of(config, asked))
+            self._tiles(given.inputs)
+        except InputError as error:
+            if self._live is None:
+                raise InputError(f"{self.where}: {error}") from None
+            return self._live(str(error)).media(asked, dtype)
+        return given
+
+    def _tiles(self, inputs: Sequence[Input]) -> int | None:
+        """How many tiles the images of a row are. Raises ``InputError`` where the program is of other pixels."""
+        if (images := self.families[0].recorded.get("images")) is None:
+            return None
+        pixels, found = tuple(images[-1]), pixels_of(inputs)
+        if found is None:
+            raise InputError("the program is of rows with images")
+        if found[1] != pixels:
+            sizes = [f"{high}x{wide}" for high, wide in (pixels, found[1])]
+            raise InputError(f"the program is of images of {sizes[0]} pixels, and the model is given {sizes[1]}")
+        return found[0]
 
     def part(self, name: Part) -> tuple[str, ...]:
         found = self.families[0].recorded.get("parts")
@@ -237,6 +264,12 @@ class Shipped(Source):
 
     def _shipped(self, step: Step, batch: Size, seq: Size) -> Program:
         sizes: dict[str, Size] = step.sizes(batch, seq)
+        try:
+            tiles = self._tiles(step.media)
+        except InputError as error:
+            raise InputError(f"{self.where}: {error}") from None
+        if tiles is not None and HEADS[step.head].text:
+            sizes["tiles"] = tiles
         given = {name: size for name, size in sizes.items() if not isinstance(size, Poly)}
         setting = Setting.of(step)
         reason = f"no program was recorded for {setting}"
@@ -331,7 +364,8 @@ def open_values(family: Family, config: Mapping[str, Any]) -> dict[str, int]:
 
 def _key(step: Step, batch: Size, seq: Size) -> tuple[Any, ...]:
     """What a program of a forward pass depends on."""
-    return (Setting.of(step), step.cached, step.window_reached, batch, seq, step.lengths, step.tensor_parallel)
+    own = (step.lengths, step.media, step.tensor_parallel)
+    return (Setting.of(step), step.cached, step.window_reached, batch, seq, *own)
 
 
 def shipped_config(
@@ -345,8 +379,8 @@ def shipped_config(
     source = Shipped(families, raw, where, live, release)
     family, config = source.families[0], source.config
     values = family.values(config)
-    layers = family.depth(config)
-    kinds = [str(entry) for signature in family.signatures(config) for entry in signature]
+    layers = family.depth(config, family.decoder)
+    kinds = [str(entry) for signature in family.signatures(config, family.decoder) for entry in signature]
     per_layer = len(kinds) // layers
     window = family.window_of(config)
     if any(kind.endswith("_attention") for kind in kinds):

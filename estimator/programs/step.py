@@ -15,6 +15,8 @@ from .modules import Base, Module
 
 CACHED_SIZES = ("past", "stored")
 """The names of ``CachedTokens.sizes``."""
+OF_STEPS = ("B", "S", "T", "tiles")
+"""Sizes that a step has, and no config."""
 
 
 class CachedTokens(NamedTuple):

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import inspect
 import sys
+from functools import partial
 from typing import Any
 
 import torch
 
 from ..errors import InputError
 from ..programs.heads import Input, Part, places_of
-from ..programs.images import Given, Media, frames_of, inputs_of, seen, window_of
+from ..programs.images import Given, Media, frames_of, given_of, token_of, window_of
 from .calls import Recorder, input_embeddings, recording
 from .calls.data import ordinary_ids, tensors_in
 
@@ -25,19 +26,12 @@ def media_of(model: Any, asked: Media, dtype: str, where: str) -> Given:
     """What a model takes beside ids, masks and labels. Raises ``InputError``."""
     takes, config = inspect.signature(model.forward).parameters, model.config
     if "pixel_values" in takes:
-        given = Given()
-        if asked.images:
-            keys = config.to_dict()
-            try:
-                images = seen(takes, keys, asked)
-            except InputError as error:
-                raise InputError(f"{where}: {error}") from None
-            given = Given(tuple(inputs_of(takes, keys, asked, images, dtype)), images=images)
-            given = _with_placeholders(model, given, "image" if asked.video_frames is None else "video")
-        kind = 1 if asked.video_frames is None else 2
-        counts = given.placeholders[1]
-        types = tuple([Input(name, ("B", "S"), placeholders=(kind, counts)) for name in types_of(model)])
-        return given._replace(inputs=given.inputs + types)
+        keys, looks = config.to_dict(), hasattr(model, "get_image_features")
+        token = token_of(keys, asked) if looks else None
+        try:
+            return given_of(takes, types_of(model), keys, asked, dtype, token, partial(_tokens_of_tower, model))
+        except InputError as error:
+            raise InputError(f"{where}: {error}") from None
     for name in ("input_features", "input_values"):
         if name in takes:
             return Given((_audio(name, model, asked, dtype, where),))
@@ -96,23 +90,6 @@ def types_of(model: Any) -> list[str]:
     """The inputs that say which tokens are an image's, of a model that asks for them."""
     asks = "Please pass `mm_token_type_ids`" in " ".join(inspect.getsource(sys.modules[type(model).__module__]).split())
     return ["token_type_ids"] * (model.config.model_type == "gemma3") + ["mm_token_type_ids"] * asks
-
-
-def _with_placeholders(model: Any, given: Given, what: str) -> Given:
-    """The same with what stands for images in a row. Where no rule says how many, it is as many as the tower gives."""
-    config = model.config
-    token = next(
-        (n for key in (f"{what}_token_id", f"{what}_token_index") if (n := getattr(config, key, None)) is not None),
-        None,
-    )
-    if token is None or not hasattr(model, "get_image_features"):
-        return given
-    if any(one.tokens is None for one in given.images):
-        tiles = sum(one.tiles for one in given.images)
-        found = _tokens_of_tower(model, given.inputs)
-        given = given._replace(images=tuple([one._replace(tokens=found * one.tiles // tiles) for one in given.images]))
-    counts = tuple([one.tokens or 0 for one in given.images])
-    return given._replace(placeholders=(token, counts))
 
 
 def _tokens_of_tower(model: Any, inputs: tuple[Input, ...]) -> int:

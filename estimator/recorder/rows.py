@@ -4,11 +4,26 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from functools import cached_property
 from typing import Any
 
 from ..errors import InputError
-from ..programs.program import Autocast, Backward, Call, Drop, Event, Ref, made, renamed, used
+from ..programs.program import (
+    Autocast,
+    Backward,
+    Call,
+    Drop,
+    Enter,
+    Event,
+    Exit,
+    Program,
+    Ref,
+    Weight,
+    made,
+    renamed,
+    used,
+)
 from ..programs.rows import ALL, LAST, OTHERS, Rows, of_list
 
 _LONGEST = 48
@@ -38,8 +53,26 @@ def fold_rows(events: Sequence[Event], counts: Iterable[int], first: int) -> tup
     What dies at once is put in order. Raises ``InputError`` where something of a list is used otherwise than in a loop.
     """
     for kind, count in enumerate(counts):
-        events = _numbered(_Folder(_steps(events), count, kind).events(), first)
+        lists = (of_list(number, kind=kind) for number in itertools.count())
+        events = _numbered(_Folder(_steps(events), count, lists, {}).events(), first)
     return tuple(events)
+
+
+def folded(program: Program, count: int) -> Program:
+    """The program with lists of so many tensors outside its layers, such as what a tower gives for each image.
+
+    Raises ``InputError`` where something of a list is used otherwise than all of it, or in a loop.
+    """
+    if count == 1:
+        return program
+    lists = (of_list(number) for number in itertools.count())
+    places: dict[int, tuple[int, int]] = {}
+    outside = [tuple(_Folder(_steps(events), count, lists, places).events()) for events in program.outside]
+    outputs: dict[str, Ref | Weight] = {}
+    for name, ref in program.outputs.items():
+        place = places.get(ref.slot) if isinstance(ref, Ref) else None
+        outputs[name if place is None else name.rpartition(".")[0]] = ref if place is None else Ref(place[0])
+    return replace(program, before=outside[0], between=tuple(outside[1:-1]), after=outside[-1], outputs=outputs)
 
 
 def _steps(events: Iterable[Event]) -> list[_Step]:
@@ -57,10 +90,8 @@ GONE = Call("", (), (), ())
 
 
 class _Folder:
-    def __init__(self, steps: list[_Step], rows: int, kind: int) -> None:
-        self.steps, self.rows = steps, rows
-        self.lists = (of_list(number, kind=kind) for number in itertools.count())
-        self.places: dict[int, tuple[int, int]] = {}
+    def __init__(self, steps: list[_Step], rows: int, lists: Iterator[int], places: dict[int, tuple[int, int]]) -> None:
+        self.steps, self.rows, self.lists, self.places = steps, rows, lists, places
         """For each slot of a list's tensor: the list's slot, and the row."""
 
     def events(self) -> Iterator[Any]:
@@ -152,6 +183,8 @@ class _Folder:
         return number + (LAST if row != at else ALL)
 
     def _outside(self, event: Event) -> Event:
+        if isinstance(event, (Enter, Exit)):
+            return type(event)(event.path, *[self._listed(tensors) for tensors in event[1:]])
         if not isinstance(event, Call):
             return event
         if len(event.out) == self.rows > 1 and len({one[1:] for one in event.out}) == 1:
@@ -170,9 +203,14 @@ class _Folder:
                 return Ref(number + LAST)
             return tree
         places = [self.places.get(x.slot) if isinstance(x, Ref) else None for x in tree]
-        if len(tree) == self.rows and places[0] and places == [(places[0][0], k) for k in range(self.rows)]:
-            return (Ref(places[0][0]),)
-        return tuple([self._listed(x) for x in tree])
+        found: list[Any] = []
+        at = 0
+        while at < len(tree):
+            place = places[at]
+            whole = place and places[at : at + self.rows] == [(place[0], k) for k in range(self.rows)]
+            found.append(Ref(place[0]) if place and whole else self._listed(tree[at]))
+            at += self.rows if whole else 1
+        return tuple(found)
 
     def _drops(self, slots: set[int]) -> Iterator[Event]:
         """What dies at once, in order."""

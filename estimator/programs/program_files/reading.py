@@ -42,7 +42,7 @@ from ..program import (
 from ..repeats import with_passes
 from ..rows import Rows
 from ..setting import ALONE, VALUES, Settings
-from ..step import CACHED_SIZES
+from ..step import CACHED_SIZES, OF_STEPS
 from ..substitution import DTYPE, LAYER, PASS, sizes_symbol
 from ..switches import Switch
 from .flow import Checker, Flow
@@ -75,7 +75,7 @@ class Reader(Checker):
     def __init__(self, where: str, known: Collection[str]) -> None:
         super().__init__(where)
         self.known = known
-        self.symbols: set[str] = {"B", "S", "T", PASS}
+        self.symbols: set[str] = {*OF_STEPS, PASS}
         self.generates = False
         """The program is a pass of ``generate``, which starts with a cache."""
         self.of_trainer = False
@@ -468,8 +468,7 @@ class Reader(Checker):
             self.wrong(f"there are {len(given)} symbols; {MOST_SYMBOLS} are the most")
         for name, text in given.items():
             if not (name.isascii() and name.isidentifier() and len(name) <= 40) or name in (
-                "B",
-                "S",
+                *OF_STEPS,
                 "int",
                 "min",
                 PASS,

@@ -30,7 +30,7 @@ from ..program import (
 )
 from ..rows import Rows
 from ..setting import ALONE
-from ..step import CACHED_SIZES
+from ..step import CACHED_SIZES, OF_STEPS
 from .limits import FORMAT, MOST_PROGRAMS
 from .near import LONG_PARTS, all_near, is_near
 
@@ -297,7 +297,7 @@ def with_ones(data: dict[str, Any], symbols: Sequence[str]) -> dict[str, Any]:
     if not symbols:
         return data
     known: dict[str, Any] = {}
-    names_ = {"B", "S", "T", *data["symbols"], *CACHED_SIZES}
+    names_ = {*OF_STEPS, *data["symbols"], *CACHED_SIZES}
 
     def at_one(tree: Any) -> Any:
         if isinstance(tree, list):

@@ -7,8 +7,10 @@ recordings of some of the configs themselves.
 
 from __future__ import annotations
 
+import inspect
 import random
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import combinations, product
 from typing import Any, NamedTuple
@@ -17,31 +19,37 @@ import torch
 import transformers
 
 from ...errors import InputError
-from ...programs.config_values import GENERATION, IGNORED, structural
-from ...programs.depth import Kinds
+from ...programs.config_values import GENERATION, IGNORED, flattened, name_of, nested, structural
+from ...programs.depth import Kinds, Signature
 from ...programs.expressions import evaluate
 from ...programs.family import Family
 from ...programs.heads import HEADS
-from ...programs.images import Given, Media
+from ...programs.images import Given, Media, Processor, pixels_of
 from ...programs.program import SPAN, Body, Drop, Program, made, renamed
-from ...programs.setting import LOWER, Setting, merged
+from ...programs.setting import LOWER, Setting, Settings, merged
 from ..fit import Recording, fit, symbols_of
-from ..hugging_face import HuggingFaceModel, stack_paths
+from ..hugging_face import HuggingFaceModel
 from ..kinds import examples, smallest
-from ..media import parts_of
+from ..media import parts_of, types_of
+from ..rows import folded
 from .cases import of_dtypes
 from .draws import step_of
 from .fitting import difference, same
 
 _DRAWS = 5
-_CHECKED = 2
-"""The most models whose own recording a program is compared with, of each of a file's programs."""
+_CHECKED = 1
+"""How many models, drawn from all, are recorded themselves, for each of a file's programs to be compared with."""
+_DEEP = 6
+"""The most layers of a stack of such a model, of which equal ones take long and show nothing."""
 _DEPTHS = ("num_hidden_layers", "num_layers", "encoder_layers", "decoder_layers", "num_decoder_layers", "depth")
-_HIDDEN = ("hidden_size", "d_model", "embed_dim")
+_HIDDEN = ("embed_dim", "hidden_size", "d_model")
 _HEADS = ("num_attention_heads", "num_heads", "encoder_attention_heads")
+_KV_HEADS = "num_key_value_heads"
 _HEAD = ("head_dim", "d_kv")
 _HARMLESS = ("initializer_factor",)
 """Keys that change no call."""
+_OF_BACKBONES = ("stage_names", "out_features", "out_indices", "_out_features", "_out_indices")
+"""Keys that follow from the number of layers, and say what a backbone gives."""
 
 
 class _Part(NamedTuple):
@@ -49,7 +57,23 @@ class _Part(NamedTuple):
 
     hidden: str
     heads: str
+    kv_heads: str | None
+    """``None`` where each head has keys and values of its own."""
     head: str | None
+
+    @property
+    def size(self) -> str:
+        """The size of a head."""
+        return self.head if self.head is not None else f"{self.hidden} / {self.heads}"
+
+    @property
+    def symbols(self) -> dict[str, str]:
+        """What the sizes are called; those of the part that makes text, and of a model without parts, as ever."""
+        part = self.hidden.rpartition(".")[0].partition("_")[0]
+        made = {"H": self.hidden, "K": self.kv_heads or self.heads, "D": self.size}
+        if self.kv_heads is not None:
+            made["G"] = f"{self.heads} / {self.kv_heads}"
+        return made if part in ("", "text") else {f"{part}_{name}": text for name, text in made.items()}
 
 
 @dataclass
@@ -58,14 +82,18 @@ class _Models:
 
     head: str
     configs: list[dict[str, Any]]
-    """Of each model its config's keys, with those that its class fills in."""
+    """Of each model its config's keys, with those that its class fills in (``config_values.flattened``)."""
+    defaults: dict[str, Any] = field(default_factory=dict)
+    """The class's own values."""
+    lists: dict[str, Any] = field(default_factory=dict)
+    """``Family.lists``."""
     depths: tuple[str, ...] = ()
     symbols: dict[str, str] = field(default_factory=dict)
     structure: dict[str, Any] = field(default_factory=dict)
     open: list[str] = field(default_factory=list)
     """The keys that differ."""
     parts: list[_Part] = field(default_factory=list)
-    """Those whose sizes differ."""
+    processor: Processor | None = None
 
 
 @dataclass
@@ -77,24 +105,36 @@ class _Draw:
     setting: Setting
 
 
-def record_models(raws: Sequence[Mapping[str, Any]], head: str, seed: int = 0) -> dict[str, Family | InputError]:
-    """The programs of models of one class, by what they are for. Raises ``InputError`` for models that have none."""
+def record_models(
+    raws: Sequence[Mapping[str, Any]], head: str, processor: Processor | None = None, seed: int = 0
+) -> dict[str, Family | InputError]:
+    """The programs of models of one class, by what they are for. Raises ``InputError`` for models that have none.
+
+    ``processor`` makes their images, each of which is one tile in the recordings.
+    """
     found = _known(raws, head)
+    found.processor = None if processor is None else processor._replace(splits=False, most_tiles=1)
     train = Setting(attention=HuggingFaceModel(raws[0], "the config", head).attention)
     lower = tuple(train._replace(dtype=dtype, autocast=dtype) for dtype in LOWER)
     wide = (train._replace(dtype="float32", autocast="bfloat16"),)
-    cases = [of_dtypes(train), of_dtypes(train._replace(trains=False)), lower, wide]
+    cases = [of_dtypes(train), wide]
+    if not (HEADS[head].media and HEADS[head].text):  # images beside text are answered for training alone
+        cases += [of_dtypes(train._replace(trains=False)), lower]
     made: dict[str, Family | InputError] = {}
     waiting = [
         (tuple([one._replace(device=device) for one in settings]), fixed)
-        for settings, device, fixed in product(cases, ("cpu", "cuda"), ((), ("B",)))
+        for settings, device, fixed in product(cases, ("cpu", "cuda"), _rows(found))
     ]
     while waiting:
         settings, fixed = waiting.pop(0)
         known = [one for one in made.values() if isinstance(one, Family)]
         if any({*fixed} <= {*one.fixed, *one.ones} and all(map(one.serves, settings)) for one in known):
             continue
-        title = f"{settings[0]}{', one row' * bool(fixed)}"
+        title = f"{settings[0]}{''.join(f', {one}: 1' for one in fixed)}"
+        served = _served_by(found, made, settings, fixed, random.Random(seed + 2))
+        if served is not None:
+            made[served] = _with_settings(made[served], settings)
+            continue
         try:
             family = _recorded(found, settings, fixed, random.Random(seed + 1))
         except InputError as error:
@@ -103,69 +143,144 @@ def record_models(raws: Sequence[Mapping[str, Any]], head: str, seed: int = 0) -
             else:
                 made[title] = error
             continue
-        alike = next((key for key, one in made.items() if isinstance(one, Family) and _alike(one, family)), None)
-        if alike is None:
-            made[title] = family
-        else:
-            other = made[alike]
-            assert isinstance(other, Family)
-            made[alike] = replace(other, settings=merged([*other.settings, *family.settings]))
+        made[title] = family
     return made
 
 
-def _alike(a: Family, b: Family) -> bool:
-    """Whether two programs differ in their settings alone."""
-    return (a.fixed, a.ones, a.kinds, a.beside) == (b.fixed, b.ones, b.kinds, b.beside) and same(a.program, b.program)
+def _served_by(
+    found: _Models,
+    made: Mapping[str, Family | InputError],
+    settings: Sequence[Setting],
+    fixed: Sequence[str],
+    rng: random.Random,
+) -> str | None:
+    """The program of other settings that is that of these, too."""
+    alike = {
+        key: one
+        for key, one in made.items()
+        if isinstance(one, Family) and one.fixed == tuple(fixed) and (settings[0].trains,) == one.settings[0]["trains"]
+    }
+    if not alike:
+        return None
+    try:
+        draws = [_drawn(found, settings, fixed, rng, number) for number in range(len(settings))]
+        fresh = [_in_order(_program(found, draw)[1]) for draw in draws]
+    except InputError:
+        return None
+    for key, family in alike.items():
+        with suppress(InputError):
+            own = [family.at(nested(draw.config), draw.sizes, draw.setting.dtype) for draw in draws]
+            if all(same(_in_order(a), b) for a, b in zip(own, fresh, strict=True)):
+                return key
+    return None
+
+
+def _with_settings(family: Family | InputError, settings: Sequence[Setting]) -> Family:
+    """The program with further settings."""
+    assert isinstance(family, Family)
+    return replace(family, settings=merged([*family.settings, *map(_row, settings)]))
+
+
+def _row(setting: Setting) -> Settings:
+    return {name: (value,) for name, value in setting._asdict().items()}
+
+
+def _rows(found: _Models) -> list[tuple[str, ...]]:
+    """The symbols that are 1: none, one, or both."""
+    names = ["B", *(["tiles"] if HEADS[found.head].media and HEADS[found.head].text else [])]
+    return [tuple(chosen) for n in range(len(names) + 1) for chosen in combinations(names, n)]
 
 
 def _known(raws: Sequence[Mapping[str, Any]], head: str) -> _Models:
-    configs = [HuggingFaceModel(raw, "the config", head).config.to_dict() for raw in raws]
+    models = [HuggingFaceModel(raw, "the config", head) for raw in raws]
+    configs = [
+        {key: x for key, x in flattened(one.config.to_dict()).items() if name_of(key) not in _OF_BACKBONES}
+        for one in models
+    ]
     keys = [key for key in configs[0] if all(key in one for one in configs)]
     differ = [key for key in keys if any(one[key] != configs[0][key] for one in configs[1:])]
     ignored = {*IGNORED, *GENERATION, *_HARMLESS}
 
     def counts(key: str) -> bool:
-        return not (key in ignored or key.endswith(("_token_id", "_dtype")) or key.startswith("_"))
+        name = name_of(key)
+        mapping = isinstance(configs[0][key], Mapping)
+        return not (mapping or name in ignored or name.endswith(("_token_id", "_dtype")) or name.startswith("_"))
 
-    depths = tuple(key for key in keys if key in _DEPTHS and type(configs[0][key]) is int)
-    found = _Models(head, configs, depths)
-    model = HuggingFaceModel(raws[0], "the config", head)
-    paths = _stacks(model)
-    if len(paths) != len(depths):
-        raise InputError(f"{len(paths)} stacks of layers, and {', '.join(depths)} in the config")
+    depths = tuple(key for key in keys if name_of(key) in _DEPTHS and type(configs[0][key]) is int)
+    found = _Models(head, configs, _defaults(configs), _lists(configs[0]), depths)
+    if "classification" in head:
+        found.symbols["num_labels"] = "num_labels"
+        for one, raw in zip(configs, raws, strict=True):
+            one["num_labels"] = raw.get("num_labels", 2)
+    apart = {*depths, *found.lists}
     found.open = [
-        key for key in differ if counts(key) and key not in depths and all(type(one[key]) is int for one in configs)
+        key for key in differ if counts(key) and key not in apart and all(type(one[key]) is int for one in configs)
     ]
-    if wrong := [key for key in differ if counts(key) and key not in (*depths, *found.open)]:
+    if wrong := [key for key in differ if counts(key) and key not in (*apart, *found.open)]:
         raise InputError(f"{wrong[0]} differs, and is no size: {', '.join(str(one[wrong[0]]) for one in configs)}")
-    found.parts = [part for part in _parts(keys) if {*part} & {*found.open}]
-    own = {key for part in found.parts for key in part if key is not None}
-    found.open = [key for key in found.open if key not in own]
+    found.parts = _parts(configs)
+    own = [part for part in found.parts if {*part} & {*found.open}]
+    of_attention = {key for part in own for key in part if key is not None}
+    found.open = [key for key in found.open if key not in of_attention]
     for part in found.parts:
-        found.symbols |= {"H": part.hidden, "K": part.heads}
-        size = part.head if part.head is not None else f"{part.hidden} / {part.heads}"
-        if len({evaluate(size, one) for one in configs}) > 1:
-            found.symbols["D"] = size
-        else:
-            found.structure[f"{size} = {evaluate(size, configs[0])}"] = True
-    found.symbols |= {key: key for key in found.open}
+        found.symbols |= part.symbols
+        if part in own and len({evaluate(part.size, one) for one in configs}) == 1:
+            found.structure[f"{part.size} = {evaluate(part.size, configs[0])}"] = True
+    found.parts = own
+    found.symbols |= {key.replace(".", "_"): key for key in found.open}
+    sizes = (("V", "vocab_size"), ("I", "intermediate_size"))
+    named = [(letter, prefix + name) for letter, name in sizes for prefix in ("", "text_config.")]
+    found.symbols |= {letter: key for letter, key in named if key in keys}
     found.structure |= {
         key: structural(value)
         for key, value in configs[0].items()
-        if key in keys and counts(key) and key not in (*own, *found.open, *depths)
+        if key in keys and counts(key) and key not in (*of_attention, *found.open, *apart)
     }
     found.structure |= {f"{a} = {b}": True for a, b in _equal(found)}
     return found
 
 
-def _stacks(model: HuggingFaceModel) -> list[list[str]]:
-    with torch.device("meta"):
-        return stack_paths(model.build("float32"))
+def _defaults(configs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """What the class has for keys that a config leaves out. Sizes of heads follow from others in many classes."""
+
+    def of_class(**sizes: int) -> dict[str, Any]:
+        kinds = {key: value for key, value in configs[0].items() if name_of(key) == "model_type"}
+        for part in _parts(configs):
+            kinds |= {key: sizes[n] for n, key in (("hidden", part.hidden), ("heads", part.heads)) if n in sizes}
+        return flattened(transformers.AutoConfig.for_model(**nested(kinds)).to_dict())
+
+    made, other = of_class(), of_class(hidden=960, heads=6)
+    for part in _parts(configs):
+        texts = {960: part.hidden, 6: part.heads, 160: f"{part.hidden} / {part.heads}"}
+        prefix = part.hidden.rpartition(".")[0]
+        for key, value in other.items():
+            own = key.rpartition(".")[0] == prefix and key not in (part.hidden, part.heads)
+            if own and type(value) is int and value in texts and made[key] != value:
+                made[key] = f"={texts[value]}"
+    return made
 
 
-def _parts(keys: Sequence[str]) -> list[_Part]:
-    hidden, heads, head = [next((key for key in names if key in keys), None) for names in (_HIDDEN, _HEADS, _HEAD)]
-    return [] if hidden is None or heads is None else [_Part(hidden, heads, head)]
+def _lists(config: Mapping[str, Any]) -> dict[str, Any]:
+    """The rules of lists with an entry for each layer, which repeat."""
+    found: dict[str, Any] = {}
+    for key, value in config.items():
+        if name_of(key) == "layer_types" and isinstance(value, list):
+            length = next(n for n in range(1, len(value) + 1) if value == [value[i % n] for i in range(len(value))])
+            found[key] = {"period": value[:length]}
+    return found
+
+
+def _parts(configs: Sequence[Mapping[str, Any]]) -> list[_Part]:
+    """The parts of the configs with attention."""
+    found = []
+    for prefix in dict.fromkeys(f"{key.rpartition('.')[0]}." if "." in key else "" for key in configs[0]):
+        names = [[prefix + one for one in names] for names in (_HIDDEN, _HEADS, _HEAD)]
+        hidden, heads, head = [next((k for k in keys if type(configs[0].get(k)) is int), None) for keys in names]
+        if hidden is not None and heads is not None:
+            kv = prefix + _KV_HEADS
+            grouped = any(type(one.get(kv)) is int and one[kv] != one[heads] for one in configs)
+            found.append(_Part(hidden, heads, kv if grouped else None, head))
+    return found
 
 
 def _equal(found: _Models) -> list[tuple[str, str]]:
@@ -179,39 +294,71 @@ def _equal(found: _Models) -> list[tuple[str, str]]:
 
 
 def _of_attention(found: _Models) -> list[str]:
-    return [key for part in found.parts for key in (part.hidden, part.heads)]
+    return [key for part in found.parts for key in (part.hidden, part.heads, part.kv_heads) if key is not None]
 
 
 def _drawn(found: _Models, settings: Sequence[Setting], fixed: Sequence[str], rng: random.Random, number: int) -> _Draw:
     n, base = rng.randint, found.configs[0]
     config = dict(base)
     for part in found.parts:
-        heads = n(2, 9)
-        size = part.head if part.head is not None else f"{part.hidden} / {part.heads}"
-        own = {evaluate(size, one) for one in found.configs}
+        kv_heads, groups = n(2, 9), n(2, 7) if part.kv_heads is not None else 1
+        heads = kv_heads * groups
+        own = {evaluate(part.size, one) for one in found.configs}
         head = int(own.pop()) if len(own) == 1 else 4 * n(3, 30)
         config[part.heads] = heads
         config[part.hidden] = heads * head
+        if part.kv_heads is not None:
+            config[part.kv_heads] = kv_heads
         if part.head is not None:
             config[part.head] = head
             if any(one[part.hidden] != one[part.heads] * one[part.head] for one in found.configs):
                 config[part.hidden] = 8 * n(20, 90)
     for key in found.open:
-        config[key] = base[key] + n(1, 900) if key == "vocab_size" else 8 * n(20, 160)
+        config[key] = base[key] + n(1, 900) if name_of(key) == "vocab_size" else 8 * n(20, 160)
     for a, b in _equal(found):
         config[a] = config[b] = config[next(x for x in (b, a) if x in _of_attention(found))]
     for i, key in enumerate(found.depths):
         config[key] = 4 + 2 * i + n(0, 1)
+    for key, rule in found.lists.items():
+        period = rule["period"]
+        depth = _depth_of(key, found.depths)
+        config[depth] += 2 * len(period) if len(period) > 1 else 0
+        config[key] = [period[i % len(period)] for i in range(config[depth])]
+    if "num_labels" in config:
+        config["num_labels"] = 1 if "num_labels" in fixed else n(2, 50)
     sizes = {"B": 1 if "B" in fixed else n(2, 6), "S": n(40, 160), "T": n(11, 39)}
+    if HEADS[found.head].media and HEADS[found.head].text:  # no list of three tensors is queries, keys and values
+        sizes["tiles"] = 1 if "tiles" in fixed else n(2, 4) if "B" not in fixed else n(4, 7)
+        sizes["B"] += 3 * ("tiles" in fixed and "B" not in fixed)
     return _Draw(config, sizes, settings[number % len(settings)])
 
 
+def _depth_of(key: str, depths: Sequence[str]) -> str:
+    """The key of the number of layers that a list has an entry for each of."""
+    (depth,) = [one for one in depths if one.rpartition(".")[0] == key.rpartition(".")[0]]
+    return depth
+
+
 def _program(found: _Models, draw: _Draw) -> tuple[HuggingFaceModel, Program]:
-    model = HuggingFaceModel(draw.config, "the config", found.head)
-    given = model.media(Media(), draw.setting.dtype) if HEADS[found.head].media else Given()
+    model, given = _given(found, draw)
+    draw.sizes["S"] += given.tokens  # the text beside the images
     lengths = (("T", draw.sizes["T"]),)
-    step = step_of(draw.setting, str(draw.config["model_type"]), found.head, lengths=lengths, media=given.inputs)
+    step = step_of(
+        draw.setting,
+        str(draw.config["model_type"]),
+        found.head,
+        lengths=lengths,
+        media=given.inputs,
+        placeholders=given.placeholders,
+        num_labels=model.num_labels,
+    )
     return model, model.at(step, draw.sizes["B"], draw.sizes["S"])
+
+
+def _given(found: _Models, draw: _Draw) -> tuple[HuggingFaceModel, Given]:
+    model = HuggingFaceModel(nested(draw.config), "the config", found.head)
+    media = Media(draw.sizes.get("tiles", 1), processor=found.processor)
+    return model, model.media(media, draw.setting.dtype) if HEADS[found.head].media else Given()
 
 
 def _recorded(found: _Models, settings: Sequence[Setting], fixed: Sequence[str], rng: random.Random) -> Family:
@@ -223,23 +370,24 @@ def _recorded(found: _Models, settings: Sequence[Setting], fixed: Sequence[str],
         if not number:
             of_depth = {draw.config[key]: key for key in found.depths}
             found.depths = tuple([of_depth[stack.depth] for stack in program.stacks])
-        kinds = [examples(program, [()] * draw.config[key], i) for i, key in enumerate(found.depths)]
+        kinds = [examples(program, _signatures(found, draw, key), i) for i, key in enumerate(found.depths)]
         least, *own = smallest(program, *kinds)
         if learnt and learnt != tuple(own):
             raise InputError("the kinds of the layers differ between recordings of one structure")
         learnt = tuple(own)
         values = {name: int(evaluate(text, draw.config)) for name, text in found.symbols.items()}
-        recordings.append(({**draw.sizes, **values}, _in_order(least)))
+        recordings.append(({**draw.sizes, **values}, _in_order(_folded(least, draw))))
     fitted = fit(recordings)
-    used = symbols_of(fitted)
-    known = {key: value for key, value in found.configs[0].items() if key not in _OWN}
+    used = {*symbols_of(fitted), *"HIVKGD", "num_labels"}
+    known = {key: found.defaults.get(key, value) for key, value in found.configs[0].items() if key not in _OWN}
     family = Family(
         model_type=str(known["model_type"]),
         program=fitted,
         kinds=learnt[0],
         symbols={key: text for key, text in found.symbols.items() if key in used},
         structure=found.structure,
-        defaults={key: value for key, value in known.items() if key != "model_type" and _plain(value)},
+        lists=found.lists,
+        defaults={key: x for key, x in known.items() if key not in ("model_type", *found.lists) and _plain(x)},
         layers=found.depths[0],
         beside=tuple(zip(found.depths[1:], learnt[1:], strict=True)),
         recorded={
@@ -249,21 +397,27 @@ def _recorded(found: _Models, settings: Sequence[Setting], fixed: Sequence[str],
             "reads": [],
             **({} if model.supports_checkpointing else {"checkpointing": False}),
             "parts": [[name, list(paths)] for name, paths in parts_of(model.build("float32")).items()],
-            **({"audio": _AUDIO} if HEADS[found.head].media else {}),
+            **_media(found, draw),
         },
-        settings=merged([{name: (value,) for name, value in one._asdict().items()} for one in settings]),
+        settings=merged(map(_row, settings)),
         fixed=tuple(fixed),
     )
-    ones = []
-    for one in ("B", "T"):
-        if one not in fixed and one in recordings[0][0] and _holds(found, settings, fixed, rng, family, one):
+    ones: list[str] = []
+    for one in ("B", "T", "tiles", "num_labels"):
+        if one not in fixed and one in recordings[0][0] and _holds(found, settings, fixed, rng, family, (*ones, one)):
             ones.append(one)
-    family = replace(family, ones=tuple(ones))
+    drawn = {symbol for part in found.parts for symbol in part.symbols}
+    family = replace(family, ones=(*ones, *[one for one in ("K", "G") if one not in drawn]))
     for number in range(min(_CHECKED, len(found.configs))):
         draw = _drawn(found, settings, fixed, rng, number)
         draw.config = dict(rng.choice(found.configs))
+        for key in found.depths:
+            draw.config[key] = min(draw.config[key], _DEEP)
+        for key, rule in found.lists.items():
+            depth = draw.config[_depth_of(key, found.depths)] = len(rule["period"]) + 2
+            draw.config[key] = draw.config[key][:depth]
         _, fresh = _program(found, draw)
-        answered = family.at(draw.config, draw.sizes, draw.setting.dtype)
+        answered = family.at(nested(draw.config), draw.sizes, draw.setting.dtype)
         a, b = _in_order(answered), _in_order(fresh)
         if not same(a, b):
             raise InputError(f"the program differs from a recording of a model itself: {difference(a, b)}")
@@ -284,22 +438,57 @@ def _once(
     raise InputError(f"no size could be recorded: {error}")
 
 
+def _folded(program: Program, draw: _Draw) -> Program:
+    """The program with lists of what a tower gives for each image."""
+    return folded(program, draw.sizes["B"] * draw.sizes["tiles"]) if "tiles" in draw.sizes else program
+
+
 def _holds(
-    found: _Models, settings: Sequence[Setting], fixed: Sequence[str], rng: random.Random, family: Family, one: str
+    found: _Models,
+    settings: Sequence[Setting],
+    fixed: Sequence[str],
+    rng: random.Random,
+    family: Family,
+    ones: Sequence[str],
 ) -> bool:
-    """Whether the program is right where a symbol is 1."""
-    draw = _drawn(found, settings, fixed, rng, 0)
-    draw.sizes[one] = 1
-    try:
-        _, fresh = _program(found, draw)
-        answered = replace(family, ones=(one,)).at(draw.config, draw.sizes, draw.setting.dtype)
-        return same(_in_order(answered), _in_order(fresh))
-    except InputError:
-        return False
+    """Whether the program is right where symbols are 1: the last one alone, and with all others."""
+    for chosen in {ones[-1:], tuple(ones)}:
+        draw = _drawn(found, settings, fixed, rng, 0)
+        draw.sizes |= {one: 1 for one in chosen if one in draw.sizes}
+        draw.config |= {one: 1 for one in chosen if one in draw.config}
+        try:
+            _, fresh = _program(found, draw)
+            answered = replace(family, ones=tuple(ones)).at(nested(draw.config), draw.sizes, draw.setting.dtype)
+        except InputError:
+            return False
+        if not same(_in_order(answered), _in_order(fresh)):
+            return False
+    return True
+
+
+def _signatures(found: _Models, draw: _Draw, depth: str) -> list[Signature]:
+    """What a config says of each layer of a stack."""
+    own = [draw.config[key] for key in sorted(found.lists) if key.rpartition(".")[0] == depth.rpartition(".")[0]]
+    return [tuple([one[i] for one in own]) for i in range(draw.config[depth])]
+
+
+def _media(found: _Models, draw: _Draw) -> dict[str, Any]:
+    """What a program's file says of images and audio (``Shipped.media``)."""
+    if not HEADS[found.head].media:
+        return {}
+    model, given = _given(found, draw)
+    pixels = pixels_of(given.inputs)
+    if pixels is None:
+        return {"audio": _AUDIO}
+    module = model.build("float32")
+    takes = [name for name in _TAKES if name in inspect.signature(module.forward).parameters]
+    return {"images": [takes, types_of(module), list(pixels[1])]}
 
 
 _OWN = ("id2label", "label2id", "architectures", "transformers_version")
 """Keys that a class derives from others, or that say nothing of sizes."""
+_TAKES = ("pixel_values", "image_grid_thw", "image_sizes", "batch_num_images")
+"""Inputs that say something of images."""
 _AUDIO = ["input_features", "num_mel_bins", "max_source_positions", 100]
 """An encoder's input, the keys of its features and of its positions, and its frames in a second."""
 
