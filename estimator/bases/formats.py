@@ -1,7 +1,7 @@
 """The quantised formats of a base model, and the linear layer of each.
 
-Every linear layer but the output embedding is quantised, as transformers does
-(``quantizers/base.py: get_keys_to_not_convert``). Lightning quantises that, too. Packed weights count as parameters.
+Every linear layer but the output embedding and the last parameter is quantised, as transformers does
+(``quantizers/base.py: get_keys_to_not_convert``). Lightning quantises these, too. Packed weights count as parameters.
 The constants that dequantise them (scales, zero points, code tables) count as buffers here, whatever the library makes
 them.
 """
@@ -28,6 +28,8 @@ UPCAST = (*BITSANDBYTES, "awq")
 """Formats with which ``prepare_model_for_kbit_training`` casts the 16-bit parameters to float32."""
 OPEN_SIZES = ("int8", *TORCHAO)
 """Formats whose bytes are polynomials of the layer's sizes: they have no blocks."""
+KEPT: dict[str, tuple[str, ...]] = dict.fromkeys(("t5", "mt5", "umt5", "udop", "pop2piano"), ("wo",))
+"""Linear layers that classes of transformers leave as they are (``_keep_in_fp32_modules``), by model types."""
 
 
 @dataclass(frozen=True)

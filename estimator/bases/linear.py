@@ -27,6 +27,8 @@ class Quantisation:
     """The dtype of the packed weights (``bnb_4bit_quant_storage``)."""
     quantises_head: bool = False
     """The output embedding is quantised, too."""
+    kept: tuple[str, ...] = ()
+    """Names of linear layers that are left as they are."""
 
 
 class QuantLinear(Linear):

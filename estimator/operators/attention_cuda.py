@@ -23,7 +23,7 @@ from .copies import pad
 from .device import REDUCED
 from .layout import empty_like, strides_of
 from .table import Kept, operator, saves
-from .views import contiguous, narrow, transpose
+from .views import contiguous, expand, narrow, transpose
 
 _RANDOM = Kept("the state of the random numbers", because="kept even without dropout")
 
@@ -41,7 +41,7 @@ def select_kernel(
     """``select_sdp_backend``: the first of ``cudnn``, ``flash``, ``efficient`` and ``math`` that takes the call.
 
     Only memory-efficient takes values of another head size than queries'. Heads or batches that broadcast, and fewer
-    than four dimensions, are left to math. Raises ``InputError`` for a mask that needs a gradient.
+    than four dimensions, are left to math. cuDNN takes no mask that needs a gradient (``check_attn_mask_shape``).
 
     cuDNN comes first on Hopper and on data-centre Blackwell only (``check_prefer_cudnn_attention``, with cuDNN 9.15.1
     or newer, as in wheels for CUDA 13). Elsewhere it comes after math, which takes every call.
@@ -51,10 +51,9 @@ def select_kernel(
     fused = all(len(x.shape) == 4 and x.shape[0] == query.shape[0] for x in (query, key, value))
     fused = fused and key.shape[1] == value.shape[1] and (enable_gqa or not grouped)
     same = fused and query.shape[-1] == value.shape[-1]
-    if trains and mask is not None and mask.requires_grad:
-        raise InputError("scaled dot-product attention with a mask that needs a gradient has no rule on a GPU")
+    learnt = mask is not None and mask.requires_grad
     takes = {
-        "cudnn": same and device.ask(cudnn_takes, dtype, dim, key.shape[-2]),
+        "cudnn": same and not learnt and device.ask(cudnn_takes, dtype, dim, key.shape[-2]),
         "flash": same and mask is None and device.ask(flash_takes, dtype, dim, trains),
         "efficient": fused
         and not grouped
@@ -67,7 +66,8 @@ def select_kernel(
             capability = device.capability
             raise InputError(
                 f"sdpa_kernel {only} does not take this attention ({dtype}, head size {dim}, capability "
-                f"{capability[0]}.{capability[1]}{'' if mask is None else ', a mask'}); leave it out, or use efficient"
+                f"{capability[0]}.{capability[1]}{'' if mask is None else ', a mask'}"
+                f"{' that needs a gradient' if learnt else ''}); leave it out, or use efficient"
             )
         return only
     if device.ask(prefers_cudnn) and takes["cudnn"]:
@@ -170,19 +170,21 @@ def scaled_dot_product_attention(
     if kernel == "efficient":
         aligned = None if bias is None else align_bias(bias)
         del bias
+        if aligned is not None and aligned.requires_grad:  # the kernel's gradient is that of each row and head
+            aligned = expand(aligned, (*query.shape[:3], key.shape[2]))
         return _efficient(query, key, value, aligned, trains)
     return math(query, key, value, bias, dropout_p, is_causal, enable_gqa)
 
 
 def align_bias(bias: Tensor) -> Tensor:
-    """``preprocess_mask``: a copy with rows padded to a multiple of 8 elements, unless they fit.
+    """``preprocess_mask``: a part of a copy with rows padded to a multiple of 8 elements, unless they fit.
 
     The kernel expands the heads with a stride of zero. A length that is a symbol is taken to need padding.
     """
     keys = bias.shape[-1]
     if is_so(lambda keys: keys % 8 == 0, keys):
         return bias
-    return bias.ledger.empty((*bias.shape[:-1], ceiling(keys, 8) * 8), bias.dtype)
+    return narrow(pad(bias, (*bias.shape[:-1], ceiling(keys, 8) * 8)), -1, keys)
 
 
 def _token_major(x: Tensor) -> Tensor:
@@ -207,7 +209,10 @@ def _run(
     bias: Tensor | None,
     backward: Backward,
 ) -> Tensor:
-    """Record a kernel. It saves its inputs, the bias, its result and its other ``outputs``, in this order."""
+    """Record a kernel. It saves its inputs, the bias, its result and its other ``outputs``, in this order.
+
+    A bias that needs a gradient is an input, whose gradient ``backward`` gives last.
+    """
     others: list[Tensor] = []
 
     def make() -> Tensor:
@@ -215,7 +220,8 @@ def _run(
         others.extend(rest)
         return out
 
-    out = record(name, make, inputs, (*inputs, bias, RESULT), backward)
+    learnt = (bias,) if bias is not None and bias.requires_grad else ()
+    out = record(name, make, (*inputs, *learnt), (*inputs, bias, RESULT), backward)
     if out.node is not None:
         out.node.saved += [out.ledger.pack(x, name, i, inputs) for i, x in enumerate(others, len(out.node.saved))]
     return out
@@ -369,11 +375,14 @@ def _efficient(query: Tensor, key: Tensor, value: Tensor, bias: Tensor | None, t
 
 def _efficient_backward(call: Call) -> tuple[Tensor | None, ...]:
     # _efficient_attention_backward: gradients [B, S, heads, D]; delta and workspace are freed after the kernel's launch
-    query, key, value, _, out, _ = call.saved
+    query, key, value, bias, out, _ = call.saved
     ledger = call.ledger
     batch, heads, seq, _ = query.shape
     grad = _contiguous_tokens(call.grad)
-    grads = _token_major(query), _token_major(key), _token_major(value)
+    grads: tuple[Tensor, ...] = _token_major(query), _token_major(key), _token_major(value)
+    if len(call.needs) > len(grads):  # that of the bias, with rows of a multiple of 16 elements
+        keys = bias.shape[-1]
+        grads += (narrow(ledger.empty((*bias.shape[:-1], ceiling(keys, 16) * 16), bias.dtype), -1, keys),)
     blocks: Blocks = ledger.device.ask(backward_blocks, query.dtype, max(head_size(query), head_size(value)))
     if blocks.computes_delta:
         delta = ledger.empty((batch, heads, seq), "float32")

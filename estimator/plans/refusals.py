@@ -573,6 +573,10 @@ MODEL: Refusals = {
         and r.plan.implementation == "transformers"  # litgpt's are Fabric's, around any block
         and not r.spec.config.source.supports_checkpointing
     ),
+    "seq: {r.plan.seq} does not go with head: {r.spec.head}, whose batch has no text; leave it out, or give the length "
+    "of labels, where there is one, as target_seq": (
+        lambda r: not HEADS[r.spec.head].text and r.plan.lengths is None and _differs(r.plan, "seq")
+    ),
     "target_seq does not go with head: {r.spec.head}, which has no decoder beside an encoder; leave it out": (
         lambda r: not any(name == "T" for name, _ in r.step.lengths) and _differs(r.plan, "target_seq")
     ),
@@ -594,8 +598,8 @@ MODEL: Refusals = {
     ),
     "method: freeze has no rule with head: {r.spec.head}, whose encoder and decoder both have top layers; take another "
     "method": lambda r: r.plan.method.name == "freeze" and r.spec.head == "seq2seq-lm",
-    "dtype: {r.plan.dtype} has no rule with head: {r.spec.head}; take an unquantised dtype": (
-        lambda r: r.plan.base is not None and r.spec.head != "causal-lm"
+    "dtype: {r.plan.dtype} has no rule with head: {r.spec.head}; take nf4, fp4, int8 or an unquantised dtype": (
+        lambda r: r.plan.base is not None and r.plan.dtype not in BITSANDBYTES and r.spec.head != "causal-lm"
     ),
     "trainer: {r.plan.trainer} has no rule with head: {r.spec.head}; leave it out": lambda r: (
         r.plan.trainer is not None

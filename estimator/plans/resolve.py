@@ -8,6 +8,7 @@ from dataclasses import replace
 from functools import lru_cache
 from typing import TYPE_CHECKING, NamedTuple
 
+from ..bases.formats import KEPT
 from ..errors import InputError
 from ..ledger import Size
 from ..ledger.sizes import symbol
@@ -150,7 +151,7 @@ def step_of(
         **alike,
         family=config.family,
         dtype=plan.held_dtype,
-        base=plan.base,
+        base=None if plan.base is None else replace(plan.base, kept=KEPT.get(config.family, ())),
         use_reentrant=plan.reentrant,
         caches_in_checkpoints=(plan.use_cache or _caches_beside_images(plan, given))
         and config.source.caches_in_checkpoints,

@@ -15,7 +15,8 @@ from .attention_functions import Cache
 from .event_loop import EventLoop, Frame
 from .interfaces import Interfaces
 from .layer_runs import segments
-from .modules import Builder, Module
+from .module_table import NamedModule
+from .modules import Base, Builder, Module
 from .neftune import noised
 from .program import (
     LOSS,
@@ -116,8 +117,7 @@ class RecordedCausalLM(Module):
             build.tied[name] = recorded.weights[program.tied[name]]
         adapted = build.method.parameters_of(path)
         self._adapts_head = self._adapts_head or (bool(adapted) and path == self._head)
-        whole = build.base is None or not build.base.quantises_head
-        quantised = row is not None and not (whole and row.role) and f"{path}.weight" not in program.tied
+        quantised = build.base is not None and row is not None and self._quantised(build.base, program, row)
         if adapted and build.base is not None and quantised and row is not None and row.kind == "linear":
             raise InputError(
                 f"PEFT adapts the weight of {path} as a parameter, and it is quantised, for which there is no rule; "
@@ -171,6 +171,17 @@ class RecordedCausalLM(Module):
             module = module if wrapped is region else wrapped
         if module is not None:
             recorded.replaced[path] = module
+
+    @staticmethod
+    def _quantised(base: Base, program: Program, row: NamedModule[Any]) -> bool:
+        """Whether a linear layer is quantised: not the output embedding, a tied weight or the model's last parameter
+        (``get_keys_to_not_convert``), none that the class keeps, and not that of ``nn.MultiheadAttention``.
+        """
+        weight, parent = f"{row.path}.weight", row.path.rpartition(".")[0]
+        whole = bool(row.role) and not base.quantises_head
+        last = weight == program.parameters[-1].name and not base.quantises_head
+        own = any(w.name == f"{parent}.in_proj_weight" for w in program.weights_of[parent][0])
+        return not (whole or last or own or weight in program.tied or row.path.endswith(base.kept))
 
     @staticmethod
     def _is_called(program: Program, path: str) -> bool:

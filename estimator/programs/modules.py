@@ -48,6 +48,10 @@ class Base(Protocol):
     def quantises_head(self) -> bool:
         """Whether the output embedding is quantised, too."""
 
+    @property
+    def kept(self) -> tuple[str, ...]:
+        """Names of linear layers that are left as they are."""
+
     def linear(self, build: Builder, path: str, n_in: Size, n_out: Size, bias: bool) -> Linear:
         """The quantised layer that replaces ``nn.Linear`` at ``path``."""
 

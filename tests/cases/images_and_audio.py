@@ -171,6 +171,14 @@ MIXED: dict[str, tuple[str, dict[str, Any]]] = {
 """Image sizes of a row, and the preprocessor_config.json that lies beside a model of ``WITH_IMAGES``."""
 
 
+_QLORA = {"dtype": "nf4", "method": {"name": "lora", "r": 5, "target_modules": "all-linear"}}
+QUANTISED: dict[str, dict[str, Any]] = {
+    "llava": {**_QLORA, "compute_dtype": "bfloat16", "kbit_preparation": True, "checkpointing": "layer"},
+    "qwen2_5_vl": {**_QLORA, "rest_dtype": "float32"},
+    "whisper": {**_QLORA, "dtype": "int8"},
+    "vit": {**_QLORA, "dtype": "int8"},
+}
+"""Plans of a quantised base. Dense layers of a tower are quantised, too."""
 FROZEN = {"whisper": "encoder", "wav2vec2": "feature_encoder", "hubert": "feature_encoder", "vit": "base_model"}
 """What people freeze of a model without a tower."""
 
@@ -192,6 +200,8 @@ def steps() -> Iterator[tuple[str, dict[str, Any], dict[str, Any]]]:
                 "LoRA beside a frozen tower": {**lora, "images": 1, "freeze": ["vision"]},
                 "two images": {"images": 2},
             }
+        if name in QUANTISED:
+            settings["quantised"] = QUANTISED[name]
         for number, (setting, more) in enumerate(settings.items()):
             images = {"images": 1} if name in WITH_IMAGES else {}
             yield f"{name}: {setting}", config, {"batch": 1 + number % 2, "dtype": "float32", **images, **keys, **more}

@@ -19,6 +19,7 @@ from estimator.answers.estimate import estimate
 from estimator.errors import InputError
 from estimator.plans.plan import Plan, parse_plan
 from estimator.plans.resolve import resolve
+from estimator.programs.heads import HEADS
 from estimator.witnesses.measure import run_step
 from tests.cases.causal_classes import CLASSES
 from tests.cases.head_classes import LENGTHS, OWN_LENGTHS
@@ -120,7 +121,8 @@ def _estimated(keys: dict[str, Any]) -> tuple[Plan, Any]:
 def _lengths(head: str, name: str) -> dict[str, Any]:
     if head == "causal-lm":
         return {"seq": _length(name)}
-    return {"head": head, "seq": _length(name), **LENGTHS.get(head, {}), **OWN_LENGTHS.get(name, {})}
+    text = {"seq": _length(name)} if HEADS[head].text else {}
+    return {"head": head, **text, **LENGTHS.get(head, {}), **OWN_LENGTHS.get(name, {})}
 
 
 def _runs(name: str, variant: str) -> bool:

@@ -116,14 +116,53 @@ def test_kernels(
     with torch.autograd.graph.saved_tensors_hooks(lambda x: (kept.append(x), x)[1], lambda x: x):
         result = operator(*given, *extra)[0]
     wanted = [described(x) for x in kept if operator is not EFFICIENT or x.dtype != torch.int64]
-    if bias is not None:  # the ledger holds the padded storage, the operator sees a slice of it
-        wanted = [described(bias) if x[0][-2:] == (seq, seq) else x for x in wanted]
     assert sorted(saved, key=str) == sorted(wanted, key=str)
     assert described(out) == described(result)
     real_grads = torch.autograd.grad(result, given, torch.empty_like(result))
     if operator is EFFICIENT and not swapped:
         real_grads = tuple(x.transpose(1, 2).contiguous().transpose(1, 2) for x in real_grads)
     assert [described(x) for x in grads if x is not None] == [described(x) for x in real_grads]
+
+
+@pytest.mark.parametrize("rows", [1, 2])
+@pytest.mark.parametrize(("seq", "keys"), [(40, 40), (33, 21)])
+def test_a_mask_that_needs_a_gradient(seq: int, keys: int, rows: int) -> None:
+    """T5's positions. cuDNN does not take it, so memory-efficient runs on Hopper, too (``check_attn_mask_shape`` in
+    ``sdp_utils_cpp.h``). What is saved and the gradients are those of PyTorch's own steps on the meta device: the
+    padding of ``preprocess_mask``, the expansion to all heads, and the kernel, whose gradient has rows of 16.
+    """
+    ledger = Ledger(Cuda(HOPPER))
+    given = [*inputs(ledger, (4, 4, 4), seq, 16, BF16, True)[:1], *inputs(ledger, (4, 4, 4), keys, 16, BF16, True)[1:]]
+    mask = ledger.empty((rows, 4, seq, keys), BF16)
+    mask.requires_grad = True
+    assert attention_cuda.select_kernel(*given, mask, trains=True) == "efficient"
+    before = ledger.live
+    out = attention_cuda.scaled_dot_product_attention(*given, mask)
+    assert out.node is not None
+    saved, held = [described(x) for x, _ in out.node.saved if x is not None], ledger.live - before
+    grads = out.node.backward(Call(out.node, ledger.empty(out.shape, out.dtype, out.strides)))
+    grad = grads[3]
+    assert grad is not None
+
+    real = [on_meta((4, 4, 4), n, 16, BF16, True)[0] for n in (seq, keys, keys)]
+    bias = torch.empty(mask.shape, dtype=torch.bfloat16, device="meta", requires_grad=True)
+    padded = -(-keys // 8) * 8
+    aligned = torch.nn.functional.pad(bias, (0, padded - keys))[..., :keys] if padded > keys else bias
+    kept: list[torch.Tensor] = []
+    with torch.autograd.graph.saved_tensors_hooks(lambda x: (kept.append(x), x)[1], lambda x: x):
+        result = EFFICIENT(*real, aligned.expand(2, 4, seq, keys), True)[0]
+    assert sorted(saved, key=str) == sorted((described(x) for x in kept if x.dtype != torch.int64), key=str)
+    copied = rows * 4 * seq * padded * 2 if padded > keys else 0
+    assert held == copied + sum(x.numel() * x.element_size() for x in kept if x.dtype == torch.float32) + out.nbytes
+    of_kernel = aten._scaled_dot_product_efficient_attention_backward(
+        result, *real, aligned.expand(2, 4, seq, keys), result, *kept[-3:], 0.0, [True] * 4
+    )
+    assert described(grad) == described(of_kernel[3])
+    assert grad.storage.nbytes == of_kernel[3].untyped_storage().nbytes()
+    backward(ledger, out)
+    result.backward(torch.empty_like(result))
+    assert mask.grad is not None
+    assert described(mask.grad) == described(bias.grad)
 
 
 def test_no_gradient_no_statistics() -> None:
@@ -278,7 +317,9 @@ def test_mask_becomes_a_bias(keys: int, dtype: str) -> None:
     ledger = Ledger(Cuda())
     bias = attention_math.additive_mask(ledger.empty((2, 1, keys, keys), "bool"), dtype)
     assert made == [((), dtype, "cuda"), ((), dtype, "cuda"), (bias.shape, dtype, "cuda")]
-    assert attention_cuda.align_bias(bias).shape == (2, 1, keys, -(-keys // 8) * 8)
+    aligned = attention_cuda.align_bias(bias)
+    padded = 2 * keys * -(-keys // 8) * 8
+    assert (aligned.shape, aligned.storage.nbytes) == (bias.shape, padded * (4 if dtype == F32 else 2))
 
 
 def parsed(header: str, kernel: str, dtype: str, arch: int) -> list[list[str]]:
@@ -436,7 +477,7 @@ def test_symbols(capability: tuple[int, int]) -> None:
         bias = ledger.empty((value("B"), 1, value("S"), value("S")), BF16)
         total = attention_cuda.efficient_workspace(query, query, blocks)
         total = total + attention_cuda.cudnn_workspace(query, query)
-        return total + attention_cuda.align_bias(bias).nbytes
+        return total + attention_cuda.align_bias(bias).storage.nbytes
 
     formula = backward(symbol)
     assert formula.evaluate(sizes) == backward(sizes.__getitem__)

@@ -60,6 +60,7 @@ LONGFORMER = {
     **BERT, "model_type": "longformer", "architectures": ["LongformerForMaskedLM"], "attention_window": 8,
     "num_hidden_layers": 3, "pad_token_id": 1,
 }  # fmt: skip
+ALL_LINEAR = {"name": "lora", "r": 4, "target_modules": "all-linear"}
 STEPS: list[tuple[dict[str, Any], dict[str, Any]]] = [
     (BERT, {"head": "sequence-classification"}),
     (BERT, {"head": "masked-lm", "attention": "eager"}),
@@ -85,6 +86,9 @@ STEPS: list[tuple[dict[str, Any], dict[str, Any]]] = [
     (BART, {"target_seq": 9, "autocast": "bfloat16"}),
     (BART, {"target_seq": 9, "checkpointing": "layer", "method": "lora"}),
     (BERT, {"head": "sequence-classification", "freeze": "base_model"}),
+    (MODERNBERT, {"head": "token-classification", "dtype": "int8", "method": ALL_LINEAR}),
+    (T5, {"target_seq": 9, "dtype": "nf4", "method": ALL_LINEAR}),
+    (T5, {"target_seq": 9, "dtype": "int8", "method": ALL_LINEAR}),
     (T5, {"target_seq": 9, "freeze": "encoder"}),
 ]
 
@@ -210,7 +214,7 @@ def test_the_head_is_what_the_architectures_say(architectures: Any, encoder: boo
     [
         (BERT, {"head": "masked-lm", "loss": "chunked"}, "loss has no rule with head: masked-lm; leave it out"),
         (BERT, {"head": "masked-lm", "target_seq": 4}, "target_seq does not go with head: masked-lm"),
-        (BERT, {"head": "masked-lm", "dtype": "nf4", "method": "lora"}, "dtype: nf4 has no rule with head: masked-lm"),
+        (BERT, {"head": "masked-lm", "dtype": "awq", "method": "lora"}, "dtype: awq has no rule with head: masked-lm"),
         (T5, {"checkpointing": "attention"}, "whose attention makes other tensors within checkpoints of layers"),
         (T5, {"method": "freeze", "top_layers": 1}, "method: freeze has no rule with head: seq2seq-lm"),
         (T5, {"head": "causal-lm"}, "has an encoder beside its decoder; set head: seq2seq-lm"),
@@ -219,7 +223,8 @@ def test_the_head_is_what_the_architectures_say(architectures: Any, encoder: boo
             "llama with head: masked-lm; it has causal-lm, sequence-classification, token-classification, question-",
         ),
         (
-            {"model_type": "pp_lcnet", "architectures": ["PPLCNetForImageClassification"]}, {"image_size": "64x64"},
+            {"model_type": "pp_lcnet", "architectures": ["PPLCNetForImageClassification"]},
+            {"image_size": "64x64", "seq": 2048},
             "PPLCNetForImageClassification makes no loss; set task: infer",
         ),
         (
@@ -252,7 +257,7 @@ def test_the_head_is_what_the_architectures_say(architectures: Any, encoder: boo
 )  # fmt: skip
 def test_refusals(config: dict[str, Any], keys: dict[str, Any], words: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=words.replace("?", ".")):
-        estimator.estimate(model=write_config(tmp_path / "model", config), seq=24, **keys)
+        estimator.estimate({"model": write_config(tmp_path / "model", config), "seq": 24, **keys})
 
 
 def test_a_refusal_does_not_depend_on_what_was_asked_before(tmp_path: Path) -> None:

@@ -10,8 +10,10 @@ from ...answers.result import ON_HOST, Result
 from ...answers.sentences import breakdown, moment_rows, moments_summary, run_summary, runtime_of, summary, verdict
 from ...errors import InputError
 from ...io.files import lines
+from ...plans.models import load
 from ...plans.plan import Plan
 from ...plans.refusals import check_question
+from ...programs.heads import HEADS
 from ...text import human, printable
 from .options import add_plan_options, given_options, plan_from
 from .tables import bar, present, show, show_answer, show_assumptions, table
@@ -110,7 +112,7 @@ def title(plan: Plan) -> str:
         return plan.engine.heading(plan)
     rank = getattr(plan.method, "r", None)
     method = plan.method.name if rank is None else f"{plan.method.name} r={rank}"
-    parts = [printable(plan.model), method, f"batch {plan.batch}", f"seq {plan.seq}", plan.dtype]
+    parts = [printable(plan.model), method, f"batch {plan.batch}", *_lengths(plan), plan.dtype]
     if plan.implementation != "transformers":
         parts.append(plan.implementation)
     if "transformers" in plan.model_fields_set:
@@ -130,6 +132,14 @@ def title(plan: Plan) -> str:
     if plan.loss != "standard":
         parts.append(f"loss {plan.loss}")
     return ", ".join(parts)
+
+
+def _lengths(plan: Plan) -> list[str]:
+    """The lengths of a row: of its text, else of its labels, where these have one."""
+    head = HEADS[load(plan.model).asked(plan.transformers, plan.head, plan.sees).head]
+    if head.text:
+        return [f"seq {plan.seq}"]
+    return [f"target_seq {plan.target_seq}"] if any("T" in one.shape for one in head.labels) else []
 
 
 def _many(source: str) -> int:

@@ -25,9 +25,9 @@ PACKED: dict[str, tuple[type[torch.nn.Module], str]] = {
 def quantise(model: Any, plan: Plan) -> None:
     """Quantise a model as ``from_pretrained`` does with the plan's quantisation config. Raises ``InputError``."""
     require("bitsandbytes" if plan.dtype in BITSANDBYTES else "torchao" if plan.dtype in TORCHAO else "torch")
-    from transformers.quantizers.base import _assign_is_quantized, get_keys_to_not_convert
+    from transformers.quantizers.base import HfQuantizer, _assign_is_quantized
 
-    skipped = get_keys_to_not_convert(model)
+    skipped = HfQuantizer.get_modules_to_not_convert(model, None, model._keep_in_fp32_modules)
     _assign_is_quantized(model)
     if plan.dtype in BITSANDBYTES:
         _bitsandbytes(model, plan, skipped)
