@@ -31,7 +31,7 @@ from ..methods.full import FullMethod
 from ..methods.options import MethodOptions
 from ..methods.registry import METHODS, method_options
 from ..moments.options import RunOptions
-from ..programs.heads import HeadName, Part
+from ..programs.heads import HEADS, HeadName, Part
 from ..programs.images import Media
 from ..programs.releases import NEWEST, is_older, release_of
 from ..steps.generate_options import GenerateOptions
@@ -678,7 +678,7 @@ def _within_positions(plan: Plan) -> Plan:
     if plan.engine.reads_checkpoints and plan.implementation == "transformers":
         with suppress(InputError):  # is raised where the model is needed
             spec = load(plan.model).asked(plan.transformers, plan.head, plan.sees)
-            if spec.made_for < plan.tokens and (more := plan.tokens - spec.positions) > 0:
+            if HEADS[spec.head].text and spec.made_for < plan.tokens and (more := plan.tokens - spec.positions) > 0:
                 plan = plan.model_copy(update={"seq": max(plan.seq - int(more), 1)})
                 plan.model_fields_set.discard("seq")  # it is no plan's that looks for its longest sequence
     return plan

@@ -103,6 +103,8 @@ def resolve(plan: Plan) -> Resolved:
     config = spec.config
     if "attention" not in plan.model_fields_set:
         plan = plan.model_copy(update={"attention": config.source.attention})
+    else:
+        config.source.check_attention(plan.attention)
     return _resolved(plan, spec, method)
 
 

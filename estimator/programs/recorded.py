@@ -26,6 +26,10 @@ class Source(Protocol):
     def attention(self) -> str:
         """The attention implementation that transformers picks for the model."""
 
+    def check_attention(self, attention: str) -> None:
+        """Raises ``InputError`` for an implementation that transformers refuses by name, though it picks it itself."""
+        return
+
     @property
     def origin(self) -> str:
         """A sentence that says from which releases the programs are; empty where the answer need not say it."""

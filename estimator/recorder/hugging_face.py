@@ -189,6 +189,18 @@ class HuggingFaceModel(Source):
         picked: str = self._model("bfloat16").config._attn_implementation
         return "flash" if picked == "flash_attention_2" else picked
 
+    def check_attention(self, attention: str) -> None:
+        """Raises ``InputError`` for an implementation that a part of the model refuses when it is named, and does
+        without when it is not (``get_correct_attn_implementation``): Gemma 2 within PaliGemma 2.
+        """
+        for module in self._model("bfloat16").modules() if attention == "sdpa" else ():
+            if isinstance(module, transformers.PreTrainedModel) and not module._supports_sdpa:
+                raise InputError(
+                    f"{self.where}: transformers refuses attention: sdpa ({type(module).__name__} does not support an "
+                    "attention implementation through torch.nn.functional.scaled_dot_product_attention yet); leave "
+                    "attention out, which then runs eager there, or use eager"
+                )
+
     @cached_property
     def experts(self) -> str | None:
         """The implementation of experts that transformers picks; ``None`` where the class has one alone."""

@@ -21,7 +21,7 @@ from estimator.plans.resolve import resolve  # noqa: E402
 from estimator.programs.heads import head_of  # noqa: E402
 from estimator.programs.program import SPAN, Call, Drop, Enter, Exit, Made, Ref, fold  # noqa: E402
 from estimator.show.commands import INVERSE  # noqa: E402
-from tests.cases.images_and_audio import ALONE, MIXED, VIDEOS, WITH_IMAGES, steps  # noqa: E402
+from tests.cases.images_and_audio import ALONE, GEMMA, MIXED, VIDEOS, WITH_IMAGES, steps  # noqa: E402
 from tests.cases.small_models import write_config  # noqa: E402
 from tests.helpers.measured_steps import assert_step  # noqa: E402
 
@@ -217,6 +217,10 @@ def test_the_head_is_what_the_architectures_say(architectures: Any, encoder: boo
         (BERT, {"head": "masked-lm", "dtype": "awq", "method": "lora"}, "dtype: awq has no rule with head: masked-lm"),
         (T5, {"checkpointing": "attention"}, "whose attention makes other tensors within checkpoints of layers"),
         (T5, {"method": "freeze", "top_layers": 1}, "method: freeze has no rule with head: seq2seq-lm"),
+        (
+            {**WITH_IMAGES["paligemma"][0], "text_config": {"model_type": "gemma2", **GEMMA}},
+            {"images": 1, "attention": "sdpa"}, "refuses attention: sdpa .Gemma2Model does not support an attention im",
+        ),
         (T5, {"head": "causal-lm"}, "has an encoder beside its decoder; set head: seq2seq-lm"),
         (
             LLAMA, {"head": "masked-lm"},
@@ -257,7 +261,7 @@ def test_the_head_is_what_the_architectures_say(architectures: Any, encoder: boo
 )  # fmt: skip
 def test_refusals(config: dict[str, Any], keys: dict[str, Any], words: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=words.replace("?", ".")):
-        estimator.estimate({"model": write_config(tmp_path / "model", config), "seq": 24, **keys})
+        estimator.estimate(**{"model": write_config(tmp_path / "model", config), "seq": 24, **keys})
 
 
 def test_a_refusal_does_not_depend_on_what_was_asked_before(tmp_path: Path) -> None:
