@@ -2,8 +2,9 @@
 training files, recorded programs, command lines, and places to write to.
 
 A case is the arguments of one command; ``run`` answers it in this process as the command line would, and says what a
-job script would see. ``python -m tests.cases.hostile_input 20000 7`` runs as many cases from another seed, and prints
-what broke; with a third argument other commands than ``estimate``, too.
+job script would see. ``python -m tests.cases.hostile_input 20000 7`` runs as many cases, the first ``BLOCK`` of
+them from seed 7 and the next from seed 8 in another process, and prints what broke; with a third argument other
+commands than ``estimate``, too.
 """
 
 from __future__ import annotations
@@ -29,15 +30,16 @@ from estimator.engines.registry import KEYS
 from estimator.engines.vllm.serving_options import ServingOptions
 from estimator.methods.registry import METHODS
 from estimator.moments.options import RunOptions
-from estimator.plans.models import load
+from estimator.plans.models import builtin_names, load
 from estimator.plans.plan import Plan
 from estimator.plans.recorded_programs import shipped_folder
+from estimator.steps.generate_options import GenerateOptions
 from estimator.steps.sharding.options import ShardingOptions
 from estimator.steps.trainers import TRAINERS
-from tests.cases.images_and_audio import ALONE, WITH_IMAGES
+from tests.cases.images_and_audio import ALONE, MIXED, WITH_IMAGES
 from tests.cases.method_examples import EXAMPLES
 from tests.cases.training_files import FORMATS, cases
-from tests.helpers.commands import MEGABYTES, Seen, run
+from tests.helpers.commands import MEGABYTES, SECONDS, Seen, run
 
 CONFIG: dict[str, Any] = {
     "model_type": "qwen2",
@@ -176,6 +178,9 @@ TRAINER_KEYS = (
     *("seq", "loss", "checkpointing", "gradient_accumulation_steps", "optimizer", "lengths", "autocast", "runtime"),
 )
 MEDIA_KEYS = ("images", "image_size", "audio_frames", "audio_seconds", "target_seq", "freeze", "head", "seq", "batch")
+GENERATE_KEYS = ("method", "attention", "batch", "sdpa_kernel", "use_cache", "expandable_segments", "runtime", "torch")
+PROCESSORS = ("Qwen2VLImageProcessorFast", "LlavaNextImageProcessor", "SmolVLMImageProcessor", "x", "PixtralImageProcessor")
+PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json")
 RECORD = {
     "schema": 1, "model": "m", "device": "d", "date": "2026-01-01", "predicted": {"process": 5},
     "measured": {"process": 7}, "versions": {}, "plan": {}, "error": "",
@@ -213,7 +218,7 @@ class Cases:
         kinds = (
             *(self.plan, self.config, self.adapter, self.gguf, self.arguments, self.lines, self.bytes),
             *(self.outputs, self.programs, self.tensors, self.snapshot, self.records, self.training, self.blocks),
-            *(self.engines, self.commands, self.trainers, self.media),
+            *(self.engines, self.commands, self.trainers, self.media, self.named, self.generate, self.processor),
         )
         while True:
             yield self.random.choice(kinds)()
@@ -288,6 +293,43 @@ class Cases:
         for key in self.random.sample(MEDIA_KEYS, self.random.randrange(4)):
             plan[key] = self.random.choice((*NUMBERS[:8], "28x28", "0x9", "7x", "language", [], ["vision"], None))
         plan = self.mutated(plan) if self.one_in(3) else plan
+        return self.command("--plan", str(self.file("plan.json", json.dumps(plan)))), b""
+
+    def named(self) -> tuple[list[str], bytes]:
+        """Any built-in model, or its config with other values, and values for any keys of a plan."""
+        name = self.random.choice(builtin_names())
+        plan = {"model": name, "seq": self.random.choice((8, 64)), "method": self.random.choice(("full", "lora"))}
+        if self.one_in(2):
+            plan["model"] = str(self.file("config.json", self.text(self.mutated(load(name).raw))))
+        for key in self.random.sample(list(Plan.model_fields)[1:], self.random.randrange(4)):
+            plan[key] = self.member(Plan, key)
+        plan = self.mutated(plan) if self.one_in(4) else plan
+        return self.command("--plan", str(self.file("plan.json", json.dumps(plan)))), b""
+
+    def generate(self) -> tuple[list[str], bytes]:
+        """Generation with any cache, on a CPU or a GPU."""
+        plan = {"model": self.random.choice(("smollm2-135m", *MODELS)), "seq": 16, "task": "infer"}
+        plan |= {"generate": self.block(GenerateOptions), "dtype": self.member(Plan, "dtype")}
+        plan |= {"device": self.random.choice(DEVICES)} if self.one_in(2) else {}
+        for key in self.random.sample(GENERATE_KEYS, self.random.randrange(3)):
+            plan[key] = self.member(Plan, key)
+        plan = self.mutated(plan) if self.one_in(3) else plan
+        return self.command("--plan", str(self.file("plan.json", json.dumps(plan)))), b""
+
+    def processor(self) -> tuple[list[str], bytes]:
+        """A preprocessor_config.json beside a model that takes images."""
+        folder = self.folder / "images"
+        folder.mkdir(exist_ok=True)
+        name = self.random.choice(list(MIXED))
+        sizes, keys = MIXED[name]
+        keys = {**keys, "image_processor_type": self.random.choice(PROCESSORS)} if self.one_in(2) else keys
+        content = json.dumps(self.mutated(keys)).encode("utf-8", "surrogatepass")
+        content = self.damaged(content) if self.one_in(6) else content
+        self.file("images/config.json", json.dumps(WITH_IMAGES[name][0]))
+        self.file(f"images/{self.random.choice(PROCESSOR_FILES)}", content)
+        plan = {"model": str(folder), "seq": 900, "image_size": sizes, "images": sizes.count(",") + 1}
+        for key in self.random.sample(MEDIA_KEYS, self.random.randrange(3)):
+            plan[key] = self.random.choice((*NUMBERS, "28x28", "9000000x1", "1x999999,7x7", None))
         return self.command("--plan", str(self.file("plan.json", json.dumps(plan)))), b""
 
     def config(self) -> tuple[list[str], bytes]:
@@ -661,46 +703,84 @@ def _value(value: Any) -> bytes:
     return struct.pack("<IQ", 10, value) if value >= 0 else struct.pack("<Iq", 11, value)
 
 
-if __name__ == "__main__":
+BLOCK = 300
+"""Cases that one process answers."""
+
+
+def _ask(count: int, seed: int, others: bool, writes: int) -> None:
+    """Answer the cases of one seed. What broke is printed; counts go to a pipe."""
     import collections
-    import resource
+    import signal
     import tempfile
     import traceback
 
     from estimator.plans.recorded_programs import VARIABLE
-    from estimator.witnesses.machine import peak_rss, reset_peak_rss
+    from estimator.witnesses.machine import peak_rss, reset_peak_rss, status
 
-    os.environ["HF_HUB_OFFLINE"] = "1"
-    count, seed = int(sys.argv[1]), int(sys.argv[2])
     found: collections.Counter[str] = collections.Counter()
-    statuses: collections.Counter[int] = collections.Counter()
-    import_libraries()
-    resource.setrlimit(resource.RLIMIT_DATA, (4 << 30,) * 2)  # a case that takes all memory is one line, too
+    statuses: collections.Counter[str] = collections.Counter()
+    start = status()["VmRSS"]
+    signal.signal(signal.SIGVTALRM, signal.default_int_handler)
     with tempfile.TemporaryDirectory() as folder:
         os.environ[VARIABLE] = f"{folder}/programs"
-        for i, (arguments, stdin) in enumerate(Cases(Path(folder), seed, len(sys.argv) > 3)):
-            if i == count:
-                break
+        for i, (arguments, stdin) in zip(range(count), Cases(Path(folder), seed, others), strict=False):
             reset_peak_rss()
             before = peak_rss()
+            signal.setitimer(signal.ITIMER_VIRTUAL, 12 * SECONDS)
             try:
                 seen = run(arguments, stdin)
                 wrong = seen.wrong()
                 if not wrong and (more := peak_rss() - before >> 20) > MEGABYTES:
                     wrong = f"{more} megabytes"
-                statuses[seen.status] += 1
+                statuses[str(seen.status)] += 1
             except BaseException:
                 wrong, seen = "raised", Seen(-1, "", traceback.format_exc(), 0)
+            signal.setitimer(signal.ITIMER_VIRTUAL, 0)
             if (Path(folder) / RAN).exists():
                 wrong = "run as code"
                 (Path(folder) / RAN).unlink()
             if wrong:
                 found[wrong.partition(" ")[2] or wrong] += 1
-                print(f"case {i}: {wrong}: {arguments!a} {stdin[:200]!r} {seen.err[-600:]!a} {seen.out[-300:]!r}")
+                said = f"{arguments!a} {stdin[:200]!r} {seen.err[-600:]!a} {seen.out[-300:]!r}"
+                print(f"case {i} of seed {seed}: {wrong}: {said}", flush=True)
                 if os.environ.get("KEEP"):
-                    os.system(
-                        f"mkdir -p {os.environ['KEEP']}/{i}; cp -r {folder}/* {os.environ['KEEP']}/{i}/ 2>/dev/null"
-                    )
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10
+                    to = Path(os.environ["KEEP"]) / f"{seed}.{i}"
+                    os.system(f"mkdir -p {to}; cp -r {folder}/* {to}/ 2>/dev/null")
+    kept = status()["VmRSS"] - start >> 20
+    with open(writes, "w", encoding="utf-8") as told:
+        told.write(json.dumps([found, statuses, kept]))
+
+
+def _main(count: int, seed: int, others: bool) -> None:
+    """Answer the cases, each block in a process of its own."""
+    import collections
+    import resource
+
+    os.environ["HF_HUB_OFFLINE"] = "1"
+    found: collections.Counter[str] = collections.Counter()
+    statuses: collections.Counter[str] = collections.Counter()
+    kept = [0]
+    import_libraries()
+    resource.setrlimit(resource.RLIMIT_DATA, (4 << 30,) * 2)  # a case that takes all memory is one line, too
+    for block, asked in enumerate(range(0, count, BLOCK)):
+        sys.stdout.flush()
+        reads, writes = os.pipe()
+        if not (child := os.fork()):
+            _ask(min(BLOCK, count - asked), seed + block, others, writes)
+            sys.exit()
+        os.close(writes)
+        with open(reads, encoding="utf-8") as told:
+            counts = told.read()
+        if os.waitpid(child, 0)[1]:
+            found[f"seed {seed + block} ended"] += 1
+            continue
+        *totals, more = json.loads(counts)
+        for total, some in zip((found, statuses), totals, strict=True):
+            total.update(some)
+        kept.append(more)
     said = dict(found) or "nothing wrong"
-    print(f"{count} cases from seed {seed}: {said}; statuses {dict(statuses)}; {peak} MB at most")
+    print(f"{count} cases from seed {seed}: {said}; statuses {dict(statuses)}; {max(kept)} MB kept at most")
+
+
+if __name__ == "__main__":
+    _main(int(sys.argv[1]), int(sys.argv[2]), len(sys.argv) > 3)
