@@ -42,6 +42,15 @@ def test_a_command_line_is_a_plan(line: str) -> None:
     assert plan.dtype == ("q8_0" if "-hf" in line else "q4_k_m")
 
 
+@pytest.mark.parametrize("key", ["n_gpu_layers", "n_gpu_layers_draft", "n_cpu_moe", "n_ctx", "n_ubatch"])
+def test_numbers_are_c_s(key: str) -> None:
+    """By hand: ``int32_t`` in ``llama.h``."""
+    largest = {"model": "llama-3.2-1b", "runtime": "llama.cpp", "llama_cpp": {key: 2**31 - 1}}
+    assert getattr(parse_plan(largest).llama_cpp, key) == 2**31 - 1
+    with pytest.raises(InputError, match=key):
+        parse_plan({**largest, "llama_cpp": {key: 2**31}})
+
+
 def test_workers_and_what_stands_beside() -> None:
     line = "llama-cli -m model.gguf --rpc 10.0.0.1:50052,10.0.0.2:50052 -ts 3,1 -c 512"
     plan = parse_plan({"model": line, "llama_cpp": {"n_ctx": 1024}})

@@ -52,6 +52,17 @@ def test_of_two_leaves_the_first_one_copies_their_gradient() -> None:
     assert not ledger.events.origins  # unless they are asked for
 
 
+@pytest.mark.parametrize(
+    ("keys", "cost"), [({}, 1), ({"events": Events()}, 2), ({"symbolic": True}, 10)], ids=str
+)
+def test_a_step_makes_so_many_tensors_at_most(keys: dict[str, Any], cost: int) -> None:
+    """Those of a log, and those whose sizes are polynomials, take more time."""
+    ledger = Ledger(ops.CPU, **keys, work_left=3 * cost)
+    kept = [ledger.empty((3, 5), "float32") for _ in range(3)]
+    with pytest.raises(InputError, match="more than 160,000 tensors"):
+        kept.append(ledger.empty((3, 5), "float32"))
+
+
 def test_the_log_says_which_allocations_are_saved() -> None:
     """The first of all, too. With origins, it says where each is made."""
     ledger = Ledger(ops.CPU, events=Events(with_origins=True))

@@ -206,6 +206,16 @@ def test_what_a_gpu_gets_weight_by_weight(keys: dict[str, Any], block: dict[str,
     assert device.bytes - weights.nbytes == work
 
 
+@pytest.mark.parametrize(("shard", "parameter"), [("50GB", 4 + 4), ("1GB", 4 + 2)])
+def test_what_a_host_holds_of_files_that_are_read(shard: str, parameter: int) -> None:
+    """By hand: one file's bytes and its tensors; of several files all tensors, and what they are cast to."""
+    resolved = resolve(parse_plan({"model": "llama-3.2-1b", "device": "rtx-4090"}))
+    options = RunOptions(disable_mmap=True, checkpoint_dtype="float32", max_shard_size=shard)
+    host = loading(resolved, options, weights_of(resolved))[0]
+    assert (host.bytes, host.droppable) == (parameter * 1_235_814_400, 0)
+    assert ("its tensors" in host.why) is (shard == "50GB")
+
+
 def test_experts_are_cast_one_by_one_and_joined_on_the_gpu() -> None:
     """By hand: of Mixtral's weights, embedding and head are the largest, then an expert's gate and up."""
     resolved = resolve(parse_plan({"model": "mixtral-8x7b", "device": "h100-80gb"}))

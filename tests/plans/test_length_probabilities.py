@@ -248,3 +248,4 @@ def test_a_batch_of_more_than_there_is() -> None:
     ):
         with pytest.raises(InputError, match="batch 8 is more than the 7 samples"):
             ask()
+    assert found.probability_of_exceeding(3, 7, 1) == 1  # a batch of all samples has the longest

@@ -7,7 +7,7 @@ import pytest
 from estimator.ledger import Ledger
 from estimator.ledger.sizes import symbol
 from estimator.operators import CPU
-from estimator.programs.layer_runs import Run, layers_stood_for, segments
+from estimator.programs.layer_runs import Run, TooLong, layers_stood_for, repeats_of, runs_of, segments
 
 EQUAL, ALTERNATE = (Run(0, 30),), tuple(Run(i, 1, kind=i % 2) for i in range(20))
 
@@ -41,3 +41,12 @@ def test_every_layer_is_stood_for_once() -> None:
         found = layers_stood_for(runs, Ledger(CPU), length)
         assert sorted(layer for layers in found.values() for layer in layers) == list(range(sum(r.count for r in runs)))
     assert layers_stood_for(EQUAL, Ledger(CPU)) == {0: [0], 1: [1], 2: list(range(2, 29)), 3: [29]}
+
+
+def test_256_runs_are_the_most() -> None:
+    kinds = [i * i for i in range(257)]
+    assert runs_of(kinds[:256]) == [(i, 1) for i in range(256)]
+    assert repeats_of(kinds[:256]) == [(i, 1, 1) for i in range(256)]
+    for ask in (runs_of, repeats_of):
+        with pytest.raises(TooLong, match="257 runs of equal layers, and 256 are the most"):
+            ask(kinds)

@@ -321,6 +321,18 @@ def test_images(tool: str, keys: dict[str, Any], expect: dict[str, Any], tmp_pat
     assert len(left_open) == bool(found.plan.images)
 
 
+def test_what_a_file_of_trl_says_is_repeated(tmp_path: Path) -> None:
+    """Keys that set none of a plan's are assumptions, with the file's own values."""
+    keys = {"completion_only_loss": True, "assistant_only_loss": True, "loss_type": "dft"}
+    keys |= {"packing": True, "packing_strategy": "wrapped"}
+    model = {"model_name_or_path": "HuggingFaceTB/SmolLM2-135M", "max_length": 64}
+    path = tmp_path / "train.json"
+    path.write_text(json.dumps({**model, **keys}))
+    checked = check(str(path))
+    said = {one.key: one.value for one in checked.assumptions}
+    assert {key: said.get(key) for key in keys if key != "packing"} == {k: v for k, v in keys.items() if k != "packing"}
+
+
 def test_images_of_a_model_that_looks_at_none(tmp_path: Path) -> None:
     path = tmp_path / "train.json"
     path.write_text(json.dumps({**AXOLOTL, "image_size": 512}))
