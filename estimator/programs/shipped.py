@@ -55,6 +55,12 @@ def _fitting(families: Sequence[Family], raw: Mapping[str, Any]) -> tuple[list[F
     return fitting, refused
 
 
+MOST_PROGRAMS = 64
+"""How many programs stay for the next question. Each size that is a number has its own, of half a megabyte and more."""
+_ASKED: dict[tuple[Source, Any], tuple[Program, Source | None]] = {}
+"""The programs of all models that were asked for last, and where one comes from that no family had."""
+
+
 class Shipped(Source):
     """The programs of a config.json's model. ``where`` is what messages call the config.
 
@@ -80,10 +86,8 @@ class Shipped(Source):
                 raise InputError(f"{where}: no program of model_type {raw.get('model_type')} is shipped")
             nearest = max(refused, key=lambda x: x.matched if isinstance(x, OtherStructure) else float("inf"))
             raise type(nearest)(f"{where}: {nearest}")
-        self._programs: dict[Any, Program] = {}
-        self._others: dict[Any, Source] = {}
-        """Where programs come from that no family had."""
-        self._asked: Any = None
+        self._other: Source | None = None
+        """Where the program comes from that was asked for last, if no family had it."""
 
     @cached_property
     def config(self) -> dict[str, Any]:
@@ -98,16 +102,16 @@ class Shipped(Source):
     @property
     def origin(self) -> str:
         """Of the program that was asked for last."""
-        if self._asked in self._others:
-            return self._others[self._asked].origin
+        if self._other is not None:
+            return self._other.origin
         file = self.families[0].file
         return file and f"the program is that of {file}, recorded with transformers {self._recorded}; others may differ"
 
     @property
     def release(self) -> str:
         """Of the program that was asked for last."""
-        if self._asked in self._others:
-            return self._others[self._asked].release
+        if self._other is not None:
+            return self._other.release
         known = ".".join(self._recorded.split(".")[:2]) in RELEASES
         return self._release if known else self._recorded
 
@@ -209,28 +213,39 @@ class Shipped(Source):
     def at(self, step: Step, batch: Size, seq: Size) -> Program:
         """The program of a forward pass. Raises ``InputError`` where none was recorded."""
         key = _key(step, batch, seq)
-        if key not in self._programs:
+        if (found := self._kept(key)) is None:
             try:
-                program = self._shipped(step, batch, seq)
+                found = self._shipped(step, batch, seq), None
             except InputError as error:
                 if self._live is None or isinstance(error, PartOfHead):
                     raise
                 source = self._live(str(error))
-                program = source.at(step, batch, seq)
-                self._others[key] = source
-            self._programs[key] = program
-        self._asked = key
-        return self._programs[key]
+                found = source.at(step, batch, seq), source
+            self._keep(key, *found)
+        program, self._other = found
+        return program
 
     def knows(self, step: Step, batch: Size, seq: Size) -> bool:
         """Whether the program is shipped."""
         key = _key(step, batch, seq)
-        if key not in self._programs:
-            try:
-                self._programs[key] = self._shipped(step, batch, seq)
-            except InputError:
-                return False
-        return key not in self._others
+        if (found := self._kept(key)) is not None:
+            return found[1] is None
+        try:
+            self._keep(key, self._shipped(step, batch, seq), None)
+        except InputError:
+            return False
+        return True
+
+    def _kept(self, key: Any) -> tuple[Program, Source | None] | None:
+        found = _ASKED.pop((self, key), None)
+        if found is not None:
+            _ASKED[self, key] = found  # as the last
+        return found
+
+    def _keep(self, key: Any, program: Program, source: Source | None) -> None:
+        _ASKED[self, key] = program, source
+        while len(_ASKED) > MOST_PROGRAMS:
+            _ASKED.pop(next(iter(_ASKED)), None)
 
     def chunk_of(self, step: Step) -> int | None:
         """The tokens of a chunk, where programs of whole chunks serve a step."""

@@ -179,7 +179,13 @@ TRAINER_KEYS = (
 )
 MEDIA_KEYS = ("images", "image_size", "audio_frames", "audio_seconds", "target_seq", "freeze", "head", "seq", "batch")
 GENERATE_KEYS = ("method", "attention", "batch", "sdpa_kernel", "use_cache", "expandable_segments", "runtime", "torch")
-PROCESSORS = ("Qwen2VLImageProcessorFast", "LlavaNextImageProcessor", "SmolVLMImageProcessor", "x", "PixtralImageProcessor")
+PROCESSORS = (
+    "Qwen2VLImageProcessorFast",
+    "LlavaNextImageProcessor",
+    "SmolVLMImageProcessor",
+    "PixtralImageProcessor",
+    "x",
+)
 PROCESSOR_FILES = ("preprocessor_config.json", "processor_config.json", "video_preprocessor_config.json")
 RECORD = {
     "schema": 1, "model": "m", "device": "d", "date": "2026-01-01", "predicted": {"process": 5},

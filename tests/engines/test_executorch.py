@@ -199,6 +199,7 @@ def test_published_figures_are_what_was_published(runtime: str) -> None:
         device = {"ios": "iphone-17-pro-max"}.get(row.on, "galaxy-s24-ultra")
         result = estimate(row.model, runtime=runtime, device=device, seq=row.context)
         assert result.bytes["process"] <= row.peak_bytes
+        assert (result.bytes["file"] > 0) is (runtime == "litert")  # of MLC's no size was published
         assert any(note.startswith("a published figure, no prediction") for note in result.warnings)
 
 

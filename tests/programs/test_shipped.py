@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import random
+import weakref
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from estimator.programs.heads import CAUSAL, HEADS
 from estimator.programs.program_files import load_together, read_together, written, written_together
 from estimator.programs.program_files.reading import Reader
 from estimator.programs.setting import Setting, Settings, merged
-from estimator.programs.shipped import Shipped, _fitting, shipped_config
+from estimator.programs.shipped import MOST_PROGRAMS, Shipped, _fitting, shipped_config
 from estimator.programs.step import Procedure, Step
 from estimator.recorder import families
 from estimator.steps.step import run
@@ -569,6 +570,18 @@ def test_virtual_tokens_that_a_program_does_not_take(model: str, plan: dict[str,
     )
     done = run_without(LIBRARIES, script)
     assert why in done.stdout, done
+
+
+def test_a_program_stays_while_few_others_are_asked_for() -> None:
+    """Every size has its own, and a process may answer many plans of one built-in model."""
+    resolved = resolve(parse_plan({"model": "smollm2-135m", "seq": 8}))
+    source = resolved.spec.config.source
+    first, second = (weakref.ref(source.at(resolved.step, 1, seq)) for seq in (8, 9))
+    for seq in range(10, 8 + MOST_PROGRAMS):
+        source.at(resolved.step, 1, seq)
+    assert source.at(resolved.step, 1, 8) is first()
+    assert source.knows(resolved.step, 1, 3)
+    assert (first() is None, second() is None) == (False, True)
 
 
 def test_rows_with_a_padding_mask_have_a_program_of_their_own() -> None:
