@@ -451,7 +451,7 @@ def test_every_row_of_a_question_refuses(question: str, tmp_path: Path) -> None:
 def test_a_trace_of_gathered_parameters_and_of_none_of_split_ones() -> None:
     gathered = {"name": "fsdp2", "world_size": 4}
     refusals.check_question("a trace", parse_plan({"model": MODEL, "sharding": gathered}))
-    with pytest.raises(InputError, match="^a trace does not go with sharding: fsdp2 x tp 2"):
+    with pytest.raises(InputError, match=r"^a trace does not go with sharding: fsdp2 x tp 2"):
         refusals.check_question("a trace", parse_plan({"model": MODEL, "sharding": {**gathered, "tp": 2}}))
 
 
