@@ -7,8 +7,11 @@ from typing import Any
 
 import pytest
 
+from estimator.engines.llama_cpp import convert
 from estimator.engines.llama_cpp.config_keys import ConfigKeys
 from estimator.errors import InputError
+from estimator.plans.models import load
+from tests.cases.hostile_input import MODELS
 
 READ: dict[str, Callable[[ConfigKeys], Any]] = {
     "number": lambda keys: keys.number("key", least=2),
@@ -49,3 +52,35 @@ def test_what_is_refused(kind: str, value: Any, words: str) -> None:
 def test_a_default_takes_the_place_of_a_number_alone() -> None:
     assert ConfigKeys({}, "config.json").number("key", 7) == 7
     assert ConfigKeys({"key": 3}, "config.json").number("key", 7) == 3
+
+
+ALWAYS_THERE = {
+    *("max_position_embeddings", "num_key_value_heads", "head_dim", "q_lora_rank", "n_shared_experts", "n_group"),
+    *("topk_group", "first_k_dense_replace", "routed_scaling_factor", "block_auto_adjust_ff_dim", "num_local_experts"),
+    *("num_experts_per_tok", "embedding_multiplier", "logits_scaling", "residual_multiplier"),
+}
+"""Keys that ``save_pretrained`` writes whatever their values are, and whose defaults are not the class's here."""
+
+
+def made(raw: dict[str, Any]) -> Any:
+    """The keys and the tensors of a model's file, or why there is none."""
+    try:
+        header = convert.header(raw, "config.json", "q8_0")
+    except InputError as error:
+        return str(error)
+    return dict(header.metadata), {name: (one.shape, one.kind) for name, one in header.tensors.items()}
+
+
+@pytest.mark.extra("trace")
+@pytest.mark.parametrize("model", MODELS)
+def test_a_key_that_a_file_leaves_out_has_the_default_of_the_class(model: str) -> None:
+    """Witness: transformers' config classes, whose keys ``convert_hf_to_gguf.py`` reads."""
+    from transformers import CONFIG_MAPPING
+
+    raw = load(model).raw
+    defaults = CONFIG_MAPPING[raw["model_type"]]().to_dict()
+    for key in raw.keys() & defaults.keys() - ALWAYS_THERE:
+        if type(defaults[key]) in (bool, int, float):
+            left_out = made({name: value for name, value in raw.items() if name != key})
+            if "is missing" not in left_out:
+                assert left_out == made({**raw, key: defaults[key]}), key

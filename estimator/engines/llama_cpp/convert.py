@@ -100,7 +100,7 @@ class _File:
         self.metadata |= {"expert_count": count, "expert_used_count": used}
 
 
-_TIED = ("gemma2", "gemma3", "gemma3n", "lfm2", "lfm2moe")
+_TIED = ("gemma2", "gemma3", "gemma3n", "lfm2", "lfm2moe", "smollm3")
 """Architectures that tie output and embedding unless the config says otherwise."""
 
 
