@@ -37,13 +37,17 @@ ENCODERS: dict[str, dict[str, Any]] = {
     name: {"model_type": name.partition(".")[0]}
     for name in (
         *("bert.default", "roberta.default", "xlm-roberta.default", "camembert.default"),
-        *("distilbert.default", "mpnet.default"),
+        *("distilbert.default", "mpnet.default", "electra.default"),
     )
-}
-"""Encoders, which no causal language model is."""
+} | {"electra.equal": {"model_type": "electra", "embedding_size": 256}}
+"""Encoders, which no causal language model is. Larger ELECTRAs have no projection of their embeddings."""
 MODELS: dict[tuple[str, str], tuple[str, ...]] = {
     ("speech-seq2seq", "whisper.default"): ("whisper-", "distil-whisper-"),
-    ("seq2seq-lm", "t5.default"): ("t5-small", "t5-base", "t5-large"),
+    ("seq2seq-lm", "bart.default"): ("bart-",),
+    ("seq2seq-lm", "m2m_100.default"): ("nllb-",),
+    ("seq2seq-lm", "mbart.default"): ("mbart-",),
+    ("seq2seq-lm", "mt5.default"): ("mt5-",),
+    ("seq2seq-lm", "t5.default"): ("t5-",),
     ("image-classification", "vit.default"): ("vit-", "deit-"),
     ("image-classification", "dinov2.default"): ("dinov2-",),
     ("image-text", "llava.default"): ("llava-1.5-",),
@@ -57,7 +61,7 @@ MODELS: dict[tuple[str, str], tuple[str, ...]] = {
 }
 """The head and the file of models of several stacks, and how the names of built-in models begin that it is recorded
 from."""
-OF_ENCODERS = ("masked-lm", "sequence-classification", "token-classification")
+OF_ENCODERS = ("masked-lm", "sequence-classification", "token-classification", "question-answering")
 
 
 def structures() -> Iterator[tuple[str, dict[str, Any]]]:

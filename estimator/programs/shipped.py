@@ -212,7 +212,7 @@ class Shipped(Source):
 
     def at(self, step: Step, batch: Size, seq: Size) -> Program:
         """The program of a forward pass. Raises ``InputError`` where none was recorded."""
-        key = _key(step, batch, seq)
+        key = self._key(step, batch, seq)
         if (found := self._kept(key)) is None:
             try:
                 found = self._shipped(step, batch, seq), None
@@ -227,7 +227,7 @@ class Shipped(Source):
 
     def knows(self, step: Step, batch: Size, seq: Size) -> bool:
         """Whether the program is shipped."""
-        key = _key(step, batch, seq)
+        key = self._key(step, batch, seq)
         if (found := self._kept(key)) is not None:
             return found[1] is None
         try:
@@ -277,7 +277,23 @@ class Shipped(Source):
         values["L"] = self.families[0].depth(self.config) if layers is None else symbol("L")
         return OpenSizes(self, parts, values)
 
+    @property
+    def _attention_checkpoints(self) -> bool:
+        """Whether attention makes other tensors within checkpoints of layers, for which no program is recorded."""
+        return bool(self.families[0].recorded.get("attention_checkpoints", False))
+
+    def _key(self, step: Step, batch: Size, seq: Size) -> tuple[Any, ...]:
+        """What a program of a forward pass depends on."""
+        checkpointed = self._attention_checkpoints and step.checkpointing != "none"
+        own = (step.lengths, step.media, step.tensor_parallel, checkpointed)
+        return (Setting.of(step), step.cached, step.window_reached, batch, seq, *own)
+
     def _shipped(self, step: Step, batch: Size, seq: Size) -> Program:
+        if self._attention_checkpoints and step.checkpointing != "none":
+            raise InputError(
+                f"{self.where}: no program was recorded for checkpoints of layers, within which the attention of "
+                f"{self.families[0].model_type} makes other tensors"
+            )
         sizes: dict[str, Size] = step.sizes(batch, seq)
         try:
             tiles = self._tiles(step.media)
@@ -375,12 +391,6 @@ def open_values(family: Family, config: Mapping[str, Any]) -> dict[str, int]:
     if not family.symbols["D"].isidentifier():
         del found["H"]
     return found | {"G": values.get("G", 1), "L": family.depth(config)}
-
-
-def _key(step: Step, batch: Size, seq: Size) -> tuple[Any, ...]:
-    """What a program of a forward pass depends on."""
-    own = (step.lengths, step.media, step.tensor_parallel)
-    return (Setting.of(step), step.cached, step.window_reached, batch, seq, *own)
 
 
 def shipped_config(

@@ -247,7 +247,7 @@ class HuggingFaceModel(Source):
         return "_gradient_checkpointing_func(" in source and "use_cache = False" not in source
 
     @cached_property
-    def _attention_checkpoints(self) -> bool:
+    def attention_checkpoints(self) -> bool:
         """Whether attention itself asks whether checkpoints are on, as T5's does."""
         return any(
             hasattr(m, "gradient_checkpointing") for m in filter(is_attention, self._model("bfloat16").modules())
@@ -279,7 +279,7 @@ class HuggingFaceModel(Source):
         return {plain(name): tuple(p.shape) for name, p in model.named_parameters()}
 
     def at(self, step: Step, batch: Size, seq: Size) -> Program:
-        asks = step.checkpointing != "none" and self._attention_checkpoints
+        asks = step.checkpointing != "none" and self.attention_checkpoints
         if asks and step.checkpointing not in ("layer", "offloaded"):
             raise InputError(
                 f"{self.where}: checkpointing: {step.checkpointing} has no rule with {self.config.model_type}, whose "
@@ -391,7 +391,7 @@ class HuggingFaceModel(Source):
         cached = step.returns_cache and not self.caches_in_checkpoints
         checkpointed = is_before("5") and model.training and not cached
         checkpoints = layers_as_checkpointed(model) if checkpointed else nullcontext()
-        if step.checkpointing != "none" and self._attention_checkpoints:
+        if step.checkpointing != "none" and self.attention_checkpoints:
             checkpoints = _attention_that_knows(model)
         flash = with_flash_attn(self._base(model)) if step.attention == "flash" else nullcontext()
         refused = told(lambda error: self.does_not_run(error, batch, seq))

@@ -114,6 +114,8 @@ def probe(found: Structure, config: Mapping[str, Any], rng: random.Random, lists
                         found.harmless.append(key)
             elif "sizes" in outcomes:
                 found.symbols.append(key)
+                if outcome(key, draw.raw[found.roles["H"]]) == "calls":  # such as a projection where they differ
+                    found.structure[f"{key} = {found.roles['H']}"] = False
                 if key.endswith("head_dim") and outcome(key, WIDE // 2 if value > WIDE else 2 * WIDE) == "calls":
                     found.structure[f"{key} <= {WIDE}"] = value <= WIDE
             elif "calls" in outcomes or set(outcomes) == {"refused"}:

@@ -46,8 +46,12 @@ _HIDDEN = ("embed_dim", "hidden_size", "d_model")
 _HEADS = ("num_attention_heads", "num_heads", "encoder_attention_heads")
 _KV_HEADS = "num_key_value_heads"
 _HEAD = ("head_dim", "d_kv")
-_HARMLESS = ("initializer_factor",)
+_HARMLESS = ("initializer_factor", "init_std")
 """Keys that change no call."""
+_SIZES = ("vocab_size", "d_ff", "encoder_ffn_dim", "decoder_ffn_dim", "decoder_attention_heads")
+"""Sizes of models of text, also where all have the same."""
+_FILLING = ("pad_token_id", "decoder_start_token_id")
+"""Keys of numbers that fill tensors, whatever they are."""
 _OF_BACKBONES = ("stage_names", "out_features", "out_indices", "_out_features", "_out_indices")
 """Keys that follow from the number of layers, and say what a backbone gives."""
 
@@ -92,6 +96,8 @@ class _Models:
     structure: dict[str, Any] = field(default_factory=dict)
     open: list[str] = field(default_factory=list)
     """The keys that differ."""
+    rates: tuple[str, ...] = ()
+    """The keys of dropouts that some models have and others have not."""
     parts: list[_Part] = field(default_factory=list)
     processor: Processor | None = None
 
@@ -138,8 +144,8 @@ def record_models(
         try:
             family = _recorded(found, settings, fixed, random.Random(seed + 1))
         except InputError as error:
-            if len(settings) > 1:  # a class may convert, or clamp, by the dtype
-                waiting[:0] = [((one,), fixed) for one in settings]
+            if len(settings) > 1:  # a class may convert, or clamp, by the dtype: first float16 is left out
+                waiting[:0] = [(settings[:-1], fixed), (settings[-1:], fixed)]
             else:
                 made[title] = error
             continue
@@ -197,6 +203,8 @@ def _known(raws: Sequence[Mapping[str, Any]], head: str) -> _Models:
         {key: x for key, x in flattened(one.config.to_dict()).items() if name_of(key) not in _OF_BACKBONES}
         for one in models
     ]
+    for one, raw in zip(configs, raws, strict=True):  # a class may set a key, and go by what was given for it
+        one |= {key: value for key, value in raw.items() if key in one and _plain(value)}
     keys = [key for key in configs[0] if all(key in one for one in configs)]
     differ = [key for key in keys if any(one[key] != configs[0][key] for one in configs[1:])]
     ignored = {*IGNORED, *GENERATION, *_HARMLESS}
@@ -212,14 +220,21 @@ def _known(raws: Sequence[Mapping[str, Any]], head: str) -> _Models:
         found.symbols["num_labels"] = "num_labels"
         for one, raw in zip(configs, raws, strict=True):
             one["num_labels"] = raw.get("num_labels", 2)
-    apart = {*depths, *found.lists}
+    of_text = HEADS[head].text and not HEADS[head].media
+    found.rates = tuple(key for key in differ if "dropout" in key and counts(key))
+    apart = {*depths, *found.lists, *found.rates}
     found.open = [
-        key for key in differ if counts(key) and key not in apart and all(type(one[key]) is int for one in configs)
+        key
+        for key in keys
+        if (key in differ or (of_text and key in _SIZES))
+        and counts(key)
+        and key not in apart
+        and all(type(one[key]) is int for one in configs)
     ]
     if wrong := [key for key in differ if counts(key) and key not in (*apart, *found.open)]:
         raise InputError(f"{wrong[0]} differs, and is no size: {', '.join(str(one[wrong[0]]) for one in configs)}")
     found.parts = _parts(configs)
-    own = [part for part in found.parts if {*part} & {*found.open}]
+    own = [part for part in found.parts if of_text or {*part} & {*found.open}]
     of_attention = {key for part in own for key in part if key is not None}
     found.open = [key for key in found.open if key not in of_attention]
     for part in found.parts:
@@ -231,10 +246,12 @@ def _known(raws: Sequence[Mapping[str, Any]], head: str) -> _Models:
     sizes = (("V", "vocab_size"), ("I", "intermediate_size"))
     named = [(letter, prefix + name) for letter, name in sizes for prefix in ("", "text_config.")]
     found.symbols |= {letter: key for letter, key in named if key in keys}
+    given = {key for raw in raws for key in flattened(dict(raw))}  # of the others, some follow from these
+    derived = [key for key in keys if key not in given and found.defaults.get(key) != configs[0][key]]
     found.structure |= {
         key: structural(value)
         for key, value in configs[0].items()
-        if key in keys and counts(key) and key not in (*of_attention, *found.open, *apart)
+        if key in keys and counts(key) and key not in (*of_attention, *found.open, *apart, *derived)
     }
     found.structure |= {f"{a} = {b}": True for a, b in _equal(found)}
     return found
@@ -324,6 +341,7 @@ def _drawn(found: _Models, settings: Sequence[Setting], fixed: Sequence[str], rn
         depth = _depth_of(key, found.depths)
         config[depth] += 2 * len(period) if len(period) > 1 else 0
         config[key] = [period[i % len(period)] for i in range(config[depth])]
+    config |= {key: rates[number] / 10 for key, rates in _rates(found).items()}
     if "num_labels" in config:
         config["num_labels"] = 1 if "num_labels" in fixed else n(2, 50)
     sizes = {"B": 1 if "B" in fixed else n(2, 6), "S": n(40, 160), "T": n(11, 39)}
@@ -331,6 +349,11 @@ def _drawn(found: _Models, settings: Sequence[Setting], fixed: Sequence[str], rn
         sizes["tiles"] = 1 if "tiles" in fixed else n(2, 4) if "B" not in fixed else n(4, 7)
         sizes["B"] += 3 * ("tiles" in fixed and "B" not in fixed)
     return _Draw(config, sizes, settings[number % len(settings)])
+
+
+def _rates(found: _Models) -> dict[str, list[float]]:
+    """For each recording, whether it has a dropout: no two of them are the same in all."""
+    return {key: [float((i + 1) >> n & 1) for n in range(_DRAWS)] for i, key in enumerate(found.rates)}
 
 
 def _depth_of(key: str, depths: Sequence[str]) -> str:
@@ -356,7 +379,8 @@ def _program(found: _Models, draw: _Draw) -> tuple[HuggingFaceModel, Program]:
 
 
 def _given(found: _Models, draw: _Draw) -> tuple[HuggingFaceModel, Given]:
-    model = HuggingFaceModel(nested(draw.config), "the config", found.head)
+    ids = {key: 1 for key in _FILLING if type(draw.config.get(key)) is int}
+    model = HuggingFaceModel(nested({**draw.config, **ids}), "the config", found.head)
     media = Media(draw.sizes.get("tiles", 1), processor=found.processor)
     return model, model.media(media, draw.setting.dtype) if HEADS[found.head].media else Given()
 
@@ -377,7 +401,7 @@ def _recorded(found: _Models, settings: Sequence[Setting], fixed: Sequence[str],
         learnt = tuple(own)
         values = {name: int(evaluate(text, draw.config)) for name, text in found.symbols.items()}
         recordings.append(({**draw.sizes, **values}, _in_order(_folded(least, draw))))
-    fitted = fit(recordings)
+    fitted = fit(recordings, _rates(found))
     used = {*symbols_of(fitted), *"HIVKGD", "num_labels"}
     known = {key: found.defaults.get(key, value) for key, value in found.configs[0].items() if key not in _OWN}
     family = Family(
@@ -386,6 +410,7 @@ def _recorded(found: _Models, settings: Sequence[Setting], fixed: Sequence[str],
         kinds=learnt[0],
         symbols={key: text for key, text in found.symbols.items() if key in used},
         structure=found.structure,
+        rates=found.rates,
         lists=found.lists,
         defaults={key: x for key, x in known.items() if key not in ("model_type", *found.lists) and _plain(x)},
         layers=found.depths[0],
@@ -396,6 +421,7 @@ def _recorded(found: _Models, settings: Sequence[Setting], fixed: Sequence[str],
             "default_attention": model.attention,
             "reads": [],
             **({} if model.supports_checkpointing else {"checkpointing": False}),
+            **({"attention_checkpoints": True} if model.attention_checkpoints else {}),
             "parts": [[name, list(paths)] for name, paths in parts_of(model.build("float32")).items()],
             **_media(found, draw),
         },
