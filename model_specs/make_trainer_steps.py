@@ -15,11 +15,11 @@ from importlib.util import find_spec
 
 from estimator.errors import InputError
 from estimator.programs.program import Program
-from estimator.programs.trainer_calls import Key
+from estimator.programs.trainer_calls import TEACHER, Key
 from estimator.programs.trainer_programs import folder, written
 from estimator.recorder.trainer_family import record_family
+from estimator.steps.trainers import DIVERGENCES, has_fused_head
 from estimator.steps.trainers import TRAINERS as STEPS
-from estimator.steps.trainers import has_fused_head
 
 DPO = (
     "sigmoid", "hinge", "ipo", "exo_pair", "nca_pair", "robust", "bco_pair", "sppo_hard", "aot", "aot_unpaired",
@@ -34,6 +34,8 @@ TRAINERS: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "trl-cpo": (("sigmoid", "hinge", "ipo", "simpo", "alphapo"), ("none",)),
     "trl-grpo": (("dapo", "grpo", "bnpo", "dr_grpo"), ("none", "copy", "adapter-off")),
     "trl-rloo": (("",), ("none", "copy", "adapter-off")),
+    "trl-gkd": ((*DIVERGENCES,), ("none",)),
+    "trl-distillation": ((*DIVERGENCES,), ("none",)),
 }
 """For each trainer, its losses and what its reference may be."""
 OLDER: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
@@ -67,14 +69,17 @@ def keys(trainer: str, release: str) -> Iterator[Key]:
             if without and (loss_type in without) != (reference == "none"):
                 continue
             for autocast in (False, True):
-                for wide in (None,) if fused or generates else (True, False):
+                for wide in (None,) if fused or generates or STEPS[trainer].has_teacher else (True, False):
                     for compact in (False, True) if fused else (False,):
                         for old in (False, True) if trainer == "trl-grpo" else (False,):
                             yield Key(loss_type, reference, autocast, wide, compact, old)
+                        for which in ("model", TEACHER) if trainer == "trl-gkd" else ():
+                            yield Key(loss_type, reference, autocast, wide, compact, generates=which)
                         if generates and loss_type in losses[:2]:
                             yield Key(loss_type, reference, autocast, wide, compact, vllm=True)
-                        if generates and loss_type == losses[0]:
-                            yield Key(loss_type, reference, autocast, wide, compact, rewards=True)
+                        if STEPS[trainer].scores and loss_type == losses[0]:
+                            for judges in (1, 2):
+                                yield Key(loss_type, reference, autocast, wide, compact, rewards=judges)
 
 
 def of_release(release: str) -> dict[str, tuple[tuple[str, ...], tuple[str, ...]]]:

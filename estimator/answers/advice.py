@@ -20,6 +20,7 @@ from ..plans.margins import STATED, Margin, verdict_of
 from ..plans.plan import Plan, parse_plan
 from ..plans.refusals import budget_of, check_question
 from ..plans.resolve import Resolved, resolve
+from ..programs import Step as ProgramStep
 from ..steps.sharding.options import SIZES, ShardingOptions
 from ..steps.step import StepTotals, run
 from ..steps.trainers import TRAINERS as RECORDED
@@ -396,8 +397,18 @@ def _candidate(plan: Plan, changes: tuple[Change, ...], progress: Progress) -> C
         return None
     finally:
         progress()
-    work = whole(totals.work) * changed.gradient_accumulation_steps // resolved.step.micro_batches
-    return Candidate(changes, changed, resolved, totals, work)
+    return Candidate(changes, changed, resolved, totals, _work(totals, changed, resolved.step))
+
+
+def _work(totals: StepTotals, plan: Plan, step: ProgramStep) -> int:
+    """The operations of all micro-batches of an update: those that generate do what the first one did, as a trainer's
+    others do what the last one did that was run.
+    """
+    batches = [whole(one) for one in totals.work_of_batches] or [0]
+    number = plan.gradient_accumulation_steps
+    generating = -(-number // (getattr(step.procedure, "every", 0) or 1))
+    outside = whole(totals.work) - sum(batches)
+    return outside + generating * batches[0] + (number - generating) * batches[-1]
 
 
 def _steps(plan: Plan, base: Candidate, best: Candidate, progress: Progress) -> Iterator[Step]:
@@ -487,7 +498,7 @@ def _free_axes(plan: Plan) -> list[Axis]:
     recorded = RECORDED.get(plan.trainer or "")
     if recorded is not None and plan.reference == "copy" and plan.method.inner.peft:
         axes.append((_AS_IS, _change("the policy without its adapter for a copy", reference="adapter-off")))
-    if recorded is not None and recorded.num_generations:
+    if recorded is not None and recorded.scores:
         axes.append((_AS_IS, *_fewer_at_once(plan)))
     micro_batches, batch, steps = [_AS_IS], plan.batch, plan.gradient_accumulation_steps
     while batch % 2 == 0:

@@ -229,7 +229,7 @@ class _Search:
         # There must be at least as many tokens as chunks.
         other = {"seq": plan.batch, "batch": plan.seq}.get(key, plan.mlp_chunks)
         recorded = TRAINERS.get(str(plan.trainer))
-        if recorded is not None and recorded.num_generations and key == "batch":
+        if recorded is not None and recorded.scores and key == "batch":
             unit = plan.num_generations or recorded.num_generations
             self.multiple_of = multiple_of = math.lcm(multiple_of, unit)
         # Labels are shifted by one, and a row of a trainer has a prompt and a completion.

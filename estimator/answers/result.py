@@ -353,6 +353,7 @@ def make_result(
 
 _TURNS = {
     "generation": "fewer completions at once (batch, steps_per_generation), or use_vllm, take less",
+    "generation of an update": "a smaller batch, or use_vllm, takes less",
     "scoring": "a smaller batch with more gradient_accumulation_steps takes less",
     "the update": "a smaller batch with more gradient_accumulation_steps, or checkpointing: layer, takes less",
 }
@@ -366,7 +367,8 @@ def _phase_note(plan: Plan, peak_at: str) -> list[str]:
         return []
     phases = {"prefill": "generation", "decode": "generation", "scoring": "scoring"}
     phase = phases.get(peak_at.split()[-1], "the update")
-    return [f"of generation, scoring and the update, {phase} holds the peak of the live bytes; {_TURNS[phase]}"]
+    turn = _TURNS["generation of an update" if phase == "generation" and not trainer.scores else phase]
+    return [f"of generation, scoring and the update, {phase} holds the peak of the live bytes; {turn}"]
 
 
 def _on_disk(plan: Plan, spec: ModelSpec, parameters: int) -> list[str]:

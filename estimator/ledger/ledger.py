@@ -429,6 +429,8 @@ class Ledger:
     """Whether ``work`` is counted."""
     work: Size = 0
     """Floating-point operations of the matrix products so far, recomputed ones included."""
+    work_before: list[Size] = field(default_factory=list)
+    """The work done where each forward pass began, and the update behind them."""
     live: Size = 0
     saved: Size = 0
     """Bytes saved for backward in this forward pass, each storage once."""

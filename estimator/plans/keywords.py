@@ -16,9 +16,9 @@ class OneDeviceKeys(TypedDict, total=False):
     litgpt: Literal['0.4.12', '0.5.13']
     task: Literal['train', 'infer', 'serve']
     trainer: (
-        Literal['trl-sft', 'trl-dpo', 'trl-kto', 'trl-reward', 'trl-orpo', 'trl-cpo', 'trl-grpo', 'trl-rloo',
-        'hf-trainer', 'axolotl', 'axolotl-dpo', 'axolotl-kto', 'axolotl-orpo', 'axolotl-simpo', 'llama-factory',
-        'llama-factory-dpo', 'llama-factory-kto', 'torchtune', 'loop'] | None
+        Literal['trl-sft', 'trl-dpo', 'trl-kto', 'trl-reward', 'trl-orpo', 'trl-cpo', 'trl-grpo', 'trl-rloo', 'trl-gkd',
+        'trl-distillation', 'hf-trainer', 'axolotl', 'axolotl-dpo', 'axolotl-kto', 'axolotl-orpo', 'axolotl-simpo',
+        'llama-factory', 'llama-factory-dpo', 'llama-factory-kto', 'torchtune', 'loop'] | None
     )
     trl: Literal['1.9', '1.14', '1.16']
     prompt_seq: int | None
@@ -35,7 +35,10 @@ class OneDeviceKeys(TypedDict, total=False):
     vllm_tensor_parallel_size: int
     vllm_max_model_length: int | None
     reference: Mapping[str, Any] | str | None
-    reward_model: Mapping[str, Any] | None
+    reward_model: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None
+    teacher: Mapping[str, Any] | None
+    lmbda: float
+    seq_kd: bool
     batch: int
     seq: int
     target_seq: int

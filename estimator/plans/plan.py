@@ -46,7 +46,7 @@ from .models import load
 from .presets import TRAINERS, preset_assumptions, with_presets
 from .quantised_checkpoints import checkpoint_assumptions, with_checkpoint
 from .refusals import check
-from .second_model import SecondModel, plain, scoring_model, second_model
+from .second_model import SecondModel, plain, scoring_models, second_model, teacher_model
 
 
 def _checkpointing(value: Any) -> Any:
@@ -147,7 +147,9 @@ class _Question(_Keys):
         description="trl-dpo, trl-kto, trl-cpo, trl-grpo: TRL's name of the loss; of trl-dpo several with + between",
     )
     beta: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = Field(
-        None, description="TRL's; with trl-grpo and trl-rloo there is no reference where it is 0"
+        None,
+        description="TRL's; with trl-grpo and trl-rloo there is no reference where it is 0; of a teacher's "
+        "divergence 0 to 1",
     )
     precompute_ref_log_probs: StrictBool = Field(
         False, description="trl-dpo, trl-kto: the reference's log-probabilities come with the batch"
@@ -182,11 +184,22 @@ class _Question(_Keys):
         description="what the policy is compared with: none, adapter-off, copy, or a model, also as a block "
         "{model, dtype, device}; if not given, what the trainer takes",
     )
-    reward_model: Annotated[SecondModel, Block(scoring_model, (SecondModel,).__iter__)] | None = Field(
+    reward_model: (
+        Annotated[SecondModel | tuple[SecondModel, ...], Block(scoring_models, (SecondModel,).__iter__)] | None
+    ) = Field(
         None,
-        description="trl-grpo, trl-rloo: a model that scores the completions, also as a block {model, dtype, device}; "
-        "if not given, functions that take nothing of the device",
+        description="trl-grpo, trl-rloo: a model that scores the completions, also as a block {model, dtype, device}, "
+        "or a list of them; if not given, functions that take nothing of the device",
     )
+    teacher: Annotated[SecondModel, Block(teacher_model, (SecondModel,).__iter__)] | None = Field(
+        None,
+        description="trl-gkd, trl-distillation: the model whose next tokens are learnt, also as a block "
+        "{model, dtype, device}",
+    )
+    lmbda: Annotated[float, Field(ge=0, le=1)] = Field(
+        0.5, description="trl-gkd: the share of the batches whose completions the model generates itself"
+    )
+    seq_kd: StrictBool = Field(False, description="trl-gkd: the teacher generates the other completions")
     batch: Annotated[Whole, Field(ge=1, le=10**6, description="micro-batch: sequences per forward")] = 1
     seq: Annotated[Whole, Field(ge=1, le=10**8, description="sequence length in tokens")] = 2048
     target_seq: Annotated[

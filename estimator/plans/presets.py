@@ -80,8 +80,10 @@ def _trl(name: str, plan: Keys) -> Keys:
         del made["data_collator"]
     if trainer.loss_type:
         made["loss_type"] = trainer.loss_type
-    if trainer.num_generations:
-        made |= {"num_generations": trainer.num_generations, "beta": trainer.beta}
+    if trainer.scores:
+        made["num_generations"] = trainer.num_generations
+    if trainer.scores or trainer.has_teacher:
+        made["beta"] = trainer.beta
     return made
 
 

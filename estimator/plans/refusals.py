@@ -74,6 +74,7 @@ TRAINING_KEYS = (
         *("use_vllm", "vllm_mode", *VLLM_KEYS),
         "reference",
         "reward_model",
+        *("teacher", "lmbda", "seq_kd"),
     ),
 )
 """Keys that only a step with labels, a backward pass and an update uses. ``mlp_chunks`` makes checkpoints."""
@@ -150,9 +151,20 @@ STEP_OWNERS = (
     ),
     Owner(
         "trainer: trl-grpo, trl-rloo",
-        lambda p: p.trainer in RECORDED and RECORDED[p.trainer].num_generations,
-        ("num_generations", "steps_per_generation", "num_iterations", "reward_model", "use_vllm"),
+        lambda p: p.trainer in RECORDED and RECORDED[p.trainer].scores,
+        ("num_generations", "steps_per_generation", "num_iterations", "reward_model"),
     ),
+    Owner(
+        f"trainer: {', '.join(name for name, one in RECORDED.items() if one.num_generations)}",
+        lambda p: p.trainer in RECORDED and RECORDED[p.trainer].num_generations,
+        ("use_vllm",),
+    ),
+    Owner(
+        f"trainer: {', '.join(name for name, one in RECORDED.items() if one.has_teacher)}",
+        lambda p: p.trainer in RECORDED and RECORDED[p.trainer].has_teacher,
+        ("teacher",),
+    ),
+    Owner("trainer: trl-gkd", lambda p: p.trainer == "trl-gkd", ("lmbda", "seq_kd")),
     Owner("use_vllm: true", lambda p: p.use_vllm, ("vllm_mode", *VLLM_KEYS)),
     Owner("vllm_mode: colocate", lambda p: p.vllm_mode == "colocate", VLLM_KEYS),
     Owner("a trainer of TRL with a beta", lambda p: p.trainer in RECORDED and p.trainer != "trl-reward", ("beta",)),
@@ -241,7 +253,8 @@ PLAN: Refusals = {
 
 def _shares_trainer(plan: Any) -> bool:
     """Whether a way to share has rules with a trainer of TRL whose step is recorded."""
-    shares = ("ddp",) if RECORDED[plan.trainer].num_generations else ("ddp", "fsdp2", "hsdp")
+    trainer = RECORDED[plan.trainer]
+    shares = ("ddp",) if trainer.num_generations or trainer.has_teacher else ("ddp", "fsdp2", "hsdp")
     return plan.sharding.name in shares and plan.sharding.tp == 1 and plan.sharding.groups != "transformers"
 
 
@@ -259,6 +272,14 @@ STEP: Refusals = {
     "properly because the KL term will be equivalent to the implied reward`, TRL's words); give a larger one": (
         lambda p: p.batch < least_batch(p.trainer, p.loss_type)
     ),
+    "trainer: {p.trainer} learns from a teacher; name one, such as teacher: qwen2.5-7b": (
+        lambda p: p.trainer in RECORDED and RECORDED[p.trainer].has_teacher and p.teacher is None
+    ),
+    "beta: {p.beta} is no share of a teacher's divergence, which is 0 to 1": (
+        lambda p: p.trainer in RECORDED and RECORDED[p.trainer].has_teacher and (p.beta or 0) > 1
+    ),
+    "seq_kd: true has no rule with lmbda: {p.lmbda}, where the model or its teacher generates, as it falls; set lmbda: "
+    "0 for the teacher, or leave seq_kd out": lambda p: p.seq_kd and p.lmbda > 0,
     "trainer: {p.trainer} has no rule with packing; leave packing out": lambda p: p.trainer in RECORDED and p.packing,
     "trainer: {p.trainer} has no rule with method: {p.method.name}; take lora, or another adapter of linear layers": (
         lambda p: (

@@ -24,6 +24,7 @@ from ..programs.modules import Method
 from ..programs.recorded import Config, Sizes
 from ..programs.releases import NEWEST, installed_release, is_older
 from ..programs.step import Procedure, Step
+from ..programs.trainer_calls import REWARD, TEACHER
 from ..steps import trainers
 from ..steps.procedures import procedure_of
 from ..steps.sharding import sharding_of
@@ -322,13 +323,20 @@ def _trainer_step(plan: Plan, window: int | None, compact: bool, vocab_size: int
             f"reference: {kind or reference} has no rule with sharding: {plan.sharding.name}; {instead} "
             "precompute_ref_log_probs: true, or take a method of PEFT's, whose reference is the model without it"
         )
-    seconds = {"reference": second, "reward_model": plan.reward_model}
-    others = tuple((what, _second(plan, one, what, vocab_size)) for what, one in seconds.items() if one is not None)
+    judges = plan.reward_model if isinstance(plan.reward_model, tuple) else (plan.reward_model,)
+    seconds = [
+        ("reference", "reference", second),
+        (TEACHER, "teacher", plan.teacher),
+        *((f"{REWARD}{i or ''}", "reward_model", one) for i, one in enumerate(judges)),
+    ]
+    others = tuple((what, _second(plan, one, key, vocab_size)) for what, key, one in seconds if one is not None)
     autocasts = plan.autocast is not None
-    old, rewards = generation.old, plan.reward_model is not None
-    own = plan.loss_type, reference, autocasts, plan.held_dtype
+    old, rewards = generation.old, sum(key == "reward_model" and one is not None for _, key, one in seconds)
+    loss = trainers.divergence_of(name, plan.beta) if trainer.has_teacher else plan.loss_type
+    own = loss, reference, autocasts, plan.held_dtype
     release = trainer.release or plan.trl
-    key = trainers.key_of(name, release, *own, compact, old, rewards, plan.use_vllm)
+    generates = trainers.generates(name, plan.lmbda, plan.seq_kd)
+    key = trainers.key_of(name, release, *own, compact, old, rewards, plan.use_vllm, generates)
     if plan.prompt_seq is not None and plan.prompt_seq >= plan.seq:
         raise InputError(
             f"prompt_seq: {plan.prompt_seq} leaves no completion of seq: {plan.seq}; give fewer, or a longer seq"
@@ -362,12 +370,13 @@ def _second(plan: Plan, second: SecondModel, key: str, vocab_size: int) -> Other
     asked = plan.model_copy(
         update={
             "model": second.model,
-            "dtype": second.dtype or plan.dtype,
+            "dtype": second.dtype or (plan.rest_dtype if _is_left_whole(plan, key) else plan.dtype),
             "method": FullMethod.model_construct(),
             "sharding": None,
             "kbit_preparation": False,
             "reference": None,
             "reward_model": None,
+            "teacher": None,
             **({"head": "sequence-classification", "data_collator": False} if key == "reward_model" else {}),
         }
     )
@@ -375,9 +384,9 @@ def _second(plan: Plan, second: SecondModel, key: str, vocab_size: int) -> Other
         spec = _asked(asked)
     except InputError as error:
         raise InputError(f"{key}: {error}") from None
-    if key == "reference" and spec.head != "causal-lm":
+    if key != "reward_model" and spec.head != "causal-lm":
         raise InputError(
-            f"reference: {second.model} has head: {spec.head}, which says nothing of the next token; name a causal "
+            f"{key}: {second.model} has head: {spec.head}, which says nothing of the next token; name a causal "
             "language model",
             key,
         )
@@ -388,7 +397,18 @@ def _second(plan: Plan, second: SecondModel, key: str, vocab_size: int) -> Other
     check_second(key, Resolved(alone, spec, Method(), step))
     if key == "reference":
         check_vocabulary(key, spec.config.vocab_size, vocab_size)
+    elif key == "teacher" and spec.config.vocab_size != vocab_size:
+        raise InputError(
+            f"teacher: {second.model} has a vocabulary of {spec.config.vocab_size:,}, and the model one of "
+            f"{vocab_size:,} (`requires a shared vocabulary`, TRL's words); take a teacher with the same one",
+            key,
+        )
     return OtherModel(step, Resolved(asked, spec, Method(), step).sizes)
+
+
+def _is_left_whole(plan: Plan, key: str) -> bool:
+    """Whether a second model is not quantised with the plan's own: the teacher of ``trl distillation``."""
+    return key == "teacher" and plan.trainer == "trl-distillation" and plan.base is not None
 
 
 @lru_cache(maxsize=8)

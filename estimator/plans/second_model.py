@@ -35,13 +35,26 @@ def second_model(value: Any) -> str | SecondModel:
     return _model(value, "reference", f"{', '.join(KINDS)}, a model")
 
 
-def scoring_model(value: Any) -> SecondModel:
-    """The reward model of a plan: a model's name, or a block. Raises ``InputError``."""
-    return _model(value, "reward_model", "a model")
+def scoring_models(value: Any) -> SecondModel | tuple[SecondModel, ...]:
+    """The reward model of a plan: a model's name, a block, or a list of these. Raises ``InputError``."""
+    value = _read(value, "[")
+    if not isinstance(value, (list, tuple)):
+        return _model(value, "reward_model", "a model")
+    if not value:
+        raise InputError("reward_model is an empty list; name a model, or leave it out")
+    models = tuple(_model(one, "reward_model", "a model") for one in value)
+    return models if len(models) > 1 else models[0]
+
+
+def teacher_model(value: Any) -> SecondModel:
+    """The teacher of a plan: a model's name, or a block. Raises ``InputError``."""
+    return _model(value, "teacher", "a model")
 
 
 def plain(value: Any) -> Any:
-    """A plan's value as JSON has it, where it is a second model."""
+    """A plan's value as JSON has it, where it is a second model, or several."""
+    if isinstance(value, tuple) and any(isinstance(one, SecondModel) for one in value):
+        return [plain(one) for one in value]
     return value.model_dump(exclude_none=True) if isinstance(value, SecondModel) else value
 
 
@@ -60,10 +73,16 @@ def check_vocabulary(key: str, vocab_size: int, policy: int) -> None:
         )
 
 
-def _model(value: Any, key: str, known: str) -> SecondModel:
-    if isinstance(value, str) and value.lstrip().startswith("{"):  # a block on a command line
+def _read(value: Any, opens: str) -> Any:
+    """A block or a list that is written on a command line."""
+    if isinstance(value, str) and value.lstrip().startswith(opens):
         with suppress(NotYaml):
-            value = parse_json_or_yaml(value)
+            return parse_json_or_yaml(value)
+    return value
+
+
+def _model(value: Any, key: str, known: str) -> SecondModel:
+    value = _read(value, "{")
     if isinstance(value, SecondModel):
         return value
     if not isinstance(value, (str, Mapping)):

@@ -10,14 +10,19 @@ or ``logits``; ``adapter``, whether the method's modules act; ``checkpointing``;
 which is its second result; ``logits_to_keep`` where it makes those of the last tokens alone; and what it is given by
 name."""
 GENERATE = "generate"
-"""The function of a call of a model's ``generate``, with ``model``, ``input_ids`` and ``max_new_tokens``."""
-FUNCTIONS = ("ChunkedLogProbFunction",)
-"""Custom autograd functions with a rule of their own (``steps/trl_loss.py``)."""
+"""The function of a call of a model's ``generate``, with ``model``, ``input_ids`` and ``max_new_tokens``, and
+``use_cache`` where it is told to make none: ``NEVER``, or ``CHECKPOINTS``, beside those of the step."""
+NEVER, CHECKPOINTS = "never", "not beside checkpoints"
+DIVERGENCE = "ChunkedDivergenceFunction"
+FUNCTIONS = ("ChunkedLogProbFunction", DIVERGENCE)
+"""Custom autograd functions with a rule of their own (``steps/trl_loss.py``, ``steps/trl_divergence.py``)."""
 OF_LOGITS = ("entropy_from_logits", "selective_log_softmax", "selective_log_softmax_and_entropy")
 """TRL's functions of logits [.., V] with rules of their own (``steps/trl_loss.py``). Each is one call of a program: how
 often it loops depends on the batch, and on a GPU it is a kernel."""
 REWARD = "reward_model"
 """The name of a model that scores completions. Of several, the later ones have a number behind it."""
+TEACHER = "teacher_model"
+"""The name of a model whose next tokens another one learns."""
 HEAD = "{}:head.{}"
 """The name of the weight or the bias of a model's head among a step's operands."""
 
@@ -35,7 +40,9 @@ class Key(NamedTuple):
     """Only tokens with a label go through a fused head, as on a GPU."""
     old: bool = False
     """Completions train more than one update, so the policy scores them first."""
-    rewards: bool = False
-    """A model scores the completions, by the name ``REWARD``."""
+    rewards: int = 0
+    """Models that score the completions, by the name ``REWARD``."""
     vllm: bool = False
     """vLLM generates, and its log-probabilities of the completions are compared with the policy's."""
+    generates: str = ""
+    """The model that generates in a step, where it may be one or another: ``model`` or ``TEACHER``."""

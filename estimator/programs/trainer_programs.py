@@ -36,6 +36,7 @@ SYMBOLS = (
     "completions",
     "batches",
     "desirable",
+    "teacher_hidden_size",
 )
 """The sizes of a step: rows of the batch as the trainer counts them, tokens of a row, and the others by their names.
 ``prompts`` and ``completions`` are those of a generation, which has several completions of each prompt, and

@@ -14,32 +14,42 @@ from unittest import mock
 import trl
 
 from ..programs.program import Program
-from ..programs.trainer_calls import Key
-from ..steps.trainers import TRAINERS
+from ..programs.trainer_calls import TEACHER, Key
+from ..steps.trainers import DIVERGENCES, TRAINERS
 from .fit import Recording, fit
 from .hugging_face import first_line, quiet, told
 from .trainer_step import record_trainer_step
 
 _SIZES = (
-    {"B": 4, "S": 23, "prompt_seq": 9, "vocab_size": 307, "hidden_size": 64, "num_generations": 2, "batches": 3},
-    {"B": 6, "S": 31, "prompt_seq": 17, "vocab_size": 419, "hidden_size": 48, "num_generations": 2, "batches": 4},
-    {"B": 8, "S": 19, "prompt_seq": 7, "vocab_size": 353, "hidden_size": 96, "num_generations": 4, "batches": 3},
-    {"B": 10, "S": 47, "prompt_seq": 12, "vocab_size": 263, "hidden_size": 80, "num_generations": 5, "batches": 5},
-)
+    {"B": 4, "S": 23, "prompt_seq": 9, "vocab_size": 307, "hidden_size": 64, "num_generations": 2, "batches": 3,
+     "teacher_hidden_size": 80},
+    {"B": 6, "S": 31, "prompt_seq": 17, "vocab_size": 419, "hidden_size": 48, "num_generations": 2, "batches": 4,
+     "teacher_hidden_size": 112},
+    {"B": 8, "S": 19, "prompt_seq": 7, "vocab_size": 353, "hidden_size": 96, "num_generations": 4, "batches": 3,
+     "teacher_hidden_size": 64},
+    {"B": 10, "S": 47, "prompt_seq": 12, "vocab_size": 263, "hidden_size": 80, "num_generations": 5, "batches": 5,
+     "teacher_hidden_size": 128},
+)  # fmt: skip
 """Where steps are recorded: three rows and batches and more, which tell a loop over them from a single call."""
 
 
 def arguments_of(trainer: str, key: Key) -> dict[str, Any]:
     """The arguments of a trainer's config that a key stands for."""
     made: dict[str, Any] = {"bf16": key.autocast, "gradient_checkpointing": True}
-    if key.loss_type:
+    if TRAINERS[trainer].has_teacher:
+        made["beta"] = DIVERGENCES[key.loss_type]
+        if not TRAINERS[trainer].num_generations:
+            made["lmbda"], made["seq_kd"] = float(key.generates == "model"), key.generates == TEACHER
+        else:
+            made["use_vllm"] = key.vllm
+    elif key.loss_type:
         several = key.loss_type.split("+")
         made["loss_type"] = several if len(several) > 1 else key.loss_type
     if key.reference == "precomputed":
         made["precompute_ref_log_probs"] = True
     if key.loss_type == "exo_pair":
         made["label_smoothing"] = 1e-3
-    if TRAINERS[trainer].num_generations:
+    if TRAINERS[trainer].scores:
         made["beta"] = 0.0 if key.reference == "none" else 0.1
         made["num_iterations"] = 1 + key.old
         made["use_vllm"] = key.vllm
@@ -73,11 +83,16 @@ def _recorded(trainer: str, key: Key, sizes: Mapping[str, int], dtype: str) -> R
     }
     more = arguments_of(trainer, key)
     values = {name: sizes[name] for name in ("B", "S", "prompt_seq", "vocab_size", "hidden_size")}
-    if TRAINERS[trainer].num_generations:
+    if TRAINERS[trainer].has_teacher:
+        values["teacher_hidden_size"] = sizes["teacher_hidden_size"]
+        taught = {**config, "hidden_size": sizes["teacher_hidden_size"]}
+        more["teacher"] = {"config": taught, "dtype": dtype}
+    if TRAINERS[trainer].scores:
         values["num_generations"] = more["num_generations"] = sizes["num_generations"]
+    if TRAINERS[trainer].num_generations:
         more["gradient_accumulation_steps"] = values["batches"] = batches = sizes["batches"]
         values["completions"] = batches * sizes["B"]
-        values["prompts"] = values["completions"] // sizes["num_generations"]
+        values["prompts"] = values["completions"] // values.get("num_generations", 1)
     if trainer.endswith("-kto"):
         values["desirable"] = sizes["B"] // 2
     with tempfile.TemporaryDirectory() as folder, _compact(key.compact):
@@ -91,7 +106,7 @@ def _recorded(trainer: str, key: Key, sizes: Mapping[str, int], dtype: str) -> R
                 sizes["prompt_seq"],
                 dtype,
                 _adapter() if key.reference == "adapter-off" else None,
-                **({"reward_model": {"config": config, "dtype": dtype}} if key.rewards else {}),
+                **({"reward_model": [{"config": config, "dtype": dtype}] * key.rewards} if key.rewards else {}),
                 max_steps=3,
                 **more,
             ),

@@ -19,12 +19,13 @@ from unittest import mock
 import torch
 from accelerate.utils import convert_outputs_to_fp32
 from transformers import PreTrainedModel
+from transformers.generation import GenerateDecoderOnlyOutput
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 
 from ..errors import InputError
 from ..operators.table import SAME
 from ..programs.program import Autocast, Backward, Call, Drop, Event, GradMode, Program, Ref, Stored, made, used
-from ..programs.trainer_calls import FUNCTIONS, GENERATE, HEAD, MODEL, OF_LOGITS, REWARD
+from ..programs.trainer_calls import CHECKPOINTS, DIVERGENCE, FUNCTIONS, GENERATE, HEAD, MODEL, NEVER, OF_LOGITS, REWARD
 from .calls import Recorder, dtype_name, recording
 from .calls.data import tensors_in
 from .calls.functions import Context
@@ -63,6 +64,9 @@ class _StepRecorder(Recorder):
     def new(self, data: torch.Tensor) -> torch.Tensor:
         return data
 
+    def moved(self, x: torch.Tensor) -> torch.Tensor:
+        return x  # where all are on one device
+
     def encode(self, value: Any) -> Any:
         return () if _is_data(value) else super().encode(value)  # of a new tensor, whose shape is that of the result
 
@@ -93,6 +97,8 @@ class _StepRecorder(Recorder):
         """Note a custom autograd function that has a rule of its own."""
         with torch._C.DisableTorchFunction():
             out = function.forward(Context(()), *args)
+        if function.__name__ == DIVERGENCE:
+            args = (*args[:6], 0 < args[6] < 1, *args[7:])  # of beta it matters whether it mixes both
         return self.note(function.__name__, args, {}, out)
 
     def call_model(self, name: str, mode: Mapping[str, Any], given: Mapping[str, Any], out: torch.Tensor) -> Any:
@@ -112,6 +118,7 @@ class _Models:
 
     def __init__(self, trainer: Any) -> None:
         self.recorder: _StepRecorder | None = None
+        self._without_cache = CHECKPOINTS if trainer.args.gradient_checkpointing else NEVER
         self.names: dict[int, str] = {}
         """Names of the heads' weights by the ``id`` of their objects."""
         self._replaced: list[tuple[Any, str, Any]] = []
@@ -194,13 +201,15 @@ class _Models:
                 loss = base.loss_function(logits=made, labels=labels, vocab_size=width, **counted)
             return CausalLMOutputWithPast(loss=loss, logits=made, past_key_values=cache)
 
-        def generate(input_ids: Any = None, *, attention_mask: Any = None, generation_config: Any, **_: Any) -> Any:
+        def generate(input_ids: Any = None, *, attention_mask: Any = None, generation_config: Any, **how: Any) -> Any:
             assert self.recorder is not None
             new = generation_config.max_new_tokens
             with torch._C.DisableTorchFunction():  # no id is a special token's
                 out = torch.cat([input_ids, torch.full((input_ids.shape[0], new), base.config.vocab_size - 1)], 1)
             given = {"input_ids": input_ids, "attention_mask": attention_mask, "max_new_tokens": new}
-            return self.recorder.note(GENERATE, (), {"model": name, **given}, out)
+            given |= {"use_cache": self._without_cache} if generation_config.use_cache is False else {}
+            ids = self.recorder.note(GENERATE, (), {"model": name, **given}, out)
+            return GenerateDecoderOnlyOutput(sequences=ids) if how.get("return_dict_in_generate") else ids
 
         if hasattr(base, "_original_forward"):  # accelerate has it evaluate under autocast
             run = convert_outputs_to_fp32(torch.autocast("cpu", torch.bfloat16)(run))
@@ -227,7 +236,13 @@ def models_of(trainer: Any) -> dict[str, Any]:
 
 def batches_of_generation(trainer: Any) -> int:
     """How many batches train before a trainer generates anew; 0 where it does not generate."""
-    return (getattr(trainer.args, "steps_per_generation", None) or 0) * getattr(trainer.args, "num_iterations", 1)
+    return _batches_of(trainer) * getattr(trainer.args, "num_iterations", 1)
+
+
+def _batches_of(trainer: Any) -> int:
+    """How many batches come from one generation: those of an update, unless the trainer's arguments say it."""
+    own = trainer.args.gradient_accumulation_steps if hasattr(trainer, "_buffered_inputs") else 0
+    return getattr(trainer.args, "steps_per_generation", None) or own
 
 
 def record_trainer_step(trainer: Any, batches: int = 1) -> Program:
@@ -298,7 +313,7 @@ def record_trainer_step(trainer: Any, batches: int = 1) -> Program:
         raise InputError("the trainer's training_step runs backward more than once; add its losses up and run it once")
     rows = max(map(_rows, events))
     if getattr(trainer.args, "use_vllm", False):  # which makes the completions of all batches outside of the step
-        rows = trainer.args.per_device_train_batch_size * trainer.args.steps_per_generation
+        rows = trainer.args.per_device_train_batch_size * _batches_of(trainer)
     counts = (rows, *([batches] if batches > 2 else []))
     return Program(
         modules=(),

@@ -21,6 +21,8 @@ _PLACES = {
     "trl-cpo": ("trl.experimental.cpo", "CPO"),
     "trl-grpo": ("trl", "GRPO"),
     "trl-rloo": ("trl", "RLOO"),
+    "trl-gkd": ("trl.experimental.gkd", "GKD"),
+    "trl-distillation": ("trl", "Distillation"),
 }
 """Where each trainer is, and how its classes begin."""
 
@@ -36,15 +38,17 @@ def trainer_of(
     peft_config: Any = None,
     reference: Mapping[str, Any] | None = None,
     unequal: bool = False,
-    reward_model: Mapping[str, Any] | None = None,
+    reward_model: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
+    teacher: Mapping[str, Any] | None = None,
     **arguments: Any,
 ) -> Any:
     """A trainer by the plan's name, of a model of a ``config.json`` with random weights, which is written to a folder.
 
     A row has ``seq`` tokens, of which ``prompt_seq`` are the prompt. ``arguments`` are those of its config's class. The
     vocabulary has words 3 and up; of GRPO's and RLOO's completions no one ends early. ``reference`` has the config of
-    another model, and its ``dtype``, and so has ``reward_model``, which scores completions. Of ``unequal`` rows the
-    longest has ``seq`` tokens. Raises ``InputError`` where TRL is not installed, or has no such trainer.
+    another model, and its ``dtype``, and so have ``reward_model``, which scores completions, and ``teacher``. Of
+    ``unequal`` rows the longest has ``seq`` tokens. Raises ``InputError`` where TRL is not installed, or has no such
+    trainer.
     """
     import torch
     from datasets import Dataset
@@ -79,16 +83,22 @@ def trainer_of(
         **_lengths(name, seq, new),
         **arguments,
     }
-    more: dict[str, Any] = {"reward_funcs": _reward} if _trainer(name).num_generations else {}
-    if reference is not None:
-        own = AutoConfig.for_model(**{**reference["config"], "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 1})
-        more["ref_model"] = auto.from_config(own, dtype=getattr(torch, reference["dtype"])).eval()
-    if reward_model is not None:
-        own = AutoConfig.for_model(**{**reward_model["config"], "pad_token_id": 0, "num_labels": 1})
-        scores = AutoModelForSequenceClassification.from_config(own, dtype=getattr(torch, reward_model["dtype"]))
-        more |= {"reward_funcs": scores.eval(), "reward_processing_classes": tokenizer}
+    more: dict[str, Any] = {"reward_funcs": _reward} if _trainer(name).scores else {}
+    for argument, second in (("ref_model", reference), ("teacher_model", teacher)):
+        if second is not None:
+            own = AutoConfig.for_model(**{**second["config"], "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 1})
+            more[argument] = auto.from_config(own, dtype=getattr(torch, second["dtype"])).eval()
+    judges = [reward_model] if isinstance(reward_model, Mapping) else reward_model or ()
+    for i, one in enumerate(judges):
+        own = AutoConfig.for_model(**{**one["config"], "pad_token_id": 0, "num_labels": 1})
+        scores = AutoModelForSequenceClassification.from_config(own, dtype=getattr(torch, one["dtype"]))
+        before = (more["reward_funcs"], more["reward_processing_classes"]) if i else ([], [])
+        more["reward_funcs"], more["reward_processing_classes"] = [*before[0], scores.eval()], [*before[1], tokenizer]
     own_place = importlib.import_module(trainer_class.__module__)
-    with mock.patch.object(own_place, "VLLMGeneration", _Vllm) if given.get("use_vllm") else nullcontext():
+    served: dict[str, Any] = (
+        {"VLLMGeneration": _Vllm, "is_vllm_available": lambda: True} if given.get("use_vllm") else {}
+    )
+    with mock.patch.multiple(own_place, create=True, **served) if served else nullcontext():
         trainer = trainer_class(
             model=str(folder / "model"),
             args=arguments_class(**given),
@@ -97,6 +107,8 @@ def trainer_of(
             peft_config=peft_config,
             **more,
         )
+    if name == "trl-gkd":  # no completion ends early
+        trainer.generation_config.min_new_tokens = new
     if name == "trl-kto":  # half of each batch is desirable
         trainer._get_train_sampler = lambda *_: torch.utils.data.SequentialSampler(trainer.train_dataset)
     return trainer
@@ -122,6 +134,8 @@ def _trainer(name: str) -> Trainer:
 
 
 def _lengths(name: str, seq: int, new: int) -> dict[str, Any]:
+    if name == "trl-gkd":
+        return {"max_length": seq, "max_new_tokens": new}
     if _trainer(name).num_generations:
         return {"max_completion_length": new, "generation_kwargs": {"min_new_tokens": new}}
     return (
@@ -157,6 +171,9 @@ def _rows(
         rows["label"] = [i % 2 == 0 for i in range(count)]
     elif name == "trl-sft":
         rows["completion"] = [" " + text(new - 1, i + 1) for i in range(count)]
+    elif name == "trl-gkd":
+        said = [(one, " " + text(new - lacks[i], i + 1)) for i, one in enumerate(rows.pop("prompt"))]
+        rows["messages"] = [[{"role": "user", "content": x}, {"role": "assistant", "content": y}] for x, y in said]
     return rows
 
 
@@ -171,5 +188,6 @@ def tokenizer_of(vocab: int) -> Any:
     made = Tokenizer(WordLevel(words, unk_token="<unk>"))
     made.pre_tokenizer = Whitespace()
     return PreTrainedTokenizerFast(
-        tokenizer_object=made, unk_token="<unk>", eos_token="<eos>", pad_token="<pad>", padding_side="left"
-    )
+        tokenizer_object=made, unk_token="<unk>", eos_token="<eos>", pad_token="<pad>", padding_side="left",
+        chat_template="{% for message in messages %}{{ message['content'] }}{% endfor %}",
+    )  # fmt: skip

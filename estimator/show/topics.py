@@ -75,8 +75,8 @@ _TOPICS: Mapping[str, tuple[str, str]] = {
     "preferences": (
         "preferences and rewards (TRL's names)",
         "trl prompt_seq loss_type beta precompute_ref_log_probs num_generations steps_per_generation num_iterations "
-        "reference reward_model use_vllm vllm_mode vllm_gpu_memory_utilization vllm_enable_sleep_mode "
-        "vllm_tensor_parallel_size vllm_max_model_length",
+        "reference reward_model teacher lmbda seq_kd use_vllm vllm_mode vllm_gpu_memory_utilization "
+        "vllm_enable_sleep_mode vllm_tensor_parallel_size vllm_max_model_length",
     ),
     "where": ("where it runs", "sharding runtime device budget ios_increased_memory_limit"),
     "gpu": ("GPUs (runtime torch-cuda)", ""),

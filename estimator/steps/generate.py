@@ -169,7 +169,9 @@ class Call:
             self.mask = self.first_mask
         del mask  # without padding it goes: it is of ones alone
         self.loop.start()
+        done: list[Size] = []
         for cached, _, seq in self.passes:
+            done.append(ledger.work)
             if cached.past:
                 ledger.phase = "decode"
                 self._lengthen(cached.past + 1)
@@ -183,6 +185,10 @@ class Call:
                 self.model_inputs.clear()
             self._choose(outputs, cached.past + seq)
         ledger.mark("decode")
+        if (
+            ledger.counts_work and len(self.passes) == 3
+        ):  # those between the first and the last one behind the prompts grow evenly
+            ledger.work = ledger.work + (ledger.work - done[1]) * (self.tokens - self.seq - 2) // 2
         self.carry(KEPT)
         return self.cache_bytes()
 
@@ -410,6 +416,33 @@ class CachedCall(Call):
 
     def cache_bytes(self) -> Size:
         return sum((layer.copies * sum(self._layer_bytes(layer, self.tokens)) for layer in self.layers), 0)
+
+
+class UncachedCall(Call):
+    """A call with ``use_cache=False``, each of whose forward passes is over all tokens so far."""
+
+    def _fill(self, cached: CachedTokens, seq: Size) -> None:
+        """There is nothing."""
+
+    def _logits(self, cached: CachedTokens, seq: Size) -> Tensor:
+        tokens = cached.past + seq
+        ids = self.loop.sequences(tokens)
+        given = replace(
+            self.inputs,
+            batch=self.rows,
+            seq=tokens,
+            logits_to_keep=1,
+            position_ids=self.positions,
+            attention_mask=self.mask,
+        )
+        logits: Tensor = self.forward(self.prompts if ids is None else ids, given)[1]
+        return logits
+
+    def _by_layer(self) -> dict[Layer, list[Tensor]]:
+        return {}
+
+    def cache_bytes(self) -> Size:
+        return 0
 
 
 def call_of(model: Model, generate: Generate) -> Call:

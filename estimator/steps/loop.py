@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from itertools import pairwise
 from typing import Any, Literal
 
 from .. import operators as ops
@@ -58,6 +59,8 @@ class StepTotals:
     """The operators that hold each of ``rows``."""
     work: Size = 0
     """Floating-point operations of the matrix products, if the ledger counted them."""
+    work_of_batches: Sequence[Size] = ()
+    """Those of each micro-batch that is run."""
     kv_cache: Size = 0
     """Bytes of the cache that inference returns."""
     communication: Size = 0
@@ -253,6 +256,8 @@ class Loop:
         """Run a procedure to its end, and read the totals."""
         for phase in procedure.phases(self):
             self.ledger.mark(phase)
+            if phase in ("forward", "update"):
+                self.ledger.work_before.append(self.ledger.work)
             if phase == "end":
                 return self.totals()
         raise AssertionError("a procedure's last phase is 'end'")
@@ -360,6 +365,7 @@ class Loop:
             rows=self.rows,
             saved_by=self.saved_by,
             work=ledger.work,
+            work_of_batches=[after - before for before, after in pairwise(ledger.work_before)],
             kv_cache=self.kv_cache,
             communication=sum((scope.communication for scope in self._scopes()), 0),
             communicated=self._communicated(),

@@ -62,7 +62,7 @@ def _log(step: Step, sizes: Sizes, method: Method, batch: Size, seq: Size, ledge
     noted = model.scope
     assert isinstance(noted, Noted)
     loop.run(step.procedure)
-    ledger.work = own.work
+    ledger.work, ledger.work_before = own.work, own.work_before
     counts: dict[int, int] = {}
     found = [(p, p.name, p.storage.event) for p in own.parameters]
     log = events

@@ -9,19 +9,30 @@ from dataclasses import InitVar, dataclass
 from typing import Any, ClassVar
 
 from ..errors import InputError
-from ..ledger import Size, backward, whole
+from ..ledger import Size, Tensor, backward, whole
 from ..ledger.sizes import ceiling
 from ..programs import Procedure, Sizes, Step
 from ..programs.event_loop import EventLoop, Frame
 from ..programs.modules import Frozen, Method
 from ..programs.program import Backward, Call, Event, GradMode, Weight, made, used
-from ..programs.trainer_calls import FUNCTIONS, GENERATE, MODEL, OF_LOGITS, REWARD
+from ..programs.trainer_calls import (
+    CHECKPOINTS,
+    DIVERGENCE,
+    FUNCTIONS,
+    GENERATE,
+    MODEL,
+    NEVER,
+    OF_LOGITS,
+    REWARD,
+    TEACHER,
+)
 from ..programs.trainer_programs import TrainerProgram
 from . import trl_loss
-from .generate import Generate, call_of
+from .generate import Generate, UncachedCall, call_of
 from .generate_options import GenerateOptions
 from .loop import Loop, Model
 from .sharding.scope import Scope
+from .trl_divergence import Head, divergence
 
 
 @dataclass(frozen=True, eq=False)
@@ -95,6 +106,8 @@ class TrainerStep(Procedure):
             "batches": self.batches,
             "desirable": _half(batch),
         }
+        if TEACHER in loop.models:
+            given["teacher_hidden_size"] = loop.models[TEACHER].causal_lm.c.hidden
         others = {name: _sizes_of(other, given) for name, other in loop.models.items() if name != "model"}
         program = self.program.at(*_sizes_of(model, given), others)
         events = program.before
@@ -162,6 +175,7 @@ class _Calls(EventLoop):
         super().__init__(loop.ledger)
         self.models, self._step, self._window = loop.models, loop.step, window
         self._generates = generates
+        self._mixed = TEACHER in self.models and self.models[TEACHER].step.dtype != loop.model.step.dtype
 
     def start(self) -> None:
         super().start()
@@ -173,13 +187,18 @@ class _Calls(EventLoop):
         elif call.op == GENERATE:
             self._generate(call, frame)
         elif call.op in FUNCTIONS:
-            self._log_probabilities(call, frame)
+            (self._divergence if call.op == DIVERGENCE else self._log_probabilities)(call, frame)
         elif call.op in OF_LOGITS:
             made = getattr(trl_loss, call.op)(*[self.value(one, frame) for one in call.args])
             for one, tensor in zip(call.out, made, strict=True):
                 frame[one.slot] = tensor
         else:
             super()._call(call, frame)
+
+    def _check(self, call: Call, made: Any, out: Tensor) -> None:
+        """A teacher of another dtype has results of another one: they follow from those of the operands."""
+        if not (self._mixed and out.shape == made.shape):
+            super()._check(call, made, out)
 
     def _model(self, call: Call, frame: Frame) -> None:
         given = dict(call.keywords)
@@ -214,19 +233,36 @@ class _Calls(EventLoop):
             batch=rows, seq=seq, step=model.step, gradient_checkpointing_func=None, fused_loss=None
         )
         grad_enabled = ledger.grad_enabled
-        call_of(model, procedure).run()
+        without = [NEVER] if self._step.checkpointing == "none" else [NEVER, CHECKPOINTS]
+        if given.get("use_cache") in without:
+            UncachedCall(model, procedure, model.causal_lm.c.vocab).run()
+        else:
+            call_of(model, procedure).run()
         ledger.grad_enabled, ledger.training, ledger.inference_mode = grad_enabled, True, False
         ledger.phase, ledger.scope = "forward", "inputs"
         frame[call.out[0].slot] = ledger.empty(call.out[0].shape, call.out[0].dtype)
 
     def _log_probabilities(self, call: Call, frame: Frame) -> None:
         x, weight, _, targets, *_, outputs = call.args
-        assert isinstance(weight, Weight)
-        model = self.models[weight.name.partition(":")[0]]
-        head, after = model.causal_lm.head()
-        capped = "tanh" in after
+        model, head, capped = self._head(weight)
         given = [self.value(one, frame) for one in (x, targets)]
-        made = trl_loss.log_probabilities(given[0], *trl_loss.whole_head(head), given[1], capped, outputs)
+        made = trl_loss.log_probabilities(given[0], *head, given[1], capped, outputs)
         del given
         for one, tensor in zip(call.out, model.scope.after_forward(tuple(made)), strict=True):
             frame[one.slot] = tensor
+
+    def _divergence(self, call: Call, frame: Frame) -> None:
+        x, weight, _, taught, teachers, _, mixes, *_ = call.args
+        (model, head, capped), (_, other, _) = self._head(weight), self._head(teachers)
+        student, teacher = Head(self.value(x, frame), *head), Head(self.value(taught, frame), *other)
+        made = divergence(student, teacher, mixes, capped)
+        del student, teacher
+        for one, tensor in zip(call.out, model.scope.after_forward(made), strict=True):
+            frame[one.slot] = tensor
+
+    def _head(self, weight: Any) -> tuple[Model, tuple[Any, Any], bool]:
+        """The model that has the head with this weight, the head's weight and bias, and whether it has a soft cap."""
+        assert isinstance(weight, Weight)
+        model = self.models[weight.name.partition(":")[0]]
+        head, after = model.causal_lm.head()
+        return model, trl_loss.whole_head(head), "tanh" in after

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import NamedTuple
 
 from ..errors import InputError
-from ..programs.trainer_calls import Key
+from ..programs.trainer_calls import TEACHER, Key
 
 
 class Trainer(NamedTuple):
@@ -20,7 +20,9 @@ class Trainer(NamedTuple):
     beta: float = 0.1
     """The default. Without a penalty by it there is no reference, where a trainer generates."""
     num_generations: int = 0
-    """The default, where a trainer generates completions."""
+    """The default, where a trainer generates completions for an update; 1 where it makes one of each prompt."""
+    has_teacher: bool = False
+    """It learns another model's next tokens. Its loss is a divergence, which ``beta`` says."""
     drops_dropout: bool = True
     """``disable_dropout`` by default, of adapters, too."""
     fused: bool = True
@@ -34,6 +36,11 @@ class Trainer(NamedTuple):
     release: str = ""
     """The release that it runs, where the plan's key ``trl`` does not say it."""
 
+    @property
+    def scores(self) -> bool:
+        """Whether rewards compare several completions of a prompt."""
+        return self.num_generations > 1
+
 
 _TRL: Mapping[str, Trainer] = {
     "trl-dpo": Trainer(True, "sigmoid", True, precomputes=True),
@@ -43,6 +50,8 @@ _TRL: Mapping[str, Trainer] = {
     "trl-cpo": Trainer(True, "sigmoid", fused=False),
     "trl-grpo": Trainer(False, "dapo", True, 0.0, 8, drops_dropout=False),
     "trl-rloo": Trainer(False, "", True, 0.05, 2, drops_dropout=False),
+    "trl-gkd": Trainer(beta=0.5, has_teacher=True, fused=False),
+    "trl-distillation": Trainer(beta=1.0, num_generations=1, has_teacher=True, drops_dropout=False),
 }
 
 
@@ -92,6 +101,11 @@ def reference_of(
         return "none"
     if second and trainer.num_generations:
         raise InputError(f"trainer: {name} loads its reference by the policy's own name (TRL); leave reference out")
+    if precomputed and reference == "none":
+        raise InputError(
+            "reference: none does not go with precompute_ref_log_probs: true, which asks the reference before the "
+            "training; leave reference out"
+        )
     if precomputed:
         return "precomputed"
     if reference == "none":
@@ -160,11 +174,31 @@ def key_of(
     dtype: str,
     compact: bool,
     old: bool,
-    rewards: bool,
+    rewards: int,
     vllm: bool,
+    generates: str = "",
 ) -> Key:
     """Which step of a trainer it is."""
     fused = has_fused_head(name, release)
-    wide = None if fused or TRAINERS[name].num_generations else dtype == "float32"
-    old = old and name != "trl-rloo" and not vllm  # which score them always
-    return Key(loss_type or TRAINERS[name].loss_type, reference, autocast, wide, compact and fused, old, rewards, vllm)
+    wide = None if fused or TRAINERS[name].num_generations or TRAINERS[name].has_teacher else dtype == "float32"
+    old = old and name == "trl-grpo" and not vllm  # the others score them always, or never
+    loss = loss_type or TRAINERS[name].loss_type
+    return Key(loss, reference, autocast, wide, compact and fused, old, rewards, vllm, generates)
+
+
+DIVERGENCES = {"forward-kl": 0.0, "reverse-kl": 1.0, "jsd": 0.5}
+"""What ``beta`` makes of a distillation's loss: a divergence from the student to the teacher, its reverse, or, between
+0 and 1, that of a mixture of both."""
+
+
+def generates(name: str, lmbda: float, seq_kd: bool) -> str:
+    """The model that generates in GKD's largest step: itself if it ever does, else its teacher, or none."""
+    if name != "trl-gkd":
+        return ""
+    return "model" if lmbda else TEACHER if seq_kd else ""
+
+
+def divergence_of(name: str, beta: float | None) -> str:
+    """The name of a trainer's divergence."""
+    value = TRAINERS[name].beta if beta is None else beta
+    return next((one for one, exact in DIVERGENCES.items() if value == exact), "jsd")

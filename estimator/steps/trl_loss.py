@@ -134,7 +134,7 @@ def _on_all_positions(x: Tensor, mask: Tensor) -> Tensor:
     return ops.masked_fill(ops.view(x, mask.shape), ops.without_gradient((mask,), "bool"))
 
 
-def _tiles(tokens: Size, vocab: int) -> Iterator[tuple[Size, Size, list[int]]]:
+def tiles(tokens: Size, vocab: int) -> Iterator[tuple[Size, Size, list[int]]]:
     """The tokens of each row of tiles, for how many it stands, and the entries of the vocabulary of each tile in it.
 
     Of a number of tokens that is a symbol the first row stands for all. No later one is larger.
@@ -148,11 +148,12 @@ def _tiles(tokens: Size, vocab: int) -> Iterator[tuple[Size, Size, list[int]]]:
         yield rows, rows, widths
 
 
-def _buffer(ledger: Ledger, tokens: Size, dtype: str) -> Tensor:
+def buffer(ledger: Ledger, tokens: Size, dtype: str) -> Tensor:
+    """What a tile of logits is made in, [tokens of a tile, its widest]."""
     return ledger.empty((least(tokens, TILE_TOKENS), TILE_VOCABULARY), dtype)
 
 
-def _rows(x: Tensor, rows: Size, dtype: str) -> Tensor:
+def first_rows(x: Tensor, rows: Size, dtype: str) -> Tensor:
     """The first rows in a dtype: a view, or a copy."""
     return ops.to(ops.narrow(x, 0, rows), dtype)
 
@@ -179,15 +180,15 @@ def log_probabilities(
     dtype = ledger.autocast or x.dtype
     with ledger.no_grad():
         running = [ledger.empty((tokens,), "float32") for _ in range(7)]
-        buffer = _buffer(ledger, tokens, dtype)
-        for rows, of, widths in _tiles(tokens, vocab):
-            hidden_chunk = _rows(x, rows, dtype)
+        tile = buffer(ledger, tokens, dtype)
+        for rows, of, widths in tiles(tokens, vocab):
+            hidden_chunk = first_rows(x, rows, dtype)
             for width in widths:
-                w_chunk = _rows(weight, width, dtype)
+                w_chunk = first_rows(weight, width, dtype)
                 ledger.multiply(of, x.shape[1], width)
                 del w_chunk
                 if bias is not None:
-                    _rows(bias, width, dtype)
+                    first_rows(bias, width, dtype)
                 if not ledger.device.tiles_on_chip:
                     _forward_tile(ledger, rows, width, dtype, outputs)
         log_z = ledger.empty((tokens,), "float32")
@@ -210,7 +211,7 @@ def log_probabilities(
         dtype,
         capped,
     )
-    del running, buffer, hidden_chunk
+    del running, tile, hidden_chunk
     return [logprobs, *asked.values()]
 
 
@@ -251,20 +252,20 @@ def _log_probabilities_backward(call: Call) -> ops.Grads:
         ledger.empty(operand.shape, "float32") if need else None
         for operand, need in zip(operands, call.needs, strict=True)
     ]
-    buffer = _buffer(ledger, tokens, dtype)
+    tile = buffer(ledger, tokens, dtype)
     w_chunk: Any = None
-    for rows, of, widths in _tiles(tokens, vocab):
-        hidden_chunk = _rows(x, rows, dtype)
+    for rows, of, widths in tiles(tokens, vocab):
+        hidden_chunk = first_rows(x, rows, dtype)
         for width in widths:
-            w_chunk = _rows(weight, width, dtype)
+            w_chunk = first_rows(weight, width, dtype)
             for _ in range(1 + call.needs[0] + call.needs[1]):
                 ledger.multiply(of, x.shape[1], width)
             if bias is not None:
-                _rows(bias, width, dtype)
+                first_rows(bias, width, dtype)
             if not ledger.device.tiles_on_chip:
                 _backward_tile(ledger, rows, width, capped)
-                _accumulate(ledger, call.needs, (rows, width, x.shape[1]), dtype)
-    del buffer, hidden_chunk, w_chunk
+            accumulate(ledger, call.needs, (rows, width, x.shape[1]), dtype)
+    del tile, hidden_chunk, w_chunk
     for i, operand in enumerate(operands):
         grad, grads[i] = grads[i], None
         grads[i] = None if grad is None else ops.to(grad, operand.dtype)
@@ -282,10 +283,10 @@ def _backward_tile(ledger: Ledger, rows: Size, width: int, capped: bool) -> None
     ledger.transient(*(numbers * ITEMSIZE["float32"] for _ in range(7 + capped)), numbers * ITEMSIZE["bool"])
 
 
-def _accumulate(ledger: Ledger, needs: Sequence[bool], sizes: tuple[Size, int, Size], dtype: str) -> None:
+def accumulate(ledger: Ledger, needs: Sequence[bool], sizes: tuple[Size, int, Size], dtype: str) -> None:
     """``_addmm_fp32`` of the tile with the weight and with the hidden states: float32 copies of 16-bit factors."""
     rows, width, hidden = sizes
-    if dtype != "float32":
+    if dtype != "float32" and not ledger.device.tiles_on_chip:
         for need, other in zip(needs, (width, rows), strict=False):
             if need:
                 ledger.transient(rows * width * ITEMSIZE["float32"], other * hidden * ITEMSIZE["float32"])

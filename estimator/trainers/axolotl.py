@@ -45,6 +45,7 @@ def read(keys: Mapping[str, Any], where: str) -> Reading:
     reading = Reading(TOOL, plan={"trainer": "axolotl"})
     settings = Settings(keys, reading, where)
     settings.refused("trains a classifier by TRL's RewardTrainer, or its kin, which has no reader here", *_REWARDS)
+    settings.refused("learns what a teacher has said, by Axolotl's own KD trainer, which has no rules here", *_DISTILLS)
     _preferences(settings)
     if (model := settings.text("base_model")) is not None:
         settings.say("model", model, "base_model")
@@ -140,6 +141,7 @@ def _preferences(settings: Settings) -> None:
 
 
 _REWARDS = ("reward_model", "process_reward_model")
+_DISTILLS = ("kd_trainer", "kd_online_server_base_url")
 _TRAINERS = {
     **dict.fromkeys(("dpo", "ipo"), "axolotl-dpo"),
     **{rl: f"axolotl-{rl}" for rl in ("kto", "orpo", "simpo")},

@@ -15,6 +15,11 @@ from .settings import Reading, Settings
 TOOL = "TRL 1.16"
 _GENERATE = ("trl-grpo", "trl-rloo")
 _WITH_REFERENCE = ("trl-dpo", "trl-kto")
+_TAUGHT = ("trl-gkd", "trl-distillation")
+_BY_VLLM = (
+    "use_vllm", "vllm_mode", "vllm_gpu_memory_utilization", "vllm_enable_sleep_mode", "vllm_max_model_length",
+    "temperature", "top_p", "top_k", "log_completions", "generation_kwargs",
+)  # fmt: skip
 _KEYS_OF: Mapping[tuple[str, ...], tuple[str, ...]] = {
     ("trl-dpo",): (
         "discopop_tau", "f_alpha_divergence_coef", "f_divergence_type", "ld_alpha", "loss_weights", "use_weighting",
@@ -29,14 +34,17 @@ _KEYS_OF: Mapping[tuple[str, ...], tuple[str, ...]] = {
     ),
     ("trl-rloo",): ("normalize_advantages", "reward_clip_range", "rloo_k"),
     _GENERATE: (
-        "num_generations", "steps_per_generation", "num_iterations", "generation_batch_size", "use_vllm", "vllm_mode",
-        "vllm_gpu_memory_utilization", "vllm_enable_sleep_mode", "vllm_max_model_length",
-        "reward_funcs", "reward_weights", "reward_model_name_or_path",
-        "reward_model_path", "epsilon", "temperature", "top_p", "top_k", "log_completions", "generation_kwargs",
+        "num_generations", "steps_per_generation", "num_iterations", "generation_batch_size",
+        "reward_funcs", "reward_weights", "reward_model_name_or_path", "reward_model_path", "epsilon",
     ),
     _WITH_REFERENCE: ("precompute_ref_log_probs", "precompute_ref_batch_size"),
-    (*_GENERATE, "trl-orpo", "trl-cpo"): ("max_completion_length",),
-    (*_WITH_REFERENCE, *_GENERATE, "trl-orpo", "trl-cpo"): ("beta", "max_prompt_length"),
+    _TAUGHT: ("teacher_model_name_or_path", "teacher_model_init_kwargs"),
+    ("trl-gkd",): ("lmbda", "seq_kd"),
+    ("trl-distillation",): ("teacher_model_revision",),
+    (*_GENERATE, "trl-distillation"): _BY_VLLM,
+    (*_GENERATE, "trl-distillation", "trl-orpo", "trl-cpo"): ("max_completion_length",),
+    (*_WITH_REFERENCE, *_GENERATE, *_TAUGHT, "trl-orpo", "trl-cpo"): ("beta",),
+    (*_WITH_REFERENCE, *_GENERATE, "trl-orpo", "trl-cpo"): ("max_prompt_length",),
 }  # fmt: skip
 """Keys that only the configs of some trainers have (TRL 1.16, and earlier releases of the same trainers)."""
 _LOSSES: Mapping[str, tuple[str, ...]] = {
@@ -89,7 +97,10 @@ def read(keys: Mapping[str, Any], where: str, trainer: str | None = None) -> Rea
 
 def _trainers_of(keys: Mapping[str, Any]) -> list[str]:
     """The trainers whose configs have all of these keys, those first that are used most."""
-    found = ["trl-dpo", "trl-grpo", "trl-kto", "trl-rloo", "trl-orpo", "trl-cpo", "trl-reward"]
+    found = [
+        *("trl-dpo", "trl-grpo", "trl-kto", "trl-rloo", "trl-distillation", "trl-gkd", "trl-orpo", "trl-cpo"),
+        "trl-reward",
+    ]
     told = [trainers for trainers, own in _KEYS_OF.items() if not {*own}.isdisjoint(keys)]
     losses = keys.get("loss_type")
     for loss in losses if isinstance(losses, list) else [losses]:
@@ -131,7 +142,11 @@ def _other(settings: Settings, trainer: str) -> None:
     if settings.flag("precompute_ref_log_probs"):
         settings.say("precompute_ref_log_probs", True, "precompute_ref_log_probs")
     prompt, completion = settings.whole("max_prompt_length"), settings.whole("max_completion_length")
-    if trainer in _GENERATE:
+    if trainer in _TAUGHT:
+        _teacher(settings)
+    if trainer == "trl-gkd":
+        _of_gkd(settings)
+    elif trainer in (*_GENERATE, "trl-distillation"):
         settings.whole_of("num_generations", "num_generations", "rloo_k")
         completion = completion or 512
         if prompt is None:
@@ -150,12 +165,55 @@ def _other(settings: Settings, trainer: str) -> None:
             settings.say("reward_model", scores, "reward_model_name_or_path", "reward_model_path")
     elif prompt is not None and prompt < settings.reading.plan.get("seq", 1024):
         settings.say("prompt_seq", prompt, "max_prompt_length")
-    settings.refused(
-        "has no rule here", "use_weighting", "ld_alpha", "padding_free", "sync_ref_model", "rpo_alpha", "reference_free"
-    )
+    settings.refused("has no rule here", "use_weighting", "ld_alpha", "padding_free", "rpo_alpha", "reference_free")
+    _synchronised(settings, trainer)
+    settings.refused("is a loss of Liger's in earlier releases, which TRL 1.16 does not have", "use_liger_loss")
     if settings.text("f_divergence_type") not in (None, "reverse_kl"):
         settings.problem("f_divergence_type", "f_divergence_type", "has no rule here")
     settings.without_rule("a few numbers a row", "center_rewards_coefficient", "scale_rewards", "label_smoothing")
+
+
+def _synchronised(settings: Settings, trainer: str) -> None:
+    """``SyncRefModelCallback``: weights of the copy are changed in place behind a step. What TRL refuses is named."""
+    for name in ("ref_model_mixup_alpha", "ref_model_sync_steps"):
+        settings.value(name)
+    if not settings.flag("sync_ref_model"):
+        return
+    plan = settings.reading.plan
+    why = {
+        "use_peft": "method" in plan,
+        "precompute_ref_log_probs": "precompute_ref_log_probs" in plan,
+        "beta: 0": trainer in _GENERATE and not plan.get("beta", 0.05 if trainer == "trl-rloo" else 0.0),
+    }
+    for key, is_set in why.items():
+        if is_set:
+            settings.problem("sync_ref_model", "sync_ref_model", f"does not go with {key}, which keeps no copy (TRL)")
+            return
+    settings.reading.note("sync_ref_model", True, "the reference's weights are changed in place, which takes nothing")
+
+
+def _teacher(settings: Settings) -> None:
+    """``teacher_model_name_or_path`` and ``teacher_model_init_kwargs``. TRL's scripts load it in the model's dtype."""
+    inner = settings.inner("teacher_model_init_kwargs")
+    name, dtype = settings.text("teacher_model_name_or_path"), inner.dtype("dtype", "torch_dtype")
+    if name is not None:
+        block = {"model": name, **({} if dtype is None else {"dtype": dtype})}
+        settings.say("teacher", block, "teacher_model_name_or_path")
+    inner.refused("has no rule here; --teacher takes a model with its dtype", "quantization_config")
+    inner.refused("asks for code that comes with the model, which is never run", "trust_remote_code")
+    inner.finish(("use_cache", "revision", "device_map", "attn_implementation"))
+    settings.value("teacher_model_revision")
+
+
+def _of_gkd(settings: Settings) -> None:
+    """``GKDConfig``: completions of ``max_new_tokens`` behind prompts, and rows of ``max_length``."""
+    if (share := settings.number("lmbda")) is not None:
+        settings.say("lmbda", share, "lmbda")
+    if settings.flag("seq_kd"):
+        settings.say("seq_kd", True, "seq_kd")
+    new, seq = settings.whole("max_new_tokens") or 128, settings.reading.plan.get("seq", 1024)
+    if new < seq:
+        settings.say("prompt_seq", seq - new, "max_new_tokens")
 
 
 def _vllm(settings: Settings) -> None:
@@ -175,7 +233,8 @@ def _vllm(settings: Settings) -> None:
         ):
             if value is not None:
                 settings.say(key, value, key)
-    settings.value("vllm_server_base_url", "vllm_server_host", "vllm_server_port", "vllm_server_timeout")
+    for name in ("base_url", "host", "port", "timeout"):
+        settings.value(f"vllm_server_{name}")
     if settings.value("vllm_importance_sampling_correction") is False:
         settings.problem("use_vllm", "vllm_importance_sampling_correction", "has no rule here")
 
@@ -236,7 +295,8 @@ def _method(settings: Settings) -> None:
         storage = torch_dtype(settings.text("bnb_4bit_quant_storage"))
         adapters.bitsandbytes(settings, width, name, dtype, double, kind, storage)
         settings.say("rest_dtype", dtype, name)
-    settings.value("bnb_4bit_quant_type", "bnb_4bit_quant_storage")
+    settings.value("bnb_4bit_quant_type")
+    settings.value("bnb_4bit_quant_storage")
     if settings.flag("use_peft"):
         block = adapters.block(settings, "lora", _LORA, {"r": 16, "lora_alpha": 32, "lora_dropout": 0.05})
         if width is not None:

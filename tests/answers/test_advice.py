@@ -294,6 +294,22 @@ def test_a_reference_may_be_asked_before_the_training() -> None:
     assert any("precompute_ref_log_probs" in change.text for change in advice.best.changes)
 
 
+def test_the_work_of_a_generation_is_counted_once() -> None:
+    """However an update's completions are divided, the same matrices are multiplied; a token more is one pass more."""
+    keys = {"model": "smollm-135m", "trainer": "trl-grpo", "seq": 64, "autocast": None}
+
+    def work(**more: Any) -> int:
+        candidate = _candidate(parse_plan({**keys, **more}), (), lambda: None)
+        assert candidate is not None
+        return candidate.work
+
+    whole = work(batch=32)
+    divided = {"batch": 8, "gradient_accumulation_steps": 4}
+    assert work(batch=16, gradient_accumulation_steps=2) == whole
+    assert [work(**divided, steps_per_generation=n) for n in (1, 2, 4)] == [whole] * 3
+    assert work(batch=32, prompt_seq=4) > whole > work(batch=32, prompt_seq=60)
+
+
 @pytest.mark.parametrize(
     ("keys", "change", "share"),
     [

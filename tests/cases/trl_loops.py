@@ -87,7 +87,7 @@ def cases() -> list[Case]:
                     },
                 )
             )
-    return [*found, REFERENCES_PEAK, *NAMED, *ODD, *UNEQUAL, *ACCUMULATED, *REWARDS, *VLLM, *SHARDED]
+    return [*found, REFERENCES_PEAK, *NAMED, *ODD, *UNEQUAL, *ACCUMULATED, *REWARDS, *VLLM, *TAUGHT, *SHARDED]
 
 
 SMALL = {**SIZES["llama"], "model_type": "llama", "hidden_size": 64, "num_hidden_layers": 3, "vocab_size": 401}
@@ -179,6 +179,56 @@ VLLM: list[Case] = [
      {**BF16, **SERVED, "trainer": "trl-rloo", "batch": 6, "seq": 53, "prompt_seq": 11, "method": LORA}),
 ]  # fmt: skip
 """Another engine generates, in place of which prompts get their completions at once. None of its bytes are counted."""
+
+
+def _taught(model: str, dtype: str, vocab_size: int = 401) -> dict[str, Any]:
+    return {"teacher": {"config": {**OTHERS[model], "vocab_size": vocab_size}, "dtype": dtype}}
+
+
+TAUGHT: list[Case] = [
+    ("trl-gkd-full", SMALL,
+     {**PLAIN, "trainer": "trl-gkd", "batch": 3, "seq": 41, "lmbda": 0.0, **_taught("qwen3", "float32")}),
+    ("trl-gkd-lora-16, reverse", SMALL,
+     {**BF16, "trainer": "trl-gkd", "batch": 2, "seq": 55, "prompt_seq": 17, "method": LORA, "lmbda": 0.0, "beta": 1.0,
+      **_taught("gpt_neox", "bfloat16")}),
+    ("trl-gkd-defaults, forward", SMALL,
+     {"trainer": "trl-gkd", "batch": 2, "seq": 55, "prompt_seq": 17, "lmbda": 0.0, "beta": 0.0,
+      **_taught("qwen3", "bfloat16")}),
+    ("trl-gkd-narrow teacher", SMALL,
+     {**PLAIN, "trainer": "trl-gkd", "batch": 2, "seq": 55, "prompt_seq": 17, "lmbda": 0.0,
+      **_taught("qwen3", "bfloat16")}),
+    ("trl-gkd-wide teacher, reverse, lora", SMALL,
+     {**BF16, "trainer": "trl-gkd", "batch": 2, "seq": 55, "method": LORA, "lmbda": 0.0, "beta": 1.0,
+      **_taught("qwen3", "float32")}),
+    ("trl-gkd-the model generates", SMALL,
+     {**PLAIN, "trainer": "trl-gkd", "batch": 3, "seq": 41, "lmbda": 1.0, **_taught("qwen3", "float32")}),
+    ("trl-gkd-the model generates without a cache", SMALL,
+     {"trainer": "trl-gkd", "batch": 2, "seq": 61, "lmbda": 1.0, "method": LORA, **_taught("qwen3", "float32")}),
+    ("trl-gkd-the teacher generates", SMALL,
+     {**PLAIN, "trainer": "trl-gkd", "batch": 2, "seq": 61, "lmbda": 0.0, "seq_kd": True,
+      **_taught("qwen3", "float32")}),
+    ("trl-distillation-full", SMALL,
+     {**PLAIN, "trainer": "trl-distillation", "batch": 3, "seq": 41, **_taught("qwen3", "float32")}),
+    ("trl-distillation-lora-16, mixture", SMALL,
+     {**BF16, "trainer": "trl-distillation", "batch": 2, "seq": 55, "prompt_seq": 17, "method": LORA, "beta": 0.5,
+      **_taught("gpt_neox", "bfloat16")}),
+    ("trl-distillation-defaults, forward", SMALL,
+     {"trainer": "trl-distillation", "batch": 2, "seq": 55, "prompt_seq": 17, "beta": 0.0,
+      **_taught("qwen3", "bfloat16")}),
+    ("trl-distillation-wide teacher, layer", SMALL,
+     {**BF16, "trainer": "trl-distillation", "checkpointing": "layer", "batch": 2, "seq": 155, "prompt_seq": 117,
+      "beta": 0.3, **_taught("qwen3", "float32")}),
+    ("trl-distillation-three batches, lora", SMALL,
+     {"trainer": "trl-distillation", "batch": 2, "seq": 61, "method": LORA, "gradient_accumulation_steps": 3,
+      **_taught("qwen3", "float32")}),
+    ("trl-distillation-vllm, three batches", SMALL,
+     {**SERVED, "trainer": "trl-distillation", "batch": 3, "seq": 61, "gradient_accumulation_steps": 3,
+      **_taught("gpt_neox", "float32")}),
+    ("trl-distillation-soft cap", {**REFERENCES_PEAK[1], "vocab_size": 2111},
+     {**PLAIN, "trainer": "trl-distillation", "batch": 3, "seq": 148, "prompt_seq": 12, "beta": 0.0,
+      **_taught("qwen3", "float32", 2111)}),
+]  # fmt: skip
+"""A teacher of another family, size and dtype. ``lmbda`` between 0 and 1 is answered as 1."""
 OLDER: list[Case] = [
     ("trl-dpo-lora", SMALL, {**PLAIN, "trainer": "trl-dpo", "batch": 4, "seq": 97, "method": LORA}),
     ("trl-dpo-defaults", SMALL, {"trainer": "trl-dpo", "batch": 3, "seq": 61, "prompt_seq": 20}),
@@ -316,6 +366,7 @@ def measured(config: Mapping[str, Any], plan: Mapping[str, Any], folder: Path) -
     for key in (
         *("loss_type", "beta", "precompute_ref_log_probs", "num_generations"),
         *("gradient_accumulation_steps", "steps_per_generation", "num_iterations", "use_vllm"),
+        *("reward_model", "teacher", "lmbda", "seq_kd"),
     ):
         if key in given:
             several = isinstance(given[key], str) and "+" in given[key]
@@ -331,8 +382,6 @@ def measured(config: Mapping[str, Any], plan: Mapping[str, Any], folder: Path) -
     every = given.get("steps_per_generation", accumulated) * given.get("num_iterations", 1)
     second = max(second, every // accumulated + 1)  # the first update that generates again
     with wraps[0]:
-        if "reward_model" in given:
-            arguments["reward_model"] = given["reward_model"]
         trainer = builder_of(given["trainer"])(
             given["trainer"], config, folder, given["batch"], seq, given.get("prompt_seq", seq // 2), given["dtype"],
             adapter, given.get("reference"), given.get("attention_mask", False), **arguments, max_steps=second,
@@ -365,7 +414,7 @@ def measured(config: Mapping[str, Any], plan: Mapping[str, Any], folder: Path) -
         storages = {storage._cdata: storage.nbytes() for storage in own}
         return sum(storages.values())
 
-    reference = getattr(trainer, "ref_model", None)
+    reference = getattr(trainer, "ref_model", None) or getattr(trainer, "teacher_model", None)
     scores = [held(x) for x in getattr(trainer, "reward_funcs", ()) if isinstance(x, torch.nn.Module)]
     states = trainer.optimizer.optimizer.state.values()
     return {

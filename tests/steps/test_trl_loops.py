@@ -28,10 +28,13 @@ TOLERANCE = 64
 def plan_of(config: dict[str, Any], keys: dict[str, Any], folder: Path) -> Any:
     path = folder / "config.json"
     path.write_text(json.dumps(config), encoding="utf-8")
-    for key in {"reference", "reward_model"} & {*keys}:
-        other = folder / f"{key}.json"
-        other.write_text(json.dumps(keys[key]["config"]), encoding="utf-8")
-        keys = {**keys, key: {"model": str(other), "dtype": keys[key]["dtype"]}}
+    for key in {"reference", "reward_model", "teacher"} & {*keys}:
+        named = []
+        for one in keys[key] if isinstance(keys[key], list) else [keys[key]]:
+            other = folder / f"{key}{len(named)}.json"
+            other.write_text(json.dumps(one["config"]), encoding="utf-8")
+            named.append({"model": str(other), "dtype": one["dtype"]})
+        keys = {**keys, key: named if len(named) > 1 else named[0]}
     return parse_plan({"model": str(path), **keys})
 
 
@@ -81,6 +84,7 @@ def test_every_case_is_measured() -> None:
 @pytest.mark.parametrize("trainer", TRAINERS)
 def test_every_trainer_has_its_default_step(trainer: str) -> None:
     keys = {"model": "smollm-135m", "trainer": trainer, "batch": 8, "seq": 40}
+    keys |= {"teacher": "smollm-360m"} if TRAINERS[trainer].has_teacher else {}
     for method in ("full", {"name": "lora", "target_modules": "all-linear"}):
         for more in ({}, {"autocast": None, "dtype": "bfloat16"}, {"device": "rtx-4090"}):
             resolve(parse_plan({**keys, "method": method, **more}))
@@ -165,11 +169,31 @@ def test_batches_between_the_first_and_the_last_are_alike() -> None:
             {"trainer": "trl-grpo", "batch": 8, "reward_model": {"model": "smollm-360m", "dtype": "nf4"}},
             "reward_model: dtype: nf4 has no rule",
         ),
+        ({"trainer": "trl-gkd"}, "trl-gkd learns from a teacher; name one"),
+        ({"trainer": "trl-gkd", "teacher": "gpt2"}, "teacher: gpt2 has a vocabulary of 50,257, and the model one of"),
+        ({"trainer": "trl-gkd", "teacher": "smollm-360m", "seq_kd": True}, "seq_kd: true has no rule with lmbda: 0.5"),
+        ({"trainer": "trl-gkd", "teacher": "smollm-360m", "beta": 1.5}, "beta: 1.5 is no share"),
+        ({"trainer": "trl-dpo", "teacher": "smollm-360m"}, "teacher belongs to trainer: trl-gkd, trl-distillation"),
+        ({"trainer": "trl-distillation", "teacher": "smollm-360m", "lmbda": 0.1}, "lmbda belongs to trainer: trl-gkd"),
+        ({"trainer": "trl-distillation", "teacher": "smollm-360m", "trl": "1.14"}, "trl: 1.14 has no rule with"),
+        (
+            {"trainer": "trl-distillation", "teacher": "smollm-360m", "num_generations": 2},
+            "num_generations belongs to trainer: trl-grpo, trl-rloo",
+        ),
+        (
+            {"trainer": "trl-gkd", "teacher": "smollm-360m", "sharding": {"name": "fsdp2", "world_size": 2}},
+            "trainer: trl-gkd has no rule with sharding: fsdp2",
+        ),
         ({"trainer": "trl-kto", "batch": 1}, "Actual .not effective. batch size must be > 1"),
         ({"trainer": "axolotl-kto", "batch": 1}, "batch: 1 does not go with trainer: axolotl-kto"),
         ({"trainer": "axolotl-dpo", "trl": "1.14"}, "trl belongs to a trainer of TRL"),
         ({"trainer": "axolotl-simpo", "precompute_ref_log_probs": True}, "precompute_ref_log_probs belongs to trainer"),
         ({"trainer": "trl-grpo", "reference": "copy", "batch": 8}, "beta is 0"),
+        (
+            {"trainer": "trl-dpo", "reference": "none", "precompute_ref_log_probs": True},
+            "reference: none does not go with precompute_ref_log_probs: true",
+        ),
+        ({"trainer": "trl-grpo", "batch": 8, "reward_model": []}, "reward_model is an empty list"),
         ({"trainer": "trl-dpo", "reference": "none"}, "compares with a reference"),
         ({"trainer": "trl-dpo", "reference": "adapter-off"}, "take reference: copy"),
         (

@@ -78,6 +78,7 @@ def test_batches_of_an_evaluation_that_are_not_joined(tmp_path: Path) -> None:
         assert (run.per_device_eval_batch_size, run.eval_do_concat_batches) == (2, joins)
 
 
+TEACHER = "HuggingFaceTB/SmolLM2-360M"
 TRL: dict[str, Any] = {"model_name_or_path": "HuggingFaceTB/SmolLM2-135M", "bf16": True}
 
 
@@ -104,6 +105,48 @@ TRL: dict[str, Any] = {"model_name_or_path": "HuggingFaceTB/SmolLM2-135M", "bf16
             {"rloo_k": 2, "max_prompt_length": 20, "max_completion_length": 40},
             {"trainer": "trl-rloo", "num_generations": 2, "seq": 60, "prompt_seq": 20},
         ),
+        (
+            {
+                "num_generations": 2,
+                "use_vllm": True,
+                "vllm_mode": "server",
+                "vllm_server_host": "a",
+                "vllm_server_port": 8000,
+                "max_completion_length": 20,
+            },
+            {"trainer": "trl-grpo", "vllm_mode": "server", "prompt_seq": 20},
+        ),
+        (
+            {
+                "use_peft": True,
+                "load_in_4bit": True,
+                "bnb_4bit_quant_type": "nf4",
+                "bnb_4bit_quant_storage": "uint8",
+                "max_length": 64,
+            },
+            {"trainer": "trl-sft", "dtype": "nf4", "quant_storage": "uint8"},
+        ),
+        (
+            {"teacher_model_name_or_path": TEACHER, "max_completion_length": 40, "beta": 0.0},
+            {"trainer": "trl-distillation", "teacher": {"model": TEACHER}, "beta": 0.0, "seq": 80, "prompt_seq": 40},
+        ),
+        (
+            {
+                "teacher_model_name_or_path": TEACHER,
+                "teacher_model_init_kwargs": {"dtype": "bfloat16"},
+                "lmbda": 0.0,
+                "seq_kd": True,
+                "max_new_tokens": 44,
+                "max_length": 64,
+            },
+            {
+                "trainer": "trl-gkd",
+                "teacher": {"model": TEACHER, "dtype": "bfloat16"},
+                "lmbda": 0.0,
+                "seq_kd": True,
+                "prompt_seq": 20,
+            },
+        ),
     ],
     ids=str,
 )
@@ -122,7 +165,8 @@ def test_the_trainer_that_a_file_of_trl_is_of(keys: dict[str, Any], expect: dict
     ("words", "trainer"),
     [("trl dpo", "trl-dpo"), ("trl kto", "trl-kto"), ("trl sft", "trl-sft"), ("python dpo.py", "trl-dpo"),
      ("accelerate launch trl/scripts/reward.py", "trl-reward"), ("python scripts/run_orpo.py", "trl-orpo"),
-     ("python train_dpo.py", "trl-dpo")],
+     ("python train_dpo.py", "trl-dpo"), ("trl distillation", "trl-distillation"),
+     ("python examples/scripts/gkd.py", "trl-gkd")],
 )  # fmt: skip
 def test_the_trainer_that_a_command_of_trl_starts(words: str, trainer: str) -> None:
     line = parse(f"{words} --model_name_or_path HuggingFaceTB/SmolLM2-135M --max_length 64", "the line")
@@ -140,6 +184,9 @@ def test_the_trainer_that_a_command_of_trl_starts(words: str, trainer: str) -> N
         ),
         ({"beta": 0.1, "f_divergence_type": "js_divergence"}, "f_divergence_type: 'js_divergence' has no rule"),
         ({"beta": 0.1, "use_weighting": True}, "use_weighting: True has no rule"),
+        ({"beta": 0.1, "sync_ref_model": True, "use_peft": True}, "sync_ref_model: True does not go with use_peft"),
+        ({"num_generations": 2, "sync_ref_model": True}, "sync_ref_model: True does not go with beta: 0"),
+        ({"num_generations": 2, "use_liger_loss": True}, "use_liger_loss: True is a loss of Liger's in earlier"),
     ],
     ids=str,
 )

@@ -381,6 +381,10 @@ class Recorder(torch.overrides.TorchFunctionMode):  # type: ignore[misc]
         result: torch.Tensor = self.note("to", (x, dtype), named, out)
         return result
 
+    def moved(self, x: torch.Tensor) -> torch.Tensor:
+        """Note ``x.to(device)``."""
+        return self.cast(x, x.dtype, False)
+
     def grad_mode(self, enabled: bool) -> None:
         """Note ``torch.set_grad_enabled(enabled)``."""
         if enabled != self.grad_enabled:

@@ -28,7 +28,7 @@ def _to(recorder: Recorder, function: Any, x: torch.Tensor, *args: Any, **kwargs
         elif isinstance(argument, torch.Tensor):
             dtype = argument.dtype
             recorder.asked_dtype(argument)
-    return recorder.cast(x, dtype or x.dtype, copy)
+    return recorder.moved(x) if dtype is None and not copy else recorder.cast(x, dtype or x.dtype, copy)
 
 
 for _name, _dtype in {
