@@ -75,11 +75,10 @@ def keys(trainer: str, release: str) -> Iterator[Key]:
                             yield Key(loss_type, reference, autocast, wide, compact, old)
                         for which in ("model", TEACHER) if trainer == "trl-gkd" else ():
                             yield Key(loss_type, reference, autocast, wide, compact, generates=which)
-                        if generates and loss_type in losses[:2]:
+                        if STEPS[trainer].scores and loss_type in losses[:2]:
                             yield Key(loss_type, reference, autocast, wide, compact, vllm=True)
                         if STEPS[trainer].scores and loss_type == losses[0]:
-                            for judges in (1, 2):
-                                yield Key(loss_type, reference, autocast, wide, compact, rewards=judges)
+                            yield Key(loss_type, reference, autocast, wide, compact, rewards=True)
 
 
 def of_release(release: str) -> dict[str, tuple[tuple[str, ...], tuple[str, ...]]]:

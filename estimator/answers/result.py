@@ -353,7 +353,7 @@ def make_result(
 
 _TURNS = {
     "generation": "fewer completions at once (batch, steps_per_generation), or use_vllm, take less",
-    "generation of an update": "a smaller batch, or use_vllm, takes less",
+    "generation of an update": "a smaller batch takes less",
     "scoring": "a smaller batch with more gradient_accumulation_steps takes less",
     "the update": "a smaller batch with more gradient_accumulation_steps, or checkpointing: layer, takes less",
 }

@@ -17,7 +17,8 @@ Keys of a plan, as keywords:
         given
     loss_type (default None): trl-dpo, trl-kto, trl-cpo, trl-grpo: TRL's name of the loss; of trl-
         dpo several with + between
-    beta (default None): TRL's; with trl-grpo and trl-rloo there is no reference where it is 0
+    beta (default None): TRL's; with trl-grpo and trl-rloo there is no reference where it is 0; of a
+        teacher's divergence 0 to 1
     precompute_ref_log_probs (default False): trl-dpo, trl-kto: the reference's log-probabilities
         come with the batch
     num_generations (default None): trl-grpo, trl-rloo: completions of a prompt; 8, or 2 for trl-
@@ -39,6 +40,11 @@ Keys of a plan, as keywords:
         also as a block {model, dtype, device}; if not given, what the trainer takes
     reward_model (default None): trl-grpo, trl-rloo: a model that scores the completions, also as a
         block {model, dtype, device}; if not given, functions that take nothing of the device
+    teacher (default None): trl-gkd, trl-distillation: the model whose next tokens are learnt, also
+        as a block {model, dtype, device}
+    lmbda (default 0.5): trl-gkd: the share of the batches whose completions the model generates
+        itself
+    seq_kd (default False): trl-gkd: the teacher generates the other completions
     batch (default 1): micro-batch: sequences per forward
     seq (default 2048): sequence length in tokens
     target_seq (default 128): head seq2seq-lm: tokens of the decoder, whose labels they are

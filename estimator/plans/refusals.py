@@ -152,12 +152,7 @@ STEP_OWNERS = (
     Owner(
         "trainer: trl-grpo, trl-rloo",
         lambda p: p.trainer in RECORDED and RECORDED[p.trainer].scores,
-        ("num_generations", "steps_per_generation", "num_iterations", "reward_model"),
-    ),
-    Owner(
-        f"trainer: {', '.join(name for name, one in RECORDED.items() if one.num_generations)}",
-        lambda p: p.trainer in RECORDED and RECORDED[p.trainer].num_generations,
-        ("use_vllm",),
+        ("num_generations", "steps_per_generation", "num_iterations", "reward_model", "use_vllm"),
     ),
     Owner(
         f"trainer: {', '.join(name for name, one in RECORDED.items() if one.has_teacher)}",

@@ -35,15 +35,12 @@ def second_model(value: Any) -> str | SecondModel:
     return _model(value, "reference", f"{', '.join(KINDS)}, a model")
 
 
-def scoring_models(value: Any) -> SecondModel | tuple[SecondModel, ...]:
-    """The reward model of a plan: a model's name, a block, or a list of these. Raises ``InputError``."""
+def scoring_model(value: Any) -> SecondModel:
+    """The reward model of a plan: a model's name, or a block. Raises ``InputError``, also for several."""
     value = _read(value, "[")
-    if not isinstance(value, (list, tuple)):
-        return _model(value, "reward_model", "a model")
-    if not value:
-        raise InputError("reward_model is an empty list; name a model, or leave it out")
-    models = tuple(_model(one, "reward_model", "a model") for one in value)
-    return models if len(models) > 1 else models[0]
+    if isinstance(value, (list, tuple)) and len(value) != 1:
+        raise InputError(f"reward_model is a list of {len(value)}, and there is a rule for one model; name that one")
+    return _model(value[0] if isinstance(value, (list, tuple)) else value, "reward_model", "a model")
 
 
 def teacher_model(value: Any) -> SecondModel:
@@ -52,9 +49,7 @@ def teacher_model(value: Any) -> SecondModel:
 
 
 def plain(value: Any) -> Any:
-    """A plan's value as JSON has it, where it is a second model, or several."""
-    if isinstance(value, tuple) and any(isinstance(one, SecondModel) for one in value):
-        return [plain(one) for one in value]
+    """A plan's value as JSON has it, where it is a second model."""
     return value.model_dump(exclude_none=True) if isinstance(value, SecondModel) else value
 
 

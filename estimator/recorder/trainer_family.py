@@ -40,8 +40,6 @@ def arguments_of(trainer: str, key: Key) -> dict[str, Any]:
         made["beta"] = DIVERGENCES[key.loss_type]
         if not TRAINERS[trainer].num_generations:
             made["lmbda"], made["seq_kd"] = float(key.generates == "model"), key.generates == TEACHER
-        else:
-            made["use_vllm"] = key.vllm
     elif key.loss_type:
         several = key.loss_type.split("+")
         made["loss_type"] = several if len(several) > 1 else key.loss_type
@@ -106,7 +104,7 @@ def _recorded(trainer: str, key: Key, sizes: Mapping[str, int], dtype: str) -> R
                 sizes["prompt_seq"],
                 dtype,
                 _adapter() if key.reference == "adapter-off" else None,
-                **({"reward_model": [{"config": config, "dtype": dtype}] * key.rewards} if key.rewards else {}),
+                **({"reward_model": {"config": config, "dtype": dtype}} if key.rewards else {}),
                 max_steps=3,
                 **more,
             ),

@@ -38,7 +38,7 @@ def trainer_of(
     peft_config: Any = None,
     reference: Mapping[str, Any] | None = None,
     unequal: bool = False,
-    reward_model: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None = None,
+    reward_model: Mapping[str, Any] | None = None,
     teacher: Mapping[str, Any] | None = None,
     **arguments: Any,
 ) -> Any:
@@ -88,17 +88,12 @@ def trainer_of(
         if second is not None:
             own = AutoConfig.for_model(**{**second["config"], "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 1})
             more[argument] = auto.from_config(own, dtype=getattr(torch, second["dtype"])).eval()
-    judges = [reward_model] if isinstance(reward_model, Mapping) else reward_model or ()
-    for i, one in enumerate(judges):
-        own = AutoConfig.for_model(**{**one["config"], "pad_token_id": 0, "num_labels": 1})
-        scores = AutoModelForSequenceClassification.from_config(own, dtype=getattr(torch, one["dtype"]))
-        before = (more["reward_funcs"], more["reward_processing_classes"]) if i else ([], [])
-        more["reward_funcs"], more["reward_processing_classes"] = [*before[0], scores.eval()], [*before[1], tokenizer]
+    if reward_model is not None:
+        own = AutoConfig.for_model(**{**reward_model["config"], "pad_token_id": 0, "num_labels": 1})
+        scores = AutoModelForSequenceClassification.from_config(own, dtype=getattr(torch, reward_model["dtype"]))
+        more |= {"reward_funcs": scores.eval(), "reward_processing_classes": tokenizer}
     own_place = importlib.import_module(trainer_class.__module__)
-    served: dict[str, Any] = (
-        {"VLLMGeneration": _Vllm, "is_vllm_available": lambda: True} if given.get("use_vllm") else {}
-    )
-    with mock.patch.multiple(own_place, create=True, **served) if served else nullcontext():
+    with mock.patch.object(own_place, "VLLMGeneration", _Vllm) if given.get("use_vllm") else nullcontext():
         trainer = trainer_class(
             model=str(folder / "model"),
             args=arguments_class(**given),

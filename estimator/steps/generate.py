@@ -185,9 +185,7 @@ class Call:
                 self.model_inputs.clear()
             self._choose(outputs, cached.past + seq)
         ledger.mark("decode")
-        if (
-            ledger.counts_work and len(self.passes) == 3
-        ):  # those between the first and the last one behind the prompts grow evenly
+        if ledger.counts_work and len(self.passes) == 3:  # those between the last two, which grow evenly
             ledger.work = ledger.work + (ledger.work - done[1]) * (self.tokens - self.seq - 2) // 2
         self.carry(KEPT)
         return self.cache_bytes()
@@ -427,8 +425,7 @@ class UncachedCall(Call):
     def _logits(self, cached: CachedTokens, seq: Size) -> Tensor:
         tokens = cached.past + seq
         ids = self.loop.sequences(tokens)
-        given = replace(
-            self.inputs,
+        given = self.inputs._replace(
             batch=self.rows,
             seq=tokens,
             logits_to_keep=1,

@@ -174,7 +174,7 @@ def key_of(
     dtype: str,
     compact: bool,
     old: bool,
-    rewards: int,
+    rewards: bool,
     vllm: bool,
     generates: str = "",
 ) -> Key:

@@ -116,7 +116,7 @@ def _backward(call: Call) -> ops.Grads:
     (dtypes, mixes, capped), ledger = call.args, call.ledger
     tokens, vocab, width_of = student.hidden.shape[0], whole(student.weight.shape[0]), student.hidden.shape[1]
     grads: list[Any] = [
-        ledger.empty(operand.shape, "float32") if need else None
+        ledger.empty(operand.shape, "float32") if need and operand is not None else None
         for operand, need in zip(student, call.needs, strict=True)
     ]
     buffers = _buffers(ledger, tokens)
@@ -135,6 +135,8 @@ def _backward(call: Call) -> ops.Grads:
                 accumulate(ledger, (True, False), (rows, width, width_of), dtypes[0])
                 del weight
             accumulate(ledger, (False, call.needs[1]), (rows, width, width_of), dtypes[0])
-    made = [None if grad is None else ops.to(grad, x.dtype) for grad, x in zip(grads, student, strict=True)]
+    made = [
+        None if grad is None or x is None else ops.to(grad, x.dtype) for grad, x in zip(grads, student, strict=True)
+    ]
     del buffers, chunks, grad_tile, grads
     return tuple(made)

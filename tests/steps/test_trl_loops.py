@@ -29,12 +29,9 @@ def plan_of(config: dict[str, Any], keys: dict[str, Any], folder: Path) -> Any:
     path = folder / "config.json"
     path.write_text(json.dumps(config), encoding="utf-8")
     for key in {"reference", "reward_model", "teacher"} & {*keys}:
-        named = []
-        for one in keys[key] if isinstance(keys[key], list) else [keys[key]]:
-            other = folder / f"{key}{len(named)}.json"
-            other.write_text(json.dumps(one["config"]), encoding="utf-8")
-            named.append({"model": str(other), "dtype": one["dtype"]})
-        keys = {**keys, key: named if len(named) > 1 else named[0]}
+        other = folder / f"{key}.json"
+        other.write_text(json.dumps(keys[key]["config"]), encoding="utf-8")
+        keys = {**keys, key: {"model": str(other), "dtype": keys[key]["dtype"]}}
     return parse_plan({"model": str(path), **keys})
 
 
@@ -169,6 +166,10 @@ def test_batches_between_the_first_and_the_last_are_alike() -> None:
             {"trainer": "trl-grpo", "batch": 8, "reward_model": {"model": "smollm-360m", "dtype": "nf4"}},
             "reward_model: dtype: nf4 has no rule",
         ),
+        (
+            {"trainer": "trl-distillation", "teacher": "smollm-360m", "use_vllm": True},
+            "use_vllm belongs to trainer: trl-grpo, trl-rloo",
+        ),
         ({"trainer": "trl-gkd"}, "trl-gkd learns from a teacher; name one"),
         ({"trainer": "trl-gkd", "teacher": "gpt2"}, "teacher: gpt2 has a vocabulary of 50,257, and the model one of"),
         ({"trainer": "trl-gkd", "teacher": "smollm-360m", "seq_kd": True}, "seq_kd: true has no rule with lmbda: 0.5"),
@@ -193,7 +194,7 @@ def test_batches_between_the_first_and_the_last_are_alike() -> None:
             {"trainer": "trl-dpo", "reference": "none", "precompute_ref_log_probs": True},
             "reference: none does not go with precompute_ref_log_probs: true",
         ),
-        ({"trainer": "trl-grpo", "batch": 8, "reward_model": []}, "reward_model is an empty list"),
+        ({"trainer": "trl-grpo", "batch": 8, "reward_model": ["gpt2", "gpt2"]}, "reward_model is a list of 2"),
         ({"trainer": "trl-dpo", "reference": "none"}, "compares with a reference"),
         ({"trainer": "trl-dpo", "reference": "adapter-off"}, "take reference: copy"),
         (
