@@ -267,10 +267,10 @@ STEP: Refusals = {
     "properly because the KL term will be equivalent to the implied reward`, TRL's words); give a larger one": (
         lambda p: p.batch < least_batch(p.trainer, p.loss_type)
     ),
-    "trainer: {p.trainer} learns from a teacher; name one, such as teacher: qwen2.5-7b": (
+    "trainer: {p.trainer} does not go without a teacher, from which it learns; name one, such as teacher: qwen2.5-7b": (
         lambda p: p.trainer in RECORDED and RECORDED[p.trainer].has_teacher and p.teacher is None
     ),
-    "beta: {p.beta} is no share of a teacher's divergence, which is 0 to 1": (
+    "beta: {p.beta} does not go with trainer: {p.trainer}, whose divergence takes 0 to 1; give a number between them": (
         lambda p: p.trainer in RECORDED and RECORDED[p.trainer].has_teacher and (p.beta or 0) > 1
     ),
     "seq_kd: true has no rule with lmbda: {p.lmbda}, where the model or its teacher generates, as it falls; set lmbda: "

@@ -79,6 +79,7 @@ def test_batches_of_an_evaluation_that_are_not_joined(tmp_path: Path) -> None:
 
 
 TEACHER = "HuggingFaceTB/SmolLM2-360M"
+TAUGHT = {"model": TEACHER, "device": None}
 TRL: dict[str, Any] = {"model_name_or_path": "HuggingFaceTB/SmolLM2-135M", "bf16": True}
 
 
@@ -128,7 +129,13 @@ TRL: dict[str, Any] = {"model_name_or_path": "HuggingFaceTB/SmolLM2-135M", "bf16
         ),
         (
             {"teacher_model_name_or_path": TEACHER, "max_completion_length": 40, "beta": 0.0},
-            {"trainer": "trl-distillation", "teacher": {"model": TEACHER}, "beta": 0.0, "seq": 80, "prompt_seq": 40},
+            {
+                "trainer": "trl-distillation",
+                "teacher": {**TAUGHT, "dtype": None},
+                "beta": 0.0,
+                "seq": 80,
+                "prompt_seq": 40,
+            },
         ),
         (
             {
@@ -141,7 +148,7 @@ TRL: dict[str, Any] = {"model_name_or_path": "HuggingFaceTB/SmolLM2-135M", "bf16
             },
             {
                 "trainer": "trl-gkd",
-                "teacher": {"model": TEACHER, "dtype": "bfloat16"},
+                "teacher": {**TAUGHT, "dtype": "bfloat16"},
                 "lmbda": 0.0,
                 "seq_kd": True,
                 "prompt_seq": 20,
