@@ -18,7 +18,7 @@ from weakref import WeakKeyDictionary
 import torch
 import transformers
 
-from ..errors import InputError, shown
+from ..errors import InputError, TooLong, shown
 from ..ledger import Size
 from ..programs.depth import deepened
 from ..programs.heads import CAUSAL, HEADS, Input, Part, batch_of
@@ -69,6 +69,8 @@ ROUTED = (
 
 MOST_LAYERS = 1024
 """The most layers of a model that is built, which takes some milliseconds each. The deepest known model has 128."""
+MOST_IMAGES = 1000
+"""The most images of a batch, where the module goes through them one by one: some milliseconds each."""
 _TARGETS = (5, 7, 11)
 """The tokens of a decoder beside an encoder in recordings that sizes are fitted to."""
 _CUTS = ("mamba_chunk_size", "chunk_size", "mamba_d_state", "ssm_state_size", "linear_key_head_dim", "index_topk")
@@ -347,6 +349,12 @@ class HuggingFaceModel(Source):
         sizes = step.sizes(batch, seq)
         rows = step._replace(data_collator=False, packing=False, return_seq_idx=False).inputs()  # labels are the ids
         given = batch_of(rows, lambda one: _empty(one, sizes))
+        images = max((len(given[one.name]) for one in rows if one.values and one.name in given), default=0)
+        if images > MOST_IMAGES:
+            raise TooLong(
+                f"{self.where}: a batch of {images:,} images, which the model goes through one by one; {MOST_IMAGES:,} "
+                "are the most; ask about a smaller batch, or fewer images"
+            )
         inputs = {one.name: given[one.name] for one in rows if not one.same_as}
         known = {
             one.name: data

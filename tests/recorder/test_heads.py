@@ -105,6 +105,15 @@ def test_a_measured_step_with_images_or_audio(config: dict[str, Any], plan: dict
     assert_step(config, plan, tmp_path)
 
 
+def test_a_thousand_images_of_a_batch_are_the_most(tmp_path: Path) -> None:
+    """Qwen's modules go through them one by one, in Python."""
+    model = tmp_path / "config.json"
+    model.write_text(json.dumps(WITH_IMAGES["qwen2_vl"][0]))
+    plan = {"model": str(model), "seq": 120, "image_size": "64x56", "images": 2, "batch": 501}
+    with pytest.raises(InputError, match="a batch of 1,002 images, which the model goes through one by one; 1,000 are"):
+        estimator.estimate(plan)
+
+
 @pytest.mark.share(3)
 @pytest.mark.parametrize("name", MIXED)
 def test_a_measured_step_with_images_of_several_sizes(name: str, tmp_path: Path) -> None:
