@@ -48,6 +48,7 @@ MODELS: dict[tuple[str, str], tuple[str, ...]] = {
     ("seq2seq-lm", "mbart.default"): ("mbart-",),
     ("seq2seq-lm", "mt5.default"): ("mt5-",),
     ("seq2seq-lm", "t5.default"): ("t5-",),
+    ("seq2seq-lm", "t5.gated"): ("flan-t5-",),
     ("image-classification", "vit.default"): ("vit-", "deit-"),
     ("image-classification", "dinov2.default"): ("dinov2-",),
     ("image-text", "llava.default"): ("llava-1.5-",),
