@@ -33,6 +33,7 @@ NF4 = ["--dtype", "nf4", "--method", "lora", "--seq", "1"]
 """One token, so that the peak is where a weight is dequantised."""
 CUDA = ["--runtime", "torch-cuda"]
 GRPO = ["--trainer", "trl-grpo", "--batch", "8", "--seq", "40"]
+GKD = ["--trainer", "trl-gkd", "--seq", "40"]
 COLOCATED = ["--use-vllm", "--device", "rtx-4090", *GRPO]
 LITGPT = ["--implementation", "litgpt", "--method", "lora"]
 PLAN_OPTIONS: dict[str, tuple[list[str], Any]] = {
@@ -56,6 +57,9 @@ PLAN_OPTIONS: dict[str, tuple[list[str], Any]] = {
     ),
     "vllm_max_model_length": (["--vllm-max-model-length", "64", *COLOCATED], 64),
     "reward_model": (["--reward-model", "smollm-135m", *GRPO], SecondModel(model="smollm-135m")),
+    "teacher": (["--teacher", "smollm-360m", *GKD], SecondModel(model="smollm-360m")),
+    "lmbda": (["--lmbda", "0.0", "--teacher", "smollm-135m", *GKD], 0.0),
+    "seq_kd": (["--seq-kd", "--lmbda", "0.0", "--teacher", "smollm-135m", *GKD], True),
     "reference": (["--reference", "copy", *GRPO, "--beta", "0.2", "--method", "lora"], "copy"),
     "embedding_optim_bits": (["--embedding-optim-bits", "32", "--optimizer", "adamw-8bit"], 32),
     "transformers": (["--transformers", "4.48"], "4.48"),
@@ -606,6 +610,7 @@ def test_every_plan_key_is_an_option(key: str) -> None:
     """Asks the contract: the option gives what the key gives, and something else than leaving it out."""
     options, value = PLAN_OPTIONS[key]
     dpo, grpo = {"trainer": "trl-dpo", "seq": 40}, {"trainer": "trl-grpo", "batch": 8, "seq": 40}
+    gkd = {"trainer": "trl-gkd", "seq": 40, "teacher": "smollm-135m"}
     colocated = {**grpo, "use_vllm": True, "device": "rtx-4090"}
     # With sdpa the cache of this plan is what backward keeps anyway, so eager shows that the option arrives.
     needed: dict[str, dict[str, Any]] = {
@@ -631,6 +636,8 @@ def test_every_plan_key_is_an_option(key: str) -> None:
         "trl": {"trainer": "trl-sft", "seq": 40},
         **dict.fromkeys(("prompt_seq", "beta", "num_generations", "num_iterations", "reward_model"), grpo),
         "steps_per_generation": {**grpo, "gradient_accumulation_steps": 2},
+        **dict.fromkeys(("teacher", "lmbda"), gkd),
+        "seq_kd": {**gkd, "lmbda": 0.0},
         "use_vllm": {**grpo, "device": "rtx-4090"},
         **dict.fromkeys(("vllm_mode", *VLLM_KEYS), colocated),
         "vllm_tensor_parallel_size": {**colocated, "sharding": {"name": "ddp", "world_size": 3}},
