@@ -591,7 +591,7 @@ MODEL: Refusals = {
     ),
     "seq: {r.plan.seq} does not go with head: {r.spec.head}, whose batch has no text; leave it out, or give the length "
     "of labels, where there is one, as target_seq": (
-        lambda r: not HEADS[r.spec.head].text and r.plan.lengths is None and _differs(r.plan, "seq")
+        lambda r: not HEADS[r.spec.head].text and "seq" in r.plan.model_fields_set and _differs(r.plan, "seq")
     ),
     "target_seq does not go with head: {r.spec.head}, which has no decoder beside an encoder; leave it out": (
         lambda r: not any(name == "T" for name, _ in r.step.lengths) and _differs(r.plan, "target_seq")

@@ -52,6 +52,8 @@ class Resolved(NamedTuple):
         if (batch, seq) == (self.plan.batch, self.plan.seq):
             return self
         plan = self.plan.model_copy(update={"batch": batch, "seq": seq})
+        if "seq" not in self.plan.model_fields_set:
+            plan.model_fields_set.discard("seq")  # nobody gave it
         check_step(plan)
         return _resolved(plan, self.spec, self.method)
 

@@ -49,3 +49,10 @@ def test_the_batch_before_has_its_images(tmp_path: Path) -> None:
     assert estimate(plan).bytes["process"] > 0
     with pytest.raises(InputError, match="seq: 39 is less than the 40 tokens of a row's images"):
         estimate({**plan, "seq": 39})
+
+
+def test_a_model_without_text_has_no_length_of_it() -> None:
+    """On a GPU a shorter batch is replayed first, whose length nobody gave; one that somebody gave has no effect."""
+    assert estimate({"model": "whisper-tiny", "device": "rtx-4090"}).fits
+    with pytest.raises(InputError, match="seq: 300 does not go with head: speech-seq2seq"):
+        estimate({"model": "whisper-tiny", "device": "rtx-4090", "seq": 300})
