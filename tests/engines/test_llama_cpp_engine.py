@@ -316,3 +316,9 @@ def test_blocks_of_a_cache_fill_the_heads(key: str) -> None:
     _check(False, fitting, p)
     with pytest.raises(InputError, match=f"{key} q8_0 packs 32 elements to a block, which heads of 80"):
         _check(False, fitting[::-1], p)
+
+
+@pytest.mark.parametrize(("asked", "said"), [(1000, "the engine rounds n_ctx to 1,024"), (1024, "")])
+def test_a_context_that_is_rounded_is_said(asked: int, said: str) -> None:
+    result = estimate("smollm2-135m", runtime="llama.cpp", n_ctx=asked)
+    assert "".join(note for note in result.warnings if "rounds n_ctx" in note) == said

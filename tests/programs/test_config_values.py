@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from estimator.errors import InputError
-from estimator.programs.config_values import default_list
+from estimator.programs.config_values import default_list, one_for_all
 
 EVERY = {"period": ["some", "last"], "every": "k"}
 NUMBERS = {"numbers": "k", "listed": "listed", "others": "other"}
@@ -36,3 +36,15 @@ def test_a_list_by_its_rule(rule: dict[str, Any], value: Any, expected: list[str
 def test_values_that_are_none_of_a_rule(rule: Any, value: Any) -> None:
     with pytest.raises(InputError):
         default_list(rule, {"k": value}, 5, "kinds")
+
+
+def test_a_size_of_each_layer_is_one_where_all_are_equal() -> None:
+    for value, one in (
+        ([4, 4, 4], 4),
+        ((7,), 7),
+        ([4, 5, 4], [4, 5, 4]),
+        ([], []),
+        ([True, True], [True, True]),
+        (3, 3),
+    ):
+        assert config_values.one_for_all(value) == one
