@@ -47,4 +47,4 @@ def test_a_size_of_each_layer_is_one_where_all_are_equal() -> None:
         ([True, True], [True, True]),
         (3, 3),
     ):
-        assert config_values.one_for_all(value) == one
+        assert one_for_all(value) == one
