@@ -21,6 +21,8 @@ from .program import Call, Drop, Enter, Event, Exit, Made, Program, Ref, Weight,
 LISTS, OF_A_KIND, MEMBERS, MOST = 1 << 19, 1 << 16, 1 << 20, 1 << 12
 """Slots from here on are lists, so many of each kind of loop, or members of them when they are written out; and the
 most members of a list."""
+OUTSIDE = 1 << 18
+"""Slots from here on are members of lists that a program makes outside its layers."""
 
 
 class Rows(NamedTuple):
@@ -71,11 +73,11 @@ def has_lists(program: Program) -> bool:
 
 def listed(program: Program, count: int) -> Program:
     """The program with all tensors of the lists that it makes outside its layers, so many of each."""
-    outside = [written_out(events, {0: count}, LISTS) for events in program.outside]
+    outside = [written_out(events, {0: count}, OUTSIDE) for events in program.outside]
     outputs: dict[str, Ref | Weight] = {}
     for name, ref in program.outputs.items():
         if isinstance(ref, Ref) and LISTS <= ref.slot < MEMBERS:
-            outputs |= {f"{name}.{row}": Ref(slot) for row, slot in enumerate(_slots(ref.slot, {0: count}, LISTS))}
+            outputs |= {f"{name}.{row}": Ref(slot) for row, slot in enumerate(_slots(ref.slot, {0: count}, OUTSIDE))}
         else:
             outputs[name] = ref
     return replace(program, before=outside[0], between=tuple(outside[1:-1]), after=outside[-1], outputs=outputs)

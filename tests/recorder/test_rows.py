@@ -8,10 +8,11 @@ from typing import Any
 import pytest
 
 from estimator.errors import InputError
-from estimator.programs.program import Autocast, Call, Drop, Event, Made, Ref, renamed
-from estimator.programs.rows import MOST, Rows, written_out
+from estimator.programs.program import Autocast, Call, Drop, Event, Exit, Made, Program, Ref, made, renamed, used
+from estimator.programs.rows import MOST, Rows, listed, written_out
 
-fold_rows = pytest.importorskip("estimator.recorder.rows").fold_rows
+recorder = pytest.importorskip("estimator.recorder.rows")
+fold_rows, folded = recorder.fold_rows, recorder.folded
 
 
 def call(op: str, args: Sequence[Any], *slots: int, shape: tuple[int, ...] = (3,)) -> Call:
@@ -104,3 +105,27 @@ def test_loops_of_two_kinds_have_numbers_of_their_own() -> None:
     for rows, parts in ((3, 4), (5, 2)):
         events = [one for one in written_out(folded, {0: rows, 1: parts}) if not isinstance(one, Autocast)]
         assert [op for op, _ in replayed(events)[0]] == [op for n in (rows, parts) for op, _ in replayed(walk(n))[0]]
+
+
+def looks(images: int) -> Program:
+    """A program that makes a list of its images, joins it, and gives it back."""
+    members = tuple([Ref(2 + k) for k in range(images)])
+    last = 2 + images
+    before = (
+        call("unbind", (Ref(1), 0), *[one.slot for one in members]),
+        Drop(1),
+        call("cat", (members,), last),
+        Exit("model", (Ref(last), *members)),
+    )
+    outputs = {"loss": Ref(last), **{f"images.{k}": one for k, one in enumerate(members)}}
+    return Program((), (), (), (), {"pixels": 1}, outputs, before, (), (), ())
+
+
+def test_a_list_outside_the_layers_has_one_name() -> None:
+    few = folded(looks(3), 3)
+    assert few.outputs.keys() == {"loss", "images"}
+    ours, theirs = listed(few, 5), looks(5)
+    slots = [[x for event in p.before[:3] for x in (*used(event), *made(event))] for p in (ours, theirs)]
+    numbers = dict(zip(*slots, strict=True))
+    assert tuple([renamed(event, numbers.__getitem__, str) for event in ours.before]) == theirs.before
+    assert {name: renamed(x, numbers.__getitem__, str) for name, x in ours.outputs.items()} == theirs.outputs

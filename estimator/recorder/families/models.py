@@ -25,7 +25,8 @@ from ...programs.expressions import evaluate
 from ...programs.family import Family
 from ...programs.heads import HEADS
 from ...programs.images import Given, Media, Processor, pixels_of
-from ...programs.program import SPAN, Body, Drop, Program, made, renamed
+from ...programs.program import Body, Drop, Program, made, renamed
+from ...programs.rows import LISTS
 from ...programs.setting import LOWER, Setting, Settings, merged
 from ..fit import Recording, fit, symbols_of
 from ..hugging_face import HuggingFaceModel
@@ -543,7 +544,7 @@ def _in_order(program: Program) -> Program:
     def note(events: Sequence[Any]) -> None:
         for event in events:
             for slot in made(event):
-                if 0 < slot < SPAN:
+                if 0 < slot < LISTS:  # a list keeps its slot
                     numbers.setdefault(slot, len(numbers) + 1)
 
     for stack, events in enumerate(program.outside):
