@@ -50,15 +50,6 @@ MODELS: dict[tuple[str, str], tuple[str, ...]] = {
     ("seq2seq-lm", "t5.default"): ("t5-",),
     ("seq2seq-lm", "t5.gated"): ("flan-t5-",),
     ("image-classification", "vit.default"): ("vit-", "deit-"),
-    ("image-classification", "dinov2.default"): ("dinov2-",),
-    ("image-text", "llava.default"): ("llava-1.5-",),
-    ("image-text", "gemma3.default"): ("gemma-3-4b", "gemma-3-12b"),
-    ("image-text", "gemma3.gemma-3-27b"): ("gemma-3-27b",),
-    ("image-text", "internvl.default"): ("internvl3-",),
-    ("image-text", "smolvlm.default"): ("smolvlm2-256m", "smolvlm2-500m"),
-    ("image-text", "smolvlm.smolvlm2-2.2b"): ("smolvlm2-2.2b",),
-    ("image-text", "idefics3.default"): ("smolvlm-256m", "smolvlm-500m"),
-    ("image-text", "paligemma.default"): ("paligemma-3b",),
 }
 """The head and the file of models of several stacks, and how the names of built-in models begin that it is recorded
 from."""
