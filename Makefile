@@ -80,6 +80,11 @@ figures: .venv/base
 	.venv-llama-factory/bin/python -m pip install --quiet --no-deps 'llamafactory==0.9.5' # it asks for torchaudio, too
 	touch $@
 
+.venv-sentence-transformers/made: pyproject.toml # sentence-transformers, whose trainer is recorded and measured
+	$(PYTHON) -m venv .venv-sentence-transformers
+	.venv-sentence-transformers/bin/python -m pip install --quiet --editable '.[trace]' 'sentence-transformers==6.2.*' pytest
+	touch $@
+
 .venv-mlx/made: pyproject.toml # MLX and mlx-lm, whose steps and calls are measured on a CPU
 	$(PYTHON) -m venv .venv-mlx
 	.venv-mlx/bin/python -m pip install --quiet 'mlx[cpu]==0.32.*' 'mlx-lm==0.32.*'

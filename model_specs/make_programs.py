@@ -53,7 +53,13 @@ MODELS: dict[tuple[str, str], tuple[str, ...]] = {
 }
 """The head and the file of models of several stacks, and how the names of built-in models begin that it is recorded
 from."""
-OF_ENCODERS = ("masked-lm", "sequence-classification", "token-classification", "question-answering")
+OF_ENCODERS = (
+    "masked-lm",
+    "sequence-classification",
+    "token-classification",
+    "question-answering",
+    "feature-extraction",
+)
 
 
 def structures() -> Iterator[tuple[str, dict[str, Any]]]:

@@ -28,13 +28,13 @@ def of_trainer(trainer: Any, keys: Mapping[str, Any]) -> Result:
             raise InputError(next(iter(reading.problems.values())))
         given = {name: value for name, value in reading.plan.items() if name != "run"}
         asked = {**given, **own.keys, "model": str(Path(folder) / "config.json")}
-        resolved = resolve(parse_plan(nested(asked, keys)))
         others = {
             name: resolve(parse_plan(nested({**asked, "model": str(path), "dtype": dtype, "method": "full"}, keys)))
             for name, (path, dtype) in own.others.items()
         }
-    models = tuple((name, OtherModel(other.step, other.sizes)) for name, other in others.items())
-    procedure = TrainerStep(own.step, own.reference, own.rows, every=own.every, others=models)
+        models = tuple((name, OtherModel(other.step, other.sizes)) for name, other in others.items())
+        procedure = TrainerStep(own.step, own.reference, own.rows, every=own.every, others=models)
+        resolved = resolve(parse_plan(nested(asked, keys)), procedure)
     plan = resolved.plan.model_copy(update={"model": own.model})
-    resolved = resolved._replace(plan=plan, step=resolved.step._replace(procedure=procedure))
+    resolved = resolved._replace(plan=plan)
     return to_result(resolved, run(resolved.step, resolved.sizes(), resolved.method, plan.batch, plan.seq))

@@ -6,12 +6,13 @@ from typing import Any
 
 from ..ledger import RESULT, Beside, Call, Size, Tensor, record
 from .casts import in_loss, promote
-from .elementwise import div, where
+from .elementwise import SCALAR, add, div, mul, sub, where
 from .layout import Grads, gradients
 from .norms import log_softmax
-from .reductions import mean
+from .reductions import linalg_vector_norm, mean
 from .reductions import sum as total
 from .table import SHAPE, Kept, Result, operator, saves
+from .views import clone
 
 
 def _reduced(out: Result, x: Tensor, target: Tensor, *_: Any, **__: Any) -> tuple[Tensor, Tensor, str]:
@@ -48,6 +49,21 @@ def nll_loss(x: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
     return record(
         "NllLossBackward0", lambda: x.ledger.empty(shape, x.dtype), (x,), (x, target, total_weight), _nll_backward
     )
+
+
+@operator("cosine_similarity", args=lambda out, x, y, dim=1, eps=1e-8: (x, y, dim))
+def cosine_similarity(x: Tensor, y: Tensor, dim: int = 1) -> Tensor:
+    """``F.cosine_similarity(x, y, dim)``: each over its norm, of which a copy has no zeros (``Distance.cpp``)."""
+    norms = [clone(linalg_vector_norm(one, dim, keepdim=True)) for one in (x, y)]
+    second = div(y, norms[1])  # C++ makes a call's last argument first
+    return total(mul(div(x, norms[0]), second), dim)
+
+
+@operator("pairwise_distance", args=lambda out, x, y, p=2.0, eps=1e-6, keepdim=False: (x, y, keepdim))
+def pairwise_distance(x: Tensor, y: Tensor, keepdim: bool = False) -> Tensor:
+    """``F.pairwise_distance(x, y)`` with p = 2: the norm of the difference, which is shifted by a small number."""
+    shifted = add(sub(x, y), SCALAR)
+    return linalg_vector_norm(shifted, -1, keepdim)
 
 
 @operator("mse_loss", args=_reduced)

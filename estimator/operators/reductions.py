@@ -290,6 +290,41 @@ def _vector_norm_backward(call: Call) -> Grads:
     return (out,)
 
 
+@operator("logcumsumexp", args=lambda out, x, dim: (x, dim))
+@saves(
+    "LogcumsumexpBackward0",
+    Kept("its input", because="the derivative is made of e^(input - result)"),
+    Kept("its result", because="the derivative is made of e^(input - result)"),
+)
+def logcumsumexp(x: Tensor, dim: int) -> Tensor:
+    """``torch.logcumsumexp(x, dim)``: contiguous; saves ``x`` and its result.
+
+    Temporaries of CUDA's scan are left out.
+    """
+    return record(
+        "LogcumsumexpBackward0", lambda: x.ledger.empty(x.shape, x.dtype), (x,), (x, RESULT), _logcumsumexp_backward
+    )
+
+
+def _logcumsumexp_backward(call: Call) -> Grads:
+    # logcumsumexp_backward: of positive and negative gradients, (reverse_logcumsumexp(log - result) + self).exp()
+    x, result = call.saved
+    magnitude = elementwise((call.grad,), x.dtype)
+    magnitude = elementwise((magnitude,), x.dtype)
+    logs = [elementwise((magnitude,), x.dtype) for _ in range(2)]
+    parts = []
+    for log in logs:
+        shifted = elementwise((log, result), x.dtype)
+        flipped = empty_like(shifted)
+        summed_up = empty_like(flipped)
+        reversed_ = empty_like(summed_up)
+        del flipped, summed_up
+        total = elementwise((reversed_, x), x.dtype)
+        parts.append(elementwise((total,), x.dtype))
+        del shifted, reversed_, total
+    return (elementwise(tuple(parts), x.dtype),)
+
+
 @operator("histc")
 def histc(x: Tensor, bins: Size = 100, min: Any = 0, max: Any = 0) -> Tensor:
     """``torch.histc(x, bins)``: has no derivative. A CPU counts in each thread (``HistogramKernel.cpp``)."""

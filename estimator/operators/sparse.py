@@ -148,7 +148,9 @@ def _sparse_mm_backward(call: Call) -> Grads:
 @operator("to_dense")
 @saves("ToDenseBackward0", INDICES, Kept("the sparse tensor", because=SHAPE))
 def to_dense(x: Tensor) -> Tensor:
-    """``x.to_dense()``: saves x."""
+    """``x.to_dense()``: saves x. A tensor that is dense is given back."""
+    if not isinstance(x, SparseTensor):
+        return x
     indices, _ = _parts(x)
     return record("ToDenseBackward0", lambda: x.ledger.empty(x.shape, x.dtype), (x,), (indices, x), _to_dense_backward)
 

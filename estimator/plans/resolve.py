@@ -20,6 +20,7 @@ from ..methods.target_parameters import parameters_of_layers
 from ..programs.heads import HEADS
 from ..programs.images import Given
 from ..programs.libraries import is_installed, silence
+from ..programs.module_table import has_token_types
 from ..programs.modules import Method
 from ..programs.recorded import Config, Sizes
 from ..programs.releases import NEWEST, installed_release, is_older
@@ -91,8 +92,11 @@ def layer_signature(config: Config, method: Method) -> Callable[[int], Hashable]
     return lambda layer: tuple(method.signature(module.path) for module in config.modules.layers[layer] if module.shape)
 
 
-def resolve(plan: Plan) -> Resolved:
-    """Look up the names in a plan of PyTorch's runtimes, and check it with its model. Raises ``InputError``."""
+def resolve(plan: Plan, procedure: Procedure | None = None) -> Resolved:
+    """Look up the names in a plan of PyTorch's runtimes, and check it with its model. Raises ``InputError``.
+
+    ``procedure``: what is run, if the plan does not say it.
+    """
     check_step(plan)
     if plan.implementation == "litgpt":
         from . import litgpt
@@ -108,14 +112,15 @@ def resolve(plan: Plan) -> Resolved:
         plan = plan.model_copy(update={"attention": config.source.attention})
     else:
         config.source.check_attention(plan.attention)
-    return _resolved(plan, spec, method)
+    return _resolved(plan, spec, method, procedure)
 
 
-def _resolved(plan: Plan, spec: ModelSpec, method: Method) -> Resolved:
+def _resolved(plan: Plan, spec: ModelSpec, method: Method, procedure: Procedure | None = None) -> Resolved:
     config, given = spec.config, given_of(plan, spec)
     if plan.engine.replays and plan.lengths is None and plan.shorter_seq < given.tokens:
         plan = plan.model_copy(update={"previous_seq": given.tokens})  # the batch before has its images, too
-    resolved = Resolved(plan, spec, method, step_of(plan, config, window_of(config, method), spec.head, given))
+    step = step_of(plan, config, window_of(config, method), spec.head, given, procedure)
+    resolved = Resolved(plan, spec, method, step)
     check_model(resolved)
     return resolved
 
@@ -149,9 +154,12 @@ def step_of(
     window: int | None,
     head: str = "causal-lm",
     given: Given = Given(),  # noqa: B008
+    procedure: Procedure | None = None,
 ) -> Step:
-    """The frozen step of a plan. ``window``: see ``window_of``."""
+    """The frozen step of a plan. ``window``: see ``window_of``. ``procedure``: see ``resolve``."""
     alike = {name: getattr(plan, name) for name in _ALIKE}
+    by_tokenizer = head != "causal-lm" and plan.trainer is not None and plan.task == "train"
+    token_types = by_tokenizer and has_token_types(config.modules.of("embedding"))
     return Step(
         **alike,
         family=config.family,
@@ -167,15 +175,17 @@ def step_of(
         else frozenset(),
         # litgpt's loop keeps the loss as a Python number
         drop_output_before_step=plan.drop_output_before_step or plan.implementation == "litgpt",
-        attention_mask=plan.attention_mask or (not given.inputs and _masks_without_padding(plan, config, window)),
+        attention_mask=plan.attention_mask
+        or (not given.inputs and not HEADS[head].masked and _masks_without_padding(plan, config, window)),
         neftune=plan.neftune_noise_alpha is not None,
         window_reached=window is not None and plan.row >= window,
         micro_batches=min(plan.gradient_accumulation_steps, 2 if plan.sharding is None else 3),
-        procedure=_procedure(plan, config, window),
+        procedure=procedure or _procedure(plan, config, window),
         sharding=None if plan.sharding is None else sharding_of(plan.sharding, _has_tuner(plan), config.hidden_size),
         previous_output=plan.holds_previous_output and not plan.engine.replays,  # a replay has the previous step itself
         head=head,
         num_labels=config.num_labels,
+        token_types=token_types,
         special=config.special,
         use_cache=plan.use_cache or _caches_beside_images(plan, given),
         lengths=(("T", plan.target_seq),) if _has_target(head) else (),

@@ -502,8 +502,11 @@ class RecordedCausalLM(Module):
 
     def _end_at(self, program: Program, events: Sequence[Event], inputs: Inputs, frame: Frame) -> None:
         """Run events up to the head, or to what makes the logits. Of all tensors that one is left, as 0."""
-        start = 0
-        if inputs.until == "hidden" or inputs.logits_to_keep:
+        start, stop = 0, len(events)
+        hidden_states = program.outputs.get("last_hidden_state")
+        if hidden_states is not None:  # of a model without a head
+            given = hidden_states
+        elif inputs.until == "hidden" or inputs.logits_to_keep:
             _, stop, _ = program.module_call(self._head or "")
             enter = events[stop]
             assert isinstance(enter, Enter)
@@ -514,7 +517,7 @@ class RecordedCausalLM(Module):
             assert isinstance(given, Ref)
             frame[given.slot] = ops.narrow(hidden, 1, inputs.logits_to_keep, keeps_strides=True)
             del hidden
-        if inputs.until != "hidden":
+        if hidden_states is None and inputs.until != "hidden":
             given = program.outputs["logits"]
             assert isinstance(given, Ref)
             last = max(i for i, event in enumerate(events) if given.slot in made(event))

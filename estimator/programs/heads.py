@@ -21,6 +21,7 @@ HeadName = Literal[
     "audio-classification",
     "image-classification",
     "image-text",
+    "feature-extraction",
 ]
 CAUSAL = "causal-lm"
 Part = Literal["vision", "projector", "language", "embeddings", "encoder", "feature_encoder", "base_model"]
@@ -86,8 +87,9 @@ class Head(NamedTuple):
     auto_class: str
     """The class whose ``from_pretrained`` people call for it."""
     ending: str
-    """How the names of such classes end."""
+    """How the names of such classes end; empty where a name alone does not say it."""
     labels: tuple[Input, ...]
+    """Without any the model makes no loss, and a trainer makes it of what the model gives."""
     prompts: tuple[Input, ...] = ()
     """What a forward pass without labels is given beside the tokens."""
     masked: bool = True
@@ -141,6 +143,7 @@ HEADS: dict[str, Head] = {
     "image-text": Head(
         "AutoModelForImageTextToText", "ForConditionalGeneration", (_SAME_IDS,), media=True, decodes=True
     ),
+    "feature-extraction": Head("AutoModel", "", ()),
 }
 SPEECH = ("whisper", "speech_to_text", "moonshine", "pop2piano", "speecht5")
 """Encoder-decoders whose encoder takes audio (transformers' registry ``MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING_NAMES``)."""
@@ -160,7 +163,7 @@ def head_of(raw: Mapping[str, Any]) -> str:
     names = raw.get("architectures")
     first = names[0] if isinstance(names, list) and names else ""
     for name, head in HEADS.items():
-        if isinstance(first, str) and first.endswith(head.ending):
+        if head.ending and isinstance(first, str) and first.endswith(head.ending):
             if name == "sequence-classification" and raw.get("model_type") in _AUDIO:
                 return "audio-classification"
             if name != "seq2seq-lm":

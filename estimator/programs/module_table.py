@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Collection, Iterable
 from functools import cached_property, lru_cache
 from itertools import groupby
-from typing import Generic, Literal, NamedTuple, TypeVar, get_args
+from typing import Any, Generic, Literal, NamedTuple, TypeVar, get_args
 
 from ..ledger import Size
 
@@ -38,6 +38,11 @@ def endings(path: str) -> tuple[str, ...]:
     """A path and what follows each of its dots. A name in a list of targets means every path that ends with it."""
     parts = path.split(".")
     return tuple(".".join(parts[i:]) for i in range(len(parts)))
+
+
+def has_token_types(modules: Iterable[NamedModule[Any]]) -> bool:
+    """Whether the tokenizer says to which of two texts a token belongs. BERT's does, whose model tells them apart."""
+    return any(one.path.endswith("token_type_embeddings") and one.shape[0] > 1 for one in modules)
 
 
 class ModuleTable:

@@ -41,6 +41,8 @@ class Setting(NamedTuple):
     experts_implementation: str | None = None
     """``None``: as transformers picks."""
     routing: str = "balanced"
+    token_types: bool = False
+    """The batch has token_type_ids."""
 
     @classmethod
     def of(cls, step: Step) -> Setting:
@@ -61,6 +63,7 @@ class Setting(NamedTuple):
             cached is not None and cached.reordered,
             step.experts_implementation,
             step.routing,
+            step.token_types,
         )
 
     def is_of(self, settings: Iterable[Settings]) -> bool:
@@ -94,6 +97,7 @@ VALUES: Settings = {
     "reordered": (False, True),
     "experts_implementation": (None, "eager", "batched_mm", "grouped_mm"),
     "routing": ("balanced", "worst"),
+    "token_types": (False, True),
 }
 ALONE: Settings = {name: (value,) for name, value in Setting()._asdict().items()}
 """Of each field the value that a program serves where its file says nothing of it."""

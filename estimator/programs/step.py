@@ -58,6 +58,8 @@ class Procedure:
     """Whether gradients come from a backward pass, which runs on a thread of its own."""
     rows: int = field(default=1, kw_only=True)
     """The rows that a model gets for each one of the batch."""
+    asks_loss: ClassVar[bool] = True
+    """The model makes the loss, where it trains."""
     layer_by_layer: ClassVar[bool] = False
     """Whether all but the optimizer's step goes through the layers one after the other, equal ones alike."""
 
@@ -238,6 +240,8 @@ class Step(NamedTuple):
     """What the model ends with (``heads.HEADS``)."""
     num_labels: int = 0
     """Of a classification."""
+    token_types: bool = False
+    """The batch has ``token_type_ids``, as the model's tokenizer makes them."""
     special: int | None = None
     """``Input.special`` of the labels of CTC, and of the ids of an encoder-decoder that is to classify."""
     media: tuple[Input, ...] = ()
@@ -290,6 +294,8 @@ class Step(NamedTuple):
         ids = Input("input_ids", rows, placeholders=self.placeholders, special=self.special, ends=True)
         found = [ids] if HEADS[self.head].text else []
         found += self.media
+        if self.token_types:
+            found.append(Input("token_type_ids", rows))
         if self.takes_mask:
             found.append(Input("attention_mask", rows))
         if self.procedure.trains:

@@ -7,8 +7,8 @@ from typing import NamedTuple
 MODEL = "model"
 """The function of a call of a model. Keywords: ``model``, which one it is; ``gives``, ``hidden`` states before the head
 or ``logits``; ``adapter``, whether the method's modules act; ``checkpointing``; ``use_cache`` where it returns a cache,
-which is its second result; ``logits_to_keep`` where it makes those of the last tokens alone; and what it is given by
-name."""
+which is its second result; ``logits_to_keep`` where it makes those of the last tokens alone; ``padded`` where
+its rows have padding; and what it is given by name."""
 GENERATE = "generate"
 """The function of a call of a model's ``generate``, with ``model``, ``input_ids`` and ``max_new_tokens``, and
 ``use_cache`` where it is told to make none: ``NEVER``, or ``CHECKPOINTS``, beside those of the step."""

@@ -407,7 +407,8 @@ class HuggingFaceModel(Source):
             with nullcontext() if split is None else narrowed(model, split):
                 few = None if step.returns_cache else self._of_few_layers(model, program)
                 found = few or program()
-            if self.head != CAUSAL and step.procedure.trains and "loss" not in found.outputs:
+            trains = step.procedure.trains and HEADS[self.head].labels
+            if self.head != CAUSAL and trains and "loss" not in found.outputs:
                 raise InputError(
                     f"{self.where}: the model does not run with labels, of which {type(model).__name__} makes no loss; "
                     "set task: infer"

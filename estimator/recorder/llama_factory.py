@@ -68,7 +68,6 @@ def trainer_of(
     elif peft_config is None and (stage == "kto" or own.use_ref_model):
         other = model_of(given, dtype)
     if peft_config is not None:
-        model.enable_input_require_grads()
         model = get_peft_model(model, peft_config)
     if other is not None:
         other.requires_grad_(False).eval()

@@ -17,7 +17,14 @@ from ..programs.trainer_programs import TrainerProgram
 from ..steps.trainers import DROPOUTS
 from .calls import dtype_name
 from .hugging_face import first_line, quiet, told
-from .trainer_step import batches_of_generation, models_of, record_trainer_step
+from .trainer_step import (
+    base_of,
+    batches_of_generation,
+    is_without_head,
+    model_within,
+    models_of,
+    record_trainer_step,
+)
 
 
 class OwnTrainer(NamedTuple):
@@ -43,9 +50,9 @@ def recorded(trainer: Any, folder: Path) -> OwnTrainer:
 
     Raises ``InputError`` where the step has no rule.
     """
-    model = trainer.model
+    model = model_within(trainer.model)
     adapters = getattr(model, "peft_config", {})
-    base = model.get_base_model() if adapters else model
+    base = base_of(model)
     if len(adapters) > 1:
         raise InputError(f"the trainer's model has {len(adapters)} adapters, and there is a rule for one")
     with told(lambda error: f"the loop of {type(trainer).__name__} does not run so ({first_line(error)})"), quiet():
@@ -65,8 +72,12 @@ def recorded(trainer: Any, folder: Path) -> OwnTrainer:
     for adapter in adapters.values():
         adapter.save_pretrained(folder)
         method = read_adapter_config(folder)
+        dtypes = {dtype_name(p.dtype) for p in model.parameters() if p.requires_grad}
+        if base is model and len(dtypes) == 1 and dtypes != {"float32"}:  # not cast, as transformers adds an adapter
+            method["adapter_dtype"] = dtypes.pop()
     if not drops and "lora_dropout" in method:
         method["lora_dropout"] = 0.0
+    head = {"head": "feature-extraction"} if is_without_head(base) else {}
     rows, seq = _largest(program)
     batch = trainer.args.per_device_train_batch_size
     return OwnTrainer(
@@ -74,7 +85,7 @@ def recorded(trainer: Any, folder: Path) -> OwnTrainer:
         TrainerProgram(program),
         _reference(program),
         max(rows // batch, 1),
-        {"batch": batch, "seq": seq, "dtype": dtype_name(base.dtype), "method": method},
+        {"batch": batch, "seq": seq, "dtype": dtype_name(base.dtype), "method": method, **head},
         batches_of_generation(trainer),
         others,
     )

@@ -30,7 +30,7 @@ from .calls import Recorder, dtype_name, recording
 from .calls.data import tensors_in
 from .calls.functions import Context
 from .calls.marks import MARK
-from .model_classes import takes_cache
+from .model_classes import model_class, takes_cache
 from .rows import fold_rows
 
 
@@ -51,6 +51,8 @@ class _StepRecorder(Recorder):
     def note(self, op: str, args: Sequence[Any], keywords: Mapping[str, Any], out: Any) -> Any:
         if self._autocast is not None:
             self._note_autocast()
+        if op == "linalg_vector_norm":
+            args = [tuple(x) if type(x) is list else x for x in args]  # dimensions, and no data
         return super().note(op, args, keywords, out)
 
     def plain_call(self, function: Any, name: str, args: Any, kwargs: Any) -> Any:
@@ -147,10 +149,9 @@ class _Models:
             delattr(module, name) if own is None else setattr(module, name, own)
 
     def _replace(self, name: str, outer: Any) -> None:
-        base = outer.get_base_model() if hasattr(outer, "peft_config") else outer
+        base = base_of(outer)
         head = base.get_output_embeddings()
-        prefix = base.base_model_prefix
-        backbone = getattr(base, prefix, None)
+        backbone = base if is_without_head(base) else getattr(base, base.base_model_prefix, None)
         if backbone is None or base.config.is_encoder_decoder or base.main_input_name != "input_ids":
             raise InputError(
                 f"the trainer's {type(base).__name__} is no decoder or encoder of text; there is no rule for it"
@@ -159,11 +160,14 @@ class _Models:
         forward = base.forward
         head_of_model = "sequence-classification" if head is None else "causal-lm"
 
-        def mode(gives: str) -> dict[str, Any]:
+        def mode(gives: str, mask: Any) -> dict[str, Any]:
             tuners = [m for m in base.modules() if isinstance(getattr(m, "disable_adapters", None), bool)]
             on = not any(m.disable_adapters for m in tuners)
             checkpoints = any(getattr(m, "gradient_checkpointing", False) for m in backbone.modules())
-            return {"gives": gives, "adapter": on, "checkpointing": checkpoints and base.training}
+            found = {"gives": gives, "adapter": on, "checkpointing": checkpoints and base.training}
+            with torch._C.DisableTorchFunction():
+                padded = isinstance(mask, torch.Tensor) and mask.dim() == 2 and not bool(mask.all())
+            return found | ({"padded": True} if padded else {})
 
         def inputs(given: Mapping[str, Any]) -> dict[str, Any]:
             return {key: x for key, x in given.items() if isinstance(x, torch.Tensor)}
@@ -172,7 +176,8 @@ class _Models:
             assert self.recorder is not None
             with torch._C.DisableTorchFunction():
                 out = torch.randn(*input_ids.shape, size).to(base.dtype)
-            made, _ = self.recorder.call_model(name, mode("hidden"), inputs({"input_ids": input_ids, **given}), out)
+            own = mode("hidden", given.get("attention_mask"))
+            made, _ = self.recorder.call_model(name, own, inputs({"input_ids": input_ids, **given}), out)
             return BaseModelOutputWithPast(last_hidden_state=made)
 
         def run(input_ids: Any = None, *, fused_lm_head: bool = False, labels: Any = None, **given: Any) -> Any:
@@ -186,7 +191,7 @@ class _Models:
             with torch._C.DisableTorchFunction():
                 out = torch.randn(*shape).to(torch.bfloat16 if torch.is_autocast_enabled("cpu") else base.dtype)
             counted = {key: given.pop(key) for key in ("num_items_in_batch",) if key in given}
-            own = mode("logits")
+            own = mode("logits", given.get("attention_mask"))
             caches = given.get("use_cache", takes_cache(head_of_model, base) and base.config.use_cache)
             own |= {"use_cache": True} if caches and not own["checkpointing"] else {}
             own |= {"logits_to_keep": kept} if kept else {}
@@ -213,25 +218,51 @@ class _Models:
 
         if hasattr(base, "_original_forward"):  # accelerate has it evaluate under autocast
             run = convert_outputs_to_fp32(torch.autocast("cpu", torch.bfloat16)(run))
+        self._put(backbone, "forward", run_backbone)
+        if backbone is base:
+            return
         run.__signature__ = inspect.signature(forward)  # type: ignore[attr-defined]  # by which a batch's columns are kept
         self._put(base, "forward", run)
         self._put(base, "generate", generate)
-        self._put(backbone, "forward", run_backbone)
         if head is not None:
             for part in ("weight", "bias"):
                 if getattr(head, part, None) is not None:
                     self.names[id(getattr(head, part))] = HEAD.format(name, part)
 
 
+def model_within(model: Any) -> Any:
+    """The model of transformers that a trainer's model is, or has in it, as a ``SentenceTransformer`` its encoder.
+
+    Raises ``InputError`` where there is none.
+    """
+    if isinstance(model, PreTrainedModel) or hasattr(model, "get_base_model"):
+        return model
+    found = next((module for module in model.modules() if isinstance(module, PreTrainedModel)), None)
+    if found is None:
+        raise InputError(f"the trainer's {type(model).__name__} has no model of transformers; there is no rule for it")
+    return found
+
+
+def base_of(model: Any) -> Any:
+    """A model without what PEFT has put around it. An adapter that transformers added is in the model's modules."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def is_without_head(model: Any) -> bool:
+    """Whether a model is what ``AutoModel`` makes, and ends with hidden states."""
+    return type(model) is model_class("feature-extraction", model.config)
+
+
 def models_of(trainer: Any) -> dict[str, Any]:
     """A trainer's models: ``model``, which trains, a ``reference`` like it, and others by their attributes' names."""
+    own = model_within(trainer.model)
     rewards = [x for x in getattr(trainer, "reward_funcs", ()) if isinstance(x, PreTrainedModel)]
     others = {
         "reference" if name == "ref_model" else name: value
         for name, value in [*vars(trainer).items(), *((f"{REWARD}{i or ''}", x) for i, x in enumerate(rewards))]
-        if isinstance(value, PreTrainedModel) and value not in (trainer.model, getattr(trainer, "model_wrapped", None))
+        if isinstance(value, PreTrainedModel) and value not in (own, getattr(trainer, "model_wrapped", None))
     }
-    return {"model": trainer.model, **others}
+    return {"model": own, **others}
 
 
 def batches_of_generation(trainer: Any) -> int:
@@ -314,7 +345,7 @@ def record_trainer_step(trainer: Any, batches: int = 1) -> Program:
     rows = max(map(_rows, events))
     if getattr(trainer.args, "use_vllm", False):  # which makes the completions of all batches outside of the step
         rows = trainer.args.per_device_train_batch_size * _batches_of(trainer)
-    counts = (rows, *([batches] if batches > 2 else []))
+    counts = (*([rows] if rows > 1 else []), *([batches] if batches > 2 else []))
     return Program(
         modules=(),
         parameters=(),

@@ -172,8 +172,8 @@ def _rows(
     return rows
 
 
-def tokenizer_of(vocab: int) -> Any:
-    """A tokenizer of whole words."""
+def tokenizer_of(vocab: int, padding_side: str = "left", **keys: Any) -> Any:
+    """A tokenizer of whole words. ``keys`` are more of its class's."""
     from tokenizers import Tokenizer
     from tokenizers.models import WordLevel
     from tokenizers.pre_tokenizers import Whitespace
@@ -183,6 +183,7 @@ def tokenizer_of(vocab: int) -> Any:
     made = Tokenizer(WordLevel(words, unk_token="<unk>"))
     made.pre_tokenizer = Whitespace()
     return PreTrainedTokenizerFast(
-        tokenizer_object=made, unk_token="<unk>", eos_token="<eos>", pad_token="<pad>", padding_side="left",
+        tokenizer_object=made, unk_token="<unk>", eos_token="<eos>", pad_token="<pad>", padding_side=padding_side,
         chat_template="{% for message in messages %}{{ message['content'] }}{% endfor %}",
+        **keys,
     )  # fmt: skip

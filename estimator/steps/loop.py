@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
 from itertools import pairwise
+from types import MappingProxyType
 from typing import Any, Literal
 
 from .. import operators as ops
@@ -164,20 +165,27 @@ class Model:
         checkpoints: bool = False,
         use_cache: bool = False,
         logits_to_keep: Size = 0,
+        others: Mapping[str, Tensor] = MappingProxyType({}),
+        padded: bool = False,
     ) -> tuple[Tensor, Any]:
         """Run the model on ids [B, S] up to its head, or its loss: what that gets, and the cache.
 
         A trainer's step has the rest, and the autocast. ``logits_to_keep``: the last tokens, if not all, have logits.
+        ``others``: inputs beside the ids and the mask, by the names of the arguments. ``padded``: these rows have
+        padding, whatever the plan says.
         """
-        step = self.inputs.step
+        own = self.inputs.step
+        types = "token_type_ids" in others
+        step = own._replace(attention_mask=own.attention_mask or padded, token_types=types)
         inputs = self.inputs._replace(
             step=step._replace(use_cache=True, checkpointing="none") if use_cache else step,
             batch=ids.shape[0],
             seq=ids.shape[1],
             until=until,
             logits_to_keep=logits_to_keep,
-            attention_mask=mask if self.step.passes_mask else None,
+            attention_mask=mask if step.passes_mask else None,
             gradient_checkpointing_func=self.inputs.gradient_checkpointing_func if checkpoints else None,
+            others=others,
         )
         with saved_activations.held_as(self.ledger, self.step.saved_activations, self.step.activation_group_size):
             self.scope.before_forward()

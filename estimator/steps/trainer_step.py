@@ -64,6 +64,7 @@ class TrainerStep(Procedure):
     others: tuple[tuple[str, OtherModel], ...] = ()
     """Models that answer beside the policy and its reference, such as a teacher, by their names."""
     runs_backward: ClassVar[bool] = True
+    asks_loss: ClassVar[bool] = False
 
     def __post_init__(self, per_row: int) -> None:
         object.__setattr__(self, "rows", per_row)
@@ -207,12 +208,15 @@ class _Calls(EventLoop):
             name = "base"
         ids = frame[given["input_ids"].slot]
         mask = frame[given["attention_mask"].slot] if "attention_mask" in given else None
+        others = {key: frame[ref.slot] for key, ref in given.items() if key in ("token_type_ids",)}
         caches = given.get("use_cache", False)
         if self._generates:
             self.ledger.phase = "forward" if self.ledger.grad_enabled and name == "model" else "scoring"
         with self.ledger.no_grad() if name.startswith(REWARD) else nullcontext():  # TRL's torch.inference_mode
             kept = given.get("logits_to_keep", 0)
-            made = self.models[name].part(ids, mask, given["gives"], given["checkpointing"], caches, kept)
+            model, gives = self.models[name], given["gives"]
+            padded = given.get("padded", False)
+            made = model.part(ids, mask, gives, given["checkpointing"], caches, kept, others, padded)
         self.ledger.scope = self.ledger.module = "loss"
         for one, result in zip(call.out, made, strict=False):
             frame[one.slot] = result

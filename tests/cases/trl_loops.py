@@ -298,7 +298,6 @@ FACTORY: list[Case] = [
     ("kto-lora", SMALL, {**NARROW, "trainer": "llama-factory-kto", "batch": 4, "seq": 64}),
     ("kto-full, reference in bfloat16", SMALL,
      {**LAYER, **WHOLE, "trainer": "llama-factory-kto", "batch": 6, "seq": 48, "prompt_seq": 10, **_again("bfloat16")}),
-    ("kto-16", SMALL, {**BF16, "trainer": "llama-factory-kto", "batch": 4, "seq": 88, "method": LORA}),
 ]  # fmt: skip
 """LLaMA-Factory's own loops, where it is installed. Of a full model the reference is in the checkpoint's dtype."""
 FSDP2: dict[str, Any] = {"sharding": {"name": "fsdp2", "world_size": 4}}
@@ -347,12 +346,10 @@ LIVE: list[Case] = [
 def measured(config: Mapping[str, Any], plan: Mapping[str, Any], folder: Path) -> dict[str, int]:
     """The parameters, the reference's, the optimizer's states and the peak above what there was, in bytes."""
     import torch
-    from transformers import TrainerCallback
 
     from estimator.operators import THREADS
     from estimator.recorder.trainer_family import builder_of
-    from estimator.witnesses.measure import Profile, peak_of, without_matmul_scratch
-    from estimator.witnesses.reference.sharding import local
+    from estimator.witnesses.measure import peak_of, without_matmul_scratch
 
     torch.set_num_threads(THREADS)
     given = {"autocast": "bfloat16", "checkpointing": "layer", "dtype": "float32", **plan}
@@ -388,38 +385,59 @@ def measured(config: Mapping[str, Any], plan: Mapping[str, Any], folder: Path) -
                 trainer.accelerator.prepare_model(trainer.model, evaluation_mode=True)
             )  # with its autocast
             trainer._wrap_model = lambda *_, **__: wrapped
-
-        class Second(TrainerCallback):  # type: ignore[misc]
-            steps = 0
-            profile = Profile()
-
-            def on_step_begin(self, *_: Any, **__: Any) -> None:
-                Second.steps += 1
-                if Second.steps == second:
-                    self.profile.start()
-
-            def on_step_end(self, *_: Any, **__: Any) -> None:
-                if Second.steps == second:
-                    self.profile.stop()
-
-        trainer.add_callback(Second())
-        trainer.train()
-    events = Second.profile.events()
-
-    def held(model: Any) -> int:
-        own = [local(p).untyped_storage() for p in model.parameters()]
-        storages = {storage._cdata: storage.nbytes() for storage in own}
-        return sum(storages.values())
+        events = profiled(trainer, second)
 
     reference = getattr(trainer, "ref_model", None) or getattr(trainer, "teacher_model", None)
     scores = [held(x) for x in getattr(trainer, "reward_funcs", ()) if isinstance(x, torch.nn.Module)]
-    states = trainer.optimizer.optimizer.state.values()
     return {
         "parameters": held(trainer.model),
         "reference": sum(scores) + (0 if reference is None else held(reference)),
-        "optimizer": sum(local(x).nbytes for state in states for x in state.values() if isinstance(x, torch.Tensor)),
+        "optimizer": states_of(trainer),
         "peak_above_resident": peak_of(without_matmul_scratch(events))[0],
     }
+
+
+def held(model: Any) -> int:
+    """The bytes of a model's parameters on this rank."""
+    from estimator.witnesses.reference.sharding import local
+
+    own = [local(p).untyped_storage() for p in model.parameters()]
+    storages = {storage._cdata: storage.nbytes() for storage in own}
+    return sum(storages.values())
+
+
+def states_of(trainer: Any) -> int:
+    """The bytes of its optimizer's states on this rank."""
+    import torch
+
+    from estimator.witnesses.reference.sharding import local
+
+    states = trainer.optimizer.optimizer.state.values()
+    return sum(local(x).nbytes for state in states for x in state.values() if isinstance(x, torch.Tensor))
+
+
+def profiled(trainer: Any, number: int) -> Any:
+    """The allocator's events of a step of the trainer's own loop, from its begin to its end."""
+    from transformers import TrainerCallback
+
+    from estimator.witnesses.measure import Profile
+
+    class Profiled(TrainerCallback):  # type: ignore[misc]
+        steps = 0
+        profile = Profile()
+
+        def on_step_begin(self, *_: Any, **__: Any) -> None:
+            Profiled.steps += 1
+            if Profiled.steps == number:
+                self.profile.start()
+
+        def on_step_end(self, *_: Any, **__: Any) -> None:
+            if Profiled.steps == number:
+                self.profile.stop()
+
+    trainer.add_callback(Profiled())
+    trainer.train()
+    return Profiled.profile.events()
 
 
 def _sharded(config: Mapping[str, Any], plan: Mapping[str, Any], folder: Path) -> tuple[Any, int]:

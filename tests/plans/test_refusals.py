@@ -263,7 +263,11 @@ REFUSED: list[dict[str, Any]] = [
     },
     {**HEAD, "dtype": "gptq", "method": LORA},
     {**HEAD, "trainer": "loop"},
-    *({**HEAD, key: CAUSAL[key]} for key in refusals.CAUSAL_KEYS),
+    {"model": "all-minilm-l6-v2", "head": "feature-extraction", "seq": 64},
+    *(
+        {**({"model": BART, "head": "seq2seq-lm"} if key == "data_collator" else HEAD), key: CAUSAL[key]}
+        for key in refusals.CAUSAL_KEYS
+    ),
     {"model": {"model_type": "bert", "max_position_embeddings": 32}, "head": "masked-lm", "seq": 33},
     {"model": {"model_type": "roberta", "max_position_embeddings": 32}, "head": "masked-lm", "seq": 31},
     {"model": {**WHISPER, "max_target_positions": 8}, "target_seq": 9},

@@ -248,7 +248,8 @@ def record(
         hooks = hooks_of(recorder, model, plain) if recorder.grad_enabled and "loss" in out else {}
     outputs = {name: recorder.operand(x) for name, x in _named_tensors(out)}
     events, recorder.events = tuple(recorder.events), []
-    reached = recorder.reached(outputs.get("loss"))
+    end = outputs.get("loss", outputs.get("last_hidden_state"))  # of which a trainer makes the loss
+    reached = recorder.reached(end)
     parameters = tuple(
         Stored(
             plain(name),
@@ -256,7 +257,7 @@ def record(
             dtype_name(p.dtype),
             p.requires_grad,
             wrapped is not None and wrapped.added(plain(name), p),
-            "loss" in outputs and plain(name) not in reached,
+            end is not None and plain(name) not in reached,
             storage,
         )
         for name, p, storage in _with_storages(model.named_parameters())

@@ -7,7 +7,8 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ...programs.family import Family
-from ...programs.heads import CAUSAL
+from ...programs.heads import CAUSAL, HEADS
+from ...programs.module_table import has_token_types
 from ...programs.releases import NEWEST, is_before
 from ...programs.setting import DTYPES, LOWER, Setting
 from ..hugging_face import HuggingFaceModel
@@ -118,14 +119,16 @@ def cases_of(raw: Mapping[str, Any]) -> list[Case]:
 
 def cases_of_encoder(raw: Mapping[str, Any], head: str) -> list[Case]:
     """The cases that programs of an encoder with a head are shipped for: training, with padding, under autocast and
-    with eager attention, too, and inference.
+    with eager attention, too, and inference. Without a head it is a trainer that trains, whose batch has token types
+    where the model tells them apart.
     """
-    train = Setting(attention=HuggingFaceModel(raw, "the config", head).attention)
+    model = HuggingFaceModel(raw, "the config", head)
+    train = Setting(attention=model.attention, token_types=not HEADS[head].labels and has_token_types(model.modules()))
     every = {
         train,
         train._replace(attention="eager"),
         train._replace(attention_mask=True),
-        train._replace(trains=False),
+        train._replace(trains=False, token_types=False),
     }
     autocast = train._replace(dtype="float32", autocast="bfloat16")
     found = [*(Case(of_dtypes(one), head) for one in sorted(every, reverse=True)), Case((autocast,), head)]

@@ -85,6 +85,7 @@ def step_of(setting: Setting, family: str, head: str, **own: Any) -> Step:
         autocast=setting.autocast,
         attention=attention,
         attention_mask=setting.attention_mask,
+        token_types=setting.token_types,
         use_cache=setting.use_cache,
         device=DEVICES[setting.device],
         procedure=Procedure(trains=setting.trains),
