@@ -53,8 +53,7 @@ class OneDeviceKeys(TypedDict, total=False):
     head: (
         Literal['causal-lm', 'masked-lm', 'seq2seq-lm', 'sequence-classification', 'token-classification',
         'question-answering', 'speech-seq2seq', 'ctc', 'audio-classification', 'image-classification', 'image-text',
-        'feature-extraction'] |
-        None
+        'feature-extraction'] | None
     )
     lengths: Mapping[str, Any] | str | None
     dtype: (

@@ -119,7 +119,7 @@ class HuggingFaceModel(Source):
                 raise InputError(f"{where}: text_config must be a mapping, not {shown(self.config)}")
         self._class = model_class(head, self.config)
         if self._class is None:
-            having = ", ".join(one for one in HEADS if model_class(one, self.config) is not None)
+            having = ", ".join(name for name, one in HEADS.items() if one.labels and model_class(name, self.config))
             raise InputError(
                 f"{where}: transformers {transformers.__version__} has no model of model_type {self.config.model_type} "
                 f"with head: {head}; " + (f"it has {having}" if having else "none with another head either")
