@@ -47,6 +47,7 @@ MODELS: dict[tuple[str, str], tuple[str, ...]] = {
     ("seq2seq-lm", "m2m_100.default"): ("nllb-",),
     ("seq2seq-lm", "mbart.default"): ("mbart-",),
     ("seq2seq-lm", "mt5.default"): ("mt5-",),
+    ("seq2seq-lm", "pegasus.default"): ("pegasus-",),
     ("seq2seq-lm", "t5.default"): ("t5-",),
     ("seq2seq-lm", "t5.gated"): ("flan-t5-",),
     ("image-classification", "vit.default"): ("vit-", "deit-"),
