@@ -413,7 +413,10 @@ def token_of(config: Mapping[str, Any], asked: Media) -> int | None:
     """The id of the token that stands for a piece of an image, or of a video, in a config that says it."""
     what = "image" if asked.video_frames is None else "video"
     found = (config.get(f"{what}_token_{ending}") for ending in ("id", "index"))
-    return next((n for n in found if n is not None), None)
+    token = next((n for n in found if n is not None), None)
+    if token is not None and type(token) is not int:
+        raise InputError(f"the config's {what}_token_id must be a whole number, not {token!r:.60}")
+    return token
 
 
 def given_of(

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from estimator.errors import InputError
-from estimator.programs.images import Media, Seen, processor_of, seen
+from estimator.programs.images import Media, Seen, processor_of, seen, token_of
 from tests.cases.images_and_audio import CLIP, PIXTRAL, SIGLIP
 
 VISION = {"image_size": 336, "patch_size": 14}
@@ -249,3 +249,9 @@ def test_videos_are_what_the_processor_makes_of_them(name: str, vision: dict[str
         times = sum(one.tiles for one in found)
         assert (times, found[0].height // patch, found[0].width // patch) == tuple(map(int, grid)), (size, frames)
         assert sum(one.tokens or 0 for one in found) == times * int(grid[1]) * int(grid[2]) // 4
+
+
+def test_a_token_that_is_no_number_is_refused() -> None:
+    assert token_of({"image_token_index": 7}, Media()) == 7
+    with pytest.raises(InputError, match="image_token_id must be a whole number"):
+        token_of({"image_token_id": {"x": 0.5}, "image_token_index": 7}, Media())
