@@ -528,15 +528,9 @@ _OF_IMAGES = ("hf-trainer", "llama-factory", "axolotl")
 """Trainers whose step is that of transformers' ``Trainer``, also of models that look at images."""
 
 
-_WITHOUT_SHIFT = (
-    *("sequence-classification", "token-classification", "masked-lm", "question-answering", "feature-extraction"),
-)
-"""Heads of models of text whose batch transformers' ``Trainer`` has as a loop has it."""
-
-
 def _beyond_causal(key: str) -> Callable[[Any], object]:
     """A condition: the plan sets a key that has rules for causal language models alone, and the model is none."""
-    heads = ("causal-lm", "image-text", *_WITHOUT_SHIFT) if key == "data_collator" else ("causal-lm",)
+    heads = ("causal-lm", "image-text", "feature-extraction") if key == "data_collator" else ("causal-lm",)
     return lambda r: r.spec.head not in heads and _differs(r.plan, key)
 
 
@@ -630,7 +624,7 @@ MODEL: Refusals = {
         r.plan.trainer is not None
         and (r.spec.head != "causal-lm") != (r.plan.trainer == "trl-reward")
         and not (r.spec.head == "image-text" and r.plan.trainer in _OF_IMAGES)
-        and not (r.spec.head in _WITHOUT_SHIFT and r.plan.trainer == "hf-trainer")
+        and not (r.spec.head == "feature-extraction" and not r.step.procedure.asks_loss)
     ),
     "task: train does not go with head: {r.spec.head}, which makes no loss; set task: infer, or a trainer": lambda r: (
         not HEADS[r.spec.head].labels and r.step.procedure.trains and r.step.procedure.asks_loss
