@@ -33,6 +33,8 @@ _SAY_SIZES = ("llama", "mistral", "qwen2", "qwen3")
 """Types whose classes have the sizes of one model of 7B. A config.json that leaves sizes out is cut short."""
 _SIZES = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
 """Keys without which a config.json of these types is refused."""
+_NEEDED = {("t5", "seq2seq-lm"): ("decoder_start_token_id",)}
+"""Those of other types, by the head. T5's class has none, and its model stops in transformers."""
 
 
 _BEHIND_PADDING = (
@@ -91,7 +93,7 @@ class ModelSpec:
             _refuse_family(family, where, "")
         if self.head == CAUSAL and self.raw.get("is_encoder_decoder") is True:
             refuse_encoder(self.raw, where)
-        for key in _SIZES if family in _SAY_SIZES else ():
+        for key in _SIZES if family in _SAY_SIZES else _NEEDED.get((family, self.head), ()):
             if self.raw.get(key) is None:
                 raise InputError(f"{where}: {key} is missing; add it to the config")
         asked = (self.hub_id or where) if self.head == CAUSAL else ""

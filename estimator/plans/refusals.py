@@ -528,9 +528,15 @@ _OF_IMAGES = ("hf-trainer", "llama-factory", "axolotl")
 """Trainers whose step is that of transformers' ``Trainer``, also of models that look at images."""
 
 
+_COLLATED = ("causal-lm", "image-text", "feature-extraction")
+"""Heads that have rules for a collator's batch."""
+_LABELLED = ("sequence-classification", "token-classification", "question-answering")
+"""Heads of models of text whose labels are never the token ids. Their batch in ``Trainer`` is a loop's."""
+
+
 def _beyond_causal(key: str) -> Callable[[Any], object]:
     """A condition: the plan sets a key that has rules for causal language models alone, and the model is none."""
-    heads = ("causal-lm", "image-text", "feature-extraction") if key == "data_collator" else ("causal-lm",)
+    heads = (*_COLLATED, *_LABELLED) if key == "data_collator" else ("causal-lm",)
     return lambda r: r.spec.head not in heads and _differs(r.plan, key)
 
 
@@ -624,6 +630,7 @@ MODEL: Refusals = {
         r.plan.trainer is not None
         and (r.spec.head != "causal-lm") != (r.plan.trainer == "trl-reward")
         and not (r.spec.head == "image-text" and r.plan.trainer in _OF_IMAGES)
+        and not (r.spec.head in _LABELLED and r.plan.trainer == "hf-trainer")
         and not (r.spec.head == "feature-extraction" and not r.step.procedure.asks_loss)
     ),
     "task: train does not go with head: {r.spec.head}, which makes no loss; set task: infer, or a trainer": lambda r: (

@@ -265,12 +265,10 @@ def _log_probabilities_backward(call: Call) -> ops.Grads:
             if not ledger.device.tiles_on_chip:
                 _backward_tile(ledger, rows, width, capped)
             accumulate(ledger, call.needs, (rows, width, x.shape[1]), dtype)
+    # The tile, its factors and the sums in float32 are names until backward returns.
+    found = [None if x is None else ops.to(x, operand.dtype) for x, operand in zip(grads, operands, strict=True)]
     del tile, hidden_chunk, w_chunk
-    for i, operand in enumerate(operands):
-        grad, grads[i] = grads[i], None
-        grads[i] = None if grad is None else ops.to(grad, operand.dtype)
-        del grad
-    return tuple(grads)
+    return tuple(found)
 
 
 def _backward_tile(ledger: Ledger, rows: Size, width: int, capped: bool) -> None:

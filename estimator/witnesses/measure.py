@@ -373,7 +373,7 @@ class Step:
             elif one.name == "attention_mask":
                 made = torch.ones(shape, dtype=torch.int64, device=self.device)
                 made[0, -1] = int(not plan.attention_mask)
-            elif one.name == "labels" and plan.data_collator:
+            elif one.name == "labels" and plan.data_collator and not self.step.num_labels:
                 made = self._labels(arguments["input_ids"])
             elif one.dtype != "int64":
                 made = torch.randn(shape, dtype=getattr(torch, one.dtype), device=self.device)

@@ -22,12 +22,12 @@ def test_every_number_is_the_estimates():
     methods = "[full, {name: lora, r: 16, target_modules: [q_proj, v_proj]}, ia3]"
     found = json.loads(output("compare", MODEL, "--batch", "2", "--seqs", "64,256", "--methods", methods, "--json"))
     assert found["seqs"] == [64, 256]
-    assert found["at"] == 2048
-    full = estimate(model=MODEL, batch=2, seq=2048)
+    assert found["at"] == 256
+    full = estimate(model=MODEL, batch=2, seq=256)
     for row in found["methods"]:
         for seq, result in zip(found["seqs"], row["results"], strict=True):
             assert result == estimate(model=MODEL, batch=2, seq=seq, method=row["method"]).to_dict()
-        own = estimate(model=MODEL, batch=2, seq=2048, method=row["method"])
+        own = estimate(model=MODEL, batch=2, seq=256, method=row["method"])
         assert row["at"] == own.to_dict()
         assert row["share_of_full"]["saved"] == own.bytes["saved"] / full.bytes["saved"]
         assert row["share_of_full"]["peak"] == own.bytes["peak"] / full.bytes["peak"]

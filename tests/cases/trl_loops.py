@@ -87,7 +87,8 @@ def cases() -> list[Case]:
                     },
                 )
             )
-    return [*found, REFERENCES_PEAK, *NAMED, *ODD, *UNEQUAL, *ACCUMULATED, *REWARDS, *VLLM, *TAUGHT, *SHARDED]
+    found += [REFERENCES_PEAK, LARGE_HEAD]
+    return [*found, *NAMED, *ODD, *UNEQUAL, *ACCUMULATED, *REWARDS, *VLLM, *TAUGHT, *SHARDED]
 
 
 SMALL = {**SIZES["llama"], "model_type": "llama", "hidden_size": 64, "num_hidden_layers": 3, "vocab_size": 401}
@@ -98,6 +99,12 @@ REFERENCES_PEAK: Case = (
     {"trainer": "trl-dpo", "batch": 1, "seq": 77, "prompt_seq": 32, "loss_type": "nca_pair"},
 )  # fmt: skip
 """Autocast keeps the casts of a reference's weights, which nobody freezes."""
+LARGE_HEAD: Case = (
+    "trl-dpo-large head",
+    {**SIZES["llama"], "model_type": "llama", "hidden_size": 256, "num_hidden_layers": 2, "vocab_size": 131072},
+    {**BF16, "trainer": "trl-dpo", "batch": 1, "seq": 12, "prompt_seq": 5},
+)
+"""The most bytes are there where the head's gradient is cast, beside the tile of logits."""
 OTHERS: dict[str, dict[str, Any]] = {
     "qwen3": {**SIZES["qwen3"], "model_type": "qwen3", "hidden_size": 128, "num_hidden_layers": 5, "vocab_size": 457},
     "gpt_neox": {**SIZES["gpt_neox"], "model_type": "gpt_neox", "hidden_size": 48, "num_hidden_layers": 2,

@@ -64,7 +64,7 @@ class TrainerStep(Step):
         """A batch without padding, as a data collator makes it."""
         if self.plan.packing:
             return self._packed()
-        if self.step.media:
+        if self.step.head != "causal-lm":
             return super()._batch()
         ids = torch.randint(0, self.vocab, (self.plan.batch, self.plan.seq))
         return {"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": self._labels(ids)}

@@ -52,7 +52,9 @@ def test_of_two_leaves_the_first_one_copies_their_gradient() -> None:
     assert not ledger.events.origins  # unless they are asked for
 
 
-@pytest.mark.parametrize(("keys", "cost"), [({}, 1), ({"events": Events()}, 2), ({"symbolic": True}, 10)], ids=str)
+@pytest.mark.parametrize(
+    ("keys", "cost"), [({}, 1), ({"events": Events()}, 2), ({"symbolic": True}, 10)], ids=["plain", "log", "symbols"]
+)
 def test_a_step_makes_so_many_tensors_at_most(keys: dict[str, Any], cost: int) -> None:
     """Those of a log, and those whose sizes are polynomials, take more time."""
     ledger = Ledger(ops.CPU, **keys, work_left=3 * cost)

@@ -251,6 +251,7 @@ REFUSED: list[dict[str, Any]] = [
     {
         "model": {
             "model_type": "t5",
+            "decoder_start_token_id": 0,
             "d_model": 32,
             "d_kv": 8,
             "d_ff": 64,

@@ -59,6 +59,27 @@ def test_hf_trainer_of_a_model_that_looks_at_images(name: str, plan: dict[str, A
     )
 
 
+BERT = {"model_type": "bert", "num_labels": 2, "pad_token_id": 0}
+HEADS: list[tuple[dict[str, Any], dict[str, Any]]] = [
+    (BERT, {"head": "sequence-classification", "dtype": "float32"}),
+    (BERT, {"head": "token-classification", "dtype": "float32", "autocast": "bfloat16", "checkpointing": "layer"}),
+    (BERT, {"head": "question-answering", "method": {"name": "lora", "target_modules": ["query", "value"]}}),
+    ({**BERT, "model_type": "roberta", "pad_token_id": 1}, {"head": "token-classification", "dtype": "float32"}),
+    (
+        {"model_type": "qwen2", "num_labels": 3, "pad_token_id": 0},
+        {"head": "sequence-classification", "method": "lora"},
+    ),
+]
+
+
+@pytest.mark.share(3)
+@pytest.mark.parametrize(("config", "plan"), HEADS, ids=str)
+def test_hf_trainer_of_heads_that_shift_no_labels(config: Any, plan: dict[str, Any], tmp_path: Path) -> None:
+    """Witness: the same. The batch is a collator's, with ``token_type_ids`` where a tokenizer makes them."""
+    keys = {**HF_TRAINER, "trainer": "hf-trainer", "batch": 3, "seq": 40, "data_collator": True, **plan}
+    assert_trainer_step(hf_trainer, config, keys, tmp_path)
+
+
 @pytest.mark.parametrize(
     ("adapted", "options"),
     [

@@ -34,6 +34,7 @@ from ..kinds import examples, smallest
 from ..media import parts_of, types_of
 from ..rows import folded
 from .cases import of_dtypes
+from .configs import class_config
 from .draws import step_of
 from .fitting import difference, same
 
@@ -416,6 +417,7 @@ def _recorded(found: _Models, settings: Sequence[Setting], fixed: Sequence[str],
         defaults={key: x for key, x in known.items() if key not in ("model_type", *found.lists) and _plain(x)},
         layers=found.depths[0],
         beside=tuple(zip(found.depths[1:], learnt[1:], strict=True)),
+        aliases={k: v for k, v in class_config(draw.config).attribute_map.items() if k != v},
         recorded={
             "transformers": transformers.__version__,
             "torch": str(torch.__version__).partition("+")[0],
