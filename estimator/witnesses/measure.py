@@ -241,6 +241,7 @@ def _run_step(
     replaced += sum(storage.nbytes() for key, storage in before.items() if key not in left)
     events.insert(0, (-replaced, ""))  # the profiler does not see the free of tensors that existed before
     result["peak_above_resident"], result["peak_at"] = peak_of(events)
+    result["peak_without_convolution_scratch"], _ = peak_of(without_matmul_scratch(events, products=()))
     result["peak_without_matmul_scratch"], _ = peak_of(without_matmul_scratch(events))
     if plan.pins_memory:
         result["host_pinned"] = offloading.pinned.nbytes
@@ -591,8 +592,15 @@ def peak_of(events: list[tuple[int, str]]) -> tuple[int, str]:
     return peak, at
 
 
-def without_matmul_scratch(events: list[tuple[int, str]]) -> list[tuple[int, str]]:
-    """The events without oneDNN's scratch memory for 16-bit products and for convolutions.
+_PRODUCTS = ("mm", "bmm", "addmm", "baddbmm")
+"""``mkldnn_matmul`` serves these, in place (``addmm_``) or not."""
+_FLASH = ("_scaled_dot_product_flash_attention_for_cpu", "_scaled_dot_product_flash_attention_for_cpu_backward")
+
+
+def without_matmul_scratch(
+    events: list[tuple[int, str]], products: tuple[str, ...] = (*_PRODUCTS, *_FLASH)
+) -> list[tuple[int, str]]:
+    """The events without oneDNN's scratch memory for 16-bit ``products`` and for convolutions.
 
     It is allocated and freed within ``mm`` and the like. All that convolutions take themselves is scratch: ``empty``
     makes results.
@@ -608,21 +616,13 @@ def without_matmul_scratch(events: list[tuple[int, str]]) -> list[tuple[int, str
             scratch.append(event)
         elif operator in _CONVOLUTIONS and (-event[0], event[1]) in scratch:
             scratch.remove((-event[0], event[1]))
-        elif (
-            kept
-            and event[0] < 0
-            and kept[-1] == (-event[0], event[1])
-            and operator.rstrip("_") in (*_PRODUCTS, *_FLASH)
-        ):
+        elif kept and event[0] < 0 and kept[-1] == (-event[0], event[1]) and operator.rstrip("_") in products:
             kept.pop()
         else:
             kept.append(event)
     return kept
 
 
-_PRODUCTS = ("mm", "bmm", "addmm", "baddbmm")
-"""``mkldnn_matmul`` serves these, in place (``addmm_``) or not."""
-_FLASH = ("_scaled_dot_product_flash_attention_for_cpu", "_scaled_dot_product_flash_attention_for_cpu_backward")
 _CONVOLUTIONS = ("mkldnn_convolution", "_convolution", "convolution_backward")
 """``_convolution`` takes oneDNN's scratch of a transposed convolution; all else that it runs has a name of its own."""
 

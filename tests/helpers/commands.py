@@ -14,8 +14,8 @@ from typing import Any
 from estimator.show.cli import main
 from tests.helpers.refusals import assert_one_line
 
-SECONDS = 8.0
-"""Processor time that a command may take: 5 seconds, and beside another worker, whose memory is slower, more."""
+SECONDS = 5.0
+"""Processor time that a command may take."""
 MEGABYTES = 500
 """Address space of a process that may take little."""
 

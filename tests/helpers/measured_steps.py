@@ -68,11 +68,9 @@ def assert_measured(
     witness["peak_above_resident"] = measured["peak_without_matmul_scratch"]
     witness["communication"] = measured.get("communication", 0)
     dtypes = {plan.dtype, plan.autocast, None if plan.sharding is None else plan.sharding.param_dtype}
-    # Of convolutions oneDNN takes scratch in every dtype, as much as the processor's instructions ask for.
-    weights = resolve(plan).spec.config.parameters
-    convolves = any(len(shape) > 2 and "experts" not in name for name, shape in weights.items())
-    if dtypes <= _dtypes_without_scratch() and not convolves:
-        witness["matmul scratch"] = measured["peak_above_resident"] - measured["peak_without_matmul_scratch"]
+    if dtypes <= _dtypes_without_scratch():
+        scratch = measured["peak_without_convolution_scratch"] - measured["peak_without_matmul_scratch"]
+        witness["matmul scratch"] = scratch  # of convolutions oneDNN takes some in every dtype
     assert_figures(formula, witness, {"peak_above_resident": tolerance})
     return predicted
 

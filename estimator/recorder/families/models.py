@@ -39,10 +39,8 @@ from .draws import step_of
 from .fitting import difference, same
 
 _DRAWS = 5
-_CHECKED = 1
+_CHECKED = 2
 """How many models, drawn from all, are recorded themselves, for each of a file's programs to be compared with."""
-_DEEP = 6
-"""The most layers of a stack of such a model, of which equal ones take long and show nothing."""
 _DEPTHS = ("num_hidden_layers", "num_layers", "encoder_layers", "decoder_layers", "num_decoder_layers", "depth")
 _HIDDEN = ("embed_dim", "hidden_size", "d_model")
 _HEADS = ("num_attention_heads", "num_heads", "encoder_attention_heads")
@@ -440,11 +438,6 @@ def _recorded(found: _Models, settings: Sequence[Setting], fixed: Sequence[str],
     for number in range(min(_CHECKED, len(found.configs))):
         draw = _drawn(found, settings, fixed, rng, number)
         draw.config = dict(rng.choice(found.configs))
-        for key in found.depths:
-            draw.config[key] = min(draw.config[key], _DEEP)
-        for key, rule in found.lists.items():
-            depth = draw.config[_depth_of(key, found.depths)] = len(rule["period"]) + 2
-            draw.config[key] = draw.config[key][:depth]
         _, fresh = _program(found, draw)
         answered = family.at(nested(draw.config), draw.sizes, draw.setting.dtype)
         a, b = _in_order(answered), _in_order(fresh)
