@@ -98,9 +98,9 @@ def config_of(path: Path) -> dict[str, Any]:
     if "mrope_section" in head.structure:  # what is rotated of a head is cut into sections of these sizes
         values["head_dim"] = 4 * sum(head.structure["mrope_section"])
         values["rope_parameters"] = {**raw["rope_parameters"], "partial_rotary_factor": 0.5}
-    for key in head.structure:
+    for key, equal in head.structure.items():
         if key.endswith(f" = {hidden}"):
-            values[key.partition(" = ")[0]] = values[hidden]
+            values[key.partition(" = ")[0]] = values[hidden] // (1 if equal else 2)
     values |= {key: 2 for key in head.symbols.values() if key.endswith("_global_key_value_heads") and " " not in key}
     layers = 7
     if SHARING in head.structure:  # what a layer does with keys and values follows from all that come after it
