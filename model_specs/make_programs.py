@@ -51,6 +51,7 @@ MODELS: dict[tuple[str, str], tuple[str, ...]] = {
     ("seq2seq-lm", "t5.default"): ("t5-",),
     ("seq2seq-lm", "t5.gated"): ("flan-t5-",),
     ("image-classification", "vit.default"): ("vit-", "deit-"),
+    ("image-text", "llava.default"): ("llava-1.5-",),
 }
 """The head and the file of models of several stacks, and how the names of built-in models begin that it is recorded
 from."""

@@ -67,7 +67,7 @@ _QUOTIENT = re.compile(r"[\w.]+ / [\w.]+")
 LARGEST_LIST = 4096
 
 
-class OtherStructure(InputError):
+class OtherConfig(InputError):
     """A config has another structure than a program. ``matched`` keys are as the program's."""
 
     def __init__(self, message: str, matched: int = 0) -> None:

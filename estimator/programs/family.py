@@ -23,7 +23,7 @@ from .config_values import (
     STATIC_ROPE,
     BadValue,
     NoWindow,
-    OtherStructure,
+    OtherConfig,
     check_number,
     default_list,
     flattened,
@@ -239,7 +239,7 @@ class Family:
                 continue
             if given != wanted:
                 reason = f"{key}: {shown(given)}, and the program was recorded for {shown(wanted)}"
-                raise OtherStructure(reason, matched)
+                raise OtherConfig(reason, matched)
         if self.window is not None and config.get(self.window) is None:
             raise NoWindow(f"{self.window} is none, and the program was recorded for a model that has one")
         for key in config if "R" not in self.symbols else ():
@@ -325,7 +325,7 @@ class Family:
         rates = {key: float(bool(config.get(key))) for key in self.rates}
         try:
             whole = substitute(program, sizes, dtype, rates)
-            if has_lists(whole):
+            if has_lists(whole) and "B" in sizes:  # without sizes a program says which modules there are
                 whole = listed(whole, whole_number(evaluate("B * tiles", {"tiles": 1, **sizes}), "B * tiles"))
             return placed(deepened(counted(whole), like))
         except InputError as error:

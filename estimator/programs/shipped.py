@@ -7,11 +7,11 @@ from collections.abc import Callable, Hashable, Mapping, Sequence
 from functools import cached_property
 from typing import Any, NamedTuple
 
-from ..errors import InputError
+from ..errors import InputError, OtherStructure
 from ..ledger import Size
 from ..ledger.sizes import Poly, product, symbol
 from .attention_functions import WIDE
-from .config_values import NoWindow, OtherStructure, nested
+from .config_values import NoWindow, OtherConfig, nested
 from .expressions import evaluate
 from .family import ONES_OF_CONFIGS, Family
 from .heads import HEADS, Input, Part
@@ -21,6 +21,7 @@ from .module_table import NamedModule
 from .program import Call, Program, Weight
 from .recorded import Config, Source, part_of
 from .releases import NEWEST, RELEASES
+from .rows import has_lists
 from .setting import Setting
 from .split import PartOfHead, Split
 from .step import Step
@@ -84,7 +85,7 @@ class Shipped(Source):
         if not self.families:
             if not refused:
                 raise InputError(f"{where}: no program of model_type {raw.get('model_type')} is shipped")
-            nearest = max(refused, key=lambda x: x.matched if isinstance(x, OtherStructure) else float("inf"))
+            nearest = max(refused, key=lambda x: x.matched if isinstance(x, OtherConfig) else float("inf"))
             raise type(nearest)(f"{where}: {nearest}")
         self._other: Source | None = None
         """Where the program comes from that was asked for last, if no family had it."""
@@ -217,7 +218,7 @@ class Shipped(Source):
             try:
                 found = self._shipped(step, batch, seq), None
             except InputError as error:
-                if self._live is None or isinstance(error, PartOfHead):
+                if self._live is None or isinstance(error, (PartOfHead, OtherStructure)):
                     raise
                 source = self._live(str(error))
                 found = source.at(step, batch, seq), source
@@ -327,6 +328,8 @@ class Shipped(Source):
             if step.cached is not None and family.holds_cache:
                 asked |= step.cached.sizes(family.window_of(self.config))
             numbers = {name: size for name, size in asked.items() if isinstance(size, int)}
+            if "B" not in numbers and has_lists(family.whole.program):
+                raise OtherStructure(f"{self.where}: the model walks the images of a batch, which must be a number")
             try:
                 split = Split.of(family.tp_plan, step.tensor_parallel, family.model_type)
                 values = {} if split is None else family.values(family.config(self.raw))

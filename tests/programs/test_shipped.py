@@ -13,6 +13,7 @@ import pytest
 
 import estimator
 from estimator.errors import InputError
+from estimator.io.files import specs_folder
 from estimator.operators.table import RULES
 from estimator.plans import models, recorded_programs
 from estimator.plans.plan import parse_plan
@@ -210,6 +211,81 @@ def test_a_built_in_model_beyond_decoders(name: str, number: int, monkeypatch: p
             answer(plan, True, monkeypatch)
         return
     assert answer(plan, True, monkeypatch) == answer(plan, False, monkeypatch)
+
+
+LINEAR = {"name": "lora", "target_modules": "all-linear"}
+IMAGES: list[tuple[str, dict[str, Any]]] = [
+    ("llava-1.5-7b", {"images": 2, "batch": 2}),
+    ("llava-1.5-7b", {"images": 1, "batch": 1, "method": LINEAR, "checkpointing": "layer", "freeze": ["vision"]}),
+    ("llava-1.5-13b", {"images": 3, "batch": 1, "method": LINEAR, "dtype": "bfloat16", "device": "h100-80gb"}),
+    ("llava-1.5-13b", {"image_size": "400x600,336x336", "batch": 3, "freeze": ["vision", "projector"]}),
+]
+"""Images of several sizes and numbers, and towers that do not train."""
+
+
+def with_images(name: str, keys: dict[str, Any]) -> dict[str, Any]:
+    """A plan with the images of ``keys``."""
+    plan = plan_of(name, keys)
+    return plan if "images" in keys else {key: value for key, value in plan.items() if key != "images"}
+
+
+@pytest.mark.share(24)
+@pytest.mark.parametrize(("name", "keys"), IMAGES)
+def test_images_of_a_built_in_model(name: str, keys: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    """Witness: a recording of the module of the installed transformers, at its real sizes."""
+    pytest.importorskip("torch")
+    pytest.importorskip("transformers")
+    plan = with_images(name, keys)
+    assert answer(plan, True, monkeypatch) == answer(plan, False, monkeypatch)
+
+
+SMALLER: dict[str, dict[str, Any]] = {
+    "llava-1.5-7b": {
+        "text_config": {"hidden_size": 384, "num_attention_heads": 3, "num_key_value_heads": 3}
+        | {"intermediate_size": 712, "num_hidden_layers": 3},
+        "vision_config": {"num_hidden_layers": 4},
+    },
+}
+"""Sizes that no built-in model has. A structure's other sizes are all models'."""
+
+
+@pytest.mark.share(12)
+@pytest.mark.parametrize("keys", [keys for _, keys in IMAGES[:4]], ids=range(4))
+@pytest.mark.parametrize("name", SMALLER)
+def test_images_of_a_model_of_other_sizes(
+    name: str, keys: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Witness: a recording of the module."""
+    pytest.importorskip("torch")
+    pytest.importorskip("transformers")
+    spec = json.loads((specs_folder() / f"{name}.json").read_text(encoding="utf-8"))
+    raw = spec["config"]
+    for key, value in SMALLER[name].items():
+        raw[key] = {**raw[key], **value} if isinstance(value, dict) else value
+    (tmp_path / "config.json").write_text(json.dumps(raw), encoding="utf-8")
+    (tmp_path / "preprocessor_config.json").write_text(json.dumps(spec["processor"]), encoding="utf-8")
+    plan = {**with_images(name, keys), "model": str(tmp_path)}
+    assert answer(plan, True, monkeypatch) == answer(plan, False, monkeypatch)
+
+
+@pytest.mark.share(2)
+def test_a_model_that_looks_at_images_is_answered_without_torch() -> None:
+    """One of each file, with steps, a question and a formula whose number of images is a symbol."""
+    script = (
+        "import estimator\n"
+        "from estimator.export.build import function_of\n"
+        "from estimator.export.code_python import evaluate\n"
+        "from estimator.plans.plan import parse_plan\n"
+        f"for name in {sorted(SMALLER)!r}:\n"
+        "    plan = {'model': name, 'images': 2, 'seq': 6000, 'batch': 1, 'dtype': 'bfloat16'}\n"
+        "    trained = estimator.estimate(**plan).bytes\n"
+        "    tuned = estimator.estimate(**plan, checkpointing='layer', method='lora', device='h100-80gb').bytes\n"
+        "    assert trained['saved'] > tuned['saved'] > 0\n"
+        "    f = function_of(parse_plan(plan), ['images', 'seq'], ceiling=False)\n"
+        "    assert evaluate(f, {'images': 2, 'seq': 6000})['peak'] == trained['peak']\n"
+    )
+    done = run_without(LIBRARIES, script)
+    assert (done.returncode, done.stderr) == (0, "")
 
 
 ELECTRA = {
