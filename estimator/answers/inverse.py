@@ -44,7 +44,7 @@ QUESTIONS = {
 }
 """The key that each question looks for. Of ``image_size`` it is the side of a square, in pixels."""
 LIMITS = {"seq": 10**8, "batch": 10**6, "target_seq": 10**8, "images": 1000, "image_size": 10**5 - 1}
-"""The largest values that a plan takes."""
+"""The largest values that a plan takes. A sequence has no more tokens than its model has learned positions of."""
 _SYMBOLS = {"batch": "B", "seq": "S", "target_seq": "T", "images": "M"}
 """The keys that formulas have symbols for."""
 RANKED = tuple(
@@ -250,6 +250,11 @@ class _Search:
         return -(-value // self.multiple_of) * self.multiple_of
 
     def _limit(self) -> int:
+        if self.key == "seq":
+            left = self.lowest + self.resolved.spec.positions - self.resolved.plan.tokens
+            if left < 1:
+                raise InputError("max_new_tokens: the model has learned positions of no more tokens; take fewer")
+            return int(min(LIMITS["seq"], left))
         if self.key in LIMITS:
             return LIMITS[self.key]
         modules = self.resolved.spec.config.modules.of("linear", "embedding")

@@ -276,6 +276,32 @@ def test_nothing_fits(models: dict[str, str]) -> None:
     assert chunked.next_value == 4  # two sequences of three tokens are fewer than the chunks
 
 
+@pytest.mark.parametrize(
+    ("model", "keys", "largest"),
+    [
+        ("gpt2", {}, 1024),
+        ("gpt2", {"multiple_of": 1000}, 1000),
+        ("opt-125m", {}, 2048),  # two rows of its table are no positions
+        ("gpt2", {"task": "infer", "generate": {"max_new_tokens": 25}}, 1000),  # the last token is not read
+    ],
+)
+def test_no_sequence_is_longer_than_the_positions_that_were_learned(
+    model: str, keys: dict[str, Any], largest: int
+) -> None:
+    unit = keys.get("multiple_of", 1)
+    plan = {"model": model, "budget": "100GiB"} | {key: x for key, x in keys.items() if key != "multiple_of"}
+    found = solve("max-seq", plan, unit)
+    assert (found.answer, found.next_value, found.warnings) == (largest, None, ())
+
+
+def test_tokens_that_are_made_take_positions() -> None:
+    plan = {"model": "gpt2", "budget": "100GiB", "task": "infer", "generate": {"max_new_tokens": 1025}}
+    with pytest.raises(InputError, match="max_new_tokens: the model has learned positions of no more tokens"):
+        solve("max-seq", plan)
+    with pytest.raises(InputError, match="no seq from 1 to 1024 is a multiple of 1025"):
+        solve("max-seq", {"model": "gpt2", "budget": "100GiB"}, 1025)
+
+
 def test_no_limit(models: dict[str, str]) -> None:
     """Asks the contract: past the largest value that a plan takes there is nothing to look for."""
     keys = {**KEYS, "model": models["llama"], "method": LORA, "budget": "900000TiB"}

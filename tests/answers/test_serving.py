@@ -170,6 +170,7 @@ def test_a_plan_of_a_server(tmp_path: Path) -> None:
     assert main(["estimate", "--plans", str(file), "--json"]) == 0
 
 
+@pytest.mark.share(3)
 def test_each_mend_lets_it_start() -> None:
     """What an error suggests is asked again."""
     options = ServingOptions(max_model_len=40960)

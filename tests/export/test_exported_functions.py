@@ -91,7 +91,7 @@ def test_images_are_a_variable_in_each_language(name: str, tmp_path: Path) -> No
     assert f"each image takes {f.variables[1].least - 1:,} tokens of a row" in "\n".join(heading(f))
 
 
-@pytest.mark.share(6)
+@pytest.mark.share(12)
 @pytest.mark.parametrize("name", CASES)
 def test_a_function_gives_every_component_of_the_result(name: str) -> None:
     plan = parse_plan(nested({}, CASES[name][0]))

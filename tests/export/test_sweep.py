@@ -68,7 +68,7 @@ def keys_of(name: str, row: dict[str, Any]) -> dict[str, Any]:
     return {**fixed, **{axis: row[axis] for axis in axes}}
 
 
-@pytest.mark.share(6)
+@pytest.mark.share(12)
 @pytest.mark.parametrize("name", SWEEPS)
 def test_each_row_is_its_estimate(name: str) -> None:
     from estimator.plans.flat import nested

@@ -177,7 +177,7 @@ def test_rows_are_those_written_out(name: str, method: str, point: str) -> None:
     assert found[0] == found[1]
 
 
-@pytest.mark.share(8)
+@pytest.mark.share(16)
 @pytest.mark.parametrize("count", [1, 4, 7])
 @each_point
 @each_method

@@ -151,6 +151,7 @@ def test_a_measured_step_with_a_video(name: str, tmp_path: Path) -> None:
     assert {one.key for one in result.assumptions} >= {"video_frames"}
 
 
+@pytest.mark.share(3)
 @pytest.mark.parametrize(
     ("question", "name", "keys", "value"),
     [

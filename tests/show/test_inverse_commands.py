@@ -91,6 +91,7 @@ def test_the_commands_say_where_there_is_no_answer_or_no_end(models: dict[str, s
     assert "Does not fit in 2.00 MiB: with seq 1, the smallest" in nothing
     assert ask("max-seq", models["llama"], "--budget", "2MiB", "--json", status=1)["answer"] is None
     assert "largest seq that a plan takes" in ask("max-seq", models["llama"], "--budget", "900000TiB")
+    assert "than the model has learned positions of" in ask("max-seq", "gpt2", "--budget", "40GiB")
     every = ask("max-rank", models["llama"], "--method", "lora", "--budget", "900TiB")
     assert "above 96" in every
     refused = ask("max-rank", models["llama"], "--method", "shira", "--budget", "900TiB")

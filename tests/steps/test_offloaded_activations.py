@@ -41,6 +41,7 @@ def measured(resolved: Resolved, monkeypatch: pytest.MonkeyPatch) -> dict[str, A
     return run_step(resolved)
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize(
     ("config", "keys", "offloaded"), [case[1:] for case in MEASURED], ids=[case[0] for case in MEASURED]
 )

@@ -83,6 +83,7 @@ TAUGHT = {"model": TEACHER, "device": None}
 TRL: dict[str, Any] = {"model_name_or_path": "HuggingFaceTB/SmolLM2-135M", "bf16": True}
 
 
+@pytest.mark.share(3)
 @pytest.mark.parametrize(
     ("keys", "expect"),
     [

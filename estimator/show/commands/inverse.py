@@ -106,6 +106,8 @@ def _print(solution: Solution) -> None:
             show(f"With {solution.key} {solution.next_value:,}, {_excess(solution)}.")
         elif solution.refusal is not None:
             show(f"With {solution.key} {solution.next_value:,} the plan is refused: {solution.refusal}")
+        elif solution.key == "seq" and solution.limit + solution.multiple_of <= LIMITS["seq"]:
+            show("A longer one has more tokens than the model has learned positions of.")
         elif solution.key in LIMITS:
             show(f"{solution.limit:,} is the largest {solution.key} that a plan takes.")
         else:
