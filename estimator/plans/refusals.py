@@ -530,8 +530,8 @@ _OF_IMAGES = ("hf-trainer", "llama-factory", "axolotl")
 
 _COLLATED = ("causal-lm", "image-text", "feature-extraction")
 """Heads that have rules for a collator's batch."""
-_LABELLED = ("sequence-classification", "token-classification", "question-answering")
-"""Heads of models of text whose labels are never the token ids. Their batch in ``Trainer`` is a loop's."""
+_LABELLED = ("masked-lm", "sequence-classification", "token-classification", "question-answering")
+"""Heads of models of text that shift no labels. Their batch in ``Trainer`` is a loop's."""
 
 
 def _beyond_causal(key: str) -> Callable[[Any], object]:

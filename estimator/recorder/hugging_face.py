@@ -347,7 +347,9 @@ class HuggingFaceModel(Source):
             model = self.build(step.dtype, step.attention, step.experts_implementation).train(not infers)
         split = Split.of(self.tp_plan, step.tensor_parallel, self.config.model_type)
         sizes = step.sizes(batch, seq)
-        rows = step._replace(data_collator=False, packing=False, return_seq_idx=False).inputs()  # labels are the ids
+        rows = step._replace(data_collator=False, packing=False, return_seq_idx=False).inputs()
+        if not HEADS[self.head].decodes:  # a decoder's loss shifts its labels into a tensor of its own
+            rows = tuple(one._replace(same_as="") for one in rows)
         given = batch_of(rows, lambda one: _empty(one, sizes))
         images = max((len(given[one.name]) for one in rows if one.values and one.name in given), default=0)
         if images > MOST_IMAGES:

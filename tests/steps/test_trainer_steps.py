@@ -13,6 +13,7 @@ from unittest.mock import patch
 
 import pytest
 
+from estimator.plans import models
 from estimator.plans.plan import parse_plan
 from estimator.plans.resolve import Resolved, resolve, step_of, window_of
 from estimator.recorder.hugging_face import recorded_config
@@ -23,6 +24,7 @@ from tests.cases import trl_steps
 from tests.cases.images_and_audio import WITH_IMAGES
 from tests.cases.small_models import write_config
 from tests.cases.trainer_loops import HF_TRAINER, TRAINERS
+from tests.helpers.recordings import refuse
 from tests.helpers.trainer_steps import assert_step_of, assert_trainer_step, hf_trainer, trl_sft
 
 RECORDED = json.loads(trl_steps.RECORD.read_text(encoding="utf-8"))
@@ -64,7 +66,14 @@ HEADS: list[tuple[dict[str, Any], dict[str, Any]]] = [
     (BERT, {"head": "sequence-classification", "dtype": "float32"}),
     (BERT, {"head": "token-classification", "dtype": "float32", "autocast": "bfloat16", "checkpointing": "layer"}),
     (BERT, {"head": "question-answering", "method": {"name": "lora", "target_modules": ["query", "value"]}}),
-    ({**BERT, "model_type": "roberta", "pad_token_id": 1}, {"head": "token-classification", "dtype": "float32"}),
+    (BERT, {"head": "masked-lm", "dtype": "float32"}),
+    (BERT, {"head": "masked-lm", "dtype": "float32", "autocast": "bfloat16", "checkpointing": "layer"}),
+    ({"model_type": "distilbert"}, {"head": "masked-lm", "dtype": "float32"}),
+    ({"model_type": "electra", "embedding_size": 32, "num_labels": 1}, {"head": "sequence-classification"}),
+    (
+        {**BERT, "model_type": "roberta", "pad_token_id": 1, "type_vocab_size": 1},
+        {"head": "token-classification", "dtype": "float32"},
+    ),
     (
         {"model_type": "qwen2", "num_labels": 3, "pad_token_id": 0},
         {"head": "sequence-classification", "method": "lora"},
@@ -74,8 +83,13 @@ HEADS: list[tuple[dict[str, Any], dict[str, Any]]] = [
 
 @pytest.mark.share(3)
 @pytest.mark.parametrize(("config", "plan"), HEADS, ids=str)
-def test_hf_trainer_of_heads_that_shift_no_labels(config: Any, plan: dict[str, Any], tmp_path: Path) -> None:
-    """Witness: the same. The batch is a collator's, with ``token_type_ids`` where a tokenizer makes them."""
+def test_hf_trainer_of_heads_that_shift_no_labels(
+    config: Any, plan: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Witness: the same. The batch is a collator's, with ``token_type_ids`` where a tokenizer makes them. The programs
+    are those that come with the package.
+    """
+    monkeypatch.setattr(models, "_live", refuse)
     keys = {**HF_TRAINER, "trainer": "hf-trainer", "batch": 3, "seq": 40, "data_collator": True, **plan}
     assert_trainer_step(hf_trainer, config, keys, tmp_path)
 

@@ -119,19 +119,20 @@ def cases_of(raw: Mapping[str, Any]) -> list[Case]:
 
 def cases_of_encoder(raw: Mapping[str, Any], head: str) -> list[Case]:
     """The cases that programs of an encoder with a head are shipped for: training, with padding, under autocast and
-    with eager attention, too, and inference. Without a head it is a trainer that trains, whose batch has token types
-    where the model tells them apart.
+    with eager attention, too, and inference. Where the model tells two texts apart, a trainer's batch has token types;
+    without a head it is a trainer that trains.
     """
     model = HuggingFaceModel(raw, "the config", head)
-    train = Setting(attention=model.attention, token_types=not HEADS[head].labels and has_token_types(model.modules()))
-    every = {
-        train,
-        train._replace(attention="eager"),
-        train._replace(attention_mask=True),
-        train._replace(trains=False, token_types=False),
-    }
-    autocast = train._replace(dtype="float32", autocast="bfloat16")
-    found = [*(Case(of_dtypes(one), head) for one in sorted(every, reverse=True)), Case((autocast,), head)]
+    types = has_token_types(model.modules())
+    infer = Setting(attention=model.attention, trains=False)
+    trains = [
+        infer._replace(trains=True, token_types=one) for one in ({types, False} if HEADS[head].labels else {types})
+    ]
+    every = {infer, *trains}
+    every |= {one for x in trains for one in (x._replace(attention="eager"), x._replace(attention_mask=True))}
+    autocast = [one._replace(dtype="float32", autocast="bfloat16") for one in trains]
+    found = [Case(of_dtypes(one), head) for one in sorted(every, reverse=True)]
+    found += [Case((one,), head) for one in sorted(autocast)]
     if head == "sequence-classification":  # one label is a regression
         found += [replace(one, fixed=fixed) for fixed in (("num_labels",), ("B", "num_labels")) for one in found]
     return found
