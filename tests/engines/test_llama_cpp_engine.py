@@ -79,8 +79,9 @@ KNOWN = [name for name in builtin_names() if load(name).raw["model_type"] in con
 
 @pytest.mark.parametrize("model", KNOWN)
 def test_files_have_the_published_parameters(model: str) -> None:
-    """Witness: the specs' parameter counts, and of the language model of a larger one transformers'. Frequencies and the
-    experts' biases are buffers in transformers.
+    """Witness: the specs' parameter counts, and transformers' of the language model that is part of a larger one.
+
+    Frequencies and the experts' biases are buffers in transformers.
     """
     spec = load(model)
     known = spec.parameters if spec.whole is None else estimate(model, batch=1, seq=8).total_parameters
