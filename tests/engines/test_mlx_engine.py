@@ -10,6 +10,8 @@ import pytest
 
 from estimator import estimate
 from estimator.answers.inverse import solve
+from estimator.engines.mlx.layers import Setting
+from estimator.engines.mlx.models import GEMMA_3, is_sliding, rope_of
 from estimator.errors import InputError
 from tests.cases.mlx_steps import CASES, LLAMA, RECORD
 from tests.cases.small_models import write_config
@@ -87,3 +89,49 @@ def test_what_fits(question: str, key: str, tmp_path: Path) -> None:
     assert found.result.margin_bytes >= found.kept_free_bytes
     assert found.next_result is not None
     assert found.next_result.bytes["process"] + found.next_result.kept(found.margin) > found.budget_bytes
+
+
+def test_which_layers_slide() -> None:
+    """Asks mlx-lm's own rules: of Gemma 3's layers every sixth attends to all; Llama's and Mistral's are as the config
+    lists them, and Qwen's list is not read (``gemma3_text.py``, ``llama.py``, ``qwen3.py``)."""
+    pattern = {"model_type": "gemma3_text", "sliding_window_pattern": 6}
+    assert [is_sliding(pattern, i) for i in range(7)] == [True] * 5 + [False, True]
+    kinds = {"layer_types": ["sliding_attention", "full_attention"]}
+    for family, found in {"llama": [True, False], "mistral": [True, False], "qwen3": [False, False]}.items():
+        assert [is_sliding({"model_type": family, **kinds}, i) for i in (0, 1)] == found
+    assert not is_sliding({"model_type": "mistral"}, 0)
+
+
+ON_A_CPU = Setting("float32", None, metal=False)
+
+
+@pytest.mark.parametrize(
+    ("config", "sliding", "dims", "base", "table", "rescaled"),
+    [
+        ({"model_type": "phi3", "partial_rotary_factor": 0.5}, False, 48, 1e4, False, False),
+        ({"model_type": "phi3"}, False, 96, 1e4, False, False),
+        ({"model_type": "llama", "partial_rotary_factor": 0.5, "rope_theta": 5e5}, False, 96, 5e5, False, False),
+        ({"model_type": "llama", "rope_scaling": {"rope_type": "dynamic"}}, False, 96, 1e4, False, False),
+        ({"model_type": "llama", "rope_scaling": {"type": "llama3"}}, True, 96, 1e4, True, False),
+        ({"model_type": "llama", "rope_parameters": {"rope_type": "yarn"}}, False, 96, 1e4, True, False),
+        ({"model_type": "qwen3", "rope_scaling": {"type": "yarn", "factor": 1}}, False, 96, 1e4, True, False),
+        ({"model_type": "qwen3", "rope_scaling": {"type": "yarn", "factor": 2}}, False, 96, 1e4, True, True),
+        ({"model_type": "phi3", "rope_scaling": {"type": "longrope"}}, False, 96, 1e4, True, True),
+        ({"model_type": "phi3", "rope_scaling": {"type": "su"}}, False, 96, 1e4, True, True),
+        ({"model_type": "mixtral", "rope_scaling": {"type": "llama3"}}, False, 96, 1e4, False, False),
+        ({"model_type": "gemma2", "rope_scaling": {"type": "llama3"}}, False, 96, 1e4, False, False),
+        (GLOBAL := {**GEMMA_3, "model_type": "gemma3_text", "rope_local_base_freq": 3e4}, False, 96, 1e6, False, False),
+        (GLOBAL, True, 96, 3e4, False, False),
+        ({**GLOBAL, "rope_scaling": {"type": "llama3"}}, True, 96, 3e4, False, False),
+        ({**GLOBAL, "rope_scaling": {"type": "llama3"}}, False, 96, 1e6, True, False),
+    ],
+)
+def test_rotary_embeddings(
+    config: dict[str, Any], sliding: bool, dims: int, base: float, table: bool, rescaled: bool
+) -> None:
+    """Asks mlx-lm's own rules (``rope_utils.py: initialize_rope``, ``phi3.py``): of a head of 96 how many elements are
+    rotated, by which base, whether the frequencies are an array that the model has, of half as many, and whether what is
+    rotated is scaled first. Gemma 3's windows have a base of their own, and no scaling."""
+    found = rope_of(config, 96, ON_A_CPU, sliding)
+    assert (found.dims, found.base, found.rescaled) == (dims, base, rescaled)
+    assert [array.shape for array in found.arrays.values()] == [(dims // 2,)] * table

@@ -119,6 +119,16 @@ def test_pipeline() -> None:
     assert two.bytes["block"] * 2 == alone.bytes["block"]
 
 
+def test_the_rank_with_the_fewest_blocks_counts(tmp_path: Path) -> None:
+    """Witness: formula, by hand. Of seven layers on three ranks the middle one has three (vLLM's ``get_pp_indices``),
+    and neither embedding nor output: it has the most memory for a cache, and the fewest blocks of it."""
+    path = write_config(tmp_path, {"model_type": "llama", "num_hidden_layers": 7, "vocab_size": 100_000})
+    found = serving(path, "a100-80gb", [64], ServingOptions(pipeline_parallel_size=3))
+    heads, dim = (load(path).config.heads[key] for key in ("num_key_value_heads", "head_dim"))
+    assert found.bytes["block"] == 3 * 2 * 16 * heads * dim * 2
+    assert found.blocks == found.bytes["available"] // found.bytes["block"]
+
+
 def test_command_line(capsys: pytest.CaptureFixture[str]) -> None:
     """A log, a table, an object, and status 1 where vLLM stops."""
     assert main(["serving", LLAMA, "--device", "a100-80gb", "--seqs", "8192", "--weights", "5.5GiB"]) == 0

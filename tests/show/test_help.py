@@ -8,6 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from estimator import __version__
+from estimator.answers.inverse import QUESTIONS
 from estimator.methods.registry import METHODS
 from estimator.plans.flat import BLOCKS, own_keys
 from estimator.plans.plan import Plan
@@ -92,6 +93,20 @@ def test_help_shows_twenty_options_and_topics_the_rest(printed: Callable[..., st
     keys = [key for key in (*Plan.model_fields, *blocks) if key not in ("model", *BLOCKS)]
     assert {f"--{key.replace('_', '-')}" for key in keys} <= everything
     assert printed("estimate", "--help-lora") == printed("estimate", "--help-method", "lora")
+
+
+@pytest.mark.parametrize(("question", "key"), QUESTIONS.items())
+def test_a_question_does_not_offer_the_key_that_it_looks_for(
+    question: str, key: str, printed: Callable[..., str]
+) -> None:
+    """Neither on the first screen nor among all. A rank is a method's, and no option has this name."""
+    asked, others = f"--{key.replace('_', '-')}", {"--batch", "--budget"} - {f"--{key}"}
+    for topic in ("--help", "--help-all"):
+        offered = options_in(printed(question, topic))
+        assert asked not in offered
+        assert others <= offered
+    if key == "rank":
+        assert main([question, MODEL, asked, "8"]) == 2
 
 
 def test_every_key_has_one_topic() -> None:
