@@ -293,16 +293,16 @@ def best_resolution(size: Pair, pinpoints: Sequence[Any]) -> Pair:
 
     Source: ``image_processing_utils.py: select_best_resolution``.
     """
-    (height, width), best, most, least = size, None, 0, math.inf
-    for high, wide in pinpoints:
+    height, width = size
+
+    def waste(pinpoint: Sequence[int]) -> tuple[int, int]:
+        high, wide = pinpoint
         scale = min(wide / width, high / height)
         effective = min(int(width * scale) * int(height * scale), width * height)
-        wasted = high * wide - effective
-        if effective > most or (effective == most and wasted < least):
-            best, most, least = (high, wide), effective, wasted
-    if best is None:
-        raise InputError(f"image_size: {height}x{width}: nothing is left of it in any resolution of the processor")
-    return best
+        return -effective, high * wide - effective
+
+    high, wide = min(pinpoints, key=waste)
+    return high, wide
 
 
 def _anyres(size: Pair, pinpoints: Sequence[Any], tile: Pair, patch: int, each: int | None, most: str | None) -> Seen:

@@ -10,7 +10,21 @@ from typing import Any
 import pytest
 
 from estimator.errors import InputError
-from estimator.programs.images import Media, Seen, processor_of, seen, token_of
+from estimator.programs.heads import Input, places_of
+from estimator.programs.images import (
+    Media,
+    Processor,
+    Seen,
+    best_resolution,
+    frames_of,
+    given_of,
+    inputs_of,
+    pixels_of,
+    processor_of,
+    seen,
+    token_of,
+    window_of,
+)
 from tests.cases.images_and_audio import CLIP, PIXTRAL, SIGLIP
 
 VISION = {"image_size": 336, "patch_size": 14}
@@ -255,3 +269,135 @@ def test_a_token_that_is_no_number_is_refused() -> None:
     assert token_of({"image_token_index": 7}, Media()) == 7
     with pytest.raises(InputError, match="image_token_id must be a whole number"):
         token_of({"image_token_id": {"x": 0.5}, "image_token_index": 7}, Media())
+
+
+FILE = Processor("preprocessor_config.json")
+"""A processor with the class's own sizes."""
+TWO = (Seen(1, 56, 84, 6), Seen(1, 28, 28, 1))
+WITH_PINPOINTS = {"image_grid_pinpoints": PINPOINTS}
+
+
+@pytest.mark.parametrize(
+    ("takes", "config", "media", "images", "inputs"),
+    [
+        (
+            ("image_grid_thw",), _config("qwen2_vl", QWEN), Media(2), TWO,
+            [
+                Input("pixel_values", ("28*B", 3 * 2 * 14**2), "bfloat16"),
+                Input("image_grid_thw", ("2*B", 3), values=((1, 4, 6), (1, 2, 2))),
+            ],
+        ),
+        (
+            ("image_grid_thw",), _config("qwen2_vl", {**QWEN, "in_chans": 1}),
+            Media(1, processor=FILE._replace(patch=28)), TWO[:1],
+            [
+                Input("pixel_values", ("6*B", 2 * 28**2), "bfloat16"),
+                Input("image_grid_thw", ("1*B", 3), values=((1, 2, 3),)),
+            ],
+        ),
+        (
+            ("image_grid_thw",), _config("qwen3_vl", QWEN), Media(1, video_frames=6), (Seen(1, 56, 84, 6),) * 3,
+            [
+                Input("pixel_values_videos", ("72*B", 3 * 2 * 14**2), "bfloat16"),
+                Input("video_grid_thw", ("B", 3), values=((3, 4, 6),)),
+            ],
+        ),
+        (
+            (), _config("llava", {"model_type": "pixtral", "num_channels": 4}), Media(2), TWO,
+            [
+                Input("pixel_values", ("2*B", 4, 56, 84), "bfloat16"),
+                Input("image_sizes", ("2*B", 2), values=((56, 84), (28, 28))),
+            ],
+        ),
+        (
+            ("batch_num_images",), _config("llava_onevision", VISION, **WITH_PINPOINTS),
+            Media(2, ((60, 90), (30, 20)), processor=FILE), (Seen(3, 28, 28, 9), Seen(5, 28, 28, 9)),
+            [
+                Input("pixel_values", ("2*B", 5, 3, 28, 28), "bfloat16"),
+                Input("image_sizes", ("2*B", 2), values=((60, 90), (30, 20))),
+                Input("batch_num_images", ("B",), values=((2,),)),
+            ],
+        ),
+        (
+            ("batch_num_images",), _config("llava_onevision", VISION, **WITH_PINPOINTS),
+            Media(1, ((60, 90),), processor=FILE), (Seen(3, 28, 28, 9),),
+            [
+                Input("pixel_values", ("1*B", 3, 3, 28, 28), "bfloat16"),
+                Input("image_sizes", ("1*B", 2), values=((60, 90),)),
+            ],
+        ),
+        (
+            (), _config("smolvlm", VISION), Media(2), (Seen(5, 28, 28, 9), Seen(1, 28, 28, 9)),
+            [Input("pixel_values", ("B", 6, 3, 28, 28), "bfloat16")],
+        ),
+        (
+            (), {"model_type": "vit", "num_channels": 1}, Media(1), (Seen(1, 28, 30, None),),
+            [Input("pixel_values", ("1*B", 1, 28, 30), "bfloat16")],
+        ),
+    ],
+)  # fmt: skip
+def test_inputs_stand_for_the_images_of_each_row(
+    takes: tuple[str, ...], config: dict[str, Any], media: Media, images: tuple[Seen, ...], inputs: list[Input]
+) -> None:
+    """By hand, as the classes' forward passes take them: patches by grids, or tiles by rows or by batch."""
+    found = inputs_of(takes, config, media, images, "bfloat16")
+    assert found == inputs
+    tiles = {"smolvlm": (6, (28, 28)), "vit": (1, (28, 30))}
+    expected = (
+        (2, (56, 84)) if len(found) == 2 and found[1].name == "image_sizes" and len(found[0].shape) == 4 else None
+    )
+    assert pixels_of(found) == tiles.get(config["model_type"], expected)
+
+
+def test_what_a_model_is_given() -> None:
+    """Tokens that stand for images, by a rule or as many as a tower gives; and which kind of piece a token is."""
+    config = _config("gemma3", {**SIGLIP, "image_size": 28, "patch_size": 7}, mm_tokens_per_image=4)
+    given = given_of((), ("token_type_ids",), config, Media(2, processor=FILE), "float32", 7)
+    assert [one.name for one in given.inputs] == ["pixel_values", "token_type_ids"]
+    assert given.inputs[1] == Input("token_type_ids", ("B", "S"), placeholders=(1, (4, 4)))
+    assert given.placeholders == (7, (4, 4))
+    assert given.tokens == 2 * (4 + 4)  # two lines and two marks around each
+    assert given_of((), (), config, Media(0), "float32", 7).inputs == ()
+    towers = _config("aya_vision", {"image_size": 28, "patch_size": 7})
+    with pytest.raises(InputError, match="no rule says how many tokens"):
+        given_of((), (), towers, Media(2), "float32", 7)
+    found = given_of((), (), towers, Media(2), "float32", 7, lambda inputs: 10 * len(inputs))
+    assert found.placeholders == (7, (5, 5))
+    assert given_of((), (), towers, Media(2), "float32", None).placeholders == (0, ())
+    video = given_of(
+        ("image_grid_thw",), ("mm_token_type_ids",), _config("qwen2_vl", QWEN), Media(1, ((560, 560),), video_frames=4),
+        "float32", 9,
+    )  # fmt: skip
+    assert [one.name for one in video.inputs] == ["pixel_values_videos", "video_grid_thw", "mm_token_type_ids"]
+    assert video.inputs[2].placeholders == (2, video.placeholders[1])
+
+
+def test_where_placeholders_are() -> None:
+    """A token of text is between two images, if the row has room."""
+    assert places_of((7, (3, 2)), 7) == [slice(0, 3), slice(4, 6)]
+    assert places_of((7, (3, 2)), 6) == [slice(0, 3), slice(3, 5)]
+
+
+def test_the_best_resolution_sees_most_and_wastes_least() -> None:
+    """By hand: of those in which as much is seen, the one with the least around it, and of equal ones the first."""
+    assert best_resolution((100, 200), [(100, 100), (100, 300), (100, 200)]) == (100, 200)
+    assert best_resolution((100, 200), [(100, 100), (50, 300)]) == (100, 100)
+    assert best_resolution((1, 4000), [(300, 300), (100, 200), (200, 100)]) == (100, 200)  # nothing is seen in any
+
+
+def test_a_list_of_resolutions_is_read() -> None:
+    read = processor_of({"image_grid_pinpoints": [[336, 672], [672, 336]]}, "file")
+    assert read.pinpoints == ((336, 672), (672, 336))
+    for wrong in ([], "x", [[336]], [[336, 0]], [[336, True]]):
+        with pytest.raises(InputError, match="image_grid_pinpoints must list sizes"):
+            processor_of({"image_grid_pinpoints": wrong}, "file")
+
+
+def test_frames_of_audio() -> None:
+    """Those of a plan, or so many for each second, one at least; Whisper's encoder takes two for each position."""
+    assert frames_of(Media(), 100) is None
+    assert frames_of(Media(audio_frames=9), 100) == 9
+    assert [frames_of(Media(audio_seconds=seconds), 100) for seconds in (1.5, 0.001)] == [150, 1]
+    assert window_of(Media(), 1500, 100, "x") == window_of(Media(audio_seconds=30), 1500, 100, "x") == 3000
+    with pytest.raises(InputError, match="2,999 frames of audio; the encoder takes 3,000"):
+        window_of(Media(audio_frames=2999), 1500, 100, "x")
