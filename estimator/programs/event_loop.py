@@ -144,7 +144,6 @@ class EventLoop:
                     self._given[event.path] = self.before_module(self.hooks, event, frame)
                 outer.append(ledger.within)
                 self.watch(event.path, True)
-                outer.append(ledger.within)
                 if module is None and not (event.path in self.checkpoints and ledger.grad_enabled):
                     ledger.module = ledger.within = event.path
                 else:
@@ -324,7 +323,7 @@ class EventLoop:
         running, self.ledger.running = self.ledger.running, call.op
         try:
             out = rule(result, *args, **keywords)
-        except TypeError as error:
+        except (TypeError, AttributeError) as error:
             raise InputError(f"this model calls {call.op} in a way that has no rule ({error})") from None
         self.ledger.running = running
         args.clear()

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from estimator.answers.check import check
+from estimator.answers.check import check, full_keys
+from estimator.plans.plan import parse_plan
 from estimator.show.cli import main
 
 AXOLOTL = {"base_model": "NousResearch/Llama-3.2-1B", "micro_batch_size": 2, "sequence_len": 512}
@@ -35,3 +37,24 @@ def test_an_older_release_is_answered_without_the_run(tmp_path: Path, capsys: py
     assert main(["check", str(path), "--no-run", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["plan"]["run"] is None
     assert main(["check", str(path), "--no-run", "--eval-samples", "9"]) == 2
+
+
+@pytest.mark.parametrize(
+    ("keys", "reentrant"),
+    [
+        ({"checkpointing": "layer"}, False),
+        ({"checkpointing": "layer", "transformers": "4.48"}, True),
+        ({"checkpointing": "offloaded"}, False),
+        ({"checkpointing": "every-2"}, None),
+        ({}, None),
+        ({"model": "t5-small", "target_seq": 5}, None),
+    ],
+)
+def test_every_key_of_a_plan_is_said(keys: dict[str, Any], reentrant: bool | None) -> None:
+    """So that the plan is the same under later defaults. A target goes with an encoder beside the decoder."""
+    plan = parse_plan({"model": "smollm2-135m", "method": "lora", "seq": 32, **keys})
+    found = full_keys(plan)
+    assert found["use_reentrant"] is reentrant
+    assert found.get("target_seq") == keys.get("target_seq")
+    assert (found["model"], found["method"]["name"]) == (plan.model, "lora")
+    assert full_keys(parse_plan(found)) == found

@@ -14,11 +14,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from estimator.answers.estimate import estimate
-from estimator.answers.inverse import LIMITS, QUESTIONS, RANKED, Solution, _Search, curve, solve
+from estimator.answers.inverse import LIMITS, QUESTIONS, RANKED, Solution, _PlainSearch, _Search, curve, solve
 from estimator.engines.torch_cpu.engine import UNCERTAINTY, TorchCpu
 from estimator.errors import InputError
 from estimator.methods.registry import METHODS
-from estimator.plans.margins import Margin
+from estimator.plans.margins import NO_MARGIN, Margin
 from estimator.plans.plan import Plan, parse_plan
 from tests.cases.small_models import write_config
 
@@ -403,3 +403,25 @@ def test_no_step_far_beyond_the_answer_is_run(tmp_path: Path, monkeypatch: pytes
     check(solution, keys)
     assert solution.answer
     assert 300 <= solution.answer < max(tried) < 10**4
+
+
+@pytest.mark.parametrize(("value", "unit"), [(1, 1), (2, 1), (100_000, 1), (100_000, 128), (999_999, 1)])
+@pytest.mark.parametrize("power", [1.0, 2.0])
+def test_an_engine_without_steps_is_asked_few_times(value: int, unit: int, power: float) -> None:
+    """Bytes grow with the value, evenly or faster; the search doubles, and then goes between where it ended. By hand:
+    the largest multiple whose bytes are within the budget."""
+    asked = set()
+
+    class Search(_PlainSearch):
+        def needed(self, value: int, margin: Margin) -> float:
+            asked.add(value)
+            return 1000 + value**power
+
+    search = Search(parse_plan({"model": "llama-3.2-1b", "runtime": "llama.cpp"}), "seq", unit, 0, lambda: None)
+    search.budget = int(1000 + value**power)
+    found = value // unit * unit
+    assert search.largest(NO_MARGIN) == (found, found + unit)
+    assert len(asked) <= 2 * value.bit_length() + 4
+    search.budget = 10**40
+    limit = 10**8 // unit * unit
+    assert search.largest(NO_MARGIN) == (limit, None)
