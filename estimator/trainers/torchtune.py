@@ -74,8 +74,8 @@ def read(keys: Mapping[str, Any], where: str) -> Reading:
     if settings.text("ac_mode") == "selective":
         settings.problem("checkpointing", "ac_mode", "has no rule; see --checkpointing every-K")
     _loss(settings, loss)
-    if (norm := settings.number("clip_grad_norm")) is not None:
-        settings.say("gradient_clipping", norm > 0, "clip_grad_norm")
+    if settings.number("clip_grad_norm") is not None:  # its recipes clip to any number, zero among them
+        settings.say("gradient_clipping", True, "clip_grad_norm")
     _method(settings, model, builder, dtype or "bfloat16")
     settings.without_rule(SLOWER_COPY, "compile")
     _devices(settings)

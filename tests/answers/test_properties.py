@@ -30,6 +30,7 @@ from estimator.answers.formulas import compile_plan, regime_of, regimes
 from estimator.plans.models import load
 from estimator.plans.plan import Plan, parse_plan
 from estimator.plans.resolve import resolve
+from tests.cases.small_models import write_config
 
 CONFIGS: dict[str, dict[str, Any]] = {
     "llama": {"model_type": "llama", "hidden_size": 48, "num_attention_heads": 4, "num_key_value_heads": 2},
@@ -356,3 +357,21 @@ def test_a_window_side_is_a_regime(folder: Path) -> None:
     assert load(plan.model).config.sliding_window == 24
     general = regime_of(resolve(plan))
     assert regime_of(resolve(plan.model_copy(update={"seq": 24}))) == replace(general, window_reached=True)
+
+
+@pytest.mark.parametrize(
+    ("window", "expected"),
+    [
+        (1, {(True, True), (False, True)}),
+        (2, {(True, False), (False, True)}),
+        (3, {(True, False), (False, False), (False, True)}),
+        (None, {(True, None), (False, None)}),
+    ],
+)
+def test_regimes_have_a_sequence(window: int | None, expected: set[tuple[bool, bool | None]], tmp_path: Path) -> None:
+    """By hand: one token or more, and whether the window is reached; none that no number of tokens is in."""
+    model = write_config(tmp_path, {"model_type": "mistral", "sliding_window": window, "num_hidden_layers": 2})
+    found = regimes(parse_plan({"model": model, "seq": 9}))
+    assert {(one.seq_one, one.window_reached) for one in found} == expected
+    assert len(found) == 2 * len(expected)  # of one row, and of more
+    assert found[0].batch_one is False

@@ -129,9 +129,9 @@ ON_A_CPU = Setting("float32", None, metal=False)
 def test_rotary_embeddings(
     config: dict[str, Any], sliding: bool, dims: int, base: float, table: bool, rescaled: bool
 ) -> None:
-    """Asks mlx-lm's own rules (``rope_utils.py: initialize_rope``, ``phi3.py``): of a head of 96 how many elements are
-    rotated, by which base, whether the frequencies are an array that the model has, of half as many, and whether what is
-    rotated is scaled first. Gemma 3's windows have a base of their own, and no scaling."""
+    """Asks mlx-lm's own rules (``rope_utils.py: initialize_rope``, ``phi3.py``): how many of 96 elements are rotated,
+    by which base, whether the frequencies are an array that the model has, of half as many, and whether what is rotated
+    is scaled first. Gemma 3's windows have a base of their own, and no scaling."""
     found = rope_of(config, 96, ON_A_CPU, sliding)
     assert (found.dims, found.base, found.rescaled) == (dims, base, rescaled)
     assert [array.shape for array in found.arrays.values()] == [(dims // 2,)] * table

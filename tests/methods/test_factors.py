@@ -48,3 +48,25 @@ def test_rows_are_dropped_where_it_is_asked(name: str, tmp_path: Path) -> None:
         estimate(keys, method={"name": name, "r": 4, "rank_dropout": share}).bytes["saved"] for share in (0.0, 0.3)
     )
     assert plain < dropped
+
+
+HIDDEN, INNER, LAYERS, KEYS = 576, 1536, 30, 192
+"""SmolLM2 135M: sizes, layers, and the outputs of the projection of keys, as that of values."""
+
+
+@pytest.mark.parametrize(
+    ("method", "trained"),
+    [
+        ({"name": "trainable_tokens", "token_indices": [1, 5, 7]}, 3 * HIDDEN),
+        ({"name": "ia3"}, LAYERS * (2 * KEYS + INNER)),
+        ({"name": "lora", "r": 4, "target_modules": ["q_proj", "v_proj"]}, LAYERS * 4 * (3 * HIDDEN + KEYS)),
+        ({"name": "shira", "r": 4, "target_modules": ["q_proj", "v_proj"]}, LAYERS * 4 * (3 * HIDDEN + KEYS)),
+        ({"name": "ln_tuning"}, (2 * LAYERS + 1) * HIDDEN),
+        ({"name": "prompt_tuning", "num_virtual_tokens": 9}, 9 * HIDDEN),
+        ({"name": "prefix_tuning", "num_virtual_tokens": 9}, 9 * LAYERS * 2 * KEYS),
+    ],
+    ids=lambda one: one["name"] if isinstance(one, dict) else "",
+)
+def test_what_trains(method: dict[str, Any], trained: int) -> None:
+    """By hand: the rows, vectors and factors of the methods' papers, and nothing else of the model."""
+    assert estimate("smollm2-135m", method=method, seq=16).trainable_parameters == trained

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from estimator.moments.checkpoint import ADDED, checkpoint_of, model_files
+from estimator.moments.checkpoint import ADDED, checkpoint_of, model_files, unknown
 from estimator.moments.options import RunOptions
 from estimator.moments.run import moments_of
 from estimator.moments.saving import saving
@@ -111,3 +111,26 @@ def test_what_has_no_rule(keys: dict[str, Any], says: str, tmp_path: Path) -> No
     resolved = resolved_of(keys, tmp_path)
     _, missing = moments_of(resolved, resolved.plan.run or RunOptions(), 0)
     assert says in " ".join(missing)
+
+
+@pytest.mark.parametrize("keys", [{}, *({"method": block} for block in METHODS)], ids=str)
+def test_what_has_a_rule(keys: dict[str, Any], tmp_path: Path) -> None:
+    """Nothing is left out of a run with the methods whose files are known, above."""
+    resolved = resolved_of(keys, tmp_path)
+    assert unknown(resolved, weights_of(resolved)) == ""
+
+
+@pytest.mark.extra("trace")
+def test_a_run_s_defaults_are_transformers() -> None:
+    """Witness: ``TrainingArguments``. What it has no key for is off."""
+    from dataclasses import fields
+
+    from transformers import TrainingArguments
+
+    theirs = {one.name: one.default for one in fields(TrainingArguments)}
+    ours = {key: field.default for key, field in RunOptions.model_fields.items()}
+    shared = theirs.keys() & ours
+    assert len(shared) == 10
+    assert {key: ours[key] for key in shared} == {key: theirs[key] for key in shared}
+    own = {"max_shard_size": "50GB", "device_map": "none", "preprocess_logits_for_metrics": "none"}
+    assert {key: value for key, value in ours.items() if key not in shared and value} == own

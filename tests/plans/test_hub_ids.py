@@ -18,7 +18,9 @@ from typing import Any
 import pytest
 
 from estimator.answers.estimate import estimate
+from estimator.errors import InputError
 from estimator.io.files import specs_folder
+from estimator.plans import hub
 from estimator.plans.models import builtin_names, load
 from tests.cases.small_models import TINY
 from tests.helpers.commands import refused
@@ -280,3 +282,22 @@ def test_a_cache_of_the_hub(endpoint: str, tmp_path: Path) -> None:
     assert (done.returncode, done.stderr) == (0, "")
     assert file.name in json.loads(done.stdout)["warnings"][0]
     assert asked("other/x", "https://[", tmp_path).stderr.count("\n") == 1
+
+
+def test_files_about_images_are_those_that_the_hub_has(monkeypatch: pytest.MonkeyPatch) -> None:
+    """In transformers' order, without those that are missing or wrong; none from a hub that does not answer."""
+    files: dict[str, Any] = {"a.json": {"size": 1}, "c.json": {"size": 3}}
+
+    def config_of(model: str, file: str) -> tuple[dict[str, Any], str]:
+        if file == "down.json":
+            raise hub.Unreachable("no answer")
+        if file not in files:
+            raise InputError("no such file")
+        return files[file], "a note"
+
+    monkeypatch.setattr(hub, "config_of", config_of)
+    assert [*hub.processor_of("x", ("a.json", "b.json", "c.json"))] == [
+        ("a.json", {"size": 1}),
+        ("c.json", {"size": 3}),
+    ]
+    assert [*hub.processor_of("x", ("a.json", "down.json", "c.json"))] == [("a.json", {"size": 1})]

@@ -254,6 +254,16 @@ def test_tables_of_positions_that_torchtune_has(tmp_path: Path) -> None:
     assert "(64.00 MiB; before release 0.3.1 one a layer, 2.00 GiB)" in why
 
 
+@pytest.mark.parametrize(("norm", "clips"), [(None, False), (0, True), (1.0, True), ("1e-1", True)])
+def test_torchtune_clips_to_any_number(norm: Any, clips: bool, tmp_path: Path) -> None:
+    """Witness: its recipes, which ask ``if self._clip_grad_norm is not None``."""
+    path = tmp_path / "train.yaml"
+    model = {"_component_": "torchtune.models.llama3_2.lora_llama3_2_1b", "lora_attn_modules": ["q_proj"]}
+    keys = {"model": model, "tokenizer": {"max_seq_len": 64}, "batch_size": 1, "clip_grad_norm": norm}
+    path.write_text(json.dumps(keys))
+    assert check(str(path)).plan.gradient_clipping is clips
+
+
 def test_words_that_are_flags_and_the_most_keys() -> None:
     """Each word that YAML's tools read as a flag, in either case; as many keys as a file may have, and one more."""
     words = {"true": True, "Yes": True, "ON": True, "1": True, "false": False, "no": False, "off": False, "0": False}
