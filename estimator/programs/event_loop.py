@@ -323,7 +323,9 @@ class EventLoop:
         running, self.ledger.running = self.ledger.running, call.op
         try:
             out = rule(result, *args, **keywords)
-        except (TypeError, AttributeError) as error:
+        except InputError:
+            raise
+        except (TypeError, AttributeError, LookupError, ValueError, ArithmeticError) as error:  # a damaged program
             raise InputError(f"this model calls {call.op} in a way that has no rule ({error})") from None
         self.ledger.running = running
         args.clear()

@@ -15,6 +15,7 @@ from estimator.programs.program import Autocast, Call, Drop, Enter, Event, Exit,
     "call",
     [
         Call("to", (73, "int64"), (), (Made(1, (3,), "int64"),)),
+        Call("to", (Ref(0), ((),)), (), (Made(1, (3,), "float32"),)),
         Call("cat", (Ref(0),), (), (Made(1, (3,), "float32"),)),
     ],
 )
