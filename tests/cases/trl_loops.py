@@ -303,6 +303,7 @@ FACTORY: list[Case] = [
      {**NARROW, "trainer": "llama-factory-dpo", "batch": 2, "seq": 56,
       "reference": {"config": OTHERS["qwen3"], "dtype": "bfloat16"}}),
     ("kto-lora", SMALL, {**NARROW, "trainer": "llama-factory-kto", "batch": 4, "seq": 64}),
+    ("kto-16", SMALL, {**BF16, "trainer": "llama-factory-kto", "batch": 4, "seq": 88, "method": LORA}),
     ("kto-full, reference in bfloat16", SMALL,
      {**LAYER, **WHOLE, "trainer": "llama-factory-kto", "batch": 6, "seq": 48, "prompt_seq": 10, **_again("bfloat16")}),
 ]  # fmt: skip
