@@ -391,24 +391,30 @@ def _candidate(plan: Plan, changes: tuple[Change, ...], progress: Progress) -> C
     try:
         changed = parse_plan(keys)
         resolved = resolve(changed)
-        ledger = resolved.step.ledger(counts_work=True)
-        totals = run(resolved.step, resolved.sizes(), resolved.method, changed.batch, changed.seq, ledger=ledger)
+        totals = counted = _counted(resolved, resolved.step)
+        if getattr(resolved.step.procedure, "every", 0) > 1 and resolved.step.micro_batches == 1:
+            counted = _counted(resolved, resolved.step._replace(micro_batches=2))  # of which the second generates none
     except InputError:
         return None
     finally:
         progress()
-    return Candidate(changes, changed, resolved, totals, _work(totals, changed, resolved.step))
+    return Candidate(changes, changed, resolved, totals, _work(counted, changed, resolved.step))
+
+
+def _counted(resolved: Resolved, step: ProgramStep) -> StepTotals:
+    """The totals of a step, with its operations."""
+    plan, ledger = resolved.plan, step.ledger(counts_work=True)
+    return run(step, resolved.sizes(), resolved.method, plan.batch, plan.seq, ledger=ledger)
 
 
 def _work(totals: StepTotals, plan: Plan, step: ProgramStep) -> int:
-    """The operations of all micro-batches of an update: those that generate do what the first one did, as a trainer's
-    others do what the last one did that was run.
+    """The operations of all micro-batches of an update, on average: those that generate do what the first one did, as a
+    trainer's others do what the last one did that was run. One generation may serve several updates.
     """
     batches = [whole(one) for one in totals.work_of_batches] or [0]
-    number = plan.gradient_accumulation_steps
-    generating = -(-number // (getattr(step.procedure, "every", 0) or 1))
+    number, every = plan.gradient_accumulation_steps, getattr(step.procedure, "every", 0) or 1
     outside = whole(totals.work) - sum(batches)
-    return outside + generating * batches[0] + (number - generating) * batches[-1]
+    return outside + number * (batches[0] + (every - 1) * batches[-1]) // every
 
 
 def _steps(plan: Plan, base: Candidate, best: Candidate, progress: Progress) -> Iterator[Step]:

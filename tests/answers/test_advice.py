@@ -310,6 +310,20 @@ def test_the_work_of_a_generation_is_counted_once() -> None:
     assert work(batch=32, prompt_seq=4) > whole > work(batch=32, prompt_seq=60)
 
 
+def test_a_generation_of_several_updates_is_shared_between_them() -> None:
+    """An update's own share of it is asked. RLOO scores with the policy whether one update or several follow."""
+    keys = {"model": "smollm-135m", "trainer": "trl-rloo", "seq": 64, "autocast": None, "batch": 8}
+
+    def work(**more: int) -> int:
+        candidate = _candidate(parse_plan({**keys, **more}), (), lambda: None)
+        assert candidate is not None
+        return candidate.work
+
+    two = work(gradient_accumulation_steps=2)
+    assert work(steps_per_generation=2) * 2 == work(gradient_accumulation_steps=2, steps_per_generation=4) == two
+    assert work(num_iterations=2) < work()
+
+
 @pytest.mark.parametrize(
     ("keys", "change", "share"),
     [
