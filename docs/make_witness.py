@@ -58,6 +58,7 @@ STEPS["llama-factory: steps of its trainers"] = [FACTORY, "model_specs/make_trai
 EMBEDDING = ".venv-sentence-transformers/bin/python"
 STEPS["install sentence-transformers"] = ["make", ".venv-sentence-transformers/made"]
 STEPS["sentence-transformers: loops"] = [EMBEDDING, "-m", "tests.cases.embedding_loops"]
+STEPS["sentence-transformers: steps of its trainer"] = [EMBEDDING, "model_specs/make_trainer_steps.py"]
 STEPS["sentence-transformers: tests"] = [EMBEDDING, "-m", "pytest", "-q", "tests/answers/test_embedding_trainers.py"]
 STEPS["install mlx"] = ["make", ".venv-mlx/made"]
 STEPS["mlx: steps and calls"] = [".venv-mlx/bin/python", "-m", "tests.cases.mlx_steps"]

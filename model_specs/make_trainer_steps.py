@@ -12,6 +12,7 @@ import time
 from collections.abc import Iterator
 from importlib.metadata import version
 from importlib.util import find_spec
+from itertools import product
 
 from estimator.errors import InputError
 from estimator.programs.program import Program
@@ -56,11 +57,25 @@ GENERATING: dict[str, tuple[tuple[str, ...], tuple[str, ...]]] = {
     "trl-rloo": (("",), ("none", "copy", "adapter-off")),
 }
 """Those of 1.14, beside these."""
+EMBEDDING: dict[str, tuple[int, ...]] = {
+    "MultipleNegativesRankingLoss": (0, 1, 2, 3, 4),
+    "CosineSimilarityLoss": (0,),
+    "CoSENTLoss": (0,),
+    "AnglELoss": (0,),
+    "ContrastiveLoss": (0,),
+    "TripletLoss": (1,),
+}
+"""Losses of sentence-transformers, and how many negatives a row has."""
+NESTED = (0, 2, 3, 4, 5, 6)
+"""How many lengths of an embedding ``MatryoshkaLoss`` takes the first of them of, with a negative and without."""
 PACKAGES = ("trl", "transformers", "accelerate", "peft", "torch")
 
 
 def keys(trainer: str, release: str) -> Iterator[Key]:
     """The steps of a trainer under a release."""
+    if STEPS[trainer].embeds:
+        yield from _of_embeddings()
+        return
     losses, references = of_release(release)[trainer]
     fused, generates = has_fused_head(trainer, release), STEPS[trainer].num_generations > 0
     without = STEPS[trainer].without
@@ -81,8 +96,21 @@ def keys(trainer: str, release: str) -> Iterator[Key]:
                             yield Key(loss_type, reference, autocast, wide, compact, rewards=True)
 
 
+def _of_embeddings() -> Iterator[Key]:
+    """The steps of sentence-transformers' trainer: in float32, in 16 bits, and under autocast."""
+    for autocast, wide in ((False, True), (False, False), (True, True)):
+        for pooling, normalize, (loss_type, several) in product(("mean", "cls"), (False, True), EMBEDDING.items()):
+            for negatives in several:
+                nested = loss_type == "MultipleNegativesRankingLoss" and negatives < 2
+                for dims in NESTED if nested else (0,):
+                    own = {"pooling": pooling, "normalize": normalize, "negatives": negatives, "dims": dims}
+                    yield Key(loss_type, "none", autocast, wide, **own)
+
+
 def of_release(release: str) -> dict[str, tuple[tuple[str, ...], tuple[str, ...]]]:
-    """``TRAINERS``, what there is of them under an older release, or LLaMA-Factory's."""
+    """``TRAINERS``, what there is of them under an older release, or those of another library that is installed."""
+    if find_spec("sentence_transformers") is not None:
+        return {"sentence-transformers": ((), ())}
     if release.startswith("0."):
         return FACTORY
     return {"1.16": TRAINERS, "1.14": {**OLDER, **GENERATING}}.get(release, OLDER)
@@ -90,8 +118,10 @@ def of_release(release: str) -> dict[str, tuple[tuple[str, ...], tuple[str, ...]
 
 def main(only: list[str]) -> None:
     """Record and write."""
-    factory = find_spec("llamafactory") is not None
-    release = version("llamafactory") if factory else ".".join(version("trl").split(".")[:2])
+    libraries = [one for one in ("llamafactory", "sentence_transformers", "trl") if find_spec(one) is not None]
+    release = version(libraries[0])
+    release = release if release.startswith("0.") else ".".join(release.split(".")[:2])
+    packages = [one.replace("_", "-") for one in libraries] + [*PACKAGES[1:]]
     gc.collect()
     gc.freeze()  # accelerate collects garbage whenever a trainer starts
     for trainer in only or of_release(release):
@@ -104,7 +134,7 @@ def main(only: list[str]) -> None:
         path = folder() / f"{trainer}-{release}.json"
         path.parent.mkdir(exist_ok=True)
         path.write_text(
-            written(release, {name: version(name) for name in (*PACKAGES, *["llamafactory"] * factory)}, found),
+            written(release, {name: version(name) for name in packages}, found),
             encoding="utf-8",
         )
         seconds = time.monotonic() - started

@@ -16,7 +16,16 @@ Keys of a plan, as keywords:
     prompt_seq (default None): trainer: tokens of a row that are its prompt; half of seq if not
         given
     loss_type (default None): trl-dpo, trl-kto, trl-cpo, trl-grpo: TRL's name of the loss; of trl-
-        dpo several with + between
+        dpo several with + between; sentence-transformers: that of its class
+    anchor_seq (default None): sentence-transformers: tokens of a row's first text, such as a query;
+        seq if not given
+    negatives (default None): sentence-transformers: texts of a row beside an anchor and a positive;
+        0, or 1 for triplets
+    pooling_mode (default mean): sentence-transformers: how a text's tokens become its embedding
+        (Pooling)
+    normalize (default False): sentence-transformers: embeddings have the length 1 (Normalize)
+    matryoshka_dims (default ()): sentence-transformers: MatryoshkaLoss around the loss, with these
+        dimensions: 768,256,64
     beta (default None): TRL's; with trl-grpo and trl-rloo there is no reference where it is 0; of a
         teacher's divergence 0 to 1
     precompute_ref_log_probs (default False): trl-dpo, trl-kto: the reference's log-probabilities

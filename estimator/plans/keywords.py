@@ -18,11 +18,16 @@ class OneDeviceKeys(TypedDict, total=False):
     trainer: (
         Literal['trl-sft', 'trl-dpo', 'trl-kto', 'trl-reward', 'trl-orpo', 'trl-cpo', 'trl-grpo', 'trl-rloo', 'trl-gkd',
         'trl-distillation', 'hf-trainer', 'axolotl', 'axolotl-dpo', 'axolotl-kto', 'axolotl-orpo', 'axolotl-simpo',
-        'llama-factory', 'llama-factory-dpo', 'llama-factory-kto', 'torchtune', 'loop'] | None
+        'llama-factory', 'llama-factory-dpo', 'llama-factory-kto', 'sentence-transformers', 'torchtune', 'loop'] | None
     )
     trl: Literal['1.9', '1.14', '1.16']
     prompt_seq: int | None
     loss_type: str | None
+    anchor_seq: int | None
+    negatives: int | None
+    pooling_mode: Literal['mean', 'cls', 'max', 'mean_sqrt_len_tokens', 'weightedmean', 'lasttoken']
+    normalize: bool
+    matryoshka_dims: Sequence[int]
     beta: float | None
     precompute_ref_log_probs: bool
     num_generations: int | None

@@ -89,6 +89,12 @@ def _several_losses(value: Any) -> Any:
     return "+".join(value) if several else value
 
 
+def _numbers(value: Any) -> Any:
+    """A list of numbers; a text has them between commas."""
+    words = _listed(value)
+    return tuple(int(x) if isinstance(x, str) and x.isdecimal() else x for x in words) if words is not value else value
+
+
 def _listed(value: Any) -> Any:
     """A list of words; a text has them between commas."""
     return tuple(word.strip() for word in value.split(",")) if isinstance(value, str) else value
@@ -144,7 +150,23 @@ class _Question(_Keys):
     )
     loss_type: Annotated[str, BeforeValidator(_several_losses)] | None = Field(
         None,
-        description="trl-dpo, trl-kto, trl-cpo, trl-grpo: TRL's name of the loss; of trl-dpo several with + between",
+        description="trl-dpo, trl-kto, trl-cpo, trl-grpo: TRL's name of the loss; of trl-dpo several with + between; "
+        "sentence-transformers: that of its class",
+    )
+    anchor_seq: Annotated[Whole, Field(ge=1, le=10**8)] | None = Field(
+        None, description="sentence-transformers: tokens of a row's first text, such as a query; seq if not given"
+    )
+    negatives: Annotated[Whole, Field(ge=0, le=1000)] | None = Field(
+        None, description="sentence-transformers: texts of a row beside an anchor and a positive; 0, or 1 for triplets"
+    )
+    pooling_mode: Literal["mean", "cls", "max", "mean_sqrt_len_tokens", "weightedmean", "lasttoken"] = Field(
+        "mean", description="sentence-transformers: how a text's tokens become its embedding (Pooling)"
+    )
+    normalize: StrictBool = Field(False, description="sentence-transformers: embeddings have the length 1 (Normalize)")
+    matryoshka_dims: Annotated[
+        tuple[Annotated[Whole, Field(ge=1, le=10**6)], ...], BeforeValidator(_numbers), Field(max_length=8)
+    ] = Field(
+        (), description="sentence-transformers: MatryoshkaLoss around the loss, with these dimensions: 768,256,64"
     )
     beta: Annotated[float, Field(ge=0, allow_inf_nan=False)] | None = Field(
         None,
@@ -581,7 +603,12 @@ class Plan(_WithEngines):
     @property
     def least_seq(self) -> int:
         """The fewest tokens of a row: of a trainer's a prompt and a token of the completion."""
-        return 1 + (self.prompt_seq or 1) if self.trainer in RECORDED else 1
+        return 1 + (self.prompt_seq or 1) if self.has_prompts else 1
+
+    @property
+    def has_prompts(self) -> bool:
+        """Whether a row of the trainer's is a prompt and a completion."""
+        return self.trainer in RECORDED and not RECORDED[str(self.trainer)].embeds
 
     def budget_bytes(self) -> int | None:
         """Bytes of the budget, or of the device's limit for one application; ``None`` if neither was given.
@@ -617,7 +644,7 @@ class Plan(_WithEngines):
         values |= {} if self.sharding is None else self.sharding.model_dump(exclude_unset=True)
         values |= {} if self.lengths is None else {"truncate": self.lengths.truncate}
         preset = preset_assumptions(values, self._whose)
-        if self.trainer in RECORDED and self.prompt_seq is None and self.task == "train":
+        if self.has_prompts and self.prompt_seq is None and self.task == "train":
             preset.append(Assumption("prompt_seq", self.seq // 2, "half of seq; give the key to replace it"))
         if self.engine.reads_checkpoints:
             preset += checkpoint_assumptions(self.model, lambda key: getattr(self, key))

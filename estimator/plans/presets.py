@@ -17,6 +17,7 @@ from ..engines.registry import meant
 from ..errors import InputError, nearest, shown
 from ..methods.options import MethodOptions
 from ..methods.registry import METHODS, method_block
+from ..steps.trainers import OF_TEXTS
 from ..steps.trainers import TRAINERS as STEPS
 from .models import load
 from .quantised_checkpoints import with_checkpoint
@@ -55,6 +56,14 @@ def _hf_trainer(plan: Keys) -> Keys:
         **({"convert_outputs_to_fp32": True} if plan.get("autocast") else {}),
     }
     return own if "dtype" in plan else {"dtype": checkpoint_dtype(plan.get("model")), **own}
+
+
+def _sentence_transformers(plan: Keys) -> Keys:
+    """``SentenceTransformerTrainingArguments``, and ``Transformer``, which loads a model without its head."""
+    made = {key: value for key, value in _hf_trainer(plan).items() if key != "convert_outputs_to_fp32"}
+    loss = STEPS["sentence-transformers"].loss_type
+    negatives = OF_TEXTS.get(str(plan.get("loss_type")), 0)
+    return {**made, "head": "feature-extraction", "loss_type": loss, "negatives": negatives}
 
 
 def _trl_sft(plan: Keys) -> Keys:
@@ -188,6 +197,7 @@ TRAINERS: Mapping[str, Preset] = {
         for name in STEPS
         if name.startswith("llama-factory-")
     },
+    "sentence-transformers": Preset("sentence-transformers 6.2.0's trainer", _sentence_transformers),
     "torchtune": Preset("torchtune 0.6.1's recipes", _torchtune),
     "loop": Preset("a bare loop of PyTorch", lambda plan: {}),
 }

@@ -53,6 +53,7 @@ VLLM_KEYS = (
     "vllm_max_model_length",
 )
 ONE_PASS_KEYS = ("use_cache", "previous_output")
+EMBEDDING_KEYS = ("anchor_seq", "negatives", "pooling_mode", "normalize", "matryoshka_dims")
 TRAINING_KEYS = (
     *("lengths", "kbit_preparation", "checkpointing", "use_reentrant", "saved_activations", "mlp_chunks"),
     "activation_group_size",
@@ -75,6 +76,7 @@ TRAINING_KEYS = (
         "reference",
         "reward_model",
         *("teacher", "lmbda", "seq_kd"),
+        *EMBEDDING_KEYS,
     ),
 )
 """Keys that only a step with labels, a backward pass and an update uses. ``mlp_chunks`` makes checkpoints."""
@@ -137,8 +139,18 @@ OWNERS = (
 )
 """Checked when a plan is read, in this order."""
 
+_EMBEDDING = tuple(name for name, one in RECORDED.items() if one.embeds)
 STEP_OWNERS = (
-    Owner("a plan with a trainer", lambda p: p.trainer is not None, ("prompt_seq",)),
+    Owner(
+        "a trainer of rows with prompts",
+        lambda p: p.trainer is not None and p.trainer not in _EMBEDDING,
+        ("prompt_seq",),
+    ),
+    Owner(
+        f"trainer: {', '.join(_EMBEDDING)}",
+        lambda p: p.trainer in _EMBEDDING,
+        EMBEDDING_KEYS,
+    ),
     Owner(
         "a trainer of TRL",
         lambda p: p.trainer and not (p.trainer in RECORDED and RECORDED[p.trainer].release),
@@ -147,7 +159,12 @@ STEP_OWNERS = (
     Owner(
         f"trainer: {', '.join(RECORDED)}",
         lambda p: p.trainer in RECORDED,
-        ("loss_type", "reference"),
+        ("loss_type",),
+    ),
+    Owner(
+        f"trainer: {', '.join(name for name in RECORDED if name not in _EMBEDDING)}",
+        lambda p: p.trainer in RECORDED and p.trainer not in _EMBEDDING,
+        ("reference",),
     ),
     Owner(
         "trainer: trl-grpo, trl-rloo",
@@ -162,7 +179,11 @@ STEP_OWNERS = (
     Owner("trainer: trl-gkd", lambda p: p.trainer == "trl-gkd", ("lmbda", "seq_kd")),
     Owner("use_vllm: true", lambda p: p.use_vllm, ("vllm_mode", *VLLM_KEYS)),
     Owner("vllm_mode: colocate", lambda p: p.vllm_mode == "colocate", VLLM_KEYS),
-    Owner("a trainer of TRL with a beta", lambda p: p.trainer in RECORDED and p.trainer != "trl-reward", ("beta",)),
+    Owner(
+        "a trainer of TRL with a beta",
+        lambda p: p.trainer in RECORDED and p.trainer not in ("trl-reward", *_EMBEDDING),
+        ("beta",),
+    ),
     Owner(
         f"trainer: {', '.join(name for name, one in RECORDED.items() if one.precomputes)}",
         lambda p: p.trainer in RECORDED and RECORDED[p.trainer].precomputes,
@@ -534,6 +555,21 @@ _LABELLED = ("masked-lm", "sequence-classification", "token-classification", "qu
 """Heads of models of text that shift no labels. Their batch in ``Trainer`` is a loop's."""
 
 
+def _trains_head(r: Any) -> bool:
+    """Whether a trainer has rules with a model's head. One of the user's own makes the loss of what a model gives."""
+    trainer, head = r.plan.trainer, r.spec.head
+    if trainer in _EMBEDDING or head == "feature-extraction":
+        own = trainer not in RECORDED and not r.step.procedure.asks_loss
+        return head == "feature-extraction" and (trainer in _EMBEDDING or own)
+    if trainer == "trl-reward":
+        return bool(head != "causal-lm")
+    return (
+        head == "causal-lm"
+        or (head == "image-text" and trainer in _OF_IMAGES)
+        or (head in _LABELLED and trainer == "hf-trainer")
+    )
+
+
 def _beyond_causal(key: str) -> Callable[[Any], object]:
     """A condition: the plan sets a key that has rules for causal language models alone, and the model is none."""
     heads = (*_COLLATED, *_LABELLED) if key == "data_collator" else ("causal-lm",)
@@ -627,11 +663,7 @@ MODEL: Refusals = {
         lambda r: r.plan.base is not None and r.plan.dtype not in BITSANDBYTES and r.spec.head != "causal-lm"
     ),
     "trainer: {r.plan.trainer} has no rule with head: {r.spec.head}; leave it out": lambda r: (
-        r.plan.trainer is not None
-        and (r.spec.head != "causal-lm") != (r.plan.trainer == "trl-reward")
-        and not (r.spec.head == "image-text" and r.plan.trainer in _OF_IMAGES)
-        and not (r.spec.head in _LABELLED and r.plan.trainer == "hf-trainer")
-        and not (r.spec.head == "feature-extraction" and not r.step.procedure.asks_loss)
+        r.plan.trainer is not None and not _trains_head(r)
     ),
     "task: train does not go with head: {r.spec.head}, which makes no loss; set task: infer, or a trainer": lambda r: (
         not HEADS[r.spec.head].labels and r.step.procedure.trains and r.step.procedure.asks_loss

@@ -316,8 +316,9 @@ def _acts_not(method: MethodOptions, spec: ModelSpec) -> bool:
     return not method.acts_on_programs
 
 
-def _trainer_step(plan: Plan, window: int | None, compact: bool, vocab_size: int) -> Procedure:
+def _trainer_step(plan: Plan, window: int | None, compact: bool, config: Config) -> Procedure:
     """The step of a trainer that is recorded. Raises ``InputError`` where there is none for the plan."""
+    vocab_size = config.vocab_size
     name, trainer = str(plan.trainer), trainers.TRAINERS[str(plan.trainer)]
     adapted = plan.method.inner.peft
     second = plan.reference if isinstance(plan.reference, SecondModel) else None
@@ -348,21 +349,38 @@ def _trainer_step(plan: Plan, window: int | None, compact: bool, vocab_size: int
     release = trainer.release or plan.trl
     generates = trainers.generates(name, plan.lmbda, plan.seq_kd)
     key = trainers.key_of(name, release, *own, compact, old, rewards, plan.use_vllm, generates)
+    dims = tuple(sorted(plan.matryoshka_dims, reverse=True))
+    if trainer.embeds:
+        key = key._replace(pooling=plan.pooling_mode, normalize=plan.normalize)
+        key = key._replace(negatives=plan.negatives or 0, dims=len(dims))
+    if max(dims, default=0) > config.hidden_size:
+        raise InputError(
+            f"matryoshka_dims: {max(dims)} does not go with embeddings of {config.hidden_size:,} numbers (`Dimensions "
+            "in matryoshka_dims cannot exceed the model's embedding dimension`, sentence-transformers' words)"
+        )
+    if plan.anchor_seq is not None and plan.anchor_seq > plan.seq:
+        raise InputError(
+            f"anchor_seq: {plan.anchor_seq} does not go with seq: {plan.seq}, which are the tokens of a row's longest "
+            "text; give fewer, or a longer seq"
+        )
     if plan.prompt_seq is not None and plan.prompt_seq >= plan.seq:
         raise InputError(
             f"prompt_seq: {plan.prompt_seq} leaves no completion of seq: {plan.seq}; give fewer, or a longer seq"
         )
+    token_types = not trainer.embeds or has_token_types(config.modules.of("embedding"))
     return procedure_of(
         "trainer",
-        _program_of_trainer(trainer.steps or name, release, key),
+        _program_of_trainer(trainer.steps or name, release, key, token_types),
         reference,
-        2 if trainer.pairs else 1,
-        plan.prompt_seq,
+        2 if trainer.pairs else 1 + (plan.negatives or 0),
+        0 if trainer.embeds else plan.prompt_seq,
         generations,
         generation.batches,
         generation.every,
         window,
         others,
+        plan.anchor_seq,
+        dims,
     )
 
 
@@ -423,24 +441,28 @@ def _is_left_whole(plan: Plan, key: str) -> bool:
 
 
 @lru_cache(maxsize=8)
-def _program_of_trainer(name: str, release: str, key: Key) -> TrainerProgram:
-    """A trainer's step: as it comes with the package, or recorded from the installed TRL where that release has more.
+def _program_of_trainer(name: str, release: str, key: Key, token_types: bool) -> TrainerProgram:
+    """A trainer's step: as it comes with the package, or recorded from the installed library where that release has
+    more. ``token_types``: the tokenizer makes them, where the trainer's was recorded with some.
 
     Raises ``InputError`` where neither has it.
     """
-    from ..programs.trainer_programs import TrainerProgram, step_of, steps_of
+    from ..programs.trainer_programs import TrainerProgram, step_of, steps_of, without_input
 
-    if key in steps_of(name, release) or installed_release("trl") != release:
-        return step_of(name, release, key)
-    silence()
-    from ..recorder.trainer_family import record_family
+    library = name if trainers.TRAINERS[name].embeds else "trl"
+    if key in steps_of(name, release) or installed_release(library) != release:
+        found = step_of(name, release, key)
+    else:
+        silence()
+        from ..recorder.trainer_family import record_family
 
-    return TrainerProgram(record_family(name, key))
+        found = TrainerProgram(record_family(name, key))
+    return found if token_types else TrainerProgram(without_input(found.program, "token_type_ids"))
 
 
 def _procedure(plan: Plan, config: Config, window: int | None) -> Procedure:
     if plan.trainer in trainers.TRAINERS and plan.task == "train":
-        return _trainer_step(plan, window, plan.engine.kernels(plan).tiles_on_chip, config.vocab_size)
+        return _trainer_step(plan, window, plan.engine.kernels(plan).tiles_on_chip, config)
     if plan.generate is not None:
         experts = plan.experts_implementation or config.source.experts
         switches = experts == "grouped_mm" and plan.engine.has_own_memory and config.source.has_experts

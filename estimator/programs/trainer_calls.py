@@ -46,3 +46,11 @@ class Key(NamedTuple):
     """vLLM generates, and its log-probabilities of the completions are compared with the policy's."""
     generates: str = ""
     """The model that generates in a step, where it may be one or another: ``model`` or ``TEACHER``."""
+    pooling: str = ""
+    """How the tokens of a text become its embedding, in sentence-transformers' words."""
+    normalize: bool = False
+    """Embeddings have the length 1."""
+    negatives: int = 0
+    """The texts of a row beside an anchor and one that goes with it."""
+    dims: int = 0
+    """How many lengths of its embeddings the loss is taken of (``MatryoshkaLoss``)."""

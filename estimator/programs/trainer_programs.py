@@ -17,7 +17,7 @@ from ..errors import InputError
 from ..io.files import parse_json, read_text, specs_folder
 from ..ledger.sizes import Size, whole
 from ..operators.table import RULES
-from .program import Backward, Call, Event, GradMode, Program, Stored
+from .program import Backward, Call, Drop, Event, GradMode, Program, Ref, Stored, made, used
 from .program_files.limits import FORMAT, LONGEST_FILE
 from .program_files.reading import Reader
 from .program_files.writing import events_text, plain, slot_text
@@ -25,6 +25,7 @@ from .rows import Rows, written_out
 from .substitution import DTYPE, sizes_symbol, substitute
 from .trainer_calls import FUNCTIONS, GENERATE, MODEL, OF_LOGITS, Key
 
+DIMS = tuple(f"dim_{number}" for number in range(1, 9))
 SYMBOLS = (
     "B",
     "S",
@@ -37,10 +38,13 @@ SYMBOLS = (
     "batches",
     "desirable",
     "teacher_hidden_size",
+    "anchor_seq",
+    *DIMS,
 )
 """The sizes of a step: rows of the batch as the trainer counts them, tokens of a row, and the others by their names.
 ``prompts`` and ``completions`` are those of a generation, which has several completions of each prompt, and
-``batches`` come from it; ``desirable`` are half of a batch's rows, where some are."""
+``batches`` come from it; ``desirable`` are half of a batch's rows, where some are. ``anchor_seq`` are the tokens of a
+row's first text, where it has several, and ``DIMS`` lengths of their embeddings."""
 
 
 def folder() -> Path:
@@ -65,7 +69,7 @@ class TrainerProgram:
         def substituted(events: Sequence[Any]) -> tuple[Event, ...]:
             return substitute(replace(self.program, before=tuple(events)), *own).before
 
-        made: list[Any] = []
+        found: list[Any] = []
         counts: dict[int, int] = {}
         for event in self.program.before:
             if isinstance(event, GradMode):
@@ -75,11 +79,31 @@ class TrainerProgram:
             if isinstance(event, Rows):
                 number = whole(event.number if isinstance(event.number, int) else event.number.substitute(values))
                 counts[event.kind] = number
-                made.append(Rows(number, substituted(event.events)))
+                found.append(Rows(number, substituted(event.events)))
             else:
-                made += [event] if isinstance(event, Backward) else substituted([event])
+                found += [event] if isinstance(event, Backward) else substituted([event])
         around = substitute(replace(self.program, before=()), values, dtype)
-        return replace(around, before=written_out(made, counts))
+        return replace(around, before=written_out(found, counts))
+
+
+def without_input(program: Program, ending: str) -> Program:
+    """A step whose batch lacks the inputs with names of this ending, and what is made of nothing else."""
+    gone = {slot for name, slot in program.inputs.items() if name.endswith(ending)}
+    kept: list[Event] = []
+    for event in program.before:
+        if isinstance(event, Call) and event.op == MODEL:
+            given = tuple((key, x) for key, x in event.keywords if not (isinstance(x, Ref) and x.slot in gone))
+            kept.append(event._replace(keywords=given))
+        elif isinstance(event, Call) and gone.issuperset(used(event)) and any(True for _ in used(event)):
+            gone.update(made(event))
+        elif not (isinstance(event, Drop) and event.slot in gone):
+            kept.append(event)
+    return replace(
+        program,
+        buffers=tuple(one for one in program.buffers if program.inputs[one.name] not in gone),
+        inputs={name: slot for name, slot in program.inputs.items() if slot not in gone},
+        before=tuple(kept),
+    )
 
 
 def written(release: str, versions: Mapping[str, str], steps: Mapping[Key, Program]) -> str:
@@ -166,8 +190,14 @@ def step_of(trainer: str, release: str, key: Key) -> TrainerProgram:
         raise InputError(f"trl: {release} has no rule with trainer: {trainer}; take trl: 1.16", "trl")
     if key in known:
         return _read(trainer, release, key)
-    for name, value in (("loss_type", key.loss_type), ("reference", key.reference)):
-        others = sorted({str(getattr(one, name)) for one in known})
+    alike = {*known}
+    for name, value in (
+        *(("loss_type", key.loss_type), ("reference", key.reference), ("pooling_mode", key.pooling)),
+        *(("negatives", key.negatives), ("matryoshka_dims", key.dims)),
+    ):
+        field = {"pooling_mode": "pooling", "matryoshka_dims": "dims"}.get(name, name)
+        others = sorted({str(getattr(one, field)) for one in alike})
+        alike = {one for one in alike if getattr(one, field) == value}
         if str(value) not in others:
             raise InputError(
                 f"{name}: {value} has no rule with trainer: {trainer}; known are {', '.join(others)}", name

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import random
 import tempfile
 from collections.abc import Callable, Mapping
 from contextlib import nullcontext, redirect_stderr, redirect_stdout
@@ -11,10 +12,10 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-import trl
-
 from ..programs.program import Program
+from ..programs.releases import installed_release
 from ..programs.trainer_calls import TEACHER, Key
+from ..programs.trainer_programs import DIMS
 from ..steps.trainers import DIVERGENCES, TRAINERS
 from .fit import Recording, fit
 from .hugging_face import first_line, quiet, told
@@ -22,13 +23,13 @@ from .trainer_step import record_trainer_step
 
 _SIZES = (
     {"B": 4, "S": 23, "prompt_seq": 9, "vocab_size": 307, "hidden_size": 64, "num_generations": 2, "batches": 3,
-     "teacher_hidden_size": 80},
+     "teacher_hidden_size": 80, "anchor_seq": 11},
     {"B": 6, "S": 31, "prompt_seq": 17, "vocab_size": 419, "hidden_size": 48, "num_generations": 2, "batches": 4,
-     "teacher_hidden_size": 112},
+     "teacher_hidden_size": 112, "anchor_seq": 37},
     {"B": 8, "S": 19, "prompt_seq": 7, "vocab_size": 353, "hidden_size": 96, "num_generations": 4, "batches": 3,
-     "teacher_hidden_size": 64},
+     "teacher_hidden_size": 64, "anchor_seq": 5},
     {"B": 10, "S": 47, "prompt_seq": 12, "vocab_size": 263, "hidden_size": 80, "num_generations": 5, "batches": 5,
-     "teacher_hidden_size": 128},
+     "teacher_hidden_size": 128, "anchor_seq": 29},
 )  # fmt: skip
 """Where steps are recorded: three rows and batches and more, which tell a loop over them from a single call."""
 
@@ -36,6 +37,9 @@ _SIZES = (
 def arguments_of(trainer: str, key: Key) -> dict[str, Any]:
     """The arguments of a trainer's config that a key stands for."""
     made: dict[str, Any] = {"bf16": key.autocast, "gradient_checkpointing": True}
+    if TRAINERS[trainer].embeds:
+        named = {"loss_type": key.loss_type, "pooling_mode": key.pooling, "normalize": key.normalize}
+        return {**made, **named, "negatives": key.negatives}
     if TRAINERS[trainer].has_teacher:
         made["beta"] = DIVERGENCES[key.loss_type]
         if not TRAINERS[trainer].num_generations:
@@ -55,16 +59,20 @@ def arguments_of(trainer: str, key: Key) -> dict[str, Any]:
 
 
 def builder_of(trainer: str) -> Callable[..., Any]:
-    """What makes a trainer: TRL's ``trainer_of``, or LLaMA-Factory's."""
-    from . import llama_factory, trl
+    """What makes a trainer: TRL's ``trainer_of``, or that of LLaMA-Factory or of sentence-transformers."""
+    from . import llama_factory, sentence_transformers, trl
 
+    if TRAINERS[trainer].embeds:
+        return sentence_transformers.trainer_of
     return llama_factory.trainer_of if trainer.startswith("llama-factory") else trl.trainer_of
 
 
 def record_family(trainer: str, key: Key) -> Program:
     """The program of a key's step. Raises ``InputError`` where the trainer refuses it, or no expression fits."""
     dtypes = ("float32", "bfloat16") if key.wide is None else ("float32",) if key.wide else ("bfloat16",)
-    refused = told(lambda error: f"TRL {trl.__version__} does not run trainer: {trainer} so ({first_line(error)})")
+    what = "sentence-transformers" if TRAINERS[trainer].embeds else "TRL"
+    runs = f"{what} {installed_release(what.lower())}"
+    refused = told(lambda error: f"{runs} does not run trainer: {trainer} so ({first_line(error)})")
     with refused, quiet(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
         return fit([_recorded(trainer, key, sizes, dtype) for sizes, dtype in zip(_SIZES, dtypes * 4, strict=False)])
 
@@ -80,20 +88,27 @@ def _recorded(trainer: str, key: Key, sizes: Mapping[str, int], dtype: str) -> R
         "num_key_value_heads": 2,
     }
     more = arguments_of(trainer, key)
-    values = {name: sizes[name] for name in ("B", "S", "prompt_seq", "vocab_size", "hidden_size")}
-    if TRAINERS[trainer].has_teacher:
+    own = TRAINERS[trainer]
+    first = "anchor_seq" if own.embeds else "prompt_seq"
+    values = {name: sizes[name] for name in ("B", "S", first, "vocab_size", "hidden_size")}
+    if own.embeds:
+        config |= {"model_type": "bert"}
+        drawn = random.Random(sizes["hidden_size"]).sample(range(2, sizes["hidden_size"]), key.dims)
+        more["matryoshka_dims"] = dims = tuple(sorted(drawn, reverse=True))
+        values |= dict(zip(DIMS, dims, strict=False))
+    if own.has_teacher:
         values["teacher_hidden_size"] = sizes["teacher_hidden_size"]
         taught = {**config, "hidden_size": sizes["teacher_hidden_size"]}
         more["teacher"] = {"config": taught, "dtype": dtype}
-    if TRAINERS[trainer].scores:
+    if own.scores:
         values["num_generations"] = more["num_generations"] = sizes["num_generations"]
-    if TRAINERS[trainer].num_generations:
+    if own.num_generations:
         more["gradient_accumulation_steps"] = values["batches"] = batches = sizes["batches"]
         values["completions"] = batches * sizes["B"]
         values["prompts"] = values["completions"] // values.get("num_generations", 1)
     if trainer.endswith("-kto"):
         values["desirable"] = sizes["B"] // 2
-    with tempfile.TemporaryDirectory() as folder, _compact(key.compact):
+    with tempfile.TemporaryDirectory() as folder, nullcontext() if own.embeds else _compact(key.compact):
         program = record_trainer_step(
             builder_of(trainer)(
                 trainer,
@@ -101,7 +116,7 @@ def _recorded(trainer: str, key: Key, sizes: Mapping[str, int], dtype: str) -> R
                 Path(folder),
                 sizes["B"],
                 sizes["S"],
-                sizes["prompt_seq"],
+                sizes[first],
                 dtype,
                 _adapter() if key.reference == "adapter-off" else None,
                 **({"reward_model": {"config": config, "dtype": dtype}} if key.rewards else {}),

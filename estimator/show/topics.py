@@ -78,6 +78,10 @@ _TOPICS: Mapping[str, tuple[str, str]] = {
         "reference reward_model teacher lmbda seq_kd use_vllm vllm_mode vllm_gpu_memory_utilization "
         "vllm_enable_sleep_mode vllm_tensor_parallel_size vllm_max_model_length",
     ),
+    "embeddings": (
+        "embeddings (sentence-transformers' names)",
+        "anchor_seq negatives pooling_mode normalize matryoshka_dims",
+    ),
     "where": ("where it runs", "sharding runtime device budget ios_increased_memory_limit"),
     "gpu": ("GPUs (runtime torch-cuda)", ""),
     "generate": ("generate (transformers' names)", "generate"),

@@ -26,7 +26,7 @@ from ..programs.trainer_calls import (
     REWARD,
     TEACHER,
 )
-from ..programs.trainer_programs import TrainerProgram
+from ..programs.trainer_programs import DIMS, TrainerProgram
 from . import trl_loss
 from .generate import Generate, UncachedCall, call_of
 from .generate_options import GenerateOptions
@@ -53,7 +53,7 @@ class TrainerStep(Procedure):
     """What the policy is compared with (``trainer_calls.Key``)."""
     per_row: InitVar[int] = 1
     prompt_seq: int | None = None
-    """Half of a row, if not given."""
+    """Half of a row, if not given; 0 where rows have no prompt."""
     num_generations: int = 0
     batches: int = 1
     """Those that come from one generation."""
@@ -63,6 +63,10 @@ class TrainerStep(Procedure):
     """The model's sliding window in tokens, if it has one."""
     others: tuple[tuple[str, OtherModel], ...] = ()
     """Models that answer beside the policy and its reference, such as a teacher, by their names."""
+    anchor_seq: int | None = None
+    """Tokens of a row's first text, of rows of texts; those of all, if not given."""
+    dims: tuple[int, ...] = ()
+    """Lengths of embeddings that the loss is taken of, the largest first."""
     runs_backward: ClassVar[bool] = True
     asks_loss: ClassVar[bool] = False
 
@@ -90,7 +94,7 @@ class TrainerStep(Procedure):
         else:
             loop.note_gradients()
         batch, seq = model.inputs.batch // self.rows, model.inputs.seq
-        if seq == 1:
+        if seq == 1 and self.prompt_seq != 0:
             raise InputError("seq: 1 leaves no completion behind a prompt; give a longer seq", "seq")
         if self.others and ledger.events is not None:
             whole(seq)  # each layer is run, which takes too long with symbols
@@ -106,6 +110,8 @@ class TrainerStep(Procedure):
             "completions": completions,
             "batches": self.batches,
             "desirable": _half(batch),
+            "anchor_seq": self.anchor_seq or seq,
+            **dict(zip(DIMS, self.dims, strict=False)),
         }
         if TEACHER in loop.models:
             given["teacher_hidden_size"] = loop.models[TEACHER].causal_lm.c.hidden

@@ -35,6 +35,8 @@ class Trainer(NamedTuple):
     """The trainer of TRL whose step it runs, where it is a tool's."""
     release: str = ""
     """The release that it runs, where the plan's key ``trl`` does not say it."""
+    embeds: bool = False
+    """It trains a model without a head, and its loss compares embeddings of a row's texts."""
 
     @property
     def scores(self) -> bool:
@@ -69,8 +71,13 @@ TRAINERS: Mapping[str, Trainer] = {
     "axolotl-simpo": _by_axolotl("trl-cpo", "simpo"),
     "llama-factory-dpo": Trainer(True, "sigmoid", True, fused=False, without=("orpo", "simpo"), release="0.9.5"),
     "llama-factory-kto": Trainer(False, "kto", True, fused=False, release="0.9.5"),
+    "sentence-transformers": Trainer(
+        loss_type="MultipleNegativesRankingLoss", drops_dropout=False, fused=False, release="6.2", embeds=True
+    ),
 }
 """By the plan's ``trainer``. Defaults are those of the config classes of TRL 1.16, and of the tools."""
+OF_TEXTS = {"TripletLoss": 1}
+"""The negatives of a row, of losses that take so many and no others."""
 
 
 DROPOUTS = ("resid_pdrop", "embd_pdrop", "attn_pdrop", "hidden_dropout", "hidden_dropout_prob", "classifier_dropout")

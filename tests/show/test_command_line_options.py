@@ -34,6 +34,8 @@ NF4 = ["--dtype", "nf4", "--method", "lora", "--seq", "1"]
 CUDA = ["--runtime", "torch-cuda"]
 GRPO = ["--trainer", "trl-grpo", "--batch", "8", "--seq", "40"]
 GKD = ["--trainer", "trl-gkd", "--seq", "40"]
+TEXTS = ["--trainer", "sentence-transformers", "--batch", "3", "--seq", "40"]
+OF_TEXTS = ("anchor_seq", "negatives", "pooling_mode", "normalize", "matryoshka_dims")
 COLOCATED = ["--use-vllm", "--device", "rtx-4090", *GRPO]
 LITGPT = ["--implementation", "litgpt", "--method", "lora"]
 PLAN_OPTIONS: dict[str, tuple[list[str], Any]] = {
@@ -60,6 +62,11 @@ PLAN_OPTIONS: dict[str, tuple[list[str], Any]] = {
     "teacher": (["--teacher", "smollm-360m", *GKD], SecondModel(model="smollm-360m")),
     "lmbda": (["--lmbda", "0.0", "--teacher", "smollm-135m", *GKD], 0.0),
     "seq_kd": (["--seq-kd", "--lmbda", "0.0", "--teacher", "smollm-135m", *GKD], True),
+    "anchor_seq": (["--anchor-seq", "7", *TEXTS], 7),
+    "negatives": (["--negatives", "2", *TEXTS], 2),
+    "pooling_mode": (["--pooling-mode", "cls", *TEXTS], "cls"),
+    "normalize": (["--normalize", *TEXTS], True),
+    "matryoshka_dims": (["--matryoshka-dims", "384,128", *TEXTS], (384, 128)),
     "reference": (["--reference", "copy", *GRPO, "--beta", "0.2", "--method", "lora"], "copy"),
     "embedding_optim_bits": (["--embedding-optim-bits", "32", "--optimizer", "adamw-8bit"], 32),
     "transformers": (["--transformers", "4.48"], "4.48"),
@@ -611,6 +618,7 @@ def test_every_plan_key_is_an_option(key: str) -> None:
     options, value = PLAN_OPTIONS[key]
     dpo, grpo = {"trainer": "trl-dpo", "seq": 40}, {"trainer": "trl-grpo", "batch": 8, "seq": 40}
     gkd = {"trainer": "trl-gkd", "seq": 40, "teacher": "smollm-135m"}
+    texts = {"trainer": "sentence-transformers", "batch": 3, "seq": 40}
     colocated = {**grpo, "use_vllm": True, "device": "rtx-4090"}
     # With sdpa the cache of this plan is what backward keeps anyway, so eager shows that the option arrives.
     needed: dict[str, dict[str, Any]] = {
@@ -638,6 +646,7 @@ def test_every_plan_key_is_an_option(key: str) -> None:
         "steps_per_generation": {**grpo, "gradient_accumulation_steps": 2},
         **dict.fromkeys(("teacher", "lmbda"), gkd),
         "seq_kd": {**gkd, "lmbda": 0.0},
+        **dict.fromkeys(OF_TEXTS, texts),
         "use_vllm": {**grpo, "device": "rtx-4090"},
         **dict.fromkeys(("vllm_mode", *VLLM_KEYS), colocated),
         "vllm_tensor_parallel_size": {**colocated, "sharding": {"name": "ddp", "world_size": 3}},
@@ -646,6 +655,7 @@ def test_every_plan_key_is_an_option(key: str) -> None:
     }
     mixture = "mixtral-8x7b"
     models = {"implementation": "llama-3.2-1b", "litgpt": "gemma-2-2b", "weight_group_size": "llama-3.2-1b"}
+    models |= dict.fromkeys(OF_TEXTS, "all-minilm-l6-v2")
     model = {**models, "experts_implementation": mixture, "routing": mixture}.get(key, MODEL)
     rest: dict[str, Any] = {"model": model, **needed.get(key, {})}
     if options[-len(NF4) :] == NF4:

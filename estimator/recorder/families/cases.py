@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ...programs.family import Family
-from ...programs.heads import CAUSAL, HEADS
+from ...programs.heads import CAUSAL
 from ...programs.module_table import has_token_types
 from ...programs.releases import NEWEST, is_before
 from ...programs.setting import DTYPES, LOWER, Setting
@@ -125,9 +125,7 @@ def cases_of_encoder(raw: Mapping[str, Any], head: str) -> list[Case]:
     model = HuggingFaceModel(raw, "the config", head)
     types = has_token_types(model.modules())
     infer = Setting(attention=model.attention, trains=False)
-    trains = [
-        infer._replace(trains=True, token_types=one) for one in ({types, False} if HEADS[head].labels else {types})
-    ]
+    trains = [infer._replace(trains=True, token_types=one) for one in {types, False}]
     every = {infer, *trains}
     every |= {one for x in trains for one in (x._replace(attention="eager"), x._replace(attention_mask=True))}
     autocast = [one._replace(dtype="float32", autocast="bfloat16") for one in trains]
