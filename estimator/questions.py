@@ -93,17 +93,20 @@ def compare(
     plan: Asked,
     /,
     methods: Sequence[str | Mapping[str, Any]] = ("full", "lora", "ia3"),
-    seqs: Sequence[int] = (512, 1024, 2048, 4096),
+    seqs: Sequence[int] | None = None,
     devices: Sequence[str] = (),
     **keys: Unpack[OneDeviceKeys],
 ) -> Comparison:
     """Each method at each length in tokens, with its shares of full fine-tuning.
+
+    The lengths are those of 512, 1,024, 2,048 and 4,096 that the model takes, where ``seqs`` does not say others.
 
     Examples:
         >>> compare("smollm2-135m", methods=["full", "lora"], seqs=[512]).records()[1]["method"]
         'LoRA r=8'
 
     """
+    from .answers.comparison import LENGTHS, usual_lengths
     from .answers.comparison import compare as compared
     from .methods.registry import method_block
 
@@ -112,7 +115,7 @@ def compare(
         if key in given:
             raise InputError(f"compare takes {instead}; leave {key} out")
     blocks = [method_block(one) for one in _listed("methods", methods, str | Mapping)]
-    lengths = sorted(set(_listed("seqs", seqs, int)))
+    lengths = usual_lengths(given, LENGTHS[:4]) if seqs is None else sorted(set(_listed("seqs", seqs, int)))
     if not lengths or not blocks:
         raise InputError("compare needs methods and seqs; give at least one of each")
     device, budget = given.pop("device", None), given.pop("budget", None)

@@ -12,9 +12,10 @@ from ..engines.devices import find
 from ..errors import InputError
 from ..io.fields import parse_size
 from ..methods.registry import METHODS
+from ..plans.models import load
 from ..plans.plan import Plan, parse_plan
 from ..plans.refusals import check_question
-from ..plans.resolve import resolve
+from ..plans.resolve import resolve, tokens_of_images
 from .estimate import Progress, answer, live_result
 from .result import Result
 from .tabular import Drawn
@@ -135,6 +136,29 @@ class Comparison(Drawn):
         return list(found.values())
 
 
+LENGTHS = (512, 1024, 2048, 4096, 8192)
+"""Tokens of a row that are compared where none are asked for."""
+
+
+def usual_lengths(keys: Mapping[str, Any], lengths: Sequence[int] = LENGTHS) -> list[int]:
+    """Those of ``lengths`` that the model of ``keys`` takes: with room for a row's images, within learned positions.
+
+    Where none is, the one that comes nearest. Raises ``InputError``.
+    """
+    plan = _trained(keys)
+    spec = load(plan.model).asked(plan.transformers, plan.head, plan.sees)
+    least, most = tokens_of_images(plan), spec.positions
+    return [n for n in lengths if least <= n <= most] or [int(min(max(least, lengths[0]), most))]
+
+
+def _trained(keys: Mapping[str, Any]) -> Plan:
+    """A plan of keys that says which model is trained, by which engine. Raises ``InputError`` where none is."""
+    named = ("model", "dtype", "runtime", "llama_cpp", "images", "image_size", "video_frames", "freeze", "head")
+    plan = parse_plan({key: value for key, value in keys.items() if key in named})
+    check_question("a comparison of training steps", plan)
+    return plan
+
+
 def compare(
     keys: Mapping[str, Any],
     methods: Sequence[Mapping[str, Any]],
@@ -151,8 +175,7 @@ def compare(
     context. A ``budget`` is compared with the bytes on the first device. ``extra`` are more lengths for the curves of
     the first device. ``progress`` is called after each estimate. Raises ``InputError``.
     """
-    asked = {key: value for key, value in keys.items() if key in ("model", "dtype", "runtime", "llama_cpp")}
-    check_question("a comparison of training steps", parse_plan(asked))
+    _trained(keys)
     limit = None if budget is None else parse_size(str(budget))
     names = list(dict.fromkeys(find(str(name)).name for name in devices))
     places: list[Mapping[str, Any]] = [{**keys, "device": name} for name in names]

@@ -25,7 +25,7 @@ from ..methods.registry import METHODS, method_options
 from ..plans.margins import NO_MARGIN, STATED, Margin, verdict_of
 from ..plans.plan import Plan, parse_plan
 from ..plans.refusals import budget_of
-from ..plans.resolve import resolve, window_of
+from ..plans.resolve import resolve, tokens_of_images, window_of
 from ..programs.step import Step
 from ..steps.loss import SHIFTING
 from ..steps.trainers import TRAINERS, least_batch
@@ -235,6 +235,7 @@ class _Search:
         # Labels are shifted by one, and a row of a trainer has a prompt and a completion.
         least = 2 if key == "seq" and (plan.loss in SHIFTING or recorded is not None) else 1
         least = least_batch(plan.trainer, plan.loss_type) if key == "batch" else least
+        least = max(least, tokens_of_images(plan)) if key == "seq" else least
         self.lowest = self._multiple(max(least, -(-plan.mlp_chunks // other)))
         self._results: dict[int, Result | InputError] = {}
         self._lives: dict[tuple[int, int], Callable[[int], float]] = {}

@@ -108,7 +108,9 @@ class ModelSpec:
     @property
     def positions(self) -> float:
         """The most tokens of a row of which each has a learned embedding of its position; infinite without any."""
-        named = [(module.path.rpartition(".")[2], module.shape[0]) for module in self.config.modules.of("embedding")]
+        beside = self.config.source.part("vision") if HEADS[self.head].media and HEADS[self.head].text else ()
+        modules = [one for one in self.config.modules.of("embedding") if not one.path.startswith(beside)]
+        named = [(module.path.rpartition(".")[2], module.shape[0]) for module in modules]
         rows = [rows for name, rows in named if (name == "wpe" or "position" in name) and isinstance(rows, int)]
         return min([self.made_for, *rows]) - self.skipped_positions if rows else inf
 

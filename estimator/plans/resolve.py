@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Hashable
 from dataclasses import replace
 from functools import lru_cache
+from sys import maxsize
 from typing import TYPE_CHECKING, NamedTuple
 
 from ..bases.formats import KEPT
@@ -146,6 +147,11 @@ def given_of(plan: Plan, spec: ModelSpec) -> Given:
             "fewer images, or a smaller image_size"
         )
     return given
+
+
+def tokens_of_images(plan: Plan) -> int:
+    """The tokens of a row that the images of a plan take, whatever its ``seq``. Raises ``InputError``."""
+    return given_of(plan.model_copy(update={"seq": maxsize}), _asked(plan)).tokens if plan.sees else 0
 
 
 def step_of(

@@ -399,12 +399,12 @@ class Program:
         within = (slot for b in self.bodies for e in b.events for slot in used(e))
         if any(slot >= 3 * SPAN for slot in within):
             return True
-        last = 0
+        layer = 0
         for stack, events in zip(self.stacks, self.outside[1:], strict=False):
-            last += stack.depth  # the place of the stack's last layer, and one: its slots are from ``last * SPAN`` on
-            if any(SPAN <= slot < last * SPAN for e in events for slot in (*used(e), *dropped(e))):
+            layer += stack.depth
+            before = {place + 1 for place in self.places[: layer - 1]}  # but for the stack's last layer
+            if any(slot // SPAN in before for e in events for slot in (*used(e), *dropped(e))):
                 return True
-            last += 1
         return False
 
 

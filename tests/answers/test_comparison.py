@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 
 from estimator.answers import comparison
-from estimator.answers.comparison import all_methods, compare
+from estimator.answers.comparison import all_methods, compare, usual_lengths
 from estimator.answers.estimate import estimate
 from estimator.figures.process_parts import process_parts
 from estimator.methods.registry import METHODS
@@ -102,6 +103,20 @@ TWO = ["compare", "llama-3.2-1b", "--methods", "full,lora", "--seqs", "1024,2048
 
 @pytest.mark.share(3)
 @pytest.mark.consistency
+@pytest.mark.parametrize(
+    ("keys", "lengths"),
+    [
+        ({"model": MODEL}, [512, 1024, 2048, 4096, 8192]),
+        ({"model": "gpt2"}, [512, 1024]),
+        ({"model": "bert-base"}, [512]),
+        ({"model": "llava-1.5-7b", "images": 3}, [2048, 4096, 8192]),  # of 576 tokens each
+        ({"model": "llava-1.5-7b", "images": 20}, [11520]),
+    ],
+)
+def test_usual_lengths_are_those_that_the_model_takes(keys: dict[str, Any], lengths: list[int]) -> None:
+    assert usual_lengths(keys) == lengths
+
+
 def test_each_device_is_asked_itself():
     """Witness: the estimate on that device. A T4 runs the math kernel where an RTX 4090 runs flash, a Mac a CPU's."""
     first = json.loads(output(*TWO, "rtx-4090,t4,apple-64gb"))

@@ -294,6 +294,16 @@ def test_no_sequence_is_longer_than_the_positions_that_were_learned(
     assert (found.answer, found.next_value, found.warnings) == (largest, None, ())
 
 
+def test_a_row_has_room_for_its_images() -> None:
+    """Asks ``estimate``. The tower's table of 577 positions is none of the text's."""
+    keys = {"model": "llava-1.5-7b", "images": 2, "method": "lora"}
+    budget = estimate(**keys, seq=1500).bytes["process"]
+    found = solve("max-seq", {**keys, "budget": f"{budget}B"}, margin=NO_MARGIN)
+    assert (found.answer, found.next_value) == (1500, 1501)
+    nothing = solve("max-seq", {**keys, "budget": "1GiB"})
+    assert (nothing.answer, nothing.next_value) == (None, 1152)
+
+
 def test_tokens_that_are_made_take_positions() -> None:
     plan = {"model": "gpt2", "budget": "100GiB", "task": "infer", "generate": {"max_new_tokens": 1025}}
     with pytest.raises(InputError, match="max_new_tokens: the model has learned positions of no more tokens"):

@@ -8,7 +8,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from ...answers.comparison import Comparison, Row, all_methods, compare
+from ...answers.comparison import LENGTHS, Comparison, Row, all_methods, compare, usual_lengths
 from ...answers.sentences import runtime_of
 from ...errors import InputError, nearest
 from ...io.files import existing, parse_yaml
@@ -49,9 +49,8 @@ def configure(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None
     )
     own.add_argument(
         "--seqs",
-        default="512,1024,2048,4096,8192",
         metavar="LIST",
-        help="sequence lengths in tokens (default: %(default)s)",
+        help=f"sequence lengths in tokens (default: those of {','.join(map(str, LENGTHS))} that the model takes)",
     )
     own.add_argument(
         "--at",
@@ -73,7 +72,10 @@ def execute(args: argparse.Namespace) -> int:
     keys = plan_mapping(args)
     block = keys.pop("method", "full")
     given = block if isinstance(block, Mapping) else {"name": block}
-    seqs = sorted({_length(text, "seqs") for text in listed(args.seqs, "seqs", SEQS_EXAMPLE)})
+    if args.seqs is None:
+        seqs = usual_lengths(keys)
+    else:
+        seqs = sorted({_length(text, "seqs") for text in listed(args.seqs, "seqs", SEQS_EXAMPLE)})
     usual = keys.pop("seq", 2048 if seqs[0] <= 2048 <= seqs[-1] else seqs[-1])
     at = _length(str(usual) if args.at is None else args.at, "at")
     devices = [name] if (name := keys.pop("device", None)) else []
