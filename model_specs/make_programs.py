@@ -39,7 +39,20 @@ ENCODERS: dict[str, dict[str, Any]] = {
         *("bert.default", "roberta.default", "xlm-roberta.default", "camembert.default"),
         *("distilbert.default", "mpnet.default", "electra.default"),
     )
-} | {"electra.equal": {"model_type": "electra", "embedding_size": 256}}
+} | {
+    "electra.equal": {"model_type": "electra", "embedding_size": 256},
+    "modernbert.default": {"model_type": "modernbert", "classifier_pooling": "mean"},
+    "deberta-v2.v3": {
+        "model_type": "deberta-v2",
+        "type_vocab_size": 0,
+        "relative_attention": True,
+        "position_buckets": 256,
+        "position_biased_input": False,
+        "norm_rel_ebd": "layer_norm",
+        "share_att_key": True,
+        "pos_att_type": "p2c|c2p",
+    },
+}
 """Encoders, which no causal language model is. Larger ELECTRAs have no projection of their embeddings."""
 MODELS: dict[tuple[str, str], tuple[str, ...]] = {
     ("speech-seq2seq", "whisper.default"): ("whisper-", "distil-whisper-"),
@@ -52,6 +65,10 @@ MODELS: dict[tuple[str, str], tuple[str, ...]] = {
     ("seq2seq-lm", "t5.gated"): ("flan-t5-",),
     ("image-classification", "vit.default"): ("vit-", "deit-"),
     ("image-text", "llava.default"): ("llava-1.5-",),
+    ("ctc", "wav2vec2.default"): ("wav2vec2-base-960h", "wav2vec2-large-960h"),
+    ("ctc", "wav2vec2.no-layerdrop"): ("wav2vec2-base",),
+    ("ctc", "wav2vec2.stable"): ("wav2vec2-large-xlsr-",),
+    ("ctc", "hubert.default"): ("hubert-base",),
 }
 """The head and the file of models of several stacks, and how the names of built-in models begin that it is recorded
 from."""

@@ -49,8 +49,8 @@ GENERATION = frozenset({
     "output_scores", "remove_invalid_values", "initializer_range", "use_bfloat16", "cache_implementation",
 })  # fmt: skip
 """Keys of configs of earlier releases that only ``generate``, the first weights or other frameworks read."""
-EVERY = "sliding_window_pattern"
-"""The key that says how often a layer has full attention, in classes of which it sets the layers' kinds."""
+EVERY = ("sliding_window_pattern", "global_attn_every_n_layers")
+"""The keys that say how often a layer has full attention, in classes of which it sets the layers' kinds."""
 DENSE_FIRST = ("first_k_dense_replace", "num_dense_layers")
 """Keys of the number of layers without experts, which come first."""
 DEPTH_KEYS = (*DENSE_FIRST, "max_window_layers", "interleave_moe_layer_step")
@@ -90,7 +90,9 @@ def default_list(rule: Any, config: Mapping[str, Any], n: int, key: str) -> list
     if "period" in rule:
         period = rule["period"]
         if config.get(every := rule.get("every")) is not None:
-            period = [period[0]] * (min(whole_number(config[every], every), n + 1) - 1) + period[-1:]
+            others = min(whole_number(config[every], every), n + 1) - 1
+            first = len(period) > 2 and period[0] != period[1]  # the layer that comes once is the first one
+            period = [period[0]] + period[-1:] * others if first else [period[0]] * others + period[-1:]
         return [period[i % len(period)] for i in range(n)]
     if "runs" in rule:
         return runs(config.get(rule["runs"])) or []
@@ -216,6 +218,8 @@ def structural(value: Any, floating: bool = False) -> Any:
     """A config's value as far as it decides which calls are made: of a floating number, whether it is zero."""
     if isinstance(value, float) or (floating and isinstance(value, int)):
         return 1.0 if value else 0.0
+    if isinstance(value, str) and "|" in value:  # as DeBERTa's configs write a list
+        value = [x.strip() for x in value.lower().split("|")]
     return [structural(x) for x in value] if isinstance(value, (list, tuple)) else value
 
 

@@ -6,12 +6,12 @@ config (its entry in ``layer_types``, whether it is the first). ``deepened`` wri
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, NamedTuple
 
 from ..errors import InputError, shown
-from .program import SPAN, Program, layer_numbers, renamed
+from .program import SPAN, Drop, Event, Program, layer_numbers, renamed
 
 Signature = tuple[Any, ...]
 """What the config says of one layer."""
@@ -120,6 +120,22 @@ def deepened(program: Program, like: Sequence[int]) -> Program:
             raise InputError(f"what follows the layers uses a tensor of layer {place}; there is no rule for that")
         return number + (moved[place] - place) * SPAN
 
+    def following(events: Sequence[Event]) -> Iterator[Event]:
+        """What follows the layers, which may let go of what each of them left: a tuple of its last item first."""
+        dying = {event.slot for event in events if isinstance(event, Drop)}
+        for event in events:
+            place = event.slot // SPAN - 1 if isinstance(event, Drop) else -1
+            number = program.places.index(place) if place in program.places else -1
+            if isinstance(event, Drop) and number >= 0 and place not in moved and number != like[-1]:
+                alike = [i for i, body in enumerate(program.layers[:-1]) if body == program.layers[number]]
+                if not all(event.slot + (program.places[i] - place) * SPAN in dying for i in alike):
+                    slot(event.slot)  # which is refused
+                for i in reversed(range(len(like))):
+                    if like[i] == number:
+                        yield Drop(event.slot + (deeper.places[i] - place) * SPAN)
+            else:
+                yield renamed(event, slot, str)
+
     if layer_numbers([*program.tied, *program.tied.values()], old):
         raise InputError("parameters of layers are tied to others; there is no rule for that")
     order = list(dict.fromkeys(program.layers[number] for number in like))
@@ -134,7 +150,7 @@ def deepened(program: Program, like: Sequence[int]) -> Program:
         layers=tuple(order.index(program.layers[number]) for number in like),
         stacks=stacks,
         between=tuple([tuple([renamed(event, slot, str) for event in events]) for events in program.between]),
-        after=tuple([renamed(event, slot, str) for event in program.after]),
+        after=tuple(following(program.after)),
         outputs={name: renamed(ref, slot, str) for name, ref in program.outputs.items()},
     )
 

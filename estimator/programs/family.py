@@ -89,7 +89,7 @@ class Family:
     aliases: Mapping[str, str] = field(default_factory=dict)
     """Other names of keys, which transformers accepts."""
     window: str | None = None
-    """The key of the sliding window, if the config has one."""
+    """The key of the sliding window, if the config has one, or an expression of it."""
     beyond_window: bool | None = False
     """The program is for sequences at least as long as the window, not for shorter ones; ``None``: for both."""
     chunk: str | None = None
@@ -240,7 +240,7 @@ class Family:
             if given != wanted:
                 reason = f"{key}: {shown(given)}, and the program was recorded for {shown(wanted)}"
                 raise OtherConfig(reason, matched)
-        if self.window is not None and config.get(self.window) is None:
+        if self.window is not None and any(config.get(name) is None for name in names(self.window)):
             raise NoWindow(f"{self.window} is none, and the program was recorded for a model that has one")
         for key in config if "R" not in self.symbols else ():
             if name_of(key) == "partial_rotary_factor" and config[key] not in (None, 1.0):
@@ -263,7 +263,7 @@ class Family:
         given = given or {}
         values = {}
         for name, text in self.symbols.items():
-            if "S" not in given and name in self.of_sequence:
+            if ("S" not in given and name in self.of_sequence) or ("samples" not in given and "samples" in names(text)):
                 continue
             try:
                 values[name] = sized(text, {**config, **given})
@@ -278,7 +278,9 @@ class Family:
 
     def window_of(self, config: Mapping[str, Any]) -> int | None:
         """The sliding window's tokens, if the config has one."""
-        return None if self.window is None else whole_number(config.get(self.window), self.window)
+        if self.window is None or self.window.isidentifier():
+            return None if self.window is None else whole_number(config.get(self.window), self.window)
+        return sized(self.window, config)
 
     @property
     def has_parts(self) -> bool:
@@ -367,7 +369,10 @@ class Family:
 
     def longest(self, values: Mapping[str, int]) -> int | None:
         """The most tokens that the program is for, by the number of positions, if that limits them."""
-        limits = [values[x] for x in self.symbols if "position" in x and not x.startswith(("original", "vision"))]
+        if self.structure.get("position_biased_input") is False:  # there are no embeddings of them
+            return None
+        others = ("original", "vision", "position_buckets")
+        limits = [values[x] for x in self.symbols if "position" in x and not x.startswith(others)]
         return min(limits, default=None)
 
     def check(self, config: Mapping[str, Any], values: Mapping[str, int], ones: Sequence[str] = ONES) -> None:

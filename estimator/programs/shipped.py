@@ -15,7 +15,7 @@ from .config_values import NoWindow, OtherConfig, nested
 from .expressions import evaluate
 from .family import ONES_OF_CONFIGS, Family
 from .heads import HEADS, Input, Part
-from .images import Given, Media, given_of, pixels_of, token_of, window_of
+from .images import Given, Media, frames_of, given_of, pixels_of, token_of, window_of
 from .layer_runs import KEPT
 from .module_table import NamedModule
 from .program import Call, Program, Weight
@@ -165,6 +165,9 @@ class Shipped(Source):
         if (audio := self.families[0].recorded.get("audio")) is None:
             return Given()
         name, bins, positions, per_second = audio
+        if bins is None:
+            samples = frames_of(asked, per_second) or 30 * per_second
+            return Given((Input(name, ("B", samples), dtype),))
         frames = window_of(asked, self.config[positions], per_second, self.where)
         return Given((Input(name, ("B", self.config[bins], frames), dtype),))
 
@@ -302,6 +305,9 @@ class Shipped(Source):
             raise InputError(f"{self.where}: {error}") from None
         if tiles is not None and HEADS[step.head].text:
             sizes["tiles"] = tiles
+        for one in step.media:
+            if one.name == "input_values":
+                sizes["samples"] = int(one.shape[1])
         given = {name: size for name, size in sizes.items() if not isinstance(size, Poly)}
         setting = Setting.of(step)
         reason = f"no program was recorded for {setting}"

@@ -90,7 +90,7 @@ class _Substitution:
             raise InputError(
                 f"the size {poly!r} is no whole number here; the program does not fit these sizes"
             ) from None
-        if isinstance(value, int) and value < 0:
+        if isinstance(value, int) and value < 0 and any(coefficient > 0 for coefficient, _ in poly.monomials()):
             raise InputError(f"the size {poly!r} is {value} here; the program does not fit these sizes")
         return value
 

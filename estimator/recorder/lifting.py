@@ -18,11 +18,15 @@ def lifted(program: Program) -> Program:
         raise InputError("a program of several stacks of layers is not one for all depths")
     program = _with_preludes(program)
     last = len(program.layers) * SPAN
-    touched = [slot for e in program.after for slot in (*used(e), *dropped(e))]
+    touched = [slot for e in program.after for slot in used(e)]
     touched += [ref.slot for ref in program.outputs.values() if isinstance(ref, Ref)]
     for layer, number in enumerate(program.layers):  # what a cache keeps outlives the pass, so nothing lets go of it
         far = [slot for event in program.bodies[number].events for slot in used(event) if slot >= 3 * SPAN]
         touched += [slot + (layer - 2 * (slot // SPAN - 1)) * SPAN for slot in far]
+    dying = [slot for e in program.after for slot in dropped(e) if SPAN <= slot < last]
+    each = [{slot % SPAN for slot in dying if slot // SPAN == i} for i in range(1, len(program.layers))]
+    if {*touched} & {*dying} or any(own != each[0] for own in each):  # else each layer leaves the same (``deepened``)
+        touched += dying
     shared = dict.fromkeys(slot for slot in touched if SPAN <= slot < last)
     if not shared:
         return program

@@ -21,6 +21,7 @@ from estimator.plans import models, recorded_programs
 from estimator.plans.plan import parse_plan
 from estimator.plans.resolve import resolve
 from estimator.programs.config_values import SHARING
+from estimator.programs.heads import HEADS
 from estimator.programs.program_files import load_together
 from estimator.programs.releases import installed_release
 from tests.helpers.files import DATA
@@ -78,7 +79,10 @@ def config_of(path: Path) -> dict[str, Any]:
     if word in models.builtin_names():
         raw = dict(models.load(word).raw)
     else:
-        raw |= STRUCTURES.get(path.stem, {})
+        of_class = {
+            k: x for k, x in head.structure.items() if k.isidentifier() and isinstance(x, (bool, int, str, list))
+        }
+        raw |= STRUCTURES.get(path.stem, of_class if path.parent.name in HEADS else {})
     raw = {head.aliases.get(key, key): value for key, value in raw.items()}
     n = random.Random(path.stem).randint
     kv, groups, size = 2 ** n(1, 2), 2 if "G" in head.symbols else 1, 8 * n(2, 4)
@@ -93,6 +97,7 @@ def config_of(path: Path) -> dict[str, Any]:
     values |= {head.symbols[x]: y for x, y in (("I", 8 * n(9, 40)), ("V", n(100, 400))) if x in head.symbols}
     values |= {key: size // 2 for key in ("rotary_dim",) if key in head.symbols}
     hidden = head.symbols["H"]
+    values |= {key: 2 * n(4, 10) for key in ("local_attention", "position_buckets") if key in head.symbols}
     if "mamba_expand" in (*head.symbols, *head.harmless):
         values |= {"mamba_expand": 2, "mamba_n_heads": 2 * kv * groups, "mamba_d_head": size, "mamba_chunk_size": 16}
     if "mrope_section" in head.structure:  # what is rotated of a head is cut into sections of these sizes

@@ -75,6 +75,7 @@ def read_together(text: str, where: str, known: Collection[str] = RULES) -> list
         title = f"{where}: program {i}"
         own = dict(row)
         like = Reader(where, known).integer(own.pop("like", 0), "like", 0, max(i - 1, 0))
+        Reader(where, known).flag(own.pop("near", False), "near")
         heads.append({**heads[like], **own} if i else own)
         reader, whole = Reader(title, known), partial(_read_whole, text, where, i, title, known)
         if i and own.keys() <= {*BEYOND_HEAD, "settings", "chunk"}:  # of the same configs as the other one
@@ -107,11 +108,11 @@ def _read_whole(text: str, source: str, i: int, where: str, known: Collection[st
 
 def _whole(reader: Reader, rows: Sequence[dict[str, Any]], i: int) -> dict[str, Any]:
     """A program's plain form, of what differs from another one's."""
-    own = {key: value for key, value in rows[i].items() if key != "like"}
+    own = {key: value for key, value in rows[i].items() if key not in ("like", "near")}
     other = _whole(reader, rows, rows[i].get("like", 0)) if i else {}
     ones = own.get("ones")
     fixed = [x for x in ones[0] if x in ONES] if isinstance(ones, list) and ones and isinstance(ones[0], list) else []
-    near = bool(i) and is_near({**other, **own})
+    near = bool(i) and (rows[i].get("near", False) or is_near({**other, **own}))
     try:
         base = (all_near(with_ones(other, fixed)) if near else with_ones(other, fixed)) if i else {}
     except (InputError, AttributeError, KeyError, TypeError):

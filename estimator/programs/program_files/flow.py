@@ -6,7 +6,22 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NoReturn
 
 from ...errors import InputError, shown
-from ..program import LOSS, SPAN, Call, Drop, Enter, Event, Exit, Function, Program, Ref, Weight, layer_numbers, made
+from ..program import (
+    LOSS,
+    SPAN,
+    Call,
+    Drop,
+    Enter,
+    Event,
+    Exit,
+    Function,
+    Program,
+    Ref,
+    Weight,
+    dropped,
+    layer_numbers,
+    made,
+)
 from ..shared_tensors import shared_slots
 from .writing import slot_text
 
@@ -64,6 +79,7 @@ class Flow:
                 self.body(number, stack, live)
             last = program.places[len(program.stack_of) - 1 - program.stack_of[::-1].index(stack)] + 1
             live |= {last * SPAN + number for number in self.results} | self.shared
+        live |= self.left()
         self.run(program.after, "after", live, open_, lambda name: [name])
         reader.place = "outputs"
         if open_:
@@ -71,6 +87,12 @@ class Flow:
         for name, ref in program.outputs.items():
             if isinstance(ref, Ref) and ref.slot not in live:
                 reader.wrong(f"{name} is slot {slot_text(ref.slot)}, which has no tensor at the end")
+
+    def left(self) -> set[int]:
+        """What each layer of a stack leaves, and no other layer lets go of."""
+        program = self.program
+        within = {slot % SPAN for body in program.bodies for event in body.events for slot in dropped(event)}
+        return {(place + 1) * SPAN + number for place in program.places for number in self.results - within}
 
     def body(self, number: int, stack: int, before: set[int]) -> None:
         """A layer of a stack. ``before``: what has a tensor when the first one begins."""

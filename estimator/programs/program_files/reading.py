@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -66,6 +66,8 @@ class OtherFormat(InputError):
     """A file that another version of the estimator wrote."""
 
 
+_OPTIONAL = ("chunk", "returns_cache", "checkpoints", "tp_plan", "beside")
+"""The parts that a program need not have."""
 _EMPTY = Program((), (), (), (), {}, {}, (), (), (), ())
 
 
@@ -357,7 +359,7 @@ class Reader(Checker):
         )  # fmt: skip
         if missing := [key for key in wanted if key not in data]:
             self.wrong(f"it has no {missing[0]}")
-        if unknown := [key for key in data if key not in (*wanted, "chunk", "returns_cache", "tp_plan", "beside")]:
+        if unknown := [key for key in data if key not in (*wanted, *_OPTIONAL)]:
             self.wrong(f"{shown(unknown[0])} is no part of a program")
         return plain
 
@@ -433,7 +435,8 @@ class Reader(Checker):
         window = self.list_(data["window"], "window", 2)
         if len(window) != 2:
             self.wrong("the window has a key and a switch")
-        key = None if window[0] is None else self.text(window[0], "window")
+        if (key := window[0]) is not None:
+            self.definition(key, "window")
         self.place = "chunk"
         chunk = self.list_(data.get("chunk", [None, False]), "chunk", 2)
         if len(chunk) != 2:
@@ -497,6 +500,14 @@ class Reader(Checker):
     def defined(self, value: Any, what: str) -> str:
         self.definition(value, what)
         return str(value)
+
+    def checkpoints(self, value: Any, modules: Sequence[NamedModule[Any]]) -> list[str]:
+        self.place = "checkpoints"
+        known = {module.path for module in modules}
+        found = [self.text(path, "a module") for path in self.list_(value, "checkpoints", len(known))]
+        if unknown := [path for path in found if path not in known]:
+            self.wrong(f"{shown(unknown[0])} is no module of it")
+        return found
 
     def definition(self, text: Any, what: str) -> None:
         try:
@@ -651,7 +662,7 @@ class Reader(Checker):
             dtype=self.dtype(data["dtype"]),
             plain=frozenset(plain),
             tied=tied,
-            checkpoints=frozenset(),
+            checkpoints=frozenset(self.checkpoints(data.get("checkpoints", []), modules)),
             returns_cache=self.flag(data.get("returns_cache", False), "returns_cache"),
         )
         Flow(self, with_passes(program, 2)).check()

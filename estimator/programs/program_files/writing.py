@@ -113,8 +113,6 @@ def events_text(events: Sequence[Any]) -> list[list[Any]]:
 def written(family: Family) -> str:
     """The text of a family's program."""
     program = family.program
-    if program.checkpoints:
-        raise InputError(f"{min(program.checkpoints)} has a checkpoint and is no layer, which a file cannot say")
     if program.hooks:
         raise InputError(f"{min(program.hooks)} has a hook on its gradient, which a file cannot say")
     head: dict[str, Any] = {
@@ -147,6 +145,7 @@ def written(family: Family) -> str:
         "outputs": {name: plain(ref) for name, ref in program.outputs.items()},
         "tied": dict(program.tied),
         **({"returns_cache": True} if program.returns_cache else {}),
+        **({"checkpoints": sorted(program.checkpoints)} if program.checkpoints else {}),
         **({"beside": _beside(family)} if family.beside else {}),
     }
     long: dict[str, list[Any]] = {
@@ -213,7 +212,8 @@ def written_together(families: Sequence[Family]) -> str:
     ``[start, stop]``, their places in the other one's list. A program of a fixed symbol is compared with the other
     where that symbol is 1. A layer is compared with that of the same place in the other program, or with the one whose
     number comes last: layers are numbered through the other program and this one. A pass of ``generate`` has some more
-    tensors, which give those that follow other slots, so its slots are counted back (``with_near_slots``).
+    tensors, which give those that follow other slots, so its slots are counted back (``with_near_slots``), as are those
+    of a program that is ``near`` since its text is shorter so.
     """
     if len(families) > MOST_PROGRAMS:
         raise InputError(f"{len(families)} programs; {MOST_PROGRAMS} are the most of a file")
@@ -226,6 +226,8 @@ def written_together(families: Sequence[Family]) -> str:
     for i, one in enumerate(plain[1:], 1):
         near = is_near(one)
         others = [(_changes(plain[k], one, near), k) for k in (passes if near else likely)]
+        if not near:
+            others += [({"near": True, **_changes(plain[k], one, True)}, k) for k in likely]
         rows, like = min(others, key=lambda other: (len(_json(other[0])), other[1]))
         changed.append({**({"like": like} if like else {}), **rows})
         if near:
@@ -240,7 +242,7 @@ def _changes(other: dict[str, Any], one: Mapping[str, Any], near: bool) -> dict[
     """What a program has that another one has not."""
     base = with_ones(other, one["ones"][0])
     if near:
-        base, one = all_near(base), all_near(one)
+        base, one = all_near(base), all_near(dict(one))
     rows: dict[str, Any] = {}
     for key, value in one.items():
         if key == "ones" or base[key] != value:

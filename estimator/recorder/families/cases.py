@@ -131,6 +131,11 @@ def cases_of_encoder(raw: Mapping[str, Any], head: str) -> list[Case]:
     autocast = [one._replace(dtype="float32", autocast="bfloat16") for one in trains]
     found = [Case(of_dtypes(one), head) for one in sorted(every, reverse=True)]
     found += [Case((one,), head) for one in sorted(autocast)]
+    if window_key(resolved_keys(raw)) is not None:  # without padding SDPA needs no mask within the window
+        found = [one for one in found if one.settings[0].attention == model.attention]
+        beyond = [replace(one, beyond_window=None if one.settings[0].attention_mask else True) for one in found]
+        within = [one for one in found if not (one.settings[0].attention_mask or one.settings[0].autocast)]
+        found = beyond + within
     if head == "sequence-classification":  # one label is a regression
         found += [replace(one, fixed=fixed) for fixed in (("num_labels",), ("B", "num_labels")) for one in found]
     return found

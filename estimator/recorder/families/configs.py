@@ -21,6 +21,14 @@ ROLES = {
 KV_HEADS = ("num_key_value_heads", "num_kv_heads")
 
 
+WINDOWS = {
+    "sliding_window": "sliding_window",
+    "attention_chunk_size": "attention_chunk_size",
+    "local_attention": "int(local_attention / 2)",  # as many on either side
+}
+"""For the key of the window or of the chunks within which tokens attend, the sequence from which on they do."""
+
+
 CHUNKS = {"mamba_d_state": "mamba_chunk_size", "ssm_state_size": "chunk_size", "linear_key_head_dim": "64"}
 """For the size of a state, the size of the chunks that such layers cut the sequence into."""
 
@@ -51,7 +59,7 @@ def class_config(raw: Mapping[str, Any]) -> Any:
 
 def window_key(config: Mapping[str, Any]) -> str | None:
     """The key of the sliding window or of the chunks within which tokens attend."""
-    return next((key for key in ("sliding_window", "attention_chunk_size") if config.get(key)), None)
+    return next((key for key in WINDOWS if config.get(key)), None)
 
 
 def chunk_key(config: Mapping[str, Any]) -> str | None:

@@ -17,7 +17,7 @@ from ...programs.program import Program
 from ...programs.setting import Setting
 from ...programs.step import CachedTokens, Procedure, Step
 from ..hugging_face import HuggingFaceModel
-from .configs import resolved_keys, without_factors
+from .configs import WINDOWS, resolved_keys, without_factors
 from .structure import Structure
 
 EXPERTS = ("num_local_experts", "num_experts", "n_routed_experts", "moe_num_experts")
@@ -179,6 +179,8 @@ def drawn_config(found: Structure, rng: random.Random, depth: int, tie: bool = F
         low, high = (2, 4 * tokens) if beyond is None else (2, tokens) if beyond else (tokens + 1, 4 * tokens)
         near = high if beyond else low
         values[found.window] = raw[found.window] = near if tie else n(low, high)
+        if WINDOWS[found.window] != found.window:
+            values[found.window] = raw[found.window] = 2 * raw[found.window]
     for key in found.other_heads:
         kept = [d for d in range(2, kv * groups) if kv * groups % d == 0]
         values[key] = raw[key] = kept[n(0, len(kept) - 1)]
@@ -196,6 +198,8 @@ def drawn_config(found: Structure, rng: random.Random, depth: int, tie: bool = F
         if "position" in key:
             least = 1 if key.startswith("original") else tokens + 1
             values[key] = raw[key] = n(least, least + 900)
+        if key == "position_buckets":  # half of them are of positions ahead
+            values[key] = raw[key] = 2 * n(8, 60)
     if found.chunk in raw:
         values[found.chunk] = raw[found.chunk]
     if "topk_group" in found.symbols and "n_group" in raw:

@@ -24,7 +24,7 @@ from ..hugging_face import HuggingFaceModel
 from ..kinds import examples, smallest
 from ..lifting import lifted
 from ..loops import rolled
-from .configs import class_config, foreign_keys, model_of, resolved_keys
+from .configs import WINDOWS, class_config, foreign_keys, model_of, resolved_keys
 from .draws import CHECKS, DRAWS, program_of, recorded_draw
 from .keys import definitions
 from .orders import in_order, needs_every_kind, signs_of, useful_orders, with_orders
@@ -108,7 +108,7 @@ def _fitted(found: Structure, lists: Mapping[str, Any], defaults: Mapping[str, A
         tp_plan=live.tp_plan,
         settings=_settings(found, live),
         interfaces=case.interfaces,
-        window=found.window,
+        window=found.window and WINDOWS[found.window],
         beyond_window=case.beyond_window,
         chunk=found.chunk,
         whole_chunks=found.chunk is not None and case.whole_chunks,

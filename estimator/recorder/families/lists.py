@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from itertools import product
 from typing import Any
 
 from ...errors import InputError
@@ -50,10 +51,11 @@ def lists_of(found: Structure, config: Mapping[str, Any]) -> dict[str, Any]:
         for period in range(1, 13):
             rule: Any = {"period": deeper[:period]}
             if all(default_list(rule, {}, deep, key) == given[deep] for deep in given):
-                every = {**rule, "every": EVERY}
-                third = {**bare, found.layers: 24, EVERY: 3}
-                follows = resolved_keys(third).get(key) == default_list(every, third, 24, key) != given[24]
-                rules[key] = every if follows else rule
+                rules[key] = rule
+                for name, number in product(EVERY, (3, 4)):
+                    every, other = {**rule, "every": name}, {**bare, found.layers: 24, name: number}
+                    if resolved_keys(other).get(key) == default_list(every, other, 24, key) != given[24]:
+                        rules[key] = every
                 found.depth = max(found.depth, 2 * period + 1)
                 break
         else:

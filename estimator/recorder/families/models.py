@@ -31,10 +31,9 @@ from ...programs.setting import LOWER, Setting, Settings, merged
 from ..fit import Recording, fit, symbols_of
 from ..hugging_face import HuggingFaceModel
 from ..kinds import examples, smallest
-from ..media import parts_of, types_of
+from ..media import SAMPLES_PER_SECOND, parts_of, types_of
 from ..rows import folded
 from .cases import of_dtypes
-from .configs import class_config
 from .draws import step_of
 from .fitting import difference, same
 
@@ -50,6 +49,8 @@ _HARMLESS = ("initializer_factor", "init_std")
 """Keys that change no call."""
 _SIZES = ("vocab_size", "d_ff", "encoder_ffn_dim", "decoder_ffn_dim", "decoder_attention_heads")
 """Sizes of models of text, also where all have the same."""
+_SIZES_OF_SAMPLES = ("vocab_size", "intermediate_size")
+"""The same of models of samples of audio."""
 _FILLING = ("pad_token_id", "decoder_start_token_id")
 """Keys of numbers that fill tensors, whatever they are."""
 _OF_BACKBONES = ("stage_names", "out_features", "out_indices", "_out_features", "_out_indices")
@@ -214,6 +215,7 @@ def _known(raws: Sequence[Mapping[str, Any]], head: str) -> _Models:
         mapping = isinstance(configs[0][key], Mapping)
         return not (mapping or name in ignored or name.endswith(("_token_id", "_dtype")) or name.startswith("_"))
 
+    given = {key for raw in raws for key in flattened(dict(raw))}  # of the others, some follow from these
     depths = tuple(key for key in keys if name_of(key) in _DEPTHS and type(configs[0][key]) is int)
     found = _Models(head, configs, _defaults(configs), _lists(configs[0]), depths)
     if "classification" in head:
@@ -221,12 +223,16 @@ def _known(raws: Sequence[Mapping[str, Any]], head: str) -> _Models:
         for one, raw in zip(configs, raws, strict=True):
             one["num_labels"] = raw.get("num_labels", 2)
     of_text = HEADS[head].text and not HEADS[head].media
-    found.rates = tuple(key for key in differ if "dropout" in key and counts(key))
+    found.symbols |= _of_samples(configs[0])
+    of_samples = bool(found.symbols.keys() - {"num_labels"})
+    found.rates = tuple(
+        key for key in keys if "dropout" in key and counts(key) and (key in differ or (of_samples and key in given))
+    )
     apart = {*depths, *found.lists, *found.rates}
     found.open = [
         key
         for key in keys
-        if (key in differ or (of_text and key in _SIZES))
+        if (key in differ or (of_text and key in _SIZES) or (of_samples and key in _SIZES_OF_SAMPLES))
         and counts(key)
         and key not in apart
         and all(type(one[key]) is int for one in configs)
@@ -234,7 +240,7 @@ def _known(raws: Sequence[Mapping[str, Any]], head: str) -> _Models:
     if wrong := [key for key in differ if counts(key) and key not in (*apart, *found.open)]:
         raise InputError(f"{wrong[0]} differs, and is no size: {', '.join(str(one[wrong[0]]) for one in configs)}")
     found.parts = _parts(configs)
-    own = [part for part in found.parts if of_text or {*part} & {*found.open}]
+    own = [part for part in found.parts if of_text or of_samples or {*part} & {*found.open}]
     of_attention = {key for part in own for key in part if key is not None}
     found.open = [key for key in found.open if key not in of_attention]
     for part in found.parts:
@@ -246,7 +252,6 @@ def _known(raws: Sequence[Mapping[str, Any]], head: str) -> _Models:
     sizes = (("V", "vocab_size"), ("I", "intermediate_size"))
     named = [(letter, prefix + name) for letter, name in sizes for prefix in ("", "text_config.")]
     found.symbols |= {letter: key for letter, key in named if key in keys}
-    given = {key for raw in raws for key in flattened(dict(raw))}  # of the others, some follow from these
     derived = [key for key in keys if key not in given and found.defaults.get(key) != configs[0][key]]
     found.structure |= {
         key: structural(value)
@@ -254,6 +259,21 @@ def _known(raws: Sequence[Mapping[str, Any]], head: str) -> _Models:
         if key in keys and counts(key) and key not in (*of_attention, *found.open, *apart, *derived)
     }
     found.structure |= {f"{a} = {b}": True for a, b in _equal(found)}
+    return found
+
+
+def _of_samples(config: Mapping[str, Any]) -> dict[str, str]:
+    """What each of the first convolutions makes of a row's samples, and the spans of that which are masked in a row."""
+    found: dict[str, str] = {}
+    field, stride = 1, 1
+    for kernel, step in zip(config.get("conv_kernel", ()), config.get("conv_stride", ()), strict=True):
+        field, stride = field + (kernel - 1) * stride, stride * step
+        found[f"frames_{len(found)}"] = f"int((samples - {field}) / {stride}) + 1"
+    if found and config.get("apply_spec_augment") and config["mask_time_prob"]:
+        frames = f"({[*found.values()][-1]})"
+        drawn = f"int(mask_time_prob * {frames} / mask_time_length + 1)"
+        most = f"{drawn} + mask_time_min_masks - min({drawn}, mask_time_min_masks)"
+        found["spans"] = f"min({most}, int({frames} / mask_time_length))"
     return found
 
 
@@ -319,6 +339,7 @@ def _drawn(found: _Models, settings: Sequence[Setting], fixed: Sequence[str], rn
     config = dict(base)
     for part in found.parts:
         kv_heads, groups = n(2, 9), n(2, 7) if part.kv_heads is not None else 1
+        kv_heads += 8 * ("frames_0" in found.symbols)  # so that the layers have more weights than convolutions
         heads = kv_heads * groups
         own = {evaluate(part.size, one) for one in found.configs}
         head = int(own.pop()) if len(own) == 1 else 4 * n(3, 30)
@@ -345,6 +366,10 @@ def _drawn(found: _Models, settings: Sequence[Setting], fixed: Sequence[str], rn
     if "num_labels" in config:
         config["num_labels"] = 1 if "num_labels" in fixed else n(2, 50)
     sizes = {"B": 1 if "B" in fixed else n(2, 6), "S": n(40, 160), "T": n(11, 39)}
+    if "spans" in found.symbols:
+        config["mask_time_prob"] = n(20, 90) / 100
+    if "frames_0" in found.symbols:
+        sizes["samples"] = n(10_000, 60_000)
     if HEADS[found.head].media and HEADS[found.head].text:  # no list of three tensors is queries, keys and values
         sizes["tiles"] = 1 if "tiles" in fixed else n(2, 4) if "B" not in fixed else n(4, 7)
         sizes["B"] += 3 * ("tiles" in fixed and "B" not in fixed)
@@ -381,7 +406,7 @@ def _program(found: _Models, draw: _Draw) -> tuple[HuggingFaceModel, Program]:
 def _given(found: _Models, draw: _Draw) -> tuple[HuggingFaceModel, Given]:
     ids = {key: 1 for key in _FILLING if type(draw.config.get(key)) is int}
     model = HuggingFaceModel(nested({**draw.config, **ids}), "the config", found.head)
-    media = Media(draw.sizes.get("tiles", 1), processor=found.processor)
+    media = Media(draw.sizes.get("tiles", 1), audio_frames=draw.sizes.get("samples"), processor=found.processor)
     return model, model.media(media, draw.setting.dtype) if HEADS[found.head].media else Given()
 
 
@@ -399,7 +424,7 @@ def _recorded(found: _Models, settings: Sequence[Setting], fixed: Sequence[str],
         if learnt and learnt != tuple(own):
             raise InputError("the kinds of the layers differ between recordings of one structure")
         learnt = tuple(own)
-        values = {name: int(evaluate(text, draw.config)) for name, text in found.symbols.items()}
+        values = {name: int(evaluate(text, {**draw.config, **draw.sizes})) for name, text in found.symbols.items()}
         recordings.append(({**draw.sizes, **values}, _in_order(_folded(least, draw))))
     fitted = fit(recordings, _rates(found))
     used = {*symbols_of(fitted), *"HIVKGD", "num_labels"}
@@ -415,7 +440,7 @@ def _recorded(found: _Models, settings: Sequence[Setting], fixed: Sequence[str],
         defaults={key: x for key, x in known.items() if key not in ("model_type", *found.lists) and _plain(x)},
         layers=found.depths[0],
         beside=tuple(zip(found.depths[1:], learnt[1:], strict=True)),
-        aliases={k: v for k, v in class_config(draw.config).attribute_map.items() if k != v},
+        aliases={k: v for k, v in model.config.attribute_map.items() if k != v},
         recorded={
             "transformers": transformers.__version__,
             "torch": str(torch.__version__).partition("+")[0],
@@ -501,7 +526,8 @@ def _media(found: _Models, draw: _Draw) -> dict[str, Any]:
     model, given = _given(found, draw)
     pixels = pixels_of(given.inputs)
     if pixels is None:
-        return {"audio": _AUDIO}
+        samples = ["input_values", None, None, SAMPLES_PER_SECOND]
+        return {"audio": samples if "samples" in draw.sizes else _AUDIO}
     module = model.build("float32")
     takes = [name for name in _TAKES if name in inspect.signature(module.forward).parameters]
     return {"images": [takes, types_of(module), list(pixels[1])]}
