@@ -213,7 +213,7 @@ def written_together(families: Sequence[Family]) -> str:
     where that symbol is 1. A layer is compared with that of the same place in the other program, or with the one whose
     number comes last: layers are numbered through the other program and this one. A pass of ``generate`` has some more
     tensors, which give those that follow other slots, so its slots are counted back (``with_near_slots``), as are those
-    of a program that is ``near`` since its text is shorter so.
+    of a program of several stacks that is ``near``, since its text is shorter so.
     """
     if len(families) > MOST_PROGRAMS:
         raise InputError(f"{len(families)} programs; {MOST_PROGRAMS} are the most of a file")
@@ -226,7 +226,7 @@ def written_together(families: Sequence[Family]) -> str:
     for i, one in enumerate(plain[1:], 1):
         near = is_near(one)
         others = [(_changes(plain[k], one, near), k) for k in (passes if near else likely)]
-        if not near:
+        if "beside" in one:
             others += [({"near": True, **_changes(plain[k], one, True)}, k) for k in likely]
         rows, like = min(others, key=lambda other: (len(_json(other[0])), other[1]))
         changed.append({**({"like": like} if like else {}), **rows})
