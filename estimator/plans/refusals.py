@@ -545,8 +545,9 @@ def _has_fixed_dtypes(r: Any) -> bool:
     return r.spec.config.source.opened(r.step, None) is None
 
 
-_OF_IMAGES = ("hf-trainer", "llama-factory", "axolotl")
-"""Trainers whose step is that of transformers' ``Trainer``, also of models that look at images."""
+_OF_IMAGES = ("hf-trainer", "llama-factory", "axolotl", "trl-sft")
+"""Trainers whose step is that of transformers' ``Trainer``, also of models that look at images. TRL's SFT puts its
+fused head into these, too."""
 
 
 _COLLATED = ("causal-lm", "image-text", "feature-extraction")
@@ -573,7 +574,12 @@ def _trains_head(r: Any) -> bool:
 def _beyond_causal(key: str) -> Callable[[Any], object]:
     """A condition: the plan sets a key that has rules for causal language models alone, and the model is none."""
     heads = (*_COLLATED, *_LABELLED) if key == "data_collator" else ("causal-lm",)
-    return lambda r: r.spec.head not in heads and _differs(r.plan, key)
+    return lambda r: r.spec.head not in heads and _differs(r.plan, key) and not _fused_beside_images(r, key)
+
+
+def _fused_beside_images(r: Any, key: str) -> bool:
+    """Whether a key says that the loss of a model that looks at images is TRL's fused head, which it has rules for."""
+    return key == "loss" and r.spec.head == "image-text" and r.plan.loss == "fused-lm-head"
 
 
 def _other_media(key: str, heads: tuple[str, ...]) -> Callable[[Any], object]:

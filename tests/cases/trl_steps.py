@@ -13,6 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from tests.cases.images_and_audio import WITH_IMAGES
 from tests.cases.kinds import Case
 from tests.cases.sharding import LAYERS, sharded
 from tests.cases.small_models import METHODS
@@ -77,10 +78,25 @@ SHARDED: list[Case] = [
 """FSDP2, in whose groups the head's module is, which is not called. With adapters it is alone in its group, and TRL
 gathers its weight (``DTensor.full_tensor``)."""
 
+IMAGES: list[Case] = [
+    (f"images-{name}", WITH_IMAGES[name][0], {"trainer": "trl-sft", **WITH_IMAGES[name][1], **keys})
+    for name, keys in (
+        ("llava", {"batch": 2}),
+        ("llava_next", {"batch": 1, "method": LORA}),
+        ("gemma3", {"batch": 3, "method": LORA, "freeze": ["vision"], "dtype": BF16}),
+        ("qwen2_vl", {"batch": 2, "images": 2, "seq": 240}),
+        ("qwen2_5_vl", {"batch": 2, "checkpointing": "none", "autocast": None, "method": LORA}),
+        ("qwen3_vl", {"batch": 1, "freeze": ["vision", "projector"]}),
+        ("smolvlm", {"batch": 4, "checkpointing": "none"}),
+        ("mistral3", {"batch": 2, "method": DROPOUT}),
+    )
+]
+"""Models that look at images, whose text has the fused head."""
+
 
 def cases(release: str) -> list[Case]:
     """What is measured of a release."""
-    return CASES + (SHARDED if LOSSES[release] == "fused-lm-head" else [])
+    return CASES + (SHARDED + IMAGES if LOSSES[release] == "fused-lm-head" else [])
 
 
 def main() -> None:
