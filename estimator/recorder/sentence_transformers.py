@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 from unittest import mock
@@ -31,13 +31,14 @@ def trainer_of(
     normalize: bool = False,
     matryoshka_dims: tuple[int, ...] = (),
     token_types: bool = True,
+    unequal: bool = False,
     **arguments: Any,
 ) -> Any:
     """A ``SentenceTransformerTrainer`` of a model of a ``config.json`` with random weights; see ``trl.trainer_of``.
 
     A row's first text has ``anchor_seq`` tokens, the second and so many ``negatives`` have ``seq`` each. With
-    ``matryoshka_dims`` ``MatryoshkaLoss`` is around the loss. ``token_types``: the tokenizer makes them. Raises
-    ``InputError`` where the library is not installed, or has no such loss.
+    ``matryoshka_dims`` ``MatryoshkaLoss`` is around the loss. ``token_types``: the tokenizer makes them. Of ``unequal``
+    rows one in four has all of these. Raises ``InputError`` where the library is not installed, or has no such loss.
     """
     try:
         import sentence_transformers as library
@@ -64,7 +65,8 @@ def trainer_of(
         # transformers 5.24 asks for PEFT 0.22 here, which is not released.
         with mock.patch.object(of_peft, "check_peft_version", return_value=None):
             model.add_adapter(peft_config)
-    rows = _rows(loss_type, batch * 8, (anchor_seq, seq, *[seq] * negatives), min(read.vocab_size - 3, 50))
+    lengths, fewer = (anchor_seq, seq, *[seq] * negatives), (0, 3, 5, 8) if unequal else (0,)
+    rows = _rows(loss_type, batch * 8, lengths, min(read.vocab_size - 3, 50), fewer)
     given = {
         "output_dir": str(folder / "output"),
         "use_cpu": True,
@@ -85,11 +87,17 @@ def trainer_of(
     )
 
 
-def _rows(loss_type: str, count: int, lengths: tuple[int, ...], words: int) -> dict[str, list[Any]]:
-    """Texts of so many words in each row, and what a loss has beside them."""
+def _rows(
+    loss_type: str, count: int, lengths: tuple[int, ...], words: int, fewer: Sequence[int]
+) -> dict[str, list[Any]]:
+    """Texts of so many words in each row, less what one row after the other lacks, and what a loss has beside them."""
+
+    def text(column: int, row: int) -> str:
+        length = lengths[column] - fewer[row % len(fewer)]
+        return " ".join(f"w{3 + (row * 7 + column + j) % words}" for j in range(length))
+
     rows: dict[str, list[Any]] = {
-        f"text_{k}": [" ".join(f"w{3 + (i * 7 + k + j) % words}" for j in range(length)) for i in range(count)]
-        for k, length in enumerate(lengths)
+        f"text_{column}": [text(column, row) for row in range(count)] for column in range(len(lengths))
     }
     if loss_type in _SCORED:
         rows["score"] = [i % 5 / 5 for i in range(count)]

@@ -9,6 +9,7 @@ from __future__ import annotations
 import datetime
 import json
 import os
+import sys
 import tempfile
 from collections.abc import Mapping
 from importlib.metadata import version
@@ -57,6 +58,11 @@ CASES: list[Case] = [
     ("contrastive-16", MPNET,
      {"loss_type": "ContrastiveLoss", "batch": 6, "seq": 28, "pooling_mode": "cls", "dtype": "bfloat16"}),
     ("angle-full", BERT, {"loss_type": "AnglELoss", "batch": 7, "seq": 33}),
+    ("ranking-unequal rows, autocast", BERT,
+     {"loss_type": RANKING, "batch": 8, "seq": 45, "anchor_seq": 20, "negatives": 1, "attention_mask": True,
+      "autocast": "bfloat16"}),
+    ("ranking-unequal rows, lora", XLM_ROBERTA,
+     {"loss_type": RANKING, "batch": 8, "seq": 39, "attention_mask": True, "method": LORA}),
 ]  # fmt: skip
 """transformers casts no adapter that it adds itself, as PEFT's ``get_peft_model`` does."""
 
@@ -81,6 +87,7 @@ def made(config: Mapping[str, Any], plan: Mapping[str, Any], folder: Path) -> An
         LoraConfig(**adapter) if adapter else None,
         token_types=config["model_type"] in ("bert", "electra"),
         bf16="autocast" in plan,
+        unequal=plan.get("attention_mask", False),
         gradient_checkpointing=plan.get("checkpointing") == "layer",
         **{key: plan[key] for key in named if key in plan},
     )
@@ -103,10 +110,12 @@ def measured(config: Mapping[str, Any], plan: Mapping[str, Any], folder: Path) -
     }
 
 
-def main() -> None:
-    """Measure all cases."""
-    found: dict[str, Any] = {}
+def main(only: list[str]) -> None:
+    """Measure all cases, or those whose names begin with a word."""
+    found: dict[str, Any] = json.loads(RECORD.read_text(encoding="utf-8"))["steps"] if only else {}
     for name, config, plan in CASES:
+        if only and not any(name.startswith(word) for word in only):
+            continue
         with tempfile.TemporaryDirectory() as folder:
             found[name] = measured(config, plan, Path(folder))
         print(name, found[name], flush=True)
@@ -126,4 +135,4 @@ if __name__ == "__main__":
 
     datasets.disable_progress_bars()
     transformers.utils.logging.disable_progress_bar()
-    main()
+    main(sys.argv[1:])

@@ -6,8 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import transformers
+from transformers.models.auto.tokenization_auto import TOKENIZER_MAPPING_NAMES
+
 from ...programs.family import Family
-from ...programs.heads import CAUSAL
+from ...programs.heads import CAUSAL, HEADS
 from ...programs.module_table import has_token_types
 from ...programs.releases import NEWEST, is_before
 from ...programs.setting import DTYPES, LOWER, Setting
@@ -117,19 +120,26 @@ def cases_of(raw: Mapping[str, Any]) -> list[Case]:
     return found
 
 
+def _has_token_types(model: HuggingFaceModel) -> bool:
+    """Whether a model tells two texts apart, and its tokenizer says which is which. RoBERTa's does not."""
+    tokenizer = getattr(transformers, str(TOKENIZER_MAPPING_NAMES.get(model.config.model_type)), None)
+    return "token_type_ids" in getattr(tokenizer, "model_input_names", ()) and has_token_types(model.modules())
+
+
 def cases_of_encoder(raw: Mapping[str, Any], head: str) -> list[Case]:
     """The cases that programs of an encoder with a head are shipped for: training, with padding, under autocast and
-    with eager attention, too, and inference. Where the model tells two texts apart, a trainer's batch has token types;
+    with eager attention, too, and inference. Texts that a trainer embeds are of unequal lengths under autocast, too. Where the model tells two texts apart, a trainer's batch has token types;
     without a head it is a trainer that trains.
     """
     model = HuggingFaceModel(raw, "the config", head)
-    types = has_token_types(model.modules())
+    types = _has_token_types(model)
     infer = Setting(attention=model.attention, trains=False)
     trains = [infer._replace(trains=True, token_types=one) for one in {types, False}]
     every = {infer, *trains}
     every |= {one for x in trains for one in (x._replace(attention="eager"), x._replace(attention_mask=True))}
     autocast = [one._replace(dtype="float32", autocast="bfloat16") for one in trains]
     found = [Case(of_dtypes(one), head) for one in sorted(every, reverse=True)]
+    autocast += [] if HEADS[head].labels else [one._replace(attention_mask=True) for one in autocast]
     found += [Case((one,), head) for one in sorted(autocast)]
     if window_key(resolved_keys(raw)) is not None:  # without padding SDPA needs no mask within the window
         found = [one for one in found if one.settings[0].attention == model.attention]
