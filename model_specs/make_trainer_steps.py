@@ -93,7 +93,11 @@ def keys(trainer: str, release: str) -> Iterator[Key]:
                         if STEPS[trainer].scores and loss_type in losses[:2]:
                             yield Key(loss_type, reference, autocast, wide, compact, vllm=True)
                         if STEPS[trainer].scores and loss_type == losses[0]:
-                            yield Key(loss_type, reference, autocast, wide, compact, rewards=True)
+                            yield Key(loss_type, reference, autocast, wide, compact, rewards=1)
+                        if STEPS[trainer].scores and loss_type == losses[0] and release == "1.16":
+                            yield Key(loss_type, reference, autocast, wide, compact, rewards=2)
+                            if trainer == "trl-grpo":
+                                yield Key(loss_type, reference, autocast, wide, compact, True, 1)
 
 
 def _of_embeddings() -> Iterator[Key]:

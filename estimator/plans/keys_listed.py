@@ -48,7 +48,8 @@ Keys of a plan, as keywords:
     reference (default None): what the policy is compared with: none, adapter-off, copy, or a model,
         also as a block {model, dtype, device}; if not given, what the trainer takes
     reward_model (default None): trl-grpo, trl-rloo: a model that scores the completions, also as a
-        block {model, dtype, device}; if not given, functions that take nothing of the device
+        block {model, dtype, device}, or a list of them; if not given, functions that take nothing
+        of the device
     teacher (default None): trl-gkd, trl-distillation: the model whose next tokens are learnt, also
         as a block {model, dtype, device}
     lmbda (default 0.5): trl-gkd: the share of the batches whose completions the model generates

@@ -40,7 +40,7 @@ class OneDeviceKeys(TypedDict, total=False):
     vllm_tensor_parallel_size: int
     vllm_max_model_length: int | None
     reference: Mapping[str, Any] | str | None
-    reward_model: Mapping[str, Any] | None
+    reward_model: Mapping[str, Any] | Sequence[Mapping[str, Any]] | None
     teacher: Mapping[str, Any] | None
     lmbda: float
     seq_kd: bool

@@ -46,7 +46,7 @@ from .models import load
 from .presets import TRAINERS, preset_assumptions, with_presets
 from .quantised_checkpoints import checkpoint_assumptions, with_checkpoint
 from .refusals import check
-from .second_model import SecondModel, plain, scoring_model, second_model, teacher_model
+from .second_model import SecondModel, plain, scoring_models, second_model, teacher_model
 
 
 def _checkpointing(value: Any) -> Any:
@@ -206,10 +206,12 @@ class _Question(_Keys):
         description="what the policy is compared with: none, adapter-off, copy, or a model, also as a block "
         "{model, dtype, device}; if not given, what the trainer takes",
     )
-    reward_model: Annotated[SecondModel, Block(scoring_model, (SecondModel,).__iter__)] | None = Field(
+    reward_model: (
+        Annotated[SecondModel | tuple[SecondModel, ...], Block(scoring_models, (SecondModel,).__iter__)] | None
+    ) = Field(
         None,
-        description="trl-grpo, trl-rloo: a model that scores the completions, also as a block {model, dtype, device}; "
-        "if not given, functions that take nothing of the device",
+        description="trl-grpo, trl-rloo: a model that scores the completions, also as a block {model, dtype, device}, "
+        "or a list of them; if not given, functions that take nothing of the device",
     )
     teacher: Annotated[SecondModel, Block(teacher_model, (SecondModel,).__iter__)] | None = Field(
         None,

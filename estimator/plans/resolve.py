@@ -342,14 +342,15 @@ def _trainer_step(plan: Plan, window: int | None, compact: bool, config: Config)
             f"reference: {kind or reference} has no rule with sharding: {plan.sharding.name}; {instead} "
             "precompute_ref_log_probs: true, or take a method of PEFT's, whose reference is the model without it"
         )
+    scoring = plan.reward_model if isinstance(plan.reward_model, tuple) else (plan.reward_model,)
     seconds = [
         ("reference", "reference", second),
         (TEACHER, "teacher", plan.teacher),
-        (REWARD, "reward_model", plan.reward_model),
+        *((f"{REWARD}{number or ''}", "reward_model", one) for number, one in enumerate(scoring)),
     ]
     others = tuple((what, _second(plan, one, key, vocab_size)) for what, key, one in seconds if one is not None)
     autocasts = plan.autocast is not None
-    old, rewards = generation.old, plan.reward_model is not None
+    old, rewards = generation.old, sum(one is not None for one in scoring)
     loss = trainers.divergence_of(name, plan.beta) if trainer.has_teacher else plan.loss_type
     own = loss, reference, autocasts, plan.held_dtype
     release = trainer.release or plan.trl

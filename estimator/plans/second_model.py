@@ -35,12 +35,19 @@ def second_model(value: Any) -> str | SecondModel:
     return _model(value, "reference", f"{', '.join(KINDS)}, a model")
 
 
-def scoring_model(value: Any) -> SecondModel:
-    """The reward model of a plan: a model's name, or a block. Raises ``InputError``, also for several."""
+MOST_REWARDS = 8
+"""The most models that score a plan's completions."""
+
+
+def scoring_models(value: Any) -> SecondModel | tuple[SecondModel, ...]:
+    """The reward model of a plan: a model's name, or a block; or several of them, as a list. Raises ``InputError``."""
     value = _read(value, "[")
-    if isinstance(value, (list, tuple)) and len(value) != 1:
-        raise InputError(f"reward_model is a list of {len(value)}, and there is a rule for one model; name that one")
-    return _model(value[0] if isinstance(value, (list, tuple)) else value, "reward_model", "a model")
+    if not isinstance(value, (list, tuple)):
+        return _model(value, "reward_model", "a model, a list of them")
+    if not 0 < len(value) <= MOST_REWARDS:
+        raise InputError(f"reward_model is a list of {len(value):,}; give 1 to {MOST_REWARDS} models")
+    found = tuple(_model(one, "reward_model", "a model") for one in value)
+    return found if len(found) > 1 else found[0]
 
 
 def teacher_model(value: Any) -> SecondModel:
@@ -49,7 +56,9 @@ def teacher_model(value: Any) -> SecondModel:
 
 
 def plain(value: Any) -> Any:
-    """A plan's value as JSON has it, where it is a second model."""
+    """A plan's value as JSON has it, where it is a second model, or several."""
+    if isinstance(value, tuple) and value and isinstance(value[0], SecondModel):
+        return [plain(one) for one in value]
     return value.model_dump(exclude_none=True) if isinstance(value, SecondModel) else value
 
 

@@ -40,8 +40,8 @@ class Key(NamedTuple):
     """Only tokens with a label go through a fused head, as on a GPU."""
     old: bool = False
     """Completions train more than one update, so the policy scores them first."""
-    rewards: bool = False
-    """A model scores the completions, by the name ``REWARD``."""
+    rewards: int = 0
+    """How many models score the completions, by the name ``REWARD``. Files may have ``true`` for one."""
     vllm: bool = False
     """vLLM generates, and its log-probabilities of the completions are compared with the policy's."""
     generates: str = ""

@@ -193,9 +193,9 @@ def step_of(trainer: str, release: str, key: Key) -> TrainerProgram:
     alike = {*known}
     for name, value in (
         *(("loss_type", key.loss_type), ("reference", key.reference), ("pooling_mode", key.pooling)),
-        *(("negatives", key.negatives), ("matryoshka_dims", key.dims)),
+        *(("negatives", key.negatives), ("matryoshka_dims", key.dims), ("reward_model", key.rewards)),
     ):
-        field = {"pooling_mode": "pooling", "matryoshka_dims": "dims"}.get(name, name)
+        field = {"pooling_mode": "pooling", "matryoshka_dims": "dims", "reward_model": "rewards"}.get(name, name)
         others = sorted({str(getattr(one, field)) for one in alike})
         alike = {one for one in alike if getattr(one, field) == value}
         if str(value) not in others:

@@ -119,7 +119,7 @@ def _recorded(trainer: str, key: Key, sizes: Mapping[str, int], dtype: str) -> R
                 sizes[first],
                 dtype,
                 _adapter() if key.reference == "adapter-off" else None,
-                **({"reward_model": {"config": config, "dtype": dtype}} if key.rewards else {}),
+                **({"reward_models": [{"config": config, "dtype": dtype}] * key.rewards} if key.rewards else {}),
                 max_steps=3,
                 **more,
             ),

@@ -38,7 +38,7 @@ def trainer_of(
     peft_config: Any = None,
     reference: Mapping[str, Any] | None = None,
     unequal: bool = False,
-    reward_model: Mapping[str, Any] | None = None,
+    reward_models: Sequence[Mapping[str, Any]] = (),
     teacher: Mapping[str, Any] | None = None,
     **arguments: Any,
 ) -> Any:
@@ -46,7 +46,7 @@ def trainer_of(
 
     A row has ``seq`` tokens, of which ``prompt_seq`` are the prompt. ``arguments`` are those of its config's class. The
     vocabulary has words 3 and up; of GRPO's and RLOO's completions no one ends early. ``reference`` has the config of
-    another model, and its ``dtype``, and so have ``reward_model``, which scores completions, and ``teacher``. Of
+    another model, and its ``dtype``, and so have ``reward_models``, which score completions, and ``teacher``. Of
     ``unequal`` rows the longest has ``seq`` tokens. Raises ``InputError`` where TRL is not installed, or has no such
     trainer.
     """
@@ -88,10 +88,13 @@ def trainer_of(
         if second is not None:
             own = AutoConfig.for_model(**{**second["config"], "pad_token_id": 0, "bos_token_id": 1, "eos_token_id": 1})
             more[argument] = auto.from_config(own, dtype=getattr(torch, second["dtype"])).eval()
-    if reward_model is not None:
-        own = AutoConfig.for_model(**{**reward_model["config"], "pad_token_id": 0, "num_labels": 1})
-        scores = AutoModelForSequenceClassification.from_config(own, dtype=getattr(torch, reward_model["dtype"]))
-        more |= {"reward_funcs": scores.eval(), "reward_processing_classes": tokenizer}
+    scores: list[Any] = []
+    for one in reward_models:
+        own = AutoConfig.for_model(**{**one["config"], "pad_token_id": 0, "num_labels": 1})
+        made = AutoModelForSequenceClassification.from_config(own, dtype=getattr(torch, one["dtype"]))
+        scores.append(made.eval())
+    if scores:
+        more |= {"reward_funcs": scores, "reward_processing_classes": [tokenizer] * len(scores)}
     own_place = importlib.import_module(trainer_class.__module__)
     with mock.patch.object(own_place, "VLLMGeneration", _Vllm) if given.get("use_vllm") else nullcontext():
         trainer = trainer_class(

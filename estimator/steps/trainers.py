@@ -181,7 +181,7 @@ def key_of(
     dtype: str,
     compact: bool,
     old: bool,
-    rewards: bool,
+    rewards: int,
     vllm: bool,
     generates: str = "",
 ) -> Key:

@@ -173,8 +173,19 @@ REWARDS: list[Case] = [
     ("trl-rloo-reward model", SMALL,
      {**BF16, "trainer": "trl-rloo", "batch": 6, "seq": 50,
       "reward_model": {"config": OF_REWARDS, "dtype": "bfloat16"}}),
+    ("trl-grpo-two reward models", SMALL,
+     {"trainer": "trl-grpo", "batch": 4, "seq": 61, "num_generations": 2, "method": LORA,
+      "reward_model": [{"config": OF_REWARDS, "dtype": "float32"}, {"config": OTHERS["qwen3"], "dtype": "bfloat16"}]}),
+    ("trl-rloo-two reward models", SMALL,
+     {**PLAIN, "trainer": "trl-rloo", "batch": 4, "seq": 52, "prompt_seq": 30,
+      "reward_model": [
+          {"config": OTHERS["gpt_neox"], "dtype": "bfloat16"}, {"config": OF_REWARDS, "dtype": "float32"}
+      ]}),
+    ("trl-grpo-reward model, half of a generation", SMALL,
+     {**PLAIN, "trainer": "trl-grpo", "batch": 4, "seq": 57, "num_generations": 2, "steps_per_generation": 2,
+      "reward_model": {"config": OF_REWARDS, "dtype": "float32"}}),
 ]  # fmt: skip
-"""A model of another family and size scores the completions."""
+"""Models of other families and sizes score the completions."""
 SERVED: dict[str, Any] = {"use_vllm": True, "vllm_mode": "server"}
 VLLM: list[Case] = [
     ("trl-grpo-vllm", SMALL,
@@ -368,11 +379,13 @@ def measured(config: Mapping[str, Any], plan: Mapping[str, Any], folder: Path) -
     for key in (
         *("loss_type", "beta", "precompute_ref_log_probs", "num_generations"),
         *("gradient_accumulation_steps", "steps_per_generation", "num_iterations", "use_vllm"),
-        *("reward_model", "teacher", "lmbda", "seq_kd"),
+        *("teacher", "lmbda", "seq_kd"),
     ):
         if key in given:
             several = isinstance(given[key], str) and "+" in given[key]
             arguments[key] = given[key].split("+") if several else given[key]
+    if scores := given.get("reward_model"):
+        arguments["reward_models"] = scores if isinstance(scores, list) else [scores]
     method, adapter = dict(given.get("method", {})), None
     if method and method["name"] == "lora":
         from peft import LoraConfig

@@ -128,8 +128,8 @@ def _has_token_types(model: HuggingFaceModel) -> bool:
 
 def cases_of_encoder(raw: Mapping[str, Any], head: str) -> list[Case]:
     """The cases that programs of an encoder with a head are shipped for: training, with padding, under autocast and
-    with eager attention, too, and inference. Texts that a trainer embeds are of unequal lengths under autocast, too. Where the model tells two texts apart, a trainer's batch has token types;
-    without a head it is a trainer that trains.
+    with eager attention, too, and inference. Texts that a trainer embeds are padded under autocast, too. Where the
+    model tells two texts apart, a trainer's batch has token types.
     """
     model = HuggingFaceModel(raw, "the config", head)
     types = _has_token_types(model)
