@@ -174,7 +174,7 @@ def _of_line(text: str, where: str, folder: Path, tool: str | None) -> Reading:
     if not keys:
         raise InputError(f"{where} gives its program no options; give {WANTED}")
     name = tool or line.tool or detect(keys, where)
-    reading = trl.read(keys, where, line.trainer) if name == "trl" else _read(name, keys, where)
+    reading = trl.read(keys, where, line.trainer, line.images) if name == "trl" else _read(name, keys, where)
     sharing.processes(Settings({}, reading, where), line.processes, line.hosts)
     if line.launcher:
         _add_below(reading, _launched(line.launcher, folder, where))

@@ -46,6 +46,8 @@ class Line:
     """The format that its program reads, where the program is one of a tool's own."""
     trainer: str | None = None
     """The plan's name of the trainer of TRL that the command or its script names."""
+    images: bool = False
+    """Whether the script is one of TRL's for rows with images, ``sft_vlm.py``."""
     launcher: dict[str, Any] = field(default_factory=dict)
     """Options of ``accelerate launch``."""
     files: list[str] = field(default_factory=list)
@@ -133,9 +135,10 @@ def _read(words: list[str], where: str) -> Line:
         rest = rest[1:]
     if module.startswith("axolotl"):
         line.tool = "axolotl"
-    script = re.fullmatch(r"(?:run_|train_)?([a-z]+)(?:_trainer|_modeling)?\.py", module.rpartition("/")[2])
+    names = r"(?:run_|train_)?([a-z]+)(?:_trainer|_modeling)?(_vlm(?:_\w+)?)?\.py"
+    script = re.fullmatch(names, module.rpartition("/")[2])
     if script is not None and (trainer := _trainer_of(script[1])) is not None and not line.tool:
-        line.tool, line.trainer = "trl", trainer
+        line.tool, line.trainer, line.images = "trl", trainer, script[2] is not None
     _options(rest, line)
     if first == "trl":  # the command takes accelerate's options among its own
         line.launcher = {key: line.options.pop(key) for key in _ACCELERATE if key in line.options}

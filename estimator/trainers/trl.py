@@ -9,7 +9,7 @@ from typing import Any
 from ..errors import InputError
 from ..io.fields import torch_dtype
 from ..plans.presets import checkpoint_dtype
-from . import adapters, hugging_face
+from . import adapters, hugging_face, images
 from .settings import Reading, Settings
 
 TOOL = "TRL 1.16"
@@ -75,10 +75,11 @@ _LORA = {
 }
 
 
-def read(keys: Mapping[str, Any], where: str, trainer: str | None = None) -> Reading:
+def read(keys: Mapping[str, Any], where: str, trainer: str | None = None, looks: bool = False) -> Reading:
     """What TRL's script of a trainer does with these keys. Raises ``InputError``.
 
     ``trainer`` is the plan's name of it, where a command says it. Otherwise the keys do, which only some have.
+    ``looks``: it is a script for rows with images.
     """
     found = [trainer] if trainer is not None else _trainers_of(keys)
     reading = Reading(TOOL, plan={"trainer": found[0]})
@@ -91,6 +92,8 @@ def read(keys: Mapping[str, Any], where: str, trainer: str | None = None) -> Rea
         supervised(settings)
     else:
         _other(settings, found[0])
+    if looks:
+        images.of_one_side(settings, None, "")
     settings.finish()
     return reading
 

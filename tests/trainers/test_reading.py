@@ -178,7 +178,18 @@ def test_the_trainer_that_a_file_of_trl_is_of(keys: dict[str, Any], expect: dict
 )  # fmt: skip
 def test_the_trainer_that_a_command_of_trl_starts(words: str, trainer: str) -> None:
     line = parse(f"{words} --model_name_or_path HuggingFaceTB/SmolLM2-135M --max_length 64", "the line")
-    assert (line.tool, line.trainer) == ("trl", trainer)
+    assert (line.tool, line.trainer, line.images) == ("trl", trainer, False)
+
+
+def test_a_script_of_trl_for_images() -> None:
+    line = "python {} --model_name_or_path llava-hf/llava-1.5-7b-hf --max_length 700 --bf16 true"
+    for script in ("sft_vlm.py", "examples/scripts/sft_vlm_gemma3.py"):
+        checked = check(line.format(script), {"device": "h100-80gb"})
+        assert checked.plan is not None
+        assert (checked.plan.images, checked.plan.trainer) == (1, "trl-sft")
+        assert any(one.key == "images" and "to the data" in one.why for one in checked.assumptions)
+    assert check(line.format("sft_vlm.py"), {"images": 2, "seq": 1300, "device": "h100-80gb"}).keys["images"] == 2
+    assert "images" not in check(line.format("sft.py")).keys
 
 
 @pytest.mark.parametrize(
