@@ -64,11 +64,17 @@ MODELS: dict[tuple[str, str], tuple[str, ...]] = {
     ("seq2seq-lm", "t5.default"): ("t5-",),
     ("seq2seq-lm", "t5.gated"): ("flan-t5-",),
     ("image-classification", "vit.default"): ("vit-", "deit-"),
+    ("image-classification", "dinov2.default"): ("dinov2-",),
+    ("image-text", "gemma3.default"): ("gemma-3-4b", "gemma-3-12b", "gemma-3-27b"),
+    ("image-text", "idefics3.default"): ("smolvlm-",),
+    ("image-text", "internvl.default"): ("internvl3-",),
     ("image-text", "llava.default"): ("llava-1.5-",),
     ("ctc", "wav2vec2.default"): ("wav2vec2-base-960h", "wav2vec2-large-960h"),
     ("ctc", "wav2vec2.no-layerdrop"): ("wav2vec2-base",),
     ("ctc", "wav2vec2.stable"): ("wav2vec2-large-xlsr-",),
     ("ctc", "hubert.default"): ("hubert-base",),
+    ("image-text", "paligemma.default"): ("paligemma-",),
+    ("image-text", "smolvlm.default"): ("smolvlm2-",),
 }
 """The head and the file of models of several stacks, and how the names of built-in models begin that it is recorded
 from."""

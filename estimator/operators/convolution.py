@@ -333,6 +333,26 @@ def _upsample_backward(call: Call) -> Grads:
     return (call.ledger.empty(shape, call.grad.dtype, _last_strides(shape) if last else None),)
 
 
+@operator("upsample_bicubic2d", args=lambda out, x, *_, **__: (x, out.shape))
+def upsample_bicubic2d(x: Tensor, shape: Shape) -> Tensor:
+    """``F.interpolate(x, mode="bicubic")``, which saves nothing: channels stay last on any device. On a CPU there are
+    tables of the four points of each row and column, and backward copies what is strided (``UpSampleKernel.cpp``).
+    """
+
+    def make() -> Tensor:
+        ledger, last = x.ledger, x.strides is not None and x.strides == _last_strides(x.shape)
+        out = ledger.empty(shape, x.dtype, _last_strides(shape) if last else None)
+        if not ledger.device.has_own_memory:
+            ledger.transient(*[n * size * 4 for n in shape[-2:] for size in (8, ITEMSIZE[x.dtype])])
+        return out
+
+    return record("UpsampleBicubic2DBackward0", make, (x,), (), _upsample_bicubic2d_backward, x.shape)
+
+
+def _upsample_bicubic2d_backward(call: Call) -> Grads:
+    return _like_input(call, call.args[0])
+
+
 @recorded("adaptive_avg_pool1d")
 def _adaptive_avg_pool1d(out: Result, x: Tensor, size: Any) -> Tensor:
     """``F.adaptive_avg_pool1d(x, 1)``: the one of two dimensions on a view."""

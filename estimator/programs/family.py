@@ -39,6 +39,7 @@ from .config_values import (
 )
 from .depth import Kinds, Signature, deepened
 from .expressions import evaluate, names
+from .images import members
 from .program import Program
 from .repeats import counted
 from .rows import has_lists, listed
@@ -328,7 +329,8 @@ class Family:
         try:
             whole = substitute(program, sizes, dtype, rates)
             if has_lists(whole) and "B" in sizes:  # without sizes a program says which modules there are
-                whole = listed(whole, whole_number(evaluate("B * tiles", {"tiles": 1, **sizes}), "B * tiles"))
+                text = members(self.model_type)
+                whole = listed(whole, whole_number(evaluate(text, {"tiles": 1, **sizes}), text))
             return placed(deepened(counted(whole), like))
         except InputError as error:
             raise InputError(re.sub(r"\b[a-zA-Z_]+\b", self._in_keys, str(error))) from None

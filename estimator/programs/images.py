@@ -409,6 +409,11 @@ def inputs_of(
     return [Input("pixel_values", (f"{tiles}*B", channels, height, width), dtype)]
 
 
+def members(model_type: str) -> str:
+    """How many tensors a list of a batch's images has: one of each row, or of each tile."""
+    return "B" if model_type in BY_ROW else "B * tiles"
+
+
 def token_of(config: Mapping[str, Any], asked: Media) -> int | None:
     """The id of the token that stands for a piece of an image, or of a video, in a config that says it."""
     what = "image" if asked.video_frames is None else "video"

@@ -37,7 +37,7 @@ class Rows(NamedTuple):
         slots: list[int] = []
         for event in self.events:
             renamed(event, lambda slot: slots.append(slot) or slot, str)  # type: ignore[func-returns-value]
-        return (max(slots) - LISTS) // OF_A_KIND
+        return (max(slots, default=0) - LISTS) // OF_A_KIND
 
 
 ALL, LAST, OTHERS = range(3)
@@ -108,7 +108,10 @@ def _at(events: Iterable[Any], row: int, members: int) -> Iterator[Event]:
 
 
 def _outside(event: Any, counts: Mapping[int, int], members: int) -> Iterator[Event]:
-    """An event outside of loops, with all of a list's tensors where it has the list."""
+    """An event outside of loops, with all of a list's tensors where it has the list.
+
+    A call that makes a list of tensors of one size, such as ``split_with_sizes``, has that size for each of them.
+    """
 
     def slots(number: int) -> list[int]:
         return _slots(number, counts, members)
@@ -128,8 +131,9 @@ def _outside(event: Any, counts: Mapping[int, int], members: int) -> Iterator[Ev
         yield from map(Drop, slots(event.slot))
     elif isinstance(event, Call):
         out = tuple([Made(slot, one.shape, one.dtype) for one in event.out for slot in slots(one.slot)])
+        lists = any(LISTS <= one.slot < MEMBERS for one in event.out)
         yield event._replace(
-            args=tuple([value(x) for x in event.args]),
+            args=tuple([x * len(out) if lists and _is_size(x) else value(x) for x in event.args]),
             keywords=tuple([(key, value(x)) for key, x in event.keywords]),
             out=out,
         )
@@ -137,3 +141,7 @@ def _outside(event: Any, counts: Mapping[int, int], members: int) -> Iterator[Ev
         yield type(event)(event.path, *[value(tensors) for tensors in event[1:]])
     else:
         yield event
+
+
+def _is_size(value: Any) -> bool:
+    return type(value) is tuple and len(value) == 1 and not isinstance(value[0], (Ref, Weight, tuple))

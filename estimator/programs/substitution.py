@@ -10,6 +10,7 @@ from ..errors import InputError
 from ..ledger.sizes import Poly, Size, Symbol, is_registered, symbol
 from .module_table import NamedModule
 from .program import Body, Call, DtypeOf, Event, Function, Made, Program, Rate, Repeat, Stored
+from .rows import Rows
 
 PASS = "repeat"
 """The symbol of a loop's pass: 0, 1, 2, ..."""
@@ -147,6 +148,8 @@ class _Substitution:
             )
         if kind is Repeat:
             return event._replace(count=self.tree((event.count,))[0], events=self.events(event.events))
+        if kind is Rows:
+            return Rows(self.tree((event.number,))[0], self.events(event.events))
         return event
 
     def events(self, events: Sequence[Event]) -> tuple[Event, ...]:

@@ -190,7 +190,8 @@ class _Folder:
         if len(event.out) == self.rows > 1 and len({one[1:] for one in event.out}) == 1:
             number = next(self.lists)
             self.places.update({one.slot: (number, k) for k, one in enumerate(event.out)})
-            event = event._replace(out=(event.out[0]._replace(slot=number),))
+            args = tuple([x[:1] if type(x) is tuple and x == x[:1] * self.rows else x for x in event.args])  # sizes
+            event = event._replace(args=args, out=(event.out[0]._replace(slot=number),))
         return event._replace(args=self._listed(event.args), keywords=self._listed(event.keywords))
 
     def _listed(self, tree: Any) -> Any:

@@ -51,8 +51,8 @@ def row_of(name: str) -> str:
     return name.partition(":")[0]
 
 
-def upsampled(x: torch.Tensor, size: tuple[int, int]) -> torch.Tensor:
-    return functional.interpolate(x, size=size, mode="bilinear")
+def upsampled(x: torch.Tensor, size: tuple[int, int], mode: str = "bilinear") -> torch.Tensor:
+    return functional.interpolate(x, size=size, mode=mode)
 
 
 ROWS = [3, 0, 3, 7, 1]
@@ -416,6 +416,11 @@ MORE: dict[str, Callable[..., Any]] = {
     "upsample_bilinear2d: one channel": lambda x: upsampled(x.view(6, 1, 8, 20), (9, 7)),
     "upsample_bilinear2d: channels last": lambda x: upsampled(x.view(2, 8, 10, 6).permute(0, 3, 1, 2), (9, 7)),
     "upsample_nearest2d": lambda x: functional.interpolate(x.view(2, 3, 8, 20), scale_factor=2),
+    "upsample_bicubic2d": lambda x: upsampled(x.view(2, 3, 8, 20), (9, 7), "bicubic"),
+    "upsample_bicubic2d: large": lambda x: upsampled(x.view(2, 3, 8, 20), (60, 70), "bicubic"),
+    "upsample_bicubic2d: channels last": lambda x: (
+        upsampled(x.view(2, 8, 10, 6).permute(0, 3, 1, 2), (9, 7), "bicubic").permute(0, 2, 3, 1).reshape(2, 63, 6)
+    ),
     "as_strided": lambda x: x.as_strided((2, 12, 40), (480, 40, 1)),
     "as_strided: that overlaps": lambda x: x.as_strided((5, 8, 40), (160, 40, 1)),
     "glu": functional.glu,

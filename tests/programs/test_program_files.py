@@ -38,6 +38,7 @@ from estimator.programs.program import (
     renamed,
 )
 from estimator.programs.program_files import read, read_together, written, written_together
+from estimator.programs.rows import Rows, of_list
 from estimator.programs.setting import ALONE
 from estimator.programs.substitution import sizes_symbol, substitute
 from estimator.programs.switches import Switch
@@ -170,6 +171,68 @@ def test_a_switch_decides_which_parameters_there_are() -> None:
     ]
     assert "head" not in [p.name for p in tied.parameters]
     assert tied.tied == {"tail.weight": "embed.weight", "head": "embed.weight"}
+
+
+def of_dtype(dtype: str) -> Family:
+    """The program with all its parameters in one dtype, which is the model's."""
+    rows = tuple([row._replace(dtype=dtype) for row in family().program.parameters])
+    return replace(family(), program=replace(family().program, dtype=dtype, parameters=rows))
+
+
+def test_weights_of_another_dtype_are_written_once() -> None:
+    """A program for one dtype has the rows of that for all, with its dtype."""
+    both = [of_dtype("*"), of_dtype("float32")]
+    text = written_together(both)
+    assert [one.whole for one in read_together(text, "toy.json")] == both
+    names = len(family().program.parameters)
+    assert json.loads(text)["programs"][1]["parameters"] == [[0, names, "float32"]]
+    row = f'[0,{names},"float32"]'
+    for other, message in ((f"[0,{names},7]", "dtype"), (f'[0,{names + 1},"float32"]', "a place")):
+        with pytest.raises(InputError, match=message):
+            [one.whole for one in read_together(text.replace(row, other), "toy.json")]
+    with pytest.raises(InputError, match="has a dtype of what has none"):
+        [one.whole for one in read_together(text.replace('"parameters": [\n[0', '"before": [\n[0'), "toy.json")]
+
+
+def walking(*loop: Call | Drop) -> Family:
+    """The program with a list of a part of each row, and a loop over it."""
+    toy = family()
+    ids = next(iter(toy.program.inputs.values()))
+    made = Call("split_with_sizes", (Ref(ids), (1,), 0), (), (Made(of_list(0), (1, S), "int64"),))
+    before = (made, Rows(B, loop), Drop(of_list(0)), *toy.program.before)
+    return replace(toy, program=replace(toy.program, before=before))  # type: ignore[arg-type]
+
+
+def negated(slot: int, out: int) -> tuple[Call, Drop]:
+    return Call("neg", (Ref(slot),), (), (Made(out, (1, S), "int64"),)), Drop(out)
+
+
+def test_a_loop_over_a_batch_is_written_and_read() -> None:
+    """Its tensors are as many as the batch has rows, and their sizes numbers."""
+    one = walking(*negated(of_list(0), of_list(1)))
+    again = read(written(one), "toy.json")
+    assert again.whole == one
+    calls = [event for event in again.at(CONFIG, {"B": 3, "S": 5}).before if isinstance(event, Call)]
+    assert [event.op for event in calls[:4]] == ["split_with_sizes", *["neg"] * 3]
+    assert calls[0].args[1] == (1, 1, 1)
+    assert [made.shape for event in calls[:4] for made in event.out] == [(1, 5)] * 6
+    assert len({made.slot for event in calls[:4] for made in event.out}) == 6
+    assert again.at(CONFIG, {}).modules == one.at(CONFIG, {"B": 2, "S": 5}).modules
+
+
+@pytest.mark.parametrize(
+    ("loop", "message"),
+    [
+        ((GradMode(True),), "a loop over images has no list of theirs"),
+        (negated(0, 7), "a loop over images has no list of theirs"),
+        (negated(of_list(3), of_list(1)), "is used, and it has no tensor there"),
+        (negated(of_list(0, kind=1), of_list(1, kind=1)), "is of a list that only a trainer's step has"),
+    ],
+)
+def test_a_damaged_loop_over_a_batch_is_refused_in_one_line(loop: Any, message: str) -> None:
+    with pytest.raises(InputError, match=message) as raised:
+        read(written(walking(*loop)), "toy.json").at(CONFIG, {"B": 3, "S": 5})
+    assert "\n" not in str(raised.value)
 
 
 @pytest.mark.parametrize(("rate", "argument"), [(0.0, 0.0), (0.1, 1.0), (0, 0.0), (0.5, 1.0)])

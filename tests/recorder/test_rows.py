@@ -107,12 +107,12 @@ def test_loops_of_two_kinds_have_numbers_of_their_own() -> None:
         assert [op for op, _ in replayed(events)[0]] == [op for n in (rows, parts) for op, _ in replayed(walk(n))[0]]
 
 
-def looks(images: int) -> Program:
-    """A program that makes a list of its images, joins it, and gives it back."""
+def looks(images: int, sizes: bool = False) -> Program:
+    """A program that makes a list of its images, with one size for each or not, joins it, and gives it back."""
     members = tuple([Ref(2 + k) for k in range(images)])
     last = 2 + images
     before = (
-        call("unbind", (Ref(1), 0), *[one.slot for one in members]),
+        call("unbind", (Ref(1), *[(4,) * images] * sizes, 0), *[one.slot for one in members]),
         Drop(1),
         call("cat", (members,), last),
         Exit("model", (Ref(last), *members)),
@@ -121,10 +121,11 @@ def looks(images: int) -> Program:
     return Program((), (), (), (), {"pixels": 1}, outputs, before, (), (), ())
 
 
-def test_a_list_outside_the_layers_has_one_name() -> None:
-    few = folded(looks(3), 3)
+@pytest.mark.parametrize("sizes", [False, True])
+def test_a_list_outside_the_layers_has_one_name(sizes: bool) -> None:
+    few = folded(looks(3, sizes), 3)
     assert few.outputs.keys() == {"loss", "images"}
-    ours, theirs = listed(few, 5), looks(5)
+    ours, theirs = listed(few, 5), looks(5, sizes)
     slots = [[x for event in p.before[:3] for x in (*used(event), *made(event))] for p in (ours, theirs)]
     numbers = dict(zip(*slots, strict=True))
     assert tuple([renamed(event, numbers.__getitem__, str) for event in ours.before]) == theirs.before

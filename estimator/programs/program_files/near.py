@@ -76,5 +76,7 @@ def all_near(data: Mapping[str, Any], back: bool = False) -> dict[str, Any]:
     return made
 
 
+STORED = ("parameters", "buffers", "attributes")
+"""Those whose rows are a name, a dtype and more."""
 LONG_PARTS = ("modules", "parameters", "buffers", "attributes", "before", "after")
 """The parts of a file that have a line for each entry."""

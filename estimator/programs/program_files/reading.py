@@ -40,7 +40,7 @@ from ..program import (
     layer_numbers,
 )
 from ..repeats import with_passes
-from ..rows import Rows
+from ..rows import LISTS, MEMBERS, OF_A_KIND, Rows, listed
 from ..setting import ALONE, VALUES, Settings
 from ..step import CACHED_SIZES, OF_STEPS
 from ..substitution import DTYPE, LAYER, PASS, sizes_symbol
@@ -59,6 +59,7 @@ from .limits import (
     MOST_STACKS,
     MOST_SYMBOLS,
 )
+from .near import STORED
 from .writing import slot_text
 
 
@@ -130,14 +131,19 @@ class Reader(Checker):
         return self.wrong(f"{what} is {shown(value)}, which no config has")
 
     def copied(self, first: Any, rows: Any, what: str) -> list[Any]:
-        """The rows with those of another program in place of ``[start, stop]``."""
+        """The rows with those of another program in place of ``[start, stop]``, or of ``[start, stop, dtype]``."""
         first = self.list_(first, what, MOST_EVENTS)
         made: list[Any] = []
         for row in self.list_(rows, what, MOST_EVENTS):
-            if isinstance(row, list) and len(row) == 2 and type(row[0]) is int and type(row[1]) is int:
+            if isinstance(row, list) and len(row) in (2, 3) and type(row[0]) is int and type(row[1]) is int:
                 self.place = what
                 start = self.integer(row[0], "a place", 0, len(first))
-                made += first[start : self.integer(row[1], "a place", start, len(first))]
+                own = first[start : self.integer(row[1], "a place", start, len(first))]
+                if len(row) == 3:
+                    if what not in STORED or not all(isinstance(one, list) and len(one) > 1 for one in own):
+                        self.wrong(f"{shown(row)} has a dtype of what has none")
+                    own = [[one[0], row[2], *one[2:]] for one in own]
+                made += own
             else:
                 made.append(row)
             if len(made) > MOST_EVENTS:
@@ -151,6 +157,8 @@ class Reader(Checker):
         number, distance = int(own), int(layer or 0)
         if number >= SPAN or distance > MOST_LAYERS:
             self.wrong(f"{shown(value)} is no slot")
+        if not self.of_trainer and LISTS + OF_A_KIND <= number < MEMBERS:
+            self.wrong(f"{shown(value)} is of a list that only a trainer's step has")
         return number if not dot else (distance + 1) * SPAN + number
 
     def expression(self, text: str) -> Size:
@@ -250,9 +258,12 @@ class Reader(Checker):
                 self.wrong(f"{shown(row[1])} is no number of passes")
             passes = self.events(row[4], f"{where}[{i}].events", 1)
             return Repeat(count, self.slot(row[2]), stride, passes)
-        if op == "!rows" and self.of_trainer and len(row) == 3 and not inner:
+        if op == "!rows" and (self.of_trainer or not where.startswith("bodies")) and len(row) == 3 and not inner:
             (rows,) = self.shape(row[1:2])
-            return Rows(rows, self.events(row[2], f"{where}[{i}].events", 1))  # type: ignore[return-value]
+            loop = Rows(rows, self.events(row[2], f"{where}[{i}].events", 1))
+            if not self.of_trainer and loop.kind != 0:
+                self.wrong("a loop over images has no list of theirs")
+            return loop  # type: ignore[return-value]
         if op == "!backward" and self.of_trainer and len(row) == 2:
             (loss,) = self.tensors(row[1:], "a loss")
             return Backward(loss, ())  # type: ignore[arg-type]
@@ -618,14 +629,14 @@ class Reader(Checker):
             self.wrong("a module's path is empty or given twice")
         stored = {name: self.stored(data[name], name) for name in ("parameters", "buffers", "attributes")}
         tied = self.mapping(data, "tied", self.text)
-        listed = [one.name for rows in stored.values() for one in rows]
-        self.weights = {*listed, *tied}
-        if len(self.weights) < len(listed) + len(tied):
+        stored_names = [one.name for rows in stored.values() for one in rows]
+        self.weights = {*stored_names, *tied}
+        if len(self.weights) < len(stored_names) + len(tied):
             self.wrong("a tensor's name is given twice")
         for made in modules:
             if made.kind in ("linear", "norm") and made.bias != (f"{made.path}.bias" in self.weights):
                 self.wrong(f"{made.path} is said to have {'a' if made.bias else 'no'} bias, unlike its parameters")
-        if any(target not in set(listed) for target in tied.values()):
+        if any(target not in set(stored_names) for target in tied.values()):
             self.wrong("a tied parameter has no other one")
         for name in ("parameters", "buffers"):
             for one in stored[name]:
@@ -665,5 +676,5 @@ class Reader(Checker):
             checkpoints=frozenset(self.checkpoints(data.get("checkpoints", []), modules)),
             returns_cache=self.flag(data.get("returns_cache", False), "returns_cache"),
         )
-        Flow(self, with_passes(program, 2)).check()
+        Flow(self, with_passes(program if self.of_trainer else listed(program, 2), 2)).check()
         return program

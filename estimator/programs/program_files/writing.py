@@ -32,7 +32,7 @@ from ..rows import Rows
 from ..setting import ALONE
 from ..step import CACHED_SIZES, OF_STEPS
 from .limits import FORMAT, MOST_PROGRAMS
-from .near import LONG_PARTS, all_near, is_near
+from .near import LONG_PARTS, STORED, all_near, is_near
 
 
 def slot_text(number: int) -> str:
@@ -209,11 +209,12 @@ def written_together(families: Sequence[Family]) -> str:
     """The text of several programs. Of each but the first it has what differs from an earlier one's.
 
     That is the first, or the one that is its place under ``like``. Rows that both have in a row are written
-    ``[start, stop]``, their places in the other one's list. A program of a fixed symbol is compared with the other
-    where that symbol is 1. A layer is compared with that of the same place in the other program, or with the one whose
-    number comes last: layers are numbered through the other program and this one. A pass of ``generate`` has some more
-    tensors, which give those that follow other slots, so its slots are counted back (``with_near_slots``), as are those
-    of a program of several stacks that is ``near``, since its text is shorter so.
+    ``[start, stop]``, their places in the other one's list, and ``[start, stop, dtype]`` where weights have another
+    dtype. A program of a fixed symbol is compared with the other where that symbol is 1. A layer is compared with that
+    of the same place in the other program, or with the one whose number comes last: layers are numbered through the
+    other program and this one. A pass of ``generate`` has some more tensors, which give those that follow other slots,
+    so its slots are counted back (``with_near_slots``), as are those of a program of several stacks that is ``near``,
+    since its text is shorter so.
     """
     if len(families) > MOST_PROGRAMS:
         raise InputError(f"{len(families)} programs; {MOST_PROGRAMS} are the most of a file")
@@ -246,7 +247,8 @@ def _changes(other: dict[str, Any], one: Mapping[str, Any], near: bool) -> dict[
     rows: dict[str, Any] = {}
     for key, value in one.items():
         if key == "ones" or base[key] != value:
-            rows[key] = _like(base[key], value) if key in LONG_PARTS else value
+            like = _like_stored if key in STORED else _like
+            rows[key] = like(base[key], value) if key in LONG_PARTS else value
         if key == "bodies" and key in rows:
             rows[key] = _bodies(base[key], value)
     return rows
@@ -291,6 +293,24 @@ def _like(first: Sequence[Any], second: Sequence[Any]) -> list[Any]:
             made.append([start, stop])
         else:
             made += second[from_:to]
+    return made
+
+
+def _like_stored(first: Sequence[Any], second: Sequence[Any]) -> list[Any]:
+    """The same of parameters and buffers, also where another dtype is all that differs: ``[start, stop, dtype]``."""
+    made: list[Any] = []
+    rows = iter(second)
+    for row in _like(*[[[name, *rest] for name, _, *rest in one] for one in (first, second)]):
+        if type(row[0]) is not int:
+            made.append(next(rows))
+            continue
+        for place in range(*row):
+            dtype = next(rows)[1]
+            kind = [] if first[place][1] == dtype else [dtype]
+            if made and made[-1][1:] == [place, *kind]:
+                made[-1][1] += 1
+            else:
+                made.append([place, place + 1, *kind])
     return made
 
 

@@ -24,7 +24,7 @@ from ...programs.depth import Kinds, Signature
 from ...programs.expressions import evaluate
 from ...programs.family import Family
 from ...programs.heads import HEADS
-from ...programs.images import Given, Media, Processor, pixels_of
+from ...programs.images import Given, Media, Processor, members, pixels_of
 from ...programs.program import Body, Drop, Program, made, renamed
 from ...programs.rows import LISTS
 from ...programs.setting import LOWER, Setting, Settings, merged
@@ -350,7 +350,7 @@ def _drawn(found: _Models, settings: Sequence[Setting], fixed: Sequence[str], rn
         if part.head is not None:
             config[part.head] = head
             if any(one[part.hidden] != one[part.heads] * one[part.head] for one in found.configs):
-                config[part.hidden] = 8 * n(20, 90)
+                config[part.hidden] = heads * 4 * n(2, 9)  # some classes refuse others than multiples
     for key in found.open:
         config[key] = base[key] + n(1, 900) if name_of(key) == "vocab_size" else 8 * n(20, 160)
     for a, b in _equal(found):
@@ -372,7 +372,8 @@ def _drawn(found: _Models, settings: Sequence[Setting], fixed: Sequence[str], rn
         sizes["samples"] = n(10_000, 60_000)
     if HEADS[found.head].media and HEADS[found.head].text:  # no list of three tensors is queries, keys and values
         sizes["tiles"] = 1 if "tiles" in fixed else n(2, 4) if "B" not in fixed else n(4, 7)
-        sizes["B"] += 3 * ("tiles" in fixed and "B" not in fixed)
+        by_row = members(str(config["model_type"])) == "B"
+        sizes["B"] += 3 * ("B" not in fixed and ("tiles" in fixed or by_row))
     return _Draw(config, sizes, settings[number % len(settings)])
 
 
@@ -487,7 +488,9 @@ def _once(
 
 def _folded(program: Program, draw: _Draw) -> Program:
     """The program with lists of what a tower gives for each image."""
-    return folded(program, draw.sizes["B"] * draw.sizes["tiles"]) if "tiles" in draw.sizes else program
+    if "tiles" not in draw.sizes:
+        return program
+    return folded(program, int(evaluate(members(str(draw.config["model_type"])), draw.sizes)))
 
 
 def _holds(
