@@ -149,6 +149,17 @@ def test_a_file_is_read_as_it_was_written() -> None:
     assert written(read(text, "toy.json")) == text
 
 
+def test_keywords_are_left_out_where_there_are_none() -> None:
+    """A row that has none says them with braces, too, as files of earlier versions do."""
+    text = written_together([family()])
+    rows = [line for line in text.splitlines() if line.startswith('["linear"')]
+    assert rows
+    assert "]],{},[" not in rows[0]
+    braces = rows[0].replace("],[", "],{},[", 1)
+    (read,), (again,) = read_together(text, "f"), read_together(text.replace(rows[0], braces), "f")
+    assert again.at(CONFIG, {}) == read.at(CONFIG, {})
+
+
 def test_a_config_gives_the_sizes_and_the_depth() -> None:
     program = family().at(CONFIG, {"B": 2, "S": 5})
     assert [p.shape for p in program.parameters] == [(32, 8), *[(32, 8)] * 4]

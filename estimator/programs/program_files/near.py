@@ -51,10 +51,11 @@ def with_near_slots(rows: Sequence[Any], own: str, back: bool = False) -> list[A
         elif row[0] in (">", "<"):
             found.append([*row[:2], *map(tree, row[2:])])
         else:
-            keywords = [{k: tree(x) for k, x in one.items()} if isinstance(one, dict) else one for one in row[2:3]]
-            out = [[slot(made[0]), *made[1:]] if isinstance(made, list) and made else made for made in row[3:]]
+            at = 3 if len(row) > 2 and isinstance(row[2], dict) else 2  # keywords are left out where there are none
+            keywords = [{k: tree(x) for k, x in one.items()} for one in row[2:at]]
+            out = [[slot(made[0]), *made[1:]] if isinstance(made, list) and made else made for made in row[at:]]
             found.append([row[0], *map(tree, row[1:2]), *keywords, *out])
-            slots = [made[0] for made in (out if back else row[3:]) if isinstance(made, list) and made]
+            slots = [made[0] for made in (out if back else row[at:]) if isinstance(made, list) and made]
             numbers = [text.removeprefix(own) for text in slots if isinstance(text, str)]
             count = max([count, *(int(x) + 1 for x in numbers if x.isdecimal() and len(x) < 8)])
     return found

@@ -267,20 +267,21 @@ class Reader(Checker):
         if op == "!backward" and self.of_trainer and len(row) == 2:
             (loss,) = self.tensors(row[1:], "a loss")
             return Backward(loss, ())  # type: ignore[arg-type]
-        if op == CACHED and self.generates and len(row) == 4 and not inner:
+        named = len(row) > 2 and isinstance(row[2], dict)
+        if op == CACHED and self.generates and len(row) == 3 + named and not inner:
             return self.cached(row, where)
         if op not in self.known and op not in INTERFACES:
             self.wrong(f"{shown(op)} is no call that this version has a rule for")
-        if len(row) < 3:
+        if len(row) < 2:
             self.wrong(f"{op} has no arguments")
-        keywords_ = self.object_(row[2], "keywords")
-        out = tuple([self.made(made) for made in row[3:]])
+        keywords_ = self.object_(row[2], "keywords") if named else {}  # left out where there are none
+        out = tuple([self.made(made) for made in row[2 + named :]])
         args = self.value(self.list_(row[1], "arguments"))
         return Call(op, args, tuple([(name, self.value(x)) for name, x in keywords_.items()]), out)
 
     def cached(self, row: list[Any], where: str) -> Call:
-        args, made = self.list_(row[1], "arguments", 2), self.made(row[3])
-        if len(args) != 2 or row[2]:
+        args, made = self.list_(row[1], "arguments", 2), self.made(row[-1])
+        if len(args) != 2 or not (len(row) == 3 or row[2] == {}):
             self.wrong("a cache's tensor has the elements of its storage and its strides")
         (elements,), strides = self.shape(args[:1]), self.shape(args[1])
         if len(strides) != len(made.shape):

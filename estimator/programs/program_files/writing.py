@@ -63,7 +63,8 @@ def plain(value: Any) -> Any:
 def _event(event: Any) -> list[Any]:
     if isinstance(event, Call):
         out = [[slot_text(m.slot), m.dtype, *map(plain, m.shape)] for m in event.out]
-        return [event.op, plain(event.args), {name: plain(x) for name, x in event.keywords}, *out]
+        keywords = {name: plain(x) for name, x in event.keywords}
+        return [event.op, plain(event.args), *([keywords] if keywords else []), *out]
     if isinstance(event, Enter):
         return [">", event.path, plain(event.args), *([plain(event.keywords)] if event.keywords else [])]
     if isinstance(event, Exit):
