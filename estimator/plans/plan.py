@@ -90,8 +90,8 @@ def _several_losses(value: Any) -> Any:
 
 
 def _numbers(value: Any) -> Any:
-    """A list of numbers; a text has them between commas."""
-    words = _listed(value)
+    """A list of numbers, or one; a text has them between commas."""
+    words = (value,) if isinstance(value, int) else _listed(value)
     return tuple(int(x) if isinstance(x, str) and x.isdecimal() else x for x in words) if words is not value else value
 
 

@@ -303,6 +303,9 @@ STEP: Refusals = {
             and (p.method.procedure != "backpropagation" or hasattr(p.method.inner, "num_virtual_tokens"))
         )
     ),
+    "trainer: {p.trainer} has no rule with sharding: {p.sharding.name}; leave sharding out": (
+        lambda p: p.trainer in _EMBEDDING and p.sharding is not None
+    ),
     "trainer: {p.trainer} has no rule with sharding: {p.sharding.name}; take ddp, or fsdp2 where none generates": (
         lambda p: p.trainer in RECORDED and p.sharding is not None and not _shares_trainer(p)
     ),

@@ -148,6 +148,7 @@ REFUSED: list[dict[str, Any]] = [
     {"trainer": "trl-gkd", "teacher": "smollm-360m", "seq_kd": True},
     {"trainer": "trl-dpo", "packing": True},
     {"trainer": "trl-dpo", "method": PROMPT},
+    {"trainer": "sentence-transformers", "model": "all-minilm-l6-v2", "sharding": SHARDED},
     {"trainer": "trl-grpo", "sharding": SHARDED},
     LLAMA_CPP,
     {**CUDA, **ON_HOST, "dtype": "gptq", "method": LORA},
