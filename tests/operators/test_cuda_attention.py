@@ -15,6 +15,7 @@ import torch
 from torch._subclasses import FakeTensorMode
 from torch.nn.attention import SDPBackend, sdpa_kernel
 from torch.nn.functional import scaled_dot_product_attention as real_attention
+from torch.utils import flop_counter
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from estimator import operators as ops
@@ -93,18 +94,24 @@ def test_kernels(
     masked: bool,
     swapped: bool,
 ) -> None:
-    """What is saved, the result and the gradients are those of the operator's meta kernel under autograd.
+    """What is saved, the result and the gradients are those of the operator's meta kernel under autograd, and the work
+    is what PyTorch's ``FlopCounterMode`` counts.
 
     The memory-efficient kernel's seed and offset are host tensors on a GPU and left out.
     """
     ledger = Ledger(Cuda(capability))
+    ledger.counts_work = True
     mask = ledger.empty((2, 1, seq, seq), "bool") if masked else None
     out = attention_cuda.scaled_dot_product_attention(*inputs(ledger, heads, seq, dim, dtype, swapped), mask)
     node = out.node
     assert node is not None
     assert node.name.removesuffix("Backward0") == "".join(part.title() for part in operator.__name__.split("_") if part)
     saved = [described(x) for x, _ in node.saved if x is not None]
+    shape = (2, heads[0], seq, dim)
+    assert ledger.work == flop_counter.sdpa_flop_count(shape, shape, shape)
     grads = node.backward(Call(node, ledger.empty(out.shape, out.dtype, out.strides)))
+    work = flop_counter.sdpa_flop_count(shape, shape, shape)
+    assert ledger.work == work + flop_counter.sdpa_backward_flop_count(shape, shape, shape, shape)
 
     given = on_meta(heads, seq, dim, dtype, swapped)
     bias = None
