@@ -303,3 +303,16 @@ def test_parts_that_are_wrong(tmp_path: Path) -> None:
     renamed = parts[0].rename(tmp_path / "renamed.gguf")
     with pytest.raises(InputError, match=r"give the first one, renamed-00001-of-00003\.gguf"):
         gguf_file.read(renamed)
+
+
+def test_a_layer_beyond_those_of_the_header_is_refused() -> None:
+    """llama.cpp refuses such a file, too: wrong number of tensors (``llama-model-loader.cpp``)."""
+    header = headers("smollm2-135m")
+    assert hparams.read(header).n_layer == 30
+    fewer = replace(header, metadata={**header.metadata, "block_count": 29})
+    with pytest.raises(InputError, match=r"has 'blk\.29\.\w+\.weight', which is none of the 29 layers that llama"):
+        hparams.read(fewer)
+    tensor = header.tensors["blk.0.attn_norm.weight"]
+    for name in ("blk.30.x", "blk.x.weight", "blk.", f"blk.{'9' * 5000}.x", "blk.²."):
+        with pytest.raises(InputError, match="which is none of the 30 layers"):
+            hparams.read(replace(header, tensors={**header.tensors, name: tensor}))

@@ -130,6 +130,10 @@ class Hparams:
         return self.ssm_state * self.ssm_inner
 
 
+def _is_below(text: str, number: int) -> bool:
+    return text.isdecimal() and len(text) <= len(str(number)) and int(text) < number
+
+
 def read(header: Header) -> Hparams:
     """The sizes of a header. Raises ``InputError`` for a size that is missing or out of range."""
     arch, metadata = header.architecture, header.metadata
@@ -159,6 +163,12 @@ def read(header: Header) -> Hparams:
         return float(value)
 
     layers = number("block_count")
+    for name in header.tensors:
+        if name.startswith("blk.") and not _is_below(name.split(".")[1], layers):
+            raise InputError(
+                f"the GGUF header has {shown(name)}, which is none of the {layers} layers that {arch}.block_count "
+                "says; is the file damaged?"
+            )
 
     def per_layer(key: str, default: int | tuple[int, ...] | None = None) -> tuple[int, ...]:
         value: Any = metadata.get(key, default)
