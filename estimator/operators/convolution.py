@@ -101,8 +101,10 @@ def _channels_last(x: Tensor) -> bool:
 
 
 def _weight_with_channels_last(weight: Tensor) -> Tensor | None:
-    """A copy of a weight; of one with a single channel the two layouts are the same."""
-    return weight.ledger.empty(weight.shape, weight.dtype) if compared(weight.shape[1], 1) > 0 else None
+    """A copy of a weight; of one with a single channel, or of a single point, the two layouts are the same."""
+    channels, *size = weight.shape[1:]
+    differ = compared(channels, 1) > 0 and any(compared(n, 1) > 0 for n in size)
+    return weight.ledger.empty(weight.shape, weight.dtype) if differ else None
 
 
 @recorded("conv_transpose2d")

@@ -333,3 +333,10 @@ def test_pages() -> None:
     assert pool_of(Tokens(10, 10, 16), 10**4, capped) == Pool(50, windows, 16)
     whole = capped.model_copy(update={"max_total_tokens": None})
     assert pool_of(Tokens(10, 10, 16), 10**4, whole) == Pool(1000 - windows, windows, 16)
+
+
+def test_a_pipeline_has_a_layer_for_each_rank() -> None:
+    """As many ranks as layers, and one more, which is refused."""
+    assert asked("llama-3.2-1b", pp_size=16).bytes["block"] > 0
+    with pytest.raises(InputError, match="pp_size: 17 ranks have no layer each of 16; take fewer"):
+        asked("llama-3.2-1b", pp_size=17)

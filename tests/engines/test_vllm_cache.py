@@ -129,6 +129,14 @@ def test_the_rank_with_the_fewest_blocks_counts(tmp_path: Path) -> None:
     assert found.blocks == found.bytes["available"] // found.bytes["block"]
 
 
+def test_a_pipeline_has_a_layer_for_each_rank() -> None:
+    """As many ranks as layers, and one more, which is refused."""
+    many = serving("llama-3.2-1b", "h100-80gb", [64], ServingOptions(pipeline_parallel_size=16))
+    assert many.bytes["block"] == 2 * 16 * 8 * 64 * 2
+    with pytest.raises(InputError, match="17 ranks have no layer each of 16; take fewer"):
+        serving("llama-3.2-1b", "h100-80gb", [64], ServingOptions(pipeline_parallel_size=17))
+
+
 def test_command_line(capsys: pytest.CaptureFixture[str]) -> None:
     """A log, a table, an object, and status 1 where vLLM stops."""
     assert main(["serving", LLAMA, "--device", "a100-80gb", "--seqs", "8192", "--weights", "5.5GiB"]) == 0

@@ -137,3 +137,18 @@ def test_conv1d_under_autocast() -> None:
         Given((48,), F32),
         autocast=BF16,
     )
+
+
+@pytest.mark.usefixtures("reference_threads")
+@pytest.mark.parametrize(("channels", "groups"), [(2, 1), (3, 1), (4, 2), (4, 4)])
+@pytest.mark.parametrize("kernel", [(1, 1), (3, 3), (1, 3), (3, 1)], ids=str)
+@pytest.mark.parametrize("trains", [True, False])
+def test_a_weight_beside_channels_last(trains: bool, kernel: tuple[int, int], channels: int, groups: int) -> None:
+    """oneDNN has a copy of it in the layout of its input, which is the same of a single channel, or of a point."""
+    size = (60 - kernel[0] + 1, 50 - kernel[1] + 1)
+    agree(
+        lambda x, w: ops.convolution(ops.transpose(ops.transpose(x, 1, 3), 2, 3), w, None, size, groups),
+        lambda x, w: functional.conv2d(x.permute(0, 3, 1, 2), w, groups=groups),
+        Given((2, 60, 50, channels), F32, grad=False),
+        Given((96, channels // groups, *kernel), F32, trains),
+    )

@@ -196,3 +196,12 @@ def test_cosine_and_sine(given: tuple[Given, ...], name: str) -> None:
 def test_clamp(given: tuple[Given, ...]) -> None:
     """Witness: autograd's saved tensors and the allocator."""
     agree(ops.clamp, lambda x: torch.clamp(x, min=1e-4), *given)
+
+
+@pytest.mark.parametrize(
+    "dims", [(0, 1), (0, 2), (0, 3), (1, 3), (2, 3), (0, 1, 2), (0, 2, 3), (1, 2, 3), (0, 1, 3), (2,), (1,)], ids=str
+)
+@pytest.mark.parametrize("shape", [(40, 1, 50, 60), (40, 3, 50, 1)], ids=str)
+def test_a_16_bit_sum_over_dimensions_apart_has_a_copy(shape: tuple[int, ...], dims: tuple[int, ...]) -> None:
+    """A dimension of one is no dimension between others."""
+    agree(lambda x: ops.sum(x, dims), lambda x: x.sum(dims), Given(shape, BF16, grad=False))

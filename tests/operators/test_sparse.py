@@ -69,3 +69,19 @@ def test_a_gpu_has_no_rule() -> None:
     ledger = Ledger(Cuda((8, 0), None))
     with pytest.raises(InputError, match="no rule on a GPU"):
         ops.sparse_coo_tensor(ledger.empty((2, 3), "int64"), ledger.empty((3,), F32), (4, 4))
+
+
+@pytest.mark.parametrize(("dtype", "copies"), [(F32, 0), (BF16, 2)])
+def test_entries_that_are_added_on_a_gpu(dtype: str, copies: int) -> None:
+    """By hand from ``add_out_dense_sparse_cuda``: two rows of scaled indices and the flat ones, all of eight bytes, and
+    beside another dtype copies in the common one, of the dense matrix and of the result. Two rows of indices are saved.
+    """
+    ledger = Ledger(Cuda((8, 0)))
+    dense, values = ledger.empty((64, 128), dtype), ledger.empty((1000,), F32)
+    values.requires_grad = True
+    before = ledger.live
+    ledger.peaks.clear()
+    summed = ops.add_sparse_(dense, values)
+    assert max(ledger.peaks.values()) - before == 5 * 8 * 1000 + copies * 64 * 128 * 4
+    assert ledger.live - before == 2 * 8 * 1000
+    assert summed.shape == (64, 128)

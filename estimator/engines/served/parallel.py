@@ -8,12 +8,12 @@ from typing import NamedTuple
 class Parallel(NamedTuple):
     """How ranks share a model."""
 
-    tp: int = 1
+    tp: int
     """Ranks that split attention."""
-    pp: int = 1
-    dp: int = 1
+    pp: int
+    dp: int
     """Groups of such ranks that share the experts."""
-    ep: int = 1
+    ep: int
     """Ranks that have whole experts, of those that share them."""
     dense: int = 0
     """Ranks that split MLPs, where not those that split attention."""
