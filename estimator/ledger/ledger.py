@@ -669,7 +669,7 @@ class Ledger:
             storage.saved = False
 
     def pack(
-        self, tensor: Tensor | None, operator: str, position: int = 0, inputs: Sequence[Tensor | None] = ()
+        self, tensor: Tensor | None, operator: str, position: int, inputs: Sequence[Tensor | None]
     ) -> tuple[Any, Callable[[Any], Any]]:
         """Save a tensor for backward, through the innermost saved-tensor hooks if there are any.
 

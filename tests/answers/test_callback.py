@@ -88,11 +88,19 @@ def test_a_run_without_an_estimate_goes_on(tmp_path: Path, caplog: pytest.LogCap
     assert "no estimate" in done.record.line()
 
 
-@pytest.mark.parametrize("name", [".", "..", "/", "n" * 300, "a/ü漢" + "b" * 300, "training_args.json", "a\0b", "=x|y"])
+NAMES = {
+    ".": "llama", "..": "llama", "/": "llama", "": "llama", "n" * 300: "n" * 60, "a/ü漢" + "b" * 300: "ü漢" + "b" * 58,
+    "training_args.json": "training_args.json", "a\0b": "a-b", "=x|y": "-x-y",
+}  # fmt: skip
+"""By the name of a model's folder, what the estimate calls it: the model's kind where nothing is left of the name."""
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_a_model_of_any_name_is_estimated(name: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     output = tmp_path / "runs.jsonl"
     done = trained(tmp_path, estimator.callback(seq=SEQ, output=output), adapted=False, name=name)
     assert done.checked.result is not None
+    assert Path(done.checked.plan.model).name == NAMES[name]
     assert not caplog.text
     assert read([str(output)])[0].predicted
 

@@ -286,3 +286,16 @@ def test_no_text_is_a_spreadsheets_formula(tmp_path: Path, monkeypatch: pytest.M
     table = Sweep({"model": [Path(name).name for name in names], "seq": [16, 32]})
     rows = b"".join(table.lines()).decode().splitlines()
     assert [row.partition(",")[0] for row in rows[1::2]] == ['"\'=cmd|x"', '"\'+1"', '"plain"', '"bytes\\udcff"']
+
+
+def test_a_figure_is_drawn_along_a_swept_number() -> None:
+    """By default the sequence; else that which is asked for, if it is swept and a number."""
+    table = Sweep({"model": "smollm2-135m", "batch": [1, 2], "seq": [16, 32], "dtype": ["bfloat16", "float32"]})
+    assert table.plot().axes[0].get_xlabel() != table.plot(along="batch").axes[0].get_xlabel()
+    for along in ("dtype", "max_new_tokens"):
+        with pytest.raises(InputError, match="drawn along; this table has batch, seq"):
+            table.plot(along=along)
+    with pytest.raises(InputError, match="no component 'heap'; there are "):
+        table.plot("heap")
+    with pytest.raises(InputError, match="drawn along; this table has none"):
+        Sweep({"model": "smollm2-135m", "dtype": ["bfloat16", "float32"]}).plot()

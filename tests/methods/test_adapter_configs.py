@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +11,7 @@ import peft
 import pytest
 
 from estimator.answers.estimate import estimate
+from estimator.errors import InputError
 from estimator.methods.registry import METHODS, read_adapter_config
 from estimator.plans.plan import parse_plan
 from estimator.plans.resolve import resolve
@@ -156,3 +158,16 @@ def test_adapter_options_without_a_rule_are_refused(tmp_path: Path, capsys: pyte
     peft.LoraConfig(use_qalora=True).save_pretrained(tmp_path)
     assert main(["estimate", MODEL, "--method", str(tmp_path)]) == 2
     assert "use_qalora" in capsys.readouterr().err
+
+
+def test_a_method_of_the_installed_peft_alone_is_a_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With the keys that say anything; one that nobody knows is refused."""
+    monkeypatch.setattr("estimator.methods.registry.installed_methods", lambda: frozenset({"newest", "lora"}))
+    path = tmp_path / "adapter_config.json"
+    path.write_text(json.dumps({"peft_type": "NEWEST", "r": 3, "bias": None, "revision": "main"}))
+    assert read_adapter_config(path) == {"name": "newest", "r": 3}
+    path.write_text(json.dumps({"peft_type": "LORA", "r": 3, "target_modules": ["q_proj"]}))
+    assert read_adapter_config(path) == {"name": "lora", "r": 3, "target_modules": ["q_proj"]}
+    path.write_text(json.dumps({"peft_type": "NEWER", "r": 3}))
+    with pytest.raises(InputError, match="NEWER"):
+        read_adapter_config(path)

@@ -16,6 +16,7 @@ from estimator.plans.models import ModelSpec, builtin_names, load
 from estimator.plans.recorded_programs import model_types
 from estimator.programs.heads import CAUSAL, HEADS
 from estimator.programs.releases import NEWEST
+from tests.cases.small_models import write_config
 
 
 def one_of_each_class() -> list[str]:
@@ -116,3 +117,11 @@ def test_a_head_that_a_checkpoint_may_have_apart_is_named(model_type: str, tmp_p
         told.append(load(str(path)).warnings)
     assert told[1] == ()
     assert "32128 x 512 parameters more" in told[0][0]
+
+
+def test_a_config_is_called_by_its_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file in the current folder by itself."""
+    write_config(tmp_path / "mine", {"model_type": "llama"})
+    assert load(str(tmp_path / "mine" / "config.json")).name == load(str(tmp_path / "mine")).name == "mine"
+    monkeypatch.chdir(tmp_path / "mine")
+    assert load("config.json").name == "config.json"

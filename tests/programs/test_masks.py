@@ -44,3 +44,10 @@ def test_a_padding_mask_is_of_all_keys(monkeypatch: pytest.MonkeyPatch) -> None:
     inputs = Inputs(Ledger(CPU), 2, 3, Step("llama", "float32", attention_mask=True), past=4)
     assert masks.create_causal_mask(inputs, "float32", None, False, True) is None
     assert asked == [(2, 7)]
+
+
+def test_a_number_has_any_shape_beside_a_tensor() -> None:
+    """Of a mask of everything, from which others are taken."""
+    assert masks._broadcast((), (2, 1, 5)) == masks._broadcast((2, 1, 5), ()) == (2, 1, 5)
+    assert masks._broadcast((2, 1, 1), (1, 1, 5)) == masks._broadcast((1, 1, 5), (2, 1, 1)) == (2, 1, 5)
+    assert masks._broadcast((), ()) == ()
