@@ -1,7 +1,9 @@
 """A fit finds the expressions that recordings at several sizes have in common, or says what it does not find."""
 
 import random
-from dataclasses import replace
+from dataclasses import dataclass, replace
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -12,6 +14,7 @@ from estimator.programs.depth import Kinds, deepened
 from estimator.programs.module_table import NamedModule
 from estimator.programs.program import SPAN, Body, Call, Drop, Enter, Exit, Made, Program, Ref, Stack, Stored, Weight
 from estimator.programs.substitution import sizes_symbol, substitute
+from estimator.recorder.families import fitting
 from estimator.recorder.fit import fit, fit_inputs
 from estimator.recorder.kinds import examples, smallest
 
@@ -147,3 +150,15 @@ def test_kinds_without_a_rule_are_refused() -> None:
     deep = program([B], layers=(0, 0, 0))
     with pytest.raises(InputError, match="uses a tensor of layer 0"):
         deepened(replace(deep, after=(Drop(SPAN),)), (0, 1))
+
+
+def test_a_family_of_any_groups_leaves_out_that_heads_are_equal() -> None:
+    """And no other structure."""
+
+    @dataclass
+    class Family:
+        structure: dict[str, Any]
+
+    found = SimpleNamespace(heads="num_attention_heads", kv_heads="num_key_value_heads")
+    rows = {"num_attention_heads = num_key_value_heads": True, "tie_word_embeddings": False}
+    assert fitting._of_any_groups(Family(rows), found).structure == {"tie_word_embeddings": False}  # type: ignore[arg-type]

@@ -12,7 +12,7 @@ from estimator.answers.estimate import estimate
 from estimator.answers.formulas import compile_plan
 from estimator.errors import InputError
 from estimator.ledger import Ledger
-from estimator.operators import CPU
+from estimator.operators import CPU, Cuda
 from estimator.plans.plan import Plan, parse_plan
 from estimator.steps.optimizers import OPTIMIZERS
 from estimator.witnesses.measure import allocator_events, peak_of, without_matmul_scratch
@@ -102,3 +102,18 @@ def test_states_of_embeddings_in_32_bits(optimizer: str, tied: bool, tmp_path: P
     plan = {"optimizer": optimizer, "batch": 1, "seq": 2, "dtype": "bfloat16"}
     wide = assert_step(config, {**plan, "embedding_optim_bits": 32}, tmp_path)
     assert wide.bytes["optimizer"] > assert_step(config, plan, tmp_path).bytes["optimizer"]
+
+
+@pytest.mark.parametrize(("one_by_one", "peak"), [(False, 5 * 4000), (True, 3 * 4000)])
+def test_adamw_on_a_gpu_takes_all_parameters_at_once(one_by_one: bool, peak: int) -> None:
+    """By hand: the roots of all parameters; or, where some are DTensors and others are not, one root and its
+    denominator beside the denominator before (``_default_to_fused_or_foreach``)."""
+    ledger = Ledger(Cuda((8, 0)))
+    parameters = [ledger.parameter(str(i), (1000,), "float32", requires_grad=True) for i in range(5)]
+    optimizer = OPTIMIZERS["adamw"]()
+    optimizer.one_by_one = one_by_one
+    before = ledger.live
+    ledger.peaks.clear()
+    optimizer.step(ledger, parameters)
+    assert max(ledger.peaks.values()) - before == peak
+    assert ledger.live == before

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -11,7 +12,7 @@ import torch
 
 from estimator.answers.measurement import measure
 from estimator.plans.plan import parse_plan
-from estimator.witnesses.measure import allocator_events, without_matmul_scratch
+from estimator.witnesses.measure import allocator_events, fresh, measured, without_matmul_scratch
 from tests.cases.small_models import write_config
 from tests.helpers.figures import assert_figures
 from tests.helpers.measured_steps import EXACT
@@ -68,3 +69,32 @@ def test_fresh_process(tmp_path: Path) -> None:
     assert measured["peak_rss"] > measured["baseline_rss"] > 0
     assert {"torch", "transformers", "python"} <= set(measured["versions"])
     assert measured["machine"]["threads"] == 2
+
+
+@pytest.mark.parametrize(
+    ("keys", "options", "expected"),
+    [
+        ({}, {}, {"MALLOC_MMAP_THRESHOLD_": "131072"}),
+        ({}, {"default_malloc": True}, {}),
+        (
+            {"device": "rtx-3090", "expandable_segments": True},
+            {},
+            {"PYTORCH_CUDA_ALLOC_CONF": "expandable_segments:True", "MALLOC_MMAP_THRESHOLD_": "131072"},
+        ),
+    ],
+    ids=str,
+)
+def test_where_a_step_is_measured(
+    keys: dict[str, Any], options: dict[str, Any], expected: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Asks the contract: a fresh process with the plan, whose allocators are set as it says."""
+    asked: list[Any] = []
+
+    def run(module: str, given: Any, environment: dict[str, str], timeout: float) -> Any:
+        asked.append((module, given["model"], environment, timeout))
+        return SimpleNamespace(returncode=0, stdout='a line\n{"peak": 7}\n', stderr="")
+
+    monkeypatch.setattr(fresh, "run", run)
+    plan = parse_plan({"model": "smollm2-135m", "seq": 8, **keys})
+    assert measured(plan, timeout=9, **options) == {"peak": 7}
+    assert asked == [("witnesses.measure", "smollm2-135m", expected, 9)]
