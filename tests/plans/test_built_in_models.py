@@ -10,10 +10,13 @@ import pytest
 import torch
 import transformers
 
+from estimator.errors import InputError
 from estimator.io.files import specs_folder
 from estimator.ledger import ITEMSIZE
 from estimator.plans.models import ModelSpec, builtin_names, load
+from estimator.plans.plan import parse_plan
 from estimator.plans.recorded_programs import model_types
+from estimator.plans.resolve import resolve
 from estimator.programs.heads import CAUSAL, HEADS
 from estimator.programs.releases import NEWEST
 from tests.cases.small_models import write_config
@@ -125,3 +128,20 @@ def test_a_config_is_called_by_its_folder(tmp_path: Path, monkeypatch: pytest.Mo
     assert load(str(tmp_path / "mine" / "config.json")).name == load(str(tmp_path / "mine")).name == "mine"
     monkeypatch.chdir(tmp_path / "mine")
     assert load("config.json").name == "config.json"
+
+
+@pytest.mark.extra("trace")
+def test_a_recording_of_a_method_says_which_config(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Its file, or a built-in model's name."""
+    asked: list[str] = []
+
+    def wrapped_config(raw: Any, where: str, *_: Any) -> None:
+        asked.append(where)
+        raise InputError("nothing is recorded here")
+
+    monkeypatch.setattr("estimator.recorder.peft_adapters.wrapped_config", wrapped_config)
+    folder = write_config(tmp_path / "mine", {"model_type": "llama"})
+    for model in (str(folder), "smollm2-135m"):
+        with pytest.raises(InputError, match="nothing is recorded here"):
+            resolve(parse_plan({"model": model, "method": {"name": "vblora"}, "seq": 8}))
+    assert [Path(one).name for one in asked] == ["config.json", "smollm2-135m"]
