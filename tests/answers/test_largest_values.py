@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import zlib
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,7 +15,18 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from estimator.answers.estimate import estimate
-from estimator.answers.inverse import LIMITS, QUESTIONS, RANKED, Solution, _PlainSearch, _Search, curve, solve
+from estimator.answers.inverse import (
+    LIMITS,
+    QUESTIONS,
+    RANKED,
+    Solution,
+    _PlainSearch,
+    _Search,
+    curve,
+    on_device,
+    solve,
+)
+from estimator.engines.devices import find
 from estimator.engines.torch_cpu.engine import UNCERTAINTY, TorchCpu
 from estimator.errors import InputError
 from estimator.methods.registry import METHODS
@@ -435,3 +447,20 @@ def test_an_engine_without_steps_is_asked_few_times(value: int, unit: int, power
     search.budget = 10**40
     limit = 10**8 // unit * unit
     assert search.largest(NO_MARGIN) == (limit, None)
+
+
+def test_the_value_of_a_solution_is_its_answer() -> None:
+    """And without one what fits without a margin."""
+    for answer, without, value in ((7, 9, 7), (None, 9, 9), (None, None, None)):
+        one = SimpleNamespace(answer=answer, answer_without_margin=without)
+        assert Solution.value.fget(one) == value  # type: ignore[attr-defined]
+
+
+def test_a_plan_on_another_device() -> None:
+    """On CUDA where the device has it, unless the plan names a runtime."""
+    plan = parse_plan({"model": "smollm2-135m", "budget": "4GiB"})
+    for device, runtime in (("rtx-3090", "torch-cuda"), ("apple-16gb", "torch-cpu")):
+        found = on_device(plan, find(device))
+        assert (found.device, found.runtime, found.budget) == (device, runtime, None)
+    named = parse_plan({"model": "smollm2-135m", "runtime": "torch-cpu"})
+    assert on_device(named, find("rtx-3090")).runtime == "torch-cpu"

@@ -26,7 +26,8 @@ from hypothesis import strategies as st
 
 from estimator import estimate
 from estimator.answers import bulk as batch
-from estimator.answers.formulas import compile_plan, regime_of, regimes
+from estimator.answers.formulas import _mean_covers, compile_plan, regime_of, regimes
+from estimator.ledger.sizes import symbol
 from estimator.plans.models import load
 from estimator.plans.plan import Plan, parse_plan
 from estimator.plans.resolve import resolve
@@ -375,3 +376,18 @@ def test_regimes_have_a_sequence(window: int | None, expected: set[tuple[bool, b
     assert {(one.seq_one, one.window_reached) for one in found} == expected
     assert len(found) == 2 * len(expected)  # of one row, and of more
     assert found[0].batch_one is False
+
+
+def test_what_a_mean_of_two_sizes_covers() -> None:
+    """By hand: some weighted mean of two has no coefficient below that of a third, which is then never the largest."""
+    batch, seq = symbol("B"), symbol("S")
+    two = (2 * batch, 2 * seq)
+    assert _mean_covers(*two, batch + seq)  # half of each
+    assert _mean_covers(*two, 2 * batch)
+    assert _mean_covers(*two, 2 * seq)
+    assert not _mean_covers(*two, batch + 2 * seq)
+    assert not _mean_covers(*two, 3 * batch)
+    assert not _mean_covers(*two, batch + seq + 1)
+    assert _mean_covers(4 * batch + 8, 4 * seq, batch + 3 * seq + 2)  # a quarter of the first
+    assert not _mean_covers(4 * batch + 8, 4 * seq, batch + 3 * seq + 3)
+    assert _mean_covers(7, 9, 8)
