@@ -18,6 +18,7 @@ import numpy as np
 import pytest
 
 import estimator
+from estimator.answers.result import _phase_note
 from estimator.errors import InputError
 from estimator.methods.registry import METHODS
 from estimator.plans.flat import BLOCKS
@@ -287,3 +288,13 @@ def test_more_positions_than_there_are(model: str, seq: int, keys: dict[str, Any
     said = [one for one in estimator.estimate(model=model, seq=seq, **keys).warnings if "positions" in one]
     assert len(said) == (words is not None)
     assert all(str(words) in one for one in said)
+
+
+def test_a_trainer_that_generates_says_which_phase_holds_the_peak() -> None:
+    """And what takes less there; of other trainers and of inference nothing is said."""
+    grpo = parse_plan({"model": "smollm2-135m", "trainer": "trl-grpo", "seq": 64, "prompt_seq": 16, "batch": 8})
+    for peak_at, phase in (("decode", "generation"), ("model scoring", "scoring"), ("loss backward", "the update")):
+        (note,) = _phase_note(grpo, peak_at)
+        assert f", {phase} holds the peak" in note
+    for keys in ({}, {"trainer": "trl-sft"}, {"trainer": "trl-dpo", "batch": 2}, {"task": "infer"}):
+        assert _phase_note(parse_plan({"model": "smollm2-135m", "seq": 64, **keys}), "decode") == []

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 
 from estimator.answers.serving import serving
 from estimator.engines.served.checkpoint import bytes_of, rope_bytes
-from estimator.engines.served.formats import of_config
+from estimator.engines.served.formats import Format, of_config
 from estimator.engines.vllm.caches import grouped, layers
 from estimator.engines.vllm.command_line import GRAMMAR
 from estimator.engines.vllm.engine import ENGINE, Rank, _fitted, parts, usual_length
@@ -207,3 +208,19 @@ def test_built_in_models_were_asked(release: str, least: int) -> None:
         why = [one["error"] for one in answers.values() if "error" in one]
         allowed = ("divisible", "AssertionError", "not supported for now")
         assert model in NOT_ASKED or all(any(word in text for word in allowed) for text in why), (model, why)
+
+
+@pytest.mark.parametrize(
+    ("weights", "more", "expected"),
+    [
+        ({}, {}, Format("compressed-tensors", Fraction(8), of_output=4)),
+        ({"num_bits": 8}, {"format": "pack-quantized"}, Format("compressed-tensors", Fraction(8), of_output=4)),
+        ({"num_bits": 4}, {}, Format("compressed-tensors", Fraction(4), of_output=4)),
+        ({"num_bits": 4, "group_size": 128}, {}, Format("compressed-tensors", Fraction(4), 128, Fraction(2))),
+    ],
+    ids=str,
+)
+def test_bits_of_compressed_tensors(weights: dict[str, Any], more: dict[str, Any], expected: Format) -> None:
+    """Eight where the config says none (``QuantizationArgs``); a scale for each group, or for each output."""
+    given = {"quant_method": "compressed-tensors", "config_groups": {"group_0": {"weights": weights}}, **more}
+    assert of_config(given, "") == expected

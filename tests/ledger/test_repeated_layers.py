@@ -252,6 +252,6 @@ def test_what_is_resident_is_not_counted_live() -> None:
     with ledger.standing_for(3):
         weight = ledger.parameter("weight", (4, 5), "float32", requires_grad=True)
     buffer = ledger.buffer((7,), "float32")
-    ledger.pack(weight, "")
-    ledger.pack(buffer, "")
+    ledger.pack(weight, "", 0, ())
+    ledger.pack(buffer, "", 0, ())
     assert (ledger.live, ledger.saved, ledger.buffer_bytes, weight.copies) == (0, 0, 28, 3)

@@ -11,6 +11,9 @@ from estimator import estimate
 from estimator.methods.lokr import factorization
 from estimator.methods.oft import divisor
 from estimator.methods.registry import METHODS
+from estimator.plans.plan import parse_plan
+from estimator.plans.resolve import resolve
+from tests.cases.method_examples import EXAMPLES
 from tests.cases.small_models import TINY, write_config
 
 
@@ -70,3 +73,24 @@ HIDDEN, INNER, LAYERS, KEYS = 576, 1536, 30, 192
 def test_what_trains(method: dict[str, Any], trained: int) -> None:
     """By hand: the rows, vectors and factors of the methods' papers, and nothing else of the model."""
     assert estimate("smollm2-135m", method=method, seq=16).trainable_parameters == trained
+
+
+@pytest.mark.extra("trace")
+@pytest.mark.share(4)
+@pytest.mark.parametrize(
+    ("name", "block"),
+    [(name, block) for name in EXAMPLES if METHODS[name].peft for block in EXAMPLES[name][:1]],
+    ids=lambda one: one if isinstance(one, str) else "",
+)
+def test_adapters_are_those_that_peft_makes(name: str, block: dict[str, Any], tmp_path: Path) -> None:
+    """Witness: PEFT, around the model on the meta device: parameters that train, and those that the adapter adds."""
+    from estimator.witnesses.reference.model import build_model
+
+    sizes = {"num_hidden_layers": 3, "hidden_size": 64, "intermediate_size": 128, "num_key_value_heads": 4}
+    model = write_config(tmp_path, {**TINY, **sizes})
+    plan = parse_plan({"model": model, "method": block, "batch": 1, "seq": 8, "dtype": "float32"})
+    found = estimate(plan)
+    real = build_model(resolve(plan))
+    parameters = {id(p): p for p in real.parameters()}.values()
+    assert found.trainable_parameters == sum(p.numel() for p in parameters if p.requires_grad)
+    assert found.bytes["parameters"] == sum(p.numel() * p.element_size() for p in parameters)

@@ -73,7 +73,7 @@ def test_quantising_allocates(bits: int, dtype: str) -> None:
     start = ledger.live
     ledger.peaks.clear()
     with saved_activations.held_as(ledger, f"int{bits}", 64):
-        held, unpack = ledger.pack(leaf, "")
+        held, unpack = ledger.pack(leaf, "", 0, ())
     assert (ledger.live - start, ledger.saved) == (_left(quantising), _left(quantising))
     assert max(ledger.peaks.values()) - start == pytest.approx(_peak(quantising), abs=TOLERANCE)
     start = ledger.live
