@@ -76,13 +76,11 @@ def test_what_trains(method: dict[str, Any], trained: int) -> None:
 
 
 @pytest.mark.extra("trace")
-@pytest.mark.share(4)
+@pytest.mark.share(6)
 @pytest.mark.parametrize(
-    ("name", "block"),
-    [(name, block) for name in EXAMPLES if METHODS[name].peft for block in EXAMPLES[name][:1]],
-    ids=lambda one: one if isinstance(one, str) else "",
+    "block", [block for name in EXAMPLES if METHODS[name].peft for block in EXAMPLES[name]], ids=str
 )
-def test_adapters_are_those_that_peft_makes(name: str, block: dict[str, Any], tmp_path: Path) -> None:
+def test_adapters_are_those_that_peft_makes(block: dict[str, Any], tmp_path: Path) -> None:
     """Witness: PEFT, around the model on the meta device: parameters that train, and those that the adapter adds."""
     from estimator.witnesses.reference.model import build_model
 

@@ -16,7 +16,7 @@ from estimator.engines.vllm.options import VllmOptions
 from estimator.errors import InputError
 from estimator.methods.registry import METHODS
 from estimator.plans.flat import BLOCKS, nested
-from estimator.plans.plan import Plan, parse_plan
+from estimator.plans.plan import Plan, _image_size, parse_plan
 from estimator.plans.words import KEYS, VALUES, Given, refuse_words
 from estimator.show.cli import main
 from estimator.steps.sharding.options import NO_RULE_YET
@@ -144,3 +144,28 @@ def test_words_are_of_plans_only(capsys: pytest.CaptureFixture[str]) -> None:
     """A command without a plan does not send its user to the keys of one."""
     assert main(["devices", "--memory", "8GiB"]) == 2
     assert "did you mean --min-memory" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("written", "sizes"),
+    [
+        ("64x48", (64, 48)),
+        (" 64 X 48 ", (64, 48)),
+        ([64, 48], (64, 48)),
+        ("64x48,32x16", ((64, 48), (32, 16))),
+        (["64x48", [32, 16]], ((64, 48), (32, 16))),
+        ("99999x1", (99999, 1)),
+    ],
+    ids=str,
+)
+def test_sizes_of_images(written: Any, sizes: Any) -> None:
+    """Height and width, of each image or of all."""
+    assert _image_size(written) == sizes
+
+
+@pytest.mark.parametrize(
+    "written", ["64", "64x", "0x64", "100000x1", [0, 64], [10**5, 1], [64, 48, 3], [True, 64], 64, None]
+)
+def test_what_is_no_size_of_an_image(written: Any) -> None:
+    with pytest.raises(ValueError, match="must be height x width in pixels"):
+        _image_size(written)

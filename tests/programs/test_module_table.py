@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import peft
@@ -25,7 +26,7 @@ from estimator.methods.default_targets import (
 )
 from estimator.methods.registry import METHODS
 from estimator.operators import CPU
-from estimator.plans.models import ModelSpec
+from estimator.plans.models import ModelSpec, load
 from estimator.plans.plan import parse_plan
 from estimator.plans.resolve import resolve
 from estimator.programs import Config
@@ -214,3 +215,19 @@ def test_what_peft_does_not_adapt_is_refused(name: str, targets: str, tmp_path: 
         peft.get_peft_model(
             real(sizes(model_type="llama"), "cpu"), peft.PEFT_TYPE_TO_CONFIG_MAPPING[name.upper()](**options)
         )
+
+
+@pytest.mark.parametrize(
+    ("model", "whole", "quantised"),
+    [("smollm2-135m", False, False), ("llama-3.1-8b", False, False), ("llama-3.1-8b", True, True)],
+)
+def test_an_output_embedding_is_quantised_by_formats_that_say_so(model: str, whole: bool, quantised: bool) -> None:
+    """``get_keys_to_not_convert``: the layers' products are, a tied matrix never is."""
+    source: Any = load(model).config.source
+    program = source.families[0].at(source.raw, {})
+    rows = {row.path: row for row in program.numbered_modules()}
+    base: Any = SimpleNamespace(quantises_head=whole, kept=())
+    found = [
+        RecordedCausalLM._quantised(base, program, rows[path]) for path in ("lm_head", "model.layers.0.mlp.up_proj")
+    ]
+    assert found == [quantised, True]
