@@ -166,3 +166,18 @@ def test_training_is_asked_about_one_model() -> None:
     name, answer = output("max-context", "smollm2-135m", *asked).split(": ")
     assert (name, int(answer) > 100) == ("lora", True)
     assert "name one" in refusal("max-context", "smollm2-135m,qwen3-0.6b", *asked)
+
+
+def test_engines_are_compared_by_what_their_first_limits_count(capsys: pytest.CaptureFixture[str]) -> None:
+    """Of a phone dirty memory, before what is in use."""
+    asked = ["max-context", "qwen3-0.6b", "--engines", "llama.cpp,executorch", "--device", "iphone-15"]
+    assert main([*asked, "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)["rows"]
+    assert [[limit["counted"] for limit in row["limits"]] for row in rows] == [["dirty", "used"]] * 2
+    assert main(asked) == 0
+    text = capsys.readouterr().out
+    assert ", by engine\n" in text
+    assert "needs GiB" in text
+    for row, engine in zip(rows, ("llama.cpp", "ExecuTorch"), strict=True):
+        line = next(line for line in text.splitlines() if f"qwen3-0.6b, {engine}" in line)
+        assert f" {row['limits'][0]['bytes'] / 2**30:.2f} " in line
