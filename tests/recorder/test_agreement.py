@@ -57,3 +57,17 @@ def test_what_does_not_agree_is_left_out(base: Setting, monkeypatch: pytest.Monk
     assert under._replace(attention="eager").is_of(found)
     assert not base._replace(attention="eager", device="cuda").is_of(found)
     assert not under._replace(attention="eager", device="cuda").is_of(found)
+
+
+def test_a_step_agrees_at_every_size(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One of the draws at which it does not is enough to leave it out."""
+    asked: list[Step] = []
+
+    def agrees(step: Step) -> bool:
+        asked.append(step)
+        return step.attention != "eager" or asked.count(step) == 1
+
+    found = served(Setting(), monkeypatch, agrees)
+    assert max(map(asked.count, asked)) == 2
+    assert Setting(attention="sdpa").is_of(found)
+    assert not Setting(attention="eager").is_of(found)
