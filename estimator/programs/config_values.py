@@ -39,7 +39,8 @@ IGNORED = frozenset({
     "model_type", "transformers_version", "architectures", "output_hidden_states", "return_dict", "torchscript",
     "dtype", "torch_dtype", "use_cache", "chunk_size_feed_forward", "is_encoder_decoder", "id2label", "pretraining_tp",
     "label2id", "problem_type", "_name_or_path", "output_attentions", "is_decoder", "rope_parameters",
-    "rope_scaling", "rope_theta", "auto_map", "tokenizer_class", "num_labels", "task_specific_params",
+    "rope_scaling", "rope_theta", "global_rope_theta", "local_rope_theta", "auto_map", "tokenizer_class",
+    "num_labels", "task_specific_params",
 })  # fmt: skip
 """Keys of every config, which change no forward pass of a causal language model or are treated by themselves."""
 GENERATION = frozenset({

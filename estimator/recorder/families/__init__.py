@@ -184,8 +184,11 @@ def _of_encoder(
     """
     own: dict[str, Any] = {"is_decoder": False, "chunk_size_feed_forward": 0}
     if classifies:
+        heads = {"problem_type": None}
+        if resolved_keys(found.raw).get("classifier_dropout") is None:
+            heads["classifier_dropout"] = None
         return (
-            replace(found, structure={**found.structure, **own, "problem_type": None, "classifier_dropout": None}),
+            replace(found, structure={**found.structure, **own, **heads}),
             lists,
             {**defaults, **own, "num_labels": 2},
         )
