@@ -141,14 +141,14 @@ def cases_of_encoder(raw: Mapping[str, Any], head: str) -> list[Case]:
     found = [Case(of_dtypes(one), head) for one in sorted(every, reverse=True)]
     autocast += [] if HEADS[head].labels else [one._replace(attention_mask=True) for one in autocast]
     found += [Case((one,), head) for one in sorted(autocast)]
+    within: list[Case] = []
     if window_key(resolved_keys(raw)) is not None:  # without padding SDPA needs no mask within the window
         found = [one for one in found if one.settings[0].attention == model.attention]
-        beyond = [replace(one, beyond_window=None if one.settings[0].attention_mask else True) for one in found]
         within = [one for one in found if not (one.settings[0].attention_mask or one.settings[0].autocast)]
-        found = beyond + within
+        found = [replace(one, beyond_window=None if one.settings[0].attention_mask else True) for one in found]
     if head == "sequence-classification":  # one label is a regression
         found += [replace(one, fixed=fixed) for fixed in (("num_labels",), ("B", "num_labels")) for one in found]
-    return found
+    return found + within
 
 
 def rows_of(chunked: bool) -> list[tuple[tuple[str, ...], bool]]:
