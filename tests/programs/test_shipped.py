@@ -235,6 +235,12 @@ IMAGES: list[tuple[str, dict[str, Any]]] = [
     ("smolvlm-256m", {"image_size": "300x1200,700x2000", "batch": 2, "checkpointing": "layer", "dtype": "bfloat16"}),
     ("smolvlm-500m", {"images": 1, "batch": 1, "method": LINEAR, "device": "h100-80gb"}),
     ("smolvlm2-500m", {"image_size": "1024x768", "batch": 3, "freeze": ["vision", "projector"]}),
+    ("llava-1.5-7b", {"images": 2, "batch": 1, "task": "infer", "dtype": "float32"}),
+    ("gemma-3-4b", {"images": 1, "batch": 2, "task": "infer", "dtype": "bfloat16", "device": "h100-80gb"}),
+    ("internvl3-1b", {"image_size": "1024x768", "batch": 2, "seq": 4000, "task": "infer", "method": LINEAR}),
+    ("paligemma-3b", {"images": 2, "batch": 1, "task": "infer", "dtype": "bfloat16"}),
+    ("smolvlm-256m", {"image_size": "300x1200,700x2000", "batch": 2, "task": "infer", "device": "h100-80gb"}),
+    ("smolvlm2-500m", {"images": 1, "batch": 3, "task": "infer", "dtype": "bfloat16"}),
 ]
 """Images of several sizes and numbers, and towers that do not train."""
 

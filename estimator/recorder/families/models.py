@@ -124,9 +124,9 @@ def record_models(
     train = Setting(attention=HuggingFaceModel(raws[0], "the config", head).attention)
     lower = tuple(train._replace(dtype=dtype, autocast=dtype) for dtype in LOWER)
     wide = (train._replace(dtype="float32", autocast="bfloat16"),)
-    cases = [of_dtypes(train), wide]
-    if not (HEADS[head].media and HEADS[head].text):  # images beside text are answered for training alone
-        cases += [of_dtypes(train._replace(trains=False)), lower]
+    cases = [of_dtypes(train), wide, of_dtypes(train._replace(trains=False))]
+    if not (HEADS[head].media and HEADS[head].text):  # images beside text are trained in bfloat16's autocast alone
+        cases.append(lower)
     made: dict[str, Family | InputError] = {}
     waiting = [
         (tuple([one._replace(device=device) for one in settings]), fixed)
