@@ -65,6 +65,7 @@ MODELS: dict[tuple[str, str], tuple[str, ...]] = {
     ("seq2seq-lm", "t5.gated"): ("flan-t5-",),
     ("image-classification", "vit.default"): ("vit-", "deit-"),
     ("ctc", "wav2vec2.default"): ("wav2vec2-base-960h",),
+    ("ctc", "hubert.default"): ("hubert-base",),
     ("image-classification", "dinov2.default"): ("dinov2-",),
     ("image-text", "gemma3.default"): ("gemma-3-4b", "gemma-3-12b", "gemma-3-27b"),
     ("image-text", "idefics3.default"): ("smolvlm-",),
