@@ -301,6 +301,7 @@ WIDE: dict[str, dict[str, Any]] = {
     "GPU": {"image_size": "300x1200,300x1200,300x1200", "batch": 1, "seq": 4000, "method": LINEAR}
     | {"device": "h100-80gb"},
     "sizes": {"image_size": "300x1200,400x1600", "batch": 3, "freeze": ["vision", "projector"]},
+    "inference": {"image_size": "300x1200,400x1600", "batch": 2, "task": "infer"},
 }
 """Images of few tiles. A recording of more reads numbers that it does not hold."""
 
@@ -337,6 +338,7 @@ def test_a_model_that_looks_at_images_is_answered_without_torch() -> None:
         "    trained = estimator.estimate(**plan).bytes\n"
         "    tuned = estimator.estimate(**plan, checkpointing='layer', method='lora', device='h100-80gb').bytes\n"
         "    assert trained['saved'] > tuned['saved'] > 0\n"
+        "    assert trained['peak'] > estimator.estimate(**plan, task='infer').bytes['peak'] > 0\n"
         "    f = function_of(parse_plan(plan), ['images', 'seq'], ceiling=False)\n"
         "    assert evaluate(f, {'images': 2, 'seq': 6000})['peak'] == trained['peak']\n"
     )
