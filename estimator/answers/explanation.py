@@ -14,6 +14,7 @@ from ..ledger.sizes import Poly, symbol, symbols_of
 from ..plans.plan import Plan
 from ..plans.refusals import check_question
 from ..plans.resolve import Resolved, resolve
+from ..programs.heads import HEADS
 from ..programs.layer_runs import Segment, layers_stood_for, segments
 from ..programs.recorded import Sizes
 from ..steps.checkpointing import segment_length
@@ -158,6 +159,10 @@ class Explanation:
     """The names in formulas, with their values in the plan."""
     sharding: tuple[Exchange, ...] = ()
     """What sharding takes from a process, and what it adds to it."""
+    tokens: int = 1
+    """The tokens of the batch: of its text, or of a decoder beside an encoder. Its rows if it has neither."""
+    per: str = "token"
+    """What ``tokens`` counts, ``token`` or ``row``."""
 
     def to_dict(self) -> dict[str, Any]:
         """The explanation as one JSON object; sizes are bytes."""
@@ -186,7 +191,16 @@ def explain(plan: Plan) -> Explanation:
     values = _add_formulas(places, resolved, totals.rows)
     of_names = [size for place in places for row in place.rows for size in (row.formula or 0, *(row.symbols or ()))]
     names = tuple(names_in(of_names, values).items())
-    return Explanation(plan, _parts(places), whole(totals.saved), names, _exchanges(live_of(resolved, totals), plan))
+    exchanges = _exchanges(live_of(resolved, totals), plan)
+    return Explanation(plan, _parts(places), whole(totals.saved), names, exchanges, *_tokens(resolved))
+
+
+def _tokens(resolved: Resolved) -> tuple[int, str]:
+    """How many tokens, or else rows, a batch has, and which of these they are."""
+    plan = resolved.plan
+    if HEADS[resolved.spec.head].text:
+        return plan.batch * plan.seq, "token"
+    return (plan.batch * plan.target_seq, "token") if resolved.step.lengths else (plan.batch, "row")
 
 
 def _exchanges(rank: Result, plan: Plan) -> tuple[Exchange, ...]:
@@ -245,7 +259,7 @@ class _Place:
 
 def _places(resolved: Resolved, totals: StepTotals, units: Mapping[tuple[int, int], _Unit]) -> list[_Place]:
     """Where rows are, in the order in which the forward pass comes there."""
-    tokens = resolved.plan.batch * resolved.plan.seq
+    tokens, _ = _tokens(resolved)
     linear = {module.path for module in resolved.spec.config.modules.of("linear")}
     uses: list[list[SavedBy]] = [[] for _ in totals.rows]
     for use in totals.saved_by:

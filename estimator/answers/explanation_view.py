@@ -118,8 +118,12 @@ class View:
     @property
     def total_per_token(self) -> tuple[Fraction, ...]:
         """Bytes per token of each method, of all layers and what lies outside of them."""
-        tokens = self.plan.batch * self.plan.seq
-        return tuple(Fraction(nbytes, tokens) for nbytes in self.saved)
+        return tuple(Fraction(one.saved, one.tokens) for one in self.explanations)
+
+    @property
+    def per(self) -> str:
+        """What bytes are divided by, a token or a row of the batch."""
+        return self.explanations[-1].per
 
     def to_dict(self) -> dict[str, Any]:
         """One JSON object; sizes are bytes."""

@@ -232,8 +232,8 @@ class _Search:
         if recorded is not None and recorded.scores and key == "batch":
             unit = plan.num_generations or recorded.num_generations
             self.multiple_of = multiple_of = math.lcm(multiple_of, unit)
-        # Labels are shifted by one, and a row of a trainer has a prompt and a completion.
-        least = 2 if key == "seq" and (plan.loss in SHIFTING or recorded is not None) else 1
+        # Labels are shifted by one, and a row of a trainer has a prompt and a completion. A target has text and an end.
+        least = 2 if key == "target_seq" or (key == "seq" and (plan.loss in SHIFTING or recorded is not None)) else 1
         least = least_batch(plan.trainer, plan.loss_type) if key == "batch" else least
         least = max(least, tokens_of_images(plan)) if key == "seq" else least
         self.lowest = self._multiple(max(least, -(-plan.mlp_chunks // other)))

@@ -44,7 +44,9 @@ def explanation_figure(view: View) -> Figure:
 def _plan_in_short(view: View) -> str:
     plan = view.plan
     method = [] if len(view.labels) > 1 else [view.labels[0]]
-    parts = [plan.model, *method, f"batch {plan.batch}", f"{plan.seq} tokens", plan.dtype, plan.attention]
+    own = view.explanations[-1]
+    tokens = [f"{own.tokens // plan.batch} tokens"] if own.per == "token" else []
+    parts = [plan.model, *method, f"batch {plan.batch}", *tokens, plan.dtype, plan.attention]
     return ", ".join([*parts, *([f"checkpointing {plan.checkpointing}"] if plan.checkpointing != "none" else [])])
 
 

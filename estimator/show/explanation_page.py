@@ -39,7 +39,7 @@ def _text(text: str) -> str:
 def _totals(view: View) -> str:
     return "".join(
         f'<p class="total"><strong>{human(saved)}</strong> {_text(f"by {name}" if len(view.labels) > 1 else "")} '
-        f"({saved:,} bytes, {mixed(per_token)} per token)</p>"
+        f"({saved:,} bytes, {mixed(per_token)} per {view.per})</p>"
         for name, saved, per_token in zip(view.labels, view.saved, view.total_per_token, strict=True)
     )
 
@@ -68,10 +68,10 @@ def _section(view: View, number: int, section: Section) -> str:
     largest = max(line.row.per_token for line in section.lines)
     two = len(view.labels) > 1
     each = " each" if section.count > 1 else ""
-    sums = f"{' and '.join(map(mixed, section.per_token))} bytes per token{each}"
+    sums = f"{' and '.join(map(mixed, section.per_token))} bytes per {view.per}{each}"
     if two:
         sums += f". {view.labels[1]} drops {mixed(section.only(0))} and adds {mixed(section.only(1))}"
-    names = view.labels if two else ("bytes per token",)
+    names = view.labels if two else (f"bytes per {view.per}",)
     heads = "".join(f'<th class="n">{_text(name)}</th>' for name in names)
     rows = "".join(_row(line, names, largest) for line in section.lines)
     total = "".join(

@@ -204,6 +204,25 @@ def test_formulas_in_the_target_s_length() -> None:
     assert {"batch", "seq", "target_seq"} <= {name for name, _ in here.values}
 
 
+def test_bytes_are_divided_by_the_tokens_that_there_are() -> None:
+    """By hand: of the text, else of what the decoder learns; without either by rows."""
+    found = {
+        "llama-3.2-1b": {"seq": 48, "batch": 3},
+        "t5-small": {"seq": 48, "target_seq": 7, "batch": 3},
+        "whisper-tiny": {"target_seq": 7, "batch": 3},
+        "vit-base": {"batch": 3},
+    }
+    counted = {name: explain(parse_plan({"model": name, **keys})) for name, keys in found.items()}
+    assert [(one.tokens, one.per) for one in counted.values()] == [
+        (144, "token"),
+        (144, "token"),
+        (21, "token"),
+        (3, "row"),
+    ]
+    row = counted["whisper-tiny"].parts[0].rows[0]
+    assert row.per_token * 21 == row.nbytes
+
+
 def test_a_batch_of_one_has_the_formulas_of_others_where_they_hold() -> None:
     """The labels of a single sequence are a view of more; all else is as for two."""
     parts = {part.name: part.condition for part in explained({"model": "llama-3.2-1b", "seq": 64}).parts}

@@ -102,7 +102,7 @@ def _print(view: View) -> None:
     if len(view.labels) > 1:
         show(f"Side by side: {view.labels[0]}, then {view.labels[1]} (this plan's method).")
     for section in view.sections:
-        show(_table(section, view.labels))
+        show(_table(section, view.labels, view.per))
         for name, part in zip(view.labels, section.parts, strict=True):
             if part is None or part.formula is None:
                 continue
@@ -117,8 +117,8 @@ def _print(view: View) -> None:
     for name, saved, per_token in zip(view.labels, view.saved, view.total_per_token, strict=True):
         of = f" by {name}" if len(view.labels) > 1 else ""
         show_answer(
-            f"Saved for backward{of}: {human(saved)} ({saved:,} bytes, {mixed(per_token)} per token), the sum of all "
-            "rows, each as often as it is there.",
+            f"Saved for backward{of}: {human(saved)} ({saved:,} bytes, {mixed(per_token)} per {view.per}), the sum of "
+            "all rows, each as often as it is there.",
             brief=f"{name}: {saved:,}" if len(view.labels) > 1 else f"{saved:,}",
         )
 
@@ -136,12 +136,12 @@ def _exchanges(explanation: Explanation) -> Table:
     )
 
 
-def _table(section: Section, labels: Sequence[str]) -> Table:
-    """A section's rows; of two methods, a column for each."""
+def _table(section: Section, labels: Sequence[str], per: str) -> Table:
+    """A section's rows; of two methods, a column for each. Bytes are ``per`` token, or row."""
     from ...answers.explanation_view import mixed, numbers_of, shape_of, why_of
 
     two = len(labels) > 1
-    heading = f"{section.heading}: {' and '.join(map(mixed, section.per_token))} bytes per token"
+    heading = f"{section.heading}: {' and '.join(map(mixed, section.per_token))} bytes per {per}"
     heading += " each" if section.count > 1 else ""
     if two:
         heading += f"; {labels[1]} drops {mixed(section.only(0))} and adds {mixed(section.only(1))}"
@@ -152,7 +152,7 @@ def _table(section: Section, labels: Sequence[str]) -> Table:
         sizes = " = ".join(filter(None, (shape_of(row), numbers_of(row))))
         rows.append([str(number), row.module, f"{sizes} {row.dtype}", *amounts, row.operator, why_of(row)])
     rows.append(["", "sum", "", *map(mixed, section.per_token), "", ""])
-    columns = ["row", "module", "tensor", *(labels if two else ["bytes per token"]), "operator", "why it is kept"]
+    columns = ["row", "module", "tensor", *(labels if two else [f"bytes per {per}"]), "operator", "why it is kept"]
     last = len(columns) - 1
     return table(
         columns, rows, left=(1, 2, last - 1, last), title=heading, ruled=(len(rows) - 2,), strong=(len(rows) - 1,)
