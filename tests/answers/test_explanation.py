@@ -74,8 +74,8 @@ def check(explanation: Explanation) -> None:
     saved = estimate(plan).bytes["saved"]
     assert sum(part.count * sum(row.nbytes for row in part.rows) for part in explanation.parts) == saved
     assert explanation.saved == saved
-    tokens = plan.batch * plan.seq
-    assert sum((part.count * part.per_token for part in explanation.parts), Fraction(0)) == Fraction(saved, tokens)
+    per_token = sum((part.count * part.per_token for part in explanation.parts), Fraction(0))
+    assert per_token == Fraction(saved, explanation.tokens)
     layers = Counter(index for part in explanation.parts for unit in part.layers for index in unit)
     assert set(layers.values()) <= {1}
     for row in (row for part in explanation.parts for row in part.rows):
