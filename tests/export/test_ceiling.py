@@ -61,7 +61,7 @@ def test_replays_on_a_line_give_the_line(monkeypatch: pytest.MonkeyPatch) -> Non
     assert asked[0] == {"batch": 1, "seq": 64, "r": 2}
     assert len(asked) == found.replays == 64
     assert found.largest == {name: max(point[name] for point in asked) for name in ("batch", "seq", "r")}
-    for name, least, most in (("batch", 12, 16), ("seq", 6000, 8192), ("r", 50, 64)):  # SmolLM2 has 8,192 positions
+    for name, least, most in (("batch", 12, 16), ("seq", 12000, 16384), ("r", 50, 64)):
         assert least < found.largest[name] <= most
     assert (found.constant, found.share) == (64 + 64, Fraction(100, 1000))
     few, asked = replayed(monkeypatch, 3000 + 10 * 3000, 0)
