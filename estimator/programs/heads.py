@@ -158,9 +158,12 @@ _AUDIO = (
 def head_of(raw: Mapping[str, Any]) -> str:
     """The head that a config's ``architectures`` name; that of a causal language model where they name none of these.
 
-    ``ForConditionalGeneration`` ends the names of larger models, too, of which the decoder is answered alone.
+    ``ForConditionalGeneration`` ends the names of larger models, too, of which the decoder is answered alone: their
+    config has others within it. That of an encoder-decoder has none, and may leave its class's defaults out.
     """
     names = raw.get("architectures")
+    within = [key for key in raw if key.endswith("_config") and key != "quantization_config"]
+    encodes = raw.get("is_encoder_decoder", not within) is True
     first = names[0] if isinstance(names, list) and names else ""
     for name, head in HEADS.items():
         if head.ending and isinstance(first, str) and first.endswith(head.ending):
@@ -168,7 +171,7 @@ def head_of(raw: Mapping[str, Any]) -> str:
                 return "audio-classification"
             if name != "seq2seq-lm":
                 return name
-            if raw.get("is_encoder_decoder") is not True:
+            if not encodes:
                 return "causal-lm"
             return "speech-seq2seq" if raw.get("model_type") in SPEECH else name
     older = isinstance(first, str) and first.endswith(("MTModel", "WithLMHeadModel"))  # Marian's, and T5's first name

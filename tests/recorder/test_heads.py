@@ -220,6 +220,18 @@ def test_the_head_is_what_the_architectures_say(architectures: Any, encoder: boo
 
 
 @pytest.mark.parametrize(
+    ("config", "head"),
+    [
+        ({}, "seq2seq-lm"), ({"quantization_config": {}}, "seq2seq-lm"), ({"model_type": "whisper"}, "speech-seq2seq"),
+        ({"text_config": {}}, "causal-lm"), ({"vision_config": {}, "quantization_config": {}}, "causal-lm"),
+    ],
+)  # fmt: skip
+def test_an_encoder_decoder_need_not_say_what_its_class_does(config: dict[str, Any], head: str) -> None:
+    """T5's class is an encoder-decoder where its config.json does not say so; a larger model has configs in its own."""
+    assert head_of({"architectures": ["T5ForConditionalGeneration"], **config}) == head
+
+
+@pytest.mark.parametrize(
     ("config", "keys", "words"),
     [
         (BERT, {"head": "masked-lm", "loss": "chunked"}, "loss has no rule with head: masked-lm; leave it out"),
