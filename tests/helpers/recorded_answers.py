@@ -1,0 +1,54 @@
+"""The bytes that are answered now, compared with those that were recorded (``tests/cases/recorded_bytes.py``).
+
+Each folder's ``test_recorded_bytes.py`` asks the groups of questions that its rules answer. Of a group a run asks one
+in n, other ones with each commit. ``RECORDED=all pytest tests -k bytes_are_those_recorded`` asks all of them, in some
+four minutes. A change that means to change bytes writes the tables anew: ``python -m tests.cases.recorded_bytes``.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from estimator.errors import InputError
+from tests.cases.recorded_bytes import Row, answered, differences, table
+from tests.helpers.shares import in_turn, turn
+
+EVERY = {
+    "steps_gpu": 71,
+    "topics_gpu": 71,
+    "compositions": 61,
+    "optimizers": 31,
+    "savings": 61,
+    "real": 47,
+    "devices": 71,
+    "published": 199,
+    "formulas": 31,
+    "llama_cpp": 31,
+}
+"""Odd, as settings alternate in most of the tables."""
+CHUNK = 60
+"""Questions of a test."""
+
+
+def asked(group: str) -> Sequence[Row]:
+    """The questions of a group that are asked."""
+    return in_turn(table(group), 1 if os.environ.get("RECORDED") == "all" else EVERY.get(group, 7), turn())
+
+
+def parts(*groups: str) -> Iterator[tuple[str, int]]:
+    """The cases of a test: a group, and where in its questions the case begins."""
+    return ((group, start) for group in groups for start in range(0, len(asked(group)), CHUNK))
+
+
+def assert_recorded(group: str, start: int, folder: Path) -> None:
+    """Witness: the tables, of what this project itself answered before."""
+    __tracebackhide__ = True
+    found: list[str] = []
+    for number, row in enumerate(asked(group)[start : start + CHUNK]):
+        try:
+            found += differences(row, answered(row.asked, folder / str(number)))
+        except InputError as error:
+            found.append(f"{row.name}: was answered, is refused: {error}")
+    assert not found, "\n".join([f"{len(found)} figures differ from those recorded", *found])
