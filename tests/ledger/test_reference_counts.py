@@ -11,6 +11,7 @@ from estimator import operators as ops
 from estimator.errors import InputError
 from estimator.ledger import Events, Ledger, Tensor, backward, refcounts
 from estimator.ledger.graph import record
+from estimator.ledger.ledger import FARTHEST, input_of
 
 
 def test_the_question_at_import_is_short() -> None:
@@ -111,3 +112,18 @@ def test_an_operator_within_another_runs_under_the_outer_ones_name() -> None:
     record("Outer", outer, (x,), (), lambda call: (None,))
     record("Inner", inner, (x,), (), lambda call: (None,))
     assert (names, ledger.running) == (["Outer", "Inner"], "")
+
+
+def test_what_the_graph_says_of_an_input() -> None:
+    """The only leaf that a gradient reaches, and by way of which operators; of two leaves none is named."""
+    ledger = Ledger(ops.CPU)
+    a, b = (ledger.parameter(name, (4, 5), "float32", True) for name in "ab")
+    assert input_of(ledger.parameter("c", (4,), "float32", False)) == (False, "", ())
+    assert input_of(a) == (True, "a", ())
+    turned = ops.neg(ops.neg(a))
+    assert (input_of(turned).parameter, len(input_of(turned).through)) == ("a", 2)
+    assert input_of(ops.add(turned, b)) == (True, "", ())
+    for _ in range(FARTHEST - 2):
+        turned = ops.neg(turned)
+    assert input_of(turned).parameter == "a"
+    assert input_of(ops.neg(turned)) == (True, "", ())

@@ -24,6 +24,7 @@ from estimator.ledger.sizes import (
     floor,
     format_poly,
     is_so,
+    least,
     product,
     registered,
     simplify,
@@ -275,3 +276,11 @@ def test_a_fraction_is_left_out_of_a_constant_alone() -> None:
     assert floor((64 * chunks - 1) // 64) == chunks - 1
     with pytest.raises(InputError, match="must be a number"):
         floor((32 * chunks + 63) // 64)
+
+
+@pytest.mark.parametrize("tokens", [3, 9, 20])
+def test_the_smaller_of_a_number_and_a_polynomial(tokens: int) -> None:
+    """Witness: Python's ``min``."""
+    assert least(2 * tokens, 18) == min(2 * tokens, 18)
+    found = least(2 * symbol("S"), 18)
+    assert at(found, {"S": tokens}) == min(2 * tokens, 18)

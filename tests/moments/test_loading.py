@@ -229,6 +229,27 @@ def test_experts_are_cast_one_by_one_and_joined_on_the_gpu() -> None:
 
 
 @pytest.mark.parametrize(
+    ("keys", "words"),
+    [
+        ({"dtype": "float32"}, "weights are cast from the files' bfloat16 to float32"),
+        ({"dtype": "bfloat16", "device": "rtx-4090"}, "weights are copied from the mapped files"),
+        (
+            {"dtype": "nf4", "method": "lora", "rest_dtype": "float32"},
+            "weights are read in bfloat16, cast to float32 and quantised to nf4 one after the other",
+        ),
+        (
+            {"dtype": "nf4", "method": "lora", "rest_dtype": "bfloat16"},
+            "weights are read in bfloat16, quantised to nf4 one after the other",
+        ),
+    ],
+)
+def test_it_says_what_happens_to_weights(keys: dict[str, Any], words: str) -> None:
+    resolved = resolve(parse_plan({"model": "llama-3.2-1b", **keys}))
+    host = loading(resolved, RunOptions(checkpoint_dtype="bfloat16"), weights_of(resolved))[0]
+    assert words in host.why
+
+
+@pytest.mark.parametrize(
     ("block", "keys", "readers"),
     [
         ({"name": "fsdp2", "world_size": 4}, {}, 4),

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from estimator.moments.checkpoint import ADDED, checkpoint_of, model_files, unknown
+from estimator.moments.checkpoint import ADDED, _natural, checkpoint_of, model_files, unknown
 from estimator.moments.options import RunOptions
 from estimator.moments.run import moments_of
 from estimator.moments.saving import saving
@@ -134,3 +134,10 @@ def test_a_run_s_defaults_are_transformers() -> None:
     assert {key: ours[key] for key in shared} == {key: theirs[key] for key in shared}
     own = {"max_shard_size": "50GB", "device_map": "none", "preprocess_logits_for_metrics": "none"}
     assert {key: value for key, value in ours.items() if key not in shared and value} == own
+
+
+def test_weights_are_saved_in_the_order_of_their_numbers() -> None:
+    """By hand, as transformers' ``dot_natural_key`` orders them: a number alone comes before words, 2 before 10, and a
+    word before the same one with a number."""
+    names = ["b.x", "b.10.w", "b.2.w", "b.layer10", "b.layer2", "b.layer", "a.z"]
+    assert sorted(names, key=_natural) == ["a.z", "b.2.w", "b.10.w", "b.layer", "b.layer2", "b.layer10", "b.x"]
