@@ -64,6 +64,8 @@ MODELS: dict[tuple[str, str], tuple[str, ...]] = {
     ("seq2seq-lm", "t5.default"): ("t5-",),
     ("seq2seq-lm", "t5.gated"): ("flan-t5-",),
     ("image-classification", "vit.default"): ("vit-", "deit-"),
+    ("image-classification", "clip.default"): ("clip-",),
+    ("image-classification", "siglip.default"): ("siglip-",),
     ("ctc", "wav2vec2.default"): ("wav2vec2-base-960h",),
     ("ctc", "hubert.default"): ("hubert-base",),
     ("image-classification", "dinov2.default"): ("dinov2-",),

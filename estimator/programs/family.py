@@ -48,13 +48,13 @@ from .shared_tensors import placed
 from .substitution import DTYPE, substitute
 from .switches import Switch, switched
 
-ONES = ("B", "S", "K", "G", "chunks", "past", "num_labels", "T", "tiles")
+ONES = ("B", "S", "K", "G", "chunks", "past", "num_labels", "T", "tiles", "grid")
 """Symbols for which 1 often makes other calls: the batch, the sequence, the key/value heads of grouped queries, the
 queries' heads for each of them, the chunks of state-space layers, the tokens that a cache has, the labels of a
-classification, of which one is a regression's, the tokens of a decoder beside an encoder, and the tiles of a row's
-images."""
+classification, of which one is a regression's, the tokens of a decoder beside an encoder, the tiles of a row's images,
+and the patches of an image's side."""
 
-ONES_OF_CONFIGS = ("K", "num_labels")
+ONES_OF_CONFIGS = ("K", "num_labels", "grid")
 """Those of them that a config has."""
 
 

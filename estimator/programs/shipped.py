@@ -188,9 +188,12 @@ class Shipped(Source):
         """How many tiles the images of a row are. Raises ``InputError`` where the program is of other pixels."""
         if (images := self.families[0].recorded.get("images")) is None:
             return None
-        pixels, found = tuple(images[-1]), pixels_of(inputs)
+        pixels, found = images[-1] and tuple(images[-1]), pixels_of(inputs)
         if found is None:
             raise InputError("the program is of rows with images")
+        if pixels is None:  # those that the config says
+            config = nested(self.config)
+            pixels = (int((config.get("vision_config") or config)["image_size"]),) * 2
         if found[1] != pixels:
             sizes = [f"{high}x{wide}" for high, wide in (pixels, found[1])]
             raise InputError(f"the program is of images of {sizes[0]} pixels, and the model is given {sizes[1]}")

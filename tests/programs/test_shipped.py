@@ -291,6 +291,38 @@ SMALLER: dict[str, dict[str, Any]] = {
 """Sizes that no built-in model has. A structure's other sizes are all models'."""
 
 
+TOWERS: dict[str, dict[str, Any]] = {
+    "clip": {
+        "projection_dim": 96,
+        "text_config": {"model_type": "clip_text_model", "hidden_size": 64, "num_attention_heads": 4},
+        "vision_config": {"hidden_size": 192, "intermediate_size": 200, "num_hidden_layers": 5}
+        | {"num_attention_heads": 3, "image_size": 95, "patch_size": 12, "projection_dim": 96},
+    },
+    "siglip": {
+        "vision_config": {"hidden_size": 96, "intermediate_size": 200, "num_hidden_layers": 3}
+        | {"num_attention_heads": 4, "image_size": 151, "patch_size": 10},
+    },
+    "vit": {"hidden_size": 192, "intermediate_size": 344, "num_hidden_layers": 4}
+    | {"num_attention_heads": 3, "image_size": 384, "patch_size": 32},
+}
+"""Towers whose images and patches are of other sizes than any built-in model's; one beside a text model's config."""
+
+
+@pytest.mark.share(6)
+@pytest.mark.parametrize("keys", [*OF_EACH, {"batch": 1, "device": "h100-80gb"}, {"batch": 5, "task": "infer"}])
+@pytest.mark.parametrize("model_type", TOWERS)
+def test_a_tower_of_other_patches(
+    model_type: str, keys: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Witness: a recording of the module."""
+    pytest.importorskip("torch")
+    pytest.importorskip("transformers")
+    raw = {"model_type": model_type, **TOWERS[model_type]}
+    (tmp_path / "config.json").write_text(json.dumps(raw), encoding="utf-8")
+    plan = {"model": str(tmp_path), "head": "image-classification", **keys}
+    assert answer(plan, True, monkeypatch) == answer(plan, False, monkeypatch)
+
+
 WIDE: dict[str, dict[str, Any]] = {
     "all": {"image_size": "300x1200,300x1200", "batch": 2},
     "language": {

@@ -21,7 +21,7 @@ import transformers
 from ...errors import InputError
 from ...programs.config_values import GENERATION, IGNORED, flattened, name_of, nested, structural
 from ...programs.depth import Kinds, Signature
-from ...programs.expressions import evaluate
+from ...programs.expressions import evaluate, names
 from ...programs.family import Family
 from ...programs.heads import HEADS
 from ...programs.images import Given, Media, Processor, members, pixels_of
@@ -71,10 +71,9 @@ class _Part(NamedTuple):
         """The size of a head."""
         return self.head if self.head is not None else f"{self.hidden} / {self.heads}"
 
-    @property
-    def symbols(self) -> dict[str, str]:
-        """What the sizes are called; those of the part that makes text, and of a model without parts, as ever."""
-        part = self.hidden.rpartition(".")[0].partition("_")[0]
+    def symbols(self, alone: bool) -> dict[str, str]:
+        """What the sizes are called; those of the part that makes text, and of one ``alone``, as ever."""
+        part = "" if alone else self.hidden.rpartition(".")[0].partition("_")[0]
         made = {"H": self.hidden, "K": self.kv_heads or self.heads, "D": self.size}
         if self.kv_heads is not None:
             made["G"] = f"{self.heads} / {self.kv_heads}"
@@ -119,7 +118,7 @@ def record_models(
 
     ``processor`` makes their images, each of which is one tile in the recordings.
     """
-    found = _known(raws, head)
+    found = _known(raws, head, of_grid=processor is None and not HEADS[head].text)
     found.processor = None if processor is None else processor._replace(splits=False, most_tiles=1)
     train = Setting(attention=HuggingFaceModel(raws[0], "the config", head).attention)
     lower = tuple(train._replace(dtype=dtype, autocast=dtype) for dtype in LOWER)
@@ -198,12 +197,14 @@ def _rows(found: _Models) -> list[tuple[str, ...]]:
     return [tuple(chosen) for n in range(len(names) + 1) for chosen in combinations(names, n)]
 
 
-def _known(raws: Sequence[Mapping[str, Any]], head: str) -> _Models:
+def _known(raws: Sequence[Mapping[str, Any]], head: str, of_grid: bool = False) -> _Models:
     models = [HuggingFaceModel(raw, "the config", head) for raw in raws]
     configs = [
         {key: x for key, x in flattened(one.config.to_dict()).items() if name_of(key) not in _OF_BACKBONES}
         for one in models
     ]
+    if not HEADS[head].text:  # what a config says of a text model beside the tower has no effect
+        configs = [{key: x for key, x in one.items() if not key.startswith("text_config.")} for one in configs]
     for one, raw in zip(configs, raws, strict=True):  # a class may set a key, and go by what was given for it
         one |= {key: value for key, value in raw.items() if key in one and _plain(value)}
     keys = [key for key in configs[0] if all(key in one for one in configs)]
@@ -220,11 +221,13 @@ def _known(raws: Sequence[Mapping[str, Any]], head: str) -> _Models:
     found = _Models(head, configs, _defaults(configs), _lists(configs[0]), depths)
     if "classification" in head:
         found.symbols["num_labels"] = "num_labels"
+        found.defaults["num_labels"] = 2
         for one, raw in zip(configs, raws, strict=True):
             one["num_labels"] = raw.get("num_labels", 2)
     of_text = HEADS[head].text and not HEADS[head].media
     found.symbols |= _of_samples(configs[0])
     of_samples = bool(found.symbols.keys() - {"num_labels"})
+    found.symbols |= (grid := _grid(configs[0]) if of_grid else {})
     found.rates = tuple(
         key for key in keys if "dropout" in key and counts(key) and (key in differ or (of_samples and key in given))
     )
@@ -232,7 +235,12 @@ def _known(raws: Sequence[Mapping[str, Any]], head: str) -> _Models:
     found.open = [
         key
         for key in keys
-        if (key in differ or (of_text and key in _SIZES) or (of_samples and key in _SIZES_OF_SAMPLES))
+        if (
+            key in differ
+            or (of_text and key in _SIZES)
+            or (of_samples and key in _SIZES_OF_SAMPLES)
+            or any(key in names(text) for text in grid.values())
+        )
         and counts(key)
         and key not in apart
         and all(type(one[key]) is int for one in configs)
@@ -244,7 +252,7 @@ def _known(raws: Sequence[Mapping[str, Any]], head: str) -> _Models:
     of_attention = {key for part in own for key in part if key is not None}
     found.open = [key for key in found.open if key not in of_attention]
     for part in found.parts:
-        found.symbols |= part.symbols
+        found.symbols |= part.symbols(len(found.parts) == 1)
         if part in own and len({evaluate(part.size, one) for one in configs}) == 1:
             found.structure[f"{part.size} = {evaluate(part.size, configs[0])}"] = True
     found.parts = own
@@ -275,6 +283,18 @@ def _of_samples(config: Mapping[str, Any]) -> dict[str, str]:
         most = f"{drawn} + mask_time_min_masks - min({drawn}, mask_time_min_masks)"
         found["spans"] = f"min({most}, int({frames} / mask_time_length))"
     return found
+
+
+def _grid(config: Mapping[str, Any]) -> dict[str, str]:
+    """How many patches a side of an image has, of a tower that takes images of the size that its config says."""
+    return next(
+        (
+            {"grid": f"int({prefix}image_size / {prefix}patch_size)"}
+            for prefix in ("", "vision_config.")
+            if type(config.get(f"{prefix}image_size")) is int and type(config.get(f"{prefix}patch_size")) is int
+        ),
+        {},
+    )
 
 
 def _defaults(configs: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
@@ -353,6 +373,10 @@ def _drawn(found: _Models, settings: Sequence[Setting], fixed: Sequence[str], rn
                 config[part.hidden] = heads * 4 * n(2, 9)  # some classes refuse others than multiples
     for key in found.open:
         config[key] = base[key] + n(1, 900) if name_of(key) == "vocab_size" else 8 * n(20, 160)
+    for side in found.symbols.keys() & {"grid"}:
+        image, patch = found.symbols[side].removeprefix("int(").removesuffix(")").split(" / ")
+        config[patch] = n(4, 20)
+        config[image] = config[patch] * n(4, 12) + n(0, config[patch] - 1)
     for a, b in _equal(found):
         config[a] = config[b] = config[next(x for x in (b, a) if x in _of_attention(found))]
     for i, key in enumerate(found.depths):
@@ -459,7 +483,7 @@ def _recorded(found: _Models, settings: Sequence[Setting], fixed: Sequence[str],
     for one in ("B", "T", "tiles", "num_labels"):
         if one not in fixed and one in recordings[0][0] and _holds(found, settings, fixed, rng, family, (*ones, one)):
             ones.append(one)
-    drawn = {symbol for part in found.parts for symbol in part.symbols}
+    drawn = {symbol for part in found.parts for symbol in part.symbols(len(found.parts) == 1)}
     family = replace(family, ones=(*ones, *[one for one in ("K", "G") if one not in drawn]))
     for number in range(min(_CHECKED, len(found.configs))):
         draw = _drawn(found, settings, fixed, rng, number)
@@ -533,7 +557,7 @@ def _media(found: _Models, draw: _Draw) -> dict[str, Any]:
         return {"audio": samples if "samples" in draw.sizes else _AUDIO}
     module = model.build("float32")
     takes = [name for name in _TAKES if name in inspect.signature(module.forward).parameters]
-    return {"images": [takes, types_of(module), list(pixels[1])]}
+    return {"images": [takes, types_of(module), None if "grid" in found.symbols else list(pixels[1])]}
 
 
 _OWN = ("id2label", "label2id", "architectures", "transformers_version")
