@@ -198,8 +198,8 @@ def _method(settings: Settings) -> None:
 
 def _loaded(reading: Reading) -> str:
     """The checkpoint's dtype; bfloat16 where the model is not known, which is refused where the plan is read."""
-    with suppress(InputError):
-        return checkpoint_dtype(reading.plan["model"]) if "model" in reading.plan else "bfloat16"
+    with suppress(InputError, KeyError):
+        return checkpoint_dtype(reading.plan["model"])
     return "bfloat16"
 
 

@@ -1,7 +1,8 @@
 """What the estimator answers: tables in ``tests/data/recorded_bytes`` of questions and the bytes of their answers.
 
 Each file is a group of questions, one a line, cells apart by tabs: the question's name, the question itself as JSON,
-and the answer. An empty cell is a figure that the answer does not have.
+and the answer. An empty cell is a figure that the answer does not have. Where answers have few figures in common, one
+cell has all of an answer, as JSON.
 
 ``python -m tests.cases.recorded_bytes`` writes the tables anew, or those of the groups that it is given: only in a
 change that means to change bytes, or to ask more.
@@ -21,6 +22,7 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any, get_args
+from unittest.mock import patch
 
 import estimator
 from estimator.show.cli import main
@@ -30,6 +32,7 @@ from tests.cases.generate_calls import random_call
 from tests.cases.inference import OTHERS, SHAPES
 from tests.cases.method_examples import EXAMPLES
 from tests.cases.random_plans import random_plans
+from tests.cases.random_questions import commands, random_plan
 from tests.cases.recipes import RECIPES
 from tests.cases.small_models import FAMILIES, METHODS, all_cases, write_config
 from tests.cases.tables import MEASURED
@@ -44,8 +47,8 @@ class Row:
 
     name: str
     asked: dict[str, Any]
-    """``plan``, of a small model with its ``config``; ``formula``, a plan; ``published``, ``llama.cpp``, ``log``: which
-    one of the tables in ``docs/measured``."""
+    """``plan``, of a small model with its ``config``; ``command``, a command line; ``formula``, a plan; ``published``,
+    ``llama.cpp``, ``log``: which one of the tables in ``docs/measured``."""
     answer: dict[str, str] = field(default_factory=dict)
 
 
@@ -63,6 +66,8 @@ def answered(asked: dict[str, Any], folder: Path) -> dict[str, str]:
         figures = _buffers(llama_cpp_runs.usage_of_log(llama_cpp_runs.logs()[asked["log"]]))
     elif "formula" in asked:
         figures = _formulas(asked, folder)
+    elif "command" in asked:
+        figures = dict(_leaves(json.loads(_printed([*asked["command"], "--json"]))))
     elif "published" in asked:
         figures = _estimate(published_runs.plans(asked["published"][0])[asked["published"][1]])
     elif "config" in asked:
@@ -96,16 +101,11 @@ def _buffers(use: Any) -> dict[str, int]:
 def _formulas(asked: dict[str, Any], folder: Path) -> dict[str, str]:
     """The formula of every component as the command gives it."""
     folder.mkdir(parents=True)
-    path, out = folder / "plan.json", io.StringIO()
+    path = folder / "plan.json"
     path.write_text(json.dumps(asked["formula"]))
     command = ["formula", "--plan", str(path), "--component", "all", "--format", "json", *asked.get("options", [])]
-    error = io.StringIO()
-    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(error):
-        status = main(command)
-    if status:
-        raise estimator.InputError(error.getvalue().strip())
     found, moments = {}, ""
-    for record in json.loads(out.getvalue()):
+    for record in json.loads(_printed(command)):
         component, text = record["component"], _terms(record["terms"])
         if "moments" in record:
             largest = "; ".join(f"{row['moment']}: {_terms(row['terms'])}" for row in record["moments"])
@@ -120,6 +120,35 @@ def _formulas(asked: dict[str, Any], folder: Path) -> dict[str, str]:
         found[component] = text
         found["where"] = record["condition"]
     return found
+
+
+def _printed(command: list[str]) -> str:
+    """What a command prints. Raises ``InputError`` for what is refused."""
+    out, error = io.StringIO(), io.StringIO()
+    with contextlib.redirect_stdout(out), contextlib.redirect_stderr(error):
+        status = main(command)
+    if status == 2:
+        raise estimator.InputError(error.getvalue().strip())
+    return out.getvalue()
+
+
+SAID = ("model", "device", "options", "log", "plan", "source", "schema", "question")
+"""Parts of a printed answer that say what was asked."""
+
+
+def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
+    """The numbers and words of a printed answer by their places. Of sentences there is their number."""
+    if isinstance(value, dict):
+        for key, one in value.items():
+            if key not in SAID:
+                yield from _leaves(one, f"{path}.{key}".lstrip("."))
+    elif isinstance(value, list) and not (value and all(isinstance(one, str) for one in value)):
+        for number, one in enumerate(value):
+            yield from _leaves(one, f"{path}.{number}")
+    elif isinstance(value, list):
+        yield path, len(value)
+    elif value is not None and not (isinstance(value, str) and " " in value):
+        yield path, value
 
 
 def _terms(rows: list[dict[str, Any]]) -> str:
@@ -142,6 +171,8 @@ def groups() -> list[str]:
 def table(group: str) -> list[Row]:
     """A table as it is recorded."""
     head, *lines = [line.split("\t") for line in (TABLES / f"{group}.tsv").read_text(encoding="utf-8").splitlines()]
+    if head[2:] == ["answer"]:
+        return [Row(name, json.loads(asked), json.loads(answer)) for name, asked, answer in lines]
     return [
         Row(name, json.loads(asked), {key: cell for key, cell in zip(head[2:], cells, strict=True) if cell})
         for name, asked, *cells in lines
@@ -165,9 +196,11 @@ def write(group: str, rows: list[Row]) -> None:
     """Write a table."""
     columns = sorted({key for row in rows for key in row.answer})
     lines = [["case", "asked", *columns]]
+    if whole := group in RANDOM:
+        lines = [["case", "asked", "answer"]]
     for row in sorted(rows, key=lambda row: row.name):
-        asked = json.dumps(row.asked, sort_keys=True, separators=(",", ":"))
-        lines.append([row.name, asked, *(row.answer.get(key, "") for key in columns)])
+        asked, answer = (json.dumps(x, sort_keys=True, separators=(",", ":")) for x in (row.asked, row.answer))
+        lines.append([row.name, asked, *([answer] if whole else [row.answer.get(key, "") for key in columns])])
     TABLES.mkdir(exist_ok=True)
     (TABLES / f"{group}.tsv").write_text("".join("\t".join(line) + "\n" for line in lines), encoding="utf-8")
 
@@ -273,6 +306,7 @@ def questions() -> dict[str, list[Row]]:
         ],
         "formulas": list(_open()),
         "llama_cpp": list(_llama_cpp()),
+        **{group: list(_random(group, count)) for group, count in RANDOM.items()},
     }
 
 
@@ -416,13 +450,27 @@ def _llama_cpp() -> Iterator[Row]:
         yield Row(f"log-{number:02} {log['model']}", {"log": number})
 
 
+RANDOM = {
+    "several_gpus": 420, "trainers": 240, "media": 240, "runs": 200, "other_runtimes": 240, "servers": 0, "searches": 0,
+}  # fmt: skip
+"""Groups of ``random_questions.py``: how many plans are drawn, or 0 of a group of command lines."""
+
+
+def _random(group: str, count: int) -> Iterator[Row]:
+    for seed in range(count):
+        yield Row(f"{seed:03}", {"plan": random_plan(group, seed)})
+    for number, command in enumerate(() if count else commands(group)):
+        yield Row(f"{number:03}", {"command": command})
+
+
 def _record(chosen: list[str]) -> None:
     for group, rows in questions().items():
         if chosen and group not in chosen:
             continue
         assert len({row.name for row in rows}) == len(rows), group
         found = []
-        with tempfile.TemporaryDirectory() as folder:
+        without = {"torch": None} if group in RANDOM else {}  # what would be recorded is not asked
+        with tempfile.TemporaryDirectory() as folder, patch.dict(sys.modules, without):
             for number, row in enumerate(rows):
                 with contextlib.suppress(estimator.InputError):
                     found.append(Row(row.name, row.asked, answered(row.asked, Path(folder) / str(number))))
