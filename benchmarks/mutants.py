@@ -7,8 +7,10 @@ token that the code can do without, or one that changes nothing that can be seen
 
 All tests of these folders run once beforehand, in a copy where each changed place first notes the test that it runs
 for. Those tests are asked first. Of the others those that end within ``--rest`` seconds follow, since a test may read
-what an earlier one left in a cache, and what runs while a file is imported runs for every test. A place that never runs
-survives at once. With ``--keep FOLDER`` what is found is kept there, and the same draw goes on where it was stopped.
+what an earlier one left in a cache, and what runs while a file is imported runs for every test. What then is unnoticed
+is asked of all cases of tests marked ``share``, which later commits ask: of the files whose tests run the place, and of
+the whole folder where none does. With ``--keep FOLDER`` what is found is kept there, and the same draw goes on where
+it was stopped.
 
 Why not a tool: mutmut 3 calls each function through another one, whose frame holds the arguments, and here Python's
 reference counts are the lifetimes of tensors. Cosmic Ray runs one command for all changes, on all of them, in the
@@ -32,6 +34,8 @@ from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import pytest
 
 ROOT = Path(__file__).parents[1]
 ROWS = ("witnesses/test_measured_steps.py",)
@@ -189,7 +193,7 @@ class Tests:
                 places = {one.number: i for i, one in enumerate(drawn) if one.path == name}
                 (copied / name).write_text(noting(ROOT / name, places), encoding="utf-8")
             run = ["-n2", "--dist=loadfile", "-p", "mutants", *asked]
-            done = self.pytest(run, 7200, TIMES=str(times), RAN=str(kept / "ran"))
+            done = self.pytest(run, 7200, TIMES=str(times), RAN=str(kept / "ran"), SHARE="0")
             for name in {one.path for one in drawn}:
                 shutil.copy2(ROOT / name, copied / name)
             if not times.exists():
@@ -208,17 +212,15 @@ class Tests:
             text=True,
         )
 
-    def noticed(self, number: int, rest: float) -> str:
+    def noticed(self, number: int, rest: float, shared: float) -> str:
         """The test that notices a change, or how it survives."""
         change, ran = self.drawn[number], self.kept / "ran" / str(number)
-        if not ran.exists():
-            return "survives: no test runs it"
         folders = tuple(f"tests/{name}" for name in (change.folder, *ALSO.get(change.folder, ())))
         times = {name: seconds for name, seconds in self.times.items() if name.startswith(folders)}
-        touching = {*ran.read_text(encoding="utf-8").splitlines()} & set(times)
+        touching = {*ran.read_text(encoding="utf-8").splitlines()} & set(times) if ran.exists() else set()
         first = sorted(touching, key=lambda name: (name.partition("::")[0], times[name]))
         others = []
-        for name in sorted(set(times) - touching, key=lambda name: times[name]):
+        for name in sorted(set(times) - touching, key=lambda name: times[name]) if ran.exists() else ():
             rest -= times[name]
             if rest < 0:
                 break
@@ -226,18 +228,21 @@ class Tests:
         for part in (first, sorted(others)):
             if part and (name := self._fails(change, part, 60 + 5 * sum(times[test] for test in part))):
                 return name
+        files = sorted({name.partition("::")[0] for name in first}) or [*folders]
+        if name := self._fails(change, ["-m", "share and not witness", *files], shared, "all"):
+            return f"{name} (shared)"
         return f"survives {len(first)} tests that run it, and {len(others)} others"
 
-    def _fails(self, change: Change, tests: list[str], seconds: float) -> str:
-        """The first of the tests that fails after the change; empty if all pass."""
+    def _fails(self, change: Change, tests: list[str], seconds: float, share: str = "0") -> str:
+        """The first of the tests that fails after the change; empty if all pass, or there are none."""
         path, chosen = self.copied / change.path, self.kept / "chosen"
         chosen.write_text("\n".join(tests), encoding="utf-8")
         path.write_text(change.text, encoding="utf-8")
         try:
-            done = self.pytest(["-x", "-n0", f"@{chosen}"], seconds, PYTHONDONTWRITEBYTECODE="1")
+            done = self.pytest(["-x", "-n0", f"@{chosen}"], seconds, PYTHONDONTWRITEBYTECODE="1", SHARE=share)
         finally:
             shutil.copy2(ROOT / change.path, path)
-        if done.returncode == 0:
+        if done.returncode in (0, pytest.ExitCode.NO_TESTS_COLLECTED):
             return ""
         failed = [line for line in done.stdout.splitlines() if line.startswith(("FAILED", "ERROR"))]
         return failed[0].split(" ", 1)[1].partition(" - ")[0] if failed else f"no end, or none of pytest's: {tests[0]}"
@@ -264,6 +269,7 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="which lines")
     parser.add_argument("--folders", default=",".join(tested), help="folders of estimator/ to draw from")
     parser.add_argument("--rest", type=float, default=60, help="seconds of tests that do not run the line themselves")
+    parser.add_argument("--shared", type=float, default=600, help="CPU seconds of tests that other commits ask")
     parser.add_argument("--keep", type=Path, help="a folder for what is found, where the same draw goes on")
     parser.add_argument("--list", action="store_true", help="print the changes, and run nothing")
     arguments = parser.parse_args()
@@ -289,7 +295,7 @@ def main() -> None:
         print("| line | function | was | now | what happens |\n| --- | --- | --- | --- | --- |")
         for i, change in enumerate(drawn):
             if str(i) not in known:
-                known[str(i)] = tests.noticed(i, arguments.rest)
+                known[str(i)] = tests.noticed(i, arguments.rest, arguments.shared)
                 judged.write_text(json.dumps(known), encoding="utf-8")
             survived += known[str(i)].startswith("survives")
             print(row(change, known[str(i)]), flush=True)

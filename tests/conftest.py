@@ -34,7 +34,7 @@ os.environ["ESTIMATOR_PROGRAMS"] = "/dev/null/programs"
 def pytest_sessionstart(session: pytest.Session) -> None:
     """Say which share is asked. ``-q`` leaves pytest's own header out, and workers print nothing."""
     number, reporter = turn(), session.config.pluginmanager.get_plugin("terminalreporter")
-    if reporter is not None:
+    if reporter is not None and number is not None:
         reporter.write_line(f"Each commit asks other cases of tests marked `share`; SHARE={number} asks these again.")
 
 
@@ -60,6 +60,9 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     ask the others, and so does ``make witness``. Which go together is as if drawn, since settings alternate in most
     tables. Tests of the same cases ask the same ones, where they are in one file; the files take turns.
     """
+    number = turn()
+    if number is None:
+        return
     shared: dict[tuple[str, int], list[pytest.Item]] = {}
     for item in items:
         mark = item.get_closest_marker("share")
@@ -67,8 +70,8 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             shared.setdefault((item.nodeid.partition("[")[0], mark.args[0]), []).append(item)
     for (name, n), cases in shared.items():
         cases.sort(key=lambda item: zlib.crc32(item.name.partition("[")[2].encode()))
-        number = turn() + zlib.crc32(name.partition("::")[0].encode())
-        asked = {id(item) for item in in_turn(cases, n, number)}
+        of_file = number + zlib.crc32(name.partition("::")[0].encode())
+        asked = {id(item) for item in in_turn(cases, n, of_file)}
         for item in cases:
             if id(item) not in asked:
                 item.add_marker("witness")

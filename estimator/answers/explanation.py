@@ -155,13 +155,13 @@ class Explanation:
     parts: tuple[Part, ...]
     saved: int
     """The bytes of all rows, each as often as it is there: the result's ``saved``."""
-    values: tuple[tuple[str, int], ...] = ()
+    values: tuple[tuple[str, int], ...]
     """The names in formulas, with their values in the plan."""
-    sharding: tuple[Exchange, ...] = ()
+    sharding: tuple[Exchange, ...]
     """What sharding takes from a process, and what it adds to it."""
-    tokens: int = 1
+    tokens: int
     """The tokens of the batch: of its text, or of a decoder beside an encoder. Its rows if it has neither."""
-    per: str = "token"
+    per: str
     """What ``tokens`` counts, ``token`` or ``row``."""
 
     def to_dict(self) -> dict[str, Any]:

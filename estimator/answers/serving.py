@@ -47,11 +47,11 @@ class Serving:
     """Requests of the longest length that fit at once."""
     trained: int | None
     """The positions that the model was made for, where its config says."""
-    log: tuple[str, ...] = ()
+    log: tuple[str, ...]
     """What the engine's log says, in its words."""
-    refusal: str | None = None
+    refusal: str | None
     """The error that stops it, in its words."""
-    fits: bool = True
+    fits: bool
     """Whether it starts, and takes a request of the longest length."""
     mends: tuple[str, ...] = ()
     """Options each of which lets it start."""

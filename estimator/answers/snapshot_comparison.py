@@ -369,7 +369,7 @@ class SnapshotComparison:
         }
 
 
-def compare_snapshot(path: Path, plan: Plan, at_least: int = 0) -> SnapshotComparison:
+def compare_snapshot(path: Path, plan: Plan, at_least: int) -> SnapshotComparison:
     """Compare a recorded snapshot with a plan's process, by allocations of ``at_least`` so many bytes.
 
     Raises ``InputError``.

@@ -46,8 +46,8 @@ def choices_of(
     methods: Sequence[Mapping[str, Any]],
     dtypes: Sequence[str],
     names: Sequence[str],
-    strict: bool = False,
-    progress: Progress = lambda: None,
+    strict: bool,
+    progress: Progress,
 ) -> list[Choice]:
     """The functions of a plan's keys with each method and dtype, in the variables ``names`` that each has.
 

@@ -18,7 +18,7 @@ class LitLora(Method):
     ``stable``: the input embedding is replaced, as beside a quantised base.
     """
 
-    def __init__(self, parts: Collection[str], r: Size, dropout: float, config: Config, stable: bool = False) -> None:
+    def __init__(self, parts: Collection[str], r: Size, dropout: float, config: Config, stable: bool) -> None:
         self.r, self.dropout, self.parts, self.modules, self.stable = r, dropout, parts, config.modules, stable
         kv_size = config.num_key_value_heads * config.head_dim
         self.qkv_sizes = (config.num_attention_heads * config.head_dim, kv_size, kv_size)

@@ -25,7 +25,7 @@ def _dims(x: Tensor, dim: Dims) -> tuple[int, ...]:
     return tuple(sorted(d % rank for d in ((dim,) if isinstance(dim, int) else dim) if rank))
 
 
-def _without(shape: Shape, dims: Collection[int], keepdim: bool = False) -> Shape:
+def _without(shape: Shape, dims: Collection[int], keepdim: bool) -> Shape:
     return tuple(1 if i in dims else size for i, size in enumerate(shape) if keepdim or i not in dims)
 
 

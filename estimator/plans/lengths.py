@@ -48,10 +48,10 @@ class Lengths(NamedTuple):
     """
 
     counts: tuple[tuple[int, int], ...]
-    pad_to_multiple_of: int = 1
-    group_by_length: bool = False
-    steps: int | None = None
-    epochs: float = 1.0
+    pad_to_multiple_of: int
+    group_by_length: bool
+    steps: int | None
+    epochs: float
 
     @property
     def samples(self) -> int:

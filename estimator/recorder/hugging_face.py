@@ -463,7 +463,7 @@ class HuggingFaceModel(Source):
 
         return record(model, inputs, call, device, dtype, self.wrapped(model), step.routing, before)
 
-    def of_all_settings(self, setting: Setting, batch: int, seq: int, cached: bool = True) -> Program:
+    def of_all_settings(self, setting: Setting, batch: int, seq: int, cached: bool) -> Program:
         """The program whose attention, masks and cache are calls, and which is for all of these (``interfaces.py``).
 
         Without ``cached`` the model is given no cache: some take none but their own.

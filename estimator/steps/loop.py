@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, fields, replace
 from itertools import pairwise
 from types import MappingProxyType
 from typing import Any, Literal
@@ -55,31 +55,31 @@ class StepTotals:
     total_parameters: Size
     moments: dict[str, list[Size]]
     """The peaks of each moment, above what was resident: one number, or several polynomials (``Ledger.peaks``)."""
-    rows: list[SavedRow] = field(default_factory=list)
-    saved_by: list[SavedBy] = field(default_factory=list)
+    rows: list[SavedRow]
+    saved_by: list[SavedBy]
     """The operators that hold each of ``rows``."""
-    work: Size = 0
+    work: Size
     """Floating-point operations of the matrix products, if the ledger counted them."""
-    work_of_batches: Sequence[Size] = ()
+    work_of_batches: Sequence[Size]
     """Those of each micro-batch that is run."""
-    kv_cache: Size = 0
+    kv_cache: Size
     """Bytes of the cache that inference returns."""
-    communication: Size = 0
+    communication: Size
     """What sharding keeps between steps."""
-    reference: Size = 0
+    reference: Size
     """Parameters of the second models, none of which trains."""
-    communicated: Size = 0
+    communicated: Size
     """What a rank sends in a step, of no more than three micro-batches."""
-    communicated_again: Size = 0
+    communicated_again: Size
     """What it sends in each micro-batch beyond the third."""
-    rank: int = 0
+    rank: int
     """The rank that it is: of those that differ, the one that needs most."""
-    ranks: Sequence[Sequence[range]] = ()
+    ranks: Sequence[Sequence[range]]
     """All ranks, alike ones together, where they differ (``Scope.alike``)."""
-    host_pinned: int = 0
+    host_pinned: int
     """Bytes of pinned host memory, which holds what was saved for backward, parameters and gradients."""
-    host: HostTotals | None = None
-    math_attention: str = ""
+    host: HostTotals | None
+    math_attention: str
     """Why PyTorch's math attention runs on a GPU, if it does."""
 
     def at(self, values: Mapping[str, int]) -> StepTotals:

@@ -90,8 +90,8 @@ def reference_of(
     adapted: bool,
     precomputed: bool,
     beta: float | None,
-    second: bool = False,
-    loss_type: str | None = None,
+    second: bool,
+    loss_type: str | None,
 ) -> str:
     """What a trainer's reference is (``trainer_calls.Key``). Raises ``InputError`` where none goes, or not this one.
 

@@ -140,12 +140,12 @@ class Workers:
 
     endpoints: tuple[str, ...]
     """Where they listen: ``127.0.0.1:50052``."""
-    n_gpu_layers: int = 999
-    tensor_split: tuple[float, ...] = ()
-    no_kv_offload: bool = False
-    overrides: tuple[tuple[str, int], ...] = ()
+    n_gpu_layers: int
+    tensor_split: tuple[float, ...]
+    no_kv_offload: bool
+    overrides: tuple[tuple[str, int], ...]
     """Patterns of weights' names, and the numbers of the workers that have them; the number behind is the host's."""
-    main_gpu: int | None = None
+    main_gpu: int | None
     """The number of the one worker that has all."""
 
 
@@ -317,7 +317,7 @@ def _breakdown(raw: Libraries, context: int) -> dict[str, dict[str, int]]:
     return found
 
 
-def resident(path: Path, parameters: Parameters, *, use_mmap: bool = True, repack: bool = True) -> int:
+def resident(path: Path, parameters: Parameters, *, use_mmap: bool = True, repack: bool) -> int:
     """Bytes by which the peak resident set of a fresh process grows while it loads a file and decodes.
 
     The process decodes a full batch, then single tokens, and computes the logits of each last token. The interpreter

@@ -26,6 +26,8 @@ def test_runs_in_turn_ask_all_cases(n: int, count: int) -> None:
 def test_a_share_is_a_number(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SHARE", "7")
     assert turn() == 7
+    monkeypatch.setenv("SHARE", "all")
+    assert turn() is None
     monkeypatch.setenv("SHARE", "x")
     with pytest.raises(pytest.UsageError, match="SHARE is 'x'; it must be a whole number"):
         turn()

@@ -22,14 +22,14 @@ def commits() -> int:
         return 0
 
 
-def turn() -> int:
-    """The number that ``SHARE`` has, by default that of the commits; worker processes inherit it."""
+def turn() -> int | None:
+    """The number that ``SHARE`` has, by default that of the commits, or ``None``: all. Worker processes inherit it."""
     if "SHARE" not in os.environ:
         os.environ["SHARE"] = str(commits())
     given = os.environ["SHARE"]
-    if not given.isdecimal():
-        raise pytest.UsageError(f"SHARE is {given!r}; it must be a whole number, such as SHARE=12")
-    return int(given)
+    if not given.isdecimal() and given != "all":
+        raise pytest.UsageError(f"SHARE is {given!r}; it must be a whole number, such as SHARE=12, or all")
+    return None if given == "all" else int(given)
 
 
 def in_turn(cases: Sequence[Case], n: int, number: int) -> Sequence[Case]:

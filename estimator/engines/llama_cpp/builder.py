@@ -214,7 +214,7 @@ class Builder:
             x = glu(self.linear(gate_weight, x, self.maybe(layer, f"ffn_gate{suffix}.bias")), up)
         return self.linear(self.of(layer, f"ffn_down{suffix}.weight"), x, self.maybe(layer, f"ffn_down{suffix}.bias"))
 
-    def moe(self, layer: int, x: Tensor, *, normalised: bool, scale: float = 0.0, gating: str = "softmax") -> Tensor:
+    def moe(self, layer: int, x: Tensor, *, normalised: bool, scale: float, gating: str = "softmax") -> Tensor:
         """The router and the chosen experts (``build_moe_ffn``)."""
         n_embd, tokens = x.ne[0], x.ne[1]
         experts, used = self.hparams.n_expert, self.hparams.n_expert_used

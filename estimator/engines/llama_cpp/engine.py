@@ -84,9 +84,9 @@ class Card:
     device: placement.Device
     limit: int | None
     """What it has room for; ``None`` where nobody said."""
-    driver: int = 0
+    driver: int
     """What its driver takes beside the buffers."""
-    in_ram: bool = False
+    in_ram: bool
     """Whether its memory is the host's."""
 
 

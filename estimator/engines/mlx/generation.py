@@ -23,10 +23,10 @@ STEP = 256
 class CacheOptions(NamedTuple):
     """Options of ``generate_step`` about caches."""
 
-    max_kv_size: int | None = None
-    kv_bits: int | None = None
-    kv_group_size: int = 64
-    quantized_kv_start: int = 5000
+    max_kv_size: int | None
+    kv_bits: int | None
+    kv_group_size: int
+    quantized_kv_start: int
 
 
 def _mask(length: int, offset: int, written: bool, window: int | None) -> Any:

@@ -20,7 +20,7 @@ _NEAR = 64
 _BACK = re.compile(r"~-?[0-9]{1,7}")
 
 
-def with_near_slots(rows: Sequence[Any], own: str, back: bool = False) -> list[Any]:
+def with_near_slots(rows: Sequence[Any], own: str, back: bool) -> list[Any]:
     """Events whose slots are counted back from those that the events before them made: ``~1`` is the latest one.
 
     ``own`` is what the slots that are counted begin with: a dot in a layer. Those of loops and of custom functions, and

@@ -225,9 +225,7 @@ def tensors_in(tree: Any) -> Iterator[torch.Tensor]:
             yield from tensors_in(x)
 
 
-def data_of_input(
-    name: str, x: torch.Tensor, config: Any, packed: bool = False, padded: bool = True
-) -> torch.Tensor | None:
+def data_of_input(name: str, x: torch.Tensor, config: Any, packed: bool, padded: bool) -> torch.Tensor | None:
     """The data of an input: ordinary tokens. A mask that is ``padded`` has one token of padding.
 
     Positions that are ``packed`` are those of two sequences.

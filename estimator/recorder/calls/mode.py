@@ -458,7 +458,7 @@ class Recorder(torch.overrides.TorchFunctionMode):  # type: ignore[misc]
         """``loss.backward()``."""
         raise InputError("the model runs a backward pass of its own, for which there is no rule")
 
-    def set_requires_grad(self, x: Any, value: bool = True) -> Any:
+    def set_requires_grad(self, x: Any, value: bool) -> Any:
         mark = getattr(x, MARK, None)
         if mark is not None:
             mark.own = value

@@ -80,10 +80,10 @@ class _Param:
     world: int
     persist: bool
     packed: bool
+    rests: bool
+    """The rank's part is in another memory, and is copied to be gathered."""
     stays: bool = False
     """It is never freed."""
-    rests: bool = False
-    """The rank's part is in another memory, and is copied to be gathered."""
     status: int = NOT_AVAILABLE
     active_sub_modules: set[str] = field(default_factory=set)
 

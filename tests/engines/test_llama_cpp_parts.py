@@ -1,4 +1,4 @@
-"""The parts of a context on llama.cpp, in an answer."""
+"""llama.cpp: the parts of a context, by device, beside a draft or a projector, and by the defaults of Ollama."""
 
 from __future__ import annotations
 
