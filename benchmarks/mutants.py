@@ -40,7 +40,9 @@ import pytest
 ROOT = Path(__file__).parents[1]
 ROWS = ("witnesses/test_measured_steps.py",)
 """Where a new method or base gets a row, not a test (``tests/README.md``)."""
-ALSO = {"ledger": ("operators",), "methods": ROWS, "bases": ROWS}
+COMMANDS = ("show/test_compare_snapshot.py", "show/test_explain.py", "show/test_inverse_commands.py")
+"""What asks an answer by its command, and holds the answer, too."""
+ALSO = {"ledger": ("operators",), "methods": ROWS, "bases": ROWS, "answers": COMMANDS}
 """Tests elsewhere that hold a folder's rules, too."""
 LEFT_OUT = ("figures/", "plans/keywords.py")
 """How pictures look, which people judge; and a file that is written by a program."""
@@ -57,7 +59,7 @@ SMALL = 64
 
 
 RAN = """
-def _ran(number, seen=set()):
+def _noted_place(number, seen=set()):
     import os
     test = os.environ.get("PYTEST_CURRENT_TEST", "").rpartition(" ")[0]
     if (number, test) not in seen:
@@ -141,10 +143,10 @@ def made(path: Path, wanted: int) -> Change:
 
 
 def noting(path: Path, places: dict[int, int]) -> str:
-    """The file's text in which each place, by the number of its change, first calls ``_ran`` with another number."""
+    """The file's text in which each place, by the number of its change, first notes that it runs, by another number."""
     found = [*numbered(path)]
     tree, nodes = found[0][-1], {number: node for number, node, *_ in found if number in places}
-    calls = {id(nodes[one]): ast.parse(f"_ran({i})", mode="eval").body for one, i in places.items()}
+    calls = {id(nodes[one]): ast.parse(f"_noted_place({i})", mode="eval").body for one, i in places.items()}
 
     class Noting(ast.NodeTransformer):
         def visit(self, node: ast.AST) -> ast.AST:

@@ -71,7 +71,7 @@ LARGEST_LIST = 4096
 class OtherConfig(InputError):
     """A config has another structure than a program. ``matched`` keys are as the program's."""
 
-    def __init__(self, message: str, matched: int) -> None:
+    def __init__(self, message: str, matched: int = 0) -> None:
         super().__init__(message)
         self.matched = matched
 

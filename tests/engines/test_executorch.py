@@ -131,6 +131,78 @@ def test_a_file_answers_what_it_plans(tmp_path: Path) -> None:
             pte_file.read(path)
 
 
+Part = tuple[bytes, int]
+"""What lies in a flatbuffer, and where in it the object begins: offsets are relative."""
+
+
+def behind(data: bytes, entries: list[Any], width: int) -> bytes:
+    """Entries of so many bytes; those that are parts lie behind them all, and their offsets take their places."""
+    end, parts = len(data) + width * len(entries), b""
+    for entry in entries:
+        if isinstance(entry, tuple):
+            offset = struct.pack("<I", end + len(parts) + entry[1] - len(data))
+            parts, entry = parts + entry[0], offset
+        data += entry.ljust(width, b"\0")
+    return data + parts
+
+
+def table(fields: dict[int, Any]) -> Part:
+    count = max(fields, default=-1) + 1
+    places = [4 + 8 * i if i in fields else 0 for i in range(count)]
+    head = struct.pack(f"<HH{count}H", 4 + 2 * count, 4 + 8 * count, *places)
+    return behind(head + struct.pack("<i", len(head)), [fields.get(i, b"") for i in range(count)], 8), len(head)
+
+
+def listed(form: str, *entries: Any) -> Part:
+    packed = [one if isinstance(one, tuple) else struct.pack(f"<{form}", one) for one in entries]
+    return behind(struct.pack("<I", len(entries)), packed, struct.calcsize(form)), 0
+
+
+def text(words: str) -> Part:
+    return struct.pack("<I", len(words)) + words.encode(), 0
+
+
+def test_what_methods_answer_and_who_runs_them(tmp_path: Path) -> None:
+    """By hand, after ``schema/program.fbs``: an ``EValue`` of kind 2 is an ``Int``, whose field is left out where it is
+    zero. The first of the arenas is none, constants lie in the file, and the file's context is the most."""
+    integer, zero, number = table({0: struct.pack("<q", 2048)}), table({}), struct.pack("<B", 2)
+    values = listed("I", table({0: b"\5", 1: zero}), table({0: number, 1: integer}), table({0: number, 1: zero}))
+
+    def answers(name: str, inputs: list[int], outputs: list[int]) -> Part:
+        return table({0: text(name), 2: values, 3: listed("i", *inputs), 4: listed("i", *outputs)})
+
+    constant = table({0: listed("B", *range(24))})
+    methods = [
+        table(
+            {
+                0: text("forward"),
+                2: values,
+                3: listed("i", 0),
+                4: listed("i", 1),
+                7: listed("I", *[table({0: text("XnnpackBackend")})] * 2),
+                8: listed("q", 7, 100, 28),
+            }
+        ),
+        answers("get_max_context_len", [], [1]),
+        answers("get_n_bos", [], [2]),
+        answers("other", [], [0]),
+        answers("two", [], [1, 1]),
+        answers("none", [], [3]),
+    ]
+    data, start = table({1: listed("I", *methods), 2: listed("I", constant, constant), 3: listed("I", constant)})
+    path = tmp_path / "made.pte"
+    path.write_bytes(struct.pack("<I4s", 8 + start, b"ET12") + data)
+    found = pte_file.read(path)
+    assert (found.name, found.size, found.constants) == ("made.pte", 8 + len(data), 3 * 24)
+    assert found.methods[0] == pte_file.Method("forward", 128, ("XnnpackBackend",), None)
+    assert [one.value for one in found.methods[1:]] == [2048, 0, None, None, None]
+    result = estimate(str(path), max_context_length=2048)
+    assert (result.bytes["planned"], result.bytes["weights"]) == (128, 72)
+    assert any("what XNNPACK packs is counted as large as in the file" in warning for warning in result.warnings)
+    with pytest.raises(InputError, match=r"a context of 2,049 does not go with made\.pte, which has 2,048; export it"):
+        estimate(str(path), max_context_length=2049)
+
+
 def test_a_damaged_file_is_refused_or_read(tmp_path: Path) -> None:
     """Asks files with one byte changed: no other error than ours, and no endless list."""
     path, data = tmp_path / "mlp.pte", base64.b64decode(RECORD["file"])

@@ -8,6 +8,7 @@ import struct
 import subprocess
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -242,6 +243,29 @@ def test_a_header_without_the_size_of_heads() -> None:
     sizes = {"attention.key_length", "attention.value_length"}
     read = hparams.read(replace(header, metadata={k: v for k, v in header.metadata.items() if k not in sizes}))
     assert (read.n_embd_head_k, read.n_embd_head_v) == (576 // 9, 576 // 9)
+    rest = {key: value for key, value in header.metadata.items() if key not in sizes}
+    heads = {"attention.head_count": [0, *[9] * 29], "attention.head_count_kv": 3}  # the first layer is of another kind
+    assert hparams.read(replace(header, metadata=rest | heads)).n_embd_head_k == 576 // 9
+
+
+DENSE: dict[str, Any] = {
+    "architecture": "llama", "n_layer": 30, "n_embd": 576, "n_vocab": 49152, "n_ctx_train": 8192,
+    "n_head": (9,) * 30, "n_head_kv": (3,) * 30, "n_embd_head_k": 64, "n_embd_head_v": 64, "n_rot": 64,
+    "n_swa": 0, "is_swa": (False,) * 30, "n_layer_kv_from_start": None, "is_recurrent": (False,) * 30,
+    "n_expert": 0, "n_expert_used": 0, "n_expert_groups": 0, "n_expert_groups_used": 1, "expert_gating": 0,
+    "n_layer_dense_lead": 0, "expert_weights_scale": 0.0, "expert_weights_norm": False, "mla": None,
+    "n_lora_kv": 0, "l_cache": 0, "ssm_conv": 0, "ssm_inner": 0, "ssm_state": 0, "ssm_heads": 0, "ssm_groups": 0,
+    "n_altup": 4, "n_embd_altup": 0, "embedding_scale": 0.0, "residual_scale": 0.0, "logit_scale": 0.0,
+    "final_softcap": 0.0, "attention_temperature": 0.0, "rotated": (True,) * 30,
+}  # fmt: skip
+"""The sizes of a dense model: what its header leaves out is none."""
+
+
+def test_what_a_header_leaves_out_is_none() -> None:
+    """By hand, from SmolLM2's config.json and ``llama_model_base::load_hparams``."""
+    read = hparams.read(headers("smollm2-135m"))
+    assert vars(read) == DENSE
+    assert (read.n_embd_k(0), read.n_embd_v(0), read.has_kv(0), read.n_embd_r) == (192, 192, True, 0)
 
 
 @pytest.mark.parametrize("key", ["rope_type", "type"])

@@ -84,3 +84,15 @@ def test_a_key_that_a_file_leaves_out_has_the_default_of_the_class(model: str) -
             left_out = made({name: value for name, value in raw.items() if name != key})
             if "is missing" not in left_out:
                 assert left_out == made({**raw, key: defaults[key]}), key
+
+
+def test_kinds_of_layers_that_are_said_otherwise() -> None:
+    """By hand: every fifth layer of Gemma 3n is a full one, and LFM2's configs of before list those with attention."""
+    raw = load("gemma-3n-e2b").raw
+    assert made({key: value for key, value in raw.items() if key != "layer_types"}) == made(raw)
+    raw = load("lfm2-350m").raw
+    rest = {key: value for key, value in raw.items() if key not in ("layer_types", "full_attn_idxs")}
+    full = [i for i, kind in enumerate(raw["layer_types"]) if kind == "full_attention"]
+    assert made({**rest, "full_attn_idxs": full}) == made(raw)
+    assert made(rest) == "config.json: layer_types is missing; add it to the config"
+    assert made({}).startswith("config.json: no model_type; runtime llama.cpp knows llama, ")

@@ -7,14 +7,17 @@ from typing import Any
 
 import pytest
 
+from estimator import estimate
 from estimator.engines.devices import find
 from estimator.engines.llama_cpp.options import LlamaCppOptions
+from estimator.engines.replay import Timeline
 from estimator.engines.snapshot import BlockState, Segment, Snapshot, pickled
-from estimator.engines.torch_cpu.mappings import PAGE, Mappings
+from estimator.engines.torch_cpu.mappings import PAGE, Mappings, replay
 from estimator.errors import InputError
 from estimator.ledger import Origin
 from estimator.plans.models import load
 from estimator.plans.plan import Plan, parse_plan
+from estimator.plans.resolve import resolve
 
 
 def asked(runtime: str, **keys: Any) -> Plan:
@@ -155,11 +158,42 @@ def test_contexts_of_a_plan() -> None:
     """The plan's own, the least, the most, and the step: MLX goes to the model's positions, one at a time."""
     plan = asked("mlx")
     assert plan.engine.contexts(plan, plan.engine.model(plan, load)) == (64, 1, 40960, 1)
+    block = {"n_ctx": 1024, "n_ubatch": 128, "n_seq_max": 4}
+    for unified, step in ((True, 256), (False, 1024)):  # cells for 256 tokens, of each sequence or of all
+        plan = asked("llama.cpp", llama_cpp={**block, "kv_unified": unified})
+        assert plan.engine.contexts(plan, plan.engine.model(plan, load)) == (1024, 128, 4 * 40960, step)
     plan = asked("torch-cpu")
     with pytest.raises(InputError, match="no rule with runtime: torch-cpu"):
         plan.engine.contexts(plan, None)
     assert LlamaCppOptions.model_construct(tensor_split=[3, 0.5]).split == "3,0.5"
     assert LlamaCppOptions.model_construct().split == ""
+
+
+def test_each_place_has_its_limit() -> None:
+    """A card its own, a worker on a CPU the one that is named, and the host the budget, if there is one."""
+    devices = {"devices": ["rtx-3090=8GiB", "rpc"], "llama_cpp": {"tensor_split": [1, 1], "n_ctx": 512}}
+    plan = asked("llama.cpp", dtype="q8_0", **devices)
+    model = plan.engine.model(plan, load)
+    assert [(one.against, one.budget) for one in plan.engine.limits(plan, model)] == [("CUDA0", 8 << 30)]
+    assert plan.engine.shared_out(plan, 29) == (15, 14)
+    plan = asked("llama.cpp", dtype="q8_0", budget="4GiB", **devices)
+    assert [(one.against, one.budget) for one in plan.engine.limits(plan, model)] == [
+        ("CUDA0", 8 << 30),
+        ("cpu", 4 << 30),
+    ]
+
+
+def test_what_is_compared() -> None:
+    """Each recipe with each pair of cache types; a file has its own."""
+    engine, pairs = asked("llama.cpp").engine, [("f16", "f16"), ("q8_0", "q4_0")]
+    found = engine.compared({"model": "qwen3-0.6b", "llama_cpp": {"n_ctx": 512}}, ["q8_0", "q4_k_m"], pairs)
+    assert [(one["dtype"], one["llama_cpp"]["type_k"], one["llama_cpp"]["type_v"]) for one in found] == [
+        (recipe, *pair) for recipe in ("q8_0", "q4_k_m") for pair in pairs
+    ]
+    assert all(one["llama_cpp"]["n_ctx"] == 512 for one in found)
+    assert len(engine.compared({"model": "qwen3-0.6b", "dtype": "q8_0"}, [], pairs)) == 2
+    of_file = engine.compared({"model": "a.gguf"}, ["q8_0", "q4_k_m"], pairs)
+    assert [("dtype" in one, one["llama_cpp"]["type_v"]) for one in of_file] == [(False, "f16"), (False, "q4_0")]
 
 
 def test_each_tensor_of_a_cpu_has_its_own_mapping() -> None:
@@ -191,6 +225,26 @@ def test_each_tensor_of_a_cpu_has_its_own_mapping() -> None:
         ("free_completed", 3 * PAGE, PAGE, "unknown"),
         ("segment_free", 3 * PAGE, PAGE, "unknown"),
     ]
+
+
+def test_a_step_on_a_cpu_is_replayed() -> None:
+    """Asks the ledger's own figures: the peak, what is there before the first pass, and what each part leaves."""
+    plan = asked("torch-cpu", model="smollm2-135m", method="lora")
+    timeline, snapshot, figures = Timeline(), Snapshot(), estimate(plan).bytes
+    assert replay(resolve(plan), timeline, snapshot) == figures["peak"]
+    assert [part for _, part in timeline.parts] == ["load", "forward", "backward", "update", "zero_grad", "end"]
+    held = figures["parameters"] + figures["buffers"], figures["optimizer"]
+    starts = [timeline.live[at - 1] for at, _ in timeline.parts]
+    assert starts[1] == (*held, 0, 0, 0)
+    assert starts[2][:4] == (*held, 0, figures["saved"])
+    assert starts[3][:4] == starts[4][:4] == (*held, figures["gradients"], 0)
+    assert timeline.live[-1] == (*held, 0, 0, 0)
+    assert timeline.reserved == [sum(kinds) for kinds in timeline.live]
+    assert timeline.parts[0] == (0, "load")
+    assert sum(segment.size for segment in snapshot.segments) == sum(held)
+    of_state = [entry for entry in snapshot.trace if entry["category"] == "optimizer_state"]
+    assert sum(entry["size"] for entry in of_state) == figures["optimizer"]
+    assert {(entry["frames"][-1]["line"], entry["frames"][-1]["name"]) for entry in of_state} == {(1, "load")}
 
 
 def test_a_snapshot_as_pytorch_writes_it() -> None:

@@ -282,7 +282,7 @@ def test_every_key_has_an_example_here() -> None:
     of_no_built_in_model = {"target_seq", "images", "image_size", "video_frames", "audio_frames", "audio_seconds"}
     elsewhere = {"model", "devices"} | of_no_built_in_model | blocks
     assert PLAN_OPTIONS.keys() | elsewhere == Plan.model_fields.keys()
-    assert ENGINE_OPTIONS.keys() | {"mmproj"} == LlamaCppOptions.model_fields.keys()  # a file, in test_llama_cpp_parts.py
+    assert ENGINE_OPTIONS.keys() | {"mmproj"} == LlamaCppOptions.model_fields.keys()  # a file
     assert MLX_OPTIONS.keys() == MlxOptions.model_fields.keys()
     assert VLLM_OPTIONS.keys() | {*IN_BLOCK_ALONE} == VllmOptions.model_fields.keys()
     assert SGLANG_OPTIONS.keys() | {"release"} == SglangOptions.model_fields.keys()  # one release
