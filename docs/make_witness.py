@@ -29,7 +29,7 @@ LITGPT = ("tests/programs/test_litgpt.py", "tests/recorder/test_litgpt.py")
 
 STEPS: dict[str, list[str]] = {
     "tests that `make test` leaves out": [*PYTEST, "-m", "witness"],
-    "all recorded bytes": ["env", "RECORDED=all", *PYTEST, "tests", "-k", "bytes_are_those_recorded"],
+    "all recorded bytes": ["env", "SHARE=all", *PYTEST, "tests", "-k", "bytes_are_those_recorded"],
     "coverage of transformers' classes": [PYTHON, "docs/make_coverage.py"],
     "trainers' defaults": [PYTHON, "docs/make_trainer_defaults.py"],
     "trainers' runs": [PYTHON, "docs/make_trainer_runs.py"],

@@ -1,13 +1,12 @@
 """The bytes that are answered now, compared with those that were recorded (``tests/cases/recorded_bytes.py``).
 
 Each folder's ``test_recorded_bytes.py`` asks the groups of questions that its rules answer. Of a group a run asks one
-in n, other ones with each commit. ``RECORDED=all pytest tests -k bytes_are_those_recorded`` asks all of them, in some
+in n, other ones with each commit. ``SHARE=all pytest tests -k bytes_are_those_recorded`` asks all of them, in some
 eight minutes. A change that means to change bytes writes the tables anew: ``python -m tests.cases.recorded_bytes``.
 """
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -41,7 +40,8 @@ CHUNK = 60
 
 def asked(group: str) -> Sequence[Row]:
     """The questions of a group that are asked."""
-    return in_turn(table(group), 1 if os.environ.get("RECORDED") == "all" else EVERY.get(group, 7), turn())
+    number = turn()
+    return table(group) if number is None else in_turn(table(group), EVERY.get(group, 7), number)
 
 
 def parts(*groups: str) -> Iterator[tuple[str, int]]:
