@@ -6,18 +6,16 @@ installed; ``make witness`` does so.
 
 from __future__ import annotations
 
-import datetime
 import json
 import os
 import sys
 import tempfile
 from collections.abc import Mapping
-from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 from tests.cases.trl_loops import Case, held, profiled, states_of
-from tests.helpers.files import DATA
+from tests.helpers.files import DATA, write_record
 
 RECORD = DATA / "embedding_loops.json"
 BERT: dict[str, Any] = {
@@ -119,13 +117,7 @@ def main(only: list[str]) -> None:
         with tempfile.TemporaryDirectory() as folder:
             found[name] = measured(config, plan, Path(folder))
         print(name, found[name], flush=True)
-    packages = ("sentence-transformers", "transformers", "accelerate", "peft", "torch")
-    record = {
-        "date": datetime.date.today().isoformat(),
-        "versions": {package: version(package) for package in packages},
-        "steps": dict(sorted(found.items())),
-    }
-    RECORD.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8", newline="\n")
+    write_record(RECORD, ("sentence-transformers", "transformers", "accelerate", "peft", "torch"), steps=found)
 
 
 if __name__ == "__main__":

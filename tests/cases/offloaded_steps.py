@@ -8,8 +8,6 @@ group. The live bytes of both are noted after each operator. So temporaries with
 from __future__ import annotations
 
 import contextlib
-import json
-from datetime import date
 from importlib import import_module
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -19,8 +17,9 @@ from unittest import mock
 from tests.cases.kinds import Case
 from tests.cases.sharding import ACCUMULATED, LAYERS, MIXED, TINY, sharded
 from tests.cases.small_models import write_config
+from tests.helpers.files import DATA, write_record
 
-RECORD = Path(__file__).parents[1] / "data" / "offloaded_steps.json"
+RECORD = DATA / "offloaded_steps.json"
 CASES: list[Case] = [
     (name, {**LAYERS, **config}, sharded({**keys, "attention": "eager"}, world, **options))
     for name, world, config, keys, options in (
@@ -138,15 +137,11 @@ def measured(config: dict[str, Any], plan: dict[str, Any]) -> dict[str, int]:
 
 def main() -> None:
     """Measure every step and write the record."""
-    from importlib.metadata import version
-
     from torch.utils.backend_registration import _setup_privateuseone_for_python_backend
 
     _setup_privateuseone_for_python_backend("card")
     steps = {name: measured(config, plan) for name, config, plan in CASES}
-    versions = {name: version(name) for name in ("accelerate", "peft", "torch", "transformers")}
-    record = {"date": str(date.today()), "versions": versions, "steps": steps}
-    RECORD.write_text(json.dumps(record, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    write_record(RECORD, ("accelerate", "peft", "torch", "transformers"), steps=steps)
 
 
 if __name__ == "__main__":

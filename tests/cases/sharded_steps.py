@@ -6,8 +6,6 @@ which takes no time; each run measures a share of the same steps anew (``tests/w
 
 from __future__ import annotations
 
-import json
-from datetime import date
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -15,8 +13,9 @@ from typing import Any
 from tests.cases.kinds import Case
 from tests.cases.sharding import ACCELERATE, BF16, LAYERS, MEASURED, sharded
 from tests.cases.small_models import write_config
+from tests.helpers.files import DATA, write_record
 
-RECORD = Path(__file__).parents[1] / "data" / "sharded_steps.json"
+RECORD = DATA / "sharded_steps.json"
 QUANTITIES = ("parameters", "buffers", "gradients", "optimizer", "saved")
 TAIL: Case = (
     "last-gradient",
@@ -47,12 +46,8 @@ def measured(config: dict[str, Any], plan: dict[str, Any]) -> dict[str, int]:
 
 def main() -> None:
     """Measure every step and write the record."""
-    from importlib.metadata import version
-
     steps = {name: measured(config, plan) for name, config, plan in CASES}
-    versions = {name: version(name) for name in ("accelerate", "bitsandbytes", "peft", "torch", "transformers")}
-    record = {"date": str(date.today()), "versions": versions, "steps": steps}
-    RECORD.write_text(json.dumps(record, indent=1, sort_keys=True) + "\n", encoding="utf-8")
+    write_record(RECORD, ("accelerate", "bitsandbytes", "peft", "torch", "transformers"), steps=steps)
 
 
 if __name__ == "__main__":

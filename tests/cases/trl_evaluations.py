@@ -6,8 +6,6 @@ anew, where TRL is installed; ``make witness`` does so for two releases.
 
 from __future__ import annotations
 
-import datetime
-import json
 import tempfile
 from importlib.metadata import version
 from pathlib import Path
@@ -16,7 +14,7 @@ from typing import Any
 from tests.cases.kinds import Case
 from tests.cases.small_models import METHODS, write_config
 from tests.cases.trl_steps import LOSSES, TRL_SFT, UNMIXED
-from tests.helpers.files import DATA
+from tests.helpers.files import DATA, write_record
 
 RECORD = DATA / "trl_evaluations.json"
 RUN: dict[str, Any] = {"eval_samples": 20, "per_device_eval_batch_size": 4}
@@ -48,15 +46,7 @@ def main() -> None:
             resolved = resolve(parse_plan(plan_of(config, plan, LOSSES[release], folder / "model")))
             found[name] = measured_trl_evaluation(resolved, RUN, folder)
         print(name, found[name], flush=True)
-    packages = ("trl", "transformers", "accelerate", "peft", "torch")
-    record = json.loads(RECORD.read_text(encoding="utf-8")) if RECORD.exists() else {}
-    record[release] = {
-        "date": datetime.date.today().isoformat(),
-        "versions": {package: version(package) for package in packages},
-        "peaks": found,
-    }
-    text = json.dumps(dict(sorted(record.items())), indent=1)
-    RECORD.write_text(text + "\n", encoding="utf-8", newline="\n")
+    write_record(RECORD, ("trl", "transformers", "accelerate", "peft", "torch"), release, peaks=found)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ installed; ``make witness`` does so.
 
 from __future__ import annotations
 
-import datetime
 import json
 import os
 import sys
@@ -19,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.cases.kinds import Formulas
-from tests.helpers.files import DATA
+from tests.helpers.files import DATA, write_record
 
 RECORD, RECORD_FACTORY = DATA / "trl_loops.json", DATA / "llama_factory_loops.json"
 RECORDS_OLDER = {release: DATA / f"trl_loops_{release}.json" for release in ("1.9", "1.14")}
@@ -492,12 +491,7 @@ def main(only: list[str]) -> None:
             found[name] = measured(config, plan, Path(folder))
         print(name, found[name], flush=True)
     packages = ("trl", "transformers", "accelerate", "peft", "torch", *["llamafactory"] * factory)
-    record = {
-        "date": datetime.date.today().isoformat(),
-        "versions": {package: version(package) for package in packages},
-        "steps": dict(sorted(found.items())),
-    }
-    path.write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8", newline="\n")
+    write_record(path, packages, steps=found)
 
 
 if __name__ == "__main__":

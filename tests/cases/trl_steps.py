@@ -6,8 +6,6 @@ is installed; ``make witness`` does so for two releases. The ``label_share`` of 
 
 from __future__ import annotations
 
-import datetime
-import json
 import tempfile
 from importlib.metadata import version
 from pathlib import Path
@@ -18,7 +16,7 @@ from tests.cases.kinds import Case
 from tests.cases.sharding import LAYERS, sharded
 from tests.cases.small_models import METHODS
 from tests.cases.trainer_loops import HF_TRAINER, IN_FLOAT32, NOISE
-from tests.helpers.files import DATA
+from tests.helpers.files import DATA, write_record
 
 RECORD = DATA / "trl_steps.json"
 LOSSES = {"1.14": "chunked-nll", "1.16": "fused-lm-head"}
@@ -109,15 +107,7 @@ def main() -> None:
         with tempfile.TemporaryDirectory() as folder:
             steps[name] = measured_step(trl_sft, config, {**plan, "loss": LOSSES[release]}, Path(folder))[1]
         print(name, steps[name], flush=True)
-    packages = ("trl", "transformers", "accelerate", "peft", "torch")
-    record = json.loads(RECORD.read_text(encoding="utf-8")) if RECORD.exists() else {}
-    record[release] = {
-        "date": datetime.date.today().isoformat(),
-        "versions": {package: version(package) for package in packages},
-        "steps": steps,
-    }
-    text = json.dumps(dict(sorted(record.items())), indent=1)
-    RECORD.write_text(text + "\n", encoding="utf-8", newline="\n")
+    write_record(RECORD, ("trl", "transformers", "accelerate", "peft", "torch"), release, steps=steps)
 
 
 if __name__ == "__main__":

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import datetime
 import importlib.util
 import json
+from collections.abc import Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -26,6 +29,22 @@ def write(path: Path, content: Any) -> Path:
 def written(path: Path, content: Any) -> str:
     """As ``write``, for a key that takes a path as text."""
     return str(write(path, content))
+
+
+def write_record(path: Path, packages: Sequence[str], release: str = "", **found: Mapping[str, Any]) -> None:
+    """Write what was measured, such as ``steps`` by their names, with the day and the packages' releases.
+
+    With ``release`` it is a part of a file that has several, each under its name.
+    """
+    record: dict[str, Any] = {
+        "date": datetime.date.today().isoformat(),
+        "versions": {package: version(package) for package in packages},
+        **found,
+    }
+    if release:
+        known = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+        record = {**known, release: record}
+    path.write_text(json.dumps(record, indent=1, sort_keys=True) + "\n", encoding="utf-8", newline="\n")
 
 
 def script(name: str) -> ModuleType:
