@@ -33,7 +33,7 @@ from ..programs.releases import NEWEST
 from ..steps.loss import SHIFTING
 from ..steps.optimizers import OPTIMIZERS
 from ..steps.trainers import TRAINERS as RECORDED
-from ..steps.trainers import least_batch
+from ..steps.trainers import Trainer, least_batch
 
 
 class Owner(NamedTuple):
@@ -139,6 +139,13 @@ OWNERS = (
 )
 """Checked when a plan is read, in this order."""
 
+
+def _of_trainers(has: Callable[[Trainer], object], *keys: str) -> Owner:
+    """The owner of keys that belong to the recorded trainers of a kind."""
+    names = [name for name, one in RECORDED.items() if has(one)]
+    return Owner(f"trainer: {', '.join(names)}", lambda p: p.trainer in names, keys)
+
+
 _EMBEDDING = tuple(name for name, one in RECORDED.items() if one.embeds)
 STEP_OWNERS = (
     Owner(
@@ -147,35 +154,17 @@ STEP_OWNERS = (
         ("prompt_seq",),
     ),
     Owner(
-        f"trainer: {', '.join(_EMBEDDING)}",
-        lambda p: p.trainer in _EMBEDDING,
-        EMBEDDING_KEYS,
-    ),
-    Owner(
         "a trainer of TRL",
         lambda p: p.trainer and not (p.trainer in RECORDED and RECORDED[p.trainer].release),
         ("trl",),
     ),
-    Owner(
-        f"trainer: {', '.join(RECORDED)}",
-        lambda p: p.trainer in RECORDED,
-        ("loss_type",),
+    _of_trainers(lambda one: one.embeds, *EMBEDDING_KEYS),
+    _of_trainers(lambda one: one.loss_type, "loss_type"),
+    _of_trainers(lambda one: not one.embeds, "reference"),
+    _of_trainers(
+        lambda one: one.scores, "num_generations", "steps_per_generation", "num_iterations", "reward_model", "use_vllm"
     ),
-    Owner(
-        f"trainer: {', '.join(name for name in RECORDED if name not in _EMBEDDING)}",
-        lambda p: p.trainer in RECORDED and p.trainer not in _EMBEDDING,
-        ("reference",),
-    ),
-    Owner(
-        "trainer: trl-grpo, trl-rloo",
-        lambda p: p.trainer in RECORDED and RECORDED[p.trainer].scores,
-        ("num_generations", "steps_per_generation", "num_iterations", "reward_model", "use_vllm"),
-    ),
-    Owner(
-        f"trainer: {', '.join(name for name, one in RECORDED.items() if one.has_teacher)}",
-        lambda p: p.trainer in RECORDED and RECORDED[p.trainer].has_teacher,
-        ("teacher",),
-    ),
+    _of_trainers(lambda one: one.has_teacher, "teacher"),
     Owner("trainer: trl-gkd", lambda p: p.trainer == "trl-gkd", ("lmbda", "seq_kd")),
     Owner("use_vllm: true", lambda p: p.use_vllm, ("vllm_mode", *VLLM_KEYS)),
     Owner("vllm_mode: colocate", lambda p: p.vllm_mode == "colocate", VLLM_KEYS),
@@ -184,11 +173,7 @@ STEP_OWNERS = (
         lambda p: p.trainer in RECORDED and p.trainer not in ("trl-reward", *_EMBEDDING),
         ("beta",),
     ),
-    Owner(
-        f"trainer: {', '.join(name for name, one in RECORDED.items() if one.precomputes)}",
-        lambda p: p.trainer in RECORDED and RECORDED[p.trainer].precomputes,
-        ("precompute_ref_log_probs",),
-    ),
+    _of_trainers(lambda one: one.precomputes, "precompute_ref_log_probs"),
     Owner(
         "saved_activations: int8 or int4",
         lambda p: p.saved_activations not in ("as-is", "on-host"),
@@ -965,8 +950,10 @@ def _check_owners(owners: Iterable[Owner], plan: Any) -> None:
         for key in owner.keys:
             if key in given and getattr(plan, key) != type(plan).model_fields[key].default:
                 owning, colon, _ = owner.name.partition(":")
-                here = f", not {getattr(plan, owning)}; leave it out, or set {owning}" if colon else "; leave it out"
-                raise InputError(f"{key} belongs to {owner.name}{here}", key, owning if colon else "")
+                other = getattr(plan, owning) if colon else None
+                here = "" if other is None else f", not {other}"
+                mend = f"; leave it out, or set {owning}" if colon else "; leave it out"
+                raise InputError(f"{key} belongs to {owner.name}{here}{mend}", key, owning if colon else "")
 
 
 def _refuse(rows: Refusals, asked: Any, start: str = "") -> None:

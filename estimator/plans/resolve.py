@@ -165,7 +165,7 @@ def step_of(
     """The frozen step of a plan. ``window``: see ``window_of``. ``procedure``: see ``resolve``."""
     alike = {name: getattr(plan, name) for name in _ALIKE}
     by_tokenizer = head != "causal-lm" and plan.trainer is not None and plan.task == "train"
-    token_types = by_tokenizer and has_token_types(config.modules.of("embedding"))
+    token_types = by_tokenizer and has_token_types(config.family, config.modules.of("embedding"))
     return Step(
         **alike,
         family=config.family,
@@ -374,7 +374,7 @@ def _trainer_step(plan: Plan, window: int | None, compact: bool, config: Config)
         raise InputError(
             f"prompt_seq: {plan.prompt_seq} leaves no completion of seq: {plan.seq}; give fewer, or a longer seq"
         )
-    token_types = not trainer.embeds or has_token_types(config.modules.of("embedding"))
+    token_types = not trainer.embeds or has_token_types(config.family, config.modules.of("embedding"))
     return procedure_of(
         "trainer",
         _program_of_trainer(trainer.steps or name, release, key, token_types),

@@ -40,9 +40,19 @@ def endings(path: str) -> tuple[str, ...]:
     return tuple(".".join(parts[i:]) for i in range(len(parts)))
 
 
-def has_token_types(modules: Iterable[NamedModule[Any]]) -> bool:
-    """Whether the tokenizer says to which of two texts a token belongs. BERT's does, whose model tells them apart."""
-    return any(one.path.endswith("token_type_embeddings") and one.shape[0] > 1 for one in modules)
+TELL_TEXTS_APART = (
+    *("bert", "bros", "canine", "convbert", "deberta", "deberta-v2", "electra", "ernie", "fnet", "layoutlm"),
+    *("markuplm", "megatron-bert", "mobilebert", "nomic_bert", "squeezebert"),
+)
+"""Encoders of text whose tokenizer makes ``token_type_ids`` (transformers 5.24: ``model_input_names``). RoBERTa's
+makes none, however many its model tells apart."""
+
+
+def has_token_types(family: str, modules: Iterable[NamedModule[Any]]) -> bool:
+    """Whether the tokenizer says to which of two texts a token belongs, and the model tells them apart."""
+    return family in TELL_TEXTS_APART and any(
+        one.path.endswith("token_type_embeddings") and one.shape[0] > 1 for one in modules
+    )
 
 
 class ModuleTable:

@@ -14,6 +14,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from estimator.programs.module_table import TELL_TEXTS_APART
 from tests.cases.trl_loops import Case, held, profiled, states_of
 from tests.helpers.files import DATA, write_record
 
@@ -59,10 +60,13 @@ CASES: list[Case] = [
     ("ranking-unequal rows, autocast", BERT,
      {"loss_type": RANKING, "batch": 8, "seq": 45, "anchor_seq": 20, "negatives": 1, "attention_mask": True,
       "autocast": "bfloat16"}),
+    ("ranking-two types of tokens", {**XLM_ROBERTA, "model_type": "roberta", "type_vocab_size": 2},
+     {"loss_type": RANKING, "batch": 3, "seq": 39}),
     ("ranking-unequal rows, lora", XLM_ROBERTA,
      {"loss_type": RANKING, "batch": 8, "seq": 39, "attention_mask": True, "method": LORA}),
 ]  # fmt: skip
-"""transformers casts no adapter that it adds itself, as PEFT's ``get_peft_model`` does."""
+"""A RoBERTa may have types of tokens, of which its tokenizer says nothing. transformers casts no adapter that it adds
+itself, as PEFT's ``get_peft_model`` does."""
 
 
 def made(config: Mapping[str, Any], plan: Mapping[str, Any], folder: Path) -> Any:
@@ -83,7 +87,7 @@ def made(config: Mapping[str, Any], plan: Mapping[str, Any], folder: Path) -> An
         plan.get("anchor_seq", plan["seq"]),
         plan.get("dtype", "float32"),
         LoraConfig(**adapter) if adapter else None,
-        token_types=config["model_type"] in ("bert", "electra"),
+        token_types=config["model_type"] in TELL_TEXTS_APART,
         bf16="autocast" in plan,
         unequal=plan.get("attention_mask", False),
         gradient_checkpointing=plan.get("checkpointing") == "layer",

@@ -13,6 +13,7 @@ import transformers
 from peft.tuners.adaption_prompt.config import TRANSFORMERS_MODEL_CONFIG
 from peft.tuners.tuners_utils import _maybe_include_all_linear_layers
 from peft.utils import constants, transformers_weight_conversion
+from transformers.models.auto.tokenization_auto import TOKENIZER_MAPPING_NAMES
 
 from estimator.errors import InputError
 from estimator.ledger import Ledger
@@ -31,6 +32,7 @@ from estimator.plans.plan import parse_plan
 from estimator.plans.resolve import resolve
 from estimator.programs import Config
 from estimator.programs.causal_lm import RecordedCausalLM
+from estimator.programs.module_table import TELL_TEXTS_APART
 from estimator.programs.modules import Builder, Method
 from estimator.programs.step import Step
 from estimator.recorder.model_classes import build_model
@@ -231,3 +233,10 @@ def test_an_output_embedding_is_quantised_by_formats_that_say_so(model: str, who
         RecordedCausalLM._quantised(base, program, rows[path]) for path in ("lm_head", "model.layers.0.mlp.up_proj")
     ]
     assert found == [quantised, True]
+
+
+def test_whose_tokenizer_tells_texts_apart() -> None:
+    """Witness: transformers' registry of tokenizers, for all encoders of text that may have types of tokens."""
+    families = {*TELL_TEXTS_APART, "albert", "big_bird", "camembert", "mpnet", "roberta", "roformer", "xlm-roberta"}
+    classes = {one: getattr(transformers, str(TOKENIZER_MAPPING_NAMES[one])) for one in families}
+    assert {one for one, own in classes.items() if "token_type_ids" in own.model_input_names} == {*TELL_TEXTS_APART}

@@ -6,9 +6,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-import transformers
-from transformers.models.auto.tokenization_auto import TOKENIZER_MAPPING_NAMES
-
 from ...programs.family import Family
 from ...programs.heads import CAUSAL, HEADS
 from ...programs.module_table import has_token_types
@@ -120,19 +117,13 @@ def cases_of(raw: Mapping[str, Any]) -> list[Case]:
     return found
 
 
-def _has_token_types(model: HuggingFaceModel) -> bool:
-    """Whether a model tells two texts apart, and its tokenizer says which is which. RoBERTa's does not."""
-    tokenizer = getattr(transformers, str(TOKENIZER_MAPPING_NAMES.get(model.config.model_type)), None)
-    return "token_type_ids" in getattr(tokenizer, "model_input_names", ()) and has_token_types(model.modules())
-
-
 def cases_of_encoder(raw: Mapping[str, Any], head: str) -> list[Case]:
     """The cases that programs of an encoder with a head are shipped for: training, with padding, under autocast and
     with eager attention, too, and inference. Texts that a trainer embeds are padded under autocast, too. Where the
     model tells two texts apart, a trainer's batch has token types.
     """
     model = HuggingFaceModel(raw, "the config", head)
-    types = _has_token_types(model)
+    types = has_token_types(model.config.model_type, model.modules())
     infer = Setting(attention=model.attention, trains=False)
     trains = [infer._replace(trains=True, token_types=one) for one in {types, False}]
     every = {infer, *trains}
