@@ -255,16 +255,10 @@ def same_calls(a: Program, b: Program) -> bool:
 def same_but_rate(a: Program, b: Program, rate: tuple[float, float]) -> bool:
     """Whether two programs differ in a rate alone, which is 0.0 in one and 1.0 in the other."""
     try:
-        fitted = _fit([a, b], _equal, {"rate": rate})
+        fitted = _fit([a, b], lambda values: values[0], {"rate": rate})
     except InputError:
         return False
     return all(substitute(fitted, {}, rates={"rate": x}) == program for x, program in zip(rate, (a, b), strict=True))
-
-
-def _equal(values: tuple[int, ...]) -> Size:
-    if len(set(values)) > 1:
-        raise _NoExpression
-    return values[0]
 
 
 def _fit(

@@ -14,6 +14,7 @@ from hypothesis import strategies as st
 
 from estimator import estimate
 from estimator.engines.llama_cpp import convert, gguf_file
+from estimator.engines.llama_cpp.allocator import _Blocks
 from estimator.engines.llama_cpp.builds import BUILDS
 from estimator.engines.llama_cpp.context import Parameters
 from estimator.engines.llama_cpp.ggml import TYPES
@@ -62,6 +63,24 @@ ARCHITECTURES = {
     "granitehybrid": "granite-4.0-h-micro",
     "granitehybrid, experts": "granite-4.0-h-tiny",
 }
+
+
+def test_free_blocks_are_merged() -> None:
+    """By hand, after ``ggml_dyn_tallocr_free_tensor``: with what lies before, behind, and on both sides."""
+    blocks = _Blocks()
+    assert [blocks.take(size) for size in (10, 20, 5, 7)] == [0, 10, 30, 35]
+    blocks.give(30, 5)
+    blocks.give(0, 10)
+    assert [*zip(blocks.starts, blocks.ends, strict=True)][:2] == [(0, 10), (30, 35)]
+    assert (blocks.take(5), blocks.take(6)) == (30, 0)  # the smallest that fits
+    blocks.give(0, 6)
+    blocks.give(30, 5)
+    blocks.give(25, 5)
+    assert blocks.starts == [0, 25, 42]
+    blocks.give(10, 15)
+    assert (blocks.starts, blocks.ends[0]) == ([0, 42], 35)
+    blocks.give(35, 7)
+    assert (blocks.starts, blocks.highest) == ([0], 42)
 
 
 def heads_allow(header: Header, p: Parameters) -> bool:

@@ -10,7 +10,7 @@ from estimator.engines.devices import find
 from estimator.engines.mlx import arrays as mx
 from estimator.engines.mlx.arrays import Array
 from estimator.engines.mlx.evaluation import DISPATCHES_PER_TASK, MAX_ACTIVE_TASKS, Allocator, Stream, contiguity
-from estimator.engines.mlx.gradients import VJPS
+from estimator.engines.mlx.gradients import VJPS, vjp
 from estimator.engines.mlx.metal import MetalAllocator, MetalStream, limits_of
 
 MIB = 2**20
@@ -49,6 +49,18 @@ def test_gradients_of_single_elements(node: Array, expected: list[str]) -> None:
     found = VJPS[node.name](node, [cotangent], [*range(len(node.inputs))])
     assert [called(one) for one in found] == expected
     assert [VJPS[node.name](node, [cotangent], [i])[0].shape for i in range(len(node.inputs))] == [A.shape] * len(found)
+
+
+def test_results_that_are_stopped_or_given_have_no_gradient() -> None:
+    """By hand: cotangents are of the other results, in their order, those that are no call among them."""
+    given, first, second = Array((2, 3, 4), "float32"), Array(A.shape, A.dtype), Array(A.shape, A.dtype)
+    outputs, (gradient,) = vjp(
+        lambda xs: [mx.stop_gradient(xs[0]), given, mx.multiply(*xs)], [A, B], [first, second], [1]
+    )
+    assert [out.shape for out in outputs] == [A.shape] * 3
+    assert gradient.name == "Multiply"
+    assert second in gradient.inputs
+    assert vjp(lambda xs: [mx.stop_gradient(xs[0])], [A], [first])[1][0].name != "Multiply"
 
 
 COLUMN, INDEX = Array((2, 1, 4), "float32"), Array((5,), "int32")

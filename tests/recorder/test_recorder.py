@@ -515,3 +515,15 @@ def test_attention_is_causal_where_it_is_told_so(causal: bool | None) -> None:
     told = {} if causal is None else {"is_causal": causal}
     call = last(recorded(lambda w, x: functional.scaled_dot_product_attention(w, w, w, **told), 1, 2, 4, 8))
     assert (call.op, dict(call.keywords)["is_causal"]) == ("scaled_dot_product_attention", bool(causal))
+
+
+def test_factors_of_a_product_are_noted_where_they_are_not_one() -> None:
+    """Witness: PyTorch's defaults, which are one."""
+
+    def noted(**factors: Any) -> Any:
+        call = last(recorded(lambda w, x: torch.addmm(w, w, w, **factors), 4, 4))
+        return call.op, dict(call.keywords)
+
+    assert noted() == noted(beta=1, alpha=1.0) == ("addmm", {"beta": False, "alpha": False})
+    assert noted(beta=2) == ("addmm", {"beta": True, "alpha": False})
+    assert noted(alpha=0) == ("addmm", {"beta": False, "alpha": True})

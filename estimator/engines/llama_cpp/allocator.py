@@ -8,6 +8,8 @@ sources of an operator are freed in the engine's order, since the order decides 
 
 from __future__ import annotations
 
+import sys
+
 from .ggml import Graph, Tensor
 from .placement import ON_HOST, Layout
 
@@ -17,7 +19,7 @@ IN_PLACE = (
 )  # fmt: skip
 """Operators whose result may take over a source's memory (``ggml_op_can_inplace``), of those in the graphs here."""
 
-_END = 1 << 62
+_END = sys.maxsize
 
 
 class _Blocks:
@@ -60,9 +62,6 @@ class _Blocks:
                 return
             if starts[i] == end:
                 starts[i] = address
-                if i and ends[i - 1] == address:
-                    ends[i - 1] = ends.pop(i)
-                    del starts[i]
                 return
         i = next((i for i, start in enumerate(starts) if start >= address), len(starts))
         starts.insert(i, address)

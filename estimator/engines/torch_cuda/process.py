@@ -16,7 +16,7 @@ from copy import copy
 from dataclasses import dataclass, field, replace
 from functools import cache, partial
 from sys import maxsize
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from ...errors import TooLong
 from ...ledger import FLOATING, ITEMSIZE, Events, Ledger, Origin, Size, whole
@@ -262,9 +262,9 @@ class OwnLogs(Logs):
         return Log(Passes(ledger.events), ledger.events, tuple(loaded), (), tuple(buffers), tuple(states))
 
 
-def _natural(name: str) -> list[tuple[int, str]]:
-    """A key that sorts names by their text, and the numbers in them by their value."""
-    return [(int(part), "") if part.isdecimal() else (-1, part) for part in re.split(r"(\d+)", name)]
+def _natural(name: str) -> list[Any]:
+    """A key that sorts names by their text, and the numbers in them, every second part, by their value."""
+    return [int(part) if part.isdecimal() else part for part in re.split(r"(\d+)", name)]
 
 
 _PHASES = {"forward": "forward", "backward": "backward", "update": "optimizer step", "decode": "decode"}
