@@ -16,6 +16,7 @@ from estimator.programs.config_values import (
     number_of,
     one_for_all,
     runs,
+    signatures,
 )
 
 EVERY = {"period": ["some", "last"], "every": "k"}
@@ -83,3 +84,58 @@ def test_keys_of_parts_stand_behind_the_part() -> None:
     flat = flattened(config)
     assert flat == {"model_type": "llava", "vision_config.depth": 3, "text_config": None, "other": {"depth": 4}}
     assert nested(flat) == config
+
+
+@pytest.mark.parametrize(
+    ("period", "every", "expected"),
+    [
+        ("fss", None, "fssfs"),
+        ("ssf", 2, "sfsfs"),
+        ("ssf", 4, "sssfs"),
+        ("fss", 3, "fssfs"),
+        ("fss", 2, "fsfsf"),
+        ("fss", 1, "fffff"),
+        ("sf", 3, "ssfss"),
+        ("ssf", 10**9, "sssss"),
+    ],
+)
+def test_a_period_that_a_config_says(period: str, every: int | None, expected: str) -> None:
+    """By hand: the layer that comes once is the first of a period, or its last one."""
+    assert default_list({"period": [*period], "every": "k"}, {"k": every}, 5, "kinds") == [*expected]
+
+
+def test_runs_are_a_list() -> None:
+    assert default_list({"runs": "k"}, {"k": [[["a", "b"], 2], [["c"], 1]]}, 5, "kinds") == [*"ababc"]
+    assert default_list({"runs": "k"}, {"k": "none"}, 5, "kinds") == []
+
+
+@pytest.mark.parametrize(
+    ("config", "sparse"),
+    [
+        ({"first_k_dense_replace": 2}, "..ss"),
+        ({"decoder_sparse_step": 2}, ".s.s"),
+        ({"decoder_sparse_step": 0}, "...."),
+        ({"decoder_sparse_step": 1, "mlp_only_layers": [0, 3]}, ".ss."),
+        ({"interleave_moe_layer_step": 2}, ".s.s"),
+        ({"interleave_moe_layer_step": 1}, "ssss"),
+        ({"interleave_moe_layer_step": 0}, "...."),
+        ({"interleave_moe_layer_step": 1, "moe_layers": [1]}, ".s.."),
+    ],
+    ids=str,
+)
+def test_which_layers_have_experts(config: dict[str, Any], sparse: str) -> None:
+    """By hand, after the classes of DeepSeek, Qwen and Llama 4."""
+    found = signatures(config, {}, 4)
+    assert found == [("sparse" if letter == "s" else "dense",) for letter in sparse]
+    listed = signatures(config, {"layer_types": [*"abab"]}, 4)
+    assert [one[0] for one in listed] == [*"abab"]
+
+
+def test_layers_that_share_keys_and_values() -> None:
+    """By hand, after Gemma 4's rule: the last of each kind before those that share leaves its own."""
+    kinds, names = [*"aabab"], ("keeps", "leaves", "leaves", "shares", "shares")
+    found = signatures({"num_kv_shared_layers": 2}, {"layer_types": kinds}, 5)
+    assert [one[1][0] for one in found] == [*names]
+    assert [one[1][1:] for one in found] == [(), (), ("a",), ("a", "b"), ("a", "b")]
+    with pytest.raises(InputError, match="no layer before those that share is of kind 'b'"):
+        signatures({"num_kv_shared_layers": 3}, {"layer_types": kinds}, 5)

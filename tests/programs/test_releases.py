@@ -10,8 +10,9 @@ import pytest
 import estimator
 from estimator.errors import InputError
 from estimator.plans import recorded_programs
+from estimator.programs import releases
 from estimator.programs.program_files import load_together, written_together
-from estimator.programs.releases import NEWEST, RELEASES
+from estimator.programs.releases import NEWEST, RELEASES, with_its_keys
 from tests.cases.release_steps import apart, cases, estimated, rows
 from tests.helpers.commands import answer
 from tests.helpers.processes import LIBRARIES, run_without
@@ -67,6 +68,30 @@ def test_what_no_program_has_is_refused(plan: dict[str, Any], message: str) -> N
         estimator.estimate(**{"model": "llama-3.2-1b", "seq": 64, **plan})
     assert message in str(raised.value)
     assert "\n" not in str(raised.value)
+
+
+def test_rotary_embeddings_as_releases_before_5_read_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Witness: the classes of transformers 4.57: bases by the kinds of layers, and ``rope_scaling``."""
+    plain = {"model_type": "llama", "hidden_size": 8}
+    config = {**plain, "rope_parameters": {"rope_theta": 5e5, "rope_type": "default"}}
+    assert with_its_keys(config) == config
+    monkeypatch.setattr(releases, "is_before", lambda release: release == "5")
+    assert with_its_keys(plain) == plain
+    assert with_its_keys(config) == {**plain, "rope_theta": 5e5, "rotary_emb_base": 5e5}
+    scaled = {"rope_theta": None, "partial_rotary_factor": 0.5, "rope_type": "yarn", "factor": 4.0}
+    assert with_its_keys({**plain, "rope_parameters": scaled}) == {
+        **plain,
+        "partial_rotary_factor": 0.5,
+        "rotary_pct": 0.5,
+        "rope_scaling": {"rope_type": "yarn", "factor": 4.0},
+    }
+    kinds = {"sliding_attention": {"rope_theta": 1e4}, "full_attention": {"rope_theta": 1e6}}
+    of_both = {"rope_local_base_freq": 1e4, "rope_theta": 1e6, "rotary_emb_base": 1e6}
+    assert with_its_keys({**plain, "rope_parameters": kinds}) == {**plain, **of_both}
+    assert with_its_keys({**plain, "rope_parameters": {"sliding_attention": {}}}) == {
+        **plain,
+        "rope_local_base_freq": 10000.0,
+    }
 
 
 @pytest.mark.share(2)
