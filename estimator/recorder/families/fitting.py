@@ -116,7 +116,7 @@ def _fitted(found: Structure, lists: Mapping[str, Any], defaults: Mapping[str, A
         harmless=tuple(dict.fromkeys([*found.harmless, *unused])),
     )
     family = replace(
-        family, ones=tuple(name for name in ONES if name not in ("T", "tiles") and _holds(found, rng, family, name))
+        family, ones=tuple(name for name in ONES if name not in ("T", "tiles", "grid") and _holds(found, rng, family, name))
     )
     if "G" in family.ones:
         family = _of_any_groups(family, found)
