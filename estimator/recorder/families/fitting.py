@@ -115,9 +115,8 @@ def _fitted(found: Structure, lists: Mapping[str, Any], defaults: Mapping[str, A
         fixed=case.fixed,
         harmless=tuple(dict.fromkeys([*found.harmless, *unused])),
     )
-    family = replace(
-        family, ones=tuple(name for name in ONES if name not in ("T", "tiles", "grid") and _holds(found, rng, family, name))
-    )
+    ones = (name for name in ONES if name not in ("T", "tiles", "grid"))
+    family = replace(family, ones=tuple(name for name in ones if _holds(found, rng, family, name)))
     if "G" in family.ones:
         family = _of_any_groups(family, found)
     if case.interfaces:
