@@ -21,7 +21,7 @@ from ..ledger.sizes import Poly, Symbol, dominates, simplify, symbol, value_of
 from ..plans.plan import Plan
 from ..plans.refusals import check_question
 from ..plans.resolve import Resolved, resolve, window_of
-from ..programs.heads import HEADS
+from ..programs.heads import CAUSAL, HEADS
 from ..programs.modules import Method
 from ..programs.step import Step
 from ..steps.step import StepTotals, run
@@ -266,7 +266,7 @@ def regimes(plan: Plan) -> list[Regime]:
                 found += [
                     Regime(batch_one, seq_one, reached, window, new, images_one)
                     for images_one in ((None,) if images_of(resolved) is None else (False, True))
-                    for new in _new_tokens(plan, window)
+                    for new in _new_tokens(resolved)
                 ]
     return found
 
@@ -278,10 +278,18 @@ def images_of(resolved: Resolved) -> int | None:
     return None if mixed or resolved.spec.head != "image-text" else plan.media.images or None
 
 
-def _new_tokens(plan: Plan, window: int | None) -> tuple[int | None, ...]:
-    """The regimes of new tokens, the general one first. Raises ``InputError`` where a call of generate has windows."""
-    if plan.generate is None:
+def _new_tokens(resolved: Resolved) -> tuple[int | None, ...]:
+    """The regimes of new tokens, the general one first. Raises ``InputError`` where a call of generate has windows, an
+    encoder or a tower.
+    """
+    if resolved.plan.generate is None:
         return (None,)
+    if resolved.spec.head != CAUSAL:
+        raise InputError(
+            f"a formula does not go with generate of head: {resolved.spec.head}, whose passes are recorded at one "
+            "size; ask `estimator estimate`"
+        )
+    window = window_of(resolved.spec.config, resolved.method)
     if window is not None:
         raise InputError(
             "a formula does not go with generate of a model with a sliding window, whose cache changes once full; ask "
@@ -340,7 +348,7 @@ def compile_plan(
     """
     check_question("a formula", plan)
     resolved = resolve(plan)
-    _new_tokens(plan, window_of(resolved.spec.config, resolved.method))
+    _new_tokens(resolved)
     regime = regime or regime_of(resolved)
     step = resolved.step._replace(window_reached=bool(regime.window_reached))
     if (new := regime.new_tokens) is not None:

@@ -252,7 +252,7 @@ class _Search:
 
     def _limit(self) -> int:
         if self.key == "seq":
-            left = self.lowest + self.resolved.spec.positions - self.resolved.plan.tokens
+            left = self.lowest + self.resolved.spec.positions - self.resolved.plan.tokens_of(self.resolved.spec.head)
             if left < 1:
                 raise InputError("max_new_tokens: the model has learned positions of no more tokens; take fewer")
             return int(min(LIMITS["seq"], left))

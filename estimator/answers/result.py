@@ -405,11 +405,12 @@ def _peft(plan: Plan, spec: ModelSpec) -> str:
 
 def _beyond(plan: Plan, spec: ModelSpec) -> list[str]:
     """A warning where inference has more positions than the model was made for, or a step more than it has learned."""
-    if plan.tokens <= spec.made_for:
+    tokens = plan.tokens_of(spec.head)
+    if tokens <= spec.made_for:
         return []
-    if spec.positions < plan.tokens:
-        return [f"the model has learned {spec.made_for:,} positions, and a step with {plan.tokens:,} stops in PyTorch"]
-    more = f"the model was made for {spec.made_for:,} positions; {plan.tokens:,} are more"
+    if spec.positions < tokens:
+        return [f"the model has learned {spec.made_for:,} positions, and a step with {tokens:,} stops in PyTorch"]
+    more = f"the model was made for {spec.made_for:,} positions; {tokens:,} are more"
     return [] if plan.task == "train" else [more]
 
 

@@ -576,6 +576,22 @@ class Plan(_WithEngines):
         return self.seq + (0 if self.generate is None else self.generate.max_new_tokens - 1)  # the last is not read
 
     @property
+    def decoder_seq(self) -> int:
+        """Tokens that a decoder beside an encoder is given: as many as there are labels, or the prompt of ``generate``,
+        one if nothing is said.
+        """
+        return 1 if self.generate is not None and "target_seq" not in self.model_fields_set else self.target_seq
+
+    @property
+    def decoder_tokens(self) -> int:
+        """Tokens of a row that a decoder beside an encoder reads, those that it makes included."""
+        return self.decoder_seq + self.tokens - self.seq
+
+    def tokens_of(self, head: str) -> int:
+        """Tokens of a row of text that a model with a head reads. An encoder reads none of those that are made."""
+        return self.seq if HEADS[head].has_target else self.tokens
+
+    @property
     def row(self) -> int:
         """Tokens of a row of the batch."""
         return self.batch * self.seq if self.packing else self.seq
@@ -718,7 +734,11 @@ def _within_positions(plan: Plan) -> Plan:
     if plan.engine.reads_checkpoints and plan.implementation == "transformers":
         with suppress(InputError):  # is raised where the model is needed
             spec = load(plan.model).asked(plan.transformers, plan.head, plan.sees)
-            if HEADS[spec.head].text and spec.made_for < plan.tokens and (more := plan.tokens - spec.positions) > 0:
+            if (
+                HEADS[spec.head].text
+                and spec.made_for < (tokens := plan.tokens_of(spec.head))
+                and (more := tokens - spec.positions) > 0
+            ):
                 plan = plan.model_copy(update={"seq": max(plan.seq - int(more), 1)})
                 plan.model_fields_set.discard("seq")  # it is no plan's that looks for its longest sequence
     return plan

@@ -544,6 +544,9 @@ _LABELLED = ("masked-lm", "sequence-classification", "token-classification", "qu
 """Heads of models of text that shift no labels. Their batch in ``Trainer`` is a loop's."""
 
 
+_GENERATING = tuple(name for name, head in HEADS.items() if head.decodes)
+
+
 def _trains_head(r: Any) -> bool:
     """Whether a trainer has rules with a model's head. One of the user's own makes the loss of what a model gives."""
     trainer, head = r.plan.trainer, r.spec.head
@@ -561,7 +564,8 @@ def _trains_head(r: Any) -> bool:
 
 def _beyond_causal(key: str) -> Callable[[Any], object]:
     """A condition: the plan sets a key that has rules for causal language models alone, and the model is none."""
-    heads = (*_COLLATED, *_LABELLED) if key == "data_collator" else ("causal-lm",)
+    own = {"data_collator": (*_COLLATED, *_LABELLED), "generate": _GENERATING}
+    heads = own.get(key, ("causal-lm",))
     return lambda r: r.spec.head not in heads and _differs(r.plan, key) and not _fused_beside_images(r, key)
 
 
@@ -671,11 +675,11 @@ MODEL: Refusals = {
     ),
     "target_seq: {r.plan.target_seq} does not go with the model's max_target_positions: "
     "{r.spec.raw[max_target_positions]}; give fewer tokens": lambda r: (
-        r.spec.head == "speech-seq2seq" and r.plan.target_seq > positions_of(r, "target_seq")
+        r.spec.head == "speech-seq2seq" and r.plan.decoder_seq > positions_of(r, "target_seq")
     ),
     "target_seq: {r.plan.target_seq} does not go with the model's max_position_embeddings: "
     "{r.spec.raw[max_position_embeddings]}; give fewer tokens": lambda r: (
-        r.spec.head == "seq2seq-lm" and r.plan.target_seq > positions_of(r, "target_seq")
+        r.spec.head == "seq2seq-lm" and r.plan.decoder_seq > positions_of(r, "target_seq")
     ),
     "packing: true does not go with method: {r.plan.method.name}, with which PEFT drops position ids; take another "
     "method": lambda r: r.plan.packing and (r.method.virtual_tokens or r.plan.method.name == "prefix_tuning"),
@@ -704,7 +708,24 @@ MODEL: Refusals = {
     ),
     "generate has no rule with attention_mask: true and {r.spec.config.family}, whose masks are recorded without "
     "padding; leave attention_mask out": (
-        lambda r: r.plan.generate is not None and r.plan.attention_mask and not _calls_for_masks(r)
+        lambda r: (
+            r.plan.generate is not None
+            and r.plan.attention_mask
+            and r.spec.head != "seq2seq-lm"
+            and not _calls_for_masks(r)
+        )
+    ),
+    "cache_implementation: quantized does not go with head: {r.spec.head}, whose cache of two attentions transformers "
+    "does not quantise; use cache_implementation: dynamic or static": lambda r: (
+        r.plan.generate is not None
+        and r.plan.generate.cache_implementation == "quantized"
+        and HEADS[r.spec.head].has_target
+    ),
+    "max_new_tokens: {r.plan.generate.max_new_tokens} does not go with the model's decoder, which reads "
+    "{r.plan.decoder_tokens} tokens, its prompt among them, and has fewer positions; take fewer": lambda r: (
+        r.plan.generate is not None
+        and HEADS[r.spec.head].has_target
+        and r.plan.decoder_tokens > positions_of(r, "target_seq")
     ),
     "cache_implementation: {r.plan.generate.cache_implementation} has no rule with {r.spec.config.family}, whose cache "
     "is recorded where it stays on the device; take cache_implementation: {r.plan.generate.on_device}": lambda r: (

@@ -194,7 +194,7 @@ def step_of(
         token_types=token_types,
         special=config.special,
         use_cache=plan.use_cache or _caches_beside_images(plan, given),
-        lengths=(("T", plan.target_seq),) if _has_target(head) else (),
+        lengths=(("T", plan.decoder_seq),) if HEADS[head].has_target else (),
         media=given.inputs,
         placeholders=given.placeholders,
         device=plan.engine.kernels(plan),
@@ -206,11 +206,6 @@ def _caches_beside_images(plan: Plan, given: Given) -> bool:
     that of a decoder within it.
     """
     return bool(given.images) and plan.trainer is not None
-
-
-def _has_target(head: str) -> bool:
-    """Whether the labels have a length of their own."""
-    return any("T" in one.shape for one in HEADS[head].labels)
 
 
 def _with_frozen(plan: Plan) -> Plan:

@@ -22,6 +22,7 @@ from .program import (
     LOSS,
     SPAN,
     Call,
+    Drop,
     Enter,
     Event,
     Exit,
@@ -350,6 +351,9 @@ class RecordedCausalLM(Module):
             if number + 1 < len(self.segments) and self.segments[number + 1].stack == segment.stack:
                 following = self.segments[number + 1].layers[0][0]
             if following != last + 1:
+                for event in itertools.takewhile(_is_drop, reversed(program.events_of(following - 1))):
+                    if event.slot < SPAN:  # what a stack's caller lets go of as it returns
+                        frame.pop(event.slot, None)
                 program.rename(frame, last, following - 1)
                 program.rename(recorded.dtypes, last, following - 1)
             before = segment.copies, first, following - 1, last
@@ -411,7 +415,8 @@ class RecordedCausalLM(Module):
         ``last`` has the slots of ``run``, the last layer that is run.
         """
         start, stop = (program.places[first] + 1) * SPAN, (program.places[last] + 2) * SPAN
-        for slot in [slot for slot in frame if start <= slot < stop]:
+        given = {ref.slot for ref in program.outputs.values() if isinstance(ref, Ref)}
+        for slot in [slot for slot in frame if start <= slot < stop and slot not in given]:
             layer = program.places.index(slot // SPAN - 1)
             cache.hold(frame.pop(slot), copies, layer if layer < last else run)
 
@@ -567,6 +572,10 @@ class RecordedCausalLM(Module):
         frame[exit_.out[0].slot] = fused(recorded.replaced[enter.path], recorded.value(enter.args[0], frame), labels)
         recorded._drop_outer(events, head[0], loss[1], frame)
         recorded.run(events, loss[1] + 1, len(events), frame)
+
+
+def _is_drop(event: Event) -> bool:
+    return isinstance(event, Drop)
 
 
 _RECORDED = (RecordedEmbedding, RecordedLinear, RecordedModule)

@@ -99,7 +99,12 @@ class Head(NamedTuple):
     media: bool = False
     """The batch has images or audio."""
     decodes: bool = False
-    """The model's loss is that of a decoder's tokens, so it takes ``use_cache``."""
+    """The model's loss is that of a decoder's tokens, so it takes ``use_cache``, and has ``generate``."""
+
+    @property
+    def has_target(self) -> bool:
+        """Whether the labels have a length of their own."""
+        return any("T" in one.shape for one in self.labels)
 
 
 _LABEL = (Input("labels", ("B",)),)

@@ -556,17 +556,21 @@ def with_weights(event: Any, weights: Mapping[str, Weight | None]) -> Any:
 
 
 def fold(
-    events: Sequence[Event], stacks: Sequence[Sequence[str]], starts: Sequence[int] = ()
+    events: Sequence[Event],
+    stacks: Sequence[Sequence[str]],
+    starts: Sequence[int] = (),
+    results: Iterable[int] = (),
 ) -> tuple[dict[str, Any], Callable[[int], int]]:
     """The parts of a program from the events of a whole forward pass and, for each stack, the paths of its layers.
 
-    Each layer must be entered once. ``starts`` are the indices of their first events, by default of their ``Enter``.
+    Each layer must be entered once, or none of a stack, whose layers then call nothing. ``starts`` are the indices of
+    their first events, by default of their ``Enter``. ``results`` are slots of results, of which events may use none.
     The function that comes with the parts gives new slots for old ones.
     """
     if not stacks:
         return {"before": tuple(events), "bodies": (), "layers": (), "after": ()}, lambda slot: slot
     spans = _spans(events, stacks, starts)
-    slots = _numbered(events, spans)
+    slots = _numbered(events, spans, results)
     bodies: dict[Body, int] = {}
     numbers = []
     for span in itertools.chain(*spans):
@@ -612,17 +616,35 @@ class _Span(NamedTuple):
     """The index of its ``Exit``."""
     place: int
     entered: int
-    """The index of its ``Enter``."""
+    """The index of its ``Enter``; that of the last event and one more where it is not called."""
+
+    @property
+    def is_called(self) -> bool:
+        return self.start < self.stop
 
 
 def _spans(events: Sequence[Event], stacks: Sequence[Sequence[str]], starts: Sequence[int]) -> list[list[_Span]]:
     """The layers of each stack."""
     entered = {e.path: i for i, e in enumerate(events) if isinstance(e, Enter)}
     left = {e.path: i for i, e in enumerate(events) if isinstance(e, Exit)}
-    begins = iter(starts or [entered[path] for paths in stacks for path in paths])
+    called = [paths[0] in entered for paths in stacks]
+    begins = iter(
+        starts
+        or [entered[path] for paths, is_called in zip(stacks, called, strict=True) if is_called for path in paths]
+    )
     places = itertools.count()
     found = []
-    for paths in stacks:
+    for number, paths in enumerate(stacks):
+        if not called[number]:  # it lies before the next one that is called, or behind all
+            following = (
+                entered[other[0]]
+                for other, is_called in zip(stacks[number:], called[number:], strict=True)
+                if is_called
+            )
+            at = next(following, len(events))
+            found.append([_Span(path, at, at, at, next(places), len(events)) for path in paths])
+            next(places)
+            continue
         own = [next(begins) for _ in paths]
         end = left[paths[-1]] + 1
         while end < len(events) and isinstance(events[end], Drop):
@@ -637,7 +659,9 @@ def _spans(events: Sequence[Event], stacks: Sequence[Sequence[str]], starts: Seq
     return found
 
 
-def _numbered(events: Sequence[Event], stacks: Sequence[Sequence[_Span]]) -> dict[int, int]:
+def _numbered(
+    events: Sequence[Event], stacks: Sequence[Sequence[_Span]], results: Iterable[int] = ()
+) -> dict[int, int]:
     """New slots for old ones (``SPAN``).
 
     A layer's results come first among its own, and what the first layer is called with comes first at the place before
@@ -645,9 +669,11 @@ def _numbered(events: Sequence[Event], stacks: Sequence[Sequence[_Span]]) -> dic
     several stacks, what others than the next layer use, such as an encoder's output, has a slot outside the layers.
     """
     found: dict[int, int] = {}
-    spans = list(itertools.chain(*stacks))
+    spans = [span for span in itertools.chain(*stacks) if span.is_called]
     far = _far(events, spans) if len(stacks) > 1 else set()
     for span, *_ in stacks:
+        if not span.is_called:
+            continue
         first = events[span.entered]
         assert isinstance(first, Enter)
         for ref in first.args[:1]:
@@ -674,6 +700,9 @@ def _numbered(events: Sequence[Event], stacks: Sequence[Sequence[_Span]]) -> dic
         for slot in (*used(event), *dropped(event)):
             if slot not in found:
                 found[slot] = next(outside)
+    for slot in results:
+        if slot not in found:
+            found[slot] = next(outside)
     return found
 
 
@@ -685,7 +714,7 @@ def _far(events: Sequence[Event], spans: Sequence[_Span]) -> set[int]:
     for span in spans:
         at += [at[-1] | 1 if at else -1] * (span.start - len(at))
         at += [2 * span.place] * (span.stop - span.start)
-    at += [at[-1] | 1] * (len(events) - len(at))
+    at += [at[-1] | 1 if at else -1] * (len(events) - len(at))
     made_at: dict[int, int] = {}
     far: set[int] = set()
     for where, event in zip(at, events, strict=True):

@@ -32,6 +32,10 @@ class CachedTokens(NamedTuple):
     """One forward pass made all that it has."""
     reordered: bool = False
     """Beam search has copied it since."""
+    encodes: bool = False
+    """There is none yet: ``generate`` runs the encoder or the tower, before the first token's pass."""
+    beams: int = 1
+    """Of a model with an encoder or a tower: the rows of the cache for each row of the batch."""
 
     def sizes(self, window: int | None) -> dict[str, Size]:
         """The sizes of a program that starts with a dynamic cache: the tokens that it has (``past``), and those that a

@@ -11,13 +11,21 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 import torch
-from transformers.generation import GenerationMode
+from torch.utils._pytree import tree_map
+from transformers.generation import GenerationConfig, GenerationMode, utils
 
+from ..ledger import whole
 from ..programs.step import CachedTokens
 from .calls.data import tensors_in
 
 INPUTS = ("position_ids", "logits_to_keep")
 """What ``generate`` gives a model whose ``forward`` takes it."""
+GROWING = {"input_ids", "position_ids", "token_type_ids", "mm_token_type_ids"}
+"""What has one more of its last size with each token (``_update_model_kwargs_for_generation``)."""
+
+
+_OF_PREFILL = getattr(utils, "MULTIMODAL_INPUTS_TO_DROP_OUTSIDE_PREFILL", ())
+"""Arguments of the prefill alone; releases without the list have no rules for ``generate``."""
 
 
 def taken(model: Any) -> frozenset[str]:
@@ -25,16 +33,60 @@ def taken(model: Any) -> frozenset[str]:
     return frozenset(INPUTS) & set(inspect.signature(model.forward).parameters)
 
 
-def forward(model: Any, cache: Any, ids: torch.Tensor, positions: torch.Tensor | None, first: bool) -> dict[str, Any]:
+def encoded(model: Any, given: Mapping[str, torch.Tensor], beams: int) -> dict[str, Any]:
+    """What ``generate`` makes of a batch before its first forward pass: positions of a decoder's own prompt, what the
+    encoder or the tower gives, and rows for each beam. Returns what it hands to each pass, the tokens among it.
+
+    A mask is of ones alone where no encoder has one. A prompt of a decoder beside an encoder is in the batch.
+    """
+    beside, batch = model.config.is_encoder_decoder, dict(given)
+    held: dict[str, torch.Tensor] = {}
+    if (cut := getattr(model, "_get_input_segment", None)) is not None:  # Whisper's own generate
+        x = batch["input_features"]
+        rows, _, frames = x.shape
+        # seek, max_frames, init_tokens, time_offset, seek_num_frames
+        held["held numbers"] = torch.zeros((5, rows), dtype=torch.int64, device=x.device)
+        batch["input_features"] = cut(x, [0] * rows, [frames] * rows, frames, rows, range(rows))
+        held["held segment"] = batch["input_features"]
+    inputs, name, kept = model._prepare_model_inputs(None, None, batch)
+    if not beside:
+        if "position_ids" in taken(model):
+            kept["position_ids"] = model._prepare_position_ids_for_generation(inputs, kept)
+        kept["attention_mask"] = None
+    options = GenerationConfig()
+    kept = model._maybe_prepare_encoder_kwargs_for_generation(inputs, kept, name, options)
+    ids = kept.pop("decoder_input_ids") if beside else inputs
+    ids, kept = model._expand_inputs_for_generation(beams, beside, ids, **kept)
+    return {"input_ids": ids, **kept, **held}
+
+
+def fresh(kept: Mapping[str, Any], tokens: int) -> dict[str, Any]:
+    """Other tensors in the place of those that ``encoded`` gave, once there are so many tokens."""
+
+    def other(x: Any) -> Any:
+        return torch.empty_strided(x.size(), x.stride(), dtype=x.dtype, device=x.device) if _is_tensor(x) else x
+
+    found: dict[str, Any] = tree_map(other, dict(kept))
+    for name in GROWING & found.keys():
+        x = found[name]
+        if x.shape[-1] != tokens:
+            found[name] = torch.empty((*x.shape[:-1], tokens), dtype=x.dtype, device=x.device)
+    return found
+
+
+def _is_tensor(x: Any) -> bool:
+    return isinstance(x, torch.Tensor)
+
+
+def forward(model: Any, cache: Any, ids: torch.Tensor, kept: Mapping[str, Any], first: bool) -> dict[str, Any]:
     """One forward pass of ``generate``'s loop; returns the logits, the cache and the pass's other inputs.
 
-    ``ids`` and ``positions`` are of all tokens so far, [rows, tokens]. ``first``: the pass is the prefill.
+    ``ids`` are of all tokens so far, [rows, tokens]. ``kept`` are other arguments that each pass is given, such as the
+    positions of all tokens. ``first``: the pass is the prefill.
     """
-    given: dict[str, Any] = {"use_cache": True}
+    given: dict[str, Any] = {"use_cache": True, **kept}
     if cache is not None:
         given["cache"] = cache
-    if positions is not None:
-        given["position_ids"] = positions
     if "logits_to_keep" in taken(model):
         given["logits_to_keep"] = 1
     inputs = model.prepare_inputs_for_generation(
@@ -57,21 +109,24 @@ def _named(inputs: Mapping[str, Any]) -> Iterator[tuple[str, torch.Tensor]]:
             yield f"input {name}", x
 
 
-def filled(model: Any, cached: CachedTokens, rows: int) -> Any:
-    """The cache with which a forward pass starts. ``None`` where the model makes its own in the prefill."""
+def filled(model: Any, cached: CachedTokens, rows: int, kept: Mapping[str, Any]) -> Any:
+    """The cache with which a forward pass starts. ``None`` where the model makes its own in the prefill. ``kept`` are
+    arguments of each pass, see ``forward``.
+    """
     generation = copy.deepcopy(model.generation_config)
     generation.cache_implementation = None if cached.implementation == "dynamic" else cached.implementation
     generation.cache_config = {"backend": "fp8"} if cached.implementation == "quantized" else None
     generation.num_beams = generation.num_return_sequences = 1
-    found: dict[str, Any] = {}
+    found: dict[str, Any] = dict(kept)
     vars(model).pop("_previous_max_cache_length", None)  # a static cache would be as long as the longest so far
     model._prepare_cache_for_generation(generation, found, GenerationMode.GREEDY_SEARCH, rows, cached.capacity)
     cache = found.get("cache")
     steps = (cached.past,) if cached.prefilled else (cached.past - 1, cached.past)
+    kept = {name: x for name, x in kept.items() if name not in _OF_PREFILL}  # text makes a cache like that of images
     for past in steps if cached.past else ():
-        ids = torch.empty((rows, past), dtype=torch.int64, device="meta")
-        positions = torch.empty_like(ids) if "position_ids" in taken(model) else None
-        cache = forward(model, cache, ids, positions, first=past == steps[0])["cache"]
+        given = fresh(kept, whole(past))
+        ids = given.pop("input_ids")
+        cache = forward(model, cache, ids, given, first=past == steps[0])["cache"]
         if cached.reordered:
             cache.reorder_cache(torch.zeros((rows,), dtype=torch.int64))
     return cache
@@ -79,8 +134,8 @@ def filled(model: Any, cached: CachedTokens, rows: int) -> Any:
 
 def tensors_of(cache: Any) -> Iterator[list[torch.Tensor]]:
     """For each layer of a cache, the tensors that it holds. What is no layer's comes last."""
-    layers = getattr(cache, "layers", ())
-    for layer in layers:
-        yield list(tensors_in(vars(layer)))
+    both = [getattr(cache, f"{name}_attention_cache", None) for name in ("self", "cross")]  # beside an encoder
+    for layers in zip(*(part.layers for part in (*both, cache) if hasattr(part, "layers")), strict=True):
+        yield [x for layer in layers for x in tensors_in(vars(layer))]
     rest = {} if cache is None else {name: x for name, x in vars(cache).items() if name != "layers"}
     yield list(tensors_in(rest))

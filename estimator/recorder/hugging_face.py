@@ -19,7 +19,7 @@ import torch
 import transformers
 
 from ..errors import InputError, TooLong, shown
-from ..ledger import Size
+from ..ledger import Size, whole
 from ..programs.depth import deepened
 from ..programs.heads import CAUSAL, HEADS, Input, Part, batch_of
 from ..programs.images import Given, Media
@@ -39,6 +39,7 @@ from .calls import (
     is_attention,
     layers_as_checkpointed,
     modules_of,
+    named_tensors,
     plain_paths,
     record,
     stacks_among,
@@ -138,6 +139,8 @@ class HuggingFaceModel(Source):
         self._media: dict[Any, Given] = {}
         self._models: dict[Any, Any] = {}
         self._programs: dict[Any, Program] = {}
+        self._encoded: tuple[tuple[Any, ...], dict[str, Any]] = (), {}
+        """What ``generate`` has before its first pass, and what was asked about then."""
         self._routed = False
         """Whether the program that was asked for last depends on which experts tokens choose."""
         self._idle = ""
@@ -287,7 +290,7 @@ class HuggingFaceModel(Source):
                 f"{self.where}: checkpointing: {step.checkpointing} has no rule with {self.config.model_type}, whose "
                 "attention makes other tensors within checkpoints of layers; use layer or none"
             )
-        given = (step.media, step.placeholders, step.lengths)
+        given = (step.media, step.placeholders, step.lengths, step.attention_mask)
         key = (Setting.of(step), asks, step.cached, step.window_reached, given, step.tensor_parallel)
         if (*key, batch, seq) not in self._programs:
             sizes = step.sizes(batch, seq)
@@ -445,23 +448,84 @@ class HuggingFaceModel(Source):
         cached, causal_lm = step.cached, self._base(model)
         assert cached is not None
         device, dtype = step.device.type, None if step.autocast is None else getattr(torch, step.autocast)
-        inputs = {"input_ids": torch.empty((rows, cached.past + seq), dtype=torch.int64, device="meta")}
-        if "position_ids" in generate_cache.taken(causal_lm):
-            inputs["position_ids"] = torch.empty_like(inputs["input_ids"])
+        if cached.encodes:
+            return self._of_encoder(model, step, rows, seq)
+        kept, known = self._kept(step, model, rows, seq)
+        inputs, ids = dict(named_tensors(kept)), kept.pop("input_ids")
         held: list[Any] = []
 
         def before() -> Iterator[list[torch.Tensor]]:
             with autocast(device, dtype):
-                held.append(generate_cache.filled(causal_lm, cached, rows))
+                held.append(generate_cache.filled(causal_lm, cached, rows, {**kept, "input_ids": ids}))
             _forget(causal_lm)
             return generate_cache.tensors_of(held[0])
 
         def call() -> Mapping[str, Any]:
             with autocast(device, dtype):
-                ids, positions = inputs["input_ids"], inputs.get("position_ids")
-                return generate_cache.forward(causal_lm, held.pop(), ids, positions, first=not cached.past)
+                return generate_cache.forward(causal_lm, held.pop(), ids, kept, first=not cached.past)
 
-        return record(model, inputs, call, device, dtype, self.wrapped(model), step.routing, before)
+        return record(
+            model,
+            inputs,
+            call,
+            device,
+            dtype,
+            self.wrapped(model),
+            step.routing,
+            before,
+            padded=step.attention_mask,
+            known=known,
+            stacks=None if self.head == CAUSAL else stack_paths(model),
+        )
+
+    def _kept(self, step: Step, model: Any, rows: int, seq: int) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+        """What a forward pass of ``generate`` is given beside its cache, and what is known of its data."""
+        cached = step.cached
+        assert cached is not None
+        if self.head == CAUSAL:
+            kept = {"input_ids": torch.empty((rows, cached.past + seq), dtype=torch.int64, device="meta")}
+            if "position_ids" in generate_cache.taken(self._base(model)):
+                kept["position_ids"] = torch.empty_like(kept["input_ids"])
+            return kept, {}
+        batch = rows // cached.beams
+        if self._encoded[0] != _asked_of_encoder(step, batch, seq):
+            self._of_encoder(model, step, batch, seq)
+        prompt = self._encoded[1]["input_ids"].shape[1]
+        given = {name: x for name, x in self._encoded[1].items() if not name.startswith("held ")}
+        kept = generate_cache.fresh(given, whole(cached.past) + 1 if cached.past else prompt)
+        grown = generate_cache.GROWING if cached.past else set()
+        return kept, self._known(step, {name: x for name, x in kept.items() if x is not None and name not in grown})
+
+    def _known(self, step: Step, given: Mapping[str, Any]) -> dict[str, torch.Tensor]:
+        """What follows from the plan of the data of inputs."""
+        found = {one.name: data_of(one, given[one.name], self.config) for one in step.inputs() if one.name in given}
+        return {name: data for name, data in found.items() if data is not None}
+
+    def _of_encoder(self, model: Any, step: Step, batch: int, seq: int) -> Program:
+        """The program of what ``generate`` calls before its first forward pass."""
+        assert step.cached is not None
+        causal_lm, beams = self._base(model), step.cached.beams
+        device, dtype = step.device.type, None if step.autocast is None else getattr(torch, step.autocast)
+        sizes = step.sizes(batch, seq)
+        given = batch_of(step.inputs(), lambda one: _empty(one, sizes))
+
+        def call() -> Mapping[str, Any]:
+            with autocast(device, dtype):
+                self._encoded = _asked_of_encoder(step, batch, seq), generate_cache.encoded(causal_lm, given, beams)
+            return self._encoded[1]
+
+        return record(
+            model,
+            given,
+            call,
+            device,
+            dtype,
+            self.wrapped(model),
+            step.routing,
+            padded=step.attention_mask,
+            known=self._known(step, given),
+            stacks=stack_paths(model),
+        )
 
     def of_all_settings(self, setting: Setting, batch: int, seq: int, cached: bool) -> Program:
         """The program whose attention, masks and cache are calls, and which is for all of these (``interfaces.py``).
@@ -516,6 +580,12 @@ class HuggingFaceModel(Source):
     def running(self) -> AbstractContextManager[Any]:
         """The context in which the model runs."""
         return nullcontext()
+
+
+def _asked_of_encoder(step: Step, batch: int, seq: int) -> tuple[Any, ...]:
+    """What decides what ``generate`` calls before its first pass, for one model."""
+    assert step.cached is not None
+    return Setting.of(step)[1:5], step.attention_mask, step.media, step.lengths, step.cached.beams, batch, seq
 
 
 def _empty(one: Input, sizes: Mapping[str, Any]) -> torch.Tensor:

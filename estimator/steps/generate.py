@@ -17,6 +17,7 @@ from ..ledger.sizes import compared
 from ..programs import CachedTokens, Generated, Inputs, Procedure, Step
 from ..programs.attention_functions import Cache
 from ..programs.causal_lm import RecordedCausalLM
+from ..programs.heads import CAUSAL
 from ..programs.masks import create_causal_mask
 from ..programs.recorded import Sizes
 from .caches import CACHES, DynamicCache, Layer, Pair, running
@@ -73,7 +74,13 @@ class Generate(Procedure):
         yield "end"
 
     def passes(self, step: Step, batch: Size, seq: Size) -> list[tuple[Step, Size, Size]]:
-        return [(self.step_of(step, one), rows, tokens) for one, rows, tokens in self.cached_passes(batch, seq)]
+        if step.head == CAUSAL:
+            return [(self.step_of(step, one), rows, tokens) for one, rows, tokens in self.cached_passes(batch, seq)]
+        prompt = step.sizes(batch, seq).get("T", seq)
+        kind, beams = self.options.on_device, self.options.num_beams
+        first = CachedTokens(kind, 0, 0, encodes=True, beams=beams)
+        later = [(one._replace(beams=beams), rows) for one, rows, _ in self.cached_passes(batch, prompt)]
+        return [(self.step_of(step, one), rows, seq) for one, rows in ((first, batch), *later)]
 
     def step_of(self, step: Step, cached: CachedTokens) -> Step:
         """The options of the pass that starts with this cache."""
@@ -107,8 +114,10 @@ class Call:
         options, ledger, inputs = generate.options, model.ledger, model.inputs
         self.ledger, self.inputs, self.forward = ledger, inputs, model.forward
         self.step_of = partial(generate.step_of, inputs.step)
-        self.passes = generate.cached_passes(inputs.batch, inputs.seq)
-        (cached, self.rows, _), self.seq = self.passes[0], inputs.seq
+        self.seq = inputs.step.sizes(inputs.batch, inputs.seq).get("T", inputs.seq)
+        """Tokens of the prompt."""
+        self.passes = generate.cached_passes(inputs.batch, self.seq)
+        cached, self.rows, _ = self.passes[0]
         self.tokens = cached.capacity
         """Tokens in the cache at the end. The last new token is never put there."""
         if options.num_beams == 1:
@@ -160,14 +169,7 @@ class Call:
         ledger = self.ledger
         infer(ledger)
         ledger.phase, ledger.scope = "prefill", "inputs"
-        self.prompts = self.ids(self.inputs.batch, self.seq)  # the caller holds them
-        mask = self.ids(self.inputs.batch, self.seq)
-        self.first_positions = self.positions = self._first_positions()  # held by generate's own arguments
-        if self.inputs.step.attention_mask:
-            self.prompt_mask = mask
-            self.first_mask = mask if self.rows == self.inputs.batch else self.ids(self.rows, self.seq)
-            self.mask = self.first_mask
-        del mask  # without padding it goes: it is of ones alone
+        self._begin()
         self.loop.start()
         done: list[Size] = []
         for cached, _, seq in self.passes:
@@ -189,6 +191,17 @@ class Call:
             ledger.work = ledger.work + (ledger.work - done[1]) * (self.tokens - self.seq - 2) // 2
         self.carry(KEPT)
         return self.cache_bytes()
+
+    def _begin(self) -> None:
+        """Make what the caller and ``generate``'s own arguments hold."""
+        self.prompts = self.ids(self.inputs.batch, self.seq)
+        mask = self.ids(self.inputs.batch, self.seq)
+        self.first_positions = self.positions = self._first_positions()
+        if self.inputs.step.attention_mask:
+            self.prompt_mask = mask
+            self.first_mask = mask if self.rows == self.inputs.batch else self.ids(self.rows, self.seq)
+            self.mask = self.first_mask
+        del mask  # without padding it goes: it is of ones alone
 
     def ids(self, rows: Size, tokens: Size) -> Tensor:
         """Token or position ids [rows, tokens]."""
@@ -286,11 +299,66 @@ class RecordedCall(Call):
         places = [(place, index) for place, (index, tensor) in enumerate(self.cache.of_layers()) if tensor.shape]
         for place, index in places:  # a name for a tensor would keep it
             with running(self.ledger, self._layer(index)):
+                chosen = self.ledger.empty(
+                    (self.rows,), "int32"
+                )  # index_select's copy of a column of the beams' indices
                 self.cache.copy(place)
+                del chosen
 
     def cache_bytes(self) -> Size:
         assert self.cache is not None
         return self.cache.nbytes
+
+
+GROWING = ("token_type_ids", "mm_token_type_ids", "position_ids")
+"""What each pass is given of all tokens so far, in the order in which it gets one more."""
+
+
+class EncodedCall(RecordedCall):
+    """A call with a model that has an encoder or a tower, which runs once, before the first token's pass.
+
+    What it gives is held until the call ends, as is what ``generate`` makes of the batch (``kept``).
+    """
+
+    kept: dict[str, Tensor]
+    """What each pass is given, by name."""
+
+    def __init__(self, model: Model, generate: Generate) -> None:
+        super().__init__(model, generate)
+        (self.first, *_), *_ = generate.passes(model.step, model.inputs.batch, model.inputs.seq)
+        self.beams = generate.options.num_beams
+        self.make_batch = model.batch
+
+    def _begin(self) -> None:
+        self.batch = self.make_batch()  # the caller holds it
+        if "decoder_input_ids" in self.batch:
+            self.start_token = self.ledger.empty((), "int64")
+        given = self.inputs._replace(
+            step=self.first, others=self.batch, attention_mask=self.batch.get("attention_mask")
+        )
+        _, _, self.held, found = self.forward(self.batch.get("input_ids"), given)
+        program = self.model.program(given.batch, given.seq)
+        self.kept = dict(zip(program.outputs, found, strict=True))
+        ids = self.kept.pop("input_ids")
+        if not self.loop.reorders:  # a beam search has them itself
+            self.prompts = ids
+
+    def _lengthen(self, tokens: Size) -> None:
+        before = [self.kept[name] for name in GROWING if name in self.kept]  # names until it returns
+        for name in GROWING:
+            if name in self.kept:
+                x = self.kept[name]
+                self.kept[name] = self.ledger.empty((*x.shape[:-1], tokens), x.dtype)
+        del before
+
+    def _given(self, cached: CachedTokens, seq: Size) -> Inputs:
+        return self.inputs._replace(
+            batch=self.rows,
+            step=self.step_of(cached._replace(beams=self.beams)),
+            others=self.kept,
+            attention_mask=self.kept.get("attention_mask"),
+            position_ids=self.kept.get("position_ids"),
+        )
 
 
 class CachedCall(Call):
@@ -445,6 +513,8 @@ class UncachedCall(Call):
 def call_of(model: Model, generate: Generate) -> Call:
     """The call of a model, with a cache of rules where its program asks for one, else the library's own."""
     inputs, causal_lm = model.inputs, model.causal_lm
+    if inputs.step.head != CAUSAL:
+        return EncodedCall(model, generate)
     first = generate.passes(inputs.step, inputs.batch, inputs.seq)[0]
     kind: type[CachedCall | RecordedCall] = (
         CachedCall if causal_lm.c.source.at(*first).asks_interfaces else RecordedCall

@@ -15,6 +15,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from typing import Any
+from unittest import mock
 
 from ..errors import InputError
 from ..io import fresh
@@ -22,7 +23,7 @@ from ..methods.adalora import AdaLoraMethod
 from ..operators import THREADS
 from ..plans.plan import Plan, parse_plan
 from ..plans.resolve import Resolved, resolve
-from ..programs.heads import places_of
+from ..programs.heads import HEADS, places_of
 from ..programs.libraries import without_collector
 from ..recorder.model_classes import takes_cache
 from ..steps.loss import labelled
@@ -510,16 +511,31 @@ class _Generate(_Prefill):
 
         options = self.plan.generate
         assert options is not None
-        for token in ("bos", "eos", "pad"):
-            setattr(self.model.generation_config, f"{token}_token_id", None)
+        ids = [f"{token}_token_id" for token in ("bos", "eos", "pad", "forced_bos", "forced_eos")]
+        for key in (*ids, "suppress_tokens", "begin_suppress_tokens"):
+            setattr(self.model.generation_config, key, None)
         if options.cache_implementation == "quantized":
             keys["cache_config"] = {"backend": "fp8"}
         with torch.inference_mode(), self._autocast():
             batch = self._batch()
+            if "decoder_input_ids" in batch:  # a prompt that starts with another token is given this one, too
+                batch["decoder_input_ids"][:, 0] = self.model.generation_config.decoder_start_token_id
             return self.model.generate(**batch, **options.model_dump(), do_sample=False, **keys)
 
     def cache_bytes(self) -> int:
-        return _cache_bytes(self._generate(return_dict_in_generate=True).past_key_values)
+        if not HEADS[self.step.head].has_target:
+            return _cache_bytes(self._generate(return_dict_in_generate=True).past_key_values)
+        held: list[Any] = []  # Whisper returns parts of it
+        base = getattr(self.model, "get_base_model", lambda: self.model)()
+        prepare = base._prepare_cache_for_generation
+
+        def noted(options: Any, arguments: dict[str, Any], *others: Any) -> None:
+            prepare(options, arguments, *others)
+            held.append(arguments["cache"])
+
+        with mock.patch.object(base, "_prepare_cache_for_generation", noted):
+            self._generate()
+        return _cache_bytes(held[-1])
 
 
 def allocator_events(function: Any) -> list[tuple[int, str]]:

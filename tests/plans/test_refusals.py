@@ -282,6 +282,8 @@ REFUSED: list[dict[str, Any]] = [
     {"dtype": "nf4", "method": {**LORA, "modules_to_save": ["up_proj"]}},
     {"generate": {}, "method": PREFIX},
     {"model": {**CLASSES["bloom"], "model_type": "bloom"}, "generate": {}, "attention_mask": True},
+    {"model": BART, "head": "seq2seq-lm", "generate": {**QUANTISED_CACHE["generate"], "max_new_tokens": 3}, "seq": 8},
+    {"model": BART, "head": "seq2seq-lm", "generate": {"max_new_tokens": 33}, "seq": 8},
     {**CUDA, "model": {"model_type": "lfm2"}, "generate": {"cache_implementation": "offloaded"}},
     {**CUDA, "model": {**CLASSES["bloom"], "model_type": "bloom"}, "generate": STATIC, "attention": "eager"},
     {**QUANTISED_CACHE, "model": {"model_type": "mistral"}},

@@ -21,7 +21,8 @@ from estimator.plans.plan import parse_plan
 from estimator.show.cli import main
 from estimator.steps.caches import DynamicCache, StaticCache, _quantised
 from tests.cases.causal_classes import CLASSES
-from tests.cases.generate_calls import random_call
+from tests.cases.generate_calls import ENCODER_DECODERS, calls_with_images, encoded_calls, random_call
+from tests.cases.images_and_audio import WITH_IMAGES
 from tests.cases.small_models import METHODS, write_config
 from tests.helpers.measured_steps import assert_call
 
@@ -139,6 +140,25 @@ def test_all_recorded_models(family: str, call: str, tmp_path: Path) -> None:
         assert_call(config, RECORDED[call], tmp_path)
 
 
+@pytest.mark.share(13)
+@pytest.mark.extra("trace")
+@pytest.mark.parametrize(("family", "plan"), encoded_calls())
+def test_encoders_beside_decoders(family: str, plan: dict[str, Any], tmp_path: Path) -> None:
+    """Witness: measurement. The encoder runs once; what it gives is held, as are the keys and values of both kinds of
+    attention.
+    """
+    config = {"model_type": family, **ENCODER_DECODERS[family]}
+    assert_call(config, plan, tmp_path)
+
+
+@pytest.mark.share(9)
+@pytest.mark.extra("trace")
+@pytest.mark.parametrize(("name", "plan"), calls_with_images())
+def test_images_of_a_prompt(name: str, plan: dict[str, Any], tmp_path: Path) -> None:
+    """Witness: measurement. The tower runs before the prompt's pass, and what it gives is held."""
+    assert_call(WITH_IMAGES[name][0], plan, tmp_path)
+
+
 LORA_HEAD = {"name": "lora", "r": 4, "target_modules": ["lm_head", "embed_tokens"]}
 DORA = {"name": "lora", "r": 4, "use_dora": True}
 
@@ -168,6 +188,19 @@ def test_long_prompt_in_windows(tmp_path: Path) -> None:
     plan = {"batch": 4, "seq": 300, "generate": {"max_new_tokens": 4}}
     result = assert_call({**config, "num_key_value_heads": 8, "num_hidden_layers": 8}, plan, tmp_path)
     assert result.bytes["kv_cache"] < estimate(parse_plan({"model": MODEL, **plan})).bytes["kv_cache"]
+
+
+@pytest.mark.extra("trace")
+def test_bytes_of_a_cache_of_two_attentions(tmp_path: Path) -> None:
+    """By hand. A layer of the decoder has keys and values of the source, and of the target's tokens, for all beams."""
+    config = ENCODER_DECODERS["bart"]
+    model = tmp_path / "config.json"
+    model.write_text(json.dumps({"model_type": "bart", **config}))
+    block = {"max_new_tokens": 12, "num_beams": 3}
+    found = estimate(model=str(model), batch=2, seq=21, target_seq=4, dtype="float32", generate=block)
+    assert found.bytes["kv_cache"] == 2 * config["decoder_layers"] * 6 * (21 + 4 + 11) * config["d_model"] * 4
+    less = estimate(model=str(model), batch=2, seq=21, dtype="float32", generate=block)  # the token to start with
+    assert found.bytes["kv_cache"] - less.bytes["kv_cache"] == 2 * config["decoder_layers"] * 6 * 3 * 64 * 4
 
 
 def test_caches_differ_as_documented() -> None:

@@ -214,6 +214,7 @@ def record(
     padded: bool = True,
     interfaces: Any = None,
     known: Mapping[str, torch.Tensor] | None = None,
+    stacks: Sequence[Sequence[str]] | None = None,
 ) -> Program:
     """Record ``call()``, which runs ``model`` with ``inputs``, all on the meta device. Its tensors are the outputs.
 
@@ -222,7 +223,8 @@ def record(
     fills a cache before the recording, and gives the tensors of each of its layers. ``packed``: position ids that are
     given start again in each sequence. ``padded``: a mask that is given has padding in it. ``interfaces``: an
     ``interfaces.Cache`` that ``call`` gives the model, if what transformers chooses by the setting is to be noted as
-    calls of its own. ``known``: data of inputs that follow from the plan. Raises ``InputError`` where the model reads
+    calls of its own. ``known``: data of inputs that follow from the plan. ``stacks``: the paths of the layers of each
+    stack, where the call runs some of them; by default those that it runs. Raises ``InputError`` where the model reads
     numbers that depend on its weights.
     """
     base = model if wrapped is None else wrapped.base
@@ -251,7 +253,7 @@ def record(
         recorder.take_unused()
         returns_cache = interfaces is not None and any(x is interfaces for x in out.values())
         hooks = hooks_of(recorder, model, plain) if recorder.grad_enabled and "loss" in out else {}
-    outputs = {name: recorder.operand(x) for name, x in _named_tensors(out)}
+    outputs = {name: recorder.operand(x) for name, x in named_tensors(out)}
     events, recorder.events = tuple(recorder.events), []
     end = outputs.get("loss", outputs.get("last_hidden_state"))  # of which a trainer makes the loss
     reached = recorder.reached(end)
@@ -267,9 +269,9 @@ def record(
         )
         for name, p, storage in _with_storages(model.named_parameters())
     )
-    stacks = _stacks(model, events, plain)
+    stacks = _stacks(model, events, plain) if stacks is None else [[*map(plain, paths)] for paths in stacks]
     parametrized = _parametrized(events)
-    parts, renumbered = fold(events, stacks)
+    parts, renumbered = fold(events, stacks, results=[ref.slot for ref in outputs.values() if isinstance(ref, Ref)])
     given: dict[str, int] = {}
     for name, slot in slots.items():
         with suppress(KeyError):  # the model has no use for it
@@ -302,14 +304,14 @@ def record(
     )
 
 
-def _named_tensors(tree: Any, name: str = "") -> Iterator[tuple[str, torch.Tensor]]:
+def named_tensors(tree: Any, name: str = "") -> Iterator[tuple[str, torch.Tensor]]:
     """The tensors of an output by their names, those of outputs in it too: ``image_outputs.last_hidden_state``."""
     if isinstance(tree, torch.Tensor):
         yield name, tree
     elif isinstance(tree, (Mapping, tuple, list)):
         parts = tree.items() if isinstance(tree, Mapping) else enumerate(tree)
         for key, x in parts:
-            yield from _named_tensors(x, f"{name}.{key}" if name else str(key))
+            yield from named_tensors(x, f"{name}.{key}" if name else str(key))
 
 
 def _parametrized(events: Sequence[Event]) -> set[str]:

@@ -139,7 +139,7 @@ def _lengths(plan: Plan) -> list[str]:
     head = HEADS[load(plan.model).asked(plan.transformers, plan.head, plan.sees).head]
     if head.text:
         return [f"seq {plan.seq}"]
-    return [f"target_seq {plan.target_seq}"] if any("T" in one.shape for one in head.labels) else []
+    return [f"target_seq {plan.decoder_seq}"] if head.has_target else []
 
 
 def _many(source: str) -> int:
