@@ -92,6 +92,8 @@ _BESIDE_IMAGES: list[tuple[str, dict[str, Any]]] = [
     ("llava", {"generate": {"max_new_tokens": 6, "cache_implementation": "quantized"}}),
     ("gemma3", {"generate": _STATIC}),
     ("qwen2_5_vl", {"images": 2, "generate": {"max_new_tokens": 9}}),
+    ("llava", {"generate": {"max_new_tokens": 4, "num_beams": 3}}),
+    ("qwen2_vl", {"generate": {"max_new_tokens": 4, "num_beams": 3}}),
 ]
 
 

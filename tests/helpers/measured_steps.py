@@ -41,8 +41,8 @@ def assert_pass(config: dict[str, Any], plan: dict[str, Any], tmp_path: Path) ->
     return assert_measured(parsed, estimate(parsed), measured, (*EXACT, "kv_cache"))
 
 
-def assert_call(config: dict[str, Any], plan: dict[str, Any], tmp_path: Path) -> Result:
-    """Witness: measurement. The cache and the peak of a real call of ``generate``, to the byte."""
+def assert_call(config: dict[str, Any], plan: dict[str, Any], tmp_path: Path, tolerance: int = 0) -> Result:
+    """Witness: measurement. The cache and the peak of a real call of ``generate``, the peak within ``tolerance``."""
     __tracebackhide__ = True
     keys = {"batch": 2, "seq": 33, "dtype": "float32", **plan}
     keys = {key: value for key, value in keys.items() if value is not None}  # sound has no seq
@@ -54,7 +54,7 @@ def assert_call(config: dict[str, Any], plan: dict[str, Any], tmp_path: Path) ->
     predicted, measured = estimate(parsed), run_step(resolve(parsed))
     peak = measured["peak_without_matmul_scratch"]
     witness = {name: measured[name] for name in ("parameters", "kv_cache")}
-    assert_figures(predicted.bytes, {**witness, "peak_above_resident": peak})
+    assert_figures(predicted.bytes, {**witness, "peak_above_resident": peak}, {"peak_above_resident": tolerance})
     assert measured["kv_cache"] > 0
     return predicted
 

@@ -84,6 +84,7 @@ STEPS: list[tuple[dict[str, Any], dict[str, Any]]] = [
     (SHORT, {"target_seq": 9}),
     (LONGFORMER, {}),
     (BART, {"target_seq": 9, "autocast": "bfloat16"}),
+    ({**BART, "vocab_size": 3000, "decoder_layers": 8}, {"target_seq": 60, "task": "infer"}),
     (BART, {"target_seq": 9, "checkpointing": "layer", "method": "lora"}),
     (BERT, {"head": "sequence-classification", "freeze": "base_model"}),
     (MODERNBERT, {"head": "token-classification", "dtype": "int8", "method": ALL_LINEAR}),
