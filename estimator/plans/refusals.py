@@ -731,9 +731,13 @@ MODEL: Refusals = {
     "is recorded where it stays on the device; take cache_implementation: {r.plan.generate.on_device}": lambda r: (
         r.plan.generate is not None and r.plan.generate.offloads and not _calls_for_masks(r)
     ),
+    "generate has no rule with {r.spec.config.family} on runtime: {r.plan.runtime}, since no passes of it are shipped; "
+    "take runtime: torch-cpu": (
+        lambda r: _generates_on_a_card(r) and r.plan.generate.on_device == "dynamic" and not _knows_tokens(r)
+    ),
     "generate has no rule with {r.spec.config.family} and this cache on runtime: {r.plan.runtime}, since no passes of "
     "it are shipped; take cache_implementation: dynamic, or runtime: torch-cpu": (
-        lambda r: _generates_on_a_card(r) and not _knows_tokens(r)
+        lambda r: _generates_on_a_card(r) and r.plan.generate.on_device != "dynamic" and not _knows_tokens(r)
     ),
     "cache_implementation: quantized does not go with a model of sliding windows, which transformers' quantized cache "
     "does not take; use cache_implementation: dynamic or static": (
