@@ -13,6 +13,8 @@ import pytest
 import torch
 from torch import nn
 from torch.nn import functional
+from transformers import LlamaConfig
+from transformers.models.llama.modeling_llama import LlamaAttention
 
 from estimator.errors import InputError
 from estimator.programs.program import (
@@ -32,6 +34,7 @@ from estimator.programs.program import (
 )
 from estimator.programs.step import Step
 from estimator.recorder.calls import record
+from estimator.recorder.calls.assembling import stacks_among
 from estimator.recorder.calls.data import tensors_in
 from estimator.recorder.calls.marks import storage_of
 from estimator.recorder.calls.noted_interfaces import Cache
@@ -527,3 +530,15 @@ def test_factors_of_a_product_are_noted_where_they_are_not_one() -> None:
     assert noted() == noted(beta=1, alpha=1.0) == ("addmm", {"beta": False, "alpha": False})
     assert noted(beta=2) == ("addmm", {"beta": True, "alpha": False})
     assert noted(alpha=0) == ("addmm", {"beta": False, "alpha": True})
+
+
+def test_a_list_without_attention_is_no_stack_beside_layers_with_it() -> None:
+    """A tower's mergers may have more parameters than its layers, and run between them."""
+
+    def listed(layer: Callable[[], nn.Module], name: str) -> tuple[nn.ModuleList, list[str]]:
+        return nn.ModuleList([layer(), layer()]), [f"{name}.0", f"{name}.1"]
+
+    mergers = listed(lambda: nn.Linear(99, 99), "mergers")
+    layers = listed(lambda: LlamaAttention(LlamaConfig(hidden_size=8, num_attention_heads=2), 0), "layers")
+    assert stacks_among([mergers, layers], lambda a, b: True) == [layers[1]]
+    assert stacks_among([mergers], lambda a, b: True) == [mergers[1]]

@@ -436,11 +436,15 @@ Layers = tuple[torch.nn.Module, list[str]]
 
 
 def stacks_among(lists: Iterable[Layers], beside: Callable[[list[str], list[str]], bool]) -> list[list[str]]:
-    """Of a model's lists of modules those that are stacks: the one with the most parameters, and others beside it that
-    have attention in each layer, as those of encoders do.
+    """Of a model's lists of modules those that are stacks: the one with the most parameters, of those with attention
+    where there are any, and others beside it that have attention in each layer, as those of encoders do.
     """
+
+    def order(one: Layers) -> tuple[bool, int]:
+        return not any(map(is_attention, one[0].modules())), -sum(p.numel() for p in one[0].parameters())
+
     stacks: list[list[str]] = []
-    for layers, paths in sorted(lists, key=lambda one: -sum(p.numel() for p in one[0].parameters())):
+    for layers, paths in sorted(lists, key=order):
         attend = len(paths) > 1 and all(any(map(is_attention, layer.modules())) for layer in layers.children())
         if not stacks or (attend and all(beside(paths, other) for other in stacks)):
             stacks.append(paths)
