@@ -94,7 +94,7 @@ def _with_number(trees: Sequence[Any]) -> Sequence[Any]:
 
 
 def _slots(program: Program) -> set[int]:
-    found = {0, *program.inputs.values()}
+    found = {*program.inputs.values()}
 
     def note(slot: int) -> int:
         found.add(slot)
