@@ -42,7 +42,9 @@ ROWS = ("witnesses/test_measured_steps.py",)
 """Where a new method or base gets a row, not a test (``tests/README.md``)."""
 COMMANDS = ("show/test_compare_snapshot.py", "show/test_explain.py", "show/test_inverse_commands.py")
 """What asks an answer by its command, and holds the answer, too."""
-ALSO = {"ledger": ("operators",), "methods": ROWS, "bases": ROWS, "answers": COMMANDS}
+OWN = ("answers/test_user_modules.py", "answers/test_user_trainers.py")
+"""What asks about a user's own modules and trainers, which are recorded for it."""
+ALSO = {"ledger": ("operators",), "methods": ROWS, "bases": ROWS, "answers": COMMANDS, "recorder": OWN}
 """Tests elsewhere that hold a folder's rules, too."""
 LEFT_OUT = (
     *("figures/", "plans/keywords.py", "recorder/families/models.py", "recorder/trainer_family.py", "recorder/trl.py"),
