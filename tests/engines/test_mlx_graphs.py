@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -12,6 +14,7 @@ from estimator.engines.mlx.arrays import Array
 from estimator.engines.mlx.evaluation import DISPATCHES_PER_TASK, MAX_ACTIVE_TASKS, Allocator, Stream, contiguity
 from estimator.engines.mlx.gradients import VJPS, vjp
 from estimator.engines.mlx.metal import MetalAllocator, MetalStream, limits_of
+from estimator.engines.mlx.training import default_loss
 
 MIB = 2**20
 A, B = Array((2, 3, 4), "float32"), Array((2, 3, 4), "float32")
@@ -61,6 +64,30 @@ def test_results_that_are_stopped_or_given_have_no_gradient() -> None:
     assert gradient.name == "Multiply"
     assert second in gradient.inputs
     assert vjp(lambda xs: [mx.stop_gradient(xs[0])], [A], [first])[1][0].name != "Multiply"
+
+
+def nodes(array: Array) -> dict[str, Array]:
+    """The arrays that one is made from, by their primitives; of those alike the last that is found."""
+    return {name: one for source in array.inputs for name, one in nodes(source).items()} | {array.name: array}
+
+
+def test_the_loss_is_of_the_next_tokens() -> None:
+    """By hand, after ``tuner/trainer.py: default_loss``: seven of eight tokens are asked about, from the second on."""
+    given: list[Array] = []
+
+    def model(inputs: Array) -> Array:
+        given.append(inputs)
+        return Array((*inputs.shape, 11), "bfloat16")
+
+    called: Any = model
+    called.setting = SimpleNamespace(metal=True)
+    loss, count = default_loss(called, Array((2, 8), "int32"), Array((2, 2), "int32"))
+    assert (given[0].shape, loss.shape, loss.dtype, count.shape) == ((2, 7), (), "float32", ())
+    found = nodes(loss)
+    assert [one.shape for one in found["CrossEntropy"].inputs] == [(2, 7, 11), (2, 7)]
+    assert found["Arange"].primitive is not None
+    assert (found["Arange"].primitive.attributes, found["Arange"].shape) == ((1, 8, 1), (7,))
+    assert {found["GreaterEqual"].shape, found["LessEqual"].shape, found["LogicalAnd"].shape} == {(2, 7)}
 
 
 COLUMN, INDEX = Array((2, 1, 4), "float32"), Array((5,), "int32")

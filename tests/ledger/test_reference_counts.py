@@ -127,3 +127,18 @@ def test_what_the_graph_says_of_an_input() -> None:
         turned = ops.neg(turned)
     assert input_of(turned).parameter == "a"
     assert input_of(ops.neg(turned)) == (True, "", ())
+
+
+@pytest.mark.parametrize("on_host", [False, True])
+def test_a_shard_takes_the_place_of_a_parameter(on_host: bool) -> None:
+    """By hand: a quarter of it rests here or on the host; the whole has no bytes until it is given some."""
+    ledger, host = Ledger(ops.CPU), Ledger(ops.CPU)
+    first, whole, last = (ledger.parameter(name, (8, 3), "bfloat16", True, added=True) for name in "abc")
+    whole.copies, whole.unreached = 5, True
+    local = ledger.shard(whole, (2, 3), host if on_host else None)
+    assert (local.nbytes, local.storage.resident, local.storage.ledger is host) == (2 * 3 * 2, True, on_host)
+    assert (local.name, local.copies, local.added, local.unreached, local.requires_grad) == ("b", 5, True, True, True)
+    assert local.whole is whole
+    assert (whole.storage.nbytes, whole.storage.resident) == (0, False)
+    assert [id(p) for p in ledger.parameters] == [*map(id, (first, last) if on_host else (first, local, last))]
+    assert [id(p) for p in host.parameters] == ([id(local)] if on_host else [])

@@ -425,7 +425,7 @@ class _Group:
                 output = ledger.empty(local, stored)
         host, storage = ledger.host, output.storage
         if host is not None:
-            storage = Storage(host, 0, resident=True)  # pinned memory is counted apart
+            storage = Storage(host, 0)  # pinned memory is counted apart
         elif ledger.events is not None:
             ledger.events.gradients[storage.event] = tuple([shard.local.name for shard in having])
         for shard in having:
