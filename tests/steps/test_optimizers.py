@@ -117,3 +117,21 @@ def test_adamw_on_a_gpu_takes_all_parameters_at_once(one_by_one: bool, peak: int
     optimizer.step(ledger, parameters)
     assert max(ledger.peaks.values()) - before == peak
     assert ledger.live == before
+
+
+@pytest.mark.parametrize(
+    ("name", "count", "on_cpu", "on_gpu"),
+    [
+        ("adamw-8bit", 4095, [16380, 16380], [16380, 16380]),
+        ("adamw-8bit", 4097, [4097, 4097, 68, 68], [4097, 4097, 68, 68]),
+        ("paged-adamw-8bit", 99_999, [99_999, 99_999, 1564, 1564], [99_999, 99_999, 1564, 1564]),
+        ("paged-adamw-8bit", 100_000, [100_000, 100_000, 1564, 1564], [1564, 1564]),
+        ("paged-adamw", 99_999, [399_996, 399_996], [399_996, 399_996]),
+        ("paged-adamw", 100_000, [400_000, 400_000], []),
+    ],
+)
+def test_states_of_bitsandbytes(name: str, count: int, on_cpu: list[int], on_gpu: list[int]) -> None:
+    """By hand: a float32 maximum for each 256 elements; large states that are paged are none of the allocator's."""
+    for device, expected in ((CPU, on_cpu), (Cuda((8, 0)), on_gpu)):
+        p = Ledger(device).parameter("w", (count,), "bfloat16", True)
+        assert list(OPTIMIZERS[name]().state_sizes(p)) == expected

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain, groupby
+from sys import maxsize
 from typing import Any
 
 from ...errors import InputError
@@ -46,7 +47,7 @@ class Ddp(Sharding):
         if self.looks_for_unused:  # buckets are never made anew; their order follows names, and is nearly that of use
             later += [ITEMSIZE["int32"] * len(trained)]  # which were used
             return Blocks(list(map(sum, sent)), later, later)
-        return Blocks(list(map(sum, sent)), [sum(own) for own in _buckets(trained, [1 << 62])], later)
+        return Blocks(list(map(sum, sent)), [sum(own) for own in _buckets(trained, [maxsize])], later)
 
     @property
     def looks_for_unused(self) -> bool:
