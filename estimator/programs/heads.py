@@ -150,6 +150,11 @@ HEADS: dict[str, Head] = {
     ),
     "feature-extraction": Head("AutoModel", "", ()),
 }
+TEXT_TO_TEXT = (
+    "bart", "bigbird_pegasus", "blenderbot", "blenderbot-small", "fsmt", "led", "longt5", "m2m_100", "marian", "mbart",
+    "mt5", "mvp", "nllb-moe", "pegasus", "pegasus_x", "plbart", "prophetnet", "switch_transformers", "t5", "umt5",
+)  # fmt: skip
+"""Encoder-decoders of text, whose config may leave ``is_encoder_decoder`` out, since it is their class's default."""
 SPEECH = ("whisper", "speech_to_text", "moonshine", "pop2piano", "speecht5")
 """Encoder-decoders whose encoder takes audio (transformers' registry ``MODEL_FOR_SPEECH_SEQ_2_SEQ_MAPPING_NAMES``)."""
 
@@ -163,12 +168,10 @@ _AUDIO = (
 def head_of(raw: Mapping[str, Any]) -> str:
     """The head that a config's ``architectures`` name; that of a causal language model where they name none of these.
 
-    ``ForConditionalGeneration`` ends the names of larger models, too, of which the decoder is answered alone: their
-    config has others within it. That of an encoder-decoder has none, and may leave its class's defaults out.
+    ``ForConditionalGeneration`` ends the names of larger models, too, of which the decoder is answered alone.
     """
     names = raw.get("architectures")
-    within = [key for key in raw if key.endswith("_config") and key != "quantization_config"]
-    encodes = raw.get("is_encoder_decoder", not within) is True
+    encodes = raw.get("is_encoder_decoder", raw.get("model_type") in (*TEXT_TO_TEXT, *SPEECH)) is True
     first = names[0] if isinstance(names, list) and names else ""
     for name, head in HEADS.items():
         if head.ending and isinstance(first, str) and first.endswith(head.ending):

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 torch = pytest.importorskip("torch")
-pytest.importorskip("transformers")
+transformers = pytest.importorskip("transformers")
 
 import estimator  # noqa: E402
 from estimator.answers.formulas import compile_plan  # noqa: E402
@@ -18,7 +18,7 @@ from estimator.errors import InputError  # noqa: E402
 from estimator.plans.margins import NO_MARGIN  # noqa: E402
 from estimator.plans.plan import parse_plan  # noqa: E402
 from estimator.plans.resolve import resolve  # noqa: E402
-from estimator.programs.heads import head_of  # noqa: E402
+from estimator.programs.heads import SPEECH, TEXT_TO_TEXT, head_of  # noqa: E402
 from estimator.programs.program import SPAN, Call, Drop, Enter, Exit, Made, Ref, fold  # noqa: E402
 from estimator.show.commands import INVERSE  # noqa: E402
 from tests.cases.images_and_audio import ALONE, GEMMA, MIXED, VIDEOS, WITH_IMAGES, steps  # noqa: E402
@@ -223,12 +223,13 @@ def test_the_head_is_what_the_architectures_say(architectures: Any, encoder: boo
 @pytest.mark.parametrize(
     ("config", "head"),
     [
-        ({}, "seq2seq-lm"), ({"quantization_config": {}}, "seq2seq-lm"), ({"model_type": "whisper"}, "speech-seq2seq"),
-        ({"text_config": {}}, "causal-lm"), ({"vision_config": {}, "quantization_config": {}}, "causal-lm"),
+        ({"model_type": "t5"}, "seq2seq-lm"), ({"model_type": "whisper"}, "speech-seq2seq"),
+        ({"model_type": "t5", "is_encoder_decoder": False}, "causal-lm"), ({"model_type": "moshi"}, "causal-lm"),
+        ({"model_type": "llava", "text_config": {}}, "causal-lm"),
     ],
 )  # fmt: skip
 def test_an_encoder_decoder_need_not_say_what_its_class_does(config: dict[str, Any], head: str) -> None:
-    """T5's class is an encoder-decoder where its config.json does not say so; a larger model has configs in its own."""
+    """T5's class is an encoder-decoder where its config.json does not say so; Moshi's and LLaVA's are none."""
     assert head_of({"architectures": ["T5ForConditionalGeneration"], **config}) == head
 
 
@@ -317,3 +318,9 @@ def test_fold_of_two_stacks() -> None:
     assert 0 < new(12) < SPAN
     assert len(parts["between"]) == 1
     assert [e.slot for e in parts["after"] if isinstance(e, Drop)] == [new(12)]
+
+
+def test_config_classes_that_are_encoder_decoders() -> None:
+    """Witness: the defaults of the config classes."""
+    for model_type in (*TEXT_TO_TEXT, *SPEECH):
+        assert transformers.AutoConfig.for_model(model_type).is_encoder_decoder is True, model_type
