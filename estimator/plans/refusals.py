@@ -727,6 +727,8 @@ MODEL: Refusals = {
         and HEADS[r.spec.head].has_target
         and r.plan.decoder_tokens > positions_of(r, "target_seq")
     ),
+    "generate has no rule with head: {r.spec.head} on runtime: {r.plan.runtime}, as its passes are recorded for a CPU; "
+    "set runtime: torch-cpu": lambda r: _generates_on_a_card(r) and r.spec.head != "causal-lm",
     "cache_implementation: {r.plan.generate.cache_implementation} has no rule with {r.spec.config.family}, whose cache "
     "is recorded where it stays on the device; take cache_implementation: {r.plan.generate.on_device}": lambda r: (
         r.plan.generate is not None and r.plan.generate.offloads and not _calls_for_masks(r)

@@ -35,6 +35,9 @@ _SPEECH: dict[str, Any] = {
     "apply_spec_augment": False,
 }  # fmt: skip
 _STAGES: dict[str, Any] = {"hidden_sizes": [16, 24, 32, 48], "depths": [1, 2, 1, 1]}
+_DELTA: dict[str, Any] = {
+    "linear_num_key_heads": 2, "linear_num_value_heads": 4, "linear_key_head_dim": 12, "linear_value_head_dim": 10,
+}  # fmt: skip
 _SECTIONS: dict[str, Any] = {
     "text_config": {"rope_parameters": {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 2, 2]}}
 }
@@ -64,6 +67,20 @@ KEYS: dict[str, dict[str, Any]] = {
         ),
         _SECTIONS,
     ),
+    **{
+        name: {"text_config": {**_SECTIONS["text_config"], **_DELTA}}
+        for name in ("qwen3_5", "qwen3_5_moe", "qwen4_exp", "minicpmv4_7")
+    },
+    "florence2": {
+        "vision_config": {
+            "embed_dim": [16, 24, 32, 48],
+            "num_heads": [1, 2, 2, 4],
+            "num_groups": [1, 2, 2, 4],
+            "depths": [1, 1, 1, 1],
+            "window_size": 4,
+            "drop_path_rate": 0.0,
+        },
+    },
     **{name: {"image_grid_pinpoints": [[32, 64], [64, 32]]} for name in ("llava_next", "llava_next_video")},
     "vipllava": {"vision_feature_layers": [-1, -2]},
     "bit": {"hidden_sizes": [32, 64], "depths": [1, 1], "embedding_size": 32},

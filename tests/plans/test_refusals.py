@@ -284,6 +284,7 @@ REFUSED: list[dict[str, Any]] = [
     {"model": {**CLASSES["bloom"], "model_type": "bloom"}, "generate": {}, "attention_mask": True},
     {"model": BART, "head": "seq2seq-lm", "generate": {**QUANTISED_CACHE["generate"], "max_new_tokens": 3}, "seq": 8},
     {"model": BART, "head": "seq2seq-lm", "generate": {"max_new_tokens": 33}, "seq": 8},
+    {**CUDA, "model": BART, "head": "seq2seq-lm", "generate": {"max_new_tokens": 3}, "seq": 8},
     {**CUDA, "model": {"model_type": "lfm2"}, "generate": {"cache_implementation": "offloaded"}},
     {**CUDA, "model": BART, "head": "seq2seq-lm", "generate": {"max_new_tokens": 3}, "seq": 8},
     {**CUDA, "model": {**CLASSES["bloom"], "model_type": "bloom"}, "generate": STATIC, "attention": "eager"},
