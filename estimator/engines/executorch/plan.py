@@ -141,7 +141,7 @@ class _Model:
         return graph.tensors
 
     def op(self, *sizes_and_operands: int | Tensor | None) -> Tensor:
-        """An operator's result in the model's dtype: the elements' number as factors, then the operands."""
+        """An operator's result in the model's dtype: the elements' number as factors, if not one, then the operands."""
         factors = [one for one in sizes_and_operands if isinstance(one, int)]
         operands = [one for one in sizes_and_operands if not isinstance(one, int)]
         return self.graph.op(prod(factors) * self.shape.itemsize, *operands)
@@ -264,7 +264,7 @@ class _Model:
         shape, size = self.shape, self.shape.tokens * self.shape.n_heads * self.shape.head_dim
         self.scalar()
         for tensor in (key, value):
-            self.op(1, tensor)
+            self.op(tensor)
         if shape.dtype != "float16":
             self.scalar()
             return self.op(size, query)
@@ -414,13 +414,13 @@ class _Delegated(_Model):
         self.scalar()
         if shape.use_qk_norm:
             of_query, of_key = self.delegate((rows * heads, rows * kv), query, key)
-            self.op(1, value)
+            self.op(value)
             means = self.op(rows, shape.n_heads, of_query), self.op(rows, shape.n_kv_heads, of_key)
             query, key = self.delegate((rows * heads, rows * kv), *means, query, key)
         else:
-            self.op(1, value)
+            self.op(value)
         query, key = self.turned(query, key, cosine, sine)
-        self.op(1, key)
+        self.op(key)
         (mixed,) = self.delegate((wide,), self.op(rows, heads, query))
         hidden, squares = self.delegate((wide, wide), hidden, mixed)
         (normed,) = self.delegate((wide,), self.op(rows, squares), hidden)
