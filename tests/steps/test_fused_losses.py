@@ -12,9 +12,9 @@ from torch.nn import functional
 
 from estimator import operators as ops
 from estimator.errors import InputError
-from estimator.ledger import Ledger, Tensor, backward
+from estimator.ledger import Events, Ledger, Tensor, backward
 from estimator.operators import Cpu, Cuda
-from estimator.steps import fused_loss, torchtune_loss
+from estimator.steps import fused_loss, torchtune_loss, trl_loss
 from estimator.witnesses.reference.savings import CutCrossEntropySteps, LigerSteps
 from tests.helpers.operator_rules import BF16
 
@@ -131,3 +131,24 @@ def test_torchtune_measured(
         assert ledger.saved - before == saved
         backward(ledger, out)
         assert max(ledger.peaks.values()) == pytest.approx(largest, abs=64)
+
+
+def test_log_probabilities_and_entropies_by_a_kernel() -> None:
+    """By hand, after ``trl/kernels/logprob_entropy.py``: on a GPU four numbers in float32 for each token, and backward
+    the gradient of the logits. An entropy alone takes labels of its own."""
+    ledger = Ledger(Cuda((9, 0)), events=Events())
+    logits = ledger.parameter("logits", (2, 3, 11), "bfloat16", True)
+    labels = ledger.parameter("labels", (2, 3), "int64", False)
+    assert ledger.events is not None
+    sizes = ledger.events.sizes
+    both = trl_loss.selective_log_softmax_and_entropy(logits, labels, True, 1.0, None)
+    assert sizes == [132, 48, *[24] * 4]
+    assert [(one.shape, one.dtype, one.node is None) for one in both] == [((2, 3), "float32", i == 1) for i in (0, 1)]
+    (entropy,) = trl_loss.entropy_from_logits(logits, 128)
+    assert (entropy.shape, entropy.node, sizes[6:]) == ((2, 3), None, [48, *[24] * 4])
+    (logprobs,) = trl_loss.selective_log_softmax(logits, labels)
+    assert (logprobs.node is None, sizes[11:]) == (False, [24] * 4)
+    backward(ledger, ops.sum(logprobs))
+    assert sizes[15:] == [4, 4, 132]  # the sum, its gradient, that of the logits
+    assert logits.grad is not None
+    assert (logits.grad.shape, logits.grad.dtype) == ((2, 3, 11), "bfloat16")
