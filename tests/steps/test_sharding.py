@@ -10,9 +10,14 @@ import pytest
 
 from estimator.answers.bulk import FormulaCache
 from estimator.answers.estimate import estimate
+from estimator.errors import InputError
+from estimator.ledger import Ledger
+from estimator.operators import CPU, Cuda
 from estimator.plans.plan import parse_plan
 from estimator.plans.resolve import resolve
-from estimator.steps.sharding.ddp import bucket_assignment
+from estimator.programs import Blocks
+from estimator.steps.sharding.ddp import Ddp, bucket_assignment
+from estimator.steps.sharding.scope import Parts
 from tests.cases.sharding import ACCELERATE, CALLS, INFERENCES, LAYERS, MANY, MIXED, TIED, TINY
 from tests.cases.small_models import write_config
 from tests.helpers.figures import assert_figures
@@ -181,3 +186,40 @@ def test_ranks_that_are_not_told_apart(keys: dict[str, Any], sharding: dict[str,
     assert (
         "ranks" not in estimate({"model": model, "dtype": "float32", "seq": 8, **keys, "sharding": sharding}).to_dict()
     )
+
+
+def test_what_ddp_keeps_and_sends() -> None:
+    """By hand: gradients of all copies of a layer, and which were used, in two maps; the host has one of a GPU's."""
+    for device, maps in ((CPU, 2), (Cuda((8, 0)), 1)):
+        ledger = Ledger(device)
+        first, layer = (ledger.parameter(name, (10,), "float32", True) for name in "ab")
+        frozen = ledger.parameter("c", (10,), "float32", False)
+        layer.copies = 3
+        for shape, dtype in (((2,), "float32"), ((1,), "float32"), ((1,), "int64")):
+            ledger.buffer(shape, dtype)
+        parts = Parts((first, frozen), {"layers.0": (layer,)}, {}, {}, {}, {}, "")
+        plain, asked = (Ddp(world_size=4, find_unused_parameters=on).scope(ledger, parts) for on in (False, True))
+        assert (plain.communication, asked.communication) == (160, 160 + maps * 4 * 4)
+        plain.before_forward()
+        assert plain.communicated == 12 + 8
+        plain.before_backward(False)
+        plain.before_forward()
+        assert plain.communicated == 20
+        plain.before_backward(True)
+        assert plain.communicated == 20 + 2 * 160 * 3 // 4
+        first.unreached = True
+        Ddp(world_size=4, static_graph=True).scope(ledger, parts)
+        with pytest.raises(InputError, match="sharding ddp stops in the second step, since a gets no gradient"):
+            Ddp(world_size=4).scope(ledger, parts)
+
+
+def test_blocks_of_ddp() -> None:
+    """By hand: a bucket of two buffers is sent as one copy; the first bucket of gradients is full with 1 MiB."""
+    stored = [("float32", 8), ("float32", 4), ("int64", 8)]
+    trained = [("float32", 1 << 20), ("float32", 4), ("bfloat16", 2)]
+    later = [1 << 20, 4, 2]
+    assert Ddp(world_size=2).blocks(stored, trained) == Blocks([12], [(1 << 20) + 4, 2], later)
+    wide = Ddp(world_size=2, bucket_cap_mb=2).blocks(stored, trained)
+    assert wide == Blocks([12], [(1 << 20) + 4, 2], [(1 << 20) + 4, 2])
+    unused = [*later, 3 * 4]
+    assert Ddp(world_size=2, find_unused_parameters=True).blocks(stored, trained) == Blocks([12], unused, unused)
