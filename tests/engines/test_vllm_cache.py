@@ -10,6 +10,7 @@ import pytest
 
 from estimator.answers.serving import serving
 from estimator.engines.vllm.caches import Cache, Layer, grouped
+from estimator.engines.vllm.profile import _forward_bytes
 from estimator.engines.vllm.serving_options import ServingOptions
 from estimator.errors import InputError
 from estimator.plans.models import load
@@ -191,3 +192,20 @@ def test_models_without_a_class() -> None:
         serving(LLAMA, "h100-80gb", [8192], ServingOptions(enable_expert_parallel=True))
     with pytest.raises(InputError, match="Model architectures \\['GPTNeoForCausalLM'\\] are not supported for now"):
         serving("gpt-neo-1.3b", "a100-80gb", [8192], ServingOptions())
+
+
+def test_what_latent_attention_takes(tmp_path: Path) -> None:
+    """By hand: three hidden states of 2,048, and for 16 heads queries twice, of 128 and 64, keys and values of 128 from
+    a latent vector of 512 with 64 that rotate. Without so many tokens it is the workspace, of at most 64 a request."""
+    small = {"intermediate_size": 64, "moe_intermediate_size": 16, "num_experts_per_tok": 1, "num_hidden_layers": 4}
+    spec = load(write_config(tmp_path, {**load("deepseek-v2-lite").raw, **small}))
+    upper = 16 * (128 + 128)
+    for tokens, rows, length, largest in (
+        (32768, 1, 64, 32768 * (2 * 16 * (128 + 64) + upper + 512 + 64)),
+        (16, 9, 64, 64 * 9 * upper),
+        (16, 9, 1024, 8 * 1024 * upper),
+        (16, 9, None, 64 * 1024 * upper),
+    ):
+        batch = {"max_num_batched_tokens": tokens, "max_num_seqs": rows}
+        options = ServingOptions(dtype="bfloat16", max_model_len=length, **batch)
+        assert _forward_bytes(spec.config, spec.raw, options) == 2 * (tokens * 3 * 2048 + largest)
