@@ -106,3 +106,18 @@ def test_a_machine_is_no_card(devices: list[str]) -> None:
         estimate(model="llama-3.2-1b", devices=devices)
     beside = estimate(model="llama-3.2-1b", devices=["apple-16gb", "rpc"], llama_cpp={"tensor_split": [3, 1]})
     assert [one["name"] for one in beside.to_dict()["devices"]] == ["MTL0", "dev0", "cpu"]
+
+
+def test_where_the_cache_is_said_to_be() -> None:
+    """By hand: of 16 layers, each with 8 MiB of keys and values, the last eight are on devices, four on each."""
+    split: dict[str, Any] = {"n_ctx": 4096, "tensor_split": [1.0, 1.0]}
+    for keys, said in (
+        ({"n_gpu_layers": 9}, "where their layers are: 64.00 MiB on devices, 64.00 MiB on the host"),
+        ({"n_gpu_layers": 17}, "where their layers are"),
+        ({"n_gpu_layers": 9, "no_kv_offload": True}, "on the host, since no_kv_offload is set"),
+    ):
+        found = estimate("llama-3.2-1b", **DEVICES, **split, **keys)
+        assert f"KV cache and states are {said}" in found.warnings
+        assert any(warning.startswith("prefix caching: ") for warning in found.warnings)
+    alone = estimate("llama-3.2-1b", device="rtx-3090", runtime="llama.cpp", n_ctx=4096)
+    assert not any("KV cache and states" in warning for warning in alone.warnings)
