@@ -74,7 +74,9 @@ MODELS: dict[tuple[str, str], tuple[str, ...]] = {
     ("image-text", "internvl.default"): ("internvl3-",),
     ("image-text", "llava.default"): ("llava-1.5-",),
     ("image-text", "paligemma.default"): ("paligemma-",),
+    ("image-text", "qwen2_vl.default"): ("qwen2-vl-",),
     ("image-text", "smolvlm.default"): ("smolvlm2-",),
+    ("causal-lm", "qwen2_vl_text.default"): ("qwen2-vl-",),
 }
 """The head and the file of models of several stacks, and how the names of built-in models begin that it is recorded
 from."""

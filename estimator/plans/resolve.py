@@ -118,8 +118,8 @@ def resolve(plan: Plan, procedure: Procedure | None = None) -> Resolved:
 
 def _resolved(plan: Plan, spec: ModelSpec, method: Method, procedure: Procedure | None = None) -> Resolved:
     config, given = spec.config, given_of(plan, spec)
-    if plan.engine.replays and plan.lengths is None and plan.shorter_seq < given.tokens:
-        plan = plan.model_copy(update={"previous_seq": given.tokens})  # the batch before has its images, too
+    if plan.engine.replays and plan.lengths is None and plan.shorter_seq < given.least:
+        plan = plan.model_copy(update={"previous_seq": given.least})  # the batch before has its images, too
     step = step_of(plan, config, window_of(config, method), spec.head, given, procedure)
     resolved = Resolved(plan, spec, method, step)
     check_model(resolved)
@@ -141,9 +141,9 @@ def given_of(plan: Plan, spec: ModelSpec) -> Given:
     processor = spec.processor("image" if plan.video_frames is None else "video")
     media = plan.media._replace(processor=processor) if processor is not None and processor.known else plan.media
     given = spec.config.source.media(media, plan.held_dtype)
-    if given.tokens > plan.seq and HEADS[spec.head].text:
+    if given.least > plan.seq and HEADS[spec.head].text:
         raise InputError(
-            f"seq: {plan.seq:,} is less than the {given.tokens:,} tokens of a row's images; give a longer one, "
+            f"seq: {plan.seq:,} is less than the {given.least:,} tokens of a row's images; give a longer one, "
             "fewer images, or a smaller image_size"
         )
     return given
@@ -151,7 +151,7 @@ def given_of(plan: Plan, spec: ModelSpec) -> Given:
 
 def tokens_of_images(plan: Plan) -> int:
     """The tokens of a row that the images of a plan take, whatever its ``seq``. Raises ``InputError``."""
-    return given_of(plan.model_copy(update={"seq": maxsize}), _asked(plan)).tokens if plan.sees else 0
+    return given_of(plan.model_copy(update={"seq": maxsize}), _asked(plan)).least if plan.sees else 0
 
 
 def step_of(

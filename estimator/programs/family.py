@@ -48,11 +48,11 @@ from .shared_tensors import placed
 from .substitution import DTYPE, substitute
 from .switches import Switch, switched
 
-ONES = ("B", "S", "K", "G", "chunks", "past", "num_labels", "T", "tiles", "grid")
+ONES = ("B", "S", "K", "G", "chunks", "past", "num_labels", "T", "tiles", "grid", "high", "wide")
 """Symbols for which 1 often makes other calls: the batch, the sequence, the key/value heads of grouped queries, the
 queries' heads for each of them, the chunks of state-space layers, the tokens that a cache has, the labels of a
 classification, of which one is a regression's, the tokens of a decoder beside an encoder, the tiles of a row's images,
-and the patches of an image's side."""
+the patches of an image's side, and the tokens of an image's height and width."""
 
 ONES_OF_CONFIGS = ("K", "num_labels", "grid")
 """Those of them that a config has."""
@@ -132,6 +132,12 @@ class Family:
         if self.holds_cache and all(one["experts_implementation"] == (None,) for one in self.settings):
             setting = setting._replace(device="cpu")
         return setting.is_of(self.settings)
+
+    @property
+    def images(self) -> int | None:
+        """The images of a row, where rows with others make other calls."""
+        found: list[Any] = [*self.recorded.get("images", ())]
+        return found[3] if len(found) > 3 else None
 
     @property
     def holds_cache(self) -> bool:
@@ -328,9 +334,8 @@ class Family:
         rates = {key: float(bool(config.get(key))) for key in self.rates}
         try:
             whole = substitute(program, sizes, dtype, rates)
-            if has_lists(whole) and "B" in sizes:  # without sizes a program says which modules there are
-                text = members(self.model_type)
-                whole = listed(whole, whole_number(evaluate(text, {"tiles": 1, **sizes}), text))
+            if has_lists(whole):  # without sizes a program says which modules there are
+                whole = listed(whole, members(self.model_type, {"B": 1, **sizes}))
             return placed(deepened(counted(whole), like))
         except InputError as error:
             raise InputError(re.sub(r"\b[a-zA-Z_]+\b", self._in_keys, str(error))) from None

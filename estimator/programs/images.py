@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from ..errors import InputError
+from .config_values import whole_number
 from .heads import Input, Placeholders
 
 Pair = tuple[int, int]
@@ -99,6 +100,12 @@ class Given(NamedTuple):
     def tokens(self) -> int:
         """The tokens of a row that its images take."""
         return sum((one.tokens or 0) + one.around for one in self.images)
+
+    @property
+    def least(self) -> int:
+        """The fewest tokens of a row. A model that is told which are an image's takes adjacent ones for one image's."""
+        apart = len(self.images) > 1 and any(one.name == "mm_token_type_ids" for one in self.inputs)
+        return self.tokens + len(self.images) * apart
 
 
 def processor_of(keys: Mapping[str, Any], where: str) -> Processor:
@@ -409,9 +416,10 @@ def inputs_of(
     return [Input("pixel_values", (f"{tiles}*B", channels, height, width), dtype)]
 
 
-def members(model_type: str) -> str:
+def members(model_type: str, sizes: Mapping[str, Any]) -> int:
     """How many tensors a list of a batch's images has: one of each row, or of each tile."""
-    return "B" if model_type in BY_ROW else "B * tiles"
+    count = sizes["B"] if model_type in BY_ROW or "high" in sizes else sizes["B"] * sizes.get("tiles", 1)
+    return whole_number(count, "the number of images")
 
 
 def token_of(config: Mapping[str, Any], asked: Media) -> int | None:

@@ -201,6 +201,11 @@ class ModuleCall(NamedTuple):
     exit: int
 
 
+def index_of_exit(events: Sequence[Event]) -> int:
+    """The index of the layer's own exit."""
+    return max(i for i, event in enumerate(events) if isinstance(event, Exit) and event.path == "{}")
+
+
 class Stack(NamedTuple):
     """Layers that follow each other, such as an encoder's or a decoder's."""
 
@@ -538,6 +543,8 @@ def renamed(event: Any, slot: Callable[[int], int], name: Callable[[str], str]) 
         return tuple([renamed(x, slot, name) for x in event])
     if kind is Repeat:
         return event._replace(first=slot(event.first), events=tuple([renamed(x, slot, name) for x in event.events]))
+    if (events := getattr(event, "events", None)) is not None:  # a loop over rows (``rows.Rows``)
+        return event._replace(events=tuple([renamed(x, slot, name) for x in events]))
     return event
 
 

@@ -20,9 +20,9 @@ from .program import (
     Call,
     Drop,
     Event,
-    Exit,
     Program,
     Repeat,
+    index_of_exit,
     renamed,
 )
 from .substitution import at_pass
@@ -53,11 +53,6 @@ def with_passes(program: Program, count: int) -> Program:
         for body in program.bodies
     ]
     return unrolled(replace(program, bodies=tuple(bodies)))
-
-
-def index_of_exit(events: Sequence[Event]) -> int:
-    """The index of the layer's own exit."""
-    return max(i for i, event in enumerate(events) if isinstance(event, Exit) and event.path == "{}")
 
 
 def _unrolled(body: Body, passes: Callable[[Repeat], tuple[list[Event], int]] | None = None) -> Body:

@@ -173,31 +173,39 @@ class Shipped(Source):
 
     def _images(self, recorded: Any, asked: Media, dtype: str) -> Given:
         """Images, and what stands for them in a row. Raises ``InputError`` where the program is of other pixels."""
-        takes, types, _ = recorded
+        takes, types = recorded[:2]
         config = nested(self.config)
         try:
             given = given_of(takes, types, config, asked, dtype, token_of(config, asked))
-            self._tiles(given.inputs)
+            self._sizes_of(given.inputs)
         except InputError as error:
             if self._live is None:
                 raise InputError(f"{self.where}: {error}") from None
             return self._live(str(error)).media(asked, dtype)
         return given
 
-    def _tiles(self, inputs: Sequence[Input]) -> int | None:
-        """How many tiles the images of a row are. Raises ``InputError`` where the program is of other pixels."""
+    def _sizes_of(self, inputs: Sequence[Input]) -> dict[str, int]:
+        """The sizes of the images of a row. Raises ``InputError`` where the program is of other pixels."""
         if (images := self.families[0].recorded.get("images")) is None:
-            return None
-        pixels, found = images[-1] and tuple(images[-1]), pixels_of(inputs)
+            return {}
+        pixels, config = images[2], nested(self.config)
+        vision = config.get("vision_config") or config
+        if "image_grid_thw" in images[0]:
+            grids = {one for given in inputs if given.name == "image_grid_thw" for one in given.values}
+            if len(grids) != 1:
+                what = "images of several sizes" if grids else "a video" if inputs else "no images"
+                raise InputError(f"the program is of rows with images of one size, and the model is given {what}")
+            ((_, high, wide),) = grids
+            side = vision["spatial_merge_size"]
+            return {"high": high // side, "wide": wide // side}
+        found = pixels_of(inputs)
         if found is None:
             raise InputError("the program is of rows with images")
-        if pixels is None:  # those that the config says
-            config = nested(self.config)
-            pixels = (int((config.get("vision_config") or config)["image_size"]),) * 2
+        pixels = (int(vision["image_size"]),) * 2 if pixels is None else tuple(pixels)
         if found[1] != pixels:
             sizes = [f"{high}x{wide}" for high, wide in (pixels, found[1])]
             raise InputError(f"the program is of images of {sizes[0]} pixels, and the model is given {sizes[1]}")
-        return found[0]
+        return {"tiles": found[0]}
 
     def part(self, name: Part) -> tuple[str, ...]:
         found = self.families[0].recorded.get("parts")
@@ -303,11 +311,12 @@ class Shipped(Source):
             )
         sizes: dict[str, Size] = step.sizes(batch, seq)
         try:
-            tiles = self._tiles(step.media)
+            sizes |= self._sizes_of(step.media)
         except InputError as error:
             raise InputError(f"{self.where}: {error}") from None
-        if tiles is not None and HEADS[step.head].text:
-            sizes["tiles"] = tiles
+        if not HEADS[step.head].text:
+            sizes.pop("tiles", None)
+        images = next((len(one.values) for one in step.media if one.name == "image_grid_thw"), None)
         for one in step.media:
             if one.name == "input_values":
                 sizes["samples"] = int(one.shape[1])
@@ -317,6 +326,9 @@ class Shipped(Source):
         told = ""
         for family in self.families:
             if not family.serves(setting):
+                continue
+            if images != family.images:
+                reason = told or f"no program was recorded for rows with {images} images"
                 continue
             beyond = family.beyond_window
             if family.window is not None and "S" not in given and beyond not in (None, step.window_reached):

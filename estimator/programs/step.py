@@ -15,7 +15,7 @@ from .modules import Base, Module
 
 CACHED_SIZES = ("past", "stored")
 """The names of ``CachedTokens.sizes``."""
-OF_STEPS = ("B", "S", "T", "tiles", "samples")
+OF_STEPS = ("B", "S", "T", "tiles", "samples", "high", "wide")
 """Sizes that a step has, and no config."""
 
 

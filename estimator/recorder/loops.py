@@ -7,8 +7,21 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from ..programs.program import SPAN, Body, Call, Drop, DtypeOf, Event, Made, Program, Ref, Repeat, renamed
-from ..programs.repeats import all_passes, index_of_exit, moved_slots, unrolled_events
+from ..programs.program import (
+    SPAN,
+    Body,
+    Call,
+    Drop,
+    DtypeOf,
+    Event,
+    Made,
+    Program,
+    Ref,
+    Repeat,
+    index_of_exit,
+    renamed,
+)
+from ..programs.repeats import all_passes, moved_slots, unrolled_events
 from ..programs.substitution import PASS, sizes_symbol
 
 _SHORTEST = 8

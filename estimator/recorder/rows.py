@@ -10,8 +10,10 @@ from typing import Any
 
 from ..errors import InputError
 from ..programs.program import (
+    SPAN,
     Autocast,
     Backward,
+    Body,
     Call,
     Drop,
     Enter,
@@ -20,13 +22,14 @@ from ..programs.program import (
     Program,
     Ref,
     Weight,
+    index_of_exit,
     made,
     renamed,
     used,
 )
 from ..programs.rows import ALL, LAST, OTHERS, Rows, of_list
 
-_LONGEST = 48
+_LONGEST = 160
 """The most calls of a row."""
 
 
@@ -59,7 +62,8 @@ def fold_rows(events: Sequence[Event], counts: Iterable[int], first: int) -> tup
 
 
 def folded(program: Program, count: int) -> Program:
-    """The program with lists of so many tensors outside its layers, such as what a tower gives for each image.
+    """The program with lists of so many tensors, such as what a tower gives for each image, outside its layers and in
+    each of them.
 
     Raises ``InputError`` where something of a list is used otherwise than all of it, or in a loop.
     """
@@ -67,12 +71,59 @@ def folded(program: Program, count: int) -> Program:
         return program
     lists = (of_list(number) for number in itertools.count())
     places: dict[int, tuple[int, int]] = {}
+    bodies = []
+    for body in program.bodies:
+        own = (of_list(number) for number in itertools.count())
+        events = tuple(_Folder(_steps(body.events), count, own, {}).events())
+        bodies.append(Body(events, index_of_exit(events)))
+    program = with_slots_in_order(replace(program, bodies=tuple(bodies)))
     outside = [tuple(_Folder(_steps(events), count, lists, places).events()) for events in program.outside]
     outputs: dict[str, Ref | Weight] = {}
+    of_stem: dict[str, list[int]] = {}
     for name, ref in program.outputs.items():
         place = places.get(ref.slot) if isinstance(ref, Ref) else None
-        outputs[name if place is None else name.rpartition(".")[0]] = ref if place is None else Ref(place[0])
-    return replace(program, before=outside[0], between=tuple(outside[1:-1]), after=outside[-1], outputs=outputs)
+        if place is None:
+            outputs[name] = ref
+        elif place[0] not in (lists_ := of_stem.setdefault(name.rpartition(".")[0], [])):
+            lists_.append(place[0])
+    for stem, numbers in of_stem.items():  # several lists take turns
+        outputs |= {f"{stem}.{k}" if len(numbers) > 1 else stem: Ref(number) for k, number in enumerate(numbers)}
+    return replace(
+        program,
+        before=outside[0],
+        between=tuple(outside[1:-1]),
+        after=outside[-1],
+        outputs=outputs,
+    )
+
+
+def with_slots_in_order(program: Program) -> Program:
+    """The program with each layer's own slots in the order in which they are made, behind that of its result.
+
+    Where others use more of a layer than that, its slots stay.
+    """
+    others: list[int] = []
+    for event in itertools.chain(*program.outside):
+        renamed(event, lambda slot: others.append(slot) or slot, str)  # type: ignore[func-returns-value]
+    for body in program.bodies:
+        for event in body.events:
+            renamed(event, lambda slot: others.append(slot if slot >= 2 * SPAN else 0) or slot, str)  # type: ignore[func-returns-value]
+    if any(slot >= SPAN and slot % SPAN for slot in others):
+        return program
+    return replace(program, bodies=tuple([_body(body.events) for body in program.bodies]))
+
+
+def _body(events: Iterable[Any]) -> Body:
+    numbers = itertools.count(SPAN + 1)
+    known: dict[int, int] = {SPAN: SPAN}
+
+    def slot(number: int) -> int:
+        if SPAN <= number < 2 * SPAN and number not in known:
+            known[number] = next(numbers)
+        return known.get(number, number)
+
+    found = tuple([renamed(one, slot, str) for one in events])
+    return Body(found, index_of_exit(found))
 
 
 def _steps(events: Iterable[Event]) -> list[_Step]:
@@ -155,20 +206,41 @@ class _Folder:
                 number = next(self.lists)
                 self.places.update({slot: (number, k) for k, slot in enumerate(column)})
         body: list[Event] = []
+        first: set[int] = set()
         after: set[int] = set()
         for j in range(length):
             body.append(renamed(blocks[1][j].event, lambda slot: self._within(slot, 1), str))
             common = {self._within(slot, 1) for slot in blocks[1][j].drops}
+            for number in sorted(common):
+                without = [k for k, block in enumerate(blocks) if not self._lets_go(number, k) <= block[j].drops]
+                if without == [len(blocks) - 1] and j == length - 1 and not number % 4:
+                    common.remove(number)  # when the next row begins, of which the last has none
+                    first.add(number + LAST)
+                elif without:
+                    raise InputError("the rows of a batch let go of different things")
             for k, block in enumerate(blocks):
                 for slot in block[j].drops:
-                    if self._is_near(slot, k) and self._within(slot, k) in common:
+                    known = self._is_near(slot, k) and self._within(slot, k)
+                    if known in common or (known is not False and known + LAST in first and j == length - 1):
                         continue
                     if k < len(blocks) - 1:
                         raise InputError("the rows of a batch let go of different things")
                     after.add(slot)  # the loop's variables, or what it walks
             body += [Drop(slot) for slot in sorted(common)]
+        body[:0] = [Drop(slot) for slot in sorted(first)]
         yield Rows(self.rows, tuple(body))
         yield from self._drops(after)
+
+    def _lets_go(self, number: int, row: int) -> set[int]:
+        """What a row lets go of with a slot of the loop; before the first row there is none."""
+        if number < of_list(0) or number >= SPAN:
+            return {number}
+        before = number % 4
+        return (
+            {slot for slot, place in self.places.items() if place == (number - before, row - before)}
+            if row >= before
+            else set()
+        )
 
     def _is_near(self, slot: int, row: int) -> bool:
         return slot not in self.places or row - self.places[slot][1] in (0, 1)
@@ -187,11 +259,15 @@ class _Folder:
             return type(event)(event.path, *[self._listed(tensors) for tensors in event[1:]])
         if not isinstance(event, Call):
             return event
-        if len(event.out) == self.rows > 1 and len({one[1:] for one in event.out}) == 1:
-            number = next(self.lists)
-            self.places.update({one.slot: (number, k) for k, one in enumerate(event.out)})
-            args = tuple([x[:1] if type(x) is tuple and x == x[:1] * self.rows else x for x in event.args])  # sizes
-            event = event._replace(args=args, out=(event.out[0]._replace(slot=number),))
+        if self.rows > 1 and len(event.out) and not len(event.out) % self.rows and len({x[1:] for x in event.out}) == 1:
+            each, out = len(event.out) // self.rows, []
+            for of in range(each):  # images of a row
+                out.append(event.out[of]._replace(slot=next(self.lists)))
+                self.places.update({one.slot: (out[-1].slot, k) for k, one in enumerate(event.out[of::each])})
+            args = tuple(
+                [x[:1] if type(x) is tuple and x == x[:1] * len(event.out) else x for x in event.args]
+            )  # sizes
+            event = event._replace(args=args, out=tuple(out))
         return event._replace(args=self._listed(event.args), keywords=self._listed(event.keywords))
 
     def _listed(self, tree: Any) -> Any:
@@ -207,11 +283,22 @@ class _Folder:
         found: list[Any] = []
         at = 0
         while at < len(tree):
-            place = places[at]
-            whole = place and places[at : at + self.rows] == [(place[0], k) for k in range(self.rows)]
-            found.append(Ref(place[0]) if place and whole else self._listed(tree[at]))
-            at += self.rows if whole else 1
+            lists = self._side_by_side(places[at:])
+            if lists and at and isinstance(found[-1], Ref) and found[-1].slot in self._numbers:
+                raise InputError("lists of a batch follow one another")
+            found += map(Ref, lists) if lists else [self._listed(tree[at])]
+            at += len(lists) * self.rows or 1
         return tuple(found)
+
+    def _side_by_side(self, places: Sequence[tuple[int, int] | None]) -> list[int]:
+        """The lists whose tensors stand here in turns, those of the first row first."""
+        lists = [place[0] for place in itertools.takewhile(lambda one: one and not one[1], places) if place]
+        whole = [(number, k) for k in range(self.rows) for number in lists]
+        return lists if [*places[: len(whole)]] == whole else []
+
+    @property
+    def _numbers(self) -> set[int]:
+        return {number for number, _ in self.places.values()}
 
     def _drops(self, slots: set[int]) -> Iterator[Event]:
         """What dies at once, in order."""

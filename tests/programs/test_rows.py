@@ -92,6 +92,20 @@ def test_outside_of_loops_a_name_is_all_members_the_last_or_the_others() -> None
     assert written_out((Drop(of_list(0, ALL)),), {0: 2}, 100) == (Drop(100), Drop(101))
 
 
+def test_lists_side_by_side_take_turns() -> None:
+    """Such as two images of each row: first those of the first row."""
+    one, two = of_list(0), of_list(1)
+    found = written_out(
+        (call("unbind", (Ref(1), (4,), 0), one, two), call("cat", ((Ref(one), Ref(two)), 1), 3), Drop(two)), {0: 2}
+    )
+    slots = FIRST, SECOND, FIRST + 1, SECOND + 1
+    assert found == (
+        call("unbind", (Ref(1), (4, 4, 4, 4), 0), *slots),
+        call("cat", (tuple(map(Ref, slots)), 1), 3),
+        *map(Drop, (SECOND, SECOND + 1)),
+    )
+
+
 def test_too_many_members_are_refused() -> None:
     assert written_out((), {0: MOST - 1}) == ()
     with pytest.raises(InputError, match="no rule for 4,096 rows or images; 4,095 are the most"):

@@ -197,7 +197,8 @@ def plan_of(name: str, keys: dict[str, Any]) -> dict[str, Any]:
     """A plan of a model with the inputs that its head takes."""
     spec = models.load(name)
     if spec.whole is not None:
-        return {"model": name, "images": 1, "seq": 3000, **keys}
+        any_size = {} if "image_size" in spec.whole["vision_config"] else {"image_size": "640x480"}
+        return {"model": name, "images": 1, "seq": 3000, **any_size, **keys}
     inputs = {"seq": 96} if HEADS[spec.head].text else {}
     target = {"target_seq": 40} if any("T" in one.shape for one in HEADS[spec.head].labels) else {}
     return {"model": name, **inputs, **target, **keys}
@@ -230,7 +231,12 @@ IMAGES: list[tuple[str, dict[str, Any]]] = [
     ("gemma-3-27b", {"images": 3, "batch": 1, "method": LINEAR, "dtype": "bfloat16"}),
     ("internvl3-1b", {"image_size": "1024x768", "batch": 1, "seq": 4000, "device": "h100-80gb", "method": LINEAR}),
     ("internvl3-8b", {"image_size": "448x448,500x1500", "batch": 2, "freeze": ["vision"], "checkpointing": "layer"}),
+    ("internvl3-14b", {"images": 2, "batch": 1, "method": LINEAR, "dtype": "bfloat16"}),
     ("paligemma-3b", {"images": 2, "batch": 2, "device": "h100-80gb", "dtype": "bfloat16"}),
+    ("qwen2-vl-2b", {"images": 2, "image_size": "1024x768", "batch": 2, "method": LINEAR, "dtype": "bfloat16"}),
+    ("qwen2-vl-2b", {"images": 1, "image_size": "400x30", "batch": 12, "dtype": "bfloat16", "task": "infer"}),
+    ("qwen2-vl-7b", {"images": 1, "image_size": "300x1200", "batch": 3, "freeze": ["vision"], "device": "h100-80gb"}),
+    ("qwen2-vl-7b", {"images": 2, "image_size": "640x480", "seq": 1000, "batch": 2, "checkpointing": "layer"}),
     ("paligemma-3b", {"images": 1, "batch": 1, "method": LINEAR, "freeze": ["vision"], "checkpointing": "layer"}),
     ("smolvlm-256m", {"image_size": "300x1200,700x2000", "batch": 2, "checkpointing": "layer", "dtype": "bfloat16"}),
     ("smolvlm-500m", {"images": 1, "batch": 1, "method": LINEAR, "device": "h100-80gb"}),
@@ -287,6 +293,50 @@ SMALLER: dict[str, dict[str, Any]] = {
     "smolvlm2-500m": {"text_config": {"num_hidden_layers": 3}, "vision_config": {"num_hidden_layers": 4}},
 }
 """Sizes that no built-in model has. A structure's other sizes are all models'."""
+
+
+OF_PATCHES: list[dict[str, Any]] = [
+    {"images": 1, "image_size": "56x84", "batch": 1, "method": LINEAR},
+    {"images": 1, "image_size": "200x90", "batch": 5, "seq": 41, "autocast": "bfloat16", "dtype": "float32"}
+    | {"checkpointing": "layer"},
+    {"images": 2, "image_size": "90x200", "batch": 1, "freeze": ["vision", "projector"], "dtype": "bfloat16"},
+    {"images": 2, "image_size": "112x112", "batch": 3, "method": LINEAR, "device": "h100-80gb"},
+    {"images": 2, "image_size": "112x56", "batch": 2, "task": "infer", "dtype": "bfloat16"},
+]
+
+
+@pytest.mark.share(10)
+@pytest.mark.parametrize("keys", OF_PATCHES)
+@pytest.mark.parametrize("tied", [False, True])
+def test_patches_of_a_model_of_other_sizes(
+    tied: bool, keys: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Witness: a recording of the module."""
+    pytest.importorskip("torch")
+    pytest.importorskip("transformers")
+    raw = json.loads((specs_folder() / "qwen2-vl-2b.json").read_text(encoding="utf-8"))["config"]
+    raw["text_config"] |= {"hidden_size": 512, "num_attention_heads": 4, "num_key_value_heads": 2, "vocab_size": 151999}
+    raw["text_config"] |= {"intermediate_size": 712, "num_hidden_layers": 3, "tie_word_embeddings": tied}
+    raw["vision_config"] |= {"hidden_size": 512, "depth": 3}
+    raw["tie_word_embeddings"] = tied
+    (tmp_path / "config.json").write_text(json.dumps(raw), encoding="utf-8")
+    plan = {"model": str(tmp_path), "seq": 300, **keys}
+    assert answer(plan, True, monkeypatch) == answer(plan, False, monkeypatch)
+
+
+@pytest.mark.parametrize(
+    ("keys", "reason"),
+    [
+        ({"image_size": "448x448,200x300"}, "rows with images of one size, and the model is given images of several"),
+        ({"image_size": "448x448", "images": 3}, "no program was recorded for rows with 3 images"),
+        ({"image_size": "28x400"}, "high is 1, for which this program was not recorded"),
+        ({"image_size": "448x448", "video_frames": 4}, "rows with images of one size, and the model is given a video"),
+    ],
+)
+@pytest.mark.usefixtures("without_live")
+def test_patches_that_no_program_is_of_are_refused(keys: dict[str, Any], reason: str) -> None:
+    with pytest.raises(InputError, match=reason):
+        estimator.estimate(model="qwen2-vl-2b", batch=2, seq=3000, **keys)
 
 
 TOWERS: dict[str, dict[str, Any]] = {

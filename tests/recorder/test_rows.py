@@ -8,11 +8,25 @@ from typing import Any
 import pytest
 
 from estimator.errors import InputError
-from estimator.programs.program import Autocast, Call, Drop, Event, Exit, Made, Program, Ref, made, renamed, used
+from estimator.programs.program import (
+    SPAN,
+    Autocast,
+    Body,
+    Call,
+    Drop,
+    Event,
+    Exit,
+    Made,
+    Program,
+    Ref,
+    made,
+    renamed,
+    used,
+)
 from estimator.programs.rows import MOST, Rows, listed, written_out
 
 recorder = pytest.importorskip("estimator.recorder.rows")
-fold_rows, folded = recorder.fold_rows, recorder.folded
+fold_rows, folded, with_slots_in_order = recorder.fold_rows, recorder.folded, recorder.with_slots_in_order
 
 
 def call(op: str, args: Sequence[Any], *slots: int, shape: tuple[int, ...] = (3,)) -> Call:
@@ -90,6 +104,47 @@ def test_calls_that_are_no_loop_stay() -> None:
     assert not any(isinstance(event, Rows) for event in fold_rows(events, [3], 1))
 
 
+def late(rows: int) -> tuple[Event, ...]:
+    """``walk``, where each row's first tensor dies as the next row begins, and the last one's at the end."""
+    events = [*walk(rows)]
+    last = max(i for i, event in enumerate(events) if isinstance(event, Call) and event.op == "neg") + 1
+    return (*events[:last], *events[last + 1 :], events[last])
+
+
+def test_a_variable_that_dies_as_the_next_row_begins() -> None:
+    """The last row has no next one."""
+    folded = fold_rows(late(5), [5], 1)
+    assert sum(isinstance(event, Rows) for event in folded) == 1
+    for rows in (5, 3, 8):
+        assert replayed(written_out(folded, {0: rows}))[0] == replayed(late(rows))[0]
+
+
+def test_rows_that_let_go_of_different_things_are_refused() -> None:
+    events = [*walk(5)]
+    (first, *_) = [i for i, event in enumerate(events) if isinstance(event, Drop)]
+    with pytest.raises(InputError, match="let go of different things"):
+        fold_rows((*events[:first], *events[first + 1 :], events[first]), [5], 1)
+
+
+def layer(images: int) -> Program:
+    """A program of a layer that splits what it is given, one for each image, and joins it."""
+    own = range(SPAN + 2, SPAN + 2 + images)
+    events = (
+        call("neg", (Ref(2 * SPAN),), SPAN + 1),
+        call("split_with_sizes", (Ref(SPAN + 1), (4,) * images, 0), *own),
+        call("cat", (tuple(map(Ref, own)),), SPAN),
+        *map(Drop, (SPAN + 1, *own)),
+        Exit("{}", (Ref(SPAN),)),
+    )
+    return Program((), (), (), (), {}, {}, (), (Body(events, len(events) - 1),), (0,), ())
+
+
+def test_a_layer_has_lists_of_its_own() -> None:
+    few = folded(layer(5), 5)
+    for images in (5, 7):
+        assert with_slots_in_order(listed(few, images)).bodies == layer(images).bodies
+
+
 def test_too_many_rows_are_refused() -> None:
     with pytest.raises(InputError, match="no rule for 4,096 rows"):
         written_out((), {0: MOST})
@@ -121,11 +176,13 @@ def looks(images: int, sizes: bool = False) -> Program:
     return Program((), (), (), (), {"pixels": 1}, outputs, before, (), (), ())
 
 
+@pytest.mark.parametrize("each", [1, 2, 3])
 @pytest.mark.parametrize("sizes", [False, True])
-def test_a_list_outside_the_layers_has_one_name(sizes: bool) -> None:
-    few = folded(looks(3, sizes), 3)
-    assert few.outputs.keys() == {"loss", "images"}
-    ours, theirs = listed(few, 5), looks(5, sizes)
+def test_a_list_outside_the_layers_has_one_name(sizes: bool, each: int) -> None:
+    """Of several images of each row the first are a list, the second another one."""
+    few = folded(looks(5 * each, sizes), 5)
+    assert few.outputs.keys() == {"loss", *({"images"} if each == 1 else {f"images.{k}" for k in range(each)})}
+    ours, theirs = listed(few, 7), looks(7 * each, sizes)
     slots = [[x for event in p.before[:3] for x in (*used(event), *made(event))] for p in (ours, theirs)]
     numbers = dict(zip(*slots, strict=True))
     assert tuple([renamed(event, numbers.__getitem__, str) for event in ours.before]) == theirs.before

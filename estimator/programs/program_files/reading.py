@@ -258,7 +258,7 @@ class Reader(Checker):
                 self.wrong(f"{shown(row[1])} is no number of passes")
             passes = self.events(row[4], f"{where}[{i}].events", 1)
             return Repeat(count, self.slot(row[2]), stride, passes)
-        if op == "!rows" and (self.of_trainer or not where.startswith("bodies")) and len(row) == 3 and not inner:
+        if op == "!rows" and len(row) == 3 and not inner:
             (rows,) = self.shape(row[1:2])
             loop = Rows(rows, self.events(row[2], f"{where}[{i}].events", 1))
             if not self.of_trainer and loop.kind != 0:

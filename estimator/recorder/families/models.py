@@ -24,15 +24,16 @@ from ...programs.depth import Kinds, Signature
 from ...programs.expressions import evaluate, names
 from ...programs.family import Family
 from ...programs.heads import HEADS
-from ...programs.images import Given, Media, Processor, members, pixels_of
+from ...programs.images import BY_ROW, Given, Media, Processor, members, pixels_of
 from ...programs.program import Body, Drop, Program, made, renamed
 from ...programs.rows import LISTS
 from ...programs.setting import LOWER, Setting, Settings, merged
+from ...programs.switches import Switch, switch
 from ..fit import Recording, fit, symbols_of
 from ..hugging_face import HuggingFaceModel
 from ..kinds import examples, smallest
 from ..media import SAMPLES_PER_SECOND, parts_of, types_of
-from ..rows import folded
+from ..rows import folded, with_slots_in_order
 from .cases import of_dtypes
 from .draws import step_of
 from .fitting import difference, same
@@ -51,6 +52,11 @@ _SIZES = ("vocab_size", "d_ff", "encoder_ffn_dim", "decoder_ffn_dim", "decoder_a
 """Sizes of models of text, also where all have the same."""
 _SIZES_OF_SAMPLES = ("vocab_size", "intermediate_size")
 """The same of models of samples of audio."""
+_OF_TEXT = ("text_config.vocab_size", "text_config.intermediate_size")
+"""The same of models of patches of images, of which often one alone is built in."""
+_GIVEN = ("vision_config.hidden_size", "vision_config.out_hidden_size")
+"""Keys of the size that a tower gives to the text, where it is not the tower's own."""
+_MOST_IMAGES = (1, 2)
 _FILLING = ("pad_token_id", "decoder_start_token_id")
 """Keys of numbers that fill tensors, whatever they are."""
 _OF_BACKBONES = ("stage_names", "out_features", "out_indices", "_out_features", "_out_indices")
@@ -98,8 +104,20 @@ class _Models:
     """The keys that differ."""
     rates: tuple[str, ...] = ()
     """The keys of dropouts that some models have and others have not."""
+    switches: dict[str, Switch | None] = field(default_factory=dict)
+    """Keys that say whether the head has the embedding's weight, of which some models have one value and some the
+    other."""
     parts: list[_Part] = field(default_factory=list)
     processor: Processor | None = None
+    of_patches: bool = False
+    """Images are given as rows of patches, all of them one after the other."""
+    images: int | None = None
+    """The images of a row in the recordings, where models of rows with others make other calls."""
+
+    @property
+    def takes_tiles(self) -> bool:
+        """Whether images beside text are tiles of one size."""
+        return HEADS[self.head].media and HEADS[self.head].text and not self.of_patches
 
 
 @dataclass
@@ -128,15 +146,16 @@ def record_models(
         cases.append(lower)
     made: dict[str, Family | InputError] = {}
     waiting = [
-        (tuple([one._replace(device=device) for one in settings]), fixed)
-        for settings, device, fixed in product(cases, ("cpu", "cuda"), _rows(found))
+        (tuple([one._replace(device=device) for one in settings]), fixed, images)
+        for settings, device, images, fixed in product(cases, ("cpu", "cuda"), _images(found), _rows(found))
     ]
     while waiting:
-        settings, fixed = waiting.pop(0)
-        known = [one for one in made.values() if isinstance(one, Family)]
+        settings, fixed, found.images = waiting.pop(0)
+        known = [one for one in made.values() if isinstance(one, Family) and one.images == found.images]
         if any({*fixed} <= {*one.fixed, *one.ones} and all(map(one.serves, settings)) for one in known):
             continue
         title = f"{settings[0]}{''.join(f', {one}: 1' for one in fixed)}"
+        title += f", images: {found.images}" if found.images else ""
         served = _served_by(found, made, settings, fixed, random.Random(seed + 2))
         if served is not None:
             made[served] = _with_settings(made[served], settings)
@@ -145,7 +164,7 @@ def record_models(
             family = _recorded(found, settings, fixed, random.Random(seed + 1))
         except InputError as error:
             if len(settings) > 1:  # a class may convert, or clamp, by the dtype: first float16 is left out
-                waiting[:0] = [(settings[:-1], fixed), (settings[-1:], fixed)]
+                waiting[:0] = [(settings[:-1], fixed, found.images), (settings[-1:], fixed, found.images)]
             else:
                 made[title] = error
             continue
@@ -164,7 +183,9 @@ def _served_by(
     alike = {
         key: one
         for key, one in made.items()
-        if isinstance(one, Family) and one.fixed == tuple(fixed) and (settings[0].trains,) == one.settings[0]["trains"]
+        if isinstance(one, Family)
+        and (one.fixed, one.images) == (tuple(fixed), found.images)
+        and (settings[0].trains,) == one.settings[0]["trains"]
     }
     if not alike:
         return None
@@ -191,9 +212,14 @@ def _row(setting: Setting) -> Settings:
     return {name: (value,) for name, value in setting._asdict().items()}
 
 
+def _images(found: _Models) -> tuple[int | None, ...]:
+    """The images of a row."""
+    return _MOST_IMAGES if found.of_patches else (None,)
+
+
 def _rows(found: _Models) -> list[tuple[str, ...]]:
     """The symbols that are 1: none, one, or both."""
-    names = ["B", *(["tiles"] if HEADS[found.head].media and HEADS[found.head].text else [])]
+    names = ["B", *(["tiles"] if found.takes_tiles else [])]
     return [tuple(chosen) for n in range(len(names) + 1) for chosen in combinations(names, n)]
 
 
@@ -225,13 +251,16 @@ def _known(raws: Sequence[Mapping[str, Any]], head: str, of_grid: bool = False) 
         for one, raw in zip(configs, raws, strict=True):
             one["num_labels"] = raw.get("num_labels", 2)
     of_text = HEADS[head].text and not HEADS[head].media
+    found.of_patches = HEADS[head].media and HEADS[head].text and "image_grid_thw" in _takes(models[0].build("float32"))
     found.symbols |= _of_samples(configs[0])
     of_samples = bool(found.symbols.keys() - {"num_labels"})
     found.symbols |= (grid := _grid(configs[0]) if of_grid else {})
     found.rates = tuple(
         key for key in keys if "dropout" in key and counts(key) and (key in differ or (of_samples and key in given))
     )
-    apart = {*depths, *found.lists, *found.rates}
+    found.switches = {key: None for key in differ if name_of(key) == "tie_word_embeddings"}
+    apart = {*depths, *found.lists, *found.rates, *found.switches}
+    hidden = {part.hidden for part in _parts(configs)}
     found.open = [
         key
         for key in keys
@@ -239,6 +268,7 @@ def _known(raws: Sequence[Mapping[str, Any]], head: str, of_grid: bool = False) 
             key in differ
             or (of_text and key in _SIZES)
             or (of_samples and key in _SIZES_OF_SAMPLES)
+            or (found.of_patches and key in (*_OF_TEXT, *_GIVEN) and key not in hidden)
             or any(key in names(text) for text in grid.values())
         )
         and counts(key)
@@ -248,7 +278,11 @@ def _known(raws: Sequence[Mapping[str, Any]], head: str, of_grid: bool = False) 
     if wrong := [key for key in differ if counts(key) and key not in (*apart, *found.open)]:
         raise InputError(f"{wrong[0]} differs, and is no size: {', '.join(str(one[wrong[0]]) for one in configs)}")
     found.parts = _parts(configs)
-    own = [part for part in found.parts if of_text or of_samples or {*part} & {*found.open}]
+    own = [
+        part
+        for part in found.parts
+        if of_text or of_samples or {*part} & {*found.open} or (found.of_patches and part.hidden.startswith("text_"))
+    ]
     of_attention = {key for part in own for key in part if key is not None}
     found.open = [key for key in found.open if key not in of_attention]
     for part in found.parts:
@@ -387,6 +421,7 @@ def _drawn(found: _Models, settings: Sequence[Setting], fixed: Sequence[str], rn
         config[depth] += 2 * len(period) if len(period) > 1 else 0
         config[key] = [period[i % len(period)] for i in range(config[depth])]
     config |= {key: rates[number] / 10 for key, rates in _rates(found).items()}
+    config |= dict.fromkeys(found.switches, False)
     if "num_labels" in config:
         config["num_labels"] = 1 if "num_labels" in fixed else n(2, 50)
     sizes = {"B": 1 if "B" in fixed else n(2, 6), "S": n(40, 160), "T": n(11, 39)}
@@ -394,9 +429,13 @@ def _drawn(found: _Models, settings: Sequence[Setting], fixed: Sequence[str], rn
         config["mask_time_prob"] = n(20, 90) / 100
     if "frames_0" in found.symbols:
         sizes["samples"] = n(10_000, 60_000)
-    if HEADS[found.head].media and HEADS[found.head].text:  # no list of three tensors is queries, keys and values
+    if found.of_patches:  # no list of images has as many tensors as there are queries, keys and values
+        wide, high = sorted((n(2, 6), n(2, 6)))  # a model takes the larger of both, which are views of one tensor
+        sizes |= {"high": high, "wide": wide}
+        sizes["B"] += 3 * ("B" not in fixed)
+    if found.takes_tiles:  # no list of three tensors is queries, keys and values
         sizes["tiles"] = 1 if "tiles" in fixed else n(2, 4) if "B" not in fixed else n(4, 7)
-        by_row = members(str(config["model_type"])) == "B"
+        by_row = config["model_type"] in BY_ROW
         sizes["B"] += 3 * ("B" not in fixed and ("tiles" in fixed or by_row))
     return _Draw(config, sizes, settings[number % len(settings)])
 
@@ -432,6 +471,10 @@ def _given(found: _Models, draw: _Draw) -> tuple[HuggingFaceModel, Given]:
     ids = {key: 1 for key in _FILLING if type(draw.config.get(key)) is int}
     model = HuggingFaceModel(nested({**draw.config, **ids}), "the config", found.head)
     media = Media(draw.sizes.get("tiles", 1), audio_frames=draw.sizes.get("samples"), processor=found.processor)
+    if found.of_patches:
+        vision = nested(draw.config)["vision_config"]
+        side = vision["patch_size"] * vision["spatial_merge_size"]
+        media = Media(found.images or 1, ((side * draw.sizes["high"], side * draw.sizes["wide"]),))
     return model, model.media(media, draw.setting.dtype) if HEADS[found.head].media else Given()
 
 
@@ -450,8 +493,10 @@ def _recorded(found: _Models, settings: Sequence[Setting], fixed: Sequence[str],
             raise InputError("the kinds of the layers differ between recordings of one structure")
         learnt = tuple(own)
         values = {name: int(evaluate(text, {**draw.config, **draw.sizes})) for name, text in found.symbols.items()}
-        recordings.append(({**draw.sizes, **values}, _in_order(_folded(least, draw))))
+        recordings.append(({**draw.sizes, **values}, _in_order(_folded(found, least, draw))))
     fitted = fit(recordings, _rates(found))
+    if None in found.switches.values():
+        found.switches = _switched(found, draw, program)
     used = {*symbols_of(fitted), *"HIVKGD", "num_labels"}
     known = {key: found.defaults.get(key, value) for key, value in found.configs[0].items() if key not in _OWN}
     family = Family(
@@ -460,6 +505,7 @@ def _recorded(found: _Models, settings: Sequence[Setting], fixed: Sequence[str],
         kinds=learnt[0],
         symbols={key: text for key, text in found.symbols.items() if key in used},
         structure=found.structure,
+        switches=found.switches,  # type: ignore[arg-type]
         rates=found.rates,
         lists=found.lists,
         defaults={key: x for key, x in known.items() if key not in ("model_type", *found.lists) and _plain(x)},
@@ -480,7 +526,7 @@ def _recorded(found: _Models, settings: Sequence[Setting], fixed: Sequence[str],
         fixed=tuple(fixed),
     )
     ones: list[str] = []
-    for one in ("B", "T", "tiles", "num_labels"):
+    for one in ("B", "T", "tiles", "num_labels", "high", "wide"):
         if one not in fixed and one in recordings[0][0] and _holds(found, settings, fixed, rng, family, (*ones, one)):
             ones.append(one)
     drawn = {symbol for part in found.parts for symbol in part.symbols(len(found.parts) == 1)}
@@ -494,6 +540,17 @@ def _recorded(found: _Models, settings: Sequence[Setting], fixed: Sequence[str],
         if not same(a, b):
             raise InputError(f"the program differs from a recording of a model itself: {difference(a, b)}")
     return family
+
+
+def _switched(found: _Models, draw: _Draw, program: Program) -> dict[str, Switch | None]:
+    """What a model lacks whose config says so. Raises ``InputError`` where it calls something else, too."""
+    config = {**draw.config, **dict.fromkeys(found.switches, True)}
+    draw.sizes["S"] -= _given(found, draw)[1].tokens  # which are added again
+    _, other = _program(found, replace(draw, config=config))
+    two = switch(program, other)
+    if two is None or two[0] != program:
+        raise InputError(f"{min(found.switches)} changes more than which parameters there are")
+    return {key: two[1]._replace(value=False) for key in found.switches}
 
 
 def _once(
@@ -510,11 +567,11 @@ def _once(
     raise InputError(f"no size could be recorded: {error}")
 
 
-def _folded(program: Program, draw: _Draw) -> Program:
+def _folded(found: _Models, program: Program, draw: _Draw) -> Program:
     """The program with lists of what a tower gives for each image."""
-    if "tiles" not in draw.sizes:
+    if "tiles" not in draw.sizes and (found.images is None or draw.sizes["B"] == 1):
         return program
-    return folded(program, int(evaluate(members(str(draw.config["model_type"])), draw.sizes)))
+    return folded(program, members(str(draw.config["model_type"]), draw.sizes))
 
 
 def _holds(
@@ -551,13 +608,18 @@ def _media(found: _Models, draw: _Draw) -> dict[str, Any]:
     if not HEADS[found.head].media:
         return {}
     model, given = _given(found, draw)
-    pixels = pixels_of(given.inputs)
-    if pixels is None:
+    if not any(one.name.startswith("pixel") for one in given.inputs):
         samples = ["input_values", None, None, SAMPLES_PER_SECOND]
         return {"audio": samples if "samples" in draw.sizes else _AUDIO}
     module = model.build("float32")
-    takes = [name for name in _TAKES if name in inspect.signature(module.forward).parameters]
-    return {"images": [takes, types_of(module), None if "grid" in found.symbols else list(pixels[1])]}
+    pixels = pixels_of(given.inputs)
+    of_config = "grid" in found.symbols or found.of_patches
+    seen = [_takes(module), types_of(module), None if of_config or pixels is None else list(pixels[1])]
+    return {"images": [*seen, *([] if found.images is None else [found.images])]}
+
+
+def _takes(module: Any) -> list[str]:
+    return [name for name in _TAKES if name in inspect.signature(module.forward).parameters]
 
 
 _OWN = ("id2label", "label2id", "architectures", "transformers_version")
@@ -578,6 +640,7 @@ def _in_order(program: Program) -> Program:
 
     Outputs are numbered anew, too, which are named after layers.
     """
+    program = with_slots_in_order(program)
     numbers: dict[int, int] = {}
     outputs: dict[str, Any] = {}
     named: dict[str, int] = {}
