@@ -57,7 +57,8 @@ Keys of a plan, as keywords:
     seq_kd (default False): trl-gkd: the teacher generates the other completions
     batch (default 1): micro-batch: sequences per forward
     seq (default 2048): sequence length in tokens
-    target_seq (default 128): head seq2seq-lm: tokens of the decoder, whose labels they are
+    target_seq (default 128): head seq2seq-lm: tokens of the decoder, whose labels they are; with
+        generate its prompt, 1 if not given
     images (default None): head image-text: images of a row, whose tokens are among seq; 1 if not
         given
     image_size (default None): height x width of each image in pixels, as the processor is given it:

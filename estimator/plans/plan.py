@@ -225,7 +225,13 @@ class _Question(_Keys):
     batch: Annotated[Whole, Field(ge=1, le=10**6, description="micro-batch: sequences per forward")] = 1
     seq: Annotated[Whole, Field(ge=1, le=10**8, description="sequence length in tokens")] = 2048
     target_seq: Annotated[
-        Whole, Field(ge=1, le=10**8, description="head seq2seq-lm: tokens of the decoder, whose labels they are")
+        Whole,
+        Field(
+            ge=1,
+            le=10**8,
+            description="head seq2seq-lm: tokens of the decoder, whose labels they are; with generate its prompt, 1 if "
+            "not given",
+        ),
     ] = 128
     images: Annotated[Whole, Field(ge=0, le=1000)] | None = Field(
         None, description="head image-text: images of a row, whose tokens are among seq; 1 if not given"

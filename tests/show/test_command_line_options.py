@@ -698,3 +698,11 @@ def test_target_modules_as_text(text: str, names: Any) -> None:
     """Asks the contract: PEFT's forms of target_modules, a list, a regular expression and all-linear."""
     expected = estimate(model=MODEL, method={"name": "lora", "target_modules": names}).to_dict()
     assert answer(MODEL, "--method", "lora", "--target-modules", text) == expected
+
+
+def test_lengths_of_both_texts_are_said(capsys: pytest.CaptureFixture[str]) -> None:
+    """Of a model with an encoder the source's and the target's, of others one."""
+    assert main(["estimate", "t5-small", "--seq", "64", "--target-seq", "9"]) == 0
+    assert "seq 64, target_seq 9, " in " ".join(capsys.readouterr().out.split())
+    assert main(["estimate", "smollm2-135m", "--seq", "64"]) == 0
+    assert "target_seq" not in capsys.readouterr().out

@@ -135,11 +135,10 @@ def title(plan: Plan) -> str:
 
 
 def _lengths(plan: Plan) -> list[str]:
-    """The lengths of a row: of its text, else of its labels, where these have one."""
+    """The lengths of a row: of its text, and of what a decoder beside an encoder is given."""
     head = HEADS[load(plan.model).asked(plan.transformers, plan.head, plan.sees).head]
-    if head.text:
-        return [f"seq {plan.seq}"]
-    return [f"target_seq {plan.decoder_seq}"] if head.has_target else []
+    target = [f"target_seq {plan.decoder_seq}"] if head.has_target else []
+    return [f"seq {plan.seq}", *target] if head.text else target
 
 
 def _many(source: str) -> int:
