@@ -270,6 +270,9 @@ def test_what_was_known_is_forgotten_when_unknown_numbers_are_written() -> None:
 
 def test_numbers_are_finite() -> None:
     assert names(recorded(lambda w, x: w.exp() if torch.isinf(w).any() else w.sin()))[-1] == "sin"
+    assert names(recorded(lambda w, x: w.exp() if torch.isnan(w).any() else w.sin()))[-1] == "sin"
+    assert names(recorded(lambda w, x: w.sin() if torch.isfinite(w).all() else w.exp()))[-1] == "sin"
+    assert names(recorded(lambda w, x: w.sin() if torch._is_all_true(w > 0) else w.exp()))[-1] == "sin"
 
 
 @pytest.mark.parametrize(("routing", "expected"), [("balanced", [3, 3, 3, 3]), ("worst", [6, 6, 0, 0])])

@@ -182,6 +182,16 @@ def test_the_block_of_a_file(name: str, tmp_path: Path) -> None:
     assert checked.plan is not None or "sharding" in checked.error
 
 
+def test_checkpoints_of_llama_factory_beside_fsdp2(tmp_path: Path) -> None:
+    """By hand: they are not reentrant there, and what is loaded lies on the host."""
+    fsdp2 = {"fsdp": True, "fsdp_config": {"version": 2, "auto_wrap_policy": "TRANSFORMER_BASED_WRAP"}}
+    checked = read({**FACTORY, **fsdp2}, tmp_path, EIGHT)
+    assert (checked.keys["sharding"]["name"], checked.keys["use_reentrant"]) == ("fsdp2", False)
+    said = [(one.value, one.why) for one in checked.assumptions if one.key == "use_reentrant"]
+    assert (False, "LLaMA-Factory's with FSDP2") in said
+    assert checked.keys["run"]["device_map"] == "none"
+
+
 ALONE = {
     "deepspeed": (zero(2), {"model": MODEL}),
     "one process": ({**fsdp(2), "num_processes": 1}, {"model": MODEL}),
