@@ -146,9 +146,8 @@ def reshape(a: Tensor, *ne: int) -> Tensor:
 
 def permute(a: Tensor, *axes: int) -> Tensor:
     """``ggml_permute``: dimension i becomes dimension ``axes[i]``."""
-    ne, nb = [1] * 4, [0] * 4
-    for i, axis in enumerate(axes):
-        ne[axis], nb[axis] = a.ne[i], a.nb[i]
+    sources = [axes.index(i) for i in range(len(axes))]
+    ne, nb = ([of[i] for i in sources] for of in (a.ne, a.nb))
     return Tensor("permute", a.kind, _four(ne), (a,), view_of=a, nb=_four(nb))
 
 
