@@ -255,7 +255,8 @@ PLAN: Refusals = {
 def _shares_trainer(plan: Any) -> bool:
     """Whether a way to share has rules with a trainer of TRL whose step is recorded."""
     trainer = RECORDED[plan.trainer]
-    shares = ("ddp",) if trainer.num_generations or trainer.has_teacher else ("ddp", "fsdp2", "hsdp")
+    alone = trainer.num_generations or trainer.has_teacher or trainer.embeds
+    shares = ("ddp",) if alone else ("ddp", "fsdp2", "hsdp")
     return plan.sharding.name in shares and plan.sharding.tp == 1 and plan.sharding.groups != "transformers"
 
 
@@ -288,8 +289,8 @@ STEP: Refusals = {
             and (p.method.procedure != "backpropagation" or hasattr(p.method.inner, "num_virtual_tokens"))
         )
     ),
-    "trainer: {p.trainer} has no rule with sharding: {p.sharding.name}; leave sharding out": (
-        lambda p: p.trainer in _EMBEDDING and p.sharding is not None
+    "trainer: {p.trainer} has no rule with sharding: {p.sharding.name}; take ddp": (
+        lambda p: p.trainer in _EMBEDDING and p.sharding is not None and not _shares_trainer(p)
     ),
     "trainer: {p.trainer} has no rule with sharding: {p.sharding.name}; take ddp, or fsdp2 where none generates": (
         lambda p: p.trainer in RECORDED and p.sharding is not None and not _shares_trainer(p)

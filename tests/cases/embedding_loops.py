@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from estimator.programs.module_table import TELL_TEXTS_APART
-from tests.cases.trl_loops import Case, held, profiled, states_of
+from tests.cases.trl_loops import Case, as_one_of_several, held, profiled, states_of, wrap_as_one_of_several
 from tests.helpers.files import DATA, write_record
 
 RECORD = DATA / "embedding_loops.json"
@@ -32,6 +32,7 @@ DISTILBERT: dict[str, Any] = {
 """Their tokenizers make no token types."""
 RANKING = "MultipleNegativesRankingLoss"
 LORA = {"name": "lora", "r": 4, "lora_dropout": 0.1, "target_modules": ["query", "value"]}
+DDP: dict[str, Any] = {"sharding": {"name": "ddp", "world_size": 4, "find_unused_parameters": True}}
 CASES: list[Case] = [
     ("ranking-full", BERT, {"loss_type": RANKING, "batch": 5, "seq": 43}),
     ("ranking-lora", BERT,
@@ -60,6 +61,11 @@ CASES: list[Case] = [
     ("ranking-unequal rows, autocast", BERT,
      {"loss_type": RANKING, "batch": 8, "seq": 45, "anchor_seq": 20, "negatives": 1, "attention_mask": True,
       "autocast": "bfloat16"}),
+    ("ranking-full, ddp", BERT,
+     {"loss_type": RANKING, "batch": 5, "seq": 43, "anchor_seq": 20, **DDP}),
+    ("cosent-autocast, ddp", BERT,
+     {"loss_type": "CoSENTLoss", "batch": 4, "seq": 33, "autocast": "bfloat16", "method": LORA,
+      "sharding": {"name": "ddp", "world_size": 2, "find_unused_parameters": True}}),
     ("ranking-two types of tokens", {**XLM_ROBERTA, "model_type": "roberta", "type_vocab_size": 2},
      {"loss_type": RANKING, "batch": 3, "seq": 39}),
     ("ranking-unequal rows, lora", XLM_ROBERTA,
@@ -69,7 +75,7 @@ CASES: list[Case] = [
 itself, as PEFT's ``get_peft_model`` does."""
 
 
-def made(config: Mapping[str, Any], plan: Mapping[str, Any], folder: Path) -> Any:
+def made(config: Mapping[str, Any], plan: Mapping[str, Any], folder: Path, max_steps: int) -> Any:
     """The trainer of a case."""
     from peft import LoraConfig
 
@@ -91,6 +97,7 @@ def made(config: Mapping[str, Any], plan: Mapping[str, Any], folder: Path) -> An
         bf16="autocast" in plan,
         unequal=plan.get("attention_mask", False),
         gradient_checkpointing=plan.get("checkpointing") == "layer",
+        max_steps=max_steps,
         **{key: plan[key] for key in named if key in plan},
     )
 
@@ -103,8 +110,11 @@ def measured(config: Mapping[str, Any], plan: Mapping[str, Any], folder: Path) -
     from estimator.witnesses.measure import peak_of, without_matmul_scratch
 
     torch.set_num_threads(THREADS)
-    trainer = made(config, plan, folder)
-    events = profiled(trainer, 2)
+    of_rank, second = as_one_of_several(config, {"trainer": "sentence-transformers", **plan}, folder)
+    with of_rank[0]:
+        trainer = made(config, plan, folder, second)
+        wrap_as_one_of_several(trainer, of_rank[1])
+        events = profiled(trainer, second)
     return {
         "parameters": held(trainer.model),
         "optimizer": states_of(trainer),

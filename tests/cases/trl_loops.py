@@ -10,7 +10,7 @@ import json
 import os
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from importlib.metadata import version
 from importlib.util import find_spec
@@ -391,7 +391,7 @@ def measured(config: Mapping[str, Any], plan: Mapping[str, Any], folder: Path) -
 
         adapter = LoraConfig(**{key: value for key, value in method.items() if key != "name"})
     seq = given["seq"]
-    wraps, second = _sharded(config, given, folder)
+    wraps, second = as_one_of_several(config, given, folder)
     accumulated = given.get("gradient_accumulation_steps", 1)
     every = given.get("steps_per_generation", accumulated) * given.get("num_iterations", 1)
     second = max(second, every // accumulated + 1)  # the first update that generates again
@@ -400,11 +400,7 @@ def measured(config: Mapping[str, Any], plan: Mapping[str, Any], folder: Path) -
             given["trainer"], config, folder, given["batch"], seq, given.get("prompt_seq", seq // 2), given["dtype"],
             adapter, given.get("reference"), given.get("attention_mask", False), **arguments, max_steps=second,
         )  # fmt: skip
-        if "sharding" in given:
-            wrapped = wraps[1](
-                trainer.accelerator.prepare_model(trainer.model, evaluation_mode=True)
-            )  # with its autocast
-            trainer._wrap_model = lambda *_, **__: wrapped
+        wrap_as_one_of_several(trainer, wraps[1])
         events = profiled(trainer, second)
 
     reference = getattr(trainer, "ref_model", None) or getattr(trainer, "teacher_model", None)
@@ -460,7 +456,7 @@ def profiled(trainer: Any, number: int) -> Any:
     return Profiled.profile.events()
 
 
-def _sharded(config: Mapping[str, Any], plan: Mapping[str, Any], folder: Path) -> tuple[Any, int]:
+def as_one_of_several(config: Mapping[str, Any], plan: Mapping[str, Any], folder: Path) -> tuple[Any, int]:
     """The context of a rank, what makes a rank's model, and which step is measured: DDP's buckets are made anew."""
     if "sharding" not in plan:
         return (nullcontext(), None), 2
@@ -472,6 +468,13 @@ def _sharded(config: Mapping[str, Any], plan: Mapping[str, Any], folder: Path) -
     (folder / "plan" / "config.json").write_text(json.dumps(config), encoding="utf-8")
     resolved = resolve(parse_plan({"model": str(folder / "plan"), **plan}))
     return (as_rank(resolved.step.sharding), lambda model: shard(model, resolved)), 4
+
+
+def wrap_as_one_of_several(trainer: Any, make: Callable[[Any], Any] | None) -> None:
+    """Have a trainer's model made a rank's, by what ``as_one_of_several`` gives, where there are several."""
+    if make is not None:
+        wrapped = make(trainer.accelerator.prepare_model(trainer.model, evaluation_mode=True))  # with its autocast
+        trainer._wrap_model = lambda *_, **__: wrapped
 
 
 def main(only: list[str]) -> None:
