@@ -72,7 +72,7 @@ PACKAGES = ("trl", "transformers", "accelerate", "peft", "torch")
 
 
 def keys(trainer: str, release: str) -> Iterator[Key]:
-    """The steps of a trainer under a release."""
+    """The steps of a trainer under a release. All others that a model scores follow from one."""
     if STEPS[trainer].embeds:
         yield from _of_embeddings()
         return
@@ -93,11 +93,10 @@ def keys(trainer: str, release: str) -> Iterator[Key]:
                         if STEPS[trainer].scores and loss_type in losses[:2]:
                             yield Key(loss_type, reference, autocast, wide, compact, vllm=True)
                         if STEPS[trainer].scores and loss_type == losses[0]:
-                            yield Key(loss_type, reference, autocast, wide, compact, rewards=1)
-                        if STEPS[trainer].scores and loss_type == losses[0] and release == "1.16":
-                            yield Key(loss_type, reference, autocast, wide, compact, rewards=2)
-                            if trainer == "trl-grpo":
-                                yield Key(loss_type, reference, autocast, wide, compact, True, 1)
+                            if reference == "none" and not compact:
+                                yield Key(loss_type, reference, autocast, wide, compact, rewards=1)
+                            if release == "1.16":
+                                yield Key(loss_type, reference, autocast, wide, compact, rewards=2)
 
 
 def _of_embeddings() -> Iterator[Key]:

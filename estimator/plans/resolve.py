@@ -449,10 +449,10 @@ def _program_of_trainer(name: str, release: str, key: Key, token_types: bool) ->
 
     Raises ``InputError`` where neither has it.
     """
-    from ..programs.trainer_programs import TrainerProgram, step_of, steps_of, without_input
+    from ..programs.trainer_programs import TrainerProgram, has_step, step_of, without_input
 
     library = name if trainers.TRAINERS[name].embeds else "trl"
-    if key in steps_of(name, release) or installed_release(library) != release:
+    if has_step(name, release, key) or installed_release(library) != release:
         found = step_of(name, release, key)
     else:
         silence()

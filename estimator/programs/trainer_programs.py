@@ -7,7 +7,7 @@ tokens of a prompt, the model's vocabulary and its hidden size. Nothing in a fil
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -22,6 +22,7 @@ from .program_files.limits import FORMAT, LONGEST_FILE
 from .program_files.reading import Reader
 from .program_files.writing import events_text, plain, slot_text
 from .rows import Rows, written_out
+from .scored import with_model
 from .substitution import DTYPE, sizes_symbol, substitute
 from .trainer_calls import FUNCTIONS, GENERATE, MODEL, OF_LOGITS, Key
 
@@ -133,6 +134,10 @@ def written(release: str, versions: Mapping[str, str], steps: Mapping[Key, Progr
 def _read(trainer: str, release: str, key: Key) -> TrainerProgram:
     """A step of a trainer. Raises ``InputError`` for a file that is damaged."""
     events, steps = _file(trainer, release)
+    if key not in steps:
+        functions, model = _scored(steps, key)
+        asked = (key._replace(rewards=0), functions, model)
+        return TrainerProgram(with_model(*[_read(trainer, release, one).program for one in asked]))
     return TrainerProgram(_program(_reader(trainer, release), events, steps[key]))
 
 
@@ -148,6 +153,20 @@ def _reader(trainer: str, release: str) -> Reader:
 def steps_of(trainer: str, release: str) -> Mapping[Key, Mapping[str, Any]]:
     """The steps of a trainer under a release, as they are in its file. Raises ``InputError`` for a damaged one."""
     return _file(trainer, release)[1]
+
+
+def has_step(trainer: str, release: str, key: Key) -> bool:
+    """Whether a trainer's step comes with the package."""
+    known = steps_of(trainer, release)
+    return key in known or bool(_scored(known, key))
+
+
+def _scored(known: Iterable[Key], key: Key) -> tuple[Key, ...]:
+    """Two steps from which that of a key follows, since they say what a model that scores makes of it."""
+    keys = {*known}
+    models = [one for one in known if one.autocast == key.autocast and one.rewards == 1]
+    pairs = [(one._replace(rewards=0), one) for one in models if key.rewards == 1]
+    return next((pair for pair in pairs if keys.issuperset((key._replace(rewards=0), *pair))), ())
 
 
 @lru_cache(maxsize=8)
@@ -188,8 +207,14 @@ def step_of(trainer: str, release: str, key: Key) -> TrainerProgram:
     known = steps_of(trainer, release)
     if not known:
         raise InputError(f"trl: {release} has no rule with trainer: {trainer}; take trl: 1.16", "trl")
-    if key in known:
+    if has_step(trainer, release, key):
         return _read(trainer, release, key)
+    if key.rewards > 1 and has_step(trainer, release, key._replace(rewards=1)):
+        raise InputError(
+            f"reward_model of {key.rewards} models has no rule with trainer: {trainer} in this setting; give one, or "
+            f"install TRL {release}, from which it is recorded",
+            "reward_model",
+        )
     alike = {*known}
     for name, value in (
         *(("loss_type", key.loss_type), ("reference", key.reference), ("pooling_mode", key.pooling)),

@@ -103,7 +103,8 @@ def _recorded(trainer: str, key: Key, sizes: Mapping[str, int], dtype: str) -> R
     if own.scores:
         values["num_generations"] = more["num_generations"] = sizes["num_generations"]
     if own.num_generations:
-        more["gradient_accumulation_steps"] = values["batches"] = batches = sizes["batches"]
+        batches = sizes["batches"] + key.rewards  # by whose number loops over them are told from those over models
+        more["gradient_accumulation_steps"] = values["batches"] = batches
         values["completions"] = batches * sizes["B"]
         values["prompts"] = values["completions"] // values.get("num_generations", 1)
     if trainer.endswith("-kto"):
