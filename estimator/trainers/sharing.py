@@ -116,7 +116,7 @@ def mesh(settings: Settings, names: Mapping[str, str]) -> None:
             settings.problem("sharding", name, "splits each sequence among processes, which has no rule")
     if product > 1:
         settings.reading.spreads = True
-        if (settings.whole(names["dp_shard_size"]) or -1) > 0:
+        if (settings.whole(names["dp_shard_size"]) or 0) > 0:
             shared.setdefault("world_size", product)
 
 

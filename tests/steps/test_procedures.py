@@ -15,6 +15,7 @@ import torch
 
 from estimator import operators as ops
 from estimator.answers.estimate import to_result
+from estimator.errors import InputError
 from estimator.ledger import backward
 from estimator.plans.plan import parse_plan
 from estimator.plans.resolve import Resolved, resolve
@@ -23,6 +24,7 @@ from estimator.steps.loop import Loop, Model, zero_grad
 from estimator.steps.prefill import Prefill
 from estimator.steps.procedures import PROCEDURES
 from estimator.steps.step import run
+from estimator.steps.trainers import generation_of
 from estimator.witnesses.measure import Step, run_step
 from estimator.witnesses.reference.model import build_model, build_optimizer, storage_bytes
 from tests.cases.small_models import write_config
@@ -171,3 +173,26 @@ def test_two_models_in_a_ledger(tmp_path: Path) -> None:
     measured["reference"] = storage_bytes(list(model.parameters()))
     measured["buffers"] += storage_bytes(list(model.buffers()))
     assert_measured(plan, to_result(resolved, totals), measured, tolerance=TOLERANCE)
+
+
+@pytest.mark.parametrize(
+    ("asked", "expected"),
+    [
+        (("trl-dpo", None, 1, 2, 0, 4), (1, 0, False)),
+        (("trl-grpo", None, 1, 2, 8, 4), (2, 2, False)),
+        (("trl-grpo", None, 2, 2, 8, 4), (2, 4, True)),
+        (("trl-grpo", 4, 1, 2, 8, 4), (4, 4, True)),
+        (("trl-grpo", 1, 1, 2, 4, 4), (1, 1, False)),
+    ],
+    ids=str,
+)
+def test_what_comes_from_one_generation(asked: Any, expected: tuple[int, int, bool]) -> None:
+    """By hand: its batches, after how many there is another one, and whether they train more than one update."""
+    assert generation_of(*asked) == expected
+
+
+def test_generations_without_a_rule() -> None:
+    with pytest.raises(InputError, match=r"^batch: 4 is not a multiple of num_generations: 8"):
+        generation_of("trl-grpo", None, 1, 1, 8, 4)
+    with pytest.raises(InputError, match=r"^completions are generated every 3 batches, of which .*: 2 is neither"):
+        generation_of("trl-grpo", 3, 1, 2, 2, 4)
