@@ -21,10 +21,13 @@ from estimator import __version__
 
 TABLE = Path(__file__).with_suffix(".tsv")
 _ESTIMATE = ("-P", "-m", "estimator", "estimate")
+_TRAINER = (*_ESTIMATE, "llama-3.2-1b", "--batch", "4", "--seq", "1024", "--device", "rtx-4090", "--trainer")
 COMMANDS = {
     "cpu": (*_ESTIMATE, "llama-3.2-1b", "--method", "lora", "--seq", "1024"),
     "gpu": (*_ESTIMATE, "llama-3.2-1b", "--method", "lora", "--seq", "1024", "--device", "rtx-4090"),
     "hybrid": (*_ESTIMATE, "qwen3.5-27b", "--method", "full", "--seq", "1024"),
+    "sft": (*_TRAINER, "trl-sft"),
+    "dpo": (*_TRAINER, "trl-dpo"),
 }
 ENVIRONMENT = {**os.environ, "PYTHONDONTWRITEBYTECODE": ""}
 """Processes keep their bytecode, as installed packages do: to compile the sources anew is no part of a start."""
@@ -68,8 +71,9 @@ def main() -> None:
     parser.add_argument("--pairs", type=int, default=15)
     args = parser.parse_args()
     row = measured(args.release, args.pairs)
-    known = TABLE.read_text().splitlines()[1:] if TABLE.exists() else []
-    rows = [line.split("\t") for line in known if line.split("\t")[0] != args.release] + [list(row.values())]
+    head, *known = [line.split("\t") for line in TABLE.read_text().splitlines()]
+    older = [dict(zip(head, line, strict=True)) for line in known if line[0] != args.release]
+    rows = [[one.get(key, "") for key in row] for one in (*older, row)]  # a release may lack a command
     table = Table(*row)
     for one in rows:
         table.add_row(*one)
