@@ -67,6 +67,7 @@ MODELS: dict[tuple[str, str], tuple[str, ...]] = {
     ("image-classification", "clip.default"): ("clip-",),
     ("image-classification", "siglip.default"): ("siglip-",),
     ("ctc", "wav2vec2.default"): ("wav2vec2-base-960h",),
+    ("ctc", "wav2vec2.no-layerdrop"): ("wav2vec2-base",),
     ("ctc", "hubert.default"): ("hubert-base",),
     ("image-classification", "dinov2.default"): ("dinov2-",),
     ("image-text", "gemma3.default"): ("gemma-3-4b", "gemma-3-12b", "gemma-3-27b"),
@@ -78,8 +79,8 @@ MODELS: dict[tuple[str, str], tuple[str, ...]] = {
     ("image-text", "smolvlm.default"): ("smolvlm2-",),
     ("causal-lm", "qwen2_vl_text.default"): ("qwen2-vl-",),
 }
-"""The head and the file of models of several stacks, and how the names of built-in models begin that it is recorded
-from."""
+"""The head and the file of models of several stacks, and the built-in models that it is recorded from: a name, or with
+a hyphen at its end how names begin."""
 OF_ENCODERS = (
     "masked-lm",
     "sequence-classification",
@@ -146,7 +147,9 @@ def _models(only: list[str]) -> None:
         if only and not {name, model_type, head} & {*only}:
             continue
         started = time.monotonic()
-        specs = [models.load(one).asked(NEWEST, head) for one in models.builtin_names() if one.startswith(starts)]
+        begin = tuple([one for one in starts if one.endswith("-")])
+        names = [one for one in models.builtin_names() if one in starts or one.startswith(begin)]
+        specs = [models.load(one).asked(NEWEST, head) for one in names]
         try:
             found = record_models([one.raw for one in specs], head, specs[0].processor("image"))
         except InputError as error:
