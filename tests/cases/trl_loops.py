@@ -162,7 +162,13 @@ ACCUMULATED: list[Case] = [
 ]  # fmt: skip
 OF_REWARDS: dict[str, Any] = {**SIZES["qwen3"], "model_type": "qwen3", "hidden_size": 160, "num_hidden_layers": 6,
                               "vocab_size": 401}  # fmt: skip
+NARROW_REWARD: dict[str, Any] = {**SIZES["qwen3"], "model_type": "qwen3", "hidden_size": 48, "intermediate_size": 90,
+                                 "num_attention_heads": 3, "num_key_value_heads": 1, "head_dim": 16,
+                                 "num_hidden_layers": 3, "vocab_size": 401, "tie_word_embeddings": False}  # fmt: skip
 REWARDS: list[Case] = [
+    ("trl-grpo-reward model, another loss of two iterations", SMALL,
+     {"trainer": "trl-grpo", "batch": 4, "seq": 140, "prompt_seq": 12, "num_generations": 2, "beta": 0.1,
+      "loss_type": "bnpo", "num_iterations": 2, "reward_model": {"config": NARROW_REWARD, "dtype": "float32"}}),
     ("trl-grpo-reward model", SMALL,
      {"trainer": "trl-grpo", "batch": 4, "seq": 61, "num_generations": 2,
       "reward_model": {"config": OF_REWARDS, "dtype": "float32"}}),
@@ -348,6 +354,19 @@ FORMULAS = [
 """With fewer tokens than a tile of the fused head has, and with more."""
 LIVE: list[Case] = [
     (
+        "trl-grpo-three reward models",
+        SMALL,
+        {
+            **PLAIN,
+            "trainer": "trl-grpo",
+            "batch": 4,
+            "seq": 40,
+            "prompt_seq": 12,
+            "num_generations": 2,
+            "reward_model": [{"config": NARROW_REWARD, "dtype": "float32"}] * 3,
+        },
+    ),
+    (
         "trl-grpo-cispo",
         SMALL,
         {"trainer": "trl-grpo", "batch": 6, "seq": 41, "num_generations": 2, "loss_type": "cispo"},
@@ -358,7 +377,7 @@ LIVE: list[Case] = [
         {**PLAIN, "trainer": "trl-dpo", "batch": 3, "seq": 41, "loss_type": "sigmoid+bco_pair+sft", "method": LORA},
     ),
 ]
-"""Losses that are not shipped. They are recorded where TRL is installed."""
+"""Losses and numbers of reward models that are not shipped. They are recorded where TRL is installed."""
 
 
 def measured(config: Mapping[str, Any], plan: Mapping[str, Any], folder: Path) -> dict[str, int]:
