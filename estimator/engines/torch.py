@@ -21,7 +21,7 @@ class Torch(Engine):
         ("buffers", "buffers"),
         ("optimizer", "optimizer states"),
         ("communication", "communication"),
-        ("reference", "reference model"),
+        ("reference", "frozen second models"),
         ("resident", "resident"),
         ("saved", "saved activations"),
         ("gradients", "gradients"),

@@ -19,7 +19,7 @@ EXPORTED: Mapping[str, str] = {
     "saved": "activations saved for backward",
     "kv_cache": "keys and values that the model returns (task infer)",
     "communication": "what sharding keeps between steps (sharding)",
-    "reference": "parameters of the model that the policy is compared with (trainer)",
+    "reference": "parameters of all frozen models beside the one that trains (trainer)",
     "resident": "parameters, buffers and optimizer states, before the step",
     "peak_above_resident": "the most that a step holds at once above resident",
     "peak": "the most that a step holds at once, resident included",

@@ -299,9 +299,7 @@ class RecordedCall(Call):
         places = [(place, index) for place, (index, tensor) in enumerate(self.cache.of_layers()) if tensor.shape]
         for place, index in places:  # a name for a tensor would keep it
             with running(self.ledger, self._layer(index)):
-                chosen = self.ledger.empty(
-                    (self.rows,), "int32"
-                )  # index_select's copy of a column of the beams' indices
+                chosen = self.ledger.empty((self.rows,), "int32")  # index_select copies a column of the beams' indices
                 self.cache.copy(place)
                 del chosen
 

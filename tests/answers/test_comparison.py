@@ -117,6 +117,7 @@ def test_usual_lengths_are_those_that_the_model_takes(keys: dict[str, Any], leng
     assert usual_lengths(keys) == lengths
 
 
+@pytest.mark.share(3)
 def test_each_device_is_asked_itself():
     """Witness: the estimate on that device. A T4 runs the math kernel where an RTX 4090 runs flash, a Mac a CPU's."""
     first = json.loads(output(*TWO, "rtx-4090,t4,apple-64gb"))

@@ -31,6 +31,7 @@ def fits(layers: int, split: tuple[int, ...], margin: str | None, **keys: Any) -
     return all(result.bytes[name] * (1 + kept) <= limit for name, limit in limits.items())
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize("margin", ["0", None])
 def test_the_most_layers_over_two_devices(margin: str | None) -> None:
     """Every other split of the answer and of one layer more, by an estimate each."""

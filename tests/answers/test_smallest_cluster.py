@@ -35,6 +35,7 @@ def test_every_layout_is_that_of_estimate(answer: Cluster) -> None:
         assert result.fits
 
 
+@pytest.mark.share(3)
 def test_all_that_fits_is_there_in_order(answer: Cluster) -> None:
     """By cards, then by what a rank sends, then by a card's memory; what does not fit is not there."""
     worlds = {one.cards for one in answer.tried}

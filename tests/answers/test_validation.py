@@ -39,6 +39,7 @@ def test_a_measured_process_has_a_fixed_threshold(monkeypatch: pytest.MonkeyPatc
     assert record["predicted"]["bytes"]["peak"] > 0
 
 
+@pytest.mark.share(3)
 @pytest.mark.parametrize(
     "keys",
     [

@@ -78,6 +78,7 @@ def test_refused_once_the_model_is_known(keys: dict[str, Any], says: str) -> Non
         estimate({"model": "qwen3-0.6b", "runtime": "mlx", "seq": 8, **keys})
 
 
+@pytest.mark.share(2)
 @pytest.mark.parametrize(("question", "key"), [("max-seq", "seq"), ("max-batch", "batch")])
 def test_what_fits(question: str, key: str, tmp_path: Path) -> None:
     """Asks the contract: the answer fits with its margin, and the next value does not."""

@@ -365,6 +365,7 @@ def test_refused(tmp_path: Path) -> None:
         estimate(**keys, generate={}, sharding={"name": "fsdp2", "world_size": 4})
 
 
+@pytest.mark.share(3)
 def test_on_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
     """The largest batch of a call fits with its margin."""
     line = [MODEL, "--seq", "200", "--max-new-tokens", "40", "--device", "rtx-4060", "--json"]

@@ -132,6 +132,7 @@ def test_functions_of_models_beyond_decoders(name: str, configs: Path) -> None:
     assert {"two stacks": 10**8, "sound": 448}.get(name, 512) == most.get("target_seq", most.get("seq"))
 
 
+@pytest.mark.share(3)
 def test_what_formulas_of_a_gpu_lack_is_said() -> None:
     """Of a sum of 9 rows of 208 tokens for a bias several thread blocks have partial results; Llama has no bias."""
     plan = {"model": "all-minilm-l6-v2", "device": "rtx-4090"}

@@ -165,6 +165,7 @@ def test_anything_ends_in_an_answer_or_a_line(seed: int, tmp_path: Path, monkeyp
             assert not (tmp_path / RAN).exists(), (arguments, stdin, seen)
 
 
+@pytest.mark.share(3)
 def test_little_memory() -> None:
     """Asks the contract of more cases, in a process that may take little: without PyTorch, which ends itself there."""
     code = (

@@ -286,7 +286,7 @@ REFUSED: list[dict[str, Any]] = [
     {"model": BART, "head": "seq2seq-lm", "generate": {"max_new_tokens": 33}, "seq": 8},
     {**CUDA, "model": BART, "head": "seq2seq-lm", "generate": {"max_new_tokens": 3}, "seq": 8},
     {**CUDA, "model": {"model_type": "lfm2"}, "generate": {"cache_implementation": "offloaded"}},
-    {**CUDA, "model": BART, "head": "seq2seq-lm", "generate": {"max_new_tokens": 3}, "seq": 8},
+    {**CUDA, "model": {**CLASSES["granitemoehybrid"], "model_type": "granitemoehybrid"}, "generate": {}},
     {**CUDA, "model": {**CLASSES["bloom"], "model_type": "bloom"}, "generate": STATIC, "attention": "eager"},
     {**QUANTISED_CACHE, "model": {"model_type": "mistral"}},
     {**CUDA, "model": {"model_type": "mistral"}, "generate": {**STATIC, "cache_implementation": "offloaded_static"}},

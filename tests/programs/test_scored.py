@@ -36,6 +36,7 @@ def test_a_recorded_step_follows_from_that_of_functions(trainer: str, autocast: 
     assert numbered(with_model(functions, functions, model)) == numbered(model) != numbered(functions)
 
 
+@pytest.mark.share(3)
 def test_every_step_of_functions_has_one_of_a_model() -> None:
     """Of all losses and references, of several updates and beside vLLM."""
     for trainer in ("trl-grpo", "trl-rloo"):

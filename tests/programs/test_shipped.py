@@ -231,7 +231,6 @@ IMAGES: list[tuple[str, dict[str, Any]]] = [
     ("gemma-3-27b", {"images": 3, "batch": 1, "method": LINEAR, "dtype": "bfloat16"}),
     ("internvl3-1b", {"image_size": "1024x768", "batch": 1, "seq": 4000, "device": "h100-80gb", "method": LINEAR}),
     ("internvl3-8b", {"image_size": "448x448,500x1500", "batch": 2, "freeze": ["vision"], "checkpointing": "layer"}),
-    ("internvl3-14b", {"images": 2, "batch": 1, "method": LINEAR, "dtype": "bfloat16"}),
     ("paligemma-3b", {"images": 2, "batch": 2, "device": "h100-80gb", "dtype": "bfloat16"}),
     ("qwen2-vl-2b", {"images": 2, "image_size": "1024x768", "batch": 2, "method": LINEAR, "dtype": "bfloat16"}),
     ("qwen2-vl-2b", {"images": 1, "image_size": "400x30", "batch": 12, "dtype": "bfloat16", "task": "infer"}),

@@ -105,6 +105,7 @@ def test_a_text_has_a_letter_for_each_layer() -> None:
         default_list(rule, {"pattern": "M-"}, 0, "kinds")
 
 
+@pytest.mark.share(3)
 def test_its_numbers_are_those_of_the_class(recorded: tuple[Family, dict[str, Any]]) -> None:
     family, raw = recorded
     ours, theirs = shipped_config([family], raw, "config"), recorded_config(raw, "config")

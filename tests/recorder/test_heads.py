@@ -94,7 +94,7 @@ STEPS: list[tuple[dict[str, Any], dict[str, Any]]] = [
 ]
 
 
-@pytest.mark.share(2)
+@pytest.mark.share(4)
 @pytest.mark.parametrize(("config", "keys"), STEPS, ids=lambda x: x.get("model_type") or str(x))
 def test_a_measured_step(config: dict[str, Any], keys: dict[str, Any], tmp_path: Path) -> None:
     assert_step(config, {"batch": 2, "seq": 24, "dtype": "float32", **keys}, tmp_path)

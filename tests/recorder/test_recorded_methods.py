@@ -105,6 +105,7 @@ BLOCKS: list[dict[str, Any]] = [
 ]
 
 
+@pytest.mark.share(3)
 @pytest.mark.parametrize("block", BLOCKS, ids=lambda block: block["name"])
 def test_methods_without_rules(block: dict[str, Any], tmp_path: Path) -> None:
     """Witness: measurement. What is held and what is saved are equal to the byte, and so is the peak."""

@@ -34,6 +34,7 @@ def called(*calls: tuple[str, dict[str, Any]]) -> list[Any]:
     return asyncio.run(run())
 
 
+@pytest.mark.share(2)
 def test_a_client_asks() -> None:
     plan = {"model": "smollm2-135m", "method": {"name": "lora", "r": 4}, "budget": "2GiB"}
     words = ["smollm2-135m", "--method", "lora", "--r", "4", "--budget", "2GiB"]
@@ -63,6 +64,7 @@ def test_a_client_asks() -> None:
     }  # fmt: skip
 
 
+@pytest.mark.share(3)
 def test_schemas_are_the_plans() -> None:
     for tool in assistants.tools():
         Draft202012Validator.check_schema(tool.input_schema)

@@ -79,6 +79,7 @@ def shown(page: Any) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.share(2)
 def test_a_model_s_program_is_sent_when_it_is_asked_about(page: Any, folder: Path) -> None:
     sent = {name for name in FIRST if name.startswith("model_specs/")}
     assert sent
@@ -405,5 +406,6 @@ def test_opened_as_a_file_it_says_how_to_serve_it(browser: Any, folder: Path) ->
     opened.close()
 
 
+@pytest.mark.share(3)
 def test_its_policy_is_that_of_its_server(folder: Path) -> None:
     assert serve.POLICY in (folder / "index.html").read_text()

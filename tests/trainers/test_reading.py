@@ -181,6 +181,7 @@ def test_the_trainer_that_a_command_of_trl_starts(words: str, trainer: str) -> N
     assert (line.tool, line.trainer, line.images) == ("trl", trainer, False)
 
 
+@pytest.mark.share(3)
 def test_a_script_of_trl_for_images() -> None:
     line = "python {} --model_name_or_path llava-hf/llava-1.5-7b-hf --max_length 700 --bf16 true"
     for script in ("sft_vlm.py", "examples/scripts/sft_vlm_gemma3.py"):
@@ -333,6 +334,7 @@ def test_storage_of_packed_weights(keys: dict[str, Any], storage: str, tmp_path:
     assert check(str(path)).keys["quant_storage"] == storage
 
 
+@pytest.mark.share(3)
 def test_stages_of_llama_factory(tmp_path: Path) -> None:
     """``create_ref_model``: a full model's reference has the checkpoint's dtype, an adapter's is without it."""
     keys = {"model_name_or_path": "smollm-135m", "cutoff_len": 64, "bf16": True, "per_device_train_batch_size": 2}
