@@ -548,6 +548,18 @@ def renamed(event: Any, slot: Callable[[int], int], name: Callable[[str], str]) 
     return event
 
 
+def slots_in(event: Any) -> list[int]:
+    """The slots that an event names, its results' among them, as they come."""
+    found: list[int] = []
+
+    def note(slot: int) -> int:
+        found.append(slot)
+        return slot
+
+    renamed(event, note, str)
+    return found
+
+
 def with_weights(event: Any, weights: Mapping[str, Weight | None]) -> Any:
     """An event, or a part of one, with other weights in place of some, by name."""
     kind = type(event)

@@ -32,6 +32,7 @@ from .program import (
     index_of_exit,
     made,
     renamed,
+    slots_in,
 )
 
 LISTS, OF_A_KIND, MEMBERS, MOST = 1 << 19, 1 << 16, 1 << 20, 1 << 12
@@ -50,9 +51,7 @@ class Rows(NamedTuple):
     @property
     def kind(self) -> int:
         """Which kind of loop it is. Every loop makes or drops tensors of lists."""
-        slots: list[int] = []
-        for event in self.events:
-            renamed(event, lambda slot: slots.append(slot) or slot, str)  # type: ignore[func-returns-value]
+        slots = chain.from_iterable(map(slots_in, self.events))
         return (max(filter(_is_list, slots), default=0) - LISTS) // OF_A_KIND
 
 

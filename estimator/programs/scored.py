@@ -13,7 +13,7 @@ from typing import Any
 
 from ..errors import InputError
 from .program import Backward, Program, made, renamed
-from .rows import LISTS, Rows
+from .rows import LISTS
 
 
 def _renamed(event: Any, slots: Any) -> Any:
@@ -22,8 +22,6 @@ def _renamed(event: Any, slots: Any) -> Any:
     def slot(number: int) -> int:
         return number if number >= LISTS else int(slots(number))
 
-    if isinstance(event, Rows):
-        return event._replace(events=tuple([renamed(one, slot, str) for one in event.events]))
     if isinstance(event, Backward):
         return event._replace(loss=renamed(event.loss, slot, str))
     return renamed(event, slot, str)

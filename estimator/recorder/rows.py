@@ -25,6 +25,7 @@ from ..programs.program import (
     index_of_exit,
     made,
     renamed,
+    slots_in,
     used,
 )
 from ..programs.rows import ALL, LAST, OTHERS, Rows, of_list
@@ -102,13 +103,9 @@ def with_slots_in_order(program: Program) -> Program:
 
     Where others use more of a layer than that, its slots stay.
     """
-    others: list[int] = []
-    for event in itertools.chain(*program.outside):
-        renamed(event, lambda slot: others.append(slot) or slot, str)  # type: ignore[func-returns-value]
-    for body in program.bodies:
-        for event in body.events:
-            renamed(event, lambda slot: others.append(slot if slot >= 2 * SPAN else 0) or slot, str)  # type: ignore[func-returns-value]
-    if any(slot >= SPAN and slot % SPAN for slot in others):
+    outside = [slot for event in itertools.chain(*program.outside) for slot in slots_in(event) if slot >= SPAN]
+    before = [s for body in program.bodies for event in body.events for s in slots_in(event) if s >= 2 * SPAN]
+    if any(slot % SPAN for slot in (*outside, *before)):
         return program
     return replace(program, bodies=tuple([_body(body.events) for body in program.bodies]))
 

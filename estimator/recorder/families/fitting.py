@@ -115,7 +115,7 @@ def _fitted(found: Structure, lists: Mapping[str, Any], defaults: Mapping[str, A
         fixed=case.fixed,
         harmless=tuple(dict.fromkeys([*found.harmless, *unused])),
     )
-    ones = (name for name in ONES if name not in ("T", "tiles", "grid"))
+    ones = (name for name in ONES if name not in ("T", "tiles", "grid", "high", "wide"))
     family = replace(family, ones=tuple(name for name in ones if _holds(found, rng, family, name)))
     if "G" in family.ones:
         family = _of_any_groups(family, found)
