@@ -77,7 +77,6 @@ MODELS: dict[tuple[str, str], tuple[str, ...]] = {
     ("image-text", "paligemma.default"): ("paligemma-",),
     ("image-text", "qwen2_vl.default"): ("qwen2-vl-",),
     ("image-text", "smolvlm.default"): ("smolvlm2-",),
-    ("causal-lm", "qwen2_vl_text.default"): ("qwen2-vl-",),
 }
 """The head and the file of models of several stacks, and the built-in models that it is recorded from: a name, or with
 a hyphen at its end how names begin."""

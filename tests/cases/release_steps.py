@@ -101,7 +101,7 @@ def config_of(path: Path) -> dict[str, Any]:
     values |= {key: 2 * n(4, 10) for key in ("local_attention", "position_buckets") if key in head.symbols}
     if "mamba_expand" in (*head.symbols, *head.harmless):
         values |= {"mamba_expand": 2, "mamba_n_heads": 2 * kv * groups, "mamba_d_head": size, "mamba_chunk_size": 16}
-    if "mrope_section" in head.structure:  # what is rotated of a head is cut into sections of these sizes
+    if "mrope_section" in head.structure and "R" in head.symbols:  # sections are of that part of a head
         values["head_dim"] = 4 * sum(head.structure["mrope_section"])
         values["rope_parameters"] = {**raw["rope_parameters"], "partial_rotary_factor": 0.5}
     for key, equal in head.structure.items():

@@ -22,7 +22,7 @@ FILES = sorted(recorded_programs.shipped_folder().glob("*.json"))
 SPLIT = [path for path in FILES if load_together(path)[0].tp_plan]
 REFUSED = {"cohere.qk-norm", "gemma3_text.gemma-3-1b"}
 """Where transformers' module stops: at norms of all heads, and at half a head."""
-HEADS_ARE_HIDDEN = {"gpt_neox.default", "gpt_neox.sequential", "gptj.gpt-j-6b", "phi.qk-norm"}
+HEADS_ARE_HIDDEN = {"gpt_neox.default", "gpt_neox.sequential", "gptj.gpt-j-6b", "phi.qk-norm", "qwen2_vl_text.default"}
 """Heads have the hidden size together, so one symbol stands for both."""
 TOTALS = (
     *("parameters", "buffers", "gradients", "optimizer", "saved", "trainable_parameters", "total_parameters"),

@@ -5,6 +5,7 @@ import pytest
 pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
+import random
 from typing import Any
 
 from estimator.errors import InputError
@@ -15,6 +16,7 @@ from estimator.programs.shared_tensors import placed, shared_slots
 from estimator.programs.shipped import Shipped, shipped_config
 from estimator.programs.step import Step
 from estimator.recorder.families import Case, record_families
+from estimator.recorder.families.classes import structure_of
 from estimator.recorder.hugging_face import HuggingFaceModel, recorded_config
 from estimator.recorder.lifting import lifted
 
@@ -135,6 +137,16 @@ def test_a_window_makes_two_programs() -> None:
     step = Step(family="mistral", dtype="float32")
     for seq in (9, 15, 16, 17, 40):
         assert shipped.at(step, 2, seq) == live.at(step, 2, seq)
+
+
+@pytest.mark.share(2)
+def test_a_window_that_no_draw_leaves_is_not_harmless() -> None:
+    """Qwen2-VL's calls are the same until a sequence is longer than the window; its layers are others."""
+    rope = {"rope_type": "default", "mrope_section": [4, 6, 6]}
+    raw = {**SMALL, "model_type": "qwen2_vl_text", "hidden_size": 192, "rope_parameters": rope}
+    found, _, _ = structure_of(raw, Case(), random.Random(0), power=False)
+    assert found.structure["use_sliding_window"] is False
+    assert found.structure["hidden_size / num_attention_heads = 32"] is True
 
 
 def test_a_case_in_words() -> None:

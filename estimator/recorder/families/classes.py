@@ -99,7 +99,7 @@ def structure_of(
             found.structure |= {f"{key} = 1": False, f"{key} = {found.heads}": False}
     rope = with_rope(config)
     found.partial = rope.get("partial_rotary_factor", 1.0) not in (None, 1.0)
-    if found.partial and (sections := rope.get("mrope_section")):
+    if sections := rope.get("mrope_section"):
         found.rotary = 2 * sum(sections)
         found.structure["mrope_section"] = list(sections)
     if kind == "dynamic":  # compares the sequence with it
@@ -123,7 +123,9 @@ def structure_of(
     found.wide = head_dim > WIDE
     if found.rotary is not None:
         size = found.roles.get("D", f"{hidden} / {found.heads}")
-        found.structure[f"{found.rotary} = int({size} * partial_rotary_factor)"] = True
+        whole = f"{size} = {found.rotary}"
+        part = f"{found.rotary} = int({size} * partial_rotary_factor)"
+        found.structure[part if found.partial else whole] = True
     found.latent = "qk_rope_head_dim" in config
     if found.latent:
         found.roles.pop("D", None)

@@ -148,7 +148,9 @@ def drawn_config(found: Structure, rng: random.Random, depth: int, tie: bool = F
     groups = 1 if one == "G" else groups
     groups *= 4 if found.other_heads else 1  # so that the heads have other divisors than these
     size = head(found.wide)
-    if found.rotary is not None and size <= found.rotary:
+    if found.rotary is not None and not found.partial:
+        size = found.rotary
+    elif found.rotary is not None and size <= found.rotary:
         size += found.rotary
     raw[found.heads] = kv * groups
     free = "D" in found.roles

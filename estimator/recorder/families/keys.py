@@ -60,6 +60,11 @@ def probe(found: Structure, config: Mapping[str, Any], rng: random.Random, lists
             return "same"
         return "sizes" if same_calls(base, program) else "calls"
 
+    def changes_lists(changed: Mapping[str, Any]) -> bool:
+        """Whether a class fills in other entries per layer, as for a window in which all tokens of a draw are."""
+        own = resolved_keys(changed)
+        return any(own.get(name) != resolved.get(name) for name in lists)
+
     def is_unread(key: str) -> bool:
         """Whether the class does not have a key, and no module asks for it."""
         without = {name: x for name, x in draw.raw.items() if name != key}
@@ -78,7 +83,7 @@ def probe(found: Structure, config: Mapping[str, Any], rng: random.Random, lists
     for key, value in keys.items():
         if isinstance(value, bool):
             other = changed_to(key, not value)
-            if other == base:
+            if other == base and not changes_lists({**draw.raw, key: not value}):
                 found.harmless.append(key)
             elif other is not None and (two := switch(base, other)) is not None:
                 found.raw[key] = value if two[0] is base else not value
