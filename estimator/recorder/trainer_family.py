@@ -59,25 +59,29 @@ def arguments_of(trainer: str, key: Key) -> dict[str, Any]:
 
 
 def builder_of(trainer: str) -> Callable[..., Any]:
-    """What makes a trainer: TRL's ``trainer_of``, or that of LLaMA-Factory or of sentence-transformers."""
-    from . import llama_factory, sentence_transformers, trl
+    """What makes a trainer: TRL's ``trainer_of``, or that of sentence-transformers."""
+    from . import sentence_transformers, trl
 
-    if TRAINERS[trainer].embeds:
-        return sentence_transformers.trainer_of
-    return llama_factory.trainer_of if trainer.startswith("llama-factory") else trl.trainer_of
+    return sentence_transformers.trainer_of if TRAINERS[trainer].embeds else trl.trainer_of
 
 
-def record_family(trainer: str, key: Key) -> Program:
-    """The program of a key's step. Raises ``InputError`` where the trainer refuses it, or no expression fits."""
+def record_family(trainer: str, key: Key, build: Callable[..., Any] | None = None) -> Program:
+    """The program of a key's step. Raises ``InputError`` where the trainer refuses it, or no expression fits.
+
+    ``build`` makes the trainer, by default ``builder_of``.
+    """
+    build = build or builder_of(trainer)
     dtypes = ("float32", "bfloat16") if key.wide is None else ("float32",) if key.wide else ("bfloat16",)
     what = "sentence-transformers" if TRAINERS[trainer].embeds else "TRL"
     runs = f"{what} {installed_release(what.lower())}"
     refused = told(lambda error: f"{runs} does not run trainer: {trainer} so ({first_line(error)})")
     with refused, quiet(), redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):
-        return fit([_recorded(trainer, key, sizes, dtype) for sizes, dtype in zip(_SIZES, dtypes * 4, strict=False)])
+        return fit(
+            [_recorded(build, trainer, key, sizes, dtype) for sizes, dtype in zip(_SIZES, dtypes * 4, strict=False)]
+        )
 
 
-def _recorded(trainer: str, key: Key, sizes: Mapping[str, int], dtype: str) -> Recording:
+def _recorded(build: Callable[..., Any], trainer: str, key: Key, sizes: Mapping[str, int], dtype: str) -> Recording:
     config = {
         "model_type": "llama",
         "vocab_size": sizes["vocab_size"],
@@ -111,7 +115,7 @@ def _recorded(trainer: str, key: Key, sizes: Mapping[str, int], dtype: str) -> R
         values["desirable"] = sizes["B"] // 2
     with tempfile.TemporaryDirectory() as folder, nullcontext() if own.embeds else _compact(key.compact):
         program = record_trainer_step(
-            builder_of(trainer)(
+            build(
                 trainer,
                 config,
                 Path(folder),

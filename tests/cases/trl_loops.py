@@ -385,8 +385,8 @@ def measured(config: Mapping[str, Any], plan: Mapping[str, Any], folder: Path) -
     import torch
 
     from estimator.operators import THREADS
-    from estimator.recorder.trainer_family import builder_of
     from estimator.witnesses.measure import peak_of, without_matmul_scratch
+    from making.llama_factory import builder_of
 
     torch.set_num_threads(THREADS)
     given = {"autocast": "bfloat16", "checkpointing": "layer", "dtype": "float32", **plan}

@@ -28,7 +28,6 @@ from .cases import (
     DECODES,
     Case,
     cases_of,
-    cases_of_encoder,
     covers,
     has_interfaces,
     of_dtypes,
@@ -43,7 +42,6 @@ from .structure import DERIVED, Structure
 __all__ = [
     "Case",
     "cases_of",
-    "cases_of_encoder",
     "has_interfaces",
     "record",
     "record_families",

@@ -7,8 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from ...programs.family import Family
-from ...programs.heads import CAUSAL, HEADS
-from ...programs.module_table import has_token_types
+from ...programs.heads import CAUSAL
 from ...programs.releases import NEWEST, is_before
 from ...programs.setting import DTYPES, LOWER, Setting
 from ..hugging_face import HuggingFaceModel
@@ -115,31 +114,6 @@ def cases_of(raw: Mapping[str, Any]) -> list[Case]:
             Case(decode, fixed=(*one, *heads), beyond_window=beyond) for one, whole in rows if "S" in one and not whole
         ]
     return found
-
-
-def cases_of_encoder(raw: Mapping[str, Any], head: str) -> list[Case]:
-    """The cases that programs of an encoder with a head are shipped for: training, with padding, under autocast and
-    with eager attention, too, and inference. Texts that a trainer embeds are padded under autocast, too. Where the
-    model tells two texts apart, a trainer's batch has token types.
-    """
-    model = HuggingFaceModel(raw, "the config", head)
-    types = has_token_types(model.config.model_type, model.modules())
-    infer = Setting(attention=model.attention, trains=False)
-    trains = [infer._replace(trains=True, token_types=one) for one in {types, False}]
-    every = {infer, *trains}
-    every |= {one for x in trains for one in (x._replace(attention="eager"), x._replace(attention_mask=True))}
-    autocast = [one._replace(dtype="float32", autocast="bfloat16") for one in trains]
-    found = [Case(of_dtypes(one), head) for one in sorted(every, reverse=True)]
-    autocast += [] if HEADS[head].labels else [one._replace(attention_mask=True) for one in autocast]
-    found += [Case((one,), head) for one in sorted(autocast)]
-    within: list[Case] = []
-    if window_key(resolved_keys(raw)) is not None:  # without padding SDPA needs no mask within the window
-        found = [one for one in found if one.settings[0].attention == model.attention]
-        within = [one for one in found if not (one.settings[0].attention_mask or one.settings[0].autocast)]
-        found = [replace(one, beyond_window=None if one.settings[0].attention_mask else True) for one in found]
-    if head == "sequence-classification":  # one label is a regression
-        found += [replace(one, fixed=fixed) for fixed in (("num_labels",), ("B", "num_labels")) for one in found]
-    return found + within
 
 
 def rows_of(chunked: bool) -> list[tuple[tuple[str, ...], bool]]:

@@ -5,12 +5,18 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from .trl import tokenizer_of
+from estimator.recorder import trainer_family
+from estimator.recorder.trl import tokenizer_of
+
+
+def builder_of(trainer: str) -> Callable[..., Any]:
+    """What makes a trainer by its name in a plan: ``trainer_of``, or that of TRL or of sentence-transformers."""
+    return trainer_of if trainer.startswith("llama-factory") else trainer_family.builder_of(trainer)
 
 
 def trainer_of(

@@ -3,14 +3,15 @@
 A file has the programs of one structure of a config: one of ``programs/structures.yaml`` or that of a built-in model,
 where none of the earlier files of the family fits. Under an earlier release the built-in models alone are recorded.
 Where litgpt is installed, its models are, and nothing else.
-Give names of files, of families or of heads to write those alone: ``python model_specs/make_programs.py gpt2.default``.
+Give names of files, of families or of heads to write those alone: ``python -m making.programs gpt2.default``.
 """
 
 from __future__ import annotations
 
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from itertools import chain, product
 from typing import Any
 
@@ -19,12 +20,17 @@ import yaml
 from estimator.errors import InputError
 from estimator.plans import litgpt, models, recorded_programs
 from estimator.programs.family import Family
-from estimator.programs.heads import CAUSAL
+from estimator.programs.heads import CAUSAL, HEADS
 from estimator.programs.libraries import is_installed
+from estimator.programs.module_table import has_token_types
 from estimator.programs.program_files import written_together
 from estimator.programs.releases import NEWEST, installed_release
+from estimator.programs.setting import Setting
 from estimator.recorder import families
-from estimator.recorder.families.models import record_models
+from estimator.recorder.families.cases import of_dtypes
+from estimator.recorder.families.configs import resolved_keys, window_key
+from estimator.recorder.hugging_face import HuggingFaceModel
+from making.models import record_models
 
 release = litgpt.PROGRAMS if is_installed("litgpt") else installed_release()
 STRUCTURES: dict[str, dict[str, Any]] = yaml.safe_load(
@@ -108,6 +114,31 @@ def cases_of(raw: dict[str, Any]) -> list[families.Case]:
     return [one for one in families.cases_of(raw) if release == NEWEST or "S" not in one.fixed]
 
 
+def cases_of_encoder(raw: Mapping[str, Any], head: str) -> list[families.Case]:
+    """The cases that programs of an encoder with a head are shipped for: training, with padding, under autocast and
+    with eager attention, too, and inference. Texts that a trainer embeds are padded under autocast, too. Where the
+    model tells two texts apart, a trainer's batch has token types.
+    """
+    model = HuggingFaceModel(raw, "the config", head)
+    types = has_token_types(model.config.model_type, model.modules())
+    infer = Setting(attention=model.attention, trains=False)
+    trains = [infer._replace(trains=True, token_types=one) for one in {types, False}]
+    every = {infer, *trains}
+    every |= {one for x in trains for one in (x._replace(attention="eager"), x._replace(attention_mask=True))}
+    autocast = [one._replace(dtype="float32", autocast="bfloat16") for one in trains]
+    found = [families.Case(of_dtypes(one), head) for one in sorted(every, reverse=True)]
+    autocast += [] if HEADS[head].labels else [one._replace(attention_mask=True) for one in autocast]
+    found += [families.Case((one,), head) for one in sorted(autocast)]
+    within: list[families.Case] = []
+    if window_key(resolved_keys(raw)) is not None:  # without padding SDPA needs no mask within the window
+        found = [one for one in found if one.settings[0].attention == model.attention]
+        within = [one for one in found if not (one.settings[0].attention_mask or one.settings[0].autocast)]
+        found = [replace(one, beyond_window=None if one.settings[0].attention_mask else True) for one in found]
+    if head == "sequence-classification":  # one label is a regression
+        found += [replace(one, fixed=fixed) for fixed in (("num_labels",), ("B", "num_labels")) for one in found]
+    return found + within
+
+
 def fits(raw: dict[str, Any], families: list[Family]) -> bool:
     """Whether a program that was written before is for this config."""
     for family in families:
@@ -121,11 +152,11 @@ def fits(raw: dict[str, Any], families: list[Family]) -> bool:
 
 def _recorded(raw: dict[str, Any], head: str) -> dict[families.Case, Family | InputError]:
     if head in OF_ENCODERS and raw in ENCODERS.values():
-        return families.record_families(raw, families.cases_of_encoder(raw, head))
+        return families.record_families(raw, cases_of_encoder(raw, head))
     if head != CAUSAL:
         return families.record_for_all_settings(raw, head=head)
     if release == litgpt.PROGRAMS:  # the loop has one setting
-        from estimator.recorder import litgpt as _  # noqa: F401
+        from making import litgpt as _  # noqa: F401
 
         return families.record_families(raw, [families.Case(), families.Case(fixed=("B",))])
     return families.record(raw, cases_of(raw))

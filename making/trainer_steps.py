@@ -1,6 +1,6 @@
 """Writes ``model_specs/trainers``: steps of trainers that are answered without PyTorch. Needs TRL.
 
-Give names of trainers to write those alone: ``python model_specs/make_trainer_steps.py trl-dpo``.
+Give names of trainers to write those alone: ``python -m making.trainer_steps trl-dpo``.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from estimator.programs.trainer_programs import folder, written
 from estimator.recorder.trainer_family import record_family
 from estimator.steps.trainers import DIVERGENCES, has_fused_head
 from estimator.steps.trainers import TRAINERS as STEPS
+from making.llama_factory import builder_of
 
 DPO = (
     "sigmoid", "hinge", "ipo", "exo_pair", "nca_pair", "robust", "bco_pair", "sppo_hard", "aot", "aot_unpaired",
@@ -106,8 +107,10 @@ def _of_embeddings() -> Iterator[Key]:
             for negatives in several:
                 nested = loss_type == "MultipleNegativesRankingLoss" and negatives < 2
                 for dims in NESTED if nested else (0,):
-                    own = {"pooling": pooling, "normalize": normalize, "negatives": negatives, "dims": dims}
-                    yield Key(loss_type, "none", autocast, wide, **own)
+                    yield Key(
+                        loss_type, "none", autocast, wide, pooling=pooling, normalize=normalize,
+                        negatives=negatives, dims=dims,
+                    )  # fmt: skip
 
 
 def of_release(release: str) -> dict[str, tuple[tuple[str, ...], tuple[str, ...]]]:
@@ -131,7 +134,7 @@ def main(only: list[str]) -> None:
         started, found = time.monotonic(), dict[Key, Program]()
         for key in keys(trainer, release):
             try:
-                found[key] = record_family(trainer, key)
+                found[key] = record_family(trainer, key, builder_of(trainer))
             except (InputError, ValueError) as error:
                 print(f"{trainer} {key}: {error}", flush=True)
         path = folder() / f"{trainer}-{release}.json"

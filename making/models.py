@@ -18,25 +18,25 @@ from typing import Any, NamedTuple
 import torch
 import transformers
 
-from ...errors import InputError
-from ...programs.config_values import GENERATION, IGNORED, flattened, name_of, nested, structural
-from ...programs.depth import Kinds, Signature
-from ...programs.expressions import evaluate, names
-from ...programs.family import Family
-from ...programs.heads import HEADS
-from ...programs.images import BY_ROW, Given, Media, Processor, members, pixels_of
-from ...programs.program import Body, Drop, Program, made, renamed
-from ...programs.rows import LISTS
-from ...programs.setting import LOWER, Setting, Settings, merged
-from ...programs.switches import Switch, switch
-from ..fit import Recording, fit, symbols_of
-from ..hugging_face import HuggingFaceModel
-from ..kinds import examples, smallest
-from ..media import SAMPLES_PER_SECOND, parts_of, types_of
-from ..rows import folded, with_slots_in_order
-from .cases import of_dtypes
-from .draws import step_of
-from .fitting import difference, same
+from estimator.errors import InputError
+from estimator.programs.config_values import GENERATION, IGNORED, flattened, name_of, nested, structural
+from estimator.programs.depth import Kinds, Signature
+from estimator.programs.expressions import evaluate, names
+from estimator.programs.family import Family
+from estimator.programs.heads import HEADS
+from estimator.programs.images import BY_ROW, Given, Media, Processor, members, pixels_of
+from estimator.programs.program import Body, Drop, Program, made, renamed
+from estimator.programs.rows import LISTS
+from estimator.programs.setting import LOWER, Setting, Settings, merged
+from estimator.programs.switches import Switch, switch
+from estimator.recorder.families.cases import of_dtypes
+from estimator.recorder.families.draws import step_of
+from estimator.recorder.families.fitting import difference, same
+from estimator.recorder.fit import Recording, fit, symbols_of
+from estimator.recorder.hugging_face import HuggingFaceModel
+from estimator.recorder.kinds import examples, smallest
+from estimator.recorder.media import SAMPLES_PER_SECOND, parts_of, types_of
+from estimator.recorder.rows import folded, with_slots_in_order
 
 _DRAWS = 5
 _CHECKED = 2
