@@ -58,11 +58,13 @@ def callback(
         **keys: keys of a plan, such as ``seq`` or ``budget``.
 
     Raises:
-        InputError: without PyTorch and transformers, and for another ``on_failure``.
+        InputError: without PyTorch and transformers, for another ``on_failure`` and for an ``output`` that is no path.
 
     """
     if on_failure not in ("warn", "stop"):
         raise InputError(f"on_failure must be warn or stop, not {on_failure!r}")
+    if not isinstance(output, str | Path | None):
+        raise InputError(f"output must be a file's path, not {output!r}")
     if not is_installed("torch", "transformers"):
         raise InputError("a callback of transformers' Trainer needs it and PyTorch: pip install '.[trace]' in a clone")
     from transformers import TrainerCallback
@@ -112,7 +114,7 @@ def _harmless(what: str) -> Iterator[None]:
         raise
     except BaseException as error:  # libraries also raise SystemExit, and panics of extensions
         with suppress(Exception):  # a handler of the logger may raise, too
-            line = str(error) if isinstance(error, InputError) else defect(error)
+            line = str(error) if isinstance(error, InputError | OSError) else defect(error)
             _LOG.warning("estimator: %s: %s", what, line)
 
 
@@ -192,7 +194,7 @@ def _record(checked: Checked, device: Any) -> MeasuredRun:
         predicted = {"process": result.bytes["process"]}
         if device.type == "cuda":
             predicted |= {"allocated": result.bytes["allocated_peak"], "reserved": result.bytes["reserved_peak"]}
-    name = Path(str(checked.keys.get("model", ""))).name
+    name = Path(str(checked.keys.get("model", ""))).name or "the model"
     return MeasuredRun(
         model=name,
         device=_device_name(device),

@@ -139,10 +139,11 @@ def _colours(rows: Sequence[Row]) -> dict[str, tuple[str, str]]:
 def _thesis(comparison: Comparison) -> str:
     """The result of a comparison in one sentence."""
     others = ("full", "freeze", "mezo", "forward-ad")
-    shares = [row.shares[comparison.at] for row in comparison.rows if row.method["name"] not in others]
-    if not shares:
-        return f"Memory of full fine-tuning: {comparison.plan.model}"
-    who = "Adapters train" if len(shares) > 1 else f"{comparison.rows[-1].label} trains"
+    adapters = [row for row in comparison.rows if row.method["name"] not in others]
+    if not adapters:
+        return f"Memory of {', '.join(row.label for row in comparison.rows)}: {comparison.plan.model}"
+    shares = [row.shares[comparison.at] for row in adapters]
+    who = "Adapters train" if len(adapters) > 1 else f"{adapters[0].label} trains"
     return (
         f"{who} {range_of([s.trainable for s in shares])} of the parameters; the step keeps "
         f"{range_of([s.saved for s in shares])} of full fine-tuning's activations and needs "

@@ -67,7 +67,8 @@ def _refused(line: str) -> int:
 
 
 def _run(arguments: list[str]) -> int:
-    if {"_ARGCOMPLETE", "COMP_LINE", "COMP_POINT"} <= os.environ.keys():  # a shell asks for completions
+    numbers = (os.environ.get("_ARGCOMPLETE", ""), os.environ.get("COMP_POINT", ""))
+    if all(map(str.isdecimal, numbers)) and "COMP_LINE" in os.environ:  # a shell asks for completions
         from .completion import complete
 
         complete(COMMANDS)

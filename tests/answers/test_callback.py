@@ -116,6 +116,22 @@ def test_an_output_that_cannot_be_written_is_warned_about(tmp_path: Path, caplog
         assert "cannot write" in caplog.text
 
 
+def test_no_folder_for_temporary_files_is_no_defect(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The run goes on; the line says what the system said."""
+    callback = estimator.callback(seq=SEQ)
+    monkeypatch.setattr("tempfile.tempdir", "/dev/null/none")
+    callback.on_train_begin(transformers.TrainingArguments(str(tmp_path), use_cpu=True), None, None, model=None)
+    assert "no estimate: [Errno 20] Not a directory" in caplog.text
+    assert "defect" not in caplog.text
+
+
+def test_an_output_that_is_no_path_is_refused_before_the_run() -> None:
+    with pytest.raises(InputError, match="output must be a file's path, not 3"):
+        estimator.callback(output=3)  # type: ignore[arg-type]
+
+
 @pytest.mark.parametrize(
     "error", [RuntimeError("x\ny"), MemoryError(), RecursionError(), SystemExit(3), GeneratorExit()]
 )

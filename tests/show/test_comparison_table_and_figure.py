@@ -46,6 +46,20 @@ def test_methods_are_broken_down_at_a_length_that_was_asked(seqs, at):
     assert f"At {at} tokens" in output("compare", MODEL, "--seqs", seqs, "--methods", "full")
 
 
+@pytest.mark.parametrize(
+    ("methods", "heading"),
+    [
+        ("lora,full", "LoRA r=8 trains"),
+        ("full,mezo", "Memory of full fine-tuning, MeZO: "),
+        ("ia3,lora", "Adapters train"),
+    ],
+)
+def test_a_figure_s_heading_names_the_methods_that_it_is_about(tmp_path, methods, heading):
+    path = tmp_path / "figure.svg"
+    output("compare", MODEL, "--seqs", "64,128", "--methods", methods, "--output", str(path))
+    assert heading in path.read_text(encoding="utf-8")
+
+
 @pytest.mark.share(4)
 @pytest.mark.parametrize("suffix", [".svg", ".pdf"])
 def test_figure_is_written(tmp_path, suffix):

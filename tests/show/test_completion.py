@@ -46,6 +46,16 @@ def test_completion(line: str, words: set[str], tmp_path: Path) -> None:
     assert completed(line, tmp_path) == words
 
 
+@pytest.mark.parametrize(("name", "value"), [("COMP_POINT", "a"), ("COMP_POINT", ""), ("_ARGCOMPLETE", "yes")])
+def test_variables_that_no_shell_sets_so_are_ignored(
+    name: str, value: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for key, number in {"_ARGCOMPLETE": "1", "COMP_LINE": "estimator -", "COMP_POINT": "11", name: value}.items():
+        monkeypatch.setenv(key, number)
+    assert main(["-V"]) == 0
+    assert capsys.readouterr().out.startswith("estimator ")
+
+
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_completion_scripts(shell: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Each names the command and what asks it."""
