@@ -9,10 +9,10 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.cases import whole_engines
+from tests.cases import whole_engines, whole_training_files
 from tests.helpers.whole_answers import answered, table, write
 
-GROUPS = {**whole_engines.GROUPS}
+GROUPS = {**whole_engines.GROUPS, **whole_training_files.GROUPS}
 
 
 def main(arguments: list[str]) -> None:
