@@ -1,6 +1,6 @@
-"""Tables of whole answers (``tests/helpers/whole_answers.py``): ``python -m tests.cases.whole_answers`` writes them anew,
-or those of the groups that it is given. With ``--show GROUP QUESTION`` it prints all parts of one answer in full, to be
-compared with those of another commit.
+"""Tables of whole answers (``tests/helpers/whole_answers.py``). ``python -m tests.cases.whole_answers`` writes them
+anew, or those of the groups that it is given. With ``--show GROUP QUESTION`` it prints all parts of one answer in full,
+to be compared with those of another commit.
 """
 
 from __future__ import annotations

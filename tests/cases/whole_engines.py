@@ -84,19 +84,38 @@ GEMMA_3N = {
     "vocab_size": 4096, "vocab_size_per_layer_input": 4096, "hidden_size": 256, "head_dim": 64,
     "intermediate_size": [512] * 30, "num_attention_heads": 4,
 }  # fmt: skip
-ASKED = (*MODELS, "gemma-3n-e2b", "phi-4-mini", "granite-3.3-2b", "mistral-nemo-12b", "deepseek-v2-lite", "gemma-3-270m")
+ASKED = (
+    *MODELS,
+    "gemma-3n-e2b",
+    "phi-4-mini",
+    "granite-3.3-2b",
+    "mistral-nemo-12b",
+    "deepseek-v2-lite",
+    "gemma-3-270m",
+)
 
 
 def _graph(graph: Graph, layout: Layout) -> list[Any]:
     """Each tensor: what makes it of which others, where it is, and its place in a buffer."""
     order = {id(one): i for i, one in enumerate([*graph.leafs, *graph.nodes])}
     return [
-        (one.op, one.kind, one.ne, one.nb, one.name, one.place, one.address, [order.get(id(s), -1) for s in one.sources])
+        (
+            one.op,
+            one.kind,
+            one.ne,
+            one.nb,
+            one.name,
+            one.place,
+            one.address,
+            [order.get(id(s), -1) for s in one.sources],
+        )
         for one in (*graph.leafs, *graph.nodes)
     ]
 
 
-def _llama_cpp(raw: dict[str, Any], recipe: str, p: Parameters, build: str, layout: Any, cpu: str, number: int) -> Parts:
+def _llama_cpp(
+    raw: dict[str, Any], recipe: str, p: Parameters, build: str, layout: Any, cpu: str, number: int
+) -> Parts:
     header = convert.header(raw, "small", recipe)
     mmap, repack = number % 3 > 0, number % 4 > 0
     use = usage.usage(header, p, BUILDS[build], cpu, layout, use_mmap=mmap, repack=repack, tokenizer=number % 2 > 0)
@@ -125,7 +144,9 @@ _real = usage.buffer_bytes
 
 def llama_cpp() -> Iterator[Question]:
     """Small models of every architecture in five contexts each: headers, graphs, where tensors are, all buffers."""
-    recipes, builds, cpus = (itertools.cycle(x) for x in (RECIPES, BUILDS, ("cpu", "cpu-avx512", "cpu-arm", "cpu-plain")))
+    recipes, builds, cpus = (
+        itertools.cycle(x) for x in (RECIPES, BUILDS, ("cpu", "cpu-avx512", "cpu-arm", "cpu-plain"))
+    )
     layouts = itertools.cycle(LAYOUTS)
     for number, (model, (i, p)) in enumerate(itertools.product(ASKED, enumerate(SHAPES))):
         if model == "gemma-3n-e2b" and i > 2:  # its graphs are long
@@ -180,7 +201,8 @@ TRAINED: tuple[dict[str, Any], ...] = (
 )  # fmt: skip
 GENERATED: tuple[dict[str, Any], ...] = (
     {"dtype": "float32", "seq": 21, "mlx": {"max_tokens": 3, "prefill_step_size": 8}},
-    {"dtype": "mlx-6bit", "seq": 19, "mlx": {"max_tokens": 2, "kv_bits": 4, "kv_group_size": 32, "quantized_kv_start": 9}},
+    {"dtype": "mlx-6bit", "seq": 19,
+     "mlx": {"max_tokens": 2, "kv_bits": 4, "kv_group_size": 32, "quantized_kv_start": 9}},
     {"dtype": "float32", "seq": 23, "mlx": {"max_tokens": 4, "max_kv_size": 12, "prefill_step_size": 10}},
     {"dtype": "bfloat16", "seq": 300, "mlx": {"max_tokens": 2, "prefill_step_size": 256}, "device": "iphone-15"},
 )  # fmt: skip
@@ -227,8 +249,10 @@ def mlx() -> Iterator[Question]:
 # ---- servers -----------------------------------------------------------------------------------
 
 SERVED = (
-    "mistral-7b-v0.1", "mixtral-8x7b", "deepseek-v2-lite", "gpt-oss-20b", "qwen3-30b-a3b", "gemma-3-27b", "gemma-2-2b",
-    "granite-4.0-micro", "phi-4-mini", "nemotron-nano-9b-v2", "falcon-7b", "qwen3.5-27b", "gpt2", "lfm2-700m", "bloom-560m",
+    "mistral-7b-v0.1", "mixtral-8x7b", "deepseek-v2-lite", "gpt-oss-20b", "qwen3-30b-a3b", "gemma-3-27b",
+    "gemma-2-2b",
+    "granite-4.0-micro", "phi-4-mini", "nemotron-nano-9b-v2", "falcon-7b", "qwen3.5-27b", "gpt2", "lfm2-700m",
+    "bloom-560m",
 )  # fmt: skip
 
 
@@ -260,7 +284,9 @@ def servers() -> Iterator[Question]:
     for name, choices in (("vllm", VLLM), ("sglang", SGLANG)):
         engine: Any = engine_of(name)
         for number, model in enumerate([*SERVED] * 6):
-            values: dict[str, Any] = drawn(chance, {key: one for key, one in choices.items() if key not in RARELY or number > 75}, 4)
+            values: dict[str, Any] = drawn(
+                chance, {key: one for key, one in choices.items() if key not in RARELY or number > 75}, 4
+            )
             values.pop("seqs", None)
             words = [f"--{key}={value}" if value else f"--{key}" for key, value in values.items()]
             card = chance.choice([*CARDS[2:], "a100-80gb"])
@@ -276,7 +302,8 @@ PROCESSES: tuple[dict[str, Any], ...] = (
     {"task": "infer", "generate": {"max_new_tokens": 7}}, {"lengths": {"histogram": {9: 5, 21: 3, 64: 1}}},
     {"lengths": {"histogram": {9: 5, 64: 1}}, "empty_cache": True, "optimizer": "sgd-momentum"},
     {"loss": "chunked", "loss_chunk": 7, "mlp_chunks": 3, "autocast": "bfloat16"}, {"optimizer": "adamw-fused"},
-    {"sharding": {"name": "fsdp2", "world_size": 2}}, {"sharding": {"name": "ddp", "world_size": 4}, "method": METHODS["lora"]},
+    {"sharding": {"name": "fsdp2", "world_size": 2}}, {"sharding": {"name": "ddp", "world_size": 4},
+    "method": METHODS["lora"]},
     {"sharding": {"name": "zero2", "world_size": 2}, "dtype": "bfloat16"}, {"saved_activations": "int8"},
     {"sharding": {"name": "zero3", "world_size": 4}, "expandable_segments": True},
     {"dtype": "int8", "saved_activations": "int8", "method": METHODS["lora"]},
@@ -358,7 +385,8 @@ def _executorch(row: dict[str, Any]) -> Parts:
         "shape": shape, "tensors": Each(tensors), "workspaces": xnnpack.workspaces(shape),
         "arena": [executorch_plan.planned_bytes(shape, delegated) for delegated in (False, True)],
         "parts": Each([xnnpack.parts_of(shape, quantised, group, table) for quantised in (False, True)]),
-        "constants": [getattr(executorch_plan, one)(shape) for one in ("constant_bytes", "unread_bytes", "cache_bytes")],
+        "constants": [getattr(executorch_plan, one)(shape) for one in ("constant_bytes", "unread_bytes",
+        "cache_bytes")],
     }  # fmt: skip
 
 
@@ -387,9 +415,11 @@ PLANS: tuple[dict[str, Any], ...] = (
     {"model": "llama-3.2-1b", "runtime": "torch-cpu", "seq": 65, "method": "lora"},
     {"model": "qwen3-0.6b", "runtime": "torch-cpu", "seq": 65, "task": "infer", "generate": {"max_new_tokens": 9}},
     {"model": "llama-3.2-1b", "runtime": "torch-cuda", "device": "t4", "seq": 65, "task": "infer"},
-    {"model": "llama-3.2-1b", "runtime": "torch-cuda", "device": "h100-80gb", "seq": 65, "sharding": {"name": "ddp", "world_size": 8}},
+    {"model": "llama-3.2-1b", "runtime": "torch-cuda", "device": "h100-80gb", "seq": 65, "sharding": {"name": "ddp",
+    "world_size": 8}},
     *({"model": "llama-3.2-1b", "runtime": "llama.cpp", **keys} for keys in (
-        {}, {"seq": 700, "batch": 3}, {"device": "iphone-15", "n_ctx": 1000}, {"device": "iphone-15", "budget": "5500MiB"},
+        {}, {"seq": 700, "batch": 3}, {"device": "iphone-15", "n_ctx": 1000}, {"device": "iphone-15",
+        "budget": "5500MiB"},
         {"device": "pixel-8", "dtype": "q8_0"}, {"device": "apple-16gb", "use_mmap": False},
         {"device": "raspberry-pi-4", "n_ctx": 300}, {"device": "rtx-4090", "n_ctx": 9000, "type_k": "q8_0"},
         {"device": "rtx-3090", "backend": "vulkan", "n_gpu_layers": 7, "no_kv_offload": True}, {"backend": "cuda"},
@@ -399,7 +429,8 @@ PLANS: tuple[dict[str, Any], ...] = (
         {"devices": ["rtx-3090", "rtx-3060"], "split_mode": "none", "main_gpu": 1, "budget": "2GiB"},
         {"devices": ["rpc", "rpc=3GiB"], "tensor_split": [1, 2], "override_tensor": "blk\\.1\\.ffn_up=CPU"},
         {"devices": ["cuda", "metal"], "tensor_split": [1, 2], "model_draft": "llama-3.2-3b", "n_ctx": 512},
-        {"device": "jetson-nano"}, {"n_ctx": 200000}, {"device": "rtx-4090", "model_draft": "llama-3.2-1b", "n_ctx": 700},
+        {"device": "jetson-nano"}, {"n_ctx": 200000}, {"device": "rtx-4090", "model_draft": "llama-3.2-1b",
+        "n_ctx": 700},
     )),
     {"model": "qwen3-30b-a3b", "runtime": "llama.cpp", "device": "rtx-4090", "n_cpu_moe": 30, "n_ctx": 4096},
     {"model": "lfm2-700m", "runtime": "llama.cpp", "devices": ["rtx-4090", "rtx-3060"], "n_gpu_layers": 9, "seq": 99},
@@ -431,7 +462,8 @@ def _plan(keys: dict[str, Any], small: str) -> Parts:
     engine = plan.engine
     devices = {None, plan.device and engine.device_of(plan)}
     found: dict[str, Any] = {
-        "heading": engine.heading(plan).replace(small, "a small model"), "asked": engine.asked(plan), "release": engine.release(plan),
+        "heading": engine.heading(plan).replace(small, "a small model"), "asked": engine.asked(plan),
+        "release": engine.release(plan),
         "against": [engine.against(plan, device) for device in devices if device or not plan.device],
         "alike": "".join(str(int(engine.runs_alike(plan, device))) for device in catalogue()),
         "keys": [engine.recipe_of(plan), engine.dtype("bfloat16")],
@@ -440,7 +472,10 @@ def _plan(keys: dict[str, Any], small: str) -> Parts:
         with suppress(KeyError):
             found[f"parts at {peak_at}"] = [engine.parts(SIZES, peak_at, alive) for alive in (False, True)]
     if engine.runs_steps:
-        return {**found, "beside": [engine.beside(plan), engine.process(plan, 77), engine.batches(plan), engine.kernels(plan)]}
+        return {
+            **found,
+            "beside": [engine.beside(plan), engine.process(plan, 77), engine.batches(plan), engine.kernels(plan)],
+        }
     model = engine.model(plan, load)
     figures = engine.figures(plan, model)
     found |= {f"figures.{name}": value for name, value in parts_of(figures).items()}
@@ -468,12 +503,20 @@ def _questions(engine: Engine, plan: Plan, model: Any) -> dict[str, Callable[[],
 
 def _says(name: str) -> Parts:
     engine, own = engine_of(name), KEYS[name]
-    said = {key: getattr(engine, key) for key in dir(Engine) if key[0] != "_" and not callable(getattr(Engine, key, None))}
+    said = {
+        key: getattr(engine, key) for key in dir(Engine) if key[0] != "_" and not callable(getattr(Engine, key, None))
+    }
     fields = {key: (one.default, one.description) for key, one in own.fields.model_fields.items()}
     blocks = [one.annotation for one in own.fields.model_fields.values() if hasattr(one.annotation, "model_fields")]
     options = {key: (one.default, one.metadata, one.description) for b in blocks for key, one in b.model_fields.items()}
-    rest = {k: [*v] if k.startswith("refused") else v for k, v in own._asdict().items() if k not in ("fields", "claims")}
-    return {"engine": Each([*said.items()]), "keys": Each([*rest.items(), *fields.items()]), "options": Each([*options.items()])}
+    rest = {
+        k: [*v] if k.startswith("refused") else v for k, v in own._asdict().items() if k not in ("fields", "claims")
+    }
+    return {
+        "engine": Each([*said.items()]),
+        "keys": Each([*rest.items(), *fields.items()]),
+        "options": Each([*options.items()]),
+    }
 
 
 def engines(folder: Path) -> Iterator[Question]:
@@ -492,7 +535,8 @@ def _devices_said() -> Parts:
     return {
         "devices": Each([*catalogue()]), "contexts": Each([context_bytes(one) for one in cards]),
         "limits": Each([[limit_of(one, e) for e in (False, one.entitled_bytes is not None)] for one in catalogue()]),
-        "assumed": Each([[assumptions(one, e, b) for e, b in ((False, False), (False, True), (one.entitled_bytes is not None, False))] for one in catalogue()]),
+        "assumed": Each([[assumptions(one, e, b) for e, b in ((False, False), (False, True),
+        (one.entitled_bytes is not None, False))] for one in catalogue()]),
         "said": Each([[one.maker, one.is_card, one.is_apple, one.is_phone, one.ram] for one in catalogue()]),
     }  # fmt: skip
 

@@ -1,5 +1,7 @@
-"""Questions about training files whose whole readings are recorded (``tests/helpers/whole_answers.py``): each key that a
-reader asks for, with values of every kind, in a plain file and in a public one; shell lines, folders and patches.
+"""Questions about training files whose whole readings are recorded (``tests/helpers/whole_answers.py``).
+
+Each key that a reader asks for is asked with values of every kind, in a plain file and in one that says more; so are
+shell lines, and changes as edits of a file.
 """
 
 from __future__ import annotations
@@ -49,79 +51,109 @@ WORDS: dict[str, tuple[Any, ...]] = {
     "rl": ("dpo", "ipo", "kto", "orpo", "simpo", "grpo", "gdpo"), "adapter": ("lora", "qlora", "llama-adapter"),
     "stage": ("pt", "sft", "rm", "dpo", "kto", "ppo"), "finetuning_type": ("full", "lora", "freeze", "oft"),
     "pref_loss": ("sigmoid", "hinge", "ipo", "orpo", "simpo", "kto_pair", "bco"), "optim_args": ("rank=3", "rank=x"),
-    "loss_type": ("nll", "dft", "chunked_nll", "sigmoid", ["sigmoid", "sft"], "kto", "dr_grpo", "simpo", "apo_zero_unpaired"),
+    "loss_type": ("nll", "dft", "chunked_nll", "sigmoid", ["sigmoid", "sft"], "kto", "dr_grpo", "simpo",
+    "apo_zero_unpaired"),
     "flash_attn": ("fa2", "sdpa", "disabled", "auto", "fa3"), "fine_tune_type": ("lora", "dora", "full"),
     "attn_implementation": ("eager", "sdpa", "flash_attention_2", "flex_attention", "kernels-community/flash-attn2"),
-    "eval_strategy": ("steps", "epoch", "no"), "quantization_type": ("nf4", "fp4"), "vllm_mode": ("colocate", "server"),
-    "quantization_method": ("bnb", "hqq", "gptq"), "bnb_4bit_quant_type": ("nf4", "fp4"), "quantization_bit": (4, 8, 3),
-    "optimizer": ("adamw_torch", "adamw_bnb_8bit", "paged_adamw_8bit", "adafactor", "sgd", "lion_8bit", "muon", "adam", "adamw"),
+    "eval_strategy": ("steps", "epoch", "no"), "quantization_type": ("nf4", "fp4"), "vllm_mode": ("colocate",
+    "server"),
+    "quantization_method": ("bnb", "hqq", "gptq"), "bnb_4bit_quant_type": ("nf4", "fp4"),
+    "quantization_bit": (4, 8, 3),
+    "optimizer": ("adamw_torch", "adamw_bnb_8bit", "paged_adamw_8bit", "adafactor", "sgd", "lion_8bit", "muon",
+    "adam", "adamw"),
     "distributed_type": ("NO", "FSDP", "DEEPSPEED", "MULTI_GPU", "MULTI_CPU", "MEGATRON_LM", "TP"),
-    "mixed_precision": ("no", "bf16", "fp16", "fp8"), "device": ("cpu", "cuda", "none", "nvme"), "fsdp_version": (1, 2),
-    "fsdp_auto_wrap_policy": ("TRANSFORMER_BASED_WRAP", "SIZE_BASED_WRAP", "NO_WRAP"), "zero_stage": (0, 1, 2, 3), "stage_": (1, 2, 3),
-    "fsdp_sharding_strategy": ("FULL_SHARD", "SHARD_GRAD_OP", "HYBRID_SHARD", "NO_SHARD", 1, 4), "gradient_checkpointing": ("offload", "unsloth"),
-    "fsdp": (True, "full_shard auto_wrap", "shard_grad_op offload", ["full_shard"], "no_shard"), "use_gradient_checkpointing": ("unsloth", True, False),
+    "mixed_precision": ("no", "bf16", "fp16", "fp8"), "device": ("cpu", "cuda", "none", "nvme"),
+    "fsdp_version": (1, 2),
+    "fsdp_auto_wrap_policy": ("TRANSFORMER_BASED_WRAP", "SIZE_BASED_WRAP", "NO_WRAP"), "zero_stage": (0, 1, 2, 3),
+    "stage_": (1, 2, 3),
+    "fsdp_sharding_strategy": ("FULL_SHARD", "SHARD_GRAD_OP", "HYBRID_SHARD", "NO_SHARD", 1, 4),
+    "gradient_checkpointing": ("offload", "unsloth"),
+    "fsdp": (True, "full_shard auto_wrap", "shard_grad_op offload", ["full_shard"], "no_shard"),
+    "use_gradient_checkpointing": ("unsloth", True, False),
     "_component_": (
         "torchtune.models.llama3_2.llama3_2_3b", "torchtune.models.qwen2_5.qlora_qwen2_5_0_5b", "torch.optim.SGD",
         "bitsandbytes.optim.PagedAdamW8bit", "torchtune.modules.loss.LinearCrossEntropyLoss",
         "torchtune.modules.loss.CEWithChunkedOutputLoss", "torch.nn.CrossEntropyLoss", "torchao.optim.AdamW4bit",
     ),
-    "dtype": ("bf16", "fp16", "fp32"), "deepspeed": ({"zero_optimization": {"stage": 3}}, "zero2.json"), "training_type": ("sft", "dpo"),
-    "lora_target_modules": ("all-linear", ".*q_proj"), "target_modules": ("all-linear", ["up_proj"]), "lora_target": ("all", "q_proj,v_proj"),
-    "deepspeed_config": ({"zero_stage": 2, "offload_optimizer_device": "cpu"},), "activation_offloading": ("legacy", "disk", True),
-    "gradient_checkpointing_kwargs": ({"use_reentrant": True}, {"use_reentrant": False}), "image_size": ([640, 480], 512, "big"),
+    "dtype": ("bf16", "fp16", "fp32"), "deepspeed": ({"zero_optimization": {"stage": 3}}, "zero2.json"),
+    "training_type": ("sft", "dpo"),
+    "lora_target_modules": ("all-linear", ".*q_proj"), "target_modules": ("all-linear", ["up_proj"]),
+    "lora_target": ("all", "q_proj,v_proj"),
+    "deepspeed_config": ({"zero_stage": 2, "offload_optimizer_device": "cpu"},), "activation_offloading": ("legacy",
+    "disk", True),
+    "gradient_checkpointing_kwargs": ({"use_reentrant": True}, {"use_reentrant": False}),
+    "image_size": ([640, 480], 512, "big"),
     "fsdp_config": (
-        {"fsdp_version": 2, "reshard_after_forward": False}, {"version": 1, "offload_params": True, "fsdp_cpu_ram_efficient_loading": True},
+        {"fsdp_version": 2, "reshard_after_forward": False}, {"version": 1, "offload_params": True,
+        "fsdp_cpu_ram_efficient_loading": True},
         {"fsdp_version": 2, "fsdp_offload_params": True, "fsdp_activation_checkpointing": True},
     ),
     "liger_kernel_config": ({"fused_linear_cross_entropy": False, "cross_entropy": True}, {"rope": True}),
-    "plugins": (["axolotl.integrations.liger.LigerPlugin"], ["axolotl.integrations.cut_cross_entropy.CutCrossEntropyPlugin"]),
+    "plugins": (["axolotl.integrations.liger.LigerPlugin"],
+    ["axolotl.integrations.cut_cross_entropy.CutCrossEntropyPlugin"]),
 }  # fmt: skip
 """Values that tools know, by the last name of a key."""
 TOGETHER: dict[str, tuple[dict[str, Any], ...]] = {
     "axolotl": (
         {"rl": "dpo"}, {"adapter": "qlora", "load_in_4bit": True, "lora_target_linear": True},
-        {"fsdp_config": {"fsdp_version": 2}, "bf16": True}, {"adapter": "lora", "lora_r": 3, "lora_target_modules": ["q_proj"]},
+        {"fsdp_config": {"fsdp_version": 2}, "bf16": True}, {"adapter": "lora",
+        "lora_r": 3, "lora_target_modules": ["q_proj"]},
     ),
     "llama-factory": (
-        {"stage": "dpo"}, {"stage": "kto"}, {"finetuning_type": "lora", "quantization_bit": 4}, {"finetuning_type": "full"},
+        {"stage": "dpo"}, {"stage": "kto"}, {"finetuning_type": "lora", "quantization_bit": 4},
+        {"finetuning_type": "full"},
         {"finetuning_type": "freeze"},
     ),
     "trl": (
         {"use_peft": True, "load_in_4bit": True}, {"beta": 0.1}, {"num_generations": 2, "use_vllm": True},
         {"teacher_model_name_or_path": SMOL}, {"fsdp": "full_shard", "fp16": True},
     ),
-    "unsloth": ({"get_peft_model": {"r": 5}}, {"DPOConfig": {"beta": 0.3}}, {"from_pretrained": {"model_name": SMOL, "load_in_4bit": True}}),
-    "torchtune": ({"enable_activation_checkpointing": True}, {"loss": {"_component_": "torchtune.modules.loss.CEWithChunkedOutputLoss"}}),
+    "unsloth": ({"get_peft_model": {"r": 5}}, {"DPOConfig": {"beta": 0.3}},
+    {"from_pretrained": {"model_name": SMOL, "load_in_4bit": True}}),
+    "torchtune": ({"enable_activation_checkpointing": True},
+    {"loss": {"_component_": "torchtune.modules.loss.CEWithChunkedOutputLoss"}}),
     "training-arguments": ({"bf16": True, "gradient_checkpointing": True}, {"fsdp": "full_shard"}),
-    "deepspeed": ({"zero_optimization": {"stage": 3}}, {"bf16": {"enabled": True}, "zero_optimization": {"stage": 2}}),
-    "accelerate": ({"distributed_type": "FSDP", "fsdp_config": {"fsdp_version": 2}}, {"distributed_type": "DEEPSPEED"}),
+    "deepspeed": ({"zero_optimization": {"stage": 3}}, {"bf16": {"enabled": True},
+    "zero_optimization": {"stage": 2}}),
+    "accelerate": ({"distributed_type": "FSDP", "fsdp_config": {"fsdp_version": 2}},
+    {"distributed_type": "DEEPSPEED"}),
     "mlx-lm": ({"fine_tune_type": "dora", "grad_checkpoint": True},),
 }  # fmt: skip
 """What makes readers ask for more keys."""
 LAUNCHERS = (
     "python {}", "accelerate launch {}", "accelerate launch --num_processes 4 --mixed_precision bf16 {}",
     "torchrun --nproc_per_node=2 --nnodes 3 {}", "deepspeed --num_gpus 2 {} --deepspeed zero.json", "uv run {}",
-    "CUDA_VISIBLE_DEVICES=0 nohup python3 -u {} > log 2>&1 &", "python -m torch.distributed.run --nproc_per_node 2 {}",
+    "CUDA_VISIBLE_DEVICES=0 nohup python3 -u {} > log 2>&1 &",
+    "python -m torch.distributed.run --nproc_per_node 2 {}",
     "accelerate launch --use_fsdp --fsdp_version 2 --fsdp_offload_params true --num_machines 2 --num_processes 8 {}",
     "accelerate launch --use_deepspeed --zero_stage 3 --multi_gpu {}", "deepspeed --include localhost:0,1,2 {}",
-    "torchrun --nnodes 1:4 --nproc_per_node gpu {}", "uv run --with trl python {}", "sh {}", "torchrun --nnodes 1:4 {}",
+    "torchrun --nnodes 1:4 --nproc_per_node gpu {}", "uv run --with trl python {}", "sh {}",
+    "torchrun --nnodes 1:4 {}",
     "accelerate launch --config_file there.yaml {}", "accelerate launch --config_file=missing.yaml {}",
 )  # fmt: skip
 PROGRAMS = (
-    f"sft.py --model_name_or_path {SMOL} --max_length 64 --no_packing --bf16", "dpo.py --config train.yaml --beta=0.2",
+    f"sft.py --model_name_or_path {SMOL} --max_length 64 --no_packing --bf16",
+    "dpo.py --config train.yaml --beta=0.2",
     f"train_kto.py model_name_or_path={SMOL} peft.lora_r=3 --loss_type a b", "grpo_trainer.py train.yaml",
-    f"sft_vlm.py --model_name_or_path {SMOL} --no_cuda", "-m axolotl.cli.train train.yml", "train.py --config gone.yaml",
+    f"sft_vlm.py --model_name_or_path {SMOL} --no_cuda", "-m axolotl.cli.train train.yml",
+    "train.py --config gone.yaml",
 )  # fmt: skip
 LINES = (
-    f"trl sft --model_name_or_path {SMOL} --num_processes 2 --use_peft", "trl vllm-serve --model x", "axolotl train axolotl.yml",
-    "llamafactory-cli train lf.yaml cutoff_len=99", "llamafactory-cli api lf.yaml", "trl dpo --config train.yaml --beta 0.5",
+    f"trl sft --model_name_or_path {SMOL} --num_processes 2 --use_peft", "trl vllm-serve --model x",
+    "axolotl train axolotl.yml",
+    "llamafactory-cli train lf.yaml cutoff_len=99", "llamafactory-cli api lf.yaml",
+    "trl dpo --config train.yaml --beta 0.5",
     "tune run lora_finetune_single_device --config tt.yaml batch_size=5", "python 'sft.py", "echo hi",
-    "tune run --nproc_per_node 2 full_finetune_distributed --config tt.yaml optimizer.fused=False", "axolotl preprocess a.yml",
-    "pip install trl && trl sft --config train.yaml\\ntrl dpo --config train.yaml", "accelerate launch -m axolotl.cli.train axolotl.yml",
+    "tune run --nproc_per_node 2 full_finetune_distributed --config tt.yaml optimizer.fused=False",
+    "axolotl preprocess a.yml",
+    "pip install trl && trl sft --config train.yaml\\ntrl dpo --config train.yaml",
+    "accelerate launch -m axolotl.cli.train axolotl.yml",
 )  # fmt: skip
 BESIDE: dict[str, Any] = {
-    "train.yaml": {**PLAIN["trl"], "loss_type": "sigmoid"}, "axolotl.yml": PLAIN["axolotl"], "train.yml": PLAIN["axolotl"],
-    "lf.yaml": PLAIN["llama-factory"], "tt.yaml": PLAIN["torchtune"], "zero.json": {"zero_optimization": {"stage": 2}},
+    "train.yaml": {**PLAIN["trl"], "loss_type": "sigmoid"}, "axolotl.yml": PLAIN["axolotl"],
+    "train.yml": PLAIN["axolotl"],
+    "lf.yaml": PLAIN["llama-factory"], "tt.yaml": PLAIN["torchtune"],
+    "zero.json": {"zero_optimization": {"stage": 2}},
     "there.yaml": {"distributed_type": "FSDP", "fsdp_config": {"fsdp_version": 2}, "num_processes": 3},
 }  # fmt: skip
 
@@ -178,7 +210,11 @@ def _tool(name: str) -> Iterator[Question]:
     yield f"{name}, files", lambda: {"readings": Each([_read(name, keys) for keys in (*files, *public)])}
     for number, key in enumerate(sorted(asked)):
         path = key.split(".")
-        values = [*itertools.chain(*(VALUES[kind] for kind in sorted(asked[key]))), *WORDS.get(path[-1], ()), WRONG[number % 3]]
+        values = [
+            *itertools.chain(*(VALUES[kind] for kind in sorted(asked[key]))),
+            *WORDS.get(path[-1], ()),
+            WRONG[number % 3],
+        ]
         if path[-1] in ("optim", "optimizer"):
             values += hugging_face.OPTIMIZERS
         others = [file for file in files[1:] if len(path) > 1 or path[0] not in file]
@@ -189,7 +225,11 @@ def _tool(name: str) -> Iterator[Question]:
 def _line(folder: Path, text: str) -> Any:
     with patch.object(Path, "cwd", lambda: folder):
         try:
-            return [shell.is_line(text), shell.parse(text, "the line"), _meant(formats._of_line(text, "the line", folder, None))]
+            return [
+                shell.is_line(text),
+                shell.parse(text, "the line"),
+                _meant(formats._of_line(text, "the line", folder, None)),
+            ]
         except InputError as error:
             return error
 
@@ -200,7 +240,11 @@ def _lines(folder: Path) -> Parts:
         (folder / name).write_text(json.dumps(content))
     lines = [launcher.format(program) for launcher in LAUNCHERS for program in PROGRAMS]
     read = {text.replace("\\n", "\n"): _line(folder, text.replace("\\n", "\n")) for text in (*lines, *LINES)}
-    return {"lines": Each([str(one).replace(str(folder), "") if isinstance(one, InputError) else one for one in read.values()])}
+    return {
+        "lines": Each(
+            [str(one).replace(str(folder), "") if isinstance(one, InputError) else one for one in read.values()]
+        )
+    }
 
 
 def _edits(tool: str, writer: Mapping[str, Any]) -> Parts:
