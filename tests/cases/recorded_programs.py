@@ -306,7 +306,13 @@ def of_trainer(keys: Mapping[str, Any], folder: Path) -> list[str]:
     with Noted() as noted:
         own = recorded(trainer_of(folder / "output", **keys), folder)
     others = {name: dtype for name, (_, dtype) in own.others.items()}
-    return [*noted.lines, *map(str, (own.model, own.reference, own.rows, own.keys, own.every, others))]
+    return [*noted.lines, *map(str, (own.model, own.reference, own.rows, _in_order(own.keys), own.every, others))]
+
+
+def _in_order(keys: dict[str, Any]) -> dict[str, Any]:
+    """Keys whose adapted modules, which PEFT has as a set, are in order."""
+    method = keys["method"]
+    return {**keys, "method": {**method, "target_modules": sorted(method.get("target_modules", ()))}}
 
 
 def cases() -> dict[str, Callable[[Path], list[str]]]:

@@ -147,8 +147,9 @@ def _sets_in_order(model: torch.nn.Module) -> Iterator[None]:
             for name, value in vars(module).items():
                 if kinds and isinstance(value, set) and value == kinds:  # made with the model
                     stack.enter_context(mock.patch.object(module, name, _Ordered(value)))
-        for name in {type(module).__module__ for module in model.modules()}:
-            if name.startswith("transformers.models."):
+        own = {type(module).__module__ for module in model.modules()}
+        for name in (*(one for one in own if one.startswith("transformers.models.")), "transformers.masking_utils"):
+            if name in sys.modules:  # releases before 4.53 make masks within their models
                 stack.enter_context(mock.patch.object(sys.modules[name], "set", _Ordered, create=True))
         yield
 
