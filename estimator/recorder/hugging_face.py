@@ -72,6 +72,8 @@ MOST_LAYERS = 1024
 """The most layers of a model that is built, which takes some milliseconds each. The deepest known model has 128."""
 MOST_IMAGES = 1000
 """The most images of a batch, where the module goes through them one by one: some milliseconds each."""
+_MOST_PROGRAMS = 256
+"""The most programs that a model keeps. Advice asks for most: for each of its steps at several lengths."""
 _TARGETS = (5, 7, 11)
 """The tokens of a decoder beside an encoder in recordings that sizes are fitted to."""
 _CUTS = ("mamba_chunk_size", "chunk_size", "mamba_d_state", "ssm_state_size", "linear_key_head_dim", "index_topk")
@@ -292,7 +294,8 @@ class HuggingFaceModel(Source):
             )
         given = (step.media, step.placeholders, step.lengths, step.attention_mask)
         key = (Setting.of(step), asks, step.cached, step.window_reached, given, step.tensor_parallel)
-        if (*key, batch, seq) not in self._programs:
+        program = self._programs.get((*key, batch, seq))
+        if program is None:
             sizes = step.sizes(batch, seq)
             if all(isinstance(size, int) for size in sizes.values()):
                 program = self._record(step, batch, seq)  # type: ignore[arg-type]
@@ -303,8 +306,7 @@ class HuggingFaceModel(Source):
                 )
             else:
                 program = substitute(self._fitted(key, step, batch, seq), sizes)
-            self._programs[*key, batch, seq] = program
-        program = self._programs[*key, batch, seq]
+            self._keep((*key, batch, seq), program)
         self._routed = program.routed
         if getattr(self.config, "sub_configs", None):
             held = self._model("bfloat16").get_parameter
@@ -321,14 +323,22 @@ class HuggingFaceModel(Source):
         first = list(itertools.product(*[one[:2] for one in values]))
         points = [*first, tuple(one[-1] for one in values)]
         known = (*key, "fitted", *points)
-        if known not in self._programs:
+        program = self._programs.get(known)
+        if program is None:
             found = []
             for b, s, *others in points:
                 lengths = tuple((name, n) for (name, _), n in zip(step.lengths, others, strict=True))
                 sizes = {"B": b, "S": s, **dict(lengths)}
                 found.append((sizes, self.at(step._replace(lengths=lengths), b, s)))
-            self._programs[known] = fit_inputs(found)
-        return self._programs[known]
+            program = self._keep(known, fit_inputs(found))
+        return program
+
+    def _keep(self, key: tuple[Any, ...], program: Program) -> Program:
+        """Keep a program, in the place of the oldest of many: a page that is served asks about any lengths."""
+        if len(self._programs) >= _MOST_PROGRAMS:
+            del self._programs[next(iter(self._programs))]
+        self._programs[key] = program
+        return program
 
     def _lengths(self, step: Step) -> tuple[int, ...]:
         """Three sequences on the step's side of the sliding window, two to fit sizes and one to check them. They have

@@ -86,6 +86,19 @@ def last(program: Program) -> Call:
 # -- names and their deaths --------------------------------------------------------------------------------------------
 
 
+def test_a_model_keeps_so_many_programs(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A length that was asked before others is recorded again, and the same."""
+    monkeypatch.setattr("estimator.recorder.hugging_face._MOST_PROGRAMS", 2)
+    model = HuggingFaceModel({**CLASSES["llama"], "model_type": "llama"}, "the config")
+    step = Step(family="llama", dtype="float32")
+    first = model.at(step, 2, 5)
+    assert model.at(step, 2, 5) is first
+    for seq in (6, 7, 8):
+        model.at(step, 2, seq)
+    assert len(model._programs) == 2
+    assert model.at(step, 2, 5) == first
+
+
 def test_a_name_dies_where_python_drops_it() -> None:
     def function(w: torch.Tensor, x: torch.Tensor) -> torch.Tensor:
         a = w.exp()
