@@ -1,5 +1,5 @@
 """Questions at random about what the random plans leave out: other runtimes, several cards, trainers, images and audio,
-the moments of a run, servers, and searches. Some of them are refused.
+the moments of a run, calls of ``generate`` on a GPU, litgpt, servers, and searches. Some of them are refused.
 """
 
 from __future__ import annotations
@@ -100,6 +100,24 @@ RUN: Choices = {
     "dataloader_num_workers": (3,), "dataloader_prefetch_factor": (4,), "dataloader_pin_memory": (True,),
     "batch_eval_metrics": (True,), "eval_do_concat_batches": (False,), "preprocess_logits_for_metrics": ("argmax",),
 }  # fmt: skip
+CALLED: Choices = {
+    "max_new_tokens": (1, 2, 7, 40), "num_beams": (1, 1, 2, 3), "disable_compile": (True,),
+    "cache_implementation": ("dynamic", "static", "quantized", "offloaded", "offloaded_static"),
+}  # fmt: skip
+OF_CALLS: Choices = {
+    "batch": (1, 2, 3), "seq": (1, 5, 30, 300), "dtype": ("bfloat16", "float32"), "device": CARDS,
+    "attention": ("sdpa", "eager"), "method": ("full", "full", LORA),
+}  # fmt: skip
+LITGPT: Choices = {
+    "model": ("tiny-llama-1.1b", "Llama-3.2-1B", "Gemma-2b", "Gemma-2-2b", "phi-1_5", "stablelm-base-alpha-3b"),
+    "method": (
+        "full", {"name": "lora", "r": 8}, {"name": "lora", "r": 4, "target_modules": ["query", "key", "value", "proj"]},
+        {"name": "lora", "r": 3, "target_modules": ["query", "mlp", "head"], "lora_dropout": 0.05},
+    ),
+    "litgpt": (None, None, "0.4.12"), "seq": (2, 65, 300, 700), "batch": (1, 2, 3),
+    "dtype": ("bfloat16", "float32", "nf4"), "gradient_accumulation_steps": (None, 2),
+    "device": (None, "a100-80gb", "rtx-4090"),
+}  # fmt: skip
 MLX: Choices = {
     "max_tokens": (50, 3000), "prefill_step_size": (512,), "max_kv_size": (1024,), "kv_bits": (4, 8),
     "kv_group_size": (32,), "quantized_kv_start": (0,), "q_group_size": (32, 128), "num_layers": (2, 8, -1),
@@ -177,6 +195,10 @@ def random_plan(group: str, seed: int) -> dict[str, Any]:
             del plan["seq"]
     elif group == "runs":
         plan["run"] = {"eval_samples": 20, **drawn(chance, RUN, 4)}
+    elif group == "calls":
+        plan = {"model": chance.choice(TEXT), **drawn(chance, OF_CALLS), "generate": drawn(chance, CALLED)}
+    elif group == "litgpt":
+        plan = {"implementation": "litgpt", **drawn(chance, LITGPT)}
     elif chance.random() < 0.6:
         plan = {"runtime": "mlx", "model": chance.choice(ON_MACS), **drawn(chance, {"device": APPLE})}
         plan |= drawn(chance, {"seq": (64, 700, 3000), "dtype": ("bfloat16", "float16", "mlx-4bit", "mlx-8bit")})

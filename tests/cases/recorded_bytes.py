@@ -15,8 +15,10 @@ import hashlib
 import io
 import itertools
 import json
+import re
 import sys
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import cache
@@ -25,6 +27,11 @@ from typing import Any, get_args
 from unittest.mock import patch
 
 import estimator
+from estimator.engines.replay import Batch
+from estimator.engines.snapshot import Snapshot
+from estimator.plans.plan import parse_plan
+from estimator.plans.refusals import check_question
+from estimator.plans.resolve import resolve
 from estimator.show.cli import main
 from tests.cases import llama_cpp_runs, published_runs
 from tests.cases.exported_formulas import PLANS
@@ -47,8 +54,8 @@ class Row:
 
     name: str
     asked: dict[str, Any]
-    """``plan``, of a small model with its ``config``; ``command``, a command line; ``formula``, a plan; ``published``,
-    ``llama.cpp``, ``log``: which one of the tables in ``docs/measured``."""
+    """``plan``, of a small model with its ``config``, and maybe ``whole``; ``command``, a command line; ``formula``, a
+    plan; ``published``, ``llama.cpp``, ``log``: which one of the tables in ``docs/measured``."""
     answer: dict[str, str] = field(default_factory=dict)
 
 
@@ -70,17 +77,44 @@ def answered(asked: dict[str, Any], folder: Path) -> dict[str, str]:
         figures = dict(_leaves(json.loads(_printed([*asked["command"], "--json"]))))
     elif "published" in asked:
         figures = _estimate(published_runs.plans(asked["published"][0])[asked["published"][1]])
-    elif "config" in asked:
-        figures = _estimate({"model": write_config(folder, asked["config"]), **asked["plan"]})
     else:
-        figures = _estimate(asked["plan"])
+        model = {"model": write_config(folder, asked["config"])} if "config" in asked else {}
+        figures = _estimate({**model, **asked["plan"]}, asked.get("whole", False))
     return {name: str(figure) for name, figure in figures.items() if figure is not None}
 
 
-def _estimate(plan: dict[str, Any]) -> dict[str, Any]:
+def _estimate(plan: dict[str, Any], whole: bool = False) -> dict[str, Any]:
+    """The figures of a plan's answer; ``whole``: with a checksum of all else that it says, and its events."""
     result = estimator.estimate(plan)
     others = {key: getattr(result, key) for key in ("peak_at", "trainable_parameters")}
-    return {**published_runs.figures(result), **others}
+    found = {**published_runs.figures(result), **others}
+    if not whole:
+        return found
+    said = {**result.to_dict(), "moments": dict(result.moments), "total_parameters": result.total_parameters}
+    rest = json.dumps(dict(_leaves(said)), sort_keys=True)
+    return {**found, **_events(plan), "rest": hashlib.sha256(rest.encode()).hexdigest()[:12]}
+
+
+def _events(plan: dict[str, Any]) -> dict[str, Any]:
+    """What two steps allocate in each part, how often and in bytes, and the checksum of all that happens in order: the
+    bytes, the kind, and where. Empty for what no memory snapshot is written of.
+    """
+    asked = parse_plan(plan)
+    try:
+        check_question("a memory snapshot", asked)
+        job, snapshot = resolve(asked), Snapshot()
+        asked.engine.replay(job, [Batch(asked.batch, asked.seq, False)] * 2, snapshot=snapshot)
+    except estimator.InputError:
+        return {}
+    counts, sums, all_of_them = Counter[str](), Counter[str](), hashlib.sha256()
+    for one in snapshot.trace:
+        names = [frame["name"] for frame in one["frames"]]
+        all_of_them.update(repr((one["action"], one.get("addr"), one["size"], one["category"], names)).encode())
+        if one["action"] == "alloc":
+            counts[names[-1]] += 1
+            sums[names[-1]] += one["size"]
+    found = {f"allocations of {part}": f"{count}, {sums[part]} bytes" for part, count in counts.items()}
+    return {**found, "events": all_of_them.hexdigest()[:12]}
 
 
 def _buffers(use: Any) -> dict[str, int]:
@@ -134,10 +168,12 @@ def _printed(command: list[str]) -> str:
 
 SAID = ("model", "device", "options", "log", "plan", "source", "schema", "question")
 """Parts of a printed answer that say what was asked."""
+NUMBER = re.compile(r"(?<![\w/.-])\d[\d,.]*")
+"""A number in a sentence; not one within a name or a path."""
 
 
 def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """The numbers and words of a printed answer by their places. Of sentences there is their number."""
+    """The numbers and words of a printed answer by their places. Of sentences there are the numbers in them."""
     if isinstance(value, dict):
         for key, one in value.items():
             if key not in SAID:
@@ -147,7 +183,10 @@ def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
             yield from _leaves(one, f"{path}.{number}")
     elif isinstance(value, list):
         yield path, len(value)
-    elif value is not None and not (isinstance(value, str) and " " in value):
+        yield f"{path}, numbers", " ".join(NUMBER.findall(" ".join(value)))
+    elif isinstance(value, str) and " " in value:
+        yield f"{path}, numbers", " ".join(NUMBER.findall(value))
+    elif value is not None:
         yield path, value
 
 
@@ -196,7 +235,7 @@ def write(group: str, rows: list[Row]) -> None:
     """Write a table."""
     columns = sorted({key for row in rows for key in row.answer})
     lines = [["case", "asked", *columns]]
-    if whole := group in RANDOM:
+    if whole := is_whole(group):
         lines = [["case", "asked", "answer"]]
     for row in sorted(rows, key=lambda row: row.name):
         asked, answer = (json.dumps(x, sort_keys=True, separators=(",", ":")) for x in (row.asked, row.answer))
@@ -308,6 +347,26 @@ def questions() -> dict[str, list[Row]]:
         "llama_cpp": list(_llama_cpp()),
         **{group: list(_random(group, count)) for group, count in RANDOM.items()},
     }
+
+
+CHOSEN = "chosen_"
+"""The start of the names of groups that every run asks whole: ``chosen_steps`` is asked in ``tests/steps``."""
+
+
+def is_whole(group: str) -> bool:
+    """Whether a cell has all of an answer, which is one without PyTorch."""
+    return group in RANDOM or group.startswith(CHOSEN)
+
+
+def _chosen() -> dict[str, list[Row]]:
+    """Of the questions that are recorded those that ``tests/data/chosen_questions.tsv`` names, whole."""
+    by_name = {(group, row.name): row for group in groups() if not group.startswith(CHOSEN) for row in table(group)}
+    found: dict[str, list[Row]] = {}
+    for line in (DATA / "chosen_questions.tsv").read_text(encoding="utf-8").splitlines():
+        folder, group, name = line.split("\t")
+        asked = {**by_name[group, name].asked, "whole": True}
+        found.setdefault(CHOSEN + folder, []).append(Row(f"{group}: {name}", asked))
+    return found
 
 
 def _small(name: str, config: dict[str, Any], plan: dict[str, Any]) -> Row:
@@ -451,7 +510,8 @@ def _llama_cpp() -> Iterator[Row]:
 
 
 RANDOM = {
-    "several_gpus": 420, "trainers": 240, "media": 240, "runs": 200, "other_runtimes": 240, "servers": 0, "searches": 0,
+    "several_gpus": 420, "trainers": 240, "media": 240, "runs": 200, "other_runtimes": 240, "calls": 60, "litgpt": 60,
+    "servers": 0, "searches": 0,
 }  # fmt: skip
 """Groups of ``random_questions.py``: how many plans are drawn, or 0 of a group of command lines."""
 
@@ -464,12 +524,12 @@ def _random(group: str, count: int) -> Iterator[Row]:
 
 
 def _record(chosen: list[str]) -> None:
-    for group, rows in questions().items():
+    for group, rows in {**questions(), **_chosen()}.items():
         if chosen and group not in chosen:
             continue
         assert len({row.name for row in rows}) == len(rows), group
         found = []
-        without = {"torch": None} if group in RANDOM else {}  # what would be recorded is not asked
+        without = {"torch": None} if is_whole(group) else {}  # what would be recorded is not asked
         with tempfile.TemporaryDirectory() as folder, patch.dict(sys.modules, without):
             for number, row in enumerate(rows):
                 with contextlib.suppress(estimator.InputError):

@@ -11,7 +11,8 @@ from tests.helpers.recorded_answers import assert_recorded, parts
 
 @pytest.mark.consistency
 @pytest.mark.parametrize(
-    ("group", "start"), parts("devices", "llama_cpp", "other_runtimes", "servers", "steps_gpu", "topics_gpu")
+    ("group", "start"),
+    parts("chosen_engines", "devices", "llama_cpp", "other_runtimes", "servers", "steps_gpu", "topics_gpu"),
 )
 def test_bytes_are_those_recorded(group: str, start: int, tmp_path: Path) -> None:
     """Witness: the tables, of what this project itself answered before."""

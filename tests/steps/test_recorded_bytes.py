@@ -10,7 +10,9 @@ from tests.helpers.recorded_answers import assert_recorded, parts
 
 
 @pytest.mark.consistency
-@pytest.mark.parametrize(("group", "start"), parts("optimizers", "savings", "several_gpus", "steps", "trainers"))
+@pytest.mark.parametrize(
+    ("group", "start"), parts("chosen_steps", "optimizers", "savings", "several_gpus", "steps", "trainers")
+)
 def test_bytes_are_those_recorded(group: str, start: int, tmp_path: Path) -> None:
     """Witness: the tables, of what this project itself answered before."""
     assert_recorded(group, start, tmp_path)
