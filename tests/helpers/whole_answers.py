@@ -50,7 +50,7 @@ def said(value: Any) -> str:
         return f"{said(value.func)}{said(value.args)}{said(value.keywords)}"
     if isinstance(value, type) or callable(value):
         return str(getattr(value, "__qualname__", type(value).__qualname__))
-    found = str(value)
+    found = f"{value:.9g}" if isinstance(value, float) else str(value)
     return type(value).__qualname__ if " object at 0x" in found else " ".join(found.split("\n"))
 
 
