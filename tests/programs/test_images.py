@@ -199,10 +199,22 @@ def _processor(name: str, image_processor: Any, keys: dict[str, Any], config: di
 
 
 @pytest.mark.extra("trace")
-@pytest.mark.share(8)
+@pytest.mark.share(21)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_images_are_what_the_processor_makes_of_them(family: str) -> None:
     """Pixels, tiles and tokens of 1,000 images of random sizes."""
+    _assert_images(family, _sizes(1000, family))
+
+
+@pytest.mark.extra("trace")
+@pytest.mark.parametrize("family", FAMILIES)
+def test_some_images_are_what_the_processor_makes_of_them(family: str) -> None:
+    """As above, of square images, of very small, large, high and wide ones, and of 20 others."""
+    ends = [(1, 1), (28, 28), (336, 336), (5000, 5000), (9, 4000), (4000, 9), (180, 2500), (2500, 180), (769, 767)]
+    _assert_images(family, ends + _sizes(20, f"some {family}"))
+
+
+def _assert_images(family: str, sizes: list[tuple[int, int]]) -> None:
     pytest.importorskip("torchvision")
     import transformers
 
@@ -212,7 +224,7 @@ def test_images_are_what_the_processor_makes_of_them(family: str) -> None:
     written = json.loads(image_processor.to_json_string())
     read = processor_of({**written, **file}, "preprocessor_config.json")
     takes = ("image_grid_thw",) if "patch_size" in config.get("vision_config", {}) and "qwen" in family else ()
-    for size in _sizes(1000, family):
+    for size in sizes:
         try:
             real = _real(image_processor, processor, [size])
         except (ValueError, RuntimeError, ZeroDivisionError, TypeError) as error:
@@ -226,7 +238,6 @@ def test_images_are_what_the_processor_makes_of_them(family: str) -> None:
 
 
 @pytest.mark.extra("trace")
-@pytest.mark.share(3)
 @pytest.mark.parametrize(
     ("name", "vision", "file"),
     [
@@ -240,7 +251,7 @@ def test_images_are_what_the_processor_makes_of_them(family: str) -> None:
     ],
 )  # fmt: skip
 def test_videos_are_what_the_processor_makes_of_them(name: str, vision: dict[str, Any], file: dict[str, Any]) -> None:
-    """Patches in time, height and width of 300 videos of random sizes and lengths."""
+    """Patches in time, height and width of 60 videos of random sizes and lengths."""
     pytest.importorskip("torchvision")
     import torch
     import transformers
@@ -249,7 +260,7 @@ def test_videos_are_what_the_processor_makes_of_them(name: str, vision: dict[str
     config = _config("qwen3_vl" if "3" in name else "qwen2_5_vl", vision)
     read = processor_of(file, "video_preprocessor_config.json") if file else None
     draw, takes = random.Random(name), ("image_grid_thw", "pixel_values_videos")
-    for size in [(max(h, 8), max(w, 8)) for h, w in _sizes(300, name)]:  # fewer pixels are read as channels
+    for size in [(max(h, 8), max(w, 8)) for h, w in _sizes(60, name)]:  # fewer pixels are read as channels
         frames = draw.randint(1, 40)
         video = torch.empty((frames, 3, *size), dtype=torch.uint8, device="meta")
         try:

@@ -282,7 +282,7 @@ class Recorder(torch.overrides.TorchFunctionMode):  # type: ignore[misc]
         """Give the tensors of a result slots, and list them in ``made``."""
         if isinstance(out, torch.Tensor):
             mark = getattr(out, MARK, None)
-            if in_place and mark is not None:
+            if in_place and mark is not None and mark.recorder is self:
                 mark.memory.trains = mark.memory.trains or trains
                 made.append(Made(mark.slot, tuple(out.shape), dtype_name(out.dtype)))
                 return out
