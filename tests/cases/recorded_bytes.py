@@ -311,6 +311,40 @@ BASES: list[dict[str, Any]] = [
         {"rest_dtype": "float32", "attention": "eager"},
     )),
 ]  # fmt: skip
+_DISTILLED: dict[str, Any] = {
+    "model": "smollm2-135m", "trainer": "trl-distillation", "teacher": "smollm2-360m", "seq": 24,
+}  # fmt: skip
+_LORA: dict[str, Any] = {"name": "lora", "r": 4, "target_modules": "all-linear"}
+_BIASES: dict[str, Any] = {"method": {"name": "lora", "r": 4, "bias": "all"}, "gradient_clipping": True}
+_ZERO2: dict[str, Any] = {"name": "zero2", "world_size": 2, "reduce_bucket_size": 10_000}
+CORNERS: dict[str, dict[str, Any]] = {
+    "a mixture's divergence": {**_DISTILLED, "beta": 0.3},
+    "a teacher's divergence": {**_DISTILLED, "beta": 0, "method": _LORA},
+    "a student's divergence": {**_DISTILLED, "beta": 1, "dtype": "float32"},
+    "a mixture's divergence on a GPU": {**_DISTILLED, "beta": 0.5, "method": _LORA, "device": "a100-80gb", "batch": 2},
+    "clipping of two dtypes": {**_BIASES, "dtype": "bfloat16"},
+    "clipping of two dtypes on a GPU": {**_BIASES, "dtype": "float16", "device": "t4"},
+    "fsdp2 of one process": {"sharding": {"name": "fsdp2", "world_size": 1}},
+    "fsdp2 that keeps halves": {
+        "sharding": {"name": "fsdp2", "world_size": 4, "reshard_after_forward": 2}, "device": "a100-80gb",
+    },
+    "zero3 of one process": {"sharding": {"name": "zero3", "world_size": 1}},
+    "zero3 with parameters on the host": {
+        "sharding": {"name": "zero3", "world_size": 2, "offload_param": "cpu"}, "method": _LORA, "device": "t4",
+    },
+    "zero3 of one process with parameters on the host": {
+        "sharding": {"name": "zero3", "world_size": 1, "offload_param": "cpu"}, "device": "t4",
+    },
+    "zero2 over micro-batches": {"sharding": _ZERO2, "gradient_accumulation_steps": 3, "device": "t4"},
+    "zero1 over micro-batches": {
+        "sharding": {"name": "zero1", "world_size": 2, "overlap_comm": False}, "gradient_accumulation_steps": 3,
+    },
+    "cut cross-entropy": {"seq": 300, "loss": "cce", "device": "a100-80gb"},
+    "cut cross-entropy on a CPU": {"seq": 300, "loss": "cce"},
+    "liger in chunks": {"seq": 300, "batch": 3, "loss": "liger", "device": "t4", "dtype": "float16"},
+    "a loss in chunks of 32": {"seq": 70, "loss": "chunked", "loss_chunk": 32, "method": _LORA},
+}  # fmt: skip
+"""Plans of what few other questions meet: settings that only together run a rule."""
 OPEN: dict[str, Any] = {
     "full": "full",
     "lora": "lora",
@@ -327,6 +361,7 @@ REAL = {"llama": "smollm2-135m", "mistral": "mistral-7b-v0.1", "qwen2": "qwen2.5
 
 def questions() -> dict[str, list[Row]]:
     """What is asked, by group, without answers; a few of them are refused."""
+    biased = {**SMALL["qwen3"], "attention_bias": True}
     return {
         "steps": [_small(name, config, plan) for name, config, plan in all_cases()],
         "steps_gpu": [_small(f"{n}-{gpu}", c, {**p, "device": gpu}) for (n, c, p), gpu in _in_turn(all_cases())],
@@ -345,6 +380,10 @@ def questions() -> dict[str, list[Row]]:
         ],
         "formulas": list(_open()),
         "llama_cpp": list(_llama_cpp()),
+        "corners": [
+            Row(name, {"plan": plan}) if "model" in plan else _small(name, biased, {"seq": 9, **plan})
+            for name, plan in CORNERS.items()
+        ],
         **{group: list(_random(group, count)) for group, count in RANDOM.items()},
     }
 

@@ -35,6 +35,7 @@ EVERY = {
     "media": 61,
     "runs": 61,
     "calls": 31,
+    "corners": 31,
     "litgpt": 31,
     "other_runtimes": 31,
     "servers": 31,
