@@ -4,10 +4,12 @@ that are all different, under the options of an engine in turn.
 
 from __future__ import annotations
 
+import base64
 import itertools
 import json
 import random
-from collections.abc import Callable, Iterator
+import struct
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import replace
 from functools import partial
@@ -18,9 +20,9 @@ from unittest.mock import patch
 from estimator.engines.devices import assumptions, catalogue, context_bytes, limit_of
 from estimator.engines.engine import Engine
 from estimator.engines.executorch import plan as executorch_plan
-from estimator.engines.executorch import xnnpack
+from estimator.engines.executorch import pte_file, xnnpack
 from estimator.engines.executorch.shapes import shape_of
-from estimator.engines.llama_cpp import convert, usage
+from estimator.engines.llama_cpp import convert, gguf_file, projector, usage
 from estimator.engines.llama_cpp.builds import BUILDS
 from estimator.engines.llama_cpp.context import Parameters
 from estimator.engines.llama_cpp.ggml import Graph
@@ -44,6 +46,7 @@ from estimator.plans.resolve import resolve
 from tests.cases.allocator_sequences import SETTINGS, make_requests
 from tests.cases.executorch_programs import RECORD
 from tests.cases.llama_cpp_devices import MODELS, config
+from tests.cases.llama_cpp_projectors import KINDS, random_file
 from tests.cases.random_questions import CARDS, EXECUTORCH, SGLANG, VLLM, drawn
 from tests.cases.small_models import FAMILIES, METHODS, write_config
 from tests.helpers.whole_answers import Each, Parts, parts_of
@@ -166,6 +169,91 @@ def llama_cpp() -> Iterator[Question]:
 def _file(raw: dict[str, Any], recipe: str) -> Parts:
     header = convert.header(raw, "published", recipe)
     return {**parts_of(header), "tensors": [(n, t.kind, t.shape) for n, t in header.tensors.items()]}
+
+
+# ---- files -------------------------------------------------------------------------------------
+
+SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
+"""GGUF's types of numbers, as ``struct`` has them."""
+
+
+def _text(text: str) -> bytes:
+    return struct.pack("<Q", len(text)) + text.encode()
+
+
+def _gguf_file() -> tuple[bytes, int]:
+    """A small model's header with a key of every type, and the size of its file."""
+    header = convert.header(config("llama-3.2-1b", random.Random(5)), "small", "f16")
+    words = [f"word {i}" * (i % 4) for i in range(400)]
+    keys = [_text("general.architecture") + struct.pack("<I", 8) + _text(header.architecture)]
+    for name, value in header.metadata.items():
+        kind = 6 if isinstance(value, float) else 4
+        keys.append(_text(f"{header.architecture}.{name}") + struct.pack(f"<I{SCALARS[kind]}", kind, value))
+    keys.append(_text("tokenizer.ggml.model") + struct.pack("<I", 8) + _text("gpt2"))
+    for name, many in (("tokens", words), ("merges", words[:99])):
+        keys.append(_text(f"tokenizer.ggml.{name}") + struct.pack("<IIQ", 9, 8, len(many)) + b"".join(map(_text, many)))
+    for kind, code in SCALARS.items():
+        keys.append(_text(f"one {kind}") + struct.pack(f"<I{code}", kind, kind % 2))
+        keys.append(_text(f"list {kind}") + struct.pack(f"<IIQ3{code}", 9, kind, 3, 1, 0, 1))
+    keys.append(_text("long") + struct.pack("<I", 8) + _text("x" * 70_000))
+    keys.append(_text("many") + struct.pack("<IIQ", 9, 0, 70_000) + bytes(70_000))
+    tensors, at = b"", 0
+    for name, one in header.tensors.items():
+        kind = {"f32": 0, "f16": 1}[one.kind]
+        tensors += _text(name) + struct.pack(f"<I{len(one.shape)}QIQ", len(one.shape), *one.shape, kind, at)
+        at += -(-one.nbytes // 32) * 32
+    content = b"GGUF" + struct.pack("<IQQ", 3, len(header.tensors), len(keys)) + b"".join(keys) + tensors
+    return content, -(-len(content) // 32) * 32 + at
+
+
+def _damaged(read: Callable[[Path], Any], path: Path, content: bytes, size: int, places: Iterable[int]) -> Parts:
+    """A file, and what is said where it is cut off or has another byte at each of some places."""
+
+    def said(data: bytes, nbytes: int) -> Any:
+        path.write_bytes(data)
+        with path.open("rb+") as file:
+            file.truncate(nbytes)
+        try:
+            return read(path)
+        except InputError as error:
+            return str(error).replace(str(path), "a file")
+
+    path.parent.mkdir(parents=True, exist_ok=True)
+    changed = [content[:at] + bytes([content[at] ^ 0x41]) + content[at + 1 :] for at in places]
+    return {
+        "whole": Each([said(content, size), said(content, size - 1), said(content, size + 64)]),
+        "cut off": Each([said(content[:at], at) for at in places]),
+        "changed": Each([said(data, size) for data in changed]),
+    }  # fmt: skip
+
+
+def _projector(seed: int, kind: str) -> Parts:
+    keys, tensors = random_file(random.Random(f"{kind} {seed}"), kind)
+    seen: list[Any] = []
+
+    def allocated(graph: Graph) -> Any:
+        seen.append([_real(graph), _graph(graph, ON_HOST)])
+        return seen[-1][0]
+
+    def tables(path: Path) -> Any:
+        return {"general.architecture": "clip", **keys}, tensors
+
+    with patch.object(projector.gguf_file, "tables", tables), patch.object(projector, "buffer_bytes", allocated):
+        return {"projector": projector.read(Path("mmproj.gguf")), "graph": seen}
+
+
+def files(folder: Path) -> Iterator[Question]:
+    """Headers of GGUF files and programs of ExecuTorch, whole, cut off and damaged; and projectors."""
+    content, size = _gguf_file()
+    start = content.index(b"tokenizer.ggml.model") + 900
+    places = [*range(0, start, 11), *range(content.index(b"one 0"), content.index(b"long") + 12, 5)]
+    places += range(content.index(b"many"), content.index(b"many") + 24, 3)
+    places += range(content.rindex(b"token_embd"), len(content), 13)
+    yield "gguf", lambda: _damaged(gguf_file.read, folder / "a.gguf", content, size, places)
+    pte = base64.b64decode(json.loads(RECORD.read_text(encoding="utf-8"))["file"])
+    yield "pte", lambda: _damaged(pte_file.read, folder / "a.pte", pte, len(pte), range(0, len(pte), 7))
+    for seed, kind in enumerate([*KINDS] * 4):
+        yield f"projector {kind} {seed}", partial(_projector, seed, kind)
 
 
 # ---- MLX ---------------------------------------------------------------------------------------
@@ -543,6 +631,6 @@ def _devices_said() -> Parts:
 
 GROUPS: dict[str, Callable[[Path], Iterator[Question]]] = {
     "llama_cpp": lambda folder: llama_cpp(), "mlx": lambda folder: mlx(), "executorch": lambda folder: executorch(),
-    "servers": lambda folder: servers(), "torch_cuda": torch_cuda, "engines": engines,
+    "servers": lambda folder: servers(), "torch_cuda": torch_cuda, "engines": engines, "files": files,
 }  # fmt: skip
 """By the name of a table, its questions; a folder is for files that are asked about."""
