@@ -305,7 +305,8 @@ def context_bytes(device: Device) -> tuple[int, str]:
         raise InputError(f"device '{device.name}' has no CUDA context: it is no CUDA device")
 
     def distance(other: Device) -> tuple[int, int, int]:
-        major, minor = other.capability or (0, 0)
+        assert other.capability is not None  # a figure is of a CUDA device
+        major, minor = other.capability
         return abs(major - own[0]), abs(minor - own[1]), abs(other.total_bytes - device.total_bytes)
 
     best = min((_device(name) for name, row in _rows().items() if "context_mib" in row), key=distance)
