@@ -33,7 +33,7 @@ pages: .venv/test # what pages print and list, written anew: output of commands,
 	$(BIN)/python docs/make_file_lists.py
 
 programs: .venv/test # recorded programs, in model_specs/programs; takes most of an hour
-	$(BIN)/python -m making.programs
+	$(BIN)/python -m docs.making.programs
 
 accuracy: .venv/test
 	$(BIN)/python docs/make_accuracy.py

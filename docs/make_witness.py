@@ -44,10 +44,10 @@ for release in TRL:
     STEPS[f"trl {release}: steps of its trainers"] = [
         f".venv-trl-{release}/bin/python",
         "-m",
-        "making.trainer_steps",
+        "docs.making.trainer_steps",
     ]
 STEPS["install litgpt"] = ["make", ".venv-litgpt/made"]
-STEPS["litgpt: programs"] = [".venv-litgpt/bin/python", "-m", "making.programs"]
+STEPS["litgpt: programs"] = [".venv-litgpt/bin/python", "-m", "docs.making.programs"]
 STEPS["litgpt: steps"] = [".venv-litgpt/bin/python", "-m", "tests.cases.litgpt_steps"]
 STEPS["litgpt: tests"] = [".venv-litgpt/bin/python", "-m", "pytest", *LITGPT]
 STEPS["install deepspeed"] = ["make", ".venv-deepspeed/made"]
@@ -55,11 +55,11 @@ STEPS["deepspeed: steps"] = [".venv-deepspeed/bin/python", "-m", "tests.cases.ze
 FACTORY = ".venv-llama-factory/bin/python"
 STEPS["install llama-factory"] = ["make", ".venv-llama-factory/made"]
 STEPS["llama-factory: loops"] = [FACTORY, "-m", "tests.cases.trl_loops"]
-STEPS["llama-factory: steps of its trainers"] = [FACTORY, "-m", "making.trainer_steps"]
+STEPS["llama-factory: steps of its trainers"] = [FACTORY, "-m", "docs.making.trainer_steps"]
 EMBEDDING = ".venv-sentence-transformers/bin/python"
 STEPS["install sentence-transformers"] = ["make", ".venv-sentence-transformers/made"]
 STEPS["sentence-transformers: loops"] = [EMBEDDING, "-m", "tests.cases.embedding_loops"]
-STEPS["sentence-transformers: steps of its trainer"] = [EMBEDDING, "-m", "making.trainer_steps"]
+STEPS["sentence-transformers: steps of its trainer"] = [EMBEDDING, "-m", "docs.making.trainer_steps"]
 STEPS["sentence-transformers: tests"] = [EMBEDDING, "-m", "pytest", "-q", "tests/answers/test_embedding_trainers.py"]
 STEPS["install mlx"] = ["make", ".venv-mlx/made"]
 STEPS["mlx: steps and calls"] = [".venv-mlx/bin/python", "-m", "tests.cases.mlx_steps"]

@@ -386,7 +386,7 @@ def measured(config: Mapping[str, Any], plan: Mapping[str, Any], folder: Path) -
 
     from estimator.operators import THREADS
     from estimator.witnesses.measure import peak_of, without_matmul_scratch
-    from making.llama_factory import builder_of
+    from docs.making.llama_factory import builder_of
 
     torch.set_num_threads(THREADS)
     given = {"autocast": "bfloat16", "checkpointing": "layer", "dtype": "float32", **plan}

@@ -15,7 +15,7 @@ import estimator
 from tests.helpers.files import script
 
 ROOT = Path(__file__).parents[2]
-FOLDERS = ("docs", "estimator", "making", "model_specs", "benchmarks", "tests")
+FOLDERS = ("docs", "estimator", "model_specs", "benchmarks", "tests")
 MARKDOWN = sorted([*ROOT.glob("*.md"), *(path for folder in FOLDERS for path in (ROOT / folder).rglob("*.md"))])
 FETCHED = re.compile(r'<(?:script|link|img)[^>]+(?:src|href)="(?:https?:)?//')
 LINK = re.compile(r"\]\(([^)#\s]+)[^)\s]*\)")

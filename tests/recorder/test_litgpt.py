@@ -10,7 +10,7 @@ from estimator.plans.litgpt import before, config, model, models
 from estimator.programs.step import Step
 
 pytest.importorskip("litgpt")
-pytest.importorskip("making.litgpt")
+pytest.importorskip("docs.making.litgpt")
 
 from estimator.recorder.hugging_face import HuggingFaceModel
 

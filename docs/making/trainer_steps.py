@@ -1,6 +1,6 @@
 """Writes ``model_specs/trainers``: steps of trainers that are answered without PyTorch. Needs TRL.
 
-Give names of trainers to write those alone: ``python -m making.trainer_steps trl-dpo``.
+Give names of trainers to write those alone: ``python -m docs.making.trainer_steps trl-dpo``.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from estimator.programs.trainer_programs import folder, written
 from estimator.recorder.trainer_family import record_family
 from estimator.steps.trainers import DIVERGENCES, has_fused_head
 from estimator.steps.trainers import TRAINERS as STEPS
-from making.llama_factory import builder_of
+from docs.making.llama_factory import builder_of
 
 DPO = (
     "sigmoid", "hinge", "ipo", "exo_pair", "nca_pair", "robust", "bco_pair", "sppo_hard", "aot", "aot_unpaired",

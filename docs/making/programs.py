@@ -3,7 +3,7 @@
 A file has the programs of one structure of a config: one of ``programs/structures.yaml`` or that of a built-in model,
 where none of the earlier files of the family fits. Under an earlier release the built-in models alone are recorded.
 Where litgpt is installed, its models are, and nothing else.
-Give names of files, of families or of heads to write those alone: ``python -m making.programs gpt2.default``.
+Give names of files, of families or of heads to write those alone: ``python -m docs.making.programs gpt2.default``.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ from estimator.recorder import families
 from estimator.recorder.families.cases import of_dtypes
 from estimator.recorder.families.configs import resolved_keys, window_key
 from estimator.recorder.hugging_face import HuggingFaceModel
-from making.models import record_models
+from docs.making.models import record_models
 
 release = litgpt.PROGRAMS if is_installed("litgpt") else installed_release()
 STRUCTURES: dict[str, dict[str, Any]] = yaml.safe_load(
@@ -156,7 +156,7 @@ def _recorded(raw: dict[str, Any], head: str) -> dict[families.Case, Family | In
     if head != CAUSAL:
         return families.record_for_all_settings(raw, head=head)
     if release == litgpt.PROGRAMS:  # the loop has one setting
-        from making import litgpt as _  # noqa: F401
+        from docs.making import litgpt as _  # noqa: F401
 
         return families.record_families(raw, [families.Case(), families.Case(fixed=("B",))])
     return families.record(raw, cases_of(raw))
