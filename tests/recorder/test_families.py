@@ -116,6 +116,7 @@ def test_its_numbers_are_those_of_the_class(recorded: tuple[Family, dict[str, An
     assert ours.windowed_layers == theirs.windowed_layers
 
 
+@pytest.mark.share(3)
 def test_another_structure_and_another_step_are_refused(recorded: tuple[Family, dict[str, Any]]) -> None:
     family, raw = recorded
     activation = "activation_function" if raw["model_type"] == "gpt2" else "hidden_act"
