@@ -290,9 +290,10 @@ TRAINED: tuple[dict[str, Any], ...] = (
 GENERATED: tuple[dict[str, Any], ...] = (
     {"dtype": "float32", "seq": 21, "mlx": {"max_tokens": 3, "prefill_step_size": 8}},
     {"dtype": "mlx-6bit", "seq": 19,
-     "mlx": {"max_tokens": 2, "kv_bits": 4, "kv_group_size": 32, "quantized_kv_start": 9}},
+     "mlx": {"max_tokens": 2, "kv_bits": 4, "kv_group_size": 32, "quantized_kv_start": 9, "prefill_step_size": 8}},
     {"dtype": "float32", "seq": 23, "mlx": {"max_tokens": 4, "max_kv_size": 12, "prefill_step_size": 10}},
     {"dtype": "bfloat16", "seq": 300, "mlx": {"max_tokens": 2, "prefill_step_size": 256}, "device": "iphone-15"},
+    {"dtype": "float32", "seq": 17, "mlx": {"max_tokens": 2, "kv_bits": 8, "quantized_kv_start": 0}},
 )  # fmt: skip
 
 

@@ -18,7 +18,7 @@ from unittest.mock import patch
 
 from estimator.errors import InputError
 from estimator.trainers import formats, hugging_face, patches, shell
-from estimator.trainers.settings import Reading, Settings
+from estimator.trainers.settings import MOST_KEYS, Reading, Settings
 from estimator.trainers.sharing import settled
 from tests.cases.training_files import FORMATS, cases
 from tests.helpers.whole_answers import Each, Parts
@@ -268,6 +268,12 @@ def training_files(folder: Path) -> Iterator[Question]:
     for name in PLAIN:
         yield from _tool(name)
     yield "lines", lambda: _lines(folder)
+    many = {f"key {i}": 1 for i in range(MOST_KEYS + 1)}
+    deep: dict[str, Any] = {}
+    for _ in range(60):
+        deep = {"more": [deep]}
+    large = ({**PLAIN["trl"], **more} for more in (many, {"model_init_kwargs": many}, deep))
+    yield "large files", lambda: {"readings": [_read("trl", keys) for keys in large]}
     for tool, writer in patches.WRITERS.items():
         yield f"{tool}, patches", partial(_edits, tool, writer)
 
