@@ -238,6 +238,18 @@ def _assert_images(family: str, sizes: list[tuple[int, int]]) -> None:
 
 
 @pytest.mark.extra("trace")
+def test_what_a_file_leaves_out_is_the_class_s() -> None:
+    """Witness: the attributes of transformers' own processors."""
+    pytest.importorskip("torchvision")
+    import transformers
+
+    tiles, splits = transformers.GotOcr2ImageProcessor(), transformers.Idefics3ImageProcessor()
+    read = processor_of({}, "preprocessor_config.json")
+    assert (read.fewest_tiles, read.most_tiles) == (tiles.min_patches, tiles.max_patches)
+    assert read.splits is splits.do_image_splitting
+
+
+@pytest.mark.extra("trace")
 @pytest.mark.parametrize(
     ("name", "vision", "file"),
     [
