@@ -418,6 +418,8 @@ MORE: dict[str, Callable[..., Any]] = {
     "upsample_nearest2d": lambda x: functional.interpolate(x.view(2, 3, 8, 20), scale_factor=2),
     "upsample_bicubic2d": lambda x: upsampled(x.view(2, 3, 8, 20), (9, 7), "bicubic"),
     "upsample_bicubic2d: large": lambda x: upsampled(x.view(2, 3, 8, 20), (60, 70), "bicubic"),
+    "upsample_bicubic2d: a long row": lambda x: upsampled(x.view(1, 1, 2, 480), (1, 4000), "bicubic"),
+    "upsample_bilinear2d: a long row": lambda x: upsampled(x.view(1, 1, 2, 480), (1, 4000)),
     "upsample_bicubic2d: channels last": lambda x: (
         upsampled(x.view(2, 8, 10, 6).permute(0, 3, 1, 2), (9, 7), "bicubic").permute(0, 2, 3, 1).reshape(2, 63, 6)
     ),
