@@ -17,6 +17,7 @@ from typing import Any
 
 import yaml
 
+from docs.making.models import record_models
 from estimator.errors import InputError
 from estimator.plans import litgpt, models, recorded_programs
 from estimator.programs.family import Family
@@ -30,7 +31,6 @@ from estimator.recorder import families
 from estimator.recorder.families.cases import of_dtypes
 from estimator.recorder.families.configs import resolved_keys, window_key
 from estimator.recorder.hugging_face import HuggingFaceModel
-from docs.making.models import record_models
 
 release = litgpt.PROGRAMS if is_installed("litgpt") else installed_release()
 STRUCTURES: dict[str, dict[str, Any]] = yaml.safe_load(

@@ -14,6 +14,7 @@ from importlib.metadata import version
 from importlib.util import find_spec
 from itertools import product
 
+from docs.making.llama_factory import builder_of
 from estimator.errors import InputError
 from estimator.programs.program import Program
 from estimator.programs.trainer_calls import TEACHER, Key
@@ -21,7 +22,6 @@ from estimator.programs.trainer_programs import folder, written
 from estimator.recorder.trainer_family import record_family
 from estimator.steps.trainers import DIVERGENCES, has_fused_head
 from estimator.steps.trainers import TRAINERS as STEPS
-from docs.making.llama_factory import builder_of
 
 DPO = (
     "sigmoid", "hinge", "ipo", "exo_pair", "nca_pair", "robust", "bco_pair", "sppo_hard", "aot", "aot_unpaired",

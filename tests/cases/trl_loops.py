@@ -384,9 +384,9 @@ def measured(config: Mapping[str, Any], plan: Mapping[str, Any], folder: Path) -
     """The parameters, the reference's, the optimizer's states and the peak above what there was, in bytes."""
     import torch
 
+    from docs.making.llama_factory import builder_of
     from estimator.operators import THREADS
     from estimator.witnesses.measure import peak_of, without_matmul_scratch
-    from docs.making.llama_factory import builder_of
 
     torch.set_num_threads(THREADS)
     given = {"autocast": "bfloat16", "checkpointing": "layer", "dtype": "float32", **plan}
