@@ -64,6 +64,13 @@ class Source(Protocol):
         return False
 
     @property
+    def position_axes(self) -> tuple[int, ...]:
+        """The axes of ``generate``'s position ids before [rows, tokens]: (4,) where those of text stand beside those in
+        time, height and width.
+        """
+        return ()
+
+    @property
     def tp_plan(self) -> Mapping[str, str]:
         """How transformers splits the model's weights: styles by the names of modules and parameters (``split.py``)."""
         return {}

@@ -159,6 +159,10 @@ class Shipped(Source):
     def caches_in_checkpoints(self) -> bool:
         return bool(self.families[0].recorded.get("caches_in_checkpoints", False))
 
+    @property
+    def position_axes(self) -> tuple[int, ...]:
+        return tuple(self.families[0].recorded.get("position_axes", ()))
+
     def media(self, asked: Media, dtype: str) -> Given:
         if (images := self.families[0].recorded.get("images")) is not None:
             return self._images(images, asked, dtype)

@@ -33,6 +33,13 @@ def taken(model: Any) -> frozenset[str]:
     return frozenset(INPUTS) & set(inspect.signature(model.forward).parameters)
 
 
+def position_axes(model: Any) -> tuple[int, ...]:
+    """The axes of position ids before [rows, tokens], of a batch of text alone."""
+    ids = torch.empty((2, 3), dtype=torch.int64, device="meta")
+    make = getattr(model, "_prepare_position_ids_for_generation", None)  # releases before 5 have none
+    return () if make is None else tuple(make(ids, {"input_ids": ids}).shape[:-2])
+
+
 def encoded(model: Any, given: Mapping[str, torch.Tensor], beams: int) -> dict[str, Any]:
     """What ``generate`` makes of a batch before its first forward pass: positions of a decoder's own prompt, what the
     encoder or the tower gives, and rows for each beam. Returns what it hands to each pass, the tokens among it.

@@ -254,6 +254,14 @@ class HuggingFaceModel(Source):
         return "_gradient_checkpointing_func(" in source and "use_cache = False" not in source
 
     @cached_property
+    def position_axes(self) -> tuple[int, ...]:
+        """The axes of ``generate``'s position ids before [rows, tokens]."""
+        model = self._base(self._model("bfloat16"))
+        if self.head != CAUSAL or "position_ids" not in generate_cache.taken(model):
+            return ()
+        return generate_cache.position_axes(model)
+
+    @cached_property
     def attention_checkpoints(self) -> bool:
         """Whether attention itself asks whether checkpoints are on, as T5's does."""
         return any(
@@ -493,9 +501,10 @@ class HuggingFaceModel(Source):
         cached = step.cached
         assert cached is not None
         if self.head == CAUSAL:
-            kept = {"input_ids": torch.empty((rows, cached.past + seq), dtype=torch.int64, device="meta")}
+            ids = torch.empty((rows, cached.past + seq), dtype=torch.int64, device="meta")
+            kept = {"input_ids": ids}
             if "position_ids" in generate_cache.taken(self._base(model)):
-                kept["position_ids"] = torch.empty_like(kept["input_ids"])
+                kept["position_ids"] = ids.new_empty((*self.position_axes, *ids.shape))
             return kept, {}
         batch = rows // cached.beams
         if self._encoded[0] != _asked_of_encoder(step, batch, seq):
@@ -559,7 +568,7 @@ class HuggingFaceModel(Source):
             inputs["attention_mask"] = torch.empty_like(ids)
         if setting.packing or generates:
             if "position_ids" in taken:
-                inputs["position_ids"] = torch.empty_like(ids)
+                inputs["position_ids"] = ids.new_empty((*(self.position_axes if generates else ()), *ids.shape))
             elif setting.packing:
                 raise InputError(f"{self.where}: the class takes no position_ids")
         options: dict[str, Any] = {"use_cache": False} if takes_cache(self.head, model) else {}

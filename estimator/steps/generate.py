@@ -127,6 +127,9 @@ class Call:
             self.loop = BeamSearch(ledger, rows, whole(vocab), beams, whole(self.seq), new)
         self.positions: Tensor | None = None
         """Position ids of all tokens so far."""
+        self.axes = model.causal_lm.c.source.position_axes
+        self.deltas: Tensor | None = None
+        """``rope_deltas``, which the model keeps where positions have further axes."""
         self.prompt_mask: Tensor | None = None
         self.first_mask: Tensor | None = None
         """That of all rows, which is held by generate's own arguments."""
@@ -146,6 +149,7 @@ class Call:
         """Note in the log, if one is kept, what this pass has from the one before, or leaves to the next one."""
         if (events := self.ledger.events) is not None:
             loop = {"prompts": self.prompts, "first_positions": self.first_positions, "positions": self.positions}
+            loop |= {"deltas": self.deltas}
             masks = {"prompt_mask": self.prompt_mask, "first_mask": self.first_mask, "mask": self.mask}
             held = {**loop, **masks, **self.loop.names, **self._inputs()}
             alike = {tensor.storage.event: name for name, tensor in held.items() if tensor is not None}
@@ -208,7 +212,8 @@ class Call:
         return self.ledger.empty((rows, tokens), "int64")
 
     def _positions(self, tokens: Size) -> Tensor | None:
-        return self.ids(self.rows, tokens)
+        """Position ids [..., rows, tokens]."""
+        return self.ledger.empty((*self.axes, self.rows, tokens), "int64")
 
     def _lengthen(self, tokens: Size) -> None:
         """``_update_model_kwargs_for_generation``: positions and mask of so many tokens."""
@@ -224,8 +229,15 @@ class Call:
         numbers = self.ids(self.inputs.batch, self.seq)
         del sums
         where = self.ledger.empty((self.inputs.batch, self.seq), "bool")
-        positions = self._positions(self.seq)
+        if not self.axes:
+            positions = self._positions(self.seq)
+            del where, numbers
+            return positions
+        text = self.ids(self.inputs.batch, self.seq)
         del where, numbers
+        self.deltas = self.ids(self.inputs.batch, 1)
+        positions = self._positions(self.seq)
+        del text
         return positions
 
     def _choose(self, outputs: list[Tensor], tokens: Size) -> None:
@@ -421,7 +433,7 @@ class CachedCall(Call):
         past, cache = cached.past, self.cache
         assert isinstance(cache, DynamicCache)
         ids = self.ids(self.rows, seq)
-        positions = self.positions if not past else self.ids(self.rows, seq)
+        positions = self.positions if not past else self._positions(seq)
         assert positions is not None
         keys = {False: cache.keys(None, past, seq, self.tokens)}
         if self.window is not None:

@@ -118,6 +118,23 @@ def test_recorded_models(family: str, call: str, tmp_path: Path) -> None:
     assert_call({**CLASSES[family], "model_type": family}, RECORDED[call], tmp_path)
 
 
+SECTIONS = {"program of the package": (512, [16, 24, 24]), "recording": (128, [4, 6, 6])}
+
+
+@pytest.mark.share(2)
+@pytest.mark.extra("trace")
+@pytest.mark.parametrize("which", SECTIONS)
+def test_positions_in_time_height_and_width(which: str, tmp_path: Path) -> None:
+    """Witness: measurement. Qwen2-VL's ``generate`` makes four position ids of a token, also of text alone."""
+    hidden, sections = SECTIONS[which]
+    config = {
+        "model_type": "qwen2_vl_text", "vocab_size": 500, "hidden_size": hidden, "intermediate_size": 7 * hidden // 4,
+        "num_hidden_layers": 5, "num_attention_heads": 4, "num_key_value_heads": 2, "tie_word_embeddings": True,
+        "rope_parameters": {"rope_type": "default", "mrope_section": sections},
+    }  # fmt: skip
+    assert_call(config, {"seq": 12, "generate": {"max_new_tokens": 4}}, tmp_path)
+
+
 LONG_ROPE = {"rope_type": "longrope", "short_factor": [1.0] * 6, "long_factor": [1.5] * 6}
 
 

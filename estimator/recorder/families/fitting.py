@@ -103,6 +103,7 @@ def _fitted(found: Structure, lists: Mapping[str, Any], defaults: Mapping[str, A
             "default_attention": found.attention,
             **({} if live.supports_checkpointing else {"checkpointing": False}),
             **({"caches_in_checkpoints": True} if live.caches_in_checkpoints else {}),
+            **({"position_axes": list(live.position_axes)} if live.position_axes else {}),
             **({"every_kind": True} if every_kind else {}),
         },
         tp_plan=live.tp_plan,
