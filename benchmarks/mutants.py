@@ -40,7 +40,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 ROWS = ("witnesses/test_measured_steps.py",)
 """Where a new method or base gets a row, not a test (``tests/README.md``)."""
-COMMANDS = ("show/test_compare_snapshot.py", "show/test_explain.py", "show/test_inverse_commands.py")
+COMMANDS = ("show/test_explain.py", "show/test_inverse_commands.py")
 """What asks an answer by its command, and holds the answer, too."""
 ALSO = {"ledger": ("operators",), "methods": ROWS, "bases": ROWS, "answers": COMMANDS}
 """Tests elsewhere that hold a folder's rules, too."""

@@ -1,4 +1,4 @@
-"""How recorded and predicted allocations are paired; ``show/test_compare_snapshot.py`` has whole snapshots."""
+"""How recorded and predicted allocations are paired; ``test_compare_snapshot.py`` has whole snapshots."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Totals of a part of a recorded trace. ``show/test_compare_snapshot.py`` asks about whole snapshots."""
+"""Totals of a part of a recorded trace. ``test_compare_snapshot.py`` asks about whole snapshots."""
 
 from __future__ import annotations
 
