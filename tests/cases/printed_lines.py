@@ -208,7 +208,6 @@ SHOWN = (
     "record other",
     "completion bash",
     "completion nonsense",
-    "measure tiny --seq 9",
     "advise tiny --seq 64 --budget 1MiB --optimizer sgd",
     "max-batch tiny --seq 2000 --budget 600MiB --runtime torch-cuda",
     "smallest-device tiny --method lora --seq 512",
@@ -216,7 +215,6 @@ SHOWN = (
     "check axolotl.yaml --no-run",
     "advise smollm2-135m --seq 1024 --budget 1GiB --method lora",
     "compare-snapshot two_steps.pickle tiny --method lora --seq 48 --runtime torch-cuda",
-    "validate tiny",
 )  # fmt: skip
 """What is asked for its words alone: help, short forms, code, lists, what is refused, and what takes longest."""
 GROUPS = {"questions": ASKED, "words": SHOWN, "objects": tuple(f"{line} --json" for line in ASKED)}

@@ -91,7 +91,7 @@ def _estimate(plan: dict[str, Any], whole: bool = False) -> dict[str, Any]:
     if not whole:
         return found
     said = {**result.to_dict(), "moments": dict(result.moments), "total_parameters": result.total_parameters}
-    rest = json.dumps(dict(_leaves(said)), sort_keys=True)
+    rest = json.dumps(dict(_leaves(said, numbers=True)), sort_keys=True)
     return {**found, **_events(plan), "rest": hashlib.sha256(rest.encode()).hexdigest()[:12]}
 
 
@@ -172,20 +172,22 @@ NUMBER = re.compile(r"(?<![\w/.-])\d[\d,.]*")
 """A number in a sentence; not one within a name or a path."""
 
 
-def _leaves(value: Any, path: str = "") -> Iterator[tuple[str, Any]]:
-    """The numbers and words of a printed answer by their places. Of sentences there are the numbers in them."""
+def _leaves(value: Any, path: str = "", numbers: bool = False) -> Iterator[tuple[str, Any]]:
+    """The numbers and words of a printed answer by their places. Of sentences there is how many they are, and the
+    ``numbers`` in them.
+    """
     if isinstance(value, dict):
         for key, one in value.items():
             if key not in SAID:
-                yield from _leaves(one, f"{path}.{key}".lstrip("."))
+                yield from _leaves(one, f"{path}.{key}".lstrip("."), numbers)
     elif isinstance(value, list) and not (value and all(isinstance(one, str) for one in value)):
         for number, one in enumerate(value):
-            yield from _leaves(one, f"{path}.{number}")
-    elif isinstance(value, list):
-        yield path, len(value)
-        yield f"{path}, numbers", " ".join(NUMBER.findall(" ".join(value)))
-    elif isinstance(value, str) and " " in value:
-        yield f"{path}, numbers", " ".join(NUMBER.findall(value))
+            yield from _leaves(one, f"{path}.{number}", numbers)
+    elif isinstance(value, list) or (isinstance(value, str) and " " in value):
+        if isinstance(value, list):
+            yield path, len(value)
+        if numbers:
+            yield f"{path}, numbers", " ".join(NUMBER.findall(" ".join([value] if isinstance(value, str) else value)))
     elif value is not None:
         yield path, value
 

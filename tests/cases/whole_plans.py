@@ -246,7 +246,7 @@ def _spec(name: str, reads: bool) -> Parts:
 
 _OF_SPECS = sorted(
     name for name, one in vars(ModelSpec).items()
-    if isinstance(one, (property, cached_property)) and name not in ("config",)
+    if isinstance(one, (property, cached_property)) and name != "config" and not name.startswith("_")
 )  # fmt: skip
 
 
