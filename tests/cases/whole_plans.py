@@ -181,7 +181,7 @@ NAMES = (
     "Qwen/Qwen2.5-7B-Instruct-AWQ",
     "TheBloke/Mistral-7B-v0.1-GPTQ", "unsloth/Llama-3.2-1B", "someone/Llama-3.2-1B", "meta-llama/Llama-3.2-1B",
     "llama3.2-1b", "Llama-3.2-1B",
-    "bartowski/Llama-3.2-1B-GGUF", "no/such-model", "../x", "a/b/c", "llama", "qwen", "", "x.gguf", "gpt-5",
+    "bartowski/Llama-3.2-1B-GGUF", "../x", "a/b/c", "llama", "qwen", "", "x.gguf", "gpt-5",
     "Qwen/Qwen3-0.6B-FP8",
 )  # fmt: skip
 QUANTISED: tuple[dict[str, Any], ...] = (

@@ -316,7 +316,7 @@ def test_wrong_input_is_one_line(options: list[str], line: str, capsys: pytest.C
     assert error.count("\n") == 1
 
 
-@pytest.mark.share(3)
+@pytest.mark.share(4)
 def test_lists_belong_to_pages(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["export", "smollm2-135m", "--methods", "lora", "--to", "c"]) == 2
     assert "--methods belongs to --to html" in capsys.readouterr().err

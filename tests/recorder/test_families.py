@@ -42,7 +42,7 @@ def recorded(request: pytest.FixtureRequest) -> tuple[Family, dict[str, Any]]:
     return read(written(family), "family.json"), raw
 
 
-@pytest.mark.share(3)
+@pytest.mark.share(8)
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
 def test_a_program_from_a_file_is_the_module_s(recorded: tuple[Family, dict[str, Any]], dtype: str) -> None:
     family, raw = recorded
@@ -130,7 +130,7 @@ def test_another_structure_and_another_step_are_refused(recorded: tuple[Family, 
         shipped.at(Step(family=raw["model_type"], dtype="bfloat16", attention="eager"), 3, 17)
 
 
-@pytest.mark.share(2)
+@pytest.mark.share(4)
 def test_a_window_makes_two_programs() -> None:
     raw = {**SMALL, "model_type": "mistral", "num_key_value_heads": 2, "intermediate_size": 160, "sliding_window": 16}
     families = [record_family(raw, Case(beyond_window=beyond)) for beyond in (False, True)]
