@@ -232,5 +232,5 @@ def _times_weight(grad: Tensor, shape: Shape) -> Tensor:
     """``grad.matmul(weight)``: [..., n_out] -> [..., n_in]."""
     grad.ledger.multiply(*grad.shape, shape[1])
     out = grad.ledger.empty((*grad.shape[:-1], shape[1]), grad.dtype)
-    ops.launch_cublas(grad)
+    ops.launch_product(grad)
     return out

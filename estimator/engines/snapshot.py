@@ -37,6 +37,7 @@ def loaded(name: str) -> Origin:
     return Origin("load", module or name, own if module else "")
 
 
+@lru_cache(maxsize=200_000)
 def operator_of(origin: Origin) -> str:
     """The operator that allocates: in backward the name of autograd's node, elsewhere that of its operator in aten."""
     node = re.fullmatch(_AUTOGRAD_NAME, origin.operator)

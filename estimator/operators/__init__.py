@@ -38,7 +38,7 @@ from .layout import Grads, empty_like, strides_of, view_of
 from .losses import cross_entropy, mse_loss, nll_loss
 from .norms import layer_norm, log_softmax, rms_norm, softmax, softmax_backward
 from .products import (
-    addmm, baddbmm, bmm, einsum, fft, fft_ifft2, grouped_mm, kron, launch_cublas, linalg_qr, linalg_solve,
+    addmm, baddbmm, bmm, einsum, fft, fft_ifft2, grouped_mm, kron, launch_product, linalg_qr, linalg_solve,
     linalg_solve_triangular, linear, matmul, mm,
 )
 from .reductions import amax, cumsum, histc, linalg_vector_norm, logsumexp, mean, std, sum, var

@@ -84,7 +84,7 @@ def linear(x: Tensor, weight: Tensor, bias: Tensor | None = None) -> Tensor:
 
     def make() -> Tensor:
         out = _product_of(x, shape2, flat.shape[1])
-        launch_cublas(flat, weight)
+        launch_product(flat, weight)
         return out
 
     out = record(name, make, (bias, flat, weight), saved, _linear_backward)
@@ -110,7 +110,7 @@ def _linear_backward(call: Call) -> Grads:
     if call.needs[2]:
         grad_weight = call.ledger.empty((grad.shape[1], call.saved[1].shape[1]), grad.dtype)
         call.ledger.multiply(*grad.shape, call.saved[1].shape[1])
-        launch_cublas(grad, call.saved[1])
+        launch_product(grad, call.saved[1])
         grad_weight.is_view = True  # t() of the product's result, so no gradient is added to it in place
     if not needs_bias:
         grad_flat = _flat_gradient(call)
@@ -122,7 +122,7 @@ def _flat_gradient(call: Call) -> Tensor | None:
         return None
     call.ledger.multiply(*call.grad.shape, call.saved[0].shape[0])
     out = call.ledger.empty((call.grad.shape[0], call.saved[0].shape[0]), call.grad.dtype)
-    launch_cublas(call.grad, call.saved[0])
+    launch_product(call.grad, call.saved[0])
     return out
 
 
@@ -140,7 +140,7 @@ def mm(a: Tensor, mat2: Tensor) -> Tensor:
 def _multiplied(a: Tensor, b: Tensor) -> Tensor:
     """Allocate the product of two matrices."""
     out = _product_of(a, (a.shape[0], b.shape[1]), a.shape[1])
-    launch_cublas(a, b)
+    launch_product(a, b)
     return out
 
 
@@ -163,7 +163,7 @@ def _mm_mat1_grad(grad: Tensor, b: Tensor, transposed: bool) -> Tensor:
     """The first factor's gradient. A transposed factor's is a transposed product, so a view."""
     out = _product((grad.shape[0], b.shape[0]), grad, transposed)
     grad.ledger.multiply(*grad.shape, b.shape[0])
-    launch_cublas(grad, b)
+    launch_product(grad, b)
     return out
 
 
@@ -171,7 +171,7 @@ def _mm_mat2_grad(grad: Tensor, a: Tensor, transposed: bool) -> Tensor:
     """The second factor's gradient, likewise."""
     out = _product((a.shape[1], grad.shape[1]), grad, transposed)
     grad.ledger.multiply(*grad.shape, a.shape[1])
-    launch_cublas(a, grad)
+    launch_product(a, grad)
     return out
 
 
@@ -363,24 +363,26 @@ def _batched_product(a: Tensor, b: Tensor) -> Tensor:
     shape = (*a.shape[:2], b.shape[2])
     a.ledger.multiply(*shape, a.shape[2])
     out = a.ledger.empty(shape, a.dtype)
-    launch_cublas(a, b)
+    launch_product(a, b)
     if a.ledger.device.onednn_bfloat16 and (copies := _packed_bytes(a) + _packed_bytes(b)):
         a.ledger.transient(copies)
     return out
 
 
-def launch_cublas(*operands: Tensor) -> None:
-    """What a matrix product on a GPU allocates after its result.
+def launch_product(*operands: Tensor) -> None:
+    """What a matrix product allocates after its result.
 
     Operands that are neither row- nor column-major in their last two dimensions are cloned (``cuBlasCommonArgs.h:
-    prepare_matrix_for_cublas``, ``Blas.cpp: prepare_batch_matrix_for_cublas``). cuBLAS gets its workspace in the first
-    product of each thread; the log notes where.
+    prepare_matrix_for_cublas``, ``Blas.cpp: prepare_batch_matrix_for_cublas``), on a CPU those of one product
+    (``LinearAlgebra.cpp: addmm_impl_cpu_``). cuBLAS gets its workspace in the first product of each thread; the log
+    notes where.
     """
     ledger = operands[0].ledger
-    if not ledger.device.uses_cublas:
+    on_gpu = ledger.device.uses_cublas
+    if not on_gpu and len(operands[0].shape) > 2:
         return
     clones = [ledger.empty(x.shape, x.dtype) for x in operands if not _row_or_column_major(x)]
-    if ledger.events is not None:
+    if on_gpu and ledger.events is not None:
         thread = "backward" if ledger.phase in ("backward", "recomputation") else "main"
         ledger.events.products.setdefault(thread, len(ledger.events.order))
     del clones

@@ -107,12 +107,14 @@ def _events(plan: dict[str, Any]) -> dict[str, Any]:
     except estimator.InputError:
         return {}
     counts, sums, all_of_them = Counter[str](), Counter[str](), hashlib.sha256()
+    said: dict[int, str] = {}  # of the frames, by which of them they are: most are at many events
     for one in snapshot.trace:
-        names = [frame["name"] for frame in one["frames"]]
-        all_of_them.update(repr((one["action"], one.get("addr"), one["size"], one["category"], names)).encode())
-        if one["action"] == "alloc":
-            counts[names[-1]] += 1
-            sums[names[-1]] += one["size"]
+        action, nbytes, frames = one["action"], one["size"], one["frames"]
+        where = said.get(id(frames)) or said.setdefault(id(frames), str([frame["name"] for frame in frames]))
+        all_of_them.update(f"({action!r}, {one.get('addr')}, {nbytes}, {one['category']!r}, {where})".encode())
+        if action == "alloc":
+            counts[frames[-1]["name"]] += 1
+            sums[frames[-1]["name"]] += nbytes
     found = {f"allocations of {part}": f"{count}, {sums[part]} bytes" for part, count in counts.items()}
     return {**found, "events": all_of_them.hexdigest()[:12]}
 

@@ -32,25 +32,37 @@ class Each(list[Any]):
 
 def said(value: Any) -> str:
     """A value in words that are the same in every process: no address, sets in order, classes and functions by name."""
-    if isinstance(value, BaseModel):
-        return f"{type(value).__name__}{said({key: getattr(value, key) for key in sorted(value.model_fields_set)})}"
-    if is_dataclass(value) and not isinstance(value, type):
-        own = (f"{one.name}={said(getattr(value, one.name))}" for one in fields(value) if one.compare)
-        return f"{type(value).__name__}({', '.join(own)})"
-    if isinstance(value, tuple) and hasattr(value, "_fields"):
-        own = (f"{name}={said(one)}" for name, one in zip(value._fields, value, strict=True))
-        return f"{type(value).__name__}({', '.join(own)})"
-    if isinstance(value, Mapping):
-        return "{" + ", ".join(f"{said(key)}: {said(one)}" for key, one in value.items()) + "}"
-    if isinstance(value, Set):
-        return "{" + ", ".join(sorted(map(said, value))) + "}"
-    if isinstance(value, (list, tuple)):
-        return "[" + ", ".join(map(said, value)) + "]"
-    if isinstance(value, partial):
-        return f"{said(value.func)}{said(value.args)}{said(value.keywords)}"
-    if isinstance(value, type) or callable(value):
+    return _way(type(value))(value)
+
+
+@cache
+def _way(kind: type) -> Callable[[Any], str]:
+    """How values of a type are put into words. An answer has millions of values, of few types."""
+    name = kind.__name__
+    if kind in (int, bool, type(None)):
+        return str
+    if issubclass(kind, BaseModel):
+        return lambda value: f"{name}{said({key: getattr(value, key) for key in sorted(value.model_fields_set)})}"
+    if is_dataclass(kind) or (issubclass(kind, tuple) and hasattr(kind, "_fields")):
+        names = [one.name for one in fields(kind) if one.compare] if is_dataclass(kind) else kind._fields
+        return lambda value: f"{name}({', '.join([f'{one}={said(getattr(value, one))}' for one in names])})"
+    if issubclass(kind, Mapping):
+        return lambda value: "{" + ", ".join([f"{said(key)}: {said(one)}" for key, one in value.items()]) + "}"
+    if issubclass(kind, Set):
+        return lambda value: "{" + ", ".join(sorted(map(said, value))) + "}"
+    if issubclass(kind, (list, tuple)):
+        return lambda value: "[" + ", ".join(map(said, value)) + "]"
+    if issubclass(kind, partial):
+        return lambda value: f"{said(value.func)}{said(value.args)}{said(value.keywords)}"
+    if issubclass(kind, float):
+        return lambda value: f"{value:.9g}"
+    return _word
+
+
+def _word(value: Any) -> str:
+    if callable(value):
         return str(getattr(value, "__qualname__", type(value).__qualname__))
-    found = f"{value:.9g}" if isinstance(value, float) else str(value)
+    found = str(value)
     return type(value).__qualname__ if " object at 0x" in found else " ".join(found.split("\n"))
 
 

@@ -105,6 +105,25 @@ def test_linear_of_a_vector(given: Cases) -> None:
     agree(ops.linear, functional.linear, *given[:2])
 
 
+@varied([((1, 40), (40, 24)), ((7, 1), (40, 24)), ((1, 1), (40, 24))], PAIRS)
+def test_mm_of_an_expanded_factor(given: Cases) -> None:
+    """Neither row- nor column-major, so it is copied; one expanded along its rows alone has rows at no distance."""
+    agree(lambda a, b: ops.mm(ops.expand(a, (7, 40)), b), lambda a, b: a.expand(7, 40).mm(b), *given)
+    agree(
+        lambda a, b: ops.mm(ops.transpose(b, 0, 1), ops.transpose(ops.expand(a, (7, 40)), 0, 1)),
+        lambda a, b: b.t().mm(a.expand(7, 40).t()),
+        *given,
+    )
+
+
+@varied([((7, 40), (24, 40)), ((40,), (24, 40)), ((1, 7, 40), (24, 40))], PAIRS, swaps=[None, None])
+def test_linear_whose_gradient_is_expanded(given: Cases) -> None:
+    """The gradient of a sum is one number, expanded."""
+    agree(
+        lambda x, weight: ops.sum(ops.linear(x, weight)), lambda x, weight: functional.linear(x, weight).sum(), *given
+    )
+
+
 @pytest.mark.parametrize("beta", [1, 0.5])
 @pytest.mark.parametrize("alpha", [1, 0.5])
 @varied(

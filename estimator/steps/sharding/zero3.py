@@ -25,7 +25,7 @@ from ...errors import InputError
 from ...ledger import ITEMSIZE, Call, Ledger, Storage, Tensor, product, record, whole
 from ...ledger.graph import Beside
 from ...methods.lora import LoraLinear
-from ...operators.products import launch_cublas
+from ...operators.products import launch_product
 from ...operators.table import Kept, saves
 from ...programs import Sharding
 from ...programs.modules import Embedding, Linear, Module
@@ -583,11 +583,11 @@ def _linear_backward(call: Call) -> tuple[Tensor | None, ...]:
     if call.needs[0]:
         ledger.multiply(rows, *weight.shape)
         of_input = ledger.empty(x.shape, grad.dtype)
-        launch_cublas(grad, weight)
+        launch_product(grad, weight)
     if call.needs[1]:
         ledger.multiply(rows, *weight.shape)
         of_weight = ledger.empty(weight.shape, grad.dtype)
-        launch_cublas(grad, x)
+        launch_product(grad, x)
     if call.needs[2]:
         of_bias = ops.sum(grad, tuple(range(len(grad.shape) - 1)))
     return of_input, of_weight, of_bias
