@@ -54,6 +54,7 @@ def process(model: str, **keys: Any) -> int:
     return estimate(model=model, **{**KEYS, **keys}).bytes["process"]
 
 
+@pytest.mark.share(3)
 def test_nothing_to_change(plain: Advice) -> None:
     assert plain.fits
     assert plain.steps == ()
@@ -64,6 +65,7 @@ def smallest_exact(advice: Advice) -> int:
     return min(one.bytes for one in advice.candidates if one.lost == (0, 0))
 
 
+@pytest.mark.share(3)
 def test_exact_changes_first(model: str, plain: Advice) -> None:
     budget = (plain.base.bytes + smallest_exact(plain)) // 2
     (advice,) = advise({"model": model, **KEYS, "budget": f"{budget}B"})
@@ -74,7 +76,7 @@ def test_exact_changes_first(model: str, plain: Advice) -> None:
     assert estimate(advice.best.plan).bytes["process"] == advice.best.bytes
 
 
-@pytest.mark.share(2)
+@pytest.mark.share(6)
 def test_gains_add_up(model: str, plain: Advice) -> None:
     (advice,) = advise({"model": model, **KEYS, "budget": f"{smallest_exact(plain)}B"}, margin=Margin(nbytes=0))
     assert advice.steps
@@ -82,7 +84,7 @@ def test_gains_add_up(model: str, plain: Advice) -> None:
     assert advice.steps[-1].extra_compute == pytest.approx(advice.extra_compute(advice.best))
 
 
-@pytest.mark.share(2)
+@pytest.mark.share(6)
 def test_fidelity_is_given_up_only_where_it_must_be(model: str, plain: Advice) -> None:
     least = smallest_exact(plain)
     (advice,) = advise({"model": model, **KEYS, "budget": f"{least - MIB}B"})
@@ -90,7 +92,7 @@ def test_fidelity_is_given_up_only_where_it_must_be(model: str, plain: Advice) -
     assert any(step.fidelity != FIDELITY[0] for step in advice.steps)
 
 
-@pytest.mark.share(12)
+@pytest.mark.share(24)
 @pytest.mark.parametrize(
     ("keys", "share"),
     [
@@ -133,7 +135,7 @@ def test_front(plain: Advice) -> None:
         assert any(f.bytes <= one.bytes and f.work <= one.work for f in front)
 
 
-@pytest.mark.share(2)
+@pytest.mark.share(6)
 def test_recomputation_is_counted(plain: Advice) -> None:
     """Witness: arithmetic. Checkpointing every layer runs every layer's forward again."""
     plan = plain.base.plan
@@ -154,13 +156,14 @@ def test_a_quantised_base_multiplies_as_much(model: str) -> None:
     assert all(one.work >= advice.base.work for one in quantised)
 
 
-@pytest.mark.share(3)
+@pytest.mark.share(9)
 def test_nothing_fits(model: str) -> None:
     (advice,) = advise({"model": model, **KEYS, "budget": "10MiB"})
     assert not advice.fits
     assert advice.best.bytes == min(one.bytes for one in advice.candidates)
 
 
+@pytest.mark.share(3)
 def test_any_method(model: str) -> None:
     keys = {"model": model, **KEYS, "method": "any", "budget": f"{process(model) - 30 * MIB}B"}
     found = advise(keys, made=lambda change: change if "checkpointing" in change else None)
@@ -168,7 +171,7 @@ def test_any_method(model: str) -> None:
     assert [one.fits for one in found] == sorted((one.fits for one in found), reverse=True)
 
 
-@pytest.mark.share(2)
+@pytest.mark.share(6)
 def test_command(model: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     figure = tmp_path / "front.png"
     options = ["--dtype", "float32", "--batch", "2", "--seq", "512"]
@@ -274,7 +277,7 @@ def test_resting_on_the_host_is_tried_before_more_cards() -> None:
     assert _on_host(parse_plan({"model": "llama-3.2-1b"})) == []
 
 
-@pytest.mark.share(2)
+@pytest.mark.share(6)
 def test_advice_says_how_much_rests_on_the_host() -> None:
     """Nothing else fits in the budget; the host's bytes are those of the advised plan."""
     keys = {"model": "smollm2-135m", "dtype": "float32", "seq": 8, "runtime": "torch-cuda", "budget": "1.3GiB"}

@@ -76,6 +76,7 @@ REAL: list[dict[str, Any]] = [
 ]
 
 
+@pytest.mark.share(3)
 @pytest.mark.extra("trace")
 @pytest.mark.parametrize("keys", REAL, ids=str)
 def test_a_real_step_is_equal(keys: dict[str, Any], compared: Compared, tmp_path: Path) -> None:
@@ -107,6 +108,7 @@ def test_a_real_step_has_what_the_rules_make(compared: Compared, tmp_path: Path)
     assert record["equal_sizes"] > 0.8 * record["predicted"]["allocations"]
 
 
+@pytest.mark.share(3)
 @pytest.mark.consistency
 def test_the_prediction_is_equal_to_itself(predicted: Any, compared: Compared) -> None:
     """With all totals of its step; of the first and the second the later is taken."""
@@ -145,7 +147,7 @@ def freed_later(trace: list[Any], at: int) -> None:
     del trace[end]
 
 
-@pytest.mark.share(3)
+@pytest.mark.share(9)
 @pytest.mark.parametrize(
     ("edit", "kind"),
     [(more, "recorded only"), (other_size, "size"), (less, "predicted only"), (freed_later, "freed later")],
@@ -179,6 +181,7 @@ def test_an_edit_is_named(edit: Any, kind: str, position: int, predicted: Any, c
         assert first["recorded"]["bytes"] == 4321
 
 
+@pytest.mark.share(3)
 def test_the_difference_in_words(
     plan: list[str], predicted: Any, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

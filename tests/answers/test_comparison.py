@@ -117,7 +117,7 @@ def test_usual_lengths_are_those_that_the_model_takes(keys: dict[str, Any], leng
     assert usual_lengths(keys) == lengths
 
 
-@pytest.mark.share(3)
+@pytest.mark.share(9)
 def test_each_device_is_asked_itself():
     """Witness: the estimate on that device. A T4 runs the math kernel where an RTX 4090 runs flash, a Mac a CPU's."""
     first = json.loads(output(*TWO, "rtx-4090,t4,apple-64gb"))
@@ -155,7 +155,7 @@ def test_a_comparison_is_of_training_in_pytorch(arguments):
     assert "a comparison of training steps does not go with runtime: llama.cpp" in refusal("compare", MODEL, *arguments)
 
 
-@pytest.mark.share(8)
+@pytest.mark.share(16)
 def test_all_methods_are_those_of_the_device():
     """Checkpoints on the host go with a GPU alone."""
     command = ["compare", MODEL, "--methods", "all", "--seqs", "64", "--at", "64", "--checkpointing", "offloaded"]

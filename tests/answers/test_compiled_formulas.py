@@ -14,7 +14,7 @@ from tests.helpers.formulas import assert_formulas
 CASES = {f"{subject}-{case.name}": case for subject, table in FORMULAS.items() for case in table}
 
 
-@pytest.mark.share(8)
+@pytest.mark.share(16)
 @pytest.mark.consistency
 @pytest.mark.parametrize("case", CASES.values(), ids=CASES)
 def test_formulas_give_the_bytes_of_an_estimate(case: Formulas, tmp_path: Path) -> None:

@@ -84,7 +84,7 @@ def check(explanation: Explanation) -> None:
         assert row.module
 
 
-@pytest.mark.share(8)
+@pytest.mark.share(16)
 @pytest.mark.consistency
 @pytest.mark.parametrize("keys", PLANS.values(), ids=PLANS)
 def test_rows_add_up(keys: dict[str, Any]) -> None:
@@ -99,7 +99,7 @@ def test_what_backward_recomputes_is_in_no_row() -> None:
     assert (one.parts, one.saved) == (two.parts, two.saved)
 
 
-@pytest.mark.share(8)
+@pytest.mark.share(16)
 @pytest.mark.consistency
 @pytest.mark.parametrize("part", range(4))
 def test_rows_of_small_models_add_up(part: int, tmp_path: Path) -> None:

@@ -156,7 +156,7 @@ def test_work_in_chunks(question: str, change: dict[str, Any], budget: int, part
         check(solution, keys)
 
 
-@pytest.mark.share(12)
+@pytest.mark.share(24)
 @pytest.mark.parametrize("question", OF_TEXT)
 @pytest.mark.parametrize("size", [0, 30, 300])
 def test_a_process_that_does_not_grow_evenly(
@@ -337,7 +337,7 @@ def test_no_limit(models: dict[str, str]) -> None:
             parse_plan({**keys, key: limit + 1})
 
 
-@pytest.mark.share(4)
+@pytest.mark.share(12)
 @pytest.mark.parametrize("name", RANKED)
 def test_every_method_with_a_rank(name: str, models: dict[str, str]) -> None:
     """Asks ``estimate``: a budget of rank 5's bytes is answered by 5, whatever the method calls its rank."""
@@ -408,6 +408,7 @@ def test_the_curve_goes_through_the_answer(models: dict[str, str]) -> None:
     assert 25 < len(points) < 40
 
 
+@pytest.mark.share(3)
 def test_no_step_far_beyond_the_answer_is_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where no formula says the live bytes, a step is run for each value that is tried. At 10^6 rows it may take
     minutes and gigabytes, as where a tower of images takes its images one by one.

@@ -192,7 +192,7 @@ def test_margins() -> None:
     assert smallest.without_margin is not None
 
 
-@pytest.mark.share(3)
+@pytest.mark.share(9)
 def test_catalogue_at_a_context() -> None:
     """Every model that was made for so long a context is there once; those that fit are within the budget."""
     fits = runs_at({"budget": "3GiB"}, 8192, ["q4_k_m"], [("f16", "f16")])

@@ -156,6 +156,7 @@ def some(examples: int) -> settings:
     return settings(max_examples=examples, deadline=None)
 
 
+@pytest.mark.share(3)
 @pytest.mark.consistency
 @some(15)
 @given(keys=plans(smallest=2), key=st.sampled_from(["batch", "seq"]), more=st.integers(1, 300))
@@ -171,6 +172,7 @@ def test_more_tokens_never_need_less(keys: dict[str, Any], key: str, more: int, 
         assert less[name] == need[name], name
 
 
+@pytest.mark.share(3)
 @pytest.mark.consistency
 @some(13)
 @given(keys=plans(method=loras()), more=st.integers(1, 300))
@@ -222,6 +224,7 @@ def cache() -> Iterator[batch.FormulaCache]:
         yield batch.FormulaCache()
 
 
+@pytest.mark.share(3)
 @pytest.mark.consistency
 @some(13)
 @given(keys=plans())
@@ -231,6 +234,7 @@ def test_batch_answers_equal_single_ones(keys: dict[str, Any], folder: Path, cac
     assert cache.estimate(plan).to_dict() == estimate(plan).to_dict()
 
 
+@pytest.mark.share(3)
 @pytest.mark.consistency
 @some(7)
 @given(
@@ -251,6 +255,7 @@ def test_formulas_are_shared_among_models(
         assert cache.estimate(plan).to_dict() == estimate(plan).to_dict()
 
 
+@pytest.mark.share(3)
 @pytest.mark.consistency
 @some(10)
 @given(keys=plans(), points=st.lists(st.tuples(st.integers(1, 12), st.integers(1, 900)), min_size=1, max_size=4))
@@ -284,6 +289,7 @@ def test_regimes_cover_every_point_once(keys: dict[str, Any], folder: Path) -> N
             assert holding == [regime_of(resolve(plan.model_copy(update={"batch": b, "seq": s})))]
 
 
+@pytest.mark.share(3)
 @pytest.mark.consistency
 @some(15)
 @given(keys=plans(method=loras() | ia3s))
@@ -335,6 +341,7 @@ def test_checkpointing_never_saves_more(keys: dict[str, Any], seq: int, folder: 
     assert dropped.bytes["resident"] == kept.bytes["resident"]
 
 
+@pytest.mark.share(3)
 @pytest.mark.consistency
 @some(10)
 @given(keys=plans(method=st.just({"name": "full"})), depth=st.integers(1, 12))

@@ -155,7 +155,7 @@ def test_a_library_that_is_not_there(monkeypatch: pytest.MonkeyPatch) -> None:
         estimator.estimate("smollm2-135m").to_frame("polars")
 
 
-@pytest.mark.share(2)
+@pytest.mark.share(6)
 def test_examples_in_docstrings() -> None:
     from estimator import questions
 

@@ -23,7 +23,7 @@ def answer() -> Cluster:
     return smallest_cluster(FULL, [*CARDS, "mi300x", "iphone-15"])
 
 
-@pytest.mark.share(2)
+@pytest.mark.share(6)
 def test_every_layout_is_that_of_estimate(answer: Cluster) -> None:
     """And its block of sharding is a plan's."""
     assert {one["device"] for one in answer.to_dict()["layouts"]} == set(CARDS)
@@ -35,7 +35,7 @@ def test_every_layout_is_that_of_estimate(answer: Cluster) -> None:
         assert result.fits
 
 
-@pytest.mark.share(3)
+@pytest.mark.share(9)
 def test_all_that_fits_is_there_in_order(answer: Cluster) -> None:
     """By cards, then by what a rank sends, then by a card's memory; what does not fit is not there."""
     worlds = {one.cards for one in answer.tried}
@@ -59,6 +59,7 @@ def test_all_that_fits_is_there_in_order(answer: Cluster) -> None:
     assert 1 not in {one.cards for one in answer.layouts}  # the smallest is a cluster indeed
 
 
+@pytest.mark.share(3)
 def test_what_is_not_tried_is_named(answer: Cluster) -> None:
     """Cards without rules by their name, and ways that every one of the devices' steps is refused."""
     assert ("mi300x",) in answer.left_out.values()
@@ -97,7 +98,7 @@ def test_what_fits_without_the_margin_alone_is_tight() -> None:
     assert {row["verdict"] for row in found.to_dict()["layouts"]} == {"tight"}
 
 
-@pytest.mark.share(3)
+@pytest.mark.share(9)
 def test_where_nothing_fits_the_nearest_is_named() -> None:
     found = smallest_cluster({"model": "llama-3.1-405b", "seq": 64}, ["raspberry-pi-5-8gb", "t4"], 2)
     assert found.verdict == "does not fit"

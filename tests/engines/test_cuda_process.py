@@ -117,7 +117,7 @@ def test_the_first_step_makes_the_workspaces() -> None:
     assert held[0] == held[1]
 
 
-@pytest.mark.share(4)
+@pytest.mark.share(12)
 @pytest.mark.parametrize("keys", SETTINGS, ids=lambda keys: ",".join(map(str, keys.values())) or "default")
 def test_the_log_has_the_ledgers_peak(keys: dict[str, Any]) -> None:
     """Witness: the ledger with layers counted. Every layer written out, replayed without rounding, is the same."""
@@ -294,6 +294,7 @@ def test_a_first_step_is_made_once(share: float | None, monkeypatch: pytest.Monk
     assert replay(resolved, batches, logs=logs) == free
 
 
+@pytest.mark.share(3)
 @settings(max_examples=4, deadline=None)
 @given(st.integers(1, 3), st.integers(2, 500), st.booleans(), st.sampled_from(["none", "layer"]))
 def test_any_process(batch: int, seq: int, expandable: bool, checkpointing: str) -> None:
@@ -345,7 +346,7 @@ def test_exit_status(device: str, status: int, capsys: pytest.CaptureFixture[str
     assert ("Fits in" if status == 0 else "Does not fit in") in capsys.readouterr().out
 
 
-@pytest.mark.share(2)
+@pytest.mark.share(6)
 def test_a_run_over_lengths(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A job dies of its longest batch: the answer is the maximum, and how likely the run meets what does not fit."""
     path = tmp_path / "lengths.jsonl"

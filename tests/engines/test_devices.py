@@ -179,7 +179,7 @@ def test_answers_on_an_assumed_limit_say_so() -> None:
     assert estimate({**keys, "device": "rtx-4090"}).assumptions == ()
 
 
-@pytest.mark.share(2)
+@pytest.mark.share(6)
 def test_commands_print_what_is_assumed(capsys: pytest.CaptureFixture[str]) -> None:
     """Asks the text and the objects of the commands that take a device."""
     plan = ["smollm2-135m", "--method", "lora", "--seq", "256", "--device", "galaxy-s24"]

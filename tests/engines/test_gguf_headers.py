@@ -127,6 +127,7 @@ def test_hostile_tensor_tables(whole: Path, tmp_path: Path) -> None:
             gguf_file.read(damaged(whole, tmp_path, at + offset, data))
 
 
+@pytest.mark.share(3)
 @pytest.mark.extra("engine")
 @settings(max_examples=25, deadline=None)
 @given(length=st.integers(0, 60_000))
@@ -138,6 +139,7 @@ def test_truncated_files(whole: Path, tmp_path_factory: pytest.TempPathFactory, 
         gguf_file.read(path)
 
 
+@pytest.mark.share(3)
 @pytest.mark.extra("engine")
 @settings(max_examples=20, deadline=None)
 @given(at=st.integers(0, 4_000), data=st.binary(min_size=1, max_size=9))
@@ -198,7 +200,7 @@ def test_a_large_vocabulary(tmp_path: Path) -> None:
     assert dict(found.metadata) == dict(header.metadata)
 
 
-@pytest.mark.share(3)
+@pytest.mark.share(9)
 @pytest.mark.parametrize("name", MODELS)
 def test_every_number_has_a_range(name: str, tmp_path: Path) -> None:
     """Asks the contract: each number of each architecture's header, beyond both ends of its range."""

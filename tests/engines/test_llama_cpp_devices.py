@@ -27,6 +27,7 @@ def test_every_buffer_of_every_device(number: int, tmp_path: Path) -> None:
     assert not differing(device_runs()[number], tmp_path)
 
 
+@pytest.mark.share(3)
 @pytest.mark.extra("engine")
 @pytest.mark.parametrize("count", [4, pytest.param(200, marks=pytest.mark.witness)])
 def test_other_runs(count: int, tmp_path: Path) -> None:

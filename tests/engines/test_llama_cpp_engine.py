@@ -120,7 +120,7 @@ def test_every_architecture_is_asked_about() -> None:
     assert engine.version() == INSTALLED.name
 
 
-@pytest.mark.share(9)
+@pytest.mark.share(18)
 @pytest.mark.extra("engine")
 @pytest.mark.parametrize("model", [*ARCHITECTURES.values(), "deepseek-v2-lite legacy"])
 def test_buffers_and_graph_equal_the_engine(model: str, tmp_path: Path) -> None:
@@ -162,7 +162,7 @@ def test_a_tied_output_that_is_made_first(use_mmap: bool, tmp_path: Path) -> Non
     assert report.total("model") == found.total == found.mapped + found.read
 
 
-@pytest.mark.share(16)
+@pytest.mark.share(32)
 @pytest.mark.parametrize("model", names_for("llama.cpp"))
 def test_parts_of_the_peak(model: str) -> None:
     """What is resident holds all weights, and the peak is that and what a batch touches."""
@@ -201,7 +201,7 @@ def same(ours: tuple, theirs: tuple) -> bool:
     return ours == (op, *theirs[1:])
 
 
-@pytest.mark.share(6)
+@pytest.mark.share(12)
 @pytest.mark.extra("engine")
 @pytest.mark.parametrize("recipe", [name for name in RECIPES if name not in ("f32", "f16", "bf16")])
 def test_recipes_equal_the_engine(recipe: str) -> None:

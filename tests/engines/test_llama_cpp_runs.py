@@ -19,7 +19,7 @@ from tests.helpers.figures import assert_figures
 INSTALLED = BUILDS["b11739"]
 
 
-@pytest.mark.share(2)
+@pytest.mark.share(6)
 @pytest.mark.parametrize("name", sorted({run.name for run in runs()}))
 def test_buffers_equal_recorded_runs(name: str) -> None:
     """Witness: 920 recorded runs."""
@@ -83,7 +83,7 @@ def test_public_logs() -> None:
     assert within.total() == 12
 
 
-@pytest.mark.share(4)
+@pytest.mark.share(12)
 @pytest.mark.extra("engine")
 @pytest.mark.extra("test")
 @pytest.mark.parametrize(("repack", "n_ctx", "kind"), [(True, 2048, "f16"), (False, 8192, "q8_0")])

@@ -84,13 +84,13 @@ def assert_equal(found: Ledger, expected: Ledger) -> None:
     assert rows[0] == rows[1]
 
 
-@pytest.mark.share(4)
+@pytest.mark.share(12)
 @pytest.mark.parametrize("method", [name for name in METHODS if name not in (*RUN_WHOLE, *REFUSED)])
 def test_methods(method: str) -> None:
     assert_equal(*whole({**BASE, "method": {"name": method, **REQUIRED.get(method, {})}}))
 
 
-@pytest.mark.share(4)
+@pytest.mark.share(12)
 @pytest.mark.parametrize("method", ["full", "lora"])
 @pytest.mark.parametrize("keys", SAVINGS, ids=lambda keys: " ".join(f"{k}={v}" for k, v in keys.items()))
 def test_savings(keys: dict[str, Any], method: str) -> None:
@@ -180,7 +180,7 @@ def test_an_optimizer_that_steps_in_backward_is_run_whole(optimizer: str, method
     assert_equal(torch_cuda.unrolled(resolved, options, plan.batch, plan.seq), ledger)
 
 
-@pytest.mark.share(4)
+@pytest.mark.share(12)
 @pytest.mark.parametrize(
     "keys",
     [

@@ -47,6 +47,7 @@ def _told_apart(tree: ast.AST) -> Iterator[int]:
             yield node.lineno
 
 
+@pytest.mark.share(3)
 def test_no_engine_is_told_apart_by_name() -> None:
     found = [
         f"{path.relative_to(ROOT)}:{line}"
@@ -133,7 +134,7 @@ def with_toy(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-@pytest.mark.share(2)
+@pytest.mark.share(6)
 @pytest.mark.parametrize(
     ("arguments", "status", "says"),
     [

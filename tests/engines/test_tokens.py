@@ -100,7 +100,7 @@ CALLS: list[tuple[dict[str, Any], dict[str, Any]]] = [
 
 
 @pytest.mark.consistency
-@pytest.mark.share(4)
+@pytest.mark.share(12)
 @pytest.mark.parametrize(("config", "keys"), CALLS, ids=str)
 def test_a_pass_with_a_symbol_is_that_of_each_number(config: Any, keys: Any, tmp_path: Path) -> None:
     """Witness: formula, run for one number of tokens: the same allocations in the same order."""
@@ -139,7 +139,7 @@ def test_every_token_begins_with_what_the_one_before_left(config: Any, keys: Any
 
 
 @pytest.mark.consistency
-@pytest.mark.share(4)
+@pytest.mark.share(12)
 @pytest.mark.parametrize(("config", "keys"), CALLS, ids=str)
 def test_the_process_is_a_replay_of_its_events(config: Any, keys: Any, tmp_path: Path) -> None:
     """Witness: the allocator, given the whole list of allocations and frees of the process, one by one."""
@@ -181,7 +181,7 @@ MEASURED: list[tuple[dict[str, Any], dict[str, Any]]] = [
 WIDE = {"hidden_size": 512, "num_attention_heads": 8, "intermediate_size": 800, "vocab_size": 999}
 
 
-@pytest.mark.share(3)
+@pytest.mark.share(9)
 @pytest.mark.extra("trace")
 @pytest.mark.parametrize(("config", "keys"), MEASURED, ids=str)
 def test_events_are_those_of_a_measured_call(config: Any, keys: Any, tmp_path: Path) -> None:
@@ -321,7 +321,7 @@ def test_tokens_that_come_round_are_not_played_again(model: str, seq: int) -> No
     assert replay(asked, batches, capacity=usage.reserved_peak) == usage
 
 
-@pytest.mark.share(2)
+@pytest.mark.share(6)
 def test_more_tokens_take_more() -> None:
     """A call of one token is one pass; each further one has a larger cache, and a moment is told where none is left."""
     keys: dict[str, Any] = {"model": MODEL, "seq": 200, "batch": 4, "device": "rtx-4090"}
@@ -340,7 +340,7 @@ def test_more_tokens_take_more() -> None:
         estimate(**keys, generate={"max_new_tokens": 10**7})
 
 
-@pytest.mark.share(2)
+@pytest.mark.share(6)
 def test_an_offloaded_cache_is_on_the_host() -> None:
     """By hand: 30 layers with 3 heads of 64, keys and values in pinned blocks of powers of two; smaller ones stay."""
     keys: dict[str, Any] = {"model": MODEL, "seq": 200, "batch": 4, "device": "rtx-4090"}
@@ -365,7 +365,7 @@ def test_refused(tmp_path: Path) -> None:
         estimate(**keys, generate={}, sharding={"name": "fsdp2", "world_size": 4})
 
 
-@pytest.mark.share(3)
+@pytest.mark.share(9)
 def test_on_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
     """The largest batch of a call fits with its margin."""
     line = [MODEL, "--seq", "200", "--max-new-tokens", "40", "--device", "rtx-4060", "--json"]

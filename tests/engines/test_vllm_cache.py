@@ -79,6 +79,7 @@ def test_blocks_of_a_request() -> None:
     assert Cache(()).block == 0
 
 
+@pytest.mark.share(3)
 def test_what_more_takes() -> None:
     """An 8-bit cache has twice the blocks' tokens; more tokens in a step leave less."""
     plain = serving(LLAMA, "a100-80gb", [8192], ServingOptions())

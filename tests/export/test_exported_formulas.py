@@ -77,7 +77,7 @@ def functions(source: str) -> dict[str, Any]:
     return namespace
 
 
-@pytest.mark.share(4)
+@pytest.mark.share(12)
 @pytest.mark.consistency
 @each_kind
 def test_python_functions_equal_the_ledger(name: str, symbolic: bool) -> None:
@@ -90,6 +90,7 @@ def test_python_functions_equal_the_ledger(name: str, symbolic: bool) -> None:
             assert found[f"{component}_bytes"](batch, seq) == expected[component], (component, batch, seq)
 
 
+@pytest.mark.share(3)
 @pytest.mark.consistency
 @pytest.mark.parametrize(("name", "head_dim"), [("tied lora", 16), ("gpu", 64)])
 def test_python_function_takes_other_architectures(name: str, head_dim: int, tmp_path: Path) -> None:
@@ -176,7 +177,7 @@ def summed(rows: list[dict[str, Any]], values: dict[str, int]) -> Fraction:
     return total
 
 
-@pytest.mark.share(2)
+@pytest.mark.share(6)
 @pytest.mark.consistency
 @each_kind
 def test_records_add_up_to_the_ledger(name: str, symbolic: bool) -> None:

@@ -59,7 +59,7 @@ def configs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("configs")
 
 
-@pytest.mark.share(36)
+@pytest.mark.share(72)
 @pytest.mark.parametrize("engine", engines.LIGHT)
 @pytest.mark.parametrize("name", CASES)
 def test_programs_equal_the_estimate(name: str, engine: str, tmp_path: Path, configs: Path) -> None:
@@ -91,7 +91,7 @@ def test_images_are_a_variable_in_each_language(name: str, tmp_path: Path) -> No
     assert f"each image takes {f.variables[1].least - 1:,} tokens of a row" in "\n".join(heading(f))
 
 
-@pytest.mark.share(12)
+@pytest.mark.share(24)
 @pytest.mark.parametrize("name", CASES)
 def test_a_function_gives_every_component_of_the_result(name: str) -> None:
     plan = parse_plan(nested({}, CASES[name][0]))
@@ -132,7 +132,7 @@ def test_functions_of_models_beyond_decoders(name: str, configs: Path) -> None:
     assert {"two stacks": 10**8, "sound": 448}.get(name, 512) == most.get("target_seq", most.get("seq"))
 
 
-@pytest.mark.share(3)
+@pytest.mark.share(9)
 def test_what_formulas_of_a_gpu_lack_is_said() -> None:
     """Of a sum of 9 rows of 208 tokens for a bias several thread blocks have partial results; Llama has no bias."""
     plan = {"model": "all-minilm-l6-v2", "device": "rtx-4090"}
@@ -154,6 +154,7 @@ def test_every_engine_was_run_at_a_thousand_points() -> None:
         assert case["equal"] == dict.fromkeys([*engines.LIGHT, *engines.HEAVY], case["points"]), name
 
 
+@pytest.mark.share(3)
 def test_latex_has_every_component() -> None:
     f = function("windows that alternate")
     text = to_latex([f], heading(f))

@@ -136,6 +136,7 @@ def test_blocks_are_the_whole_product(axes: dict[str, Any], count: int) -> None:
     assert seen == table.rows == count
 
 
+@pytest.mark.share(3)
 def test_files_have_the_same_rows(tmp_path: Path) -> None:
     pa = pytest.importorskip("pyarrow")
     from pyarrow import parquet

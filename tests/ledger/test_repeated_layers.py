@@ -153,7 +153,7 @@ def test_runs_of_different_layers(family: str, point: str) -> None:
     assert figures(a) == figures(b)
 
 
-@pytest.mark.share(2)
+@pytest.mark.share(6)
 @each_point
 @each_method
 @each_option
@@ -177,7 +177,7 @@ def test_rows_are_those_written_out(name: str, method: str, point: str) -> None:
     assert found[0] == found[1]
 
 
-@pytest.mark.share(16)
+@pytest.mark.share(32)
 @pytest.mark.parametrize("count", [1, 4, 7])
 @each_point
 @each_method

@@ -17,7 +17,7 @@ from tests.cases.small_models import write_config
 LARS = {"name": "lars"}
 
 
-@pytest.mark.share(4)
+@pytest.mark.share(12)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_coefficients(dtype: str, tmp_path: Path) -> None:
     """Witness: the trace of the reference module, for every batch and sequence."""
@@ -55,7 +55,7 @@ def test_trainable_share_of_the_paper() -> None:
     assert round(100 * lora.trainable_parameters / lora.total_parameters, 2) == 0.45
 
 
-@pytest.mark.share(2)
+@pytest.mark.share(6)
 def test_what_grows_with_the_sequence_is_the_base_alone(tmp_path: Path) -> None:
     """Witness: the trace. A token costs the same saved bytes at every rank."""
     model = write_config(tmp_path / "model", {})

@@ -57,7 +57,7 @@ def test_logits_let_go(runtime: str, tmp_path: Path) -> None:
     assert kept - gone == 64 * 611 * 4
 
 
-@pytest.mark.share(2)
+@pytest.mark.share(6)
 def test_every_question_is_answered(tmp_path: Path) -> None:
     """Asks the contract: what needs many steps takes a recorded method, too."""
     plan = {"model": write_config(tmp_path / "model", {}), "seq": 8, "method": RECORDED[0]}

@@ -62,7 +62,7 @@ def assert_as_peft(resolved: Resolved) -> None:
     assert {key: getattr(of_rules, key) for key in TOTALS} == {key: getattr(of_peft, key) for key in TOTALS}
 
 
-@pytest.mark.share(32)
+@pytest.mark.share(64)
 @pytest.mark.parametrize("plan", PLANS)
 @pytest.mark.parametrize("model_type", FAMILIES)
 def test_all_linear_layers(model_type: str, plan: str, tmp_path: Path) -> None:
@@ -70,7 +70,7 @@ def test_all_linear_layers(model_type: str, plan: str, tmp_path: Path) -> None:
     assert_as_peft(resolved_plan(tmp_path, model_type, PLANS[plan]))
 
 
-@pytest.mark.share(2)
+@pytest.mark.share(6)
 @pytest.mark.parametrize("plan", ["bfloat16", "not scaled", "checkpointed", "GPU"])
 @pytest.mark.parametrize("model_type", OWN)
 def test_parameters_by_name(model_type: str, plan: str, tmp_path: Path) -> None:
@@ -81,7 +81,7 @@ def test_parameters_by_name(model_type: str, plan: str, tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.share(3)
+@pytest.mark.share(9)
 @pytest.mark.parametrize("keys", [{}, {"autocast": "bfloat16"}, {"checkpointing": "layer"}, {"dtype": "nf4"}], ids=str)
 @pytest.mark.parametrize("model_type", ["mixtral", "qwen3_moe", "deepseek_v3", "gpt_oss"])
 def test_a_measured_step(model_type: str, keys: dict[str, Any], tmp_path: Path) -> None:

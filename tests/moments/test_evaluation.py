@@ -58,7 +58,7 @@ CASES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
 FAMILIES = ("mistral", "qwen2", "qwen3", "gemma2", "phi3")
 
 
-@pytest.mark.share(6)
+@pytest.mark.share(12)
 @pytest.mark.extra("trace")
 @pytest.mark.parametrize("case", CASES)
 def test_loop_of_trainer(case: str, tmp_path: Path) -> None:
@@ -68,6 +68,7 @@ def test_loop_of_trainer(case: str, tmp_path: Path) -> None:
     assert_evaluation(config, keys, block, tmp_path)
 
 
+@pytest.mark.share(3)
 @pytest.mark.extra("trace")
 @pytest.mark.parametrize("family", FAMILIES)
 def test_families(family: str, tmp_path: Path) -> None:
@@ -88,6 +89,7 @@ def test_losses_of_trl(case: Case, release: str, tmp_path: Path) -> None:
     assert_figures({name: largest}, {name: record[name]}, 64)
 
 
+@pytest.mark.share(3)
 @pytest.mark.extra("trace")
 @pytest.mark.parametrize("accumulation", [1, 3])
 def test_batches_of_the_step_before(accumulation: int, tmp_path: Path) -> None:

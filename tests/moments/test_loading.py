@@ -161,7 +161,7 @@ def test_files_that_are_read(dtype: str, shard: str, tmp_path: Path) -> None:
     assert abs(predicted["peak"] - seen["peak"]) < 12 * 2**20, (predicted, seen)
 
 
-@pytest.mark.share(4)
+@pytest.mark.share(12)
 def test_a_folder_without_weights(tmp_path: Path) -> None:
     """It is no traceback."""
     with pytest.raises(InputError, match="the model was not loaded"):

@@ -95,7 +95,7 @@ def test_first_step(optimizer: str, seq: int, tmp_path: Path) -> None:
     assert_figures({"bytes": first}, {"bytes": there + peak_of(without_matmul_scratch(events))[0]}, 64)
 
 
-@pytest.mark.share(4)
+@pytest.mark.share(12)
 def test_what_fits_of_a_run() -> None:
     """The longest sequence whose evaluation fits, too: each by its own estimate."""
     plan = {"model": MODEL, "method": "lora", "device": "rtx-4090", "run": {**LOGITS, "eval_samples": 40}}

@@ -33,6 +33,7 @@ def resolved_of(keys: dict[str, Any], folder: Path) -> Resolved:
     return resolve(parse_plan({"batch": 1, "seq": 8, "dtype": "float32", **keys, "model": model}))
 
 
+@pytest.mark.share(3)
 @pytest.mark.extra("trace")
 @pytest.mark.parametrize("case", PLANS)
 def test_checkpoint_of_trainer(case: str, tmp_path: Path) -> None:

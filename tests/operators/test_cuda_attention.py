@@ -274,6 +274,7 @@ def test_a_warning_where_attention_is_quadratic(keys: dict[str, Any], why: str, 
         assert f"here {human(estimate(plan).bytes['peak'] - least)} more" in note
 
 
+@pytest.mark.share(3)
 def test_a_warning_of_a_traced_method(tmp_path: Path) -> None:
     """The trace of PEFT's own module meets the same kernels; what they cost is not known without rules."""
     model = write_config(tmp_path / "model", {})

@@ -269,7 +269,7 @@ def test_a_hub_that_hurts(model: str, seconds: int, words: str, endpoint: str, t
     assert words in done.stderr
 
 
-@pytest.mark.share(3)
+@pytest.mark.share(9)
 def test_a_cache_of_the_hub(endpoint: str, tmp_path: Path) -> None:
     """One that cannot be written is done without; a damaged file is named, and asked for again."""
     done = asked("good/x", endpoint, tmp_path, HF_HUB_CACHE="/proc/none")

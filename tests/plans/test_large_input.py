@@ -23,7 +23,7 @@ def timed(*arguments: Any) -> Seen:
     return seen
 
 
-@pytest.mark.share(3)
+@pytest.mark.share(9)
 def test_ten_thousand_layers(tmp_path: Path) -> None:
     """Asks the contract: an answer where layers repeat, a refusal with the bound where they do not."""
     deep = Path(write_config(tmp_path / "deep", {"num_hidden_layers": 10_000}))

@@ -98,6 +98,7 @@ quick = settings(max_examples=50, deadline=None)
 METHOD_KEYS = ["r", "target_modules", "exclude_modules", "modules_to_save", "layers_pattern", "layers_to_transform"]
 
 
+@pytest.mark.share(3)
 @quick
 @given(plan=mutated(PLAN_BASES, [*Plan.model_fields, *METHOD_KEYS]))
 def test_any_plan(plan: dict[str, Any], folder: Path) -> None:
@@ -140,6 +141,7 @@ def test_any_bytes(content: bytes, folder: Path) -> None:
         json.loads(line)
 
 
+@pytest.mark.share(3)
 @quick
 @given(text=st.text(max_size=40) | st.text(alphabet="{}[]:,&*!<>?|-'\"#~ \nabn01.", max_size=60))
 def test_any_text(text: str, folder: Path) -> None:
@@ -165,7 +167,7 @@ def test_anything_ends_in_an_answer_or_a_line(seed: int, tmp_path: Path, monkeyp
             assert not (tmp_path / RAN).exists(), (arguments, stdin, seen)
 
 
-@pytest.mark.share(3)
+@pytest.mark.share(9)
 def test_little_memory() -> None:
     """Asks the contract of more cases, in a process that may take little: without PyTorch, which ends itself there."""
     code = (

@@ -199,7 +199,7 @@ def _processor(name: str, image_processor: Any, keys: dict[str, Any], config: di
 
 
 @pytest.mark.extra("trace")
-@pytest.mark.share(21)
+@pytest.mark.share(42)
 @pytest.mark.parametrize("family", FAMILIES)
 def test_images_are_what_the_processor_makes_of_them(family: str) -> None:
     """Pixels, tiles and tokens of 1,000 images of random sizes."""

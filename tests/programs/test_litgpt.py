@@ -22,7 +22,7 @@ CUBLAS_WORKSPACE = 2 * 4096 * 1024 + 8 * 16 * 1024
 RECORD = json.loads(witness.RECORD.read_text(encoding="utf-8"))
 
 
-@pytest.mark.share(2)
+@pytest.mark.share(6)
 @pytest.mark.parametrize("row", RECORD["rows"], ids=["-".join(map(str, row["case"])) for row in RECORD["rows"]])
 def test_recorded_step(row: dict[str, Any]) -> None:
     """Witness: measurement, of litgpt 0.5.13 under Lightning 2.6.6 and PyTorch 2.13 on a CPU with two threads, recorded

@@ -67,7 +67,7 @@ def resolved(tmp_path: Path, **keys: Any) -> Resolved:
     return resolve(parse_plan({"model": str(path), "batch": 2, "dtype": "float32", **keys}))
 
 
-@pytest.mark.share(2)
+@pytest.mark.share(6)
 @pytest.mark.extra("trace")
 @pytest.mark.parametrize("keys", [STEPS["full"], STEPS["checkpointed"]], ids=["full", "checkpointed"])
 def test_a_step_of_many_chunks(keys: dict[str, Any], tmp_path: Path) -> None:
@@ -155,7 +155,7 @@ def test_a_gpu_s_replay_counts_passes(keys: dict[str, Any], tmp_path: Path, monk
     assert counted.bytes["reserved_peak"] == pytest.approx(whole.bytes["reserved_peak"], rel=0.025)
 
 
-@pytest.mark.share(2)
+@pytest.mark.share(6)
 @pytest.mark.consistency
 @pytest.mark.parametrize("name", STEPS)
 def test_a_formula_in_chunks(name: str, tmp_path: Path) -> None:

@@ -94,7 +94,7 @@ def test_rotary_embeddings_as_releases_before_5_read_them(monkeypatch: pytest.Mo
     }
 
 
-@pytest.mark.share(2)
+@pytest.mark.share(6)
 def test_it_needs_no_torch() -> None:
     script = (
         "import estimator\n"

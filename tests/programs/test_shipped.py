@@ -204,7 +204,7 @@ def plan_of(name: str, keys: dict[str, Any]) -> dict[str, Any]:
     return {"model": name, **inputs, **target, **keys}
 
 
-@pytest.mark.share(120)
+@pytest.mark.share(240)
 @pytest.mark.parametrize("number", range(len(OF_EACH)))
 @pytest.mark.parametrize("name", BEYOND_DECODERS)
 def test_a_built_in_model_beyond_decoders(name: str, number: int, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -256,7 +256,7 @@ def with_images(name: str, keys: dict[str, Any]) -> dict[str, Any]:
     return plan if "images" in keys else {key: value for key, value in plan.items() if key != "images"}
 
 
-@pytest.mark.share(24)
+@pytest.mark.share(48)
 @pytest.mark.parametrize(("name", "keys"), IMAGES)
 def test_images_of_a_built_in_model(name: str, keys: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     """Witness: a recording of the module of the installed transformers, at its real sizes."""
@@ -387,7 +387,7 @@ WIDE: dict[str, dict[str, Any]] = {
 """Images of few tiles. A recording of more reads numbers that it does not hold."""
 
 
-@pytest.mark.share(24)
+@pytest.mark.share(48)
 @pytest.mark.parametrize("keys", WIDE)
 @pytest.mark.parametrize("name", SMALLER)
 def test_images_of_a_model_of_other_sizes(
@@ -453,6 +453,7 @@ def test_a_program_with_a_projection_is_not_one_of_a_model_without(tmp_path: Pat
         answered(tmp_path, {**raw, "word_embed_proj_dim": 96})
 
 
+@pytest.mark.share(3)
 @pytest.mark.parametrize(
     ("layers", "method"), [((5, 2), "full"), ((1, 3), {"name": "lora", "r": 4, "target_modules": "all-linear"})]
 )
@@ -777,7 +778,7 @@ def test_rows_with_a_padding_mask_have_a_program_of_their_own() -> None:
     }
 
 
-@pytest.mark.share(2)
+@pytest.mark.share(6)
 @pytest.mark.parametrize(
     ("name", "key"),
     [("qwen3_5_text.qwen3.5-27b", "mrope_section"), ("granitemoehybrid.granite-4.0-h-micro", "mamba_chunk_size")],

@@ -81,7 +81,7 @@ def test_a_built_in_model(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert answer(plan, True, monkeypatch) == answer(plan, False, monkeypatch)
 
 
-@pytest.mark.share(18)
+@pytest.mark.share(36)
 @pytest.mark.parametrize("call", range(3))
 @pytest.mark.parametrize("first", range(3))
 def test_every_built_in_model_is_answered_without_torch(first: int, call: int) -> None:

@@ -53,7 +53,7 @@ def test_a_program_from_a_file_is_the_module_s(recorded: tuple[Family, dict[str,
     assert shipped.modules() == live.modules()
 
 
-@pytest.mark.share(3)
+@pytest.mark.share(9)
 def test_switches_and_rates_are_those_of_the_module(recorded: tuple[Family, dict[str, Any]]) -> None:
     """Witness: a recording of each config. Every switch and every rate has the other value once, and all have."""
     family, raw = recorded
@@ -130,7 +130,7 @@ def test_another_structure_and_another_step_are_refused(recorded: tuple[Family, 
         shipped.at(Step(family=raw["model_type"], dtype="bfloat16", attention="eager"), 3, 17)
 
 
-@pytest.mark.share(4)
+@pytest.mark.share(12)
 def test_a_window_makes_two_programs() -> None:
     raw = {**SMALL, "model_type": "mistral", "num_key_value_heads": 2, "intermediate_size": 160, "sliding_window": 16}
     families = [record_family(raw, Case(beyond_window=beyond)) for beyond in (False, True)]

@@ -53,7 +53,7 @@ CONFIGS: dict[str, dict[str, Any]] = {
 }
 
 
-@pytest.mark.share(2)
+@pytest.mark.share(6)
 @pytest.mark.parametrize("family", CONFIGS)
 def test_equal_to_a_recording_of_all_layers(family: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Witness: the recording of every layer. Modules, weights and each layer's calls are equal."""

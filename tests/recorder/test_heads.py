@@ -115,7 +115,7 @@ def test_a_thousand_images_of_a_batch_are_the_most(tmp_path: Path) -> None:
         estimator.estimate(plan)
 
 
-@pytest.mark.share(3)
+@pytest.mark.share(9)
 @pytest.mark.parametrize("name", MIXED)
 def test_a_measured_step_with_images_of_several_sizes(name: str, tmp_path: Path) -> None:
     """Sizes follow from the file beside the model, whose processor cuts and resizes images."""
@@ -152,7 +152,7 @@ def test_a_measured_step_with_a_video(name: str, tmp_path: Path) -> None:
     assert {one.key for one in result.assumptions} >= {"video_frames"}
 
 
-@pytest.mark.share(3)
+@pytest.mark.share(9)
 @pytest.mark.parametrize(
     ("question", "name", "keys", "value"),
     [
@@ -186,6 +186,7 @@ def test_images_without_room_in_a_row_are_no_answer(tmp_path: Path) -> None:
     assert "seq: 40 is less than the 48 tokens of a row's images" in str(solution.refusal)
 
 
+@pytest.mark.share(3)
 def test_the_tokens_of_the_decoder_are_a_symbol(tmp_path: Path) -> None:
     """The formula at other lengths is the estimate at these."""
     plan = {"model": write_config(tmp_path / "model", BART), "batch": 2, "seq": 24, "target_seq": 9}

@@ -42,6 +42,7 @@ def resolved_plan(
     return resolve(parse_plan({"model": model, "batch": 2, "seq": 8, "dtype": dtype, "method": method, **keys}))
 
 
+@pytest.mark.share(3)
 @pytest.mark.parametrize(
     ("name", "dtype"),
     [("lora", "bfloat16"), ("adalora", "float32"), ("trainable_tokens", "bfloat16"), ("oft", "float32"),
@@ -105,7 +106,7 @@ BLOCKS: list[dict[str, Any]] = [
 ]
 
 
-@pytest.mark.share(3)
+@pytest.mark.share(9)
 @pytest.mark.parametrize("block", BLOCKS, ids=lambda block: block["name"])
 def test_methods_without_rules(block: dict[str, Any], tmp_path: Path) -> None:
     """Witness: measurement. What is held and what is saved are equal to the byte, and so is the peak."""

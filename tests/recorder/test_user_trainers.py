@@ -107,7 +107,7 @@ def measured(trainer: Any) -> int:
     return peak_of(without_matmul_scratch(profile.events()))[0]
 
 
-@pytest.mark.share(2)
+@pytest.mark.share(6)
 @pytest.mark.parametrize("micro_batches", [1, 3])
 @pytest.mark.parametrize(
     "more",

@@ -64,7 +64,7 @@ def test_a_client_asks() -> None:
     }  # fmt: skip
 
 
-@pytest.mark.share(3)
+@pytest.mark.share(9)
 def test_schemas_are_the_plans() -> None:
     for tool in assistants.tools():
         Draft202012Validator.check_schema(tool.input_schema)

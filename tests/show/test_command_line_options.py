@@ -331,6 +331,7 @@ OF_DEVICES = (
 """Options that are about a plan's devices."""
 
 
+@pytest.mark.share(3)
 @pytest.mark.parametrize("key", ENGINE_OPTIONS)
 def test_every_key_of_the_engine_is_an_option(key: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Asks the contract: the option gives what the key gives, and something else than leaving it out."""
@@ -366,7 +367,7 @@ MLX_OPTIONS: dict[str, tuple[list[str], Any]] = {
 }
 
 
-@pytest.mark.share(3)
+@pytest.mark.share(9)
 @pytest.mark.parametrize("key", MLX_OPTIONS)
 def test_every_key_of_mlx_is_an_option(key: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Asks the contract: the option gives what the key gives, and something else than leaving it out."""
@@ -578,7 +579,7 @@ RUN_OPTIONS: dict[str, tuple[list[str], Any]] = {
 }
 
 
-@pytest.mark.share(5)
+@pytest.mark.share(10)
 @pytest.mark.parametrize("key", RUN_OPTIONS)
 def test_every_key_of_the_run_is_an_option(key: str, capsys: pytest.CaptureFixture[str]) -> None:
     """Asks the contract: the option gives what the key gives, and something else than a run without it."""
@@ -611,7 +612,7 @@ def test_every_key_of_every_method_is_an_option(name: str) -> None:
         assert METHODS[name].model_fields.keys() - {"name"} <= options
 
 
-@pytest.mark.share(6)
+@pytest.mark.share(12)
 @pytest.mark.parametrize("key", PLAN_OPTIONS)
 def test_every_plan_key_is_an_option(key: str) -> None:
     """Asks the contract: the option gives what the key gives, and something else than leaving it out."""

@@ -73,7 +73,7 @@ def test_figure_is_written(tmp_path, suffix):
             assert word in drawn
 
 
-@pytest.mark.share(2)
+@pytest.mark.share(6)
 def test_figure_is_not_blank(tmp_path):
     path = tmp_path / "figure.png"
     output("compare", MODEL, "--seqs", "256,512,1024", "--output", str(path))
@@ -188,7 +188,7 @@ def test_the_table_says_what_is_tight():
     assert "ight" not in text
 
 
-@pytest.mark.share(2)
+@pytest.mark.share(6)
 def test_other_bytes_have_a_table_and_notes_say_whose_they_are():
     command = ["compare", "llama-3.2-1b", "--methods", "lora,ia3", "--seqs", "1024,2048", "--devices", "rtx-4090,t4"]
     text = " ".join(output(*command).split())
@@ -206,6 +206,7 @@ def test_other_bytes_have_a_table_and_notes_say_whose_they_are():
     ]
 
 
+@pytest.mark.share(3)
 def test_lines_are_of_devices_whose_bytes_are_drawn(tmp_path):
     """The T4's line has no place beside the RTX 4090's curves; a note has its answers."""
     path = tmp_path / "figure.svg"

@@ -110,6 +110,7 @@ def test_the_page(tmp_path: Path) -> None:
         assert all(row["why"] in page.text for row in part["rows"])
 
 
+@pytest.mark.share(3)
 @pytest.mark.parametrize("name", ["<script>alert(1)</script>&amp;", *NAMES], ids=ascii)
 def test_names_in_the_page_are_text(name: str, tmp_path: Path) -> None:
     """Asks the contract: a folder's name is escaped, whatever it is."""

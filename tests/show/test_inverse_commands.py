@@ -40,7 +40,7 @@ SOLUTION = {
 }
 
 
-@pytest.mark.share(2)
+@pytest.mark.share(6)
 @pytest.mark.parametrize(
     ("question", "key", "budget", "options"),
     [
@@ -165,7 +165,7 @@ def test_keys_in_a_plans_file(models: dict[str, str], tmp_path: Path) -> None:
     assert "leave r out" in ask("max-rank", "--plan", plan, "--r", 3, status=2)
 
 
-@pytest.mark.share(2)
+@pytest.mark.share(6)
 @pytest.mark.parametrize(("question", "budget"), [("max-seq", "450MiB"), ("max-rank", "425MiB"), ("max-batch", "1MiB")])
 def test_figures(question: str, budget: str, models: dict[str, str], tmp_path: Path) -> None:
     """Asks the picture itself: the budget's red line, the process's ink and, where there is one, the answer's mark."""

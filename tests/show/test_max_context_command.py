@@ -66,7 +66,7 @@ def test_catalogue_on_the_command_line(capsys: pytest.CaptureFixture[str], monke
     assert all(row["fits"] == (row["verdict"] != "does not fit") for row in models)
 
 
-@pytest.mark.share(2)
+@pytest.mark.share(6)
 def test_columns_count_one_quantity(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Asks the text: a column and a panel for each limit, named by what it counts, and what the limits rest on."""
     figure = tmp_path / "context.png"

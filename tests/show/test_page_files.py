@@ -79,7 +79,7 @@ def test_a_place_that_cannot_be_written(tmp_path: Path) -> None:
     assert (printed.status, printed.output) == (2, "")
 
 
-@pytest.mark.share(2)
+@pytest.mark.share(6)
 @pytest.mark.parametrize("port", ["-1", "65536", "x", "1e9"])
 def test_a_port_that_is_none(port: str) -> None:
     printed = captured(["page", "--port", port])

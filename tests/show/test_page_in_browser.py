@@ -79,7 +79,7 @@ def shown(page: Any) -> dict[str, Any]:
     return found
 
 
-@pytest.mark.share(2)
+@pytest.mark.share(6)
 def test_a_model_s_program_is_sent_when_it_is_asked_about(page: Any, folder: Path) -> None:
     sent = {name for name in FIRST if name.startswith("model_specs/")}
     assert sent
@@ -99,7 +99,7 @@ def test_a_program_that_does_not_come_is_one_line(page: Any) -> None:
     assert answer(page, plan) == on_this_machine(plan)
 
 
-@pytest.mark.share(40)
+@pytest.mark.share(80)
 @pytest.mark.parametrize("plan", PLANS, ids=lambda plan: plan["model"])
 def test_its_answer_is_the_command_lines(page: Any, plan: dict[str, Any]) -> None:
     assert answer(page, plan) == on_this_machine(plan)
@@ -406,6 +406,6 @@ def test_opened_as_a_file_it_says_how_to_serve_it(browser: Any, folder: Path) ->
     opened.close()
 
 
-@pytest.mark.share(3)
+@pytest.mark.share(9)
 def test_its_policy_is_that_of_its_server(folder: Path) -> None:
     assert serve.POLICY in (folder / "index.html").read_text()

@@ -41,6 +41,7 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == f"estimator {__version__}\n"
 
 
+@pytest.mark.share(3)
 @pytest.mark.parametrize(
     "arguments", [["estimate", MODEL], ["estimate", MODEL, "--json"], ["devices", "--json"], ["devices"]]
 )

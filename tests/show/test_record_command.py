@@ -50,7 +50,7 @@ def test_a_recorded_family_is_answered_without_torch(
     assert json.loads(done.stdout[end:])["bytes"]["kv_cache"] == 2 * 4 * 80 * 48 * 2
 
 
-@pytest.mark.share(3)
+@pytest.mark.share(9)
 def test_the_list(capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(recorded_programs.VARIABLE, str(tmp_path))
     (tmp_path / "other.bad.json").write_text("[", encoding="utf-8")

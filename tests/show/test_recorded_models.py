@@ -36,7 +36,7 @@ def helium(tmp_path: Path) -> str:
     return config(tmp_path, "helium", head_dim=12)
 
 
-@pytest.mark.share(2)
+@pytest.mark.share(6)
 @pytest.mark.parametrize(
     "command",
     [

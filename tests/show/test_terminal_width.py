@@ -54,7 +54,7 @@ PROSE: dict[str, tuple[list[str], int]] = {
 }
 
 
-@pytest.mark.share(12)
+@pytest.mark.share(24)
 @pytest.mark.parametrize("name", PROSE)
 def test_no_line_is_wider_than_the_terminal(name: str, printed: Callable[..., str]) -> None:
     """Every command that prints for people; its numbers and names are those of a terminal without end, whole."""

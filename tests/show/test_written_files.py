@@ -42,7 +42,7 @@ def test_what_is_no_file_is_not_written(ending: str, tmp_path: Path) -> None:
     refusal(*WRITERS[ending], "--output", "-")
 
 
-@pytest.mark.share(3)
+@pytest.mark.share(9)
 @pytest.mark.parametrize("ending", WRITERS)
 def test_a_full_disk_loses_nothing(ending: str, tmp_path: Path) -> None:
     """Asks the contract: the file of before stays, no part of a new one, one line. A limit stands for the full disk."""

@@ -15,7 +15,7 @@ SMALL = {"num_hidden_layers": 4, "vocab_size": 300}
 KEYS = {"batch": 2, "seq": 33, "dtype": "float32", "checkpointing": "layer", "use_reentrant": False}
 
 
-@pytest.mark.share(3)
+@pytest.mark.share(9)
 @pytest.mark.parametrize("options", [{}, {"groups": "accelerate"}, {"reshard_after_forward": False}], ids=str)
 @pytest.mark.parametrize("method", ["full", "lora"])
 def test_activation_checkpointing_is_checkpointing_of_each_layer(

@@ -32,7 +32,7 @@ def step(name: str, tmp_path: Path, **keys: Any) -> Result:
     return assert_measured(plan, estimated, measured, tolerance=64)
 
 
-@pytest.mark.share(2)
+@pytest.mark.share(6)
 @pytest.mark.parametrize("name", ["mixtral", "qwen2_moe", "gpt_oss"])
 @pytest.mark.parametrize("kind", ["eager", "batched_mm", "grouped_mm"])
 def test_implementations(name: str, kind: str, tmp_path: Path) -> None:
@@ -40,6 +40,7 @@ def test_implementations(name: str, kind: str, tmp_path: Path) -> None:
     step(name, tmp_path, experts_implementation=kind)
 
 
+@pytest.mark.share(3)
 @pytest.mark.parametrize("name", ["mixtral", "deepseek_v3"])
 def test_routing(name: str, tmp_path: Path) -> None:
     """Witness: measurement. Only experts that run one by one depend on it, and the answer says so."""

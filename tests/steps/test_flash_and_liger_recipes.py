@@ -72,7 +72,7 @@ def flash(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     return dtypes
 
 
-@pytest.mark.share(2)
+@pytest.mark.share(6)
 @pytest.mark.parametrize("keys", [case[1] for case in RECIPES], ids=[case[0] for case in RECIPES])
 def test_flash_and_fused_losses(keys: dict[str, Any], flash: list[Any], tmp_path: Path) -> None:
     """Witness: measurement, of transformers, PEFT and bitsandbytes themselves. FlashAttention's kernel and the fused

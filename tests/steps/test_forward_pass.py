@@ -39,7 +39,7 @@ GRID = [
 ]
 
 
-@pytest.mark.share(2)
+@pytest.mark.share(6)
 @pytest.mark.extra("trace")
 @pytest.mark.parametrize("number", range(len(GRID)), ids=["-".join(case) for case in GRID])
 def test_families(number: int, tmp_path: Path) -> None:
@@ -62,7 +62,7 @@ METHOD_KEYS: Mapping[str, Mapping[str, Any]] = {
 }
 
 
-@pytest.mark.share(4)
+@pytest.mark.share(12)
 @pytest.mark.extra("trace")
 @pytest.mark.parametrize("name", [name for name, kind in METHODS.items() if kind.procedure == "backpropagation"])
 def test_methods(name: str, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ from tests.cases.small_models import write_config
 WORLD = 5
 
 
-@pytest.mark.share(2)
+@pytest.mark.share(6)
 @pytest.mark.extra("trace")
 @pytest.mark.parametrize("options", [{}, PEFT], ids=["layers", "adapters-apart"])
 def test_largest_rank(options: dict[str, str], tmp_path: Path) -> None:
@@ -55,6 +55,7 @@ def test_a_million_ranks_take_no_longer() -> None:
     assert seconds(10**6) < 2 * seconds(2) + 0.1
 
 
+@pytest.mark.share(3)
 @pytest.mark.extra("trace")
 @pytest.mark.parametrize(("method", "use_reentrant"), [("lora", True), ("lora", False), ("full", True)])
 def test_units_in_a_checkpoint(

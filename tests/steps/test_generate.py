@@ -29,7 +29,7 @@ from tests.helpers.measured_steps import assert_call
 MODEL = "llama-3.2-1b"
 
 
-@pytest.mark.share(9)
+@pytest.mark.share(18)
 @pytest.mark.extra("trace")
 @pytest.mark.parametrize("seed", range(48))
 def test_random_calls(seed: int, tmp_path: Path) -> None:
@@ -38,7 +38,7 @@ def test_random_calls(seed: int, tmp_path: Path) -> None:
     assert_call(config, plan, tmp_path)
 
 
-@pytest.mark.share(2)
+@pytest.mark.share(6)
 @pytest.mark.extra("trace")
 @pytest.mark.parametrize("cache", ["dynamic", "static", "quantized"])
 @pytest.mark.parametrize("beams", [1, 4])
@@ -110,7 +110,7 @@ EACH = [
 ]  # fmt: skip
 
 
-@pytest.mark.share(4)
+@pytest.mark.share(12)
 @pytest.mark.extra("trace")
 @pytest.mark.parametrize(("family", "call"), EACH)
 def test_recorded_models(family: str, call: str, tmp_path: Path) -> None:
@@ -121,7 +121,7 @@ def test_recorded_models(family: str, call: str, tmp_path: Path) -> None:
 SECTIONS = {"program of the package": (512, [16, 24, 24]), "recording": (128, [4, 6, 6])}
 
 
-@pytest.mark.share(2)
+@pytest.mark.share(6)
 @pytest.mark.extra("trace")
 @pytest.mark.parametrize("which", SECTIONS)
 def test_positions_in_time_height_and_width(which: str, tmp_path: Path) -> None:
@@ -138,6 +138,7 @@ def test_positions_in_time_height_and_width(which: str, tmp_path: Path) -> None:
 LONG_ROPE = {"rope_type": "longrope", "short_factor": [1.0] * 6, "long_factor": [1.5] * 6}
 
 
+@pytest.mark.share(3)
 @pytest.mark.extra("trace")
 @pytest.mark.parametrize("call", ["long answer", "static"])
 def test_what_a_first_pass_leaves_in_a_module(call: str, tmp_path: Path) -> None:
@@ -157,7 +158,7 @@ def test_all_recorded_models(family: str, call: str, tmp_path: Path) -> None:
         assert_call(config, RECORDED[call], tmp_path)
 
 
-@pytest.mark.share(13)
+@pytest.mark.share(26)
 @pytest.mark.extra("trace")
 @pytest.mark.parametrize(("family", "plan"), encoded_calls())
 def test_encoders_beside_decoders(family: str, plan: dict[str, Any], tmp_path: Path) -> None:

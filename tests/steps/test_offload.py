@@ -22,6 +22,7 @@ STEPS = json.loads(RECORD.read_text(encoding="utf-8"))["steps"]
 CARD = {"device": "h100-80gb"}
 
 
+@pytest.mark.share(3)
 @pytest.mark.parametrize(("name", "config", "plan"), CASES, ids=[name for name, *_ in CASES])
 def test_card_and_host(name: str, config: dict[str, Any], plan: dict[str, Any], tmp_path: Path) -> None:
     """Witness: FSDP2's own code, where single numbers are no operator's results and a mesh has tensors of its ranks."""

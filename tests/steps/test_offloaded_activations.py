@@ -41,7 +41,7 @@ def measured(resolved: Resolved, monkeypatch: pytest.MonkeyPatch) -> dict[str, A
     return run_step(resolved)
 
 
-@pytest.mark.share(2)
+@pytest.mark.share(6)
 @pytest.mark.parametrize(
     ("config", "keys", "offloaded"), [case[1:] for case in MEASURED], ids=[case[0] for case in MEASURED]
 )
@@ -105,6 +105,7 @@ def test_blocks() -> None:
     assert pinned.nbytes == 2 * 64 + 3 * 32
 
 
+@pytest.mark.share(3)
 @pytest.mark.consistency
 @pytest.mark.parametrize("offloaded", [OFFLOADED, ON_HOST, {**ON_HOST, "checkpointing": "layer"}], ids=str)
 def test_on_a_gpu(offloaded: dict[str, str]) -> None:

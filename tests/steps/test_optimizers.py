@@ -94,6 +94,7 @@ def test_paging_is_explained() -> None:
     assert not plain.warnings
 
 
+@pytest.mark.share(3)
 @pytest.mark.parametrize("optimizer", ["adamw-8bit", "paged-adamw-8bit"])
 @pytest.mark.parametrize("tied", [False, True])
 def test_states_of_embeddings_in_32_bits(optimizer: str, tied: bool, tmp_path: Path) -> None:

@@ -66,7 +66,7 @@ def test_compositions(count: int, tmp_path: Path) -> None:
     assert len(methods) > len(METHODS) // 2
 
 
-@pytest.mark.share(6)
+@pytest.mark.share(12)
 @pytest.mark.extra("quantised")
 @pytest.mark.parametrize("number", range(MEASURED))
 def test_measured(number: int, tmp_path: Path) -> None:

@@ -133,7 +133,7 @@ def test_the_first_inference_gathers_more(name: str, tmp_path: Path) -> None:
     )
 
 
-@pytest.mark.share(3)
+@pytest.mark.share(9)
 @pytest.mark.extra("trace")
 @pytest.mark.parametrize(
     ("config", "keys", "sharding", "ranks"),

@@ -163,6 +163,7 @@ def test_trl(release: str, name: str, config: dict[str, Any], plan: dict[str, An
     assert_trainer_step(trl_sft, config, {**plan, "loss": trl_steps.LOSSES[release]}, tmp_path)
 
 
+@pytest.mark.share(3)
 @pytest.mark.consistency
 @pytest.mark.parametrize("attention", ["sdpa", "flash"])
 @pytest.mark.parametrize("family", ["llama", "qwen3", "mistral"])

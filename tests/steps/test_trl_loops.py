@@ -307,6 +307,7 @@ def test_a_trainer_of_axolotl_is_one_of_trl_1_9(trainer: str, own: str, loss_typ
         json.dumps(found.to_dict())
 
 
+@pytest.mark.share(3)
 def test_another_reference_is_loaded_in_its_own_dtype() -> None:
     """A GPU has its bytes, and of packed weights those of before they were packed while they are loaded."""
     keys = {"model": "smollm-135m", "trainer": "trl-dpo", "batch": 1, "seq": 64, "device": "rtx-4090"}

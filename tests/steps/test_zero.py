@@ -128,7 +128,7 @@ def _sizes(events: Events) -> list[int]:
     return [events.sizes[n] if n >= 0 else -events.sizes[~n] for n in events.order[events.marks["forward"] :]]
 
 
-@pytest.mark.share(3)
+@pytest.mark.share(9)
 @pytest.mark.consistency
 @pytest.mark.parametrize("options", [{"name": "zero1"}, {"name": "zero2"}, {"name": "zero3", **WHOLE}], ids=str)
 @pytest.mark.parametrize(
@@ -162,6 +162,7 @@ def test_equal_layers_are_run_once(
     assert ran() == found
 
 
+@pytest.mark.share(3)
 @pytest.mark.parametrize("name", ["zero1", "zero2", "zero3"])
 @pytest.mark.parametrize(
     "keys",

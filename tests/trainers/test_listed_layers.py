@@ -21,6 +21,7 @@ FILES = {
 MODEL = {"llama-factory": "model_name_or_path", "axolotl": "base_model"}
 
 
+@pytest.mark.share(3)
 @pytest.mark.parametrize("model_type", ["qwen3_moe", "deepseek_v3", "llama"])
 @pytest.mark.parametrize("tool", FILES)
 def test_the_layers_that_the_tool_finds(tool: str, model_type: str, tmp_path: Path) -> None:

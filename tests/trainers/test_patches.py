@@ -169,7 +169,7 @@ SHARED: dict[str, tuple[dict[str, Any], dict[str, Any], float, dict[str, Any]]] 
 """A file, what is given beside it, the share of its bytes that there is, and the edits."""
 
 
-@pytest.mark.share(6)
+@pytest.mark.share(12)
 @pytest.mark.parametrize("name", SHARED)
 def test_how_processes_share_is_written_as_the_tool_says_it(name: str, tmp_path: Path) -> None:
     """What the table of advice says is what the patched file is answered as, to the byte."""

@@ -90,7 +90,7 @@ def _built_in(model: str) -> str:
         return model
 
 
-@pytest.mark.share(20)
+@pytest.mark.share(40)
 @pytest.mark.parametrize("case", CASES)
 def test_the_plan_of_a_public_file_has_the_same_estimate(case: dict[str, Any], tmp_path: Path) -> None:
     """The plan that ``check`` prints is whole: asked for again, it gives the same bytes."""

@@ -52,6 +52,7 @@ def test_fused_kernels_that_axolotl_turns_on(keys: dict[str, Any], said: bool, t
     assert any("fused LoRA kernels" in one.why for one in check(str(path)).assumptions) == said
 
 
+@pytest.mark.share(3)
 @pytest.mark.parametrize(("keys", "loss"), [({}, "standard"), ({"enable_liger_kernel": True}, "liger")], ids=str)
 def test_ligers_loss_is_a_part_of_its_kernels(keys: dict[str, Any], loss: str, tmp_path: Path) -> None:
     """Witness: transformers' ``apply_liger_kernel``, whose default is the fused linear cross entropy."""
@@ -61,6 +62,7 @@ def test_ligers_loss_is_a_part_of_its_kernels(keys: dict[str, Any], loss: str, t
     assert check(str(path)).plan.loss == loss
 
 
+@pytest.mark.share(3)
 def test_batches_of_an_evaluation_that_are_not_joined(tmp_path: Path) -> None:
     """Witness: TrainingArguments, whose default joins them."""
     path = tmp_path / "train.yaml"
@@ -83,7 +85,7 @@ TAUGHT = {"model": TEACHER, "device": None}
 TRL: dict[str, Any] = {"model_name_or_path": "HuggingFaceTB/SmolLM2-135M", "bf16": True}
 
 
-@pytest.mark.share(3)
+@pytest.mark.share(9)
 @pytest.mark.parametrize(
     ("keys", "expect"),
     [
@@ -181,7 +183,7 @@ def test_the_trainer_that_a_command_of_trl_starts(words: str, trainer: str) -> N
     assert (line.tool, line.trainer, line.images) == ("trl", trainer, False)
 
 
-@pytest.mark.share(3)
+@pytest.mark.share(9)
 def test_a_script_of_trl_for_images() -> None:
     line = "python {} --model_name_or_path llava-hf/llava-1.5-7b-hf --max_length 700 --bf16 true"
     for script in ("sft_vlm.py", "examples/scripts/sft_vlm_gemma3.py"):
@@ -334,7 +336,7 @@ def test_storage_of_packed_weights(keys: dict[str, Any], storage: str, tmp_path:
     assert check(str(path)).keys["quant_storage"] == storage
 
 
-@pytest.mark.share(3)
+@pytest.mark.share(9)
 def test_stages_of_llama_factory(tmp_path: Path) -> None:
     """``create_ref_model``: a full model's reference has the checkpoint's dtype, an adapter's is without it."""
     keys = {"model_name_or_path": "smollm-135m", "cutoff_len": 64, "bf16": True, "per_device_train_batch_size": 2}
@@ -362,7 +364,7 @@ def test_stages_of_llama_factory(tmp_path: Path) -> None:
 
 
 @pytest.mark.extra("trace")
-@pytest.mark.share(6)
+@pytest.mark.share(12)
 @pytest.mark.parametrize(
     ("tool", "keys", "expect"),
     [

@@ -54,7 +54,7 @@ def read(tool: str, config: dict[str, Any], folder: Path) -> Checked:
     return check(str(path), beside, FORMATS[tool])
 
 
-@pytest.mark.share(3)
+@pytest.mark.share(9)
 @pytest.mark.parametrize(("tool", "run"), CASES)
 def test_a_config_is_read_as_its_tool_runs_it(tool: str, run: dict[str, Any], tmp_path: Path) -> None:
     checked = read(tool, run["config"], tmp_path)

@@ -128,7 +128,7 @@ LONG = {
 }
 
 
-@pytest.mark.share(2)
+@pytest.mark.share(6)
 @pytest.mark.parametrize(("name", "text", "words"), [(name, *case) for name, case in LONG.items()], ids=LONG)
 def test_long_files_take_seconds(name: str, text: str, words: str | None, tmp_path: Path) -> None:
     """Files of nearly the largest size are refused, in most cases for the model's name, in under five seconds."""

@@ -59,7 +59,7 @@ def test_resident_set() -> None:
     assert record["predicted"]["bytes"]["process"] == pytest.approx(record["measured"]["peak_rss"], rel=0.05)
 
 
-@pytest.mark.share(6)
+@pytest.mark.share(12)
 def test_fresh_process(tmp_path: Path) -> None:
     """Witness: measurement. ``measure`` runs the step in a process of its own and says where."""
     model = write_config(tmp_path / "model", {})

@@ -71,7 +71,7 @@ def test_runs_on_several_gpus() -> None:
 INCOMPLETE = [run for run in runs("litgpt-resource-tables") if run.incomplete and run.measured]
 
 
-@pytest.mark.share(3)
+@pytest.mark.share(9)
 @pytest.mark.parametrize("run", INCOMPLETE, ids=lambda run: run.name)
 def test_bounds_of_runs_on_several_gpus(run: Run) -> None:
     """Witness: published measurements whose length is not. They lie between those of 16 tokens and of the longest."""

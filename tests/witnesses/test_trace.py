@@ -114,7 +114,7 @@ def hold(validation: Validation) -> None:
     assert validation.equal
 
 
-@pytest.mark.share(48)
+@pytest.mark.share(96)
 @pytest.mark.parametrize("attention", ATTENTIONS)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
 @pytest.mark.parametrize("method", METHODS)
@@ -173,7 +173,7 @@ def test_options(make: Any, family: str, option: str, attention: str) -> None:
     hold(validate(plan, chosen=general(plan)))
 
 
-@pytest.mark.share(12)
+@pytest.mark.share(24)
 @pytest.mark.parametrize("attention", ATTENTIONS)
 @pytest.mark.parametrize("option", ["none", "cache", "mask"])
 @pytest.mark.parametrize("family", WINDOWS)
@@ -212,7 +212,7 @@ def test_large_heads(make: Any) -> None:
     hold(validate(make("qwen3", {"head_dim": 320})))
 
 
-@pytest.mark.share(6)
+@pytest.mark.share(12)
 @pytest.mark.parametrize("name", [name for name in builtin_names() if load(name).raw["model_type"] in FAMILIES])
 def test_parameters_of_builtin_models(name: str) -> None:
     plan = parse_plan({"model": name})
@@ -336,6 +336,7 @@ def test_what_cannot_be_traced_says_so(make: Any) -> None:
         validate(make("mistral", {"sliding_window": 4}))
 
 
+@pytest.mark.share(3)
 def test_command(make: Any, capsys: pytest.CaptureFixture[str]) -> None:
     model = make("llama").model
     assert main(["validate", model, "--method", "lora", "--r", "4"]) == 0
