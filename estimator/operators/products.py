@@ -446,6 +446,7 @@ def _solve_backward(call: Call) -> Grads:
     call.ledger.empty(call.saved[2].shape, "bool")
     if not call.needs[0]:
         return None, grad_b
+    call.ledger.multiply(*grad.shape, grad.shape[-2])
     product = call.ledger.empty(grad.shape, grad.dtype)
     return elementwise((product,), grad.dtype), grad_b
 

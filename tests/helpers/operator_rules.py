@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 
 from estimator import operators as ops
 from estimator.ledger import FLOATING, Ledger, Shape, backward
@@ -72,6 +73,8 @@ class Footprint:
     peak: int
     left: int
     """Bytes above the start once only the gradients are left."""
+    work: int
+    """Floating-point operations of matrix products, as ``FlopCounterMode`` counts them."""
 
 
 def meaningful(shape: Shape, strides: Shape) -> tuple[Any, ...]:
@@ -90,6 +93,7 @@ def ours(rule: Callable[..., Any], given: Sequence[Given], autocast: str | None 
         leaf.requires_grad = g.grad
     start = ledger.live
     ledger.peaks.clear()
+    ledger.counts_work = True
     ledger.autocast = autocast
     out = rule(*(ops.transpose(x, *g.swapped) if g.swapped else x for x, g in zip(leaves, given, strict=True)))
     ledger.autocast = None
@@ -100,7 +104,8 @@ def ours(rule: Callable[..., Any], given: Sequence[Given], autocast: str | None 
     if y.node is not None:
         backward(ledger, y)
     del out, y
-    return Footprint(*kept, *result, max(ledger.peaks.values(), default=start) - start, ledger.live - start)
+    peak = max(ledger.peaks.values(), default=start)
+    return Footprint(*kept, *result, peak - start, ledger.live - start, ledger.work)
 
 
 def real(function: Callable[..., Any], given: Sequence[Given], autocast: str | None = None) -> Footprint:
@@ -130,10 +135,11 @@ def real(function: Callable[..., Any], given: Sequence[Given], autocast: str | N
     kept = sum(storage.nbytes() for storage in saved.values()), inputs, y.untyped_storage()._cdata in saved
     del y
     saved.clear()
-    step()
+    with FlopCounterMode(display=False) as counted:
+        step()
     for leaf in leaves:
         leaf.grad = None
-    return Footprint(*kept, *result, *peak_and_left(allocator_events(step)))
+    return Footprint(*kept, *result, *peak_and_left(allocator_events(step)), counted.get_total_flops())
 
 
 F16_PRODUCTS = pytest.param(
@@ -187,10 +193,20 @@ def without_scratch(sizes: list[int]) -> list[int]:
     return kept
 
 
-def agree(rule: Callable[..., Any], function: Callable[..., Any], *given: Given, autocast: str | None = None) -> None:
-    """Our rule's footprint is the real operator's."""
+def agree(
+    rule: Callable[..., Any],
+    function: Callable[..., Any],
+    *given: Given,
+    autocast: str | None = None,
+    work: bool = True,
+) -> None:
+    """Our rule's footprint is the real operator's. ``work``: PyTorch counts the products that are made. It counts none
+    with a vector; of a convolution in groups, and of sparse matrices, it counts those that are not made.
+    """
     __tracebackhide__ = True
     rules, operator = asdict(ours(rule, given, autocast)), asdict(real(function, given, autocast))
+    if not (work and operator["work"]):
+        del rules["work"], operator["work"]
     assert_figures(rules, operator, {"peak": TOLERANCE, "left": TOLERANCE})
 
 
