@@ -32,7 +32,7 @@ class Targets:
         self.target_modules = target_modules if isinstance(target_modules, str) else frozenset(target_modules)
         self.exclude_modules = exclude_modules if isinstance(exclude_modules, str) else frozenset(exclude_modules or ())
         self.layers = None if layers_to_transform is None else frozenset(layers_to_transform)
-        self.layers_pattern = layers_pattern or ["[^.]*"]
+        self.layers_pattern = layers_pattern
 
     def __contains__(self, path: str) -> bool:
         if self.exclude_modules and self._named(path, self.exclude_modules):
@@ -52,10 +52,11 @@ class Targets:
     def _layer_chosen(self, path: str) -> bool:
         if self.layers is None:
             return True
-        for pattern in self.layers_pattern:
-            found = patterns.groups(pattern, patterns.LAYERS, path)
+        names, form = (self.layers_pattern, patterns.LAYERS) if self.layers_pattern else (["[^.]*"], patterns.ANY_LAYER)
+        for pattern in names:
+            found = patterns.groups(pattern, form, path)
             if found is not None:
-                return int(found[-1] or 0) in self.layers
+                return int(str(found[-1])) in self.layers
         return False
 
 

@@ -28,8 +28,10 @@ SUFFIX = r"(.*\.)?({})$"
 """Keys of ``rank_pattern`` (``peft/utils/other.py: get_pattern_key``)."""
 BELOW = r".*\.{}$"
 """Keys of ``block_size_pattern`` and ``n_frequency_pattern``."""
-LAYERS = r".*\.{}\.(\d+)\."
-"""``layers_pattern``; the group is the layer's index."""
+LAYERS = r"(?:^|.*?\.){}\.(\d+)\."
+"""``layers_pattern``; the last group is the layer's index. The first index of a path counts, not that of an expert."""
+ANY_LAYER = r".*?\.{}\.(\d+)\."
+"""The same where no pattern is given."""
 
 _clock = getattr(time, "thread_time", time.process_time)  # a browser has no clock of threads
 _NAME = re.compile(r"[A-Za-z0-9_.-]*")

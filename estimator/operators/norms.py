@@ -164,15 +164,17 @@ def batch_norm(
         return out
 
     saved = (x, weight, mean, variance, *map(Beside, statistics))
-    return record("NativeBatchNormBackward0", make, (x, weight, bias), saved, _batch_norm_backward, training)
+    return record("NativeBatchNormBackward0", make, (x, weight, bias), saved, _batch_norm_backward)
 
 
 def _batch_norm_backward(call: Call) -> Grads:
     x, channels, ledger = call.saved[0], call.saved[0].shape[1:2], call.ledger
     shapes = (x.shape, channels, channels)
     grads = tuple(ledger.empty(s, x.dtype) if n else None for s, n in zip(shapes, call.needs, strict=True))
-    if call.args[0]:
+    if call.needs[0] and not ledger.device.has_own_memory:
         ledger.transient(x.nbytes)  # the gradient's part that the statistics take
+    if len(x.shape) == 2 and ledger.device.splits_by_thread:
+        ledger.transient(2 * THREADS * product(channels) * ITEMSIZE["float32"])  # each thread's sums
     return grads
 
 

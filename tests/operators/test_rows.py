@@ -458,6 +458,24 @@ MORE: dict[str, Callable[..., Any]] = {
     "scatter_add": lambda x: x.scatter_add(1, places(x), x[:, :5]),
     **{name: (lambda x, name=name: getattr(x, name)(-1)[0]) for name in ("cummax", "cummin", "mode")},
     "kthvalue": lambda x: x.kthvalue(2, -1)[0],
+    "to: a copy": lambda x: x.to(torch.float32, copy=True),
+    "repeat: to more dimensions": lambda x: x.repeat(2, 1, 3),
+    "repeat_interleave: of all, by a tensor": lambda x: x.repeat_interleave(torch.arange(960, device=x.device) % 3),
+    "zeros_like: in order": lambda x: torch.zeros_like(x.t(), memory_format=torch.contiguous_format) * x.t(),
+    "batch_norm: evaluated": lambda x: functional.batch_norm(x, x.detach()[0], x.detach()[1]),
+    "batch_norm: of rows that do not train": lambda x: functional.batch_norm(x.detach(), None, None, x[0], x[1], True),
+    "split: a shorter last one": lambda x: torch.cat(x.split(7, 1)[::2], 1),
+    "var: keeping, by position": lambda x: x.var(0, True, True),
+    "var: of all": lambda x: x.var(False),
+    "scaled_dot_product_attention: of strided heads": lambda x: functional.scaled_dot_product_attention(
+        *[x.view(1, 2, 40, 12).mT] * 3
+    ),
+    "scaled_dot_product_attention: of three dimensions": lambda x: functional.scaled_dot_product_attention(
+        *[x.view(2, 12, 40)] * 3
+    ),
+    "scaled_dot_product_attention: of narrower values": lambda x: functional.scaled_dot_product_attention(
+        *[x.view(1, 2, 12, 40)] * 2, x.view(1, 2, 12, 40)[..., :16]
+    ),
     "amin": lambda x: x.amin(-1),
     "linalg_norm": lambda x: torch.linalg.norm(x, dim=-1),
     "nll_loss_nd": lambda x: functional.nll_loss(x, places(x)[:, 0]),
@@ -518,6 +536,10 @@ TWO: dict[str, tuple[Callable[..., Any], tuple[int, ...]]] = {
     "_weight_norm: of the first dimension": (lambda x, y: torch._weight_norm(x, y, 0), (24, 1)),
     "batch_norm": (lambda x, y: functional.batch_norm(x.view(3, 8, 8, 5), None, None, y, y, True), (8,)),
     "batch_norm: of rows": (lambda x, y: functional.batch_norm(x, None, None, y, y, True), (40,)),
+    "batch_norm: evaluated, of images that do not train": (
+        lambda x, y: functional.batch_norm(x.detach().view(3, 8, 8, 5), y.detach(), y.detach(), y, y),
+        (8,),
+    ),
     "group_norm": (lambda x, y: functional.group_norm(x.view(4, 40, 6), 5, y, y), (40,)),
     "group_norm: of strided numbers": (lambda x, y: functional.group_norm(x.view(4, 6, 40).mT, 5, y, y), (40,)),
     "masked_scatter": (lambda x, y: x.masked_scatter((torch.arange(24, device=x.device) < 5)[:, None], y), (5, 40)),
@@ -544,6 +566,7 @@ PRODUCTS: dict[str, tuple[Callable[..., Any], tuple[tuple[int, ...], ...]]] = {
     "baddbmm": (torch.baddbmm, ((2, 12, 8), (2, 12, 40), (2, 40, 8))),
     "linear": (functional.linear, ((2, 12, 40), (8, 40), (8,))),
     "einsum": (lambda a, b: torch.einsum("bij,jk->bik", a, b), ((2, 12, 40), (40, 8))),
+    "einsum: of three": (lambda a, b, c: torch.einsum("bij,jk,jk->bi", a, b, c), ((2, 12, 40), (40, 8), (40, 8))),
     "kron": (torch.kron, ((12, 4), (5, 8))),
     "conv1d": (functional.conv1d, ((2, 8, 40), (8, 8, 3), (8,))),
     "conv2d": (functional.conv2d, ((1, 3, 9, 9), (8, 3, 2, 2), (8,))),
