@@ -190,7 +190,7 @@ KEYS: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
 }
 
 
-@pytest.mark.share(2)
+@pytest.mark.share(4)
 @pytest.mark.parametrize("name", KEYS)
 def test_values_of_every_kind_are_answered_or_refused_in_one_line(name: str) -> None:
     """As the plan, and as each of the arguments that the function itself reads."""

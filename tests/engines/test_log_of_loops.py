@@ -56,7 +56,7 @@ def test_what_stands_for_many_is_played_as_by_calls(job: Resolved) -> None:
 
 
 @pytest.mark.consistency
-@pytest.mark.share(4)
+@pytest.mark.share(8)
 @pytest.mark.parametrize("job", STEPS, indirect=True, ids=str)
 def test_a_log_is_that_of_all_passes(job: Resolved, monkeypatch: pytest.MonkeyPatch) -> None:
     """Whether sizes are symbols or numbers."""

@@ -71,7 +71,7 @@ def test_programs_equal_the_estimate(name: str, engine: str, tmp_path: Path, con
 
 
 @pytest.mark.extra("trace")
-@pytest.mark.share(48)
+@pytest.mark.share(96)
 @pytest.mark.parametrize("name", ["gemma3", "llava", "llava with pixtral", "qwen2_vl", "qwen2_5_vl", "smolvlm"])
 def test_images_are_a_variable_in_each_language(name: str, tmp_path: Path) -> None:
     """Also where a model walks the images of a batch one by one, so that no program is for all batches."""

@@ -153,7 +153,7 @@ def test_an_engine_is_imported_for_patterns_only() -> None:
     subprocess.run([sys.executable, "-c", code], check=True)
 
 
-@pytest.mark.share(3)
+@pytest.mark.share(6)
 def test_plans_that_would_take_minutes() -> None:
     """Asks the contract: the bound is in the line."""
     start = time.process_time()

@@ -47,7 +47,7 @@ SMALL = 150_000
 """Bytes of a file that takes some seconds to be written. The larger ones take up to a minute."""
 
 
-@pytest.mark.share(24)
+@pytest.mark.share(48)
 @pytest.mark.parametrize(
     "path",
     [pytest.param(path, marks=[pytest.mark.witness] * (path.stat().st_size > SMALL)) for path in (*FILES, *OF_HEADS)],
@@ -406,7 +406,7 @@ def test_images_of_a_model_of_other_sizes(
     assert answer(plan, True, monkeypatch) == answer(plan, False, monkeypatch)
 
 
-@pytest.mark.share(2)
+@pytest.mark.share(4)
 def test_a_model_that_looks_at_images_is_answered_without_torch() -> None:
     """One of each file, with steps, a question and a formula whose number of images is a symbol."""
     script = (

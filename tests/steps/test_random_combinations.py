@@ -44,7 +44,7 @@ def valid_plans(folder: Path, count: int, seed: int) -> Iterator[tuple[dict[str,
     assert all(20 < len(text) < 500 and "\n" not in text for text in refusals)
 
 
-@pytest.mark.share(2)
+@pytest.mark.share(4)
 @pytest.mark.consistency
 @pytest.mark.parametrize("count", [40, pytest.param(200, marks=pytest.mark.witness)])
 def test_compositions(count: int, tmp_path: Path) -> None:

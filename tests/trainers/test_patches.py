@@ -73,7 +73,7 @@ def written(name: str, folder: Path) -> Path:
     return path
 
 
-@pytest.mark.share(8)
+@pytest.mark.share(16)
 @pytest.mark.parametrize("share", [0.75, 0.4])
 @pytest.mark.parametrize("name", FILES)
 def test_the_patched_file_is_answered_as_the_advice_says(name: str, share: float, tmp_path: Path) -> None:
