@@ -25,6 +25,7 @@ from unittest.mock import patch
 
 from estimator.show.cli import main
 from tests.cases.printed_lines import FILES, GROUPS
+from tests.helpers.extras import without
 from tests.helpers.files import DATA
 
 PRINTED = DATA / "printed"
@@ -56,7 +57,7 @@ def printed(line: str) -> str:
         contextlib.redirect_stderr(err),
         patch.dict(os.environ, _ENVIRONMENT),
         patch.object(sys, "stdin", given),
-        _without("torch"),
+        without("torch"),
     ):
         status = main(shlex.split(line))
     out.seek(0)
@@ -71,18 +72,6 @@ def printed(line: str) -> str:
         if name != SNAPSHOT:
             Path(name).unlink()
     return found
-
-
-@contextlib.contextmanager
-def _without(module: str) -> Iterator[None]:
-    """A module that cannot be imported."""
-    before = {name: sys.modules[name] for name in (module,) if name in sys.modules}
-    sys.modules[module] = None  # type: ignore[assignment]
-    try:
-        yield
-    finally:
-        del sys.modules[module]
-        sys.modules.update(before)
 
 
 def _kept(text: str) -> str:

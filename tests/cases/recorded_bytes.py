@@ -24,7 +24,6 @@ from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
 from typing import Any, get_args
-from unittest.mock import patch
 
 import estimator
 from estimator.engines.replay import Batch
@@ -43,6 +42,7 @@ from tests.cases.random_questions import commands, random_plan
 from tests.cases.recipes import RECIPES
 from tests.cases.small_models import FAMILIES, METHODS, all_cases, write_config
 from tests.cases.tables import MEASURED
+from tests.helpers.extras import without
 from tests.helpers.files import DATA
 
 TABLES = DATA / "recorded_bytes"
@@ -572,8 +572,10 @@ def _record(chosen: list[str]) -> None:
             continue
         assert len({row.name for row in rows}) == len(rows), group
         found = []
-        without = {"torch": None} if is_whole(group) else {}  # what would be recorded is not asked
-        with tempfile.TemporaryDirectory() as folder, patch.dict(sys.modules, without):
+        hidden = (
+            without("torch") if is_whole(group) else contextlib.nullcontext()
+        )  # what would be recorded is not asked
+        with tempfile.TemporaryDirectory() as folder, hidden:
             for number, row in enumerate(rows):
                 with contextlib.suppress(estimator.InputError):
                     found.append(Row(row.name, row.asked, answered(row.asked, Path(folder) / str(number))))

@@ -6,9 +6,8 @@ follows from it, or the sentence that refuses it. So are words of other tools, m
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import suppress
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
@@ -22,6 +21,7 @@ from estimator.plans.plan import Plan, parse_plan
 from estimator.plans.refusals import QUESTIONS, budget_of, check_question, listed
 from estimator.plans.repacked import packing_of
 from estimator.plans.resolve import resolve
+from tests.helpers.extras import without
 from tests.helpers.whole_answers import Each, Parts
 
 Question = tuple[str, Callable[[], Parts]]
@@ -155,22 +155,9 @@ def _resolved(plan: Plan) -> list[Any]:
     ]
 
 
-@contextmanager
-def _without_torch() -> Iterator[None]:
-    """What would be recorded where PyTorch is installed is refused."""
-    before = sys.modules.get("torch")
-    sys.modules["torch"] = None  # type: ignore[assignment]
-    try:
-        yield
-    finally:
-        del sys.modules["torch"]
-        if before is not None:
-            sys.modules["torch"] = before
-
-
 def _situation(asked: dict[str, Any], keys: dict[str, Any]) -> Any:
     given = {key: one for key, one in asked.items() if key not in ("seq",) or "lengths" not in keys}
-    with _without_torch():
+    with without("torch"):  # what would be recorded is refused
         return _or_why(lambda: _read(nested(given, keys)))
 
 

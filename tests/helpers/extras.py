@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 
 MODULES = {
@@ -23,3 +26,15 @@ def missing(extra: str) -> str:
 def extra_of(module: str) -> str:
     """The first extra that brings a module, or an empty string."""
     return next((extra for extra, modules in MODULES.items() if module in modules), "")
+
+
+@contextmanager
+def without(module: str) -> Iterator[None]:
+    """Within it a module cannot be imported. What others import meanwhile stays imported."""
+    before = {name: sys.modules[name] for name in (module,) if name in sys.modules}
+    sys.modules[module] = None  # type: ignore[assignment]
+    try:
+        yield
+    finally:
+        del sys.modules[module]
+        sys.modules.update(before)
