@@ -52,7 +52,7 @@ def nll_loss(x: Tensor, target: Tensor, reduction: str = "mean") -> Tensor:
 
 
 @operator("cosine_similarity", args=lambda out, x, y, dim=1, eps=1e-8: (x, y, dim))
-def cosine_similarity(x: Tensor, y: Tensor, dim: int = 1) -> Tensor:
+def cosine_similarity(x: Tensor, y: Tensor, dim: int) -> Tensor:
     """``F.cosine_similarity(x, y, dim)``: each over its norm, of which a copy has no zeros (``Distance.cpp``)."""
     norms = [clone(linalg_vector_norm(one, dim, keepdim=True)) for one in (x, y)]
     second = div(y, norms[1])  # C++ makes a call's last argument first
@@ -60,7 +60,7 @@ def cosine_similarity(x: Tensor, y: Tensor, dim: int = 1) -> Tensor:
 
 
 @operator("pairwise_distance", args=lambda out, x, y, p=2.0, eps=1e-6, keepdim=False: (x, y, keepdim))
-def pairwise_distance(x: Tensor, y: Tensor, keepdim: bool = False) -> Tensor:
+def pairwise_distance(x: Tensor, y: Tensor, keepdim: bool) -> Tensor:
     """``F.pairwise_distance(x, y)`` with p = 2: the norm of the difference, which is shifted by a small number."""
     shifted = add(sub(x, y), SCALAR)
     return linalg_vector_norm(shifted, -1, keepdim)

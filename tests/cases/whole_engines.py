@@ -22,10 +22,10 @@ from estimator.engines.engine import Engine
 from estimator.engines.executorch import plan as executorch_plan
 from estimator.engines.executorch import pte_file, xnnpack
 from estimator.engines.executorch.shapes import shape_of
-from estimator.engines.llama_cpp import convert, gguf_file, projector, usage
+from estimator.engines.llama_cpp import convert, gguf_file, hparams, projector, usage
 from estimator.engines.llama_cpp.builds import BUILDS
 from estimator.engines.llama_cpp.context import Parameters
-from estimator.engines.llama_cpp.ggml import Graph
+from estimator.engines.llama_cpp.ggml import TYPES, Graph
 from estimator.engines.llama_cpp.placement import BACKENDS, EXPERTS, ON_HOST, Device, Layout, share_out
 from estimator.engines.llama_cpp.recipes import RECIPES
 from estimator.engines.mlx.arrays import Array
@@ -156,6 +156,8 @@ def llama_cpp() -> Iterator[Question]:
             continue
         chance = random.Random(f"{model} {i}")
         raw = {**load(model).raw, **GEMMA_3N} if model == "gemma-3n-e2b" else config(model, chance)
+        if "mamba_n_groups" in raw and i % 2:
+            raw |= {"mamba_n_groups": 2}
         if p.type_k == "q8_0" and raw["model_type"].startswith("phi"):
             p = replace(p, type_k="f16", type_v="f16")
         asked = partial(_llama_cpp, raw, next(recipes), p, next(builds), next(layouts), next(cpus), number)
@@ -617,6 +619,7 @@ def engines(folder: Path) -> Iterator[Question]:
     for name in KEYS:
         yield name, partial(_says, name)
     yield "devices", _devices_said
+    yield "headers", _headers_said
 
 
 def _devices_said() -> Parts:
@@ -627,6 +630,14 @@ def _devices_said() -> Parts:
         "assumed": Each([[assumptions(one, e, b) for e, b in ((False, False), (False, True),
         (one.entitled_bytes is not None, False))] for one in catalogue()]),
         "said": Each([[one.maker, one.is_card, one.is_apple, one.is_phone, one.ram] for one in catalogue()]),
+    }  # fmt: skip
+
+
+def _headers_said() -> Parts:
+    """What is accepted in a GGUF header, and the types that tensors have."""
+    return {
+        "numbers": Each([*hparams.RANGES.items()]), "factors": Each([*hparams.FACTORS.items()]),
+        "types": Each([(number, kind, TYPES[kind]) for number, kind in gguf_file.TENSOR_TYPES.items()]),
     }  # fmt: skip
 
 

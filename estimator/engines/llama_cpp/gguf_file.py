@@ -24,7 +24,7 @@ from .header import Header, Strings, TensorInfo
 
 _SCALARS = {0: "B", 1: "b", 2: "H", 3: "h", 4: "I", 5: "i", 6: "f", 7: "?", 10: "Q", 11: "q", 12: "d"}
 _STRING, _ARRAY = 8, 9
-_TENSOR_TYPES = {
+TENSOR_TYPES = {
     0: "f32", 1: "f16", 2: "q4_0", 3: "q4_1", 6: "q5_0", 7: "q5_1", 8: "q8_0", 9: "q8_1", 10: "q2_k", 11: "q3_k",
     12: "q4_k", 13: "q5_k", 14: "q6_k", 15: "q8_k", 16: "iq2_xxs", 17: "iq2_xs", 18: "iq3_xxs", 19: "iq1_s",
     20: "iq4_nl", 21: "iq3_s", 22: "iq2_s", 23: "iq4_xs", 24: "i8", 25: "i16", 26: "i32", 27: "i64", 28: "f64",
@@ -256,9 +256,9 @@ def _tensors(cursor: _Cursor, count: int) -> tuple[dict[str, TensorInfo], dict[s
             raise InputError(f"'{where}': tensor {shown(name)} has {dimensions} dimensions; GGUF allows 1 to 4")
         shape = tuple(cursor.scalar("Q", what) for _ in range(dimensions))
         number = cursor.scalar("I", what)
-        if number not in _TENSOR_TYPES:
+        if number not in TENSOR_TYPES:
             raise InputError(f"'{where}': tensor {shown(name)} has type {number}, which this version does not know")
-        kind = _TENSOR_TYPES[number]
+        kind = TENSOR_TYPES[number]
         if not all(1 <= size < 1 << 62 for size in shape) or prod(shape) >= 1 << 62:
             raise InputError(f"'{where}': tensor {shown(name)} has shape {list(shape)}; is the file damaged?")
         block = TYPES[kind][0]
