@@ -175,9 +175,9 @@ def test_a_block_is_read() -> None:
     )
     with pytest.raises(InputError, match=r"^options must be a block such as \{rank: 2\}$"):
         read("fast")
-    with pytest.raises(InputError, match="^unknown key 'options.x' of options; known keys are rank"):
+    with pytest.raises(InputError, match=r"^unknown key 'options\.x' of options; known keys are rank"):
         read({"rank": 2, "x": 1})
-    with pytest.raises(InputError, match="^unknown key 'x'; known keys are depth"):
+    with pytest.raises(InputError, match=r"^unknown key 'x'; known keys are depth"):
         checked(Inner, {"x": 1})
 
 

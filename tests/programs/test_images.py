@@ -25,115 +25,9 @@ from estimator.programs.images import (
     token_of,
     window_of,
 )
-from tests.cases.images_and_audio import CLIP, PIXTRAL, SIGLIP
+from tests.cases.image_processors import FAMILIES, PINPOINTS, QWEN, VISION, config_of
+from tests.cases.images_and_audio import SIGLIP
 
-VISION = {"image_size": 336, "patch_size": 14}
-STRATEGY = {"vision_feature_select_strategy": "default"}
-PINPOINTS = [[336, 672], [672, 336], [672, 672], [1008, 336], [336, 1008]]
-ONE_VISION = [[384 * i, 384 * j] for i in range(1, 7) for j in range(1, 7)]
-SQUARE = {"height": 384, "width": 384}
-
-
-def _config(model_type: str, vision: dict[str, Any], **keys: Any) -> dict[str, Any]:
-    return {"model_type": model_type, "vision_config": vision, **keys}
-
-
-QWEN = {"patch_size": 14, "spatial_merge_size": 2, "temporal_patch_size": 2}
-FAMILIES: dict[str, tuple[str, str, dict[str, Any], dict[str, Any], dict[str, Any]]] = {
-    # name: class of the image processor, of the processor, its attributes, preprocessor_config.json, config.json
-    "qwen2_vl": (
-        "Qwen2VLImageProcessor", "Qwen2VLProcessor", {}, {"min_pixels": 3136, "max_pixels": 12845056},
-        _config("qwen2_vl", QWEN),
-    ),
-    "qwen2_5_vl": (
-        "Qwen2VLImageProcessor", "Qwen2_5_VLProcessor", {}, {}, _config("qwen2_5_vl", QWEN),
-    ),
-    "qwen3_vl": (
-        "Qwen2VLImageProcessor", "Qwen3VLProcessor", {},
-        {"size": {"shortest_edge": 65536, "longest_edge": 16777216}, "patch_size": 16},
-        _config("qwen3_vl", {**QWEN, "patch_size": 16}),
-    ),
-    "llava": (
-        "CLIPImageProcessor", "LlavaProcessor", {"patch_size": 14, "num_additional_image_tokens": 1},
-        {"size": {"shortest_edge": 336}, "crop_size": {"height": 336, "width": 336}},
-        _config("llava", {**CLIP, **VISION}, **STRATEGY),
-    ),
-    "llava with siglip": (
-        "SiglipImageProcessor", "LlavaProcessor", {"patch_size": 16, "num_additional_image_tokens": 0},
-        {"size": SQUARE}, _config(
-            "llava", {**SIGLIP, "image_size": 384, "patch_size": 16}, vision_feature_select_strategy="full"
-        ),
-    ),
-    "llava with pixtral": (
-        "PixtralImageProcessor", "PixtralProcessor", {"patch_size": 16, "spatial_merge_size": 1}, {},
-        _config("llava", {**PIXTRAL, "image_size": 1024, "patch_size": 16}),
-    ),
-    "mistral3": (
-        "PixtralImageProcessor", "PixtralProcessor", {"patch_size": 14, "spatial_merge_size": 2},
-        {"size": {"longest_edge": 1540}, "patch_size": 14},
-        _config("mistral3", {**PIXTRAL, "image_size": 1540, "patch_size": 14}, spatial_merge_size=2),
-    ),
-    "llava_next": (
-        "LlavaNextImageProcessor", "LlavaNextProcessor", {"patch_size": 14, "num_additional_image_tokens": 1},
-        {
-            "size": {"shortest_edge": 336}, "crop_size": {"height": 336, "width": 336},
-            "image_grid_pinpoints": PINPOINTS,
-        },
-        _config("llava_next", {**CLIP, **VISION}, image_grid_pinpoints=PINPOINTS, **STRATEGY),
-    ),
-    "llava_onevision": (
-        "LlavaOnevisionImageProcessor", "LlavaOnevisionProcessor",
-        {
-            "num_image_tokens": 729, "vision_feature_select_strategy": "full", "vision_aspect_ratio": "anyres_max_9",
-        },
-        {"size": SQUARE, "image_grid_pinpoints": ONE_VISION},
-        _config(
-            "llava_onevision", {**SIGLIP, "image_size": 384, "patch_size": 14}, image_grid_pinpoints=ONE_VISION,
-            vision_feature_select_strategy="full", vision_aspect_ratio="anyres_max_9",
-        ),
-    ),
-    "idefics3": (
-        "Idefics3ImageProcessor", "Idefics3Processor", {"image_seq_len": 169}, {},
-        _config("idefics3", {"image_size": 364, "patch_size": 14}, scale_factor=2),
-    ),
-    "smolvlm": (
-        "SmolVLMImageProcessor", "SmolVLMProcessor", {"image_seq_len": 64},
-        {"size": {"longest_edge": 2048}, "max_image_size": {"longest_edge": 512}},
-        _config("smolvlm", {"image_size": 512, "patch_size": 16}, scale_factor=4),
-    ),
-    "smolvlm, not split": (
-        "SmolVLMImageProcessor", "SmolVLMProcessor", {"image_seq_len": 81},
-        {"do_image_splitting": False, "max_image_size": {"longest_edge": 384}, "size": {"longest_edge": 1536}},
-        _config("smolvlm", {"image_size": 384, "patch_size": 14}, scale_factor=3),
-    ),
-    "internvl": (
-        "GotOcr2ImageProcessor", "InternVLProcessor", {"image_seq_length": 256},
-        {"size": {"height": 448, "width": 448}, "crop_to_patches": False},
-        _config("internvl", {"image_size": [448, 448], "patch_size": [14, 14]}, downsample_ratio=0.5),
-    ),
-    "internvl, fewer tiles": (
-        "GotOcr2ImageProcessor", "InternVLProcessor", {"image_seq_length": 256},
-        {"size": {"height": 448, "width": 448}, "min_patches": 2, "max_patches": 6},
-        _config("internvl", {"image_size": [448, 448], "patch_size": [14, 14]}, downsample_ratio=0.5),
-    ),
-    "paligemma": (
-        "SiglipImageProcessor", "PaliGemmaProcessor", {"image_seq_length": 1024},
-        {"size": {"height": 448, "width": 448}}, _config("paligemma", {**SIGLIP, "image_size": 448, "patch_size": 14}),
-    ),
-    "gemma3": (
-        "Gemma3ImageProcessor", "Gemma3Processor", {"image_seq_length": 256},
-        {"size": {"height": 896, "width": 896}, "do_pan_and_scan": False},
-        _config("gemma3", {**SIGLIP, "image_size": 896, "patch_size": 14}, mm_tokens_per_image=256),
-    ),
-    "gemma3n": (
-        "SiglipImageProcessor", "Gemma3nProcessor", {"image_seq_length": 256}, {"size": {"height": 768, "width": 768}},
-        _config("gemma3n", {"model_type": "gemma3n_vision"}, vision_soft_tokens_per_image=256),
-    ),
-    "clip": ("CLIPImageProcessor", "", {}, {}, _config("clip", {"image_size": 224, "patch_size": 32})),
-    "siglip": ("SiglipImageProcessor", "", {}, {}, _config("siglip", {"image_size": 224, "patch_size": 16})),
-    "vit": ("ViTImageProcessor", "", {}, {}, {"model_type": "vit", "image_size": 224, "patch_size": 16}),
-    "dinov2": ("BitImageProcessor", "", {}, {}, {"model_type": "dinov2", "image_size": 518, "patch_size": 14}),
-}  # fmt: skip
 TOKEN = "i"
 
 
@@ -269,7 +163,7 @@ def test_videos_are_what_the_processor_makes_of_them(name: str, vision: dict[str
     import transformers
 
     real = getattr(transformers, name)(**file, do_sample_frames=False)
-    config = _config("qwen3_vl" if "3" in name else "qwen2_5_vl", vision)
+    config = config_of("qwen3_vl" if "3" in name else "qwen2_5_vl", vision)
     read = processor_of(file, "video_preprocessor_config.json") if file else None
     draw, takes = random.Random(name), ("image_grid_thw", "pixel_values_videos")
     for size in [(max(h, 8), max(w, 8)) for h, w in _sizes(60, name)]:  # fewer pixels are read as channels
@@ -304,14 +198,14 @@ WITH_PINPOINTS = {"image_grid_pinpoints": PINPOINTS}
     ("takes", "config", "media", "images", "inputs"),
     [
         (
-            ("image_grid_thw",), _config("qwen2_vl", QWEN), Media(2), TWO,
+            ("image_grid_thw",), config_of("qwen2_vl", QWEN), Media(2), TWO,
             [
                 Input("pixel_values", ("28*B", 3 * 2 * 14**2), "bfloat16"),
                 Input("image_grid_thw", ("2*B", 3), values=((1, 4, 6), (1, 2, 2))),
             ],
         ),
         (
-            ("image_grid_thw",), _config("qwen2_vl", {**QWEN, "in_chans": 1}),
+            ("image_grid_thw",), config_of("qwen2_vl", {**QWEN, "in_chans": 1}),
             Media(1, processor=FILE._replace(patch=28)), TWO[:1],
             [
                 Input("pixel_values", ("6*B", 2 * 28**2), "bfloat16"),
@@ -319,21 +213,21 @@ WITH_PINPOINTS = {"image_grid_pinpoints": PINPOINTS}
             ],
         ),
         (
-            ("image_grid_thw",), _config("qwen3_vl", QWEN), Media(1, video_frames=6), (Seen(1, 56, 84, 6),) * 3,
+            ("image_grid_thw",), config_of("qwen3_vl", QWEN), Media(1, video_frames=6), (Seen(1, 56, 84, 6),) * 3,
             [
                 Input("pixel_values_videos", ("72*B", 3 * 2 * 14**2), "bfloat16"),
                 Input("video_grid_thw", ("B", 3), values=((3, 4, 6),)),
             ],
         ),
         (
-            (), _config("llava", {"model_type": "pixtral", "num_channels": 4}), Media(2), TWO,
+            (), config_of("llava", {"model_type": "pixtral", "num_channels": 4}), Media(2), TWO,
             [
                 Input("pixel_values", ("2*B", 4, 56, 84), "bfloat16"),
                 Input("image_sizes", ("2*B", 2), values=((56, 84), (28, 28))),
             ],
         ),
         (
-            ("batch_num_images",), _config("llava_onevision", VISION, **WITH_PINPOINTS),
+            ("batch_num_images",), config_of("llava_onevision", VISION, **WITH_PINPOINTS),
             Media(2, ((60, 90), (30, 20)), processor=FILE), (Seen(3, 28, 28, 9), Seen(5, 28, 28, 9)),
             [
                 Input("pixel_values", ("2*B", 5, 3, 28, 28), "bfloat16"),
@@ -342,7 +236,7 @@ WITH_PINPOINTS = {"image_grid_pinpoints": PINPOINTS}
             ],
         ),
         (
-            ("batch_num_images",), _config("llava_onevision", VISION, **WITH_PINPOINTS),
+            ("batch_num_images",), config_of("llava_onevision", VISION, **WITH_PINPOINTS),
             Media(1, ((60, 90),), processor=FILE), (Seen(3, 28, 28, 9),),
             [
                 Input("pixel_values", ("1*B", 3, 3, 28, 28), "bfloat16"),
@@ -350,7 +244,7 @@ WITH_PINPOINTS = {"image_grid_pinpoints": PINPOINTS}
             ],
         ),
         (
-            (), _config("smolvlm", VISION), Media(2), (Seen(5, 28, 28, 9), Seen(1, 28, 28, 9)),
+            (), config_of("smolvlm", VISION), Media(2), (Seen(5, 28, 28, 9), Seen(1, 28, 28, 9)),
             [Input("pixel_values", ("B", 6, 3, 28, 28), "bfloat16")],
         ),
         (
@@ -374,22 +268,22 @@ def test_inputs_stand_for_the_images_of_each_row(
 
 def test_what_a_model_is_given() -> None:
     """Tokens that stand for images, by a rule or as many as a tower gives; and which kind of piece a token is."""
-    config = _config("gemma3", {**SIGLIP, "image_size": 28, "patch_size": 7}, mm_tokens_per_image=4)
+    config = config_of("gemma3", {**SIGLIP, "image_size": 28, "patch_size": 7}, mm_tokens_per_image=4)
     given = given_of((), ("token_type_ids",), config, Media(2, processor=FILE), "float32", 7)
     assert [one.name for one in given.inputs] == ["pixel_values", "token_type_ids"]
     assert given.inputs[1] == Input("token_type_ids", ("B", "S"), placeholders=(1, (4, 4)))
     assert given.placeholders == (7, (4, 4))
     assert given.tokens == 2 * (4 + 4)  # two lines and two marks around each
     assert given_of((), (), config, Media(0), "float32", 7).inputs == ()
-    towers = _config("aya_vision", {"image_size": 28, "patch_size": 7})
+    towers = config_of("aya_vision", {"image_size": 28, "patch_size": 7})
     with pytest.raises(InputError, match="no rule says how many tokens"):
         given_of((), (), towers, Media(2), "float32", 7)
     found = given_of((), (), towers, Media(2), "float32", 7, lambda inputs: 10 * len(inputs))
     assert found.placeholders == (7, (5, 5))
     assert given_of((), (), towers, Media(2), "float32", None).placeholders == (0, ())
     video = given_of(
-        ("image_grid_thw",), ("mm_token_type_ids",), _config("qwen2_vl", QWEN), Media(1, ((560, 560),), video_frames=4),
-        "float32", 9,
+        ("image_grid_thw",), ("mm_token_type_ids",), config_of("qwen2_vl", QWEN),
+        Media(1, ((560, 560),), video_frames=4), "float32", 9,
     )  # fmt: skip
     assert [one.name for one in video.inputs] == ["pixel_values_videos", "video_grid_thw", "mm_token_type_ids"]
     assert video.inputs[2].placeholders == (2, video.placeholders[1])
