@@ -13,7 +13,7 @@ import pytest
 
 from estimator import estimate, max_context
 from estimator.engines.executorch import pte_file, xnnpack
-from estimator.engines.executorch.engine import PROGRAM_BYTES
+from estimator.engines.executorch.engine import PROGRAM_BYTES, Model
 from estimator.engines.executorch.options import ExecuTorchOptions
 from estimator.engines.executorch.shapes import shape_of
 from estimator.engines.published import _rows
@@ -296,3 +296,10 @@ def test_engines_are_compared_on_one_phone(capsys: pytest.CaptureFixture[str]) -
     assert "One app on iPhone 15 gets 3.00 GiB, 4.00 GiB with the" in " ".join(
         output("max-context", "llama-3.2-1b", "--device", "iphone-15").split()
     )
+
+
+@pytest.mark.parametrize("positions", [0, -1, None, "many", 2.0])
+def test_a_model_without_positions_is_refused_by_name(positions: Any) -> None:
+    assert Model("small", {"max_position_embeddings": 1}, None).trained == 1
+    with pytest.raises(InputError, match="model: small does not say for how many positions it was made"):
+        Model("small", {"max_position_embeddings": positions}, None).trained  # noqa: B018

@@ -105,6 +105,7 @@ def test_a_command_line_of_ollama_or_lm_studio_is_a_plan(line: str) -> None:
     [
         ("ollama run", "names no model; write it like ollama run llama3.1:8b"),
         ("OLLAMA_GPU_OVERHEAD=9 ollama run qwen3:4b --fast", "without a rule here: --fast, OLLAMA_GPU_OVERHEAD; leave"),
+        ("ollama run --fast qwen3:4b --slow 3 --odd", "without a rule here: --fast, --slow, --odd; leave"),
         ("OLLAMA_CONTEXT_LENGTH=long ollama run qwen3:4b", "OLLAMA_CONTEXT_LENGTH 'long' is no whole number"),
         ("lms load qwen3-4b --gpu 0.5", "--gpu '0.5' is a share of the layers; give n_gpu_layers in its place"),
         ("llama-server -ngl 5", "the command line names no model"),
