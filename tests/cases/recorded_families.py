@@ -7,6 +7,7 @@ sizes, which belong to the structure, and what is the same in all recordings.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -133,10 +134,15 @@ CLASSES: dict[str, Class] = {
 }  # fmt: skip
 
 
-def _value(text: str, config: Any, **own: Any) -> Any:
+def _names(config: Any) -> dict[str, Any]:
+    """What expressions may name: the keys of a config, by all their names."""
     names = {key: getattr(config, key, None) for key in {*config.to_dict(), *config.attribute_map, "head_dim"}}
     if names["head_dim"] is None and hasattr(config, "num_attention_heads"):
         names["head_dim"] = config.hidden_size // config.num_attention_heads
+    return names
+
+
+def _value(text: str, names: Mapping[str, Any], **own: Any) -> Any:
     return eval(text, {"int": int, "str": str, "len": len}, {**names, **own})
 
 
@@ -144,23 +150,23 @@ def program_of(one: Class, live: Any, dtype: str, batch: int, seq: int, tag: str
     """What a model of a class calls. ``tag`` is what follows from the setting."""
     config = live.config
     depth = config.num_hidden_layers
-    own = {"B": batch, "S": seq}
+    own, names = {"B": batch, "S": seq}, _names(config)
     hidden = Made(0, (batch, seq, config.hidden_size), dtype)
     before: list[Any] = [Call("embedding", (Weight("embed.weight"),), (("setting", tag),), (hidden,))]
     for n, text in enumerate(one.outside):
-        made = Made(n + 1, (_value(text, config, **own), batch), dtype)
+        made = Made(n + 1, (_value(text, names, **own), batch), dtype)
         before.append(Call("outside", (Ref(0),), (), (made,)))
     parameters = [Stored("embed.weight", (config.vocab_size, config.hidden_size), dtype, True)]
     bodies: dict[tuple[Any, ...], int] = {}
     layers: list[int] = []
     modules: list[str] = ["layers"]
     for i in range(depth):
-        kind = str(_value(one.kind, config, i=i))
+        kind = str(_value(one.kind, names, i=i))
         path = f"layers.{i}"
         modules += [path, *(f"{path}.{n}" for n in range(len(one.sizes)))]
         events: list[Any] = [Enter("{}", (Ref(0),), ())]
         for n, text in enumerate(one.sizes):
-            size = _value(text, config, **own)
+            size = _value(text, names, **own)
             if size is None:
                 continue
             parameters.append(Stored(f"{path}.{n}.weight", (size, config.hidden_size), dtype, True))
@@ -201,6 +207,8 @@ def program_of(one: Class, live: Any, dtype: str, batch: int, seq: int, tag: str
 @contextmanager
 def made_up(one: Class) -> Iterator[None]:
     """Within it, models of transformers call what ``program_of`` has."""
+    from transformers.utils import logging
+
     from estimator.recorder import families, hugging_face
 
     def at(live: Any, step: Any, batch: int, seq: int) -> Program:
@@ -223,6 +231,7 @@ def made_up(one: Class) -> Iterator[None]:
 
     live = hugging_face.HuggingFaceModel
     with ExitStack() as stack:
+        stack.enter_context(hugging_face.quiet())
         experts = "grouped_mm" if "num_experts" in one.raw else None
         for name, value in {
             "at": at, "of_all_settings": of_all_settings, "attention": "sdpa", "experts": experts,
@@ -231,6 +240,8 @@ def made_up(one: Class) -> Iterator[None]:
         }.items():  # fmt: skip
             stack.enter_context(mock.patch.object(live, name, value))
         stack.enter_context(mock.patch.object(families, "settings_served", served))
+        stack.enter_context(mock.patch.object(logging, "set_verbosity"))  # which takes as long as a config
+        stack.enter_context(mock.patch.object(logging, "set_verbosity_error"))
         yield
 
 
@@ -255,5 +266,17 @@ def lines_of_family(one: Class, _: Path) -> list[str]:
     lines = []
     for case, family in found.items():
         lines.append(f"-- {case} {case.fixed} {case.beyond_window} {case.whole_chunks}")
-        lines += [str(family)] if isinstance(family, InputError) else written(family).splitlines()
+        lines += (
+            [str(family)] if isinstance(family, InputError) else _FORMULA.sub(_sorted, written(family)).splitlines()
+        )
     return lines
+
+
+_FORMULA = re.compile(r'"=([^" ]*)"')
+_FACTOR = re.compile(r"/?\w+(?:\*\*\d+)?")
+
+
+def _sorted(formula: re.Match[str]) -> str:
+    """A size with its terms and their factors in order: theirs follows from which symbols a process knew first."""
+    terms = [(sign or "+", _FACTOR.findall(term)) for sign, term in re.findall(r"([+-]?)([^+-]+)", formula[1])]
+    return f'"={sorted((sign, sorted(factors)) for sign, factors in terms)}"'

@@ -27,11 +27,8 @@ def test_each_case_is_recorded() -> None:
     assert list(WERE["lines"]) == list(CASES)
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[pytest.mark.witness] * name.startswith("family: ")) for name in CASES]
-)
+@pytest.mark.parametrize("name", CASES)
 def test_lines(name: str, tmp_path: Path, reference_threads: None) -> None:
     if (now := {package: version(package) for package in WERE["versions"]}) != WERE["versions"]:
         pytest.skip(f"recorded under {WERE['versions']}, and {now} are installed")
-    # A family that is found in a process with other tests may be written in another order.
     assert difference(CASES[name](tmp_path), WERE["lines"][name]) == ""
