@@ -18,6 +18,7 @@ from ..errors import InputError
 from ..io.plain_pickle import read_pickle
 from ..plans.plan import Plan
 from ..plans.resolve import resolve
+from ..text import human
 from .result import SCHEMA
 
 WANTED = "a file that torch.cuda.memory._dump_snapshot wrote"
@@ -379,6 +380,8 @@ def compare_snapshot(path: Path, plan: Plan, at_least: int) -> SnapshotCompariso
     except InputError as error:
         raise InputError(str(error) if str(path) in str(error) else f"'{path}': {error}; give {WANTED}") from None
     predicted, steps = _predicted(plan, at_least)
+    if not recorded.sizes or any(start == stop for start, stop in steps):
+        raise InputError(f"--at-least: a step has no allocation of {human(at_least)}; take a smaller size")
     found = [best_alignment(recorded.sizes, predicted.sizes[start:stop]) for start, stop in steps]
     which = len(found) - 1  # a later step, unless it is what the recording has of the first one
     first, last = found[0][0], found[which][0]

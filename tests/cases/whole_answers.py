@@ -9,10 +9,20 @@ import sys
 import tempfile
 from pathlib import Path
 
-from tests.cases import whole_engines, whole_modules, whole_plans, whole_training_files
+from tests.cases import (
+    whole_engines,
+    whole_exports,
+    whole_modules,
+    whole_plans,
+    whole_results,
+    whole_training_files,
+)
 from tests.helpers.whole_answers import answered, table, write
 
-GROUPS = {**whole_engines.GROUPS, **whole_training_files.GROUPS, **whole_plans.GROUPS, **whole_modules.GROUPS}
+GROUPS = {
+    **whole_engines.GROUPS, **whole_training_files.GROUPS, **whole_plans.GROUPS, **whole_modules.GROUPS,
+    **whole_exports.GROUPS, **whole_results.GROUPS,
+}  # fmt: skip
 
 
 def main(arguments: list[str]) -> None:
