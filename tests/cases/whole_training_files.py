@@ -21,7 +21,7 @@ from estimator.trainers import formats, hugging_face, patches, shell
 from estimator.trainers.settings import MOST_KEYS, Reading, Settings
 from estimator.trainers.sharing import settled
 from tests.cases.training_files import FORMATS, cases
-from tests.helpers.whole_answers import Each, Parts
+from tests.helpers.whole_answers import Each, Parts, said
 
 Question = tuple[str, Callable[[], Parts]]
 SMOL = "HuggingFaceTB/SmolLM2-135M"
@@ -148,6 +148,55 @@ LINES = (
     "axolotl preprocess a.yml",
     "pip install trl && trl sft --config train.yaml\\ntrl dpo --config train.yaml",
     "accelerate launch -m axolotl.cli.train axolotl.yml",
+    f"trl grpo --model_name_or_path {SMOL} --max_completion_length 90 --num_generations 4 --use_peft --sync_ref_model",
+    f"trl grpo --model_name_or_path {SMOL} --max_prompt_length 30 --use_vllm --vllm_gpu_memory_utilization 0.3",
+    f"trl grpo --model_name_or_path {SMOL} --beta 0.1 --sync_ref_model --steps_per_generation 2 --num_iterations 3",
+    f"trl grpo --model_name_or_path {SMOL} --sync_ref_model --generation_batch_size 8",
+    f"trl rloo --model_name_or_path {SMOL} --rloo_k 4 --sync_ref_model --reward_model_path {SMOL} --use_vllm "
+    "--vllm_mode server --vllm_tensor_parallel_size 2",
+    f"trl rloo --model_name_or_path {SMOL} --use_vllm --vllm_mode colocate --vllm_enable_sleep_mode "
+    "--vllm_max_model_length 99 --vllm_tensor_parallel_size 2 --use_transformers_paged",
+    f"trl gkd --model_name_or_path {SMOL} --teacher_model_name_or_path {SMOL} --lmbda 0.0 --seq_kd --max_new_tokens 40",
+    f"trl gkd --model_name_or_path {SMOL} --max_length 64 --max_new_tokens 64",
+    f"trl gkd --model_name_or_path {SMOL} --max_length 500",
+    f"trl distillation --model_name_or_path {SMOL} --teacher_model_name_or_path {SMOL} --max_completion_length 20",
+    f"trl dpo --model_name_or_path {SMOL} --max_length 64 --max_prompt_length 64 --precompute_ref_log_probs "
+    "--sync_ref_model",
+    f"trl dpo --model_name_or_path {SMOL} --max_length 64 --max_prompt_length 63 --f_divergence_type js_divergence",
+    f"trl kto --model_name_or_path {SMOL} --sync_ref_model --f_divergence_type reverse_kl --use_liger_loss",
+    f"trl reward --model_name_or_path {SMOL} --center_rewards_coefficient 0.1 --max_length 99",
+    f"trl sft --model_name_or_path {SMOL} --packing --packing_strategy wrapped --loss_type dft",
+    f"trl sft --model_name_or_path {SMOL} --padding_free --packing_strategy ffd --assistant_only_loss",
+    "python sft_vlm.py --model_name_or_path HuggingFaceTB/SmolVLM-256M-Instruct --bf16",
+    "python dpo_vlm.py --model_name_or_path llava-hf/llava-1.5-7b-hf --use_peft --eval_strategy steps",
+)  # fmt: skip
+SEEING: dict[str, tuple[dict[str, Any], ...]] = {
+    "axolotl": tuple({"base_model": model, **more}
+        for model in ("HuggingFaceTB/SmolVLM-256M-Instruct", SMOL) for more in (
+        {"processor_type": "AutoProcessor"}, {"image_size": 512}, {"image_size": [640, 480], "eval_strategy": "epoch"},
+        {"image_size": "big"}, {"image_resize_algorithm": "bilinear", "is_multimodal": True, "image_size": [1, 2, 3]},
+    )),
+    "llama-factory": tuple({**PLAIN["llama-factory"], "model_name_or_path": model, **more}
+        for model in ("Qwen/Qwen2-VL-2B-Instruct", SMOL) for more in (
+        {"template": "qwen2_vl"}, {"template": "llava_next"}, {"template": "llama3"}, {"image_max_pixels": 262144},
+        {"image_max_pixels": 262143}, {"image_max_pixels": -1}, {"image_max_pixels": 10**9},
+        {"image_max_pixels": 10**9 - 1}, {"image_min_pixels": 99, "freeze_vision_tower": False},
+        {"template": "paligemma", "freeze_multi_modal_projector": False, "freeze_language_model": True},
+        {"image_max_pixels": 0, "save_total_limit": 2, "eval_strategy": "steps"},
+    )),
+}  # fmt: skip
+"""Files for models that look at images, and for one that does not."""
+FSDP: tuple[dict[str, Any], ...] = tuple(
+    {**PLAIN["trl"], "fsdp": given, "fsdp_config": config}
+    for given in ("full_shard auto_wrap", ["full_shard", "offload"], True, False, "false", "", 3)
+    for config in ('{"version": 2}', "fsdp.json", "  {broken", {"fsdp_version": 2}, None)
+)
+FOUND = (
+    {"batch_size": 3}, {"model_name_or_path": SMOL, "dataset_name": "x"},
+    {"learning_rate": 0.1, "optim": "adamw_torch"},
+    {"model_name_or_path": SMOL, "dataset_name": "x", "stage": "sft"}, {"base_model": SMOL}, {"zero_optimization": {}},
+    {"fine_tune_type": "lora", "model": SMOL}, {"distributed_type": "NO"}, {"unknown": 1}, {},
+    {"SFTConfig": {"max_length": 9}}, {"trl.SFTConfig": {"max_length": 9}},
 )  # fmt: skip
 BESIDE: dict[str, Any] = {
     "train.yaml": {**PLAIN["trl"], "loss_type": "sigmoid"}, "axolotl.yml": PLAIN["axolotl"],
@@ -247,6 +296,37 @@ def _lines(folder: Path) -> Parts:
     }
 
 
+def _or_why(ask: Callable[[], Any]) -> Any:
+    try:
+        return ask()
+    except InputError as error:
+        return error
+
+
+FOLDERS: tuple[dict[str, Any], ...] = (
+    {}, {"training_args.bin": {}}, {"adapter_config.json": {"peft_type": "LORA", "r": 3, "target_modules": ["q_proj"]}},
+    {"train.yaml": PLAIN["trl"], "accelerate.yaml": PLAIN["accelerate"]}, {"a.yaml": PLAIN["axolotl"]},
+    {"ds.json": {"zero_optimization": {"stage": 2}}}, {"config.json": {"model_type": "llama"}, "a.yml": {"lr": 1}},
+    {"training_args.json": PLAIN["training-arguments"], "config.json": {"model_type": "llama"},
+     "adapter_config.json": {"peft_type": "LORA", "r": 3, "base_model_name_or_path": SMOL}},
+    {"a.yaml": PLAIN["trl"], "b.yaml": PLAIN["axolotl"]},
+)  # fmt: skip
+"""Folders that a trainer leaves, by their files."""
+
+
+def _folders(folder: Path) -> Parts:
+    found = []
+    for number, files in enumerate(FOLDERS):
+        inside = folder / str(number)
+        inside.mkdir(parents=True)
+        for name, content in files.items():
+            (inside / name).write_text(json.dumps(content))
+        read = _or_why(partial(formats._of_folder, inside, None))
+        text = said(read if isinstance(read, InputError) else _meant(read)).replace(str(folder), "")
+        found.append(text)
+    return {"folders": Each(found)}
+
+
 def _edits(tool: str, writer: Mapping[str, Any]) -> Parts:
     """Each change of a plan, written into a plain file of the tool in YAML and in JSON."""
     import yaml
@@ -274,6 +354,12 @@ def training_files(folder: Path) -> Iterator[Question]:
         deep = {"more": [deep]}
     large = ({**PLAIN["trl"], **more} for more in (many, {"model_init_kwargs": many}, deep))
     yield "large files", lambda: {"readings": [_read("trl", keys) for keys in large]}
+    for tool, rows in SEEING.items():
+        yield f"{tool}, images", partial(lambda tool, rows: {"readings": Each([_read(tool, keys) for keys in rows])},
+                                         tool, rows)  # fmt: skip
+    yield "folders", lambda: _folders(folder / "folders")
+    yield "trl, FSDP", lambda: {"readings": Each([_read("trl", keys) for keys in FSDP])}
+    yield "formats", lambda: {"tools": Each([_or_why(partial(formats.detect, keys, "a file")) for keys in FOUND])}
     for tool, writer in patches.WRITERS.items():
         yield f"{tool}, patches", partial(_edits, tool, writer)
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import io
+import os
+import socket
 import sys
 from pathlib import Path
 from typing import Any
@@ -87,6 +89,44 @@ def test_what_is_no_yaml(text: str, says: str) -> None:
     """The line is the one that an editor shows."""
     with pytest.raises(InputError, match=says):
         parse_yaml(text)
+
+
+def test_what_is_no_file_is_not_opened(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A pipe without a writer does not block; a file that is read is noted by its real name."""
+    monkeypatch.chdir(tmp_path)  # a socket's name may have some hundred characters
+    os.mkfifo("pipe")
+    with socket.socket(socket.AF_UNIX) as one:
+        one.bind("socket")
+        for name, says in (
+            ("pipe", "'pipe' is a named pipe, not a regular file; give a plan"),
+            ("/dev/null", "'/dev/null' is a device, not a regular file; give a plan"),
+            (".", "'.' is a folder, not a regular file; give a plan"),
+            ("socket", "cannot read 'socket': it is no regular file; give a plan"),
+            ("missing", "cannot read 'missing': No such file or directory; give a plan"),
+            ("\0", "embedded null byte; give a plan"),
+        ):
+            with pytest.raises(InputError) as raised:
+                files.opened(Path(name), "a plan")
+            assert str(raised.value).endswith(says)
+    monkeypatch.setattr(files, "READ", set())
+    Path("file").write_bytes(b"abc")
+    Path("link").symlink_to("file")
+    with files.opened(Path("link"), "a plan") as file:
+        assert file.read() == b"abc"
+    assert {str(Path("file").resolve())} == files.READ
+    assert files.read_text(Path("file"), "a plan", 3) == "abc"
+
+
+def test_a_text_is_json_or_yaml() -> None:
+    assert files.parse_json_or_yaml(' {"a": 1}') == {"a": 1}
+    assert files.parse_json_or_yaml("{a: 1, b: [x]}") == {"a": 1, "b": ["x"]}
+    assert files.parse_json_or_yaml("a: 1") == {"a": 1}
+    assert files.parse_json_or_yaml("3") == 3
+    with pytest.raises(InputError, match="'a' is given twice"):
+        files.parse_json_or_yaml('{"a": 1, "a": 2}')
+    with pytest.raises(files.NotYaml, match=r"^it is no valid YAML at line 2$") as raised:
+        files.parse_json_or_yaml("{a: 1,\n b: ]}")
+    assert raised.value.where == " at line 2"
 
 
 def test_where_a_file_is_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
