@@ -20,7 +20,8 @@ from estimator.plans.models import ModelSpec, builtin_names, load, names_for
 from estimator.plans.plan import Plan, parse_plan
 from estimator.plans.refusals import QUESTIONS, budget_of, check_question, listed
 from estimator.plans.repacked import packing_of
-from estimator.plans.resolve import resolve
+from estimator.plans.resolve import _second, given_of, resolve, tokens_of_images
+from estimator.plans.second_model import SecondModel
 from tests.helpers.extras import without
 from tests.helpers.whole_answers import Each, Parts
 
@@ -163,6 +164,65 @@ def _situation(asked: dict[str, Any], keys: dict[str, Any]) -> Any:
 
 # ---- words, models, lengths --------------------------------------------------------------------
 
+QWEN = {"model": "qwen2-vl-2b", "seq": 3000}
+NF4 = {"dtype": "nf4", "method": LORA}
+OTHERS: tuple[dict[str, Any], ...] = (
+    *({**QWEN, "video_frames": frames, "image_size": "300x200"} for frames in (1, 4, 5, 900)),
+    {**QWEN, "image_size": "300x200,640x480", "freeze": ["vision", "projector"]}, {**QWEN, "images": 2},
+    {**QWEN, "image_size": "640x480", "seq": 390}, {**QWEN, "image_size": "640x480", "seq": 391},
+    {**QWEN, "image_size": [[300, 200], "64x99"]}, {**QWEN, "image_size": [300, 200, 100]},
+    {"model": "llava-1.5-7b", "images": 1, "seq": 600}, {"model": "llava-1.5-7b", "images": 2, "video_frames": 3},
+    {"model": "gemma-3-4b", "images": 1}, {"model": "gemma-3-4b", "head": "image-text", "images": 1, "seq": 500},
+    {"model": "gemma-3-4b", "head": "seq2seq-lm"}, {"model": "smollm2-135m", "images": 1},
+    {"model": "smollm2-135m", "freeze": ["vision"]}, {"model": "whisper-tiny", "audio_seconds": 20},
+    {"model": "whisper-tiny", "head": "ctc"}, {"model": "t5-small", "head": "sequence-classification", "seq": 20},
+    *({**SMOL, "trainer": "trl-gkd", "teacher": teacher, **more}
+      for teacher in ("smollm2-360m", {"model": "smollm2-360m", "dtype": "float16"}, "gpt2", "bert-base", None)
+      for more in ({}, {"seq_kd": True, "lmbda": 0.0}, {"lmbda": 0.5, "seq_kd": True}, {"beta": 1.0}, {"beta": 1.1})),
+    *({**SMOL, **NF4, "trainer": "trl-distillation", "teacher": teacher, "batch": 8, "kbit_preparation": True}
+      for teacher in ("smollm2-360m", {"model": "smollm2-360m", "dtype": "int8"})),
+    *({**SMOL, "trainer": "trl-dpo", "reference": reference, **more}
+      for reference in ({"model": "smollm2-360m", "device": "cpu"}, {"model": "smollm2-360m", "device": "cuda"},
+                        {"model": "gpt2"}, {"model": "t5-small"}, "copy", "adapter-off")
+      for more in ({}, {"attention": "eager", "checkpointing": "layer"}, {"runtime": "torch-cuda", "method": LORA})),
+    *({**SMOL, "trainer": "trl-grpo", "batch": 8, "reward_model": reward, **more}
+      for reward in ("smollm2-135m", ["smollm2-135m", "smollm2-360m"], {"model": "bert-base"})
+      for more in ({}, {"data_collator": True, "num_generations": 4},
+                   {"sharding": {"name": "fsdp2", "world_size": 3}})),
+    {**SMOL, "trainer": "llama-factory", "loss_type": "sigmoid"}, {**SMOL, "trainer": "llama-factory-dpo"},
+    *({**SMOL, "trainer": "llama-factory-dpo", "loss_type": loss, "method": method}
+      for loss in ("sigmoid", "simpo", "ipo") for method in ("full", "lora", {"name": "full"})),
+    *({"model": "smollm2-135m", "device": device, "budget": budget, "runtime": runtime}
+      for device, runtime in (("t4", "torch-cuda"), ("rtx-4090", "llama.cpp"), ("apple-16gb", "llama.cpp"),
+                              ("raspberry-pi-5-8gb", "llama.cpp")) for budget in ("3GiB", "999GiB", None)),
+    *({**SMOL, "trainer": "trl-dpo", "prompt_seq": n} for n in (39, 40)),
+    *({"model": "all-minilm-l6-v2", "trainer": "sentence-transformers", "seq": 40, "batch": 4, **more}
+      for more in ({"matryoshka_dims": 384}, {"matryoshka_dims": [384, 385]}, {"matryoshka_dims": "8,16"},
+                   {"anchor_seq": 40}, {"anchor_seq": 41}, {"head": "feature-extraction"}, {"negatives": 3})),
+    *({"model": "phi-3-mini-4k", "seq": seq, "method": method} for seq in (2044, 2045, 2046, 2047)
+      for method in ("full", {"name": "prompt_tuning", "num_virtual_tokens": 2})),
+    *({"model": "smollm2-135m", "seq": 40, "lengths": lengths} for lengths in ({"length": 9}, {"length": 0})),
+)  # fmt: skip
+"""Plans whose keys are asked together."""
+
+
+def _other(keys: dict[str, Any]) -> Any:
+    with without("torch"):
+        return [_or_why(lambda: _read(nested({}, keys))), _or_why(lambda: _seconds(parse_plan(keys)))]
+
+
+def _seconds(plan: Plan) -> list[Any]:
+    """What a plan's images take, and its second models."""
+    spec, found = resolve(plan).spec, []
+    for key in ("teacher", "reference", "reward_model"):
+        given = getattr(plan, key)
+        for second in given if isinstance(given, (list, tuple)) else [given]:
+            if isinstance(second, SecondModel):
+                found.append([key, _second(plan, second, key, spec.config.vocab_size).step])
+    given = given_of(plan, spec)
+    return [found, given, given.tokens, given.least, tokens_of_images(plan)]
+
+
 NAMES = (
     "HuggingFaceTB/SmolLM2-135M-Instruct", "unsloth/Llama-3.2-1B-bnb-4bit", "unsloth/Qwen3-4B-unsloth-bnb-4bit",
     "Qwen/Qwen2.5-7B-Instruct-AWQ",
@@ -270,6 +330,7 @@ def plans() -> Iterator[Question]:
     for keys in KEYS:
         name = ", ".join(f"{key} {value}" for key, value in keys.items()) or "nothing more"
         yield name, lambda keys=keys: {"situations": Each([_situation(asked, keys) for asked in SITUATIONS.values()])}
+    yield "keys together", lambda: {"plans": Each([_other(keys) for keys in OTHERS])}
     yield "words", _words
     yield "litgpt", _litgpt
     for number, given in enumerate(LENGTHS):
