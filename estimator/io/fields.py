@@ -120,8 +120,9 @@ def block_reader(options: type[Options], key: str, example: str) -> Callable[[An
 
 
 def _explain(error: ValidationError, known: list[str], owner: str, prefix: str) -> str:
+    rows = error.errors()
     # A key with several types has an error for each; the longest path belongs to the type that came closest.
-    worst = max(error.errors(include_url=False), key=lambda row: len(row["loc"]))
+    worst = max(rows, key=lambda row: len(row["loc"]))
     cause = worst.get("ctx", {}).get("error")
     if isinstance(cause, InputError):  # raised for a nested block
         return str(cause)
@@ -132,8 +133,8 @@ def _explain(error: ValidationError, known: list[str], owner: str, prefix: str) 
         return f"unknown key '{key}'{of}{nearest(name, known)}; known keys are {', '.join(known)}"
     if worst["type"] == "missing":
         return f"'{key}' is missing; add it to the plan"
-    choices = [row["ctx"]["expected"] for row in error.errors(include_url=False) if row["type"] == "literal_error"]
-    if len(choices) > 1 and all(str(row["loc"][0]) == name for row in error.errors(include_url=False)):
+    choices = [row["ctx"]["expected"] for row in rows if row["type"] == "literal_error"]
+    if len(choices) > 1 and all(str(row["loc"][0]) == name for row in rows):
         known_values = ", ".join(choices).replace(" or ", ", ")
         return f"{key}: input should be one of {known_values}, not {shown(worst['input'])}"
     problem = worst["msg"].removeprefix("Value error, ")

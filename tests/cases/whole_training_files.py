@@ -284,7 +284,7 @@ def _line(folder: Path, text: str) -> Any:
 
 
 def _lines(folder: Path) -> Parts:
-    folder.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     for name, content in BESIDE.items():
         (folder / name).write_text(json.dumps(content))
     lines = [launcher.format(program) for launcher in LAUNCHERS for program in PROGRAMS]
