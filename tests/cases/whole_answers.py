@@ -14,6 +14,7 @@ from tests.cases import (
     whole_exports,
     whole_modules,
     whole_plans,
+    whole_programs,
     whole_results,
     whole_training_files,
 )
@@ -21,7 +22,7 @@ from tests.helpers.whole_answers import answered, table, write
 
 GROUPS = {
     **whole_engines.GROUPS, **whole_training_files.GROUPS, **whole_plans.GROUPS, **whole_modules.GROUPS,
-    **whole_exports.GROUPS, **whole_results.GROUPS,
+    **whole_exports.GROUPS, **whole_results.GROUPS, **whole_programs.GROUPS,
 }  # fmt: skip
 
 

@@ -45,7 +45,7 @@ SITUATIONS: dict[str, dict[str, Any]] = {
     "images": {"model": "smolvlm-256m", "seq": 1500, "images": 1}, "audio": {"model": "whisper-tiny"},
     "classifier": {**SMOL, "head": "sequence-classification"}, "4.48": {**SMOL, "transformers": "4.48"},
     "embeddings": {"model": "all-minilm-l6-v2", "trainer": "sentence-transformers", "seq": 40, "batch": 4},
-    "litgpt": {"model": "pythia-70m", "implementation": "litgpt", "seq": 40},
+    "litgpt": {"model": "tiny-llama-1.1b", "implementation": "litgpt", "seq": 40},
     "lengths": {"model": "smollm2-135m", "lengths": {"histogram": {9: 5, 40: 2}}, "batch": 2},
 }  # fmt: skip
 """Plans to which one key is added."""
@@ -201,6 +201,16 @@ OTHERS: tuple[dict[str, Any], ...] = (
                    {"anchor_seq": 40}, {"anchor_seq": 41}, {"head": "feature-extraction"}, {"negatives": 3})),
     *({"model": "phi-3-mini-4k", "seq": seq, "method": method} for seq in (2044, 2045, 2046, 2047)
       for method in ("full", {"name": "prompt_tuning", "num_virtual_tokens": 2})),
+    *({"model": "tiny-llama-1.1b", "implementation": "litgpt", "seq": 40, **more} for more in (
+        *({"method": {"name": "lora", **own}} for own in (
+            {"use_dora": True}, {"r": 3, "lora_alpha": 5}, {"target_modules": ["query", "mlp"]}, {"target_modules": []},
+            {"target_modules": "head"}, {"target_modules": ["q_proj"]}, {"lora_dropout": 0.1},
+            {"use_rslora": True},
+        )),
+        {"method": "lora", "dtype": "nf4"}, {"method": "lora", "dtype": "nf4", "litgpt": "0.4.12"}, {"method": "ia3"},
+    )),
+    *({"model": name, "implementation": "litgpt", "seq": 40, "litgpt": release, "method": method}
+      for name in ("gemma-2-2b", "mistral-7b-v0.1") for release in ("0.4.12", "0.5.13") for method in ("full", "lora")),
     *({"model": "smollm2-135m", "seq": 40, "lengths": lengths} for lengths in ({"length": 9}, {"length": 0})),
 )  # fmt: skip
 """Plans whose keys are asked together."""
