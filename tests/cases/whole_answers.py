@@ -16,13 +16,14 @@ from tests.cases import (
     whole_plans,
     whole_programs,
     whole_results,
+    whole_shown,
     whole_training_files,
 )
 from tests.helpers.whole_answers import answered, table, write
 
 GROUPS = {
     **whole_engines.GROUPS, **whole_training_files.GROUPS, **whole_plans.GROUPS, **whole_modules.GROUPS,
-    **whole_exports.GROUPS, **whole_results.GROUPS, **whole_programs.GROUPS,
+    **whole_exports.GROUPS, **whole_results.GROUPS, **whole_programs.GROUPS, **whole_shown.GROUPS,
 }  # fmt: skip
 
 

@@ -27,6 +27,8 @@ FOLDERS = (
     *("answers", "bases", "engines", "export", "io", "ledger", "methods", "moments", "operators", "plans", "programs"),
     *("recorder", "show", "steps", "trainers", "witnesses"),
 )
+_PLACE = str(Path(estimator.__file__).parents[1])
+"""Where the checkout is, of which files' paths are left out."""
 WRITTEN = ("plans.keywords",)
 """Modules that a program writes."""
 
@@ -43,7 +45,8 @@ def questions(folder: str) -> Iterator[tuple[str, Callable[[], Parts]]]:
 
 def _says(module: ModuleType) -> Parts:
     constants = {name: getattr(module, name) for name in _constants(module)}
-    found = {name: _in_order(one) for name, one in constants.items() if not isinstance(one, Path)}
+    kept = {name: one for name, one in constants.items() if not isinstance(one, Path) and _PLACE not in said(one)}
+    found = {name: _in_order(one) for name, one in kept.items()}
     for name, one in sorted(vars(module).items()):
         if getattr(one, "__module__", "") != module.__name__:
             continue

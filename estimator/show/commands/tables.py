@@ -11,6 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import chdir, contextmanager
+from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -41,17 +42,21 @@ _UNIT = re.compile(r"(?<=\d) (?=(?:[KMGT]i?)?B\b|%)")
 """The space between a number and its unit, where no line is broken."""
 
 
+@dataclass
 class _Output:
     """The state of a command's output."""
 
-    quiet = False
+    quiet: bool = False
     last: Table | str | None = None
     """The item that was printed last. A blank line separates a table from other items."""
 
 
+_output = _Output()
+
+
 def start(quiet: bool) -> None:
     """Begin a command's output. If ``quiet``, only ``show_answer`` prints, and in the shortest form."""
-    _Output.quiet, _Output.last = quiet, None
+    _output.quiet, _output.last = quiet, None
 
 
 def gib(size: int) -> str:
@@ -246,19 +251,19 @@ def _styled(line: str, style: str) -> str:
 
 def show(*items: Table | str, style: str = "") -> None:
     """Print tables and sentences, unless the command is quiet."""
-    if not _Output.quiet:
+    if not _output.quiet:
         _print(items, style)
 
 
 def show_lines(text: str) -> None:
     """Print lines as they are, however long, after a blank one: a patch, which a program may read."""
-    print("" if _Output.quiet else "\n", end="")
+    print("" if _output.quiet else "\n", end="")
     print(text, end="" if text.endswith("\n") else "\n")
 
 
 def show_answer(*items: Table | str, brief: str = "", style: str = "") -> None:
     """Print the answer, or if the command is quiet only ``brief``, if there is one."""
-    _print((brief,) if _Output.quiet and brief else items, style)
+    _print((brief,) if _output.quiet and brief else items, style)
 
 
 def show_assumptions(assumptions: Iterable[Assumption]) -> None:
@@ -269,9 +274,9 @@ def show_assumptions(assumptions: Iterable[Assumption]) -> None:
 def _print(items: Iterable[Table | str], style: str) -> None:
     width = terminal_width()
     for item in items:
-        if _Output.last is not None and (isinstance(item, Table) or isinstance(_Output.last, Table)):
+        if _output.last is not None and (isinstance(item, Table) or isinstance(_output.last, Table)):
             print()
-        _Output.last = item
+        _output.last = item
         lines = item.lines(width) if isinstance(item, Table) else wrapped(printable_lines(item), width) or [""]
         for line in lines:
             print(_styled(line, style))
