@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-from tests.cases import recorded_families
+from tests.cases import recorded_families, recorded_functions
 from tests.cases.causal_classes import CLASSES
 from tests.cases.generate_calls import ENCODER_DECODERS
 from tests.cases.images_and_audio import ALONE, WITH_IMAGES
@@ -324,6 +324,11 @@ def cases() -> dict[str, Callable[[Path], list[str]]]:
     found |= {f"settings of {name}": partial(of_setting, *asked) for name, asked in SETTINGS.items()}
     found |= {f"trainer: {name}": partial(of_trainer, keys) for name, keys in TRAINED.items()}
     found |= {f"family: {name}": partial(recorded_families.lines_of_family, one) for name, one in FAMILIES.items()}
+    found |= {
+        "functions": recorded_functions.lines_of_functions,
+        "inputs": recorded_functions.lines_of_inputs,
+        "cases": recorded_functions.lines_of_cases,
+    }
     windowed = causal("gemma3_text", num_hidden_layers=2, layer_types=["sliding_attention", "full_attention"])
     found |= {f"sizes, {word} the window": partial(of_sizes, windowed, beyond) for word, beyond in _SIDES}
     return found

@@ -15,8 +15,8 @@ from estimator.programs.module_table import NamedModule
 from estimator.programs.program import SPAN, Body, Call, Drop, Enter, Exit, Made, Program, Ref, Stack, Stored, Weight
 from estimator.programs.substitution import sizes_symbol, substitute
 from estimator.recorder.families import fitting
-from estimator.recorder.fit import fit, fit_inputs
-from estimator.recorder.kinds import examples, smallest
+from estimator.recorder.fit import fit, fit_inputs, same_but_rate, same_calls
+from estimator.recorder.kinds import SeveralKinds, examples, extended, smallest
 
 B, S, H, K, G, D, V = map(symbol, "BSHKGDV")
 ROTARY = sizes_symbol("rotary")
@@ -150,6 +150,50 @@ def test_kinds_without_a_rule_are_refused() -> None:
     deep = program([B], layers=(0, 0, 0))
     with pytest.raises(InputError, match="uses a tensor of layer 0"):
         deepened(replace(deep, after=(Drop(SPAN),)), (0, 1))
+
+
+def layered(layers: tuple[int, ...]) -> Program:
+    """A program of which each layer has a buffer, and is plain and replayed where its kind is 1."""
+    found = program([B], layers)
+    ones = frozenset(path for path, kind in zip(found.paths, layers, strict=True) if kind == 1)
+    buffers = tuple(Stored(f"{path}.mask", (S, kind), "bool") for path, kind in zip(found.paths, layers, strict=True))
+    outside = (Stored("norm.weight", (H,), "float32"), Stored("norm.mask", (S,), "bool"))
+    return replace(
+        found, parameters=(*found.parameters, outside[0]), buffers=(*buffers, outside[1]), plain=ones, checkpoints=ones
+    )
+
+
+def test_kinds_of_layers_in_another_order_are_added_as_the_last_ones() -> None:
+    """By hand: of layers ``b c a`` the last kind is new to ``a b``, which then is what a recording of ``a b c`` is."""
+    two, three = layered((0, 2)), layered((0, 2, 1))
+    two = replace(two, bodies=(three.bodies[0], three.bodies[2]), layers=(0, 1))
+    three = replace(three, bodies=(*two.bodies, three.bodies[1]), layers=(0, 1, 2))
+    known = Kinds("layer", {(("a",),): 0, (("b",),): 1})
+    whole = Kinds("layer", {**known.table, (("c",),): 2})
+    assert extended(two, known, layered((2, 1, 0)), [("b",), ("c",), ("a",)]) == (three, whole)
+    assert extended(three, whole, layered((2, 1, 0)), [("b",), ("c",), ("a",)]) == (three, whole)
+    more = Kinds("layer", {**whole.table, (("d",),): 0})
+    assert extended(three, whole, layered((2, 0)), [("b",), ("d",)]) == (three, more)
+    with pytest.raises(SeveralKinds, match=r"layers with \(\('b',\),\) are of several kinds"):
+        extended(two, known, layered((1, 0)), [("b",), ("a",)])
+    for other in (program([S], (0, 1)), replace(layered((0, 1)), after=())):
+        with pytest.raises(InputError, match="outside the layers follows from their order"):
+            extended(two, known, other, [("a",), ("b",)])
+
+
+def test_programs_that_differ_in_sizes_or_in_a_rate_alone() -> None:
+    one, other = program([B], (0,)), program([3], (0,))
+    assert same_calls(program([2], (0,)), other)
+    assert not same_calls(other, program([3], (0,), op="add"))
+    assert not same_calls(other, program([3], (0, 0)))
+    assert not same_calls(other, program([3, 4], (0,)))
+
+    def dropped(rate: float, size: int = 3) -> Program:
+        return replace(one, before=(Call("dropout", (Ref(0), rate, size), (), ()),))
+
+    assert same_but_rate(dropped(0.0), dropped(1.0), (0.0, 1.0))
+    assert not same_but_rate(dropped(0.0), dropped(1.0), (1.0, 0.0))
+    assert not same_but_rate(dropped(0.0), dropped(1.0, 4), (0.0, 1.0))
 
 
 def test_a_family_of_any_groups_leaves_out_that_heads_are_equal() -> None:
