@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from fractions import Fraction
 from typing import Any
 
 import pytest
@@ -9,6 +10,8 @@ import pytest
 from estimator.errors import InputError
 from estimator.programs.config_values import (
     LARGEST_LIST,
+    LIMITS,
+    check_number,
     default_list,
     flattened,
     letters_of,
@@ -17,7 +20,13 @@ from estimator.programs.config_values import (
     one_for_all,
     runs,
     signatures,
+    sized,
+    structural,
+    structure_entry,
+    whole_number,
+    with_rope,
 )
+from estimator.programs.expressions import LARGEST
 
 EVERY = {"period": ["some", "last"], "every": "k"}
 NUMBERS = {"numbers": "k", "listed": "listed", "others": "other"}
@@ -139,3 +148,108 @@ def test_layers_that_share_keys_and_values() -> None:
     assert [one[1][1:] for one in found] == [(), (), ("a",), ("a", "b"), ("a", "b")]
     with pytest.raises(InputError, match="no layer before those that share is of kind 'b'"):
         signatures({"num_kv_shared_layers": 3}, {"layer_types": kinds}, 5)
+
+
+@pytest.mark.parametrize(
+    ("value", "found"),
+    [(1, 1), (LARGEST, LARGEST), (Fraction(8, 2), 4), (LARGEST + 1, None), (0, None), (-1, None),
+     (Fraction(1, 2), None), (True, None), (2.0, None), ("2", None), (None, None)],
+)  # fmt: skip
+def test_a_positive_integer(value: Any, found: int | None) -> None:
+    """``None`` stands for what is refused."""
+    if found is None:
+        with pytest.raises(InputError, match=r"^what is .* in this config; it must be a positive integer$"):
+            whole_number(value, "what")
+    else:
+        assert (whole_number(value, "what"), type(whole_number(value, "what"))) == (found, int)
+
+
+def test_numbers_that_no_model_has() -> None:
+    for key, largest in (*LIMITS.items(), ("vision_config.hidden_size", LIMITS["hidden_size"]), ("others", 10**8)):
+        for least in (0, 1):
+            check_number(key, least, least)
+            check_number(key, largest, least)
+            for value in (least - 1, largest + 1, True, 2.0, None, "3"):
+                with pytest.raises(InputError, match=rf"it must be a whole number between {least} and {largest}$"):
+                    check_number(key, value, least)
+
+
+def test_a_size_follows_from_keys() -> None:
+    assert sized("heads / groups", {"heads": 12, "groups": 3}) == 4
+    assert sized("2 * heads + 1", {"heads": 12}) == 25
+    with pytest.raises(InputError, match=r"^heads 12 is not a multiple of groups 5$"):
+        sized("heads / groups", {"heads": 12, "groups": 5})
+    with pytest.raises(InputError, match=r"must be a positive integer"):
+        sized("heads / groups + 1", {"heads": 12, "groups": 5})
+    with pytest.raises(KeyError):
+        sized("heads / groups", {"heads": 12})
+
+
+@pytest.mark.parametrize(
+    ("key", "config", "floating", "found"),
+    [
+        ("a <= 256", {"a": 256}, False, True), ("a <= 256", {"a": 257}, False, False),
+        ("a <= 256", {"a": None}, False, False), ("a = b", {"a": 3, "b": 3}, False, True),
+        ("a = b", {"a": 3, "b": 4}, False, False), ("a = b * 2", {"a": 4, "b": 2}, False, True),
+        ("a = b * 2", {"a": 4}, False, False), ("a = b", {}, False, True), ("x.a = x.b", {"x.a": 1}, False, False),
+        ("a is given", {"a": 0}, False, True), ("a is given", {"a": None}, False, False),
+        ("a is a power of 2", {"a": 1}, False, True), ("a is a power of 2", {"a": 64}, False, True),
+        ("a is a power of 2", {"a": 0}, False, False), ("a is a power of 2", {"a": 6}, False, False),
+        ("a is a power of 2", {"a": -4}, False, False), ("a is a power of 2", {"a": 4.0}, False, False),
+        ("a", {"a": 0.5}, False, 1.0), ("a", {"a": 0.0}, False, 0.0), ("a", {"a": 3}, True, 1.0),
+        ("a", {"a": 0}, True, 0.0), ("a", {"a": 3}, False, 3), ("a", {}, True, None),
+    ],
+)  # fmt: skip
+def test_what_a_config_says_of_its_structure(key: str, config: Any, floating: bool, found: Any) -> None:
+    assert structure_entry(key, config, floating) == found
+
+
+def test_values_as_far_as_they_decide_which_calls_are_made() -> None:
+    assert structural("C2P | p2c") == ["c2p", "p2c"]
+    assert structural(((1, 0.5), [0.0, "x"])) == [[1, 1.0], [0.0, "x"]]
+    assert structural("Word") == "Word"
+
+
+def test_layers_of_experts_and_dense_ones() -> None:
+    """By hand, as the classes say it."""
+    d, s = "dense", "sparse"
+    assert signatures({"first_k_dense_replace": 2}, {}, 4) == [(d,), (d,), (s,), (s,)]
+    assert signatures({"decoder_sparse_step": 2}, {}, 4) == [(d,), (s,), (d,), (s,)]
+    assert signatures({"decoder_sparse_step": 1, "mlp_only_layers": [0, 2]}, {}, 4) == [(d,), (s,), (d,), (s,)]
+    assert signatures({"decoder_sparse_step": 0}, {}, 2) == [(d,), (d,)]
+    assert signatures({"interleave_moe_layer_step": 2}, {}, 4) == [(d,), (s,), (d,), (s,)]
+    assert signatures({"interleave_moe_layer_step": 1}, {}, 2) == [(s,), (s,)]
+    assert signatures({"interleave_moe_layer_step": 0}, {}, 2) == [(d,), (d,)]
+    assert signatures({"interleave_moe_layer_step": 2, "moe_layers": [0]}, {}, 2) == [(s,), (d,)]
+    assert signatures({}, {"b": [1, 2], "a": ["x", 0.5]}, 2) == [("x", 1), (1.0, 2)]
+    with pytest.raises(InputError, match="mlp_only_layers is 3; it must be a list of layers' numbers"):
+        signatures({"mlp_only_layers": 3}, {}, 2)
+
+
+@pytest.mark.parametrize(
+    ("config", "found"),
+    [
+        ({"a": 1}, {"a": 1}),
+        ({"rope_scaling": {"type": "linear", "factor": 2}}, {"rope_type": "linear"}),
+        ({"rope_parameters": {"rope_theta": 1.0}}, {"rope_type": "default"}),
+        (
+            {"rope_scaling": {"type": "mrope", "mrope_section": [1, 2]}},
+            {"rope_type": "default", "mrope_section": [1, 2]},
+        ),
+        ({"rope_scaling": {"type": "dynamic", "alpha": 3.0}}, {"rope_type": "dynamic with alpha"}),
+        ({"rope_scaling": {"type": "dynamic", "ntk_alpha": 3.0}}, {"rope_type": "dynamic with alpha"}),
+        (
+            {"rope_parameters": {"full": {"rope_type": "yarn"}, "some": {"rope_type": "default"}}},
+            {"rope_type": "default/yarn"},
+        ),
+        ({"partial_rotary_factor": 0.5}, {"partial_rotary_factor": 0.5}),
+        ({"rotary_pct": 0.25}, {"partial_rotary_factor": 0.25}),
+        ({"rope_pct": 0.0, "rotary_pct": None}, {"partial_rotary_factor": 0.0}),
+        (
+            {"rope_parameters": {"partial_rotary_factor": 0.5}, "rotary_pct": 0.25},
+            {"rope_type": "default", "partial_rotary_factor": 0.5},
+        ),
+    ],
+)
+def test_keys_of_rotary_embeddings_are_gathered(config: dict[str, Any], found: dict[str, Any]) -> None:
+    assert with_rope(config) == {**config, **found}

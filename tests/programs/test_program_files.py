@@ -38,6 +38,7 @@ from estimator.programs.program import (
     renamed,
 )
 from estimator.programs.program_files import read, read_together, written, written_together
+from estimator.programs.program_files.writing import _bodies, with_ones
 from estimator.programs.rows import Rows, of_list
 from estimator.programs.setting import ALONE
 from estimator.programs.substitution import sizes_symbol, substitute
@@ -543,3 +544,25 @@ def test_a_mutated_pass_of_generate_is_read_or_refused(changes: list) -> None:
     except InputError as error:
         line = str(error)
     assert "\n" not in line
+
+
+def test_a_layer_is_written_as_what_differs_from_the_nearest() -> None:
+    """By hand: where a layer has much text, the one with which least is left to write; else that of its place."""
+    first, second = ([[word, number, "x" * 20] for number in range(30)] for word in ("a", "b"))
+    base = [[3, first], [4, second]]
+    assert _bodies(base, [(5, [*first, ["end"]])]) == [[5, [[0, 30], ["end"]]]]
+    assert _bodies(base, [(5, [*second, ["end"]])]) == [[5, [[0, 30], ["end"]], 1]]
+    own = [["c", number, "x" * 20] for number in range(30)]
+    assert _bodies(base, [(1, own), (2, [["start"], *own])]) == [[1, own], [2, [["start"], [0, 30]], 2]]
+    assert _bodies(base, [(1, [["c", 1]]), (1, first[:1]), (2, first[:2])]) == [[1, [["c", 1]]], [1, first[:1]],
+                                                                             [2, first[:2]]]  # fmt: skip
+
+
+def test_what_a_program_is_where_symbols_are_one() -> None:
+    """Sizes alone, in the parts that are written as what differs."""
+    data = {
+        "symbols": {"H": "hidden_size"}, "before": [["c", "view", ["=B*S", "B", 3], {"size": "=B + 2"}]],
+        "layers": ["=B"],
+    }  # fmt: skip
+    assert with_ones(data, []) is data
+    assert with_ones(data, ["B"]) == {**data, "before": [["c", "view", ["=S", "B", 3], {"size": 3}]]}

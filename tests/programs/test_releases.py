@@ -106,3 +106,10 @@ def test_it_needs_no_torch() -> None:
     )
     done = run_without(LIBRARIES, script)
     assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_which_release_is_older() -> None:
+    assert not releases.is_older("4.57", "4.57")
+    assert releases.is_older("4.9", "4.57")
+    assert releases.is_older("4.57", "5")
+    assert not releases.is_older("5.24", "5")
