@@ -17,6 +17,7 @@ from tests.cases import (
     whole_programs,
     whole_results,
     whole_shown,
+    whole_traced,
     whole_training_files,
 )
 from tests.helpers.whole_answers import answered, table, write
@@ -24,6 +25,7 @@ from tests.helpers.whole_answers import answered, table, write
 GROUPS = {
     **whole_engines.GROUPS, **whole_training_files.GROUPS, **whole_plans.GROUPS, **whole_modules.GROUPS,
     **whole_exports.GROUPS, **whole_results.GROUPS, **whole_programs.GROUPS, **whole_shown.GROUPS,
+    **whole_traced.GROUPS,
 }  # fmt: skip
 
 
