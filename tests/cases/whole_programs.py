@@ -381,12 +381,12 @@ def _file(name: str) -> Parts:
     for number, keys_ in enumerate(STEPS):
         head = path.parent.name if path.parent.name in HEADS else "causal-lm"
         step = Step("f", "float32", **{"head": head, **keys_})
-        ask = partial(source.knows, step, 2 + number % 2, 24)
+        ask = partial(source.knows, step, 2, 24)
         said.append([_or_why(ask), source.chunk_of(step)])
         if said[-1][0] is True and number in (0, 10):
             said[-1].append(source.at(step, 2, 24))
         elif not said[-1][0]:
-            said[-1].append(_or_why(partial(source.at, step, 2 + number % 2, 24)))
+            said[-1].append(_or_why(partial(source.at, step, 2, 24)))
         opened = _or_why(partial(source.opened, step, None if number % 2 else 5))
         if isinstance(opened, tuple):
             same = _or_why(lambda step=step: source.opened(step, 5).structure == source.opened(step, 5).structure)  # type: ignore[union-attr, misc]
