@@ -97,8 +97,8 @@ def _term(coefficient: int | Fraction, powers: Powers) -> str:
 
 
 def _product(powers: Powers) -> str:
-    above = [name if exponent == 1 else f"{name}**{exponent}" for name, exponent in powers if exponent > 0]
-    below = [name if exponent == -1 else f"{name}**{-exponent}" for name, exponent in powers if exponent < 0]
+    above = [name if exponent == 1 else f"{name}**{exponent}" for name, exponent in powers if exponent >= 1]
+    below = [name if exponent == -1 else f"{name}**{-exponent}" for name, exponent in powers if exponent <= -1]
     return "/".join(["*".join(above) or "1", *below]) if powers else ""
 
 

@@ -18,19 +18,26 @@ from unittest.mock import patch
 
 from estimator.answers import (
     advice,
+    bulk,
+    check,
     cluster,
     comparison,
+    config_names,
+    estimate,
     explanation_view,
+    file_advice,
     formulas,
     inverse,
     max_context,
     offload,
+    reasons,
     run_moments,
     sentences,
     serving,
     snapshot_comparison,
     tabular,
 )
+from estimator.answers import catalogue as catalogue_answers
 from estimator.answers import result as results
 from estimator.answers.explanation import Explanation, Part, Row, _ranges, exact, layers_name
 from estimator.answers.measured_runs import MeasuredRun, medians
@@ -1083,6 +1090,172 @@ def _contexts() -> Parts:
     return found
 
 
+# ---- names, reasons, files, many plans ---------------------------------------------------------
+
+
+def _names() -> Parts:
+    """Sizes in the words of a config, and why operators keep tensors."""
+    b, s, h, k, g, d, r = (symbol(name) for name in "BSHKGDr")
+    sizes: list[Any] = [*_polynomials(), b * s * (h + k * g * d), k * d * r * 3, g * h, k * g * g,
+        (b * s * h) // 2 + h, h * h - r,
+        (s * k * d * 5) // 3, -1 * b * s, k * k * g, (b * g) // 2 - s, b * b * s * s * h]  # fmt: skip
+    values = {"B": 2, "S": 64, "H": 48, "K": 2, "G": 3, "D": 12, "r": 4, "N": 5, "M": 1}
+    uses = []
+    for operator, position, instead, (within, linear) in itertools.product(
+        sorted(reasons.SAVED), (0, 1), (False, True), (("layers.0.q", ("layers.0.q",)), ("act", ()))
+    ):
+        for given in itertools.product((None, False, True), repeat=2):
+            inputs = tuple(None if one is None else SimpleNamespace(requires_grad=one, parameter="layers.0.w" if one
+                else "",
+                           through=("ViewBackward0", "x") if position else ()) for one in given)  # fmt: skip
+            uses.append([SimpleNamespace(operator=operator, position=position, instead=instead, within=within,
+                inputs=inputs * 2),
+                         linear])  # fmt: skip
+    uses += [
+        [SimpleNamespace(operator="Unheard", position=0, instead=one, within="", inputs=()), ()]
+        for one in (False, True)
+    ]
+    return {
+        "named": [config_names.named(one) for one in sizes],
+        "terms": [config_names.terms(one) for one in sizes],
+        "groups": [config_names.groups(one) for one in sizes],
+        "values": [config_names.names_in([one], values) for one in sizes],
+        "names": [config_names.name_of(name) for name in "BSHKGDrLVITN"],
+        "reasons": [reasons.reason(use, "layers.0.", linear) for use, linear in uses],
+        "listed": [reasons._listed(one) for one in (["a"], ["a", "b"], ["a", "b", "c"])],
+    }
+
+
+def _checks() -> Parts:
+    """What a training file leaves open, and what is refused."""
+    plans = [parse_plan({**SMOL, **more}) for more in ({}, {"checkpointing": "layer"}, {"trainer": "trl-sft"},
+        {"method": LORA},
+             {"sharding": {"name": "ddp", "world_size": 2}})]  # fmt: skip
+    plans += [
+        parse_plan({"model": "t5-small", "seq": 40}),
+        parse_plan({"model": "llama-3.2-1b", "runtime": "llama.cpp"}),
+    ]
+    notes = []
+    for said, given in itertools.product(({}, {"runtime": "torch-cpu"}), ({}, {"runtime": "torch-cpu"},
+        {"device": "t4"}, {"device":
+                                         "apple-16gb"}, {"device": "no-such"})):  # fmt: skip
+        noted: list[Any] = []
+        reading: Any = SimpleNamespace(note=lambda *one, noted=noted: noted.append(one))
+        kept = dict(said)
+        check._where_it_runs(reading, kept, given)
+        notes.append([kept, noted])
+    layers = [{"model": name, "method": method} for name in ("smollm2-135m", "gpt-oss-20b") for method in (LORA,
+        "lora", {**LORA,
+              "target_modules": "all-linear"})]  # fmt: skip
+    understood: list[dict[str, Any]] = [{}, {"model": "smollm2-135m", "checkpointing": "layer"}, {"model": "no-such",
+        "method": LORA},
+                  {"model": "smollm2-135m", "checkpointing": "offloaded", "transformers": "4.57"},
+                  {"trainer": "trl-sft"}]  # fmt: skip
+    files = {
+        "axolotl.yaml": "base_model: tiny\nadapter: lora\nlora_r: 8\nlora_target_linear: true\nsequence_len: 64\n",
+        "trl.yaml": "model_name_or_path: tiny\nuse_peft: true\nmax_length: 64\nbf16: true\n",
+        "wrong.yaml": "model_name_or_path: tiny\noptim: unheard\nmax_length: 64\n",
+        "none.yaml": "max_length: 64\nbf16: true\n",
+    }  # fmt: skip
+    for name, text in files.items():
+        Path(name).write_text(text, encoding="utf-8")
+    keys: tuple[dict[str, Any], ...] = ({}, {"sharding": {"cpu_offload": True}}, {"sharding": {"name": "ddp",
+        "world_size": 2}},
+        {"loss": "chunked", "budget": "1GiB"}, {"run": {"eval_samples": 3}, "model": "tiny"})  # fmt: skip
+    asked = []
+    for name, given in [*((name, {}) for name in files), *(("axolotl.yaml", one) for one in keys[1:])]:
+        one = _or_why(partial(check.check, name, given))
+        asked.append(
+            one if isinstance(one, InputError) else [one.keys, one.assumptions, one.ignored, one.error, one.to_dict()]
+        )
+    wanted: list[dict[str, Any]] = [{"name": "ddp"}, {"name": "fsdp2"}, {"name": "ddp", "world_size": 2}]
+    before = {**plans[0].model_dump(exclude={"run"}), "sharding": None}
+    return {
+        "keys": Each([check.full_keys(one) for one in plans]),
+        "defaults": [
+            check._defaults(one, given) for one in plans for given in ({}, {"batch": 1, "seq": 3, "dtype": "x"})
+        ],
+        "where": notes,
+        "layers": [check._with_listed_layers(one) for one in layers],
+        "understood": Each([check._understood(one) for one in understood]),
+        "files": Each(asked),
+        "back": Each(
+            [file_advice._read_back(plan, before, one) for plan in (None, plans[0], plans[-3]) for one in wanted]
+        ),
+    }
+
+
+def _many() -> Parts:
+    """Many plans in one call, of which some are answered by formulas."""
+    lines: list[Any] = [f'{{"model": "tiny", "batch": {1 + n % 3}, "seq": {9 + n}}}' for n in range(4)]
+    lines += [
+        "",
+        "  ",
+        "[1]",
+        "{",
+        '{"model": "no-such"}',
+        '{"model": "tiny", "seq": 0}',
+        b'{"model": "tiny", "seq": 9}',
+        "x" * 10**6,
+    ]
+    with patch.object(bulk, "COMPILE_AFTER", 2):
+        found = list(bulk.estimate_lines(lines))
+    totals = _totals({"a": [3, 9], "b": [7]}, parameters=5, optimizer=8, trainable_parameters=5, total_parameters=6)
+    host = SimpleNamespace(parameters=40, gradients=30, optimizer=20, pinned_states=6, moments={"a": [4, 9]})
+    resolved = resolve(parse_plan(SMOL))
+    held = [replace(totals, host_pinned=pinned, host=one) for pinned in (0, 64) for one in (None, host)]
+    return {
+        "lines": Each(found),
+        "live": Each([estimate.live_of(resolved, one).to_dict() for one in held]),
+        "peak": estimate.live_peak(totals),
+        "ranks": Each([estimate.answer(parse_plan({"model": "tiny", "seq": 9, "sharding": {"name": "fsdp2",
+        "world_size": world}}), {},
+                       tells_ranks=True).ranks for world in (3, 5)]),
+        "models": Each(list(catalogue_answers.models("llama"))), "devices": [one.name for one
+        in catalogue_answers.devices("gpu")],
+        "found": [len(catalogue_answers.models(text)) for text in (None, "qwen", "nothing of it")],
+    }  # fmt: skip
+
+
+def _layers() -> Parts:
+    """The most layers and the best split on devices made up."""
+    found = []
+    for count, budgets, split, margin in itertools.product((1, 2, 3), ((900, 900, 900), (400, 1500, 700), (90, 20,
+        10)), (0, 1),
+                                                           (STATED, NO_MARGIN)):  # fmt: skip
+        asked: list[Any] = []
+
+        def limits(plan: Any, model: Any, count: int = count, budgets: Any = budgets, asked: list[Any] = asked) -> Any:
+            block = plan.llama_cpp
+            layers = block.n_gpu_layers or 0
+            shares = (
+                [int(x) for x in block.tensor_split] if getattr(block, "tensor_split", None) and count > 1 else [layers]
+            )
+            asked.append([layers, shares])
+            needs = [50 + 60 * one for one in [*shares, *[0] * count][:count]]
+            return tuple(Limit(f"dev{i}", need, budgets[i], need) for i, need in enumerate(needs))
+
+        plan = parse_plan({"model": "llama-3.2-1b", "runtime": "llama.cpp", "devices": ["t4"] * count,
+            **({"llama_cpp": {"tensor_split": [1.0] * count}} if split and count > 1 else {})})  # fmt: skip
+        engine: Any = type(plan.engine)
+        with (
+            patch.object(engine, "limits", lambda self, plan, model, limits=limits: limits(plan, model)),
+            patch.object(engine, "figures", lambda self, plan, model: Figures({"process": 9}, {"a": 1}, 3,
+                (Limit("process", 9, 99,
+                         9),))),
+            patch.object(engine, "model", lambda self, plan, load: None),
+            patch.object(engine, "layers", lambda self, model: 16),
+        ):  # fmt: skip
+            one = _or_why(partial(offload.most_layers, plan, margin=margin))
+        found.append(
+            [one if isinstance(one, InputError) else [one.answer, one.of, one.split, one.verdict, one.limits], asked]
+        )
+    refused: tuple[dict[str, Any], ...] = ({"model": "llama-3.2-1b"}, {"model": "llama-3.2-1b",
+        "device": "iphone-15"}, SMOL | {"runtime":
+        "torch-cpu"})  # fmt: skip
+    return {"layers": Each(found), "refused": [_or_why(partial(offload.most_layers, one)) for one in refused]}
+
+
 def _here(folder: Path, ask: Callable[[], Parts]) -> Callable[[], Parts]:
     """A question about models of a folder, by their names."""
 
@@ -1104,7 +1277,7 @@ def _results(folder: Path) -> Iterator[Question]:
         _compiled, _objects,
             _figures, _made_results, _run_moments, _tables, _views, _snapshots, _read_snapshots, _servers, _clusters,
                 _comparisons,
-            _advised, _contexts)  # fmt: skip
+            _names, _checks, _many, _layers, _advised, _contexts)  # fmt: skip
     for ask in asks:
         yield ask.__name__.strip("_").replace("_", " "), _here(folder, ask)
 
