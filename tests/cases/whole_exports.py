@@ -185,7 +185,8 @@ def _expressions(f: Function) -> Parts:
     found["trees"] = Each([_or_why(partial(json_trees.tree, one)) for one in kinds])
     for name in ("python", "numpy", "javascript", "c", "latex", "duckdb", "postgres", "workbook"):
         write = LANGUAGES[name]
-        found[name] = Each([write(_alone(f, one)) for one in kinds])
+        with patch("estimator.export.heading.origin", lambda f, command, *where: where):  # the same for all
+            found[name] = Each([write(_alone(f, one)) for one in kinds])
     found["arrays"] = Each([_array_statement(Assignment("z", one, ""), kind()) for one in kinds for kind in (_NumPy,
                             _Floats)])  # fmt: skip
     found["exact"] = Each([str(exact(one)) for one in kinds])
