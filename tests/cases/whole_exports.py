@@ -342,6 +342,7 @@ PLANS: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
     "card": ({"model": "tiny", "seq": 64, "batch": 2, "runtime": "torch-cuda"}, ("seq",)),
     "ddp": ({"model": "tiny", "seq": 64, "batch": 2, "sharding": {"name": "ddp", "world_size": 4}}, ("seq",)),
     "dpo": ({"model": "smollm2-135m", "trainer": "trl-dpo", "seq": 64, "batch": 2}, ("seq",)),
+    "target": ({"model": "t5-small", "seq": 40, "target_seq": 1, "batch": 2}, ("target_seq",)),
 }  # fmt: skip
 REFUSED: tuple[tuple[dict[str, Any], tuple[str, ...]], ...] = (
     (SMOL, ("sequence",)), (SMOL, ("seq", "seq")), (SMOL, ()), (SMOL, ("num_attention_heads", "num_key_value_heads")),
