@@ -78,6 +78,11 @@ CLASSES: dict[str, Class] = {
         (*ATTENTION, "num_experts", "num_experts_per_tok * B * S", "moe_intermediate_size"),
         ("norm_topk_prob",), kind="int(i in mlp_only_layers or (i + 1) % decoder_sparse_step != 0)", cases=({},),
     ),
+    "experts in all settings": Class(
+        {**SMALL, "model_type": "mixtral", "num_key_value_heads": 2, "num_local_experts": 6, "num_experts_per_tok": 2,
+         "intermediate_size": 40},
+        (*ATTENTION[:2], "num_local_experts", "num_experts_per_tok * B * S"), cases=({"interfaces": True},),
+    ),
     "latent": Class(
         {**SMALL, "model_type": "deepseek_v3", "num_key_value_heads": 6, "kv_lora_rank": 20, "q_lora_rank": 28,
          "qk_rope_head_dim": 8, "qk_nope_head_dim": 16, "v_head_dim": 12, "n_routed_experts": 6, "n_group": 3,
@@ -227,12 +232,13 @@ def made_up(one: Class) -> Iterator[None]:
         if base.packing:
             return ()
         row: dict[str, Any] = {name: (value,) for name, value in base._asdict().items()}
+        row["experts_implementation"] = (None,) if live.experts is None else (None, live.experts)
         return ({**row, **{key: VALUES[key] for key in ("dtype", "device", "autocast", "past")}},) if found else ()
 
     live = hugging_face.HuggingFaceModel
     with ExitStack() as stack:
         stack.enter_context(hugging_face.quiet())
-        experts = "grouped_mm" if "num_experts" in one.raw else None
+        experts = "grouped_mm" if "num_experts_per_tok" in one.raw else None
         for name, value in {
             "at": at, "of_all_settings": of_all_settings, "attention": "sdpa", "experts": experts,
             "supports_checkpointing": "num_experts" not in one.raw, "caches_in_checkpoints": False,

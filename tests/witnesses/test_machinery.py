@@ -390,6 +390,20 @@ def test_quantised_layers(name: str, tmp_path: Path, one_thread: None) -> None:
         assert base.quantization_method == (name if kind != "Linear" else "torchao")
 
 
+@pytest.mark.parametrize("targets", ["all-linear", "q_proj"])
+@pytest.mark.parametrize(("dtype", "name"), [("gptq", "GPTQLoraLinear"), ("awq", "AwqLoraLinear"), ("nf4", "")])
+def test_adapters_of_packed_layers(dtype: str, name: str, targets: str) -> None:
+    seen: dict[Any, Any] = {}
+    config = SimpleNamespace(_register_custom_module=seen.update, target_modules=targets)
+    known = SimpleNamespace(config=SimpleNamespace(modules=SimpleNamespace(all_linear=("up", "down"))))
+    resolved: Any = SimpleNamespace(plan=SimpleNamespace(dtype=dtype), spec=known)
+    quantised.prepare_adapter(config, resolved)
+    assert [(own, adapter.__name__) for own, adapter in seen.items()] == (
+        [(quantised.PACKED[dtype][0], name)] if name else []
+    )
+    assert config.target_modules == ({"up", "down"} if name and targets == "all-linear" else targets)
+
+
 # -- llama.cpp ---------------------------------------------------------------------------------------------------------
 
 TENSORS = {

@@ -158,7 +158,7 @@ class Data:
             named = list(args[1:]) + [kwargs[key] for key in ("k", "dim") if key in kwargs]
             position = 1 if name == "topk" else 0
             dim = named[position] if len(named) > position else kwargs.get("dim", -1)
-            if isinstance(dim, int) and not isinstance(dim, bool) and x.dim():
+            if isinstance(dim, int) and x.dim():
                 data[-1] = Known(chosen(x, indices, dim, self.routing), _Storage(chosen=True))
         return data
 
