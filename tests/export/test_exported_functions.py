@@ -209,7 +209,7 @@ class TestRange:
 
 
 class TestShortForm:
-    @pytest.mark.share(2)
+    @pytest.mark.share(4)
     @pytest.mark.parametrize("name", ["lora", "window", "nf4, checkpointed", "gpu"])
     def test_error_is_within_its_bound(self, name: str) -> None:
         whole, short = function(name), shortened(function(name))
