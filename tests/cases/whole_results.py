@@ -1087,7 +1087,32 @@ def _contexts() -> Parts:
             again = [n for n, _ in max_context.curve(replace(one, plan=plan)).points]
         searches.append([one.answer, one.without_margin, one.plan, one.result, one.following, asked, again])
     found["searches"] = Each(searches)
+    found["at one context"] = [
+        _or_why(partial(_at_one_context, plan, refused)) for refused in ((), ("b",), ("a", "b", "c"))
+    ]
     return found
+
+
+def _at_one_context(plan: Plan, refused: Sequence[str]) -> Any:
+    """The models that were made for 500 tokens, the largest first, without those that are refused."""
+    sizes = {"a": (7, 4096), "b": (None, 500), "c": (9, 501), "d": (90, 499), "e": (7, 500), "0": (7, 900)}
+    plans = [(plan.model_copy(update={"model": name}), SimpleNamespace(trained=n)) for name, (_, n) in sizes.items()]
+    plans = [one for one in plans if len(refused) < 3 or one[0].model in "abc"]
+
+    def figures(self: Any, one: Plan, model: Any) -> Figures:
+        if one.model in refused:
+            raise InputError(f"{one.model} is refused")
+        return Figures({"process": 9}, {"a": 1}, 3, (Limit("process", 9, 99, 9),))
+
+    counted: list[int] = []
+    with (
+        patch.object(max_context, "_read", lambda given: plans),
+        patch.object(max_context, "load", lambda name: SimpleNamespace(parameters=sizes[name][0])),
+        patch.object(max_context, "_with", lambda one, context: one),
+        patch.object(type(plan.engine), "figures", figures),
+    ):
+        fits = max_context.runs_at(plan, 500, [], [("f16", "f16")], partial(counted.append, 1))
+    return [[one.plan.model, one.parameters, one.verdict] for one in fits], len(counted)
 
 
 # ---- names, reasons, files, many plans ---------------------------------------------------------
