@@ -196,6 +196,10 @@ OTHERS: tuple[dict[str, Any], ...] = (
       for device, runtime in (("t4", "torch-cuda"), ("rtx-4090", "llama.cpp"), ("apple-16gb", "llama.cpp"),
                               ("raspberry-pi-5-8gb", "llama.cpp")) for budget in ("3GiB", "999GiB", None)),
     *({**SMOL, "trainer": "trl-dpo", "prompt_seq": n} for n in (39, 40)),
+    *({**SMOL, "batch": batch, "runtime": "torch-cuda", "attention": "flash", "dtype": "bfloat16", **more}
+      for batch in (1, 2) for more in (
+      {"data_collator": True}, {"data_collator": True, "packing": True}, {"packing": True},
+        {"trainer": "hf-trainer"}, {"trainer": "trl-sft"}, {"trainer": "trl-sft", "packing": True})),
     *({"model": "all-minilm-l6-v2", "trainer": "sentence-transformers", "seq": 40, "batch": 4, **more}
       for more in ({"matryoshka_dims": 384}, {"matryoshka_dims": [384, 385]}, {"matryoshka_dims": "8,16"},
                    {"anchor_seq": 40}, {"anchor_seq": 41}, {"head": "feature-extraction"}, {"negatives": 3})),
