@@ -9,6 +9,7 @@ import importlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
+import numpy
 import pytest
 import torch
 from torch import nn
@@ -34,7 +35,7 @@ from estimator.programs.program import (
 )
 from estimator.programs.step import Step
 from estimator.recorder.calls import record
-from estimator.recorder.calls.assembling import stacks_among
+from estimator.recorder.calls.assembling import _drawn, layers_as_checkpointed, stacks_among
 from estimator.recorder.calls.data import tensors_in
 from estimator.recorder.calls.marks import storage_of
 from estimator.recorder.calls.noted_interfaces import Cache
@@ -558,3 +559,25 @@ def test_a_list_without_attention_is_no_stack_beside_layers_with_it() -> None:
     layers = listed(lambda: LlamaAttention(LlamaConfig(hidden_size=8, num_attention_heads=2), 0), "layers")
     assert stacks_among([mergers, layers], lambda a, b: True) == [layers[1]]
     assert stacks_among([mergers], lambda a, b: True) == [mergers[1]]
+
+
+def test_what_numpy_draws_is_the_largest_share() -> None:
+    """The places of spans lie as far apart as they can, and no layer of an adapter is left out."""
+    with _drawn():
+        found = [numpy.random.choice(numpy.arange(9), size, replace=False).tolist() for size in (1, 2, 3, 4)]
+        assert (numpy.random.random(), numpy.random.rand(2).tolist()) == (1.0, [1.0, 1.0])
+    assert found == [[0], [0, 8], [0, 4, 8], [0, 2, 5, 8]]
+
+
+def test_layers_are_called_as_checkpoints_call_them() -> None:
+    """Those of which the parent, and not the layer itself, makes a checkpoint."""
+    model = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 2))
+    model.gradient_checkpointing = model[1].gradient_checkpointing = False
+    with layers_as_checkpointed(model):
+        for module in (model, model[1]):
+            assert module.gradient_checkpointing
+            assert module._gradient_checkpointing_func(lambda *args, **keys: (args, keys), 1, a=2) == ((1,), {"a": 2})
+        assert not hasattr(model[0], "gradient_checkpointing")
+    for module in (model, model[1]):
+        assert not module.gradient_checkpointing
+        assert not hasattr(module, "_gradient_checkpointing_func")

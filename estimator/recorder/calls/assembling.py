@@ -117,7 +117,7 @@ def _drawn() -> Iterator[None]:
     lie apart, so that as much is masked as can be.
     """
 
-    def choice(places: Any, size: int, replace: bool = True) -> Any:
+    def choice(places: Any, size: int, **_: Any) -> Any:
         last = len(places) - 1
         return np.array([places[i * last // max(size - 1, 1)] for i in range(size)], dtype=np.int64)
 
