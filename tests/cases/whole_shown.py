@@ -394,6 +394,30 @@ def _advice(several: Sequence[Any]) -> None:
     advise._print(several)
 
 
+def _reports() -> Parts:
+    """Tables of runs of which some figures are absent."""
+    sizes: list[dict[str, int]] = [
+        {},
+        {"process": 3 << 30},
+        {"process": 1 << 30, "reserved": 5 << 30},
+        {"allocated": 9},
+    ]
+    found = []
+    for predicted, measured, error in itertools.product(sizes, sizes, ("", "why")):
+        run = {
+            "schema": 1,
+            "model": "m",
+            "device": "d",
+            "date": "2026-01-02",
+            "predicted": predicted,
+            "measured": measured,
+        }
+        runs = [{**run, "versions": {}, "plan": {"model": "m"}, "error": error}]
+        Path("runs.jsonl").write_text("\n".join(map(json.dumps, runs)), encoding="utf-8")
+        found.append([_asked("report", "runs.jsonl", *more) for more in ((), ("--quiet",), ("--json",))])
+    return {"reports": Each(found)}
+
+
 def _here(folder: Path, ask: Callable[[], Parts]) -> Callable[[], Parts]:
     def asked() -> Parts:
         with contextlib.chdir(folder):
@@ -408,7 +432,7 @@ def _shown(folder: Path) -> Iterator[Question]:
     asks: Mapping[str, Callable[[], Parts]] = {
         "measurements": _measurements, "recordings": _recordings, "contexts": _contexts,
         "worker": lambda: _worker(Path()),
-        "completions": _completions, "tables": _tables, "estimates": _estimates, "words": _words,
+        "completions": _completions, "tables": _tables, "estimates": _estimates, "words": _words, "reports": _reports,
     }  # fmt: skip
     for name, ask in asks.items():
         yield name, _here(folder, ask)
