@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -71,3 +72,10 @@ def test_a_step_agrees_at_every_size(monkeypatch: pytest.MonkeyPatch) -> None:
     assert max(map(asked.count, asked)) == 2
     assert Setting(attention="sdpa").is_of(found)
     assert not Setting(attention="eager").is_of(found)
+
+
+def test_moments_before_the_layers_are_not_compared() -> None:
+    """Masks and positions are made there, by ``generate`` itself."""
+    moments = {"inputs prefill": 1, "embedding prefill": 2, "embedding decode": 3, "layer 0 decode": 4}
+    totals: Any = SimpleNamespace(saved=9, rows=[1], saved_by={}, math_attention=True, moments=moments)
+    assert agreement._figures(totals) == {"saved": 9, "moments": {"layer 0 decode": 4}}

@@ -581,3 +581,10 @@ def test_layers_are_called_as_checkpoints_call_them() -> None:
     for module in (model, model[1]):
         assert not module.gradient_checkpointing
         assert not hasattr(module, "_gradient_checkpointing_func")
+
+
+def test_an_error_of_the_module_is_its_own() -> None:
+    """Wrong sizes are no data that are not there."""
+    x, y = (torch.empty(shape, device="meta") for shape in ((3, 4), (5, 6)))
+    with pytest.raises(RuntimeError, match=r"\[3, 4\] X \[5, 6\]"):
+        record(nn.Module(), {"x": x, "y": y}, lambda: {"out": x @ y})
