@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import pytest
 
 from tests.cases.printed import desk, recorded
-from tests.cases.printed_lines import GROUPS
+from tests.cases.printed_lines import GROUPS, SLOW
 from tests.helpers.printed import assert_printed
 
 
@@ -17,7 +17,10 @@ def _desk() -> Iterator[None]:
         yield
 
 
-@pytest.mark.parametrize("line", GROUPS["objects"])
+@pytest.mark.parametrize(
+    "line",
+    [pytest.param(line, marks=[pytest.mark.share(3)] * (line.partition(" ")[0] in SLOW)) for line in GROUPS["objects"]],
+)
 def test_object_is_that_recorded(line: str) -> None:
     """Witness: what was answered before. The numbers in it have other witnesses."""
     assert_printed("objects", line)

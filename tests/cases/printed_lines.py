@@ -219,3 +219,5 @@ SHOWN = (
 """What is asked for its words alone: help, short forms, code, lists, what is refused, and what takes longest."""
 GROUPS = {"questions": ASKED, "words": SHOWN, "objects": tuple(f"{line} --json" for line in ASKED)}
 """``questions`` and ``words`` belong to ``tests/show``, ``objects`` to ``tests/answers``."""
+SLOW = ("advise", "compare-snapshot", "explain", "export", "max-batch", "smallest-cluster", "smallest-device", "sweep")
+"""Commands that answer many plans, or draw. Their lines take turns between commits."""

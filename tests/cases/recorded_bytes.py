@@ -19,7 +19,7 @@ import re
 import sys
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -401,12 +401,23 @@ def is_whole(group: str) -> bool:
     return group in RANDOM or group.startswith(CHOSEN)
 
 
+def chosen_lines() -> list[list[str]]:
+    """Folder, group and name of each chosen question, and ``in turn`` where it is so slow that it takes turns."""
+    return [line.split("\t") for line in (DATA / "chosen_questions.tsv").read_text(encoding="utf-8").splitlines()]
+
+
+@cache
+def in_each_run(group: str) -> Callable[[Row], bool]:
+    """Whether each run asks a row of a group of chosen questions."""
+    slow = {f"{of}: {name}" for folder, of, name, *turns in chosen_lines() if turns and CHOSEN + folder == group}
+    return lambda row: row.name not in slow
+
+
 def _chosen() -> dict[str, list[Row]]:
     """Of the questions that are recorded those that ``tests/data/chosen_questions.tsv`` names, whole."""
     by_name = {(group, row.name): row for group in groups() if not group.startswith(CHOSEN) for row in table(group)}
     found: dict[str, list[Row]] = {}
-    for line in (DATA / "chosen_questions.tsv").read_text(encoding="utf-8").splitlines():
-        folder, group, name = line.split("\t")
+    for folder, group, name, *_ in chosen_lines():
         asked = {**by_name[group, name].asked, "whole": True}
         found.setdefault(CHOSEN + folder, []).append(Row(f"{group}: {name}", asked))
     return found

@@ -72,8 +72,7 @@ def _constants(module: ModuleType) -> Iterator[str]:
             line.targets if isinstance(line, ast.Assign) else [line.target] if isinstance(line, ast.AnnAssign) else []
         )
         value = getattr(line, "value", None)
-        kinds = (ast.Dict, ast.List, ast.Call)
-        empty = value is None or (isinstance(value, kinds) and ast.unparse(value) in ("{}", "[]", "set()"))
+        empty = value is None or ast.unparse(value) in ("{}", "[]", "set()", "WeakKeyDictionary()")
         for target in targets:
             for one in target.elts if isinstance(target, ast.Tuple) else [target]:
                 if isinstance(one, ast.Name) and one.id.isupper() and not empty:

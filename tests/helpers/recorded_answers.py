@@ -1,10 +1,10 @@
 """The bytes that are answered now, compared with those that were recorded (``tests/cases/recorded_bytes.py``).
 
 Each folder's ``test_recorded_bytes.py`` asks the groups of questions that its rules answer. Of a group a run asks one
-in n, other ones with each commit. All questions that were chosen for a folder are asked by every run: in their answers
-run its lines, most of them in several. ``SHARE=all pytest tests -k bytes_are_those_recorded`` asks all of all groups,
-in some twelve minutes of CPU time. A change that means to change bytes writes the tables anew:
-``python -m tests.cases.recorded_bytes``.
+in n, other ones with each commit. Questions that were chosen for a folder are asked by every run, the slowest by every
+second one: in their answers run its lines, most of them in several. ``SHARE=all pytest tests -k
+bytes_are_those_recorded`` asks all of all groups, in some twelve minutes of CPU time. A change that means to change
+bytes writes the tables anew: ``python -m tests.cases.recorded_bytes``.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from estimator.errors import InputError
-from tests.cases.recorded_bytes import CHOSEN, Row, answered, differences, table
+from tests.cases.recorded_bytes import CHOSEN, Row, answered, differences, in_each_run, table
 from tests.helpers.shares import in_turn, turn
 
 EVERY = {
@@ -48,12 +48,13 @@ CHUNK = 60
 
 def asked(group: str) -> Sequence[Row]:
     """The questions of a group that are asked."""
-    number = turn()
-    return (
-        table(group)
-        if number is None or group.startswith(CHOSEN)
-        else in_turn(table(group), EVERY.get(group, 7), number)
-    )
+    number, rows = turn(), table(group)
+    if number is None:
+        return rows
+    if not group.startswith(CHOSEN):
+        return in_turn(rows, EVERY.get(group, 7), number)
+    always = in_each_run(group)
+    return [*filter(always, rows), *in_turn([row for row in rows if not always(row)], 2, number)]
 
 
 def parts(*groups: str) -> Iterator[tuple[str, int]]:

@@ -140,7 +140,7 @@ def test_a_window_makes_two_programs() -> None:
         assert shipped.at(step, 2, seq) == live.at(step, 2, seq)
 
 
-@pytest.mark.share(2)
+@pytest.mark.share(6)
 def test_a_window_that_no_draw_leaves_is_not_harmless() -> None:
     """Qwen2-VL's calls are the same until a sequence is longer than the window; its layers are others."""
     rope = {"rope_type": "default", "mrope_section": [4, 6, 6]}

@@ -7,10 +7,14 @@ from collections.abc import Iterator
 import pytest
 
 from tests.cases.printed import desk, recorded
-from tests.cases.printed_lines import GROUPS
+from tests.cases.printed_lines import GROUPS, SLOW
 from tests.helpers.printed import assert_printed
 
-LINES = [(group, line) for group in ("questions", "words") for line in GROUPS[group]]
+LINES = [
+    pytest.param(group, line, marks=[pytest.mark.share(3)] * (line.partition(" ")[0] in SLOW))
+    for group in ("questions", "words")
+    for line in GROUPS[group]
+]
 
 
 @pytest.fixture(scope="module", autouse=True)

@@ -121,7 +121,7 @@ def test_recorded_models(family: str, call: str, tmp_path: Path) -> None:
 SECTIONS = {"program of the package": (512, [16, 24, 24]), "recording": (128, [4, 6, 6])}
 
 
-@pytest.mark.share(6)
+@pytest.mark.share(12)
 @pytest.mark.extra("trace")
 @pytest.mark.parametrize("which", SECTIONS)
 def test_positions_in_time_height_and_width(which: str, tmp_path: Path) -> None:

@@ -8,8 +8,6 @@ sources of an operator are freed in the engine's order, since the order decides 
 
 from __future__ import annotations
 
-import sys
-
 from .ggml import Graph, Tensor
 from .placement import ON_HOST, Layout
 
@@ -19,7 +17,8 @@ IN_PLACE = (
 )  # fmt: skip
 """Operators whose result may take over a source's memory (``ggml_op_can_inplace``), of those in the graphs here."""
 
-_END = sys.maxsize
+_END = (1 << 63) - 1
+"""An address beyond all others, which ``sys.maxsize`` is not in a browser: a process there has 32 bits."""
 
 
 class _Blocks:

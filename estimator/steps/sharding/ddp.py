@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import chain, groupby
-from sys import maxsize
 from typing import Any
 
 from ...errors import InputError
@@ -22,6 +21,8 @@ from .scope import Parts, Scope
 MIB = 1024 * 1024
 FIRST_BUCKET, BUCKET_CAP_MB = MIB, 25
 """Bytes of the first bucket, and MiB of the others (``_DEFAULT_FIRST_BUCKET_BYTES``, ``_DEFAULT_BUCKET_CAP_MB``)."""
+UNLIMITED = (1 << 63) - 1
+"""``sys.maxsize`` of a process with 64 bits, the limit of the first step's bucket; a browser has 32."""
 BROADCAST_BUCKET = 250 * MIB
 """Bytes of buffers that are broadcast at once (``broadcast_bucket_size``)."""
 
@@ -47,7 +48,7 @@ class Ddp(Sharding):
         if self.looks_for_unused:  # buckets are never made anew; their order follows names, and is nearly that of use
             later += [ITEMSIZE["int32"] * len(trained)]  # which were used
             return Blocks(list(map(sum, sent)), later, later)
-        return Blocks(list(map(sum, sent)), [sum(own) for own in _buckets(trained, [maxsize])], later)
+        return Blocks(list(map(sum, sent)), [sum(own) for own in _buckets(trained, [UNLIMITED])], later)
 
     @property
     def looks_for_unused(self) -> bool:
