@@ -27,7 +27,7 @@ PROGRAMS = "litgpt"
 def config(row: Mapping[str, Any]) -> dict[str, Any]:
     """The keys that a program is of (``docs/making/litgpt.py``), from a row of ``litgpt.yaml``."""
     keys = dict(row)
-    windowed, every = bool(keys.pop("sliding_window_size", None)), keys.pop("sliding_window_every", None)
+    windowed, every = bool(keys.pop("sliding_window_size", None)), keys.pop("sliding_window_every", 1)
     return {
         "model_type": "litgpt",
         "partial_rotary_factor": keys.pop("rope_n_elem") / keys["head_size"],

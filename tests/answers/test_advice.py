@@ -84,7 +84,7 @@ def test_gains_add_up(model: str, plain: Advice) -> None:
     assert advice.steps[-1].extra_compute == pytest.approx(advice.extra_compute(advice.best))
 
 
-@pytest.mark.share(6)
+@pytest.mark.share(11)
 def test_fidelity_is_given_up_only_where_it_must_be(model: str, plain: Advice) -> None:
     least = smallest_exact(plain)
     (advice,) = advise({"model": model, **KEYS, "budget": f"{least - MIB}B"})
@@ -92,7 +92,7 @@ def test_fidelity_is_given_up_only_where_it_must_be(model: str, plain: Advice) -
     assert any(step.fidelity != FIDELITY[0] for step in advice.steps)
 
 
-@pytest.mark.share(24)
+@pytest.mark.share(96)
 @pytest.mark.parametrize(
     ("keys", "share"),
     [
@@ -135,7 +135,7 @@ def test_front(plain: Advice) -> None:
         assert any(f.bytes <= one.bytes and f.work <= one.work for f in front)
 
 
-@pytest.mark.share(6)
+@pytest.mark.share(13)
 def test_recomputation_is_counted(plain: Advice) -> None:
     """Witness: arithmetic. Checkpointing every layer runs every layer's forward again."""
     plan = plain.base.plan
@@ -171,7 +171,7 @@ def test_any_method(model: str) -> None:
     assert [one.fits for one in found] == sorted((one.fits for one in found), reverse=True)
 
 
-@pytest.mark.share(6)
+@pytest.mark.share(7)
 def test_command(model: str, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     figure = tmp_path / "front.png"
     options = ["--dtype", "float32", "--batch", "2", "--seq", "512"]

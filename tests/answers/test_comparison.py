@@ -155,7 +155,7 @@ def test_a_comparison_is_of_training_in_pytorch(arguments):
     assert "a comparison of training steps does not go with runtime: llama.cpp" in refusal("compare", MODEL, *arguments)
 
 
-@pytest.mark.share(16)
+@pytest.mark.share(48)
 def test_all_methods_are_those_of_the_device():
     """Checkpoints on the host go with a GPU alone."""
     command = ["compare", MODEL, "--methods", "all", "--seqs", "64", "--at", "64", "--checkpointing", "offloaded"]

@@ -177,7 +177,7 @@ def test_a_process_that_does_not_grow_evenly(
             assert solution.estimates < 20
 
 
-@pytest.mark.share(12)
+@pytest.mark.share(36)
 @pytest.mark.parametrize("part", range(3))
 @settings(max_examples=3, deadline=None)
 @given(

@@ -73,7 +73,7 @@ def test_a_plan_in_any_form(form: str) -> None:
     assert answers[form]().answer == answers["mapping"]().answer
 
 
-@pytest.mark.share(2)
+@pytest.mark.share(5)
 def test_answers_are_those_of_the_command_line(capsys: pytest.CaptureFixture[str]) -> None:
     lora = {"method": "lora", "r": 4}
     words = ["smollm2-135m", "--method", "lora", "--r", "4"]
@@ -190,7 +190,7 @@ KEYS: dict[str, tuple[dict[str, Any], tuple[str, ...]]] = {
 }
 
 
-@pytest.mark.share(4)
+@pytest.mark.share(12)
 @pytest.mark.parametrize("name", KEYS)
 def test_values_of_every_kind_are_answered_or_refused_in_one_line(name: str) -> None:
     """As the plan, and as each of the arguments that the function itself reads."""

@@ -46,6 +46,10 @@ from tests.helpers.extras import without
 from tests.helpers.files import DATA
 
 TABLES = DATA / "recorded_bytes"
+PYTHON = (3, 11)
+"""The release that the order of events is recorded with. Another one may drop a frame's tensors in another order, all
+at the same moment.
+"""
 
 
 @dataclass(frozen=True)
@@ -251,7 +255,8 @@ def write(group: str, rows: list[Row]) -> None:
 def differences(row: Row, now: dict[str, str]) -> list[str]:
     """What differs between a recorded answer and one of now, a line for each figure."""
     found = []
-    for key in sorted({*row.answer, *now}):
+    keys = {*row.answer, *now} - (set() if sys.version_info[:2] == PYTHON else {"events"})
+    for key in sorted(keys):
         recorded, found_now = row.answer.get(key, "nothing"), now.get(key, "nothing")
         if recorded != found_now:
             by = f" ({int(found_now) - int(recorded):+,})" if recorded.isdecimal() and found_now.isdecimal() else ""

@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import MISSING, fields, is_dataclass
 from functools import partial
 from pathlib import Path
+from struct import Struct
 from types import FunctionType, ModuleType, UnionType
 from typing import Annotated, Any, Literal, get_args, get_origin
 
@@ -45,7 +46,9 @@ def questions(folder: str) -> Iterator[tuple[str, Callable[[], Parts]]]:
 
 def _says(module: ModuleType) -> Parts:
     constants = {name: getattr(module, name) for name in _constants(module)}
-    kept = {name: one for name, one in constants.items() if not isinstance(one, Path) and _PLACE not in said(one)}
+    kept = {
+        name: one for name, one in constants.items() if not isinstance(one, (Path, Struct)) and _PLACE not in said(one)
+    }
     found = {name: _in_order(one) for name, one in kept.items()}
     for name, one in sorted(vars(module).items()):
         if getattr(one, "__module__", "") != module.__name__:

@@ -22,7 +22,7 @@ LINK = re.compile(r"\]\(([^)#\s]+)[^)\s]*\)")
 MENTIONED = re.compile(rf"`(?:python )?((?:{'|'.join(FOLDERS)})/[^`\s<>]*)`")
 
 
-@pytest.mark.share(3)
+@pytest.mark.share(5)
 def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
     """It has its pages, each public name in the Python reference, and fetches nothing from elsewhere."""
     pytest.importorskip("mkdocs", reason="the extra docs is not installed")

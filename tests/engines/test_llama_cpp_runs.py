@@ -83,7 +83,7 @@ def test_public_logs() -> None:
     assert within.total() == 12
 
 
-@pytest.mark.share(12)
+@pytest.mark.share(24)
 @pytest.mark.extra("engine")
 @pytest.mark.extra("test")
 @pytest.mark.parametrize(("repack", "n_ctx", "kind"), [(True, 2048, "f16"), (False, 8192, "q8_0")])

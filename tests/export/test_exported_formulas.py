@@ -77,7 +77,7 @@ def functions(source: str) -> dict[str, Any]:
     return namespace
 
 
-@pytest.mark.share(12)
+@pytest.mark.share(24)
 @pytest.mark.consistency
 @each_kind
 def test_python_functions_equal_the_ledger(name: str, symbolic: bool) -> None:

@@ -45,7 +45,7 @@ def counted(spec: ModelSpec) -> int:
 SHARE = one_of_each_class()
 
 
-@pytest.mark.share(2)
+@pytest.mark.share(6)
 @pytest.mark.parametrize("name", SHARE)
 def test_parameters_of_one_model_of_each_class(name: str) -> None:
     """Witness: transformers' module on the meta device."""

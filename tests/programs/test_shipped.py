@@ -99,7 +99,7 @@ NO_LORA = {"llama4_text", "nemotron_h", "phimoe"}
 """Families with linear layers on which PEFT refuses LoRA: a router that gives a tuple, ``out_proj`` of Mamba."""
 
 
-@pytest.mark.share(24)
+@pytest.mark.share(48)
 @pytest.mark.parametrize("path", [*FILES, *OF_ONE_STACK], ids=lambda path: f"{path.parent.name} {path.stem}")
 def test_its_totals_are_those_of_a_recording(path: Path, tmp_path: Path) -> None:
     """Every total and every moment of a step, at sizes that no recording had. Which step a file takes is drawn.
@@ -150,7 +150,7 @@ def test_a_built_in_model_is_answered_without_torch() -> None:
     assert (done.returncode, done.stderr) == (0, "")
 
 
-@pytest.mark.share(8)
+@pytest.mark.share(16)
 @pytest.mark.parametrize("first", range(4))
 def test_every_built_in_model_is_answered_without_torch(first: int) -> None:
     """Programs of training and of a forward pass are found, in one process in which nothing can be recorded."""
@@ -406,7 +406,7 @@ def test_images_of_a_model_of_other_sizes(
     assert answer(plan, True, monkeypatch) == answer(plan, False, monkeypatch)
 
 
-@pytest.mark.share(4)
+@pytest.mark.share(12)
 def test_a_model_that_looks_at_images_is_answered_without_torch() -> None:
     """One of each file, with steps, a question and a formula whose number of images is a symbol."""
     script = (

@@ -55,7 +55,7 @@ def same(path: Path, seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert answer(plan, True, monkeypatch) == answer(plan, False, monkeypatch)
 
 
-@pytest.mark.share(160)
+@pytest.mark.share(320)
 @pytest.mark.parametrize("seed", range(7))
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
 def test_small_models(path: Path, seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -41,7 +41,7 @@ def test_a_plan_is_that_of_the_class(path: Path) -> None:
     assert load_together(path)[0].tp_plan == HuggingFaceModel(config_of(path), "the config").tp_plan
 
 
-@pytest.mark.share(20)
+@pytest.mark.share(40)
 @pytest.mark.parametrize("path", SPLIT, ids=lambda path: path.stem)
 def test_totals_are_those_of_the_module_with_parts_of_its_weights(path: Path, tmp_path: Path) -> None:
     """Witness: the real module, which runs on the meta device with parts of its weights. What modules of the plan

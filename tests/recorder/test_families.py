@@ -42,7 +42,7 @@ def recorded(request: pytest.FixtureRequest) -> tuple[Family, dict[str, Any]]:
     return read(written(family), "family.json"), raw
 
 
-@pytest.mark.share(8)
+@pytest.mark.share(16)
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
 def test_a_program_from_a_file_is_the_module_s(recorded: tuple[Family, dict[str, Any]], dtype: str) -> None:
     family, raw = recorded
@@ -53,7 +53,7 @@ def test_a_program_from_a_file_is_the_module_s(recorded: tuple[Family, dict[str,
     assert shipped.modules() == live.modules()
 
 
-@pytest.mark.share(9)
+@pytest.mark.share(18)
 def test_switches_and_rates_are_those_of_the_module(recorded: tuple[Family, dict[str, Any]]) -> None:
     """Witness: a recording of each config. Every switch and every rate has the other value once, and all have."""
     family, raw = recorded

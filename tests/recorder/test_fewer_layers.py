@@ -82,7 +82,7 @@ EVERY = ("tinylora", "prefix_tuning", "cartridge")
 """Methods that treat each layer by itself: they share one tensor among all, or give each its own keys and values."""
 
 
-@pytest.mark.share(2)
+@pytest.mark.share(6)
 @pytest.mark.parametrize(("method", "family"), METHODS)
 def test_of_a_model_that_peft_has_wrapped(
     method: str, family: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

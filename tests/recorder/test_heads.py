@@ -94,13 +94,13 @@ STEPS: list[tuple[dict[str, Any], dict[str, Any]]] = [
 ]
 
 
-@pytest.mark.share(4)
+@pytest.mark.share(8)
 @pytest.mark.parametrize(("config", "keys"), STEPS, ids=lambda x: x.get("model_type") or str(x))
 def test_a_measured_step(config: dict[str, Any], keys: dict[str, Any], tmp_path: Path) -> None:
     assert_step(config, {"batch": 2, "seq": 24, "dtype": "float32", **keys}, tmp_path)
 
 
-@pytest.mark.share(16)
+@pytest.mark.share(32)
 @pytest.mark.parametrize(("config", "plan"), [case[1:] for case in steps()], ids=[case[0] for case in steps()])
 def test_a_measured_step_with_images_or_audio(config: dict[str, Any], plan: dict[str, Any], tmp_path: Path) -> None:
     assert_step(config, plan, tmp_path)
@@ -140,7 +140,7 @@ def test_a_measured_step_with_large_images_that_are_compared_with_padding(tmp_pa
     )
 
 
-@pytest.mark.share(2)
+@pytest.mark.share(6)
 @pytest.mark.parametrize("name", VIDEOS)
 def test_a_measured_step_with_a_video(name: str, tmp_path: Path) -> None:
     """Two frames are one patch in time; a frame that is left alone is there twice."""

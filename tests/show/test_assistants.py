@@ -34,7 +34,7 @@ def called(*calls: tuple[str, dict[str, Any]]) -> list[Any]:
     return asyncio.run(run())
 
 
-@pytest.mark.share(3)
+@pytest.mark.share(9)
 def test_a_client_asks() -> None:
     plan = {"model": "smollm2-135m", "method": {"name": "lora", "r": 4}, "budget": "2GiB"}
     words = ["smollm2-135m", "--method", "lora", "--r", "4", "--budget", "2GiB"]

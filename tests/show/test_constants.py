@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
+
 from tests.cases.whole_modules import questions
 from tests.helpers.whole_answers import assert_recorded
+
+pytest.importorskip("mcp")
 
 
 def test_constants_are_those_recorded() -> None:

@@ -98,7 +98,7 @@ def test_the_commands_say_where_there_is_no_answer_or_no_end(models: dict[str, s
     assert "With r 25 the plan is refused" in refused
 
 
-@pytest.mark.share(2)
+@pytest.mark.share(6)
 def test_the_device_command(models: dict[str, str], tmp_path: Path) -> None:
     """Asks the contract: the object, the lines and the exit status."""
     arguments = ["smallest-device", "llama-3.2-1b", "--method", "lora", "--kind", "data centre", "--seq", 256]

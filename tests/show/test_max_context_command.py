@@ -23,7 +23,7 @@ def assert_drawn(path: Path) -> None:
     assert has_colour(path, "#B22222", 300)
 
 
-@pytest.mark.share(2)
+@pytest.mark.share(5)
 def test_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """A table of two models, two recipes and two caches, and its figure."""
     figure = tmp_path / "context.png"

@@ -18,7 +18,7 @@ from tests.helpers.measured_steps import assert_step
 STEPS = json.loads(RECORD.read_text(encoding="utf-8"))["steps"]
 
 
-@pytest.mark.share(2)
+@pytest.mark.share(4)
 @pytest.mark.parametrize(("name", "config", "plan"), CASES, ids=[name for name, *_ in CASES])
 def test_step(name: str, config: dict[str, Any], plan: dict[str, Any], tmp_path: Path) -> None:
     """Witness: a recorded measurement (``tests/cases/sharded_steps.py``), equal in every byte."""

@@ -145,7 +145,7 @@ def test_groups_of_hf_trainer_under_fsdp2(adapted: Any, options: dict[str, Any],
     assert found == ["", *[f"{start}{name}" for name in names]]
 
 
-@pytest.mark.share(2)
+@pytest.mark.share(4)
 @pytest.mark.parametrize(("release", "name", "config", "plan"), SFT)
 def test_trl_recorded(release: str, name: str, config: dict[str, Any], plan: dict[str, Any], tmp_path: Path) -> None:
     """Witness: TRL's ``SFTTrainer.training_step``, measured where that release is installed."""

@@ -41,7 +41,7 @@ def plan_of(config: dict[str, Any], keys: dict[str, Any], folder: Path) -> Any:
 ALL = [*cases(), *LIVE]
 
 
-@pytest.mark.share(2)
+@pytest.mark.share(4)
 @pytest.mark.parametrize(("name", "config", "keys"), ALL, ids=[name for name, *_ in ALL])
 def test_a_step_is_what_the_trainer_takes(
     name: str, config: dict[str, Any], keys: dict[str, Any], tmp_path: Path

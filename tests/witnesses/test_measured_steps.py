@@ -21,7 +21,7 @@ CASES = [
 ]
 
 
-@pytest.mark.share(24)
+@pytest.mark.share(36)
 @pytest.mark.parametrize(("config", "plan"), CASES)
 def test_step(config: dict[str, Any], plan: dict[str, Any], tmp_path: Path) -> None:
     """Witness: measurement."""
