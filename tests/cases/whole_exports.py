@@ -4,7 +4,6 @@ made up of every kind of expression in every language, and those of small models
 
 from __future__ import annotations
 
-import contextlib
 import io
 import itertools
 import zipfile
@@ -42,7 +41,7 @@ from estimator.export.statements import wrapped
 from estimator.ledger.sizes import registered, symbol
 from estimator.plans.plan import Plan, parse_plan
 from tests.cases.small_models import TINY, write_config
-from tests.helpers.whole_answers import Each, Parts
+from tests.helpers.whole_answers import Each, Parts, here
 
 Question = tuple[str, Callable[[], Parts]]
 SMOL = {"model": "smollm2-135m", "batch": 2, "seq": 64}
@@ -487,16 +486,6 @@ def _refuse(names: Sequence[str]) -> Any:
     raise InputError(f"no function of {', '.join(names)}")
 
 
-def _here(folder: Path, ask: Callable[[], Parts]) -> Callable[[], Parts]:
-    """A question about models of a folder, by their names."""
-
-    def asked() -> Parts:
-        with contextlib.chdir(folder):
-            return ask()
-
-    return asked
-
-
 def exports(folder: Path) -> Iterator[Question]:
     """Everything that leaves the house."""
     folder.mkdir(exist_ok=True)
@@ -520,9 +509,9 @@ def exports(folder: Path) -> Iterator[Question]:
     yield "summaries", _summaries
     yield "refused", _refused
     for name, (keys, names) in PLANS.items():
-        yield f"plan: {name}", _here(folder, partial(_of_plan, keys, names))
-    yield "formulas", _here(folder, _formulas)
-    yield "sweeps", _here(folder, _sweeps)
+        yield f"plan: {name}", here(folder, partial(_of_plan, keys, names))
+    yield "formulas", here(folder, _formulas)
+    yield "sweeps", here(folder, _sweeps)
     yield "pages", _pages
 
 

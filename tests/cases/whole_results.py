@@ -4,7 +4,6 @@ made up, formulas of polynomials made up, objects of every shape, and small mode
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 import random
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -57,7 +56,7 @@ from estimator.plans.resolve import resolve
 from estimator.programs.images import Seen
 from estimator.steps.loop import StepTotals
 from tests.cases.small_models import TINY, write_config
-from tests.helpers.whole_answers import Each, Parts
+from tests.helpers.whole_answers import Each, Parts, here
 
 Question = tuple[str, Callable[[], Parts]]
 SMOL: dict[str, Any] = {"model": "smollm2-135m", "batch": 2, "seq": 64}
@@ -1281,16 +1280,6 @@ def _layers() -> Parts:
     return {"layers": Each(found), "refused": [_or_why(partial(offload.most_layers, one)) for one in refused]}
 
 
-def _here(folder: Path, ask: Callable[[], Parts]) -> Callable[[], Parts]:
-    """A question about models of a folder, by their names."""
-
-    def asked() -> Parts:
-        with contextlib.chdir(folder):
-            return ask()
-
-    return asked
-
-
 def _results(folder: Path) -> Iterator[Question]:
     """All that answers are made of."""
     folder.mkdir(exist_ok=True)
@@ -1304,7 +1293,7 @@ def _results(folder: Path) -> Iterator[Question]:
                 _comparisons,
             _names, _checks, _many, _layers, _advised, _contexts)  # fmt: skip
     for ask in asks:
-        yield ask.__name__.strip("_").replace("_", " "), _here(folder, ask)
+        yield ask.__name__.strip("_").replace("_", " "), here(folder, ask)
 
 
 GROUPS: dict[str, Callable[[Path], Iterator[Question]]] = {"results": _results}

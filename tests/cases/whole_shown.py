@@ -28,7 +28,7 @@ from estimator.plans.plan import parse_plan
 from estimator.show import cli, completion, in_a_browser
 from estimator.show.commands import advise, compare, estimate, max_context, record, tables
 from tests.cases.whole_results import LORA, RESULTS, SMOL, _result, _Try
-from tests.helpers.whole_answers import Each, Parts
+from tests.helpers.whole_answers import Each, Parts, here
 
 Question = tuple[str, Callable[[], Parts]]
 
@@ -418,14 +418,6 @@ def _reports() -> Parts:
     return {"reports": Each(found)}
 
 
-def _here(folder: Path, ask: Callable[[], Parts]) -> Callable[[], Parts]:
-    def asked() -> Parts:
-        with contextlib.chdir(folder):
-            return ask()
-
-    return asked
-
-
 def _shown(folder: Path) -> Iterator[Question]:
     """What is printed of answers made up."""
     folder.mkdir(exist_ok=True)
@@ -435,7 +427,7 @@ def _shown(folder: Path) -> Iterator[Question]:
         "completions": _completions, "tables": _tables, "estimates": _estimates, "words": _words, "reports": _reports,
     }  # fmt: skip
     for name, ask in asks.items():
-        yield name, _here(folder, ask)
+        yield name, here(folder, ask)
 
 
 GROUPS: dict[str, Callable[[Path], Iterator[Question]]] = {"shown": _shown}

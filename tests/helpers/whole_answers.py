@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping, Set
+from contextlib import chdir
 from dataclasses import fields, is_dataclass
 from functools import cache, partial
 from pathlib import Path
@@ -92,6 +93,16 @@ def answered(asked: Callable[[], Parts]) -> Said:
         return {k: [*map(said, part)] if isinstance(part, Each) else said(part) for k, part in asked().items()}
     except InputError as error:
         return {"refused": said(error)}
+
+
+def here(folder: Path, ask: Callable[[], Parts]) -> Callable[[], Parts]:
+    """A question about files of a folder, by their names."""
+
+    def asked() -> Parts:
+        with chdir(folder):
+            return ask()
+
+    return asked
 
 
 @cache
