@@ -51,7 +51,7 @@ class FormulaCache:
         self._resolved: dict[Any, Resolved] = {}
         self._structures: dict[Any, Any] = {}
         self._uses: dict[Any, int] = {}
-        self._formulas: dict[Any, tuple[list[str], Totals]] = {}
+        self._formulas: dict[Any, tuple[list[str], Totals] | None] = {}
 
     def estimate(self, plan: Plan) -> Result:
         """The result of ``estimate(plan)``, perhaps without moments that cannot be the peak. Raises ``InputError``."""
@@ -84,12 +84,14 @@ class FormulaCache:
             try:
                 compiled = compile_plan(plan, regime, symbolic=True)
             except TooLong:  # to compile the formulas, not to answer once
-                self._uses[structure] = 0
-                return estimate(plan)
-            # All moments: evaluating a few more is cheaper than finding out which can never be the peak.
-            rows = [(name, value) for name, values in compiled.totals.moments.items() for value in values]
-            self._formulas[structure] = ([n for n, _ in rows], compiled.function([v for _, v in rows]))
-        names, totals = self._formulas[structure]
+                self._formulas[structure] = None
+            else:
+                # All moments: evaluating a few more is cheaper than finding out which can never be the peak.
+                rows = [(name, value) for name, values in compiled.totals.moments.items() for value in values]
+                self._formulas[structure] = ([n for n, _ in rows], compiled.function([v for _, v in rows]))
+        if (formulas := self._formulas[structure]) is None:
+            return estimate(plan)
+        names, totals = formulas
         values = {**resolved.spec.config.values(), **plan.method.open_values(), "B": plan.batch, "S": plan.seq}
         components, values_of_moments = totals(values)
         moments: dict[str, int] = {}

@@ -12,7 +12,6 @@ from fractions import Fraction
 from typing import Any
 
 from ..answers.estimate import Progress, answer
-from ..engines.devices import DEFAULT_GPU, find
 from ..plans.plan import Plan
 from ..plans.refusals import positions_of
 from ..plans.resolve import resolve
@@ -68,14 +67,15 @@ def ceiling_of(
         {name: _between(*spans[name], _fraction(i, base)) for name, base in zip(names, _BASES, strict=False)}
         for i in range(1, REPLAYS)
     ]
-    card = find(plan.device or DEFAULT_GPU).total_bytes
+    device = plan.engine.device_of(plan)
+    assert device is not None
     rows: list[tuple[int, int, int, dict[str, int]]] = []
     kept: dict[str, Any] = {}
     below, lacking = floors(plan)["process_at_least"], 0
     for point in points:
         progress()
         formulas = at(point)
-        if rows and formulas["process_at_least"] > card:
+        if rows and formulas["process_at_least"] > device.total_bytes:
             continue
         sizes = answer(_with(plan, point), kept).bytes
         lacking = max(lacking, sizes["peak"] - formulas["peak"])

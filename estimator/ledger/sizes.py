@@ -157,7 +157,7 @@ class Poly:
         else:
             return NotImplemented
         if not equal and _taken is not None:
-            _taken.differences.add(self - other)
+            _taken.differences.add(frozenset((self - other).terms.items()))
         return equal
 
     def __hash__(self) -> int:
@@ -266,14 +266,15 @@ class Taken:
 
     def __init__(self, samples: Mapping[str, int] = MappingProxyType({})) -> None:
         self.samples = samples
-        self.differences: set[Poly] = set()
-        """They are not zero: sizes that were compared, and are not the same polynomial."""
+        self.differences: set[frozenset[tuple[int, Coefficient]]] = set()
+        """Terms of polynomials that are not zero: differences of sizes that were compared, and are not the same. As
+        polynomials they would be compared here, too, where their hashes are equal."""
         self.facts: set[tuple[Callable[..., Any], tuple[Size, ...], Any]] = set()
         """Functions of sizes, and what they give."""
 
     def holds(self, values: Mapping[str, int]) -> bool:
         """Whether it is so where the symbols have these values."""
-        return all(one.evaluate(values) for one in self.differences) and all(
+        return all(Poly(dict(terms)).evaluate(values) for terms in self.differences) and all(
             function(*(evaluated(size, values) for size in sizes)) == given for function, sizes, given in self.facts
         )
 

@@ -328,8 +328,13 @@ def alias(x: Tensor) -> Tensor:
 
 
 def slice(x: Tensor, dim: int, length: Size, step: int = 1) -> Tensor:
-    """``x[..., start:stop:step]``: a view with ``length`` elements in ``dim``."""
+    """``x[..., start:stop:step]``: a view with ``length`` elements in ``dim``; of all elements, ``x`` itself.
+
+    Source: ``TensorIndexing.h: applySlice``.
+    """
     dim %= len(x.shape)
+    if (length, step) == (x.shape[dim], 1):
+        return x
     shape, strides = (*x.shape[:dim], length, *x.shape[dim + 1 :]), list(strides_of(x))
     strides[dim] = strides[dim] * step
     return record("SliceBackward0", lambda: view_of(x, shape, tuple(strides)), (x,), (), input_backward, x.shape)

@@ -90,22 +90,27 @@ class Shipped(Source):
         self._other: Source | None = None
         """Where the program comes from that was asked for last, if no family had it."""
 
+    @property
+    def first(self) -> Family:
+        """The program whose file says what is the same for all of them."""
+        return self.families[0]
+
     @cached_property
     def config(self) -> dict[str, Any]:
         """The config's keys with the class's defaults."""
-        return self.families[0].config(self.raw)
+        return self.first.config(self.raw)
 
     @property
     def attention(self) -> str:
         """The attention implementation that transformers picks."""
-        return str(self.families[0].recorded["default_attention"])
+        return str(self.first.recorded["default_attention"])
 
     @property
     def origin(self) -> str:
         """Of the program that was asked for last."""
         if self._other is not None:
             return self._other.origin
-        file = self.families[0].file
+        file = self.first.file
         return file and f"the program is that of {file}, recorded with transformers {self._recorded}; others may differ"
 
     @property
@@ -122,7 +127,7 @@ class Shipped(Source):
 
     @property
     def _recorded(self) -> str:
-        return str(self.families[0].recorded["transformers"])
+        return str(self.first.recorded["transformers"])
 
     @property
     def has_experts(self) -> bool:
@@ -131,7 +136,7 @@ class Shipped(Source):
         A convolution's weight, [channels, 1, width], has three dimensions, too. Its module calls ``conv1d``, or takes
         the dimension out that is 1.
         """
-        program = self.families[0].whole.program
+        program = self.first.whole.program
         filters = {
             x.name
             for event in itertools.chain(*program.outside, *map(program.events_of, range(len(program.layers))))
@@ -143,30 +148,30 @@ class Shipped(Source):
 
     @property
     def experts(self) -> str | None:
-        ways = (one["experts_implementation"] for one in self.families[0].settings)
+        ways = (one["experts_implementation"] for one in self.first.settings)
         return next((way for found in ways if None in found for way in found if way is not None), None)
 
     @property
     def tp_plan(self) -> Mapping[str, str]:
-        return self.families[0].tp_plan
+        return self.first.tp_plan
 
     @property
     def supports_checkpointing(self) -> bool:
         """Whether transformers can put a checkpoint around each layer: a file says where it cannot."""
-        return bool(self.families[0].recorded.get("checkpointing", True))
+        return bool(self.first.recorded.get("checkpointing", True))
 
     @property
     def caches_in_checkpoints(self) -> bool:
-        return bool(self.families[0].recorded.get("caches_in_checkpoints", False))
+        return bool(self.first.recorded.get("caches_in_checkpoints", False))
 
     @property
     def position_axes(self) -> tuple[int, ...]:
-        return tuple(self.families[0].recorded.get("position_axes", ()))
+        return tuple(self.first.recorded.get("position_axes", ()))
 
     def media(self, asked: Media, dtype: str) -> Given:
-        if (images := self.families[0].recorded.get("images")) is not None:
+        if (images := self.first.recorded.get("images")) is not None:
             return self._images(images, asked, dtype)
-        if (audio := self.families[0].recorded.get("audio")) is None:
+        if (audio := self.first.recorded.get("audio")) is None:
             return Given()
         name, bins, positions, per_second = audio
         if bins is None:
@@ -190,7 +195,7 @@ class Shipped(Source):
 
     def _sizes_of(self, inputs: Sequence[Input]) -> dict[str, int]:
         """The sizes of the images of a row. Raises ``InputError`` where the program is of other pixels."""
-        if (images := self.families[0].recorded.get("images")) is None:
+        if (images := self.first.recorded.get("images")) is None:
             return {}
         pixels, config = images[2], nested(self.config)
         vision = config.get("vision_config") or config
@@ -212,17 +217,17 @@ class Shipped(Source):
         return {"tiles": found[0]}
 
     def part(self, name: Part) -> tuple[str, ...]:
-        found = self.families[0].recorded.get("parts")
+        found = self.first.recorded.get("parts")
         return super().part(name) if found is None else part_of(dict(found), name, self.where)
 
     def modules(self) -> tuple[NamedModule[Any], ...]:
         """The model's modules, in the order of ``named_modules()``."""
-        program = self.families[0].at(self.raw, {})
+        program = self.first.at(self.raw, {})
         return program.numbered_modules()
 
     def parameters(self) -> dict[str, tuple[Size, ...]]:
         """Names and shapes of the model's parameters."""
-        return {p.name: p.shape for p in self.families[0].at(self.raw, {}).parameters}
+        return {p.name: p.shape for p in self.first.at(self.raw, {}).parameters}
 
     @cached_property
     def _whole(self) -> dict[str, tuple[Size, ...]]:
@@ -293,13 +298,13 @@ class Shipped(Source):
         }
         if "H" not in known:  # heads of this structure have the hidden size together
             values["H"] = product([values["K"], values["G"], values["D"]])
-        values["L"] = self.families[0].depth(self.config) if layers is None else symbol("L")
+        values["L"] = self.first.depth(self.config) if layers is None else symbol("L")
         return OpenSizes(self, parts, values)
 
     @property
     def _attention_checkpoints(self) -> bool:
         """Whether attention makes other tensors within checkpoints of layers, for which no program is recorded."""
-        return bool(self.families[0].recorded.get("attention_checkpoints", False))
+        return bool(self.first.recorded.get("attention_checkpoints", False))
 
     def _key(self, step: Step, batch: Size, seq: Size) -> tuple[Any, ...]:
         """What a program of a forward pass depends on."""
@@ -311,7 +316,7 @@ class Shipped(Source):
         if self._attention_checkpoints and step.checkpointing != "none":
             raise InputError(
                 f"{self.where}: no program was recorded for checkpoints of layers, within which the attention of "
-                f"{self.families[0].model_type} makes other tensors"
+                f"{self.first.model_type} makes other tensors"
             )
         sizes: dict[str, Size] = step.sizes(batch, seq)
         try:
@@ -430,7 +435,7 @@ def shipped_config(
 ) -> Config:
     """The numbers of a model of a recorded family. Raises ``InputError``."""
     source = Shipped(families, raw, where, live, release)
-    family, config = source.families[0], source.config
+    family, config = source.first, source.config
     values = family.values(config)
     layers = family.depth(config, family.decoder)
     kinds = [str(entry) for signature in family.signatures(config, family.decoder) for entry in signature]

@@ -18,8 +18,6 @@ from ..ledger import whole
 from ..programs.step import CachedTokens
 from .calls.data import tensors_in
 
-INPUTS = ("position_ids", "logits_to_keep")
-"""What ``generate`` gives a model whose ``forward`` takes it."""
 GROWING = {"input_ids", "position_ids", "token_type_ids", "mm_token_type_ids"}
 """What has one more of its last size with each token (``_update_model_kwargs_for_generation``)."""
 
@@ -29,8 +27,8 @@ _OF_PREFILL = getattr(utils, "MULTIMODAL_INPUTS_TO_DROP_OUTSIDE_PREFILL", ())
 
 
 def taken(model: Any) -> frozenset[str]:
-    """Which of ``INPUTS`` a model takes."""
-    return frozenset(INPUTS) & set(inspect.signature(model.forward).parameters)
+    """The names of what a model's ``forward`` takes."""
+    return frozenset(inspect.signature(model.forward).parameters)
 
 
 def position_axes(model: Any) -> tuple[int, ...]:

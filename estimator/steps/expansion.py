@@ -195,9 +195,8 @@ class Expansion:
 
     def release(self, start: int, stop: int) -> None:
         """Free what the outline frees from ``start`` to ``stop`` and had allocated before, except gradients."""
-        before = max((entry for entry in self.outlined.order[:start] if entry >= 0), default=-1)
-        entries = self.outlined.order[start:stop]
-        self._outside([e for e in entries if 0 <= ~e <= before and ~e not in self.outlined.gradients])
+        before = {*self.outlined.order[:start]} - {*self.outlined.gradients}
+        self._outside([entry for entry in self.outlined.order[start:stop] if ~entry in before])
 
     def _outside(self, entries: Sequence[int]) -> None:
         """Expand entries outside of the layers, where the tensors of layer after layer may be freed."""

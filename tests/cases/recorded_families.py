@@ -126,6 +126,12 @@ CLASSES: dict[str, Class] = {
             {"settings": {"trains": False, "use_cache": True, "cache": "dynamic", "past": "decode"}, "fixed": ("S",)},
         ),
     ),
+    "long rope": Class(
+        {**SMALL, "model_type": "phi3", "num_key_value_heads": 2, "intermediate_size": 160, "pad_token_id": 0,
+         "max_position_embeddings": 64, "original_max_position_embeddings": 32,
+         "rope_scaling": {"rope_type": "longrope", "short_factor": [1.0] * 8, "long_factor": [1.5] * 8}},
+        ATTENTION, rates=("resid_pdrop",), structure=("hidden_act",), cases=({},),
+    ),
     "encoder": Class(
         {**SMALL, "model_type": "bert", "intermediate_size": 160},
         ("hidden_size", "intermediate_size"), (), ("hidden_dropout_prob",), ("hidden_act",),
@@ -210,13 +216,16 @@ def program_of(one: Class, live: Any, dtype: str, batch: int, seq: int, tag: str
 
 
 @contextmanager
-def made_up(one: Class) -> Iterator[None]:
-    """Within it, models of transformers call what ``program_of`` has."""
+def made_up(one: Class) -> Iterator[list[str]]:
+    """Within it, models of transformers call what ``program_of`` has. Yields what is asked: configs and sizes."""
     from transformers.utils import logging
 
     from estimator.recorder import families, hugging_face
 
+    asked: list[str] = []
+
     def at(live: Any, step: Any, batch: int, seq: int) -> Program:
+        asked.append(f"{sorted(live.raw.items())} {step.dtype} {batch} {seq}")
         cached = "" if step.cached is None else f"{step.cached.past and 1}"
         tag = f"{step.attention == 'flash'} {step.procedure.trains} {step.autocast} {cached}"
         return program_of(one, live, step.dtype, batch, seq, tag)
@@ -224,6 +233,7 @@ def made_up(one: Class) -> Iterator[None]:
     def of_all_settings(live: Any, setting: Any, batch: int, seq: int, cached: bool) -> Program:
         if not cached and live.config.model_type == "gpt2":
             raise InputError("takes a cache alone")
+        asked.append(f"{sorted(live.raw.items())} {setting.dtype} {batch} {seq}")
         tag = f"{setting.trains} {setting.packing} {setting.cache} {setting.experts_implementation}"
         return program_of(one, live, setting.dtype, batch, seq, tag)
 
@@ -248,11 +258,11 @@ def made_up(one: Class) -> Iterator[None]:
         stack.enter_context(mock.patch.object(families, "settings_served", served))
         stack.enter_context(mock.patch.object(logging, "set_verbosity"))  # which takes as long as a config
         stack.enter_context(mock.patch.object(logging, "set_verbosity_error"))
-        yield
+        yield asked
 
 
 def lines_of_family(one: Class, _: Path) -> list[str]:
-    """The programs that are found for a class, or why there is none."""
+    """The programs that are found for a class, or why there is none, and of which models."""
     from estimator.programs.setting import Setting
     from estimator.recorder import families
     from estimator.recorder.families.cases import of_dtypes
@@ -264,7 +274,7 @@ def lines_of_family(one: Class, _: Path) -> list[str]:
             fields["settings"] = (setting,) if "dtype" in settings else of_dtypes(setting)
         return families.Case(**fields)
 
-    with made_up(one):
+    with made_up(one) as asked:
         if one.cases[0].get("interfaces"):
             found = families.record_for_all_settings(one.raw, head=one.cases[0].get("head", "causal-lm"))
         else:
@@ -275,7 +285,7 @@ def lines_of_family(one: Class, _: Path) -> list[str]:
         lines += (
             [str(family)] if isinstance(family, InputError) else _FORMULA.sub(_sorted, written(family)).splitlines()
         )
-    return lines
+    return [*lines, *asked]
 
 
 _FORMULA = re.compile(r'"=([^" ]*)"')

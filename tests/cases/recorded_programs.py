@@ -123,6 +123,7 @@ SETTINGS: dict[str, tuple[dict[str, Any], dict[str, Any], bool]] = {
         True,
     ),
     "mistral": (causal("mistral"), {"trains": False, "use_cache": True, "cache": "dynamic"}, True),
+    "nemotron, norms without autocast": (causal("nemotron"), {}, True),
 }  # fmt: skip
 """A config.json, what differs from the default setting, and whether there is a cache: programs for all settings."""
 TRAINED: dict[str, dict[str, Any]] = {

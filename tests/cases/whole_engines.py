@@ -347,6 +347,11 @@ SERVED = (
 )  # fmt: skip
 
 
+SPREAD = ("llama-4-scout", "gemma-4-26b-a4b", "gemma-3n-e2b", "deepseek-v3.2", "command-r7b", "granite-4.0-h-micro",
+          "olmo-3-32b", "minimax-m2.5", "glm-5")  # fmt: skip
+"""Models with caches of their own, on eight cards."""
+
+
 RARELY = ("seqs", "num-speculative-tokens", "decode-context-parallel-size", "enable-expert-parallel", "ep-size")
 """Options that most models refuse."""
 
@@ -382,6 +387,9 @@ def servers() -> Iterator[Question]:
             words = [f"--{key}={value}" if value else f"--{key}" for key, value in values.items()]
             card = chance.choice([*CARDS[2:], "a100-80gb"])
             yield f"{name} {number} {model} {card}", partial(_served, engine, model, words, card)
+        ranks, length = ("tensor-parallel-size", "max-model-len") if name == "vllm" else ("tp-size", "context-length")
+        words = [f"--{ranks}=8", f"--{length}=9000"]
+        yield from ((f"{name} {model}", partial(_served, engine, model, words, "h200")) for model in SPREAD)
 
 
 # ---- PyTorch on a card -------------------------------------------------------------------------

@@ -253,6 +253,11 @@ TEXTS = (
 )  # fmt: skip
 
 
+def _bar_in_ascii(share: float) -> str:
+    with patch.object(sys, "stdout", SimpleNamespace(encoding="ascii")):
+        return tables.bar(share)
+
+
 def _tables() -> Parts:
     rows = [["a first row", "1,234", "text that wraps in its own column because it is long", "9"], ["b", "5",
         "https://example.org/x/y",
@@ -269,6 +274,7 @@ def _tables() -> Parts:
         "wrapped": Each([tables.wrapped(text, width) for text in TEXTS for width in (1, 10, 11, 24, 40, 69, 70, 71)]),
         "columns": [tables._columns(text) for text in TEXTS],
         "bars": [tables.bar(share, *more) for share in (0, 0.001, 0.02, 0.5, 1) for more in ((), (5,))],
+        "bars in ASCII": [_bar_in_ascii(share) for share in (0, 0.001, 0.5)],
         "gib": [tables.gib(n) for n in (0, 1 << 30, 1 << 40, 5368709)],
         "counted": tables.counted(["a", "b", "a"]),
         "outputs": [_or_why(partial(tables.check_output, path, *more)) for path in (None, Path("x.png"),

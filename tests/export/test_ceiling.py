@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from fractions import Fraction
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from estimator.engines.devices import find
+from estimator.engines.torch_cuda import engine
 from estimator.export import ceiling
 from estimator.export.ceiling import Ceiling, ceiling_of
 from estimator.export.ceiling import _between as between
@@ -51,7 +54,8 @@ def replayed(monkeypatch: pytest.MonkeyPatch, card: int, lacking: int) -> tuple[
 
     monkeypatch.setattr(ceiling, "answer", replay)
     monkeypatch.setattr(ceiling, "floors", lambda plan: {"process_at_least": 1000})
-    monkeypatch.setattr(ceiling, "find", lambda name: SimpleNamespace(total_bytes=card))
+    device = replace(find(GPU["device"]), total_bytes=card)
+    monkeypatch.setattr(engine, "find", {GPU["device"]: device}.__getitem__)
     return ceiling_of(parse_plan(GPU), ["batch", "seq", "r"], formulas), asked
 
 

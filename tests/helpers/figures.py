@@ -2,8 +2,23 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from typing import Any
+
+from estimator.ledger.events import Events
+from estimator.programs import Method, Sizes, Step
+from estimator.steps.step import run
+
+TOTALS = ("parameters", "adapters", "buffers", "gradients", "optimizer", "saved", "trainable_parameters", "moments")
+
+
+def figures_of_step(step: Step, sizes: Sizes, method: Method, batch: int, seq: int) -> dict[str, Any]:
+    """The totals of a step, every moment, and how many allocations of each size there are."""
+    ledger = step.ledger(unrolled=True)
+    ledger.events = Events()
+    totals = run(step, sizes, method, batch, seq, ledger=ledger)
+    return {name: getattr(totals, name) for name in TOTALS} | {"allocations": Counter(ledger.events.sizes)}
 
 
 def assert_figures(formula: Mapping[str, Any], witness: Mapping[str, Any], within: int | Mapping[str, int] = 0) -> None:

@@ -182,6 +182,15 @@ def test_numbers_that_decide_otherwise_do_not_hold() -> None:
     assert taken.holds({"S": 9}) is False  # which is 20 or less
 
 
+def test_differences_with_one_hash() -> None:
+    """Python's hash of -1 is that of -2."""
+    s = symbol("S")
+    with taking() as taken:
+        assert s not in (s + 2, s + 1)
+    assert len(taken.differences) == 2
+    assert taken.holds({"S": 1})
+
+
 @pytest.mark.parametrize("name", ["query_block", "key_block"])
 @given(seq=st.integers(1, 2000), factor=st.integers(1, 9))
 def test_functions_of_a_symbol(name: str, seq: int, factor: int) -> None:

@@ -23,10 +23,9 @@ from estimator.recorder.peft_adapters import RecordedMethod, wrap, wrapped_confi
 from estimator.steps.step import run
 from estimator.witnesses.measure import run_step
 from tests.cases.causal_classes import CLASSES
-from tests.helpers.figures import assert_figures
+from tests.helpers.figures import assert_figures, figures_of_step
 from tests.helpers.processes import LIBRARIES, run_without
 
-TOTALS = ("parameters", "adapters", "buffers", "gradients", "optimizer", "saved", "trainable_parameters", "moments")
 ALL = {"name": "lora", "r": 4, "target_modules": "all-linear"}
 EXPERTS = ["mlp.experts.gate_up_proj", "mlp.experts.down_proj"]
 PLANS: dict[str, dict[str, Any]] = {
@@ -53,13 +52,12 @@ def resolved_plan(folder: Path, model_type: str, keys: Mapping[str, Any]) -> Res
 
 
 def assert_as_peft(resolved: Resolved) -> None:
-    """Every total and every moment of the rules is that of a recording of PEFT's module."""
+    """Every total, moment and allocation of the rules is that of a recording of PEFT's module."""
     assert isinstance(resolved.method, Lora)
     config = wrapped_config(resolved.spec.raw, "the model", resolved.plan.method.inner, resolved.step.device.type)
     theirs = config.sizes(lambda _: None, resolved.step, 2, 9)
-    of_rules = run(resolved.step, resolved.sizes(), resolved.method, 2, 9)
-    of_peft = run(resolved.step, theirs, RecordedMethod(config), 2, 9)
-    assert {key: getattr(of_rules, key) for key in TOTALS} == {key: getattr(of_peft, key) for key in TOTALS}
+    of_rules = figures_of_step(resolved.step, resolved.sizes(), resolved.method, 2, 9)
+    assert of_rules == figures_of_step(resolved.step, theirs, RecordedMethod(config), 2, 9)
 
 
 @pytest.mark.share(64)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from estimator.errors import InputError
-from estimator.moments.loading import MERGED, loading
+from estimator.moments.loading import MERGED, loading, unknown
 from estimator.moments.options import RunOptions
 from estimator.moments.weights import weights_of
 from estimator.plans.plan import parse_plan
@@ -216,6 +216,16 @@ def test_what_a_host_holds_of_files_that_are_read(shard: str, parameter: int) ->
     assert ("its tensors" in host.why) is (shard == "50GB")
 
 
+def test_whose_loading_has_no_rule() -> None:
+    def why(**keys: Any) -> str:
+        resolved = resolve(parse_plan(keys))
+        return unknown(resolved, weights_of(resolved))
+
+    assert why(model="llama-3.2-1b", dtype="nf4", **LORA) == why(model="mixtral-8x7b") == ""
+    assert why(model="mixtral-8x7b", dtype="nf4", **LORA) == "the experts of mixtral and dtype: nf4"
+    assert why(model="llama-4-scout") == "the experts of llama4_text"
+
+
 def test_experts_are_cast_one_by_one_and_joined_on_the_gpu() -> None:
     """By hand: of Mixtral's weights, embedding and head are the largest, then an expert's gate and up."""
     resolved = resolve(parse_plan({"model": "mixtral-8x7b", "device": "h100-80gb"}))
@@ -271,6 +281,7 @@ def test_every_process_of_a_host_loads(
     assert (one.where, one.beside, all_of_them.where, all_of_them.beside) == ("host", False, "host", True)
     assert one.held == 2 * one.droppable > 0
     assert (all_of_them.droppable, all_of_them.held) == (one.droppable, readers * one.held)
+    assert all_of_them.why.endswith(f"of which {'one reads' if readers == 1 else 'each reads'} the weights")
 
 
 def test_saving_of_a_sharded_model_has_no_rule(tmp_path: Path) -> None:

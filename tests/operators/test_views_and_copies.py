@@ -82,6 +82,14 @@ def test_expand(given: Cases) -> None:
     agree(lambda x: ops.expand(x, (4, 6, 40)), lambda x: x.expand(4, 6, 40), *given)
 
 
+@pytest.mark.parametrize("stop", [39, 40])
+@plain
+def test_slice(given: Cases, stop: int) -> None:
+    """One of all elements is the tensor itself, and none of its gradients is copied for it."""
+    stop = min(stop, given[0].shape[-1])
+    agree(lambda x: ops.silu(ops.slice(x, -1, stop)), lambda x: functional.silu(x[..., :stop]), *given)
+
+
 @varied([((4, 6, 40),), ((1, 200),)])
 def test_narrow(given: Cases) -> None:
     agree(lambda x: ops.narrow(x, -1, 17), lambda x: x[..., :17], *given)

@@ -38,6 +38,7 @@ from estimator.programs.program import (
     renamed,
 )
 from estimator.programs.program_files import read, read_together, written, written_together
+from estimator.programs.program_files.reading import Reader
 from estimator.programs.program_files.writing import _bodies, with_ones
 from estimator.programs.rows import Rows, of_list
 from estimator.programs.setting import ALONE
@@ -566,3 +567,22 @@ def test_what_a_program_is_where_symbols_are_one() -> None:
     }  # fmt: skip
     assert with_ones(data, []) is data
     assert with_ones(data, ["B"]) == {**data, "before": [["c", "view", ["=S", "B", 3], {"size": 3}]]}
+
+
+RULES_OF_LISTS: list[tuple[dict[str, Any], str]] = [
+    ({"period": [None]}, "period"), ({"text": "pattern", "letters": {"M": None}}, "letters"),
+    ({"from": "first_k_dense_replace", "below": None, "above": "dense"}, "below"),
+    ({"numbers": "full_attn_idxs", "listed": None, "others": "full"}, "listed"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("rule", "part"), RULES_OF_LISTS, ids=[part for _, part in RULES_OF_LISTS])
+def test_an_entry_for_a_layer_is_a_value_or_a_list_of_values(rule: dict[str, Any], part: str) -> None:
+    def with_entry(entry: Any) -> dict[str, Any]:
+        given = {"period": [entry], "letters": {"M": entry}}.get(part, entry)
+        return {**rule, part: given}
+
+    for entry in (4, "full", [4, "full"]):
+        assert Reader("a file", ()).rule(with_entry(entry), "lists") == with_entry(entry)
+    with pytest.raises(InputError, match="which no config has"):
+        Reader("a file", ()).rule(with_entry([[4]]), "lists")

@@ -409,6 +409,22 @@ def test_a_custom_functions_forward_and_backward() -> None:
     assert function.results[1] is None
 
 
+def test_a_custom_function_asks_which_gradients_are_needed() -> None:
+    class Needed(torch.autograd.Function):
+        @staticmethod
+        def forward(ctx: Any, *parts: Any) -> torch.Tensor:
+            asked.append(ctx.needs_input_grad)
+            return parts[0] * parts[1]
+
+        @staticmethod
+        def backward(ctx: Any, grad: torch.Tensor) -> Any:
+            return grad, None, None
+
+    asked: list[tuple[bool, ...]] = []
+    recorded(lambda w, x: Needed.apply(w, w.detach(), 3))
+    assert asked == [(True, False, False)]
+
+
 def test_a_custom_function_with_a_context_of_its_own() -> None:
     program = recorded(lambda w, x: Split.apply(w))
     (function,) = (e for e in events_of(program) if isinstance(e, Function))

@@ -99,6 +99,14 @@ def test_another_number_of_rows_is_written_out() -> None:
     assert replayed(written_out(folded, {0: 6}))[0] == replayed(walk(6))[0]
 
 
+def test_a_loop_with_which_the_events_end() -> None:
+    events = walk(4)
+    loop = events[: max(i for i, event in enumerate(events) if isinstance(event, Call))]
+    found = fold_rows(loop, [4], 1)
+    assert sum(isinstance(event, Rows) for event in found) == 1
+    assert replayed(written_out(found, {0: 4}))[0] == replayed(loop)[0]
+
+
 def test_calls_that_are_no_loop_stay() -> None:
     events = (call("exp", (Ref(0),), 1), call("exp", (Ref(1),), 2), call("exp", (Ref(2),), 3))
     assert not any(isinstance(event, Rows) for event in fold_rows(events, [3], 1))

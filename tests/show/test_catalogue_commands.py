@@ -64,6 +64,10 @@ def test_command_filters(capsys: pytest.CaptureFixture[str]) -> None:
     assert {"rtx-4090", "rtx-5090", "a100-40gb", "l4"} <= names
     assert not names & {"rtx-4080", "a100-80gb", "v100-32gb", "rx-7900-xtx", "apple-32gb"}
     assert {one["name"] for one in listed(capsys, "rtx-509")} == {"rtx-5090", "rtx-5090-laptop"}
+    size = f"{sizes[len(sizes) // 2]}B"
+    assert {one["usable_bytes"] for one in listed(capsys, "--min-memory", size, "--max-memory", size)} == {
+        int(size[:-1])
+    }
 
 
 def test_command_json(capsys: pytest.CaptureFixture[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -152,3 +153,37 @@ def test_log_probabilities_and_entropies_by_a_kernel() -> None:
     assert sizes[15:] == [4, 4, 132]  # the sum, its gradient, that of the logits
     assert logits.grad is not None
     assert (logits.grad.shape, logits.grad.dtype) == ((2, 3, 11), "bfloat16")
+
+
+def test_a_capped_tile_has_a_tangent_more() -> None:
+    """By hand, after ``_backward_tile`` of TRL: where logits are capped, their hyperbolic tangent is there, too."""
+
+    def sizes(capped: bool) -> Counter[int]:
+        ledger = Ledger(Cpu(), events=Events())
+        x = ledger.parameter("x", (5, 8), "float32", requires_grad=True)
+        weight = ledger.parameter("weight", (11, 8), "float32", requires_grad=True)
+        targets = ledger.parameter("targets", (5,), "int64", requires_grad=False)
+        (logprobs,) = trl_loss.log_probabilities(x, weight, None, targets, capped, ())
+        backward(ledger, ops.sum(logprobs))
+        assert ledger.events is not None
+        return Counter(ledger.events.sizes)
+
+    more = sizes(capped=True)
+    more.subtract(sizes(capped=False))
+    assert {size: count for size, count in more.items() if count} == {5 * 11 * 4: 1}
+
+
+@pytest.mark.parametrize("temperature", [1.0, 0.7])
+def test_log_probabilities_and_entropies_without_a_kernel(temperature: float) -> None:
+    """By hand, after ``trl/trainer/utils.py``: logits are divided by a temperature that is not one, each row has its
+    log-probabilities, and so have the tokens of the entropy, which keeps nothing here."""
+    ledger = Ledger(Cpu(), events=Events())
+    logits = ledger.parameter("logits", (2, 3, 11), "bfloat16", True)
+    labels = ledger.parameter("labels", (2, 3), "int64", False)
+    assert ledger.events is not None
+    before = len(ledger.events.sizes)
+    logprobs, entropy = trl_loss.selective_log_softmax_and_entropy(logits, labels, False, temperature, None)
+    divided = [] if temperature == 1 else [8, 2, 132]  # with the number, in its dtype and in that of the logits
+    assert ledger.events.sizes[before:] == [*divided, *[66, 6, 12] * 2, 12, 132, 132, 132, 12, 12, 12]
+    assert (logprobs.shape, entropy.shape, entropy.node) == ((2, 3), (2, 3), None)
+    assert logprobs.node is not None

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 from itertools import accumulate
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
 
@@ -14,6 +16,7 @@ from estimator.plans.plan import parse_plan
 from estimator.plans.resolve import resolve
 from estimator.steps import played
 from estimator.steps.expansion import NotPeriodic
+from estimator.steps.sharding import auto_values
 from estimator.steps.step import run
 from tests.cases.small_models import write_config
 from tests.cases.zero_steps import CASES, FEW, QUANTITIES, RECORD, bucket
@@ -225,3 +228,20 @@ def test_a_million_ranks_take_no_longer() -> None:
     resolved = resolve(plan)
     totals = run(resolved.step, resolved.sizes(), resolved.method, 1, 64)
     assert 0 <= totals.rank < 10**6
+
+
+@pytest.mark.extra("trace")
+@pytest.mark.parametrize("hidden_size", [7, 96])
+def test_what_auto_stands_for(hidden_size: int) -> None:
+    """Witness: transformers, which fills a DeepSpeed config in."""
+    from accelerate.utils.deepspeed import HfDeepSpeedConfig
+    from transformers.integrations.deepspeed import HfTrainerDeepSpeedConfig
+
+    fills_in = {name: x for name, x in vars(HfTrainerDeepSpeedConfig).items() if not name.startswith("__")}
+    auto = dict.fromkeys(auto_values(hidden_size), "auto")
+    config: Any = type("Config", (HfDeepSpeedConfig,), fills_in)({"zero_optimization": {"stage": 3, **auto}})
+    config.mismatches = []
+    config.trainer_config_finalize(
+        Mock(get_warmup_steps=lambda steps: 0), SimpleNamespace(config=SimpleNamespace(hidden_size=hidden_size)), 1
+    )
+    assert config.config["zero_optimization"] == {"stage": 3, **auto_values(hidden_size)}

@@ -536,26 +536,31 @@ class Reader(Checker):
         if value is None:
             return None
         rule = self.object_(value, what)
+
+        def entry(value: Any) -> Any:
+            """What a layer has: a value, or a list of values."""
+            return self.scalar(value, what, 2)
+
         if set(rule) in ({"period"}, {"period", "every"}):
             if not self.list_(rule["period"], what, 256):
                 self.wrong(f"{what} repeats an empty list")
             every = {"every": self.text(rule["every"], what)} if "every" in rule else {}
-            return {"period": [self.scalar(x, what, 2) for x in rule["period"]], **every}
+            return {"period": [entry(x) for x in rule["period"]], **every}
         if set(rule) == {"runs"}:
             return {"runs": self.text(rule["runs"], what)}
         if set(rule) == {"text", "letters"}:
             letters = self.object_(rule["letters"], what)
             return {
                 "text": self.text(rule["text"], what),
-                "letters": {letter: self.scalar(entry, what, 2) for letter, entry in letters.items()},
+                "letters": {letter: entry(x) for letter, x in letters.items()},
             }
         if set(rule) == {"numbers", "listed", "others"} and rule["numbers"] in INDEX_KEYS:
             return {
                 "numbers": rule["numbers"],
-                **{key: self.scalar(rule[key], what, 2) for key in ("listed", "others")},
+                **{key: entry(rule[key]) for key in ("listed", "others")},
             }
         if set(rule) == {"from", "below", "above"} and rule["from"] in DEPTH_KEYS:
-            return {"from": rule["from"], **{key: self.scalar(rule[key], what, 2) for key in ("below", "above")}}
+            return {"from": rule["from"], **{key: entry(rule[key]) for key in ("below", "above")}}
         return self.wrong(f"{what} is no rule for a list of layers")
 
     def kinds(self, value: Any, layers: int) -> Kinds:

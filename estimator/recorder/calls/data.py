@@ -249,7 +249,7 @@ def ordinary_ids(config: Any, count: int) -> torch.Tensor:
     values = config.to_dict() if hasattr(config, "to_dict") else {}
     special = set(_special_ids(values))
     text = config.get_text_config() if hasattr(config, "get_text_config") else config
-    vocab = getattr(text, "vocab_size", None) or max(special, default=0) + 2
+    vocab = getattr(text, "vocab_size", None) or len(special) + 1
     ids = torch.arange(vocab, device="cpu")
     if special:
         ids = ids[~torch.isin(ids, torch.tensor(sorted(special), device="cpu"))]

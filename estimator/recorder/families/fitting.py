@@ -53,7 +53,7 @@ def _fitted(found: Structure, lists: Mapping[str, Any], defaults: Mapping[str, A
     raw, case = found.raw, found.case
     map_ = dict(class_config(raw).attribute_map)
     recordings: list[Recording] = []
-    kinds, orders, every_kind = None, None, False
+    kinds, orders, every_kind = None, None, None
     rates = {key: [float((i + 1) >> n & 1) for n in range(DRAWS)] for i, key in enumerate(found.rates)}
     for n in range(DRAWS):
         own = replace(found, raw={**raw, **{key: values[n] / 10 for key, values in rates.items()}})

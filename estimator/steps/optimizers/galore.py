@@ -43,12 +43,12 @@ class GaloreAdamW(Optimizer):
         del gradient, denominator, update
 
     def _projected(self, p: Tensor) -> Shape | None:
-        """The shape of the projected gradient; ``None`` if the gradient is not projected."""
+        """The sides of the projected gradient, the longer one first; ``None`` if the gradient is not projected."""
         if not is_hidden_matrix(p.name, len(p.shape)):
             return None
         rows, columns = map(whole, p.shape)
         rank = min(self.rank, rows, columns)
-        return (rows, rank) if rows >= columns else (rank, columns)
+        return (max(rows, columns), rank)
 
 
 def _decompose(p: Tensor) -> None:
