@@ -171,7 +171,8 @@ class Lora(Adapters[LoraOptions]):
 
     def rank_of_parameter(self, name: str) -> tuple[Size, bool]:
         """The rank of a parameter's adapter, of each expert, and whether what it adds is scaled."""
-        several = 1 if self.parameters is None else self.parameters.multiple(name)
+        assert self.parameters is not None
+        several = self.parameters.multiple(name)
         rank = self.size_by_pattern.at(name, self.size_by_path.get(name, self.size * several))
         if not isinstance(rank, int):
             return rank, True

@@ -31,5 +31,6 @@ def installed_methods() -> frozenset[str]:
     if package is None or package.origin is None:
         return frozenset()
     source = Path(package.origin).parent / "utils" / "peft_types.py"
-    types = source.read_text(encoding="utf-8").partition("class PeftType")[2]
+    _, _, types = source.read_text(encoding="utf-8").partition("class PeftType")
+    types, _, _ = types.partition("\nclass ")  # of tasks
     return frozenset(name.lower() for name in re.findall(r'^    ([A-Z0-9_]+) = "', types, re.MULTILINE))

@@ -393,7 +393,7 @@ def _efficient_backward(call: Call) -> tuple[Tensor | None, ...]:
         delta = ledger.empty((batch, heads, seq), "float32")
         del factors, terms, sums
     workspace = efficient_workspace(query, value, blocks)
-    if workspace != 0:
+    if workspace:
         ledger.transient(workspace)
     _count_products(ledger, query, key, 5)
     del delta

@@ -22,10 +22,11 @@ from estimator.answers import advice
 from estimator.answers.max_context import Fit
 from estimator.engines.engine import Limit
 from estimator.errors import InputError
+from estimator.ledger.sizes import symbol
 from estimator.plans import recorded_programs
 from estimator.plans.margins import STATED
 from estimator.plans.plan import parse_plan
-from estimator.show import cli, completion, in_a_browser
+from estimator.show import cli, completion, explanation_page, in_a_browser
 from estimator.show.commands import advise, compare, estimate, max_context, record, tables
 from tests.cases.whole_results import LORA, RESULTS, SMOL, _result, _Try
 from tests.helpers.whole_answers import Each, Parts, here
@@ -253,6 +254,15 @@ TEXTS = (
 )  # fmt: skip
 
 
+def _formulas() -> Parts:
+    """Sizes as formulas of a page, with and without what several terms share."""
+    b, s, h = (symbol(name) for name in "BSH")
+    sizes: list[Any] = [
+        *(0, 5, -5, b, 2 * b * s, b * s + b * h, 3 * b * s - 4 * b * h + 7, b * s * s + s * s - h, (b * s) // 2)
+    ]
+    return {"mathml": Each([explanation_page.mathml(size) for size in sizes])}
+
+
 def _bar_in_ascii(share: float) -> str:
     with patch.object(sys, "stdout", SimpleNamespace(encoding="ascii")):
         return tables.bar(share)
@@ -431,6 +441,7 @@ def _shown(folder: Path) -> Iterator[Question]:
         "measurements": _measurements, "recordings": _recordings, "contexts": _contexts,
         "worker": lambda: _worker(Path()),
         "completions": _completions, "tables": _tables, "estimates": _estimates, "words": _words, "reports": _reports,
+        "formulas": _formulas,
     }  # fmt: skip
     for name, ask in asks.items():
         yield name, here(folder, ask)

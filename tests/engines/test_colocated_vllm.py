@@ -51,6 +51,16 @@ def test_where_the_process_is_largest() -> None:
         assert any(says in warning for warning in result.warnings)
 
 
+def test_what_is_there_while_it_sleeps() -> None:
+    """What its graphs and libraries hold stays; weights and cache are given back."""
+    large = {**KEYS, "batch": 8, "seq": 4096}
+    step = estimate(large, use_vllm=True, vllm_mode="server").bytes["process"]
+    share = {"gpu_memory_utilization": 0.3, "max_num_batched_tokens": 4096, "max_num_seqs": 8, "max_model_len": 4096}
+    alone = estimate(model=KEYS["model"], runtime="vllm", seq=4096, device="rtx-4090", vllm=share).bytes
+    asleep = estimate(large, **VLLM, vllm_enable_sleep_mode=True).bytes["process"]
+    assert asleep - step == alone["non_torch"] + alone["cudagraph"] > alone["non_torch"]
+
+
 def test_a_share_without_room_for_a_request_does_not_fit() -> None:
     """In vLLM's words, with what to give in place."""
     result = estimate(KEYS, use_vllm=True, vllm_gpu_memory_utilization=0.2)

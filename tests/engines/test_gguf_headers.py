@@ -250,6 +250,19 @@ def test_a_header_without_the_size_of_heads() -> None:
     assert hparams.read(replace(header, metadata=rest | heads)).n_embd_head_k == 576 // 9
 
 
+@pytest.mark.parametrize(
+    ("period", "windowed"),
+    [(0, [True] * 6), (1, [False] * 6), (3, [True, True, False] * 2), ([1, 0, 0, 1, 1, 0, 7], [1, 0, 0, 1, 1, 0])],
+    ids=str,
+)
+def test_which_layers_have_a_window(period: Any, windowed: list[Any]) -> None:
+    """By hand, from ``llama_hparams::set_swa_pattern``: the last of each period has none; with 0 all have one."""
+    header = headers("gemma-3-1b")
+    few = {name: tensor for name, tensor in header.tensors.items() if not name.startswith("blk.")}
+    keys = {**header.metadata, "block_count": 6, "attention.sliding_window_pattern": period}
+    assert list(hparams.read(replace(header, metadata=keys, tensors=few)).is_swa) == windowed
+
+
 DENSE: dict[str, Any] = {
     "architecture": "llama", "n_layer": 30, "n_embd": 576, "n_vocab": 49152, "n_ctx_train": 8192,
     "n_head": (9,) * 30, "n_head_kv": (3,) * 30, "n_embd_head_k": 64, "n_embd_head_v": 64, "n_rot": 64,

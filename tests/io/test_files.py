@@ -143,3 +143,12 @@ def test_where_a_file_is_looked_for(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     assert existing(Path("~")) == tmp_path
     assert existing(Path("n" * 300)) is None
     assert existing(Path("\0")) is None
+
+
+@pytest.mark.parametrize("inside", [True, False])
+def test_specs_are_in_the_package_or_beside_it(inside: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    package = tmp_path / "package"
+    folder = (package if inside else tmp_path) / "model_specs"
+    folder.mkdir(parents=True)
+    monkeypatch.setattr(files, "__file__", str(package / "io" / "files.py"))
+    assert files.specs_folder() == folder

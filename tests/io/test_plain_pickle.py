@@ -126,3 +126,9 @@ def test_nothing_is_appended_to_itself() -> None:
     """What is appended needs a list below it: at the bottom of the stack there is none."""
     with pytest.raises(InputError):
         loads(b"]a.")
+
+
+@pytest.mark.parametrize("start", [b"", b"\x80", b"\x80\x01", b"\x80\x06", b"x\x04"], ids=repr)
+def test_what_begins_otherwise_is_no_pickle(start: bytes) -> None:
+    with pytest.raises(InputError, match="it is no pickle of protocols 2 to 5"):
+        loads(start + pickle.dumps(7, protocol=4)[2:])

@@ -12,6 +12,7 @@ from estimator.errors import InputError
 from estimator.ledger import Events, Ledger, Tensor, backward, refcounts
 from estimator.ledger.graph import record
 from estimator.ledger.ledger import FARTHEST, input_of
+from estimator.operators import Cpu
 
 
 def test_the_question_at_import_is_short() -> None:
@@ -142,3 +143,16 @@ def test_a_shard_takes_the_place_of_a_parameter(on_host: bool) -> None:
     assert (whole.storage.nbytes, whole.storage.resident) == (0, False)
     assert [id(p) for p in ledger.parameters] == [*map(id, (first, last) if on_host else (first, local, last))]
     assert [id(p) for p in host.parameters] == ([id(local)] if on_host else [])
+
+
+def test_a_backward_pass_leaves_no_place_behind() -> None:
+    """What is allocated after it belongs to no layer, no pass of a loop and no module."""
+    ledger = Ledger(Cpu(), events=Events(with_origins=True))
+    ledger.scope, ledger.segment, ledger.turn = "a layer", 3, 5
+    y = ops.sum(ops.exp(ledger.parameter("x", (4, 7), "float32", True)))
+    ledger.segment, ledger.turn = -1, 0
+    backward(ledger, y)
+    made = ledger.empty((3,), "float32")
+    assert ledger.events is not None
+    assert (ledger.events.segments[-1], ledger.events.turns[-1], made.storage.nbytes) == (-1, 0, 12)
+    assert (ledger.within, ledger.running, ledger.grad_enabled) == ("", "", True)

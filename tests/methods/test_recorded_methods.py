@@ -66,3 +66,9 @@ def test_every_question_is_answered(tmp_path: Path) -> None:
     answer = solve("max-seq", {**{k: v for k, v in plan.items() if k != "seq"}, "budget": "450MiB"}).answer
     assert answer
     assert answer > 1
+
+
+def test_methods_that_are_installed() -> None:
+    """Witness: PEFT, whose source is read alone elsewhere."""
+    peft = pytest.importorskip("peft")
+    assert installed_methods() == {one.value.lower() for one in peft.PeftType}

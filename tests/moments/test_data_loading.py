@@ -13,7 +13,7 @@ from typing import Any
 
 import pytest
 
-from estimator.moments.data_loading import WORKER, data_loading
+from estimator.moments.data_loading import IN_USE, WORKER, data_loading
 from estimator.moments.options import RunOptions
 from estimator.plans.plan import parse_plan
 from estimator.plans.resolve import resolve
@@ -83,6 +83,17 @@ def test_pinned_blocks() -> None:
     (moment,) = data_loading(resolve(plan), RunOptions())
     assert moment.bytes == 2 * 2 * 32768
     assert data_loading(resolve(plan), RunOptions(dataloader_pin_memory=False)) == []
+
+
+def test_workers_share_their_batches() -> None:
+    """By hand: two workers have two batches each ahead, and one is in use unless it is copied to pinned memory."""
+    plan = parse_plan({"model": "llama-3.2-1b", "batch": 3, "seq": 1000, "runtime": "torch-cuda"})
+    batch = 2 * 3 * 1000 * 8
+    for pins in (False, True):
+        options = RunOptions(dataloader_num_workers=2, dataloader_pin_memory=pins)
+        (moment,) = data_loading(resolve(plan), options)
+        shared = batch * (4 if pins else 4 + IN_USE)
+        assert moment.bytes == 2 * WORKER + shared + (2 * 32768 * (4 + IN_USE) if pins else 0)
 
 
 def _shared(processes: list[int]) -> dict[int, int]:

@@ -476,6 +476,22 @@ def test_a_trace_of_gathered_parameters_and_of_none_of_split_ones() -> None:
         refusals.check_question("a trace", parse_plan({"model": MODEL, "sharding": {**gathered, "tp": 2}}))
 
 
+@pytest.mark.parametrize(
+    "keys",
+    [
+        {"model": {"model_type": "bert", "max_position_embeddings": 32}, "head": "masked-lm", "seq": 32},
+        {"model": {"model_type": "roberta", "max_position_embeddings": 32}, "head": "masked-lm", "seq": 30},
+        {"model": {**WHISPER, "max_target_positions": 8}, "target_seq": 8},
+        {"model": BART, "head": "seq2seq-lm", "seq": 30, "target_seq": 32},
+    ],
+    ids=["bert", "roberta", "whisper", "bart"],
+)
+def test_as_many_tokens_as_positions(keys: dict[str, Any], tmp_path: Path) -> None:
+    """One more is refused, in a row above."""
+    with asked_in_a_shell():
+        resolve(plan_of(keys, tmp_path))
+
+
 @pytest.mark.parametrize("owner", [*refusals.OWNERS, *refusals.STEP_OWNERS], ids=lambda owner: owner.name)
 def test_every_key_belongs_to_its_owner(owner: refusals.Owner) -> None:
     for key in owner.keys:

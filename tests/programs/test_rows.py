@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from estimator.errors import InputError
-from estimator.programs.program import Call, Drop, Enter, Event, Exit, GradMode, Made, Program, Ref
+from estimator.programs.program import SPAN, Body, Call, Drop, Enter, Event, Exit, GradMode, Made, Program, Ref
 from estimator.programs.rows import (
     ALL,
     LAST,
@@ -127,3 +127,15 @@ def test_lists_that_a_program_makes_outside_its_layers() -> None:
         (Drop(OUTSIDE), Exit("m", (Ref(2),))),
         **{"images.0": Ref(OUTSIDE), "images.1": Ref(OUTSIDE + 1), "loss": Ref(2)},
     )
+
+
+def test_lists_that_a_layer_makes() -> None:
+    """Slots of a layer follow that of its result."""
+
+    def program(*events: Event) -> Program:
+        body = (*events, Exit("{}", (Ref(SPAN),)))
+        return Program((), (), (), (), {}, {}, (), (Body(body, len(events)),), (0,), ())
+
+    folded = program(call("unbind", (Ref(2 * SPAN), 0), of_list(0)), Drop(of_list(0, OTHERS)))
+    first = SPAN + OUTSIDE
+    assert listed(folded, 2) == program(call("unbind", (Ref(2 * SPAN), 0), first, first + 1), Drop(first))

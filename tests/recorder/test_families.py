@@ -6,15 +6,18 @@ pytest.importorskip("torch")
 pytest.importorskip("transformers")
 
 import random
+from types import SimpleNamespace
 from typing import Any
 
 from estimator.errors import InputError
 from estimator.programs.config_values import default_list, letters_of
 from estimator.programs.family import Family
+from estimator.programs.program import Stack
 from estimator.programs.program_files import read, written
 from estimator.programs.shared_tensors import placed, shared_slots
 from estimator.programs.shipped import Shipped, shipped_config
 from estimator.programs.step import Step
+from estimator.recorder import families
 from estimator.recorder.families import Case, record_families
 from estimator.recorder.families.classes import structure_of
 from estimator.recorder.hugging_face import HuggingFaceModel, recorded_config
@@ -95,6 +98,26 @@ def test_what_layers_share_is_lifted_out_of_them_and_placed_again() -> None:
     assert not outside.looks_back
     assert len(outside.bodies) == 6  # two that keep theirs, two that leave them, two that share them
     assert placed(outside) == recorded
+
+
+def test_layers_of_several_stacks_are_not_lifted() -> None:
+    with pytest.raises(InputError, match="a program of several stacks"):
+        lifted(SimpleNamespace(stacks=(Stack("encoder.{}", 2), Stack("decoder.{}", 2))))  # type: ignore[arg-type]
+
+
+def test_programs_alone_are_those_that_none_for_all_settings_serves(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Cases that are not named are those that programs are shipped for."""
+    alone: list[Case] = []
+
+    def record_alone(_: Any, cases: list[Case]) -> dict[Case, Any]:
+        alone[:] = cases
+        return dict.fromkeys(cases, InputError("no program"))
+
+    monkeypatch.setattr(families, "record_for_all_settings", lambda raw: {})
+    monkeypatch.setattr(families, "record_families", record_alone)
+    named = [Case(), Case(fixed=("B",))]
+    assert list(families.record(SHARED, named)) == alone == named
+    assert list(families.record(SHARED)) == alone == families.cases_of(SHARED)
 
 
 def test_a_text_has_a_letter_for_each_layer() -> None:

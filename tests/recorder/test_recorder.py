@@ -31,11 +31,12 @@ from estimator.programs.program import (
     GradMode,
     Program,
     Ref,
+    Stored,
     Weight,
 )
 from estimator.programs.step import Step
 from estimator.recorder.calls import record
-from estimator.recorder.calls.assembling import _drawn, layers_as_checkpointed, stacks_among
+from estimator.recorder.calls.assembling import _drawn, _dtype, layers_as_checkpointed, stacks_among
 from estimator.recorder.calls.data import tensors_in
 from estimator.recorder.calls.marks import storage_of
 from estimator.recorder.calls.noted_interfaces import Cache
@@ -407,6 +408,14 @@ def test_a_custom_functions_forward_and_backward() -> None:
     assert len(function.saved) == 1
     assert function.results[0] is not None
     assert function.results[1] is None
+
+
+def test_a_model_s_dtype_is_that_of_most_of_its_elements() -> None:
+    half, small = Stored("h", (4, 2), "bfloat16"), Stored("s", (5,), "float32")
+    added = Stored("a", (99,), "float16", added=True)
+    assert _dtype([half, half, small, small, added]) == "bfloat16"
+    assert _dtype([small, half, small, added]) == "float32"
+    assert _dtype([added]) == "float32"
 
 
 def test_a_custom_function_asks_which_gradients_are_needed() -> None:

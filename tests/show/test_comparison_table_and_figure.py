@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from estimator.answers.comparison import compare, label
 from estimator.answers.estimate import estimate
 from estimator.figures.labels import spread
 from estimator.show.cli import main
+from estimator.show.commands.compare import _notes
 from estimator.text import few_digits
 from tests.helpers.commands import output, refusal
 from tests.helpers.drawings import pixels
@@ -204,6 +206,21 @@ def test_other_bytes_have_a_table_and_notes_say_whose_they_are():
         "LoRA r=8 on rtx-4090: to 2048 tokens",
         "LoRA r=8 on t4: to 1024 tokens",
     ]
+
+
+def test_a_note_on_everything_names_nothing():
+    def results(*warnings):
+        return {64: SimpleNamespace(warnings=warnings), 32: SimpleNamespace(warnings=("a shorter one",))}
+
+    here, there = results("of all", "of one", "out of memory in a step"), results("of all", "of all")
+    rows = [
+        SimpleNamespace(label="LoRA", results=here, on={"t4": here, "l4": there}),
+        SimpleNamespace(label="IA3", results=there, on={"t4": there, "l4": there}),
+    ]
+    comparison = SimpleNamespace(rows=rows, at=64, limits=("t4", "l4"))
+    assert _notes(comparison) == ["Note: of all", "Note on LoRA on t4 at 64 tokens: of one"]
+    comparison = SimpleNamespace(rows=[SimpleNamespace(label="LoRA", results=here, on={})], at=64, limits=())
+    assert _notes(comparison) == ["Note: of all", "Note: of one"]
 
 
 @pytest.mark.share(3)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import io
 import json
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import pytest
 
 from estimator.answers.check import Checked, check
 from estimator.errors import InputError
+from estimator.trainers.formats import read
 from estimator.trainers.settings import MOST_KEYS, Reading, Settings
 from estimator.trainers.shell import parse
 from tests.cases.images_and_audio import WITH_IMAGES
@@ -420,3 +423,10 @@ def test_images_of_a_model_that_looks_at_none(tmp_path: Path) -> None:
     assert found.plan is not None
     assert found.plan.images is None
     assert [one.why for one in found.ignored if one.key == "image_size"] == ["the model looks at no images"]
+
+
+def test_a_file_on_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
+    arguments = b"model_name_or_path: gpt2\nper_device_train_batch_size: 3\nlearning_rate: 1.0e-4\n"
+    monkeypatch.setattr(sys, "stdin", io.TextIOWrapper(io.BytesIO(arguments)))
+    reading = read("-", "trl")
+    assert (reading.plan["model"], reading.plan["batch"]) == ("gpt2", 3)

@@ -130,17 +130,21 @@ class Served(Engine):
     def model(self, plan: Any, load: Callable[[str], Spec]) -> Checkpoint:
         return checkpoint(plan.model, load, getattr(getattr(plan, self.block), self.draft))
 
+    def given(self, plan: Any) -> dict[str, Any]:
+        """The options that a plan gives; the engine's defaults of others depend on these."""
+        options: dict[str, Any] = getattr(plan, self.block).model_dump(exclude_unset=True)
+        return options
+
     def contexts(self, plan: Any, model: Checkpoint) -> tuple[int, int, int, int]:
         gpu = find(plan.device)
-        given = getattr(plan, self.block).model_dump(exclude_unset=True)
-        options = self.resolved(self.options(**given), model.spec, gpu)
+        options = self.resolved(self.options(**self.given(plan)), model.spec, gpu)
         return plan.seq, 1, positions(model.spec.raw) or plan.seq, self.start(model, options, gpu).step
 
     def figures(self, plan: Any, model: Checkpoint) -> Figures:
         gpu = find(plan.device)
-        given = getattr(plan, self.block).model_dump(exclude_unset=True)
         dtype = plan.dtype if "dtype" in plan.model_fields_set else "auto"
-        options = self.resolved(self.options(**{self.length: plan.seq, **given, "dtype": dtype}), model.spec, gpu)
+        asked = {self.length: plan.seq, **self.given(plan), "dtype": dtype}
+        options = self.resolved(self.options(**asked), model.spec, gpu)
         self.check(options, gpu)
         found = self.start(model, options, gpu)
         sizes = found.bytes
