@@ -314,6 +314,8 @@ PLANS: dict[str, dict[str, Any]] = {
     "generate": {"max_new_tokens": 2}},
     "generate, window": {"model": "mistral-7b-v0.1", "generate": {"max_new_tokens": 2}},
     "seq2seq": {"model": "t5-small", "seq": 40}, "images": {"model": "smolvlm-256m", "seq": 3000, "images": 2},
+    "one image": {"model": "smolvlm-256m", "seq": 3000, "images": 1},
+    "an image": {"model": "smolvlm-256m", "seq": 3000},
     "dpo": {**SMOL, "trainer": "trl-dpo"},
     "infer": {**SMOL, "task": "infer"},
     "tiny": {"model": "tiny", "seq": 9}, "small window": {"model": "windows", "seq": 24, "batch": 2},

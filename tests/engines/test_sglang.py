@@ -4,6 +4,7 @@ refuses."""
 from __future__ import annotations
 
 import json
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from estimator.answers.estimate import estimate
 from estimator.answers.serving import serving, smallest_cluster
 from estimator.engines.sglang.command_line import GRAMMAR
 from estimator.engines.sglang.engine import ENGINE
-from estimator.engines.sglang.pools import Pool, Tokens, most_requests, pool_of
+from estimator.engines.sglang.pools import Pool, Tokens, most_requests, pool_of, slots_of_request
 from estimator.engines.sglang.serving_options import ServingOptions
 from estimator.engines.sglang.share import chunk_and_graph, static_share
 from estimator.errors import InputError
@@ -340,3 +341,18 @@ def test_a_pipeline_has_a_layer_for_each_rank() -> None:
     assert asked("llama-3.2-1b", pp_size=16).bytes["block"] > 0
     with pytest.raises(InputError, match="pp_size: 17 ranks have no layer each of 16; take fewer"):
         asked("llama-3.2-1b", pp_size=17)
+
+
+@pytest.mark.parametrize(
+    ("family", "options", "slots"),
+    [
+        ("qwen3_next", {}, 5),
+        ("qwen3_next", {"disable_overlap_schedule": True}, 4),
+        ("lfm2_moe", {}, 3),
+        ("lfm2", {"disable_radix_cache": True}, 1),
+    ],
+)
+def test_states_of_a_request(family: str, options: dict[str, Any], slots: int) -> None:
+    """A cache of prefixes keeps states where a prefix ends, and batches that overlap one more."""
+    config: Any = SimpleNamespace(family=family)
+    assert slots_of_request(config, ServingOptions(**options)) == slots

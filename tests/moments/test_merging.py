@@ -36,3 +36,15 @@ def test_merge_and_unload(dtype: str, adapter_dtype: str, safe_merge: bool, tmp_
     (moment, _) = merging(resolved, RunOptions(safe_merge=safe_merge), weights)
     seen = before + peak_of(without_matmul_scratch(events))[0]
     assert_figures({"bytes": moment.bytes}, {"bytes": seen}, 64)
+
+
+def test_a_gpus_host_holds_the_largest_file(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """By hand: the merged model's tensors of a file are copied to the host together."""
+    model = write_config(tmp_path, TINY)
+    resolved = resolve(parse_plan({"model": model, "dtype": "bfloat16", "method": "lora", "runtime": "torch-cuda"}))
+    weights = weights_of(resolved)
+    sizes = [weight.nbytes for weight in weights.parameters]
+    device, host, _ = merging(resolved, RunOptions(), weights)
+    assert (device.where, host.where, host.bytes) == ("device", "host", sum(sizes))
+    monkeypatch.setattr("estimator.moments.merging.split", lambda tensors: [[weight] for weight in tensors])
+    assert merging(resolved, RunOptions(), weights)[1].bytes == max(sizes) > min(sizes)

@@ -96,6 +96,18 @@ def test_parts_and_their_index(tmp_path: Path) -> None:
     assert_figures(model_files(weights, 100_000), written)
 
 
+def test_a_gpus_host_holds_the_largest_file_or_state(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """By hand: each file's tensors are copied to the host together, and each state by itself."""
+    resolved = resolved_of({"runtime": "torch-cuda"}, tmp_path / "model")
+    found = checkpoint_of(resolved, weights_of(resolved))
+    sizes = [weight.nbytes for weight in found.tensors]
+    assert saving(resolved, RunOptions(), found, 7)[0].bytes == sum(sizes) > max(found.states)
+    alone = [[weight] for weight in found.tensors]
+    monkeypatch.setattr("estimator.moments.saving.split", lambda tensors: alone)
+    assert saving(resolved, RunOptions(save_only_model=True), found, 7)[0].bytes == max(sizes) > min(sizes)
+    assert saving(resolved, RunOptions(), found, 7)[0].bytes == max(*sizes, *found.states)
+
+
 @pytest.mark.parametrize(
     ("keys", "says"),
     [

@@ -400,6 +400,26 @@ class Two(torch.autograd.Function):
         return x.sin(), x.cos()
 
 
+class Sparing(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, x: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(None, x)
+        return x.sin()
+
+    @staticmethod
+    def backward(ctx: Any, grad: torch.Tensor) -> Any:
+        nothing, x = ctx.saved_tensors
+        assert nothing is None
+        return grad * x.cos()
+
+
+def test_a_custom_function_may_save_nothing_in_a_place() -> None:
+    program = recorded(lambda w, x: Sparing.apply(w))
+    (function,) = (e for e in events_of(program) if isinstance(e, Function))
+    assert function.saved[0] is None
+    assert [slot >= 0 for slot in function.unpacked] == [False, True]
+
+
 def test_a_custom_functions_forward_and_backward() -> None:
     program = recorded(lambda w, x: Scaled.apply(w, w.detach()))
     (function,) = (e for e in events_of(program) if isinstance(e, Function))
