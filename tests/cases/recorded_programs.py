@@ -101,6 +101,9 @@ QUESTIONS: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {
     "smolvlm": (WITH_IMAGES["smolvlm"][0], {**WITH_IMAGES["smolvlm"][1], "images": 1, "batch": 1}),
     "oft": (causal("llama"), {"method": {"name": "gralora", "r": 8, "target_modules": ["q_proj", "o_proj"]}}),
     "psoft": (causal("llama"), {"method": {"name": "psoft", "r": 4, "target_modules": ["down_proj"]}}),
+    "adamss": (
+        causal("llama"), {"method": {"name": "adamss", "r": 4, "num_subspaces": 3, "target_modules": ["q_proj"]}},
+    ),
     "cartridge": (causal("llama"), {"method": {"name": "cartridge", "num_virtual_tokens": 3}, "attention_mask": True}),
     "vblora, cast": (
         causal("qwen2"),

@@ -94,3 +94,20 @@ def test_headers_of_many_tensors_are_read_once_or_refused(tmp_path: Path, monkey
     file.write_bytes(file.read_bytes() + b"x")
     with pytest.raises(InputError, match="not a whole safetensors file"):
         checkpoints.read(tmp_path)
+
+
+def test_images_and_videos_have_files_of_their_own(tmp_path: Path) -> None:
+    """In transformers' order: one file may have both, and a video's own file stands before that of images."""
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": "llama"}))
+
+    def where(what: Any) -> str | None:
+        found = load(str(tmp_path)).processor(what)
+        return None if found is None else Path(found.name).name
+
+    assert (where("image"), where("video")) == (None, None)
+    (tmp_path / "preprocessor_config.json").write_text("{}")
+    assert (where("image"), where("video")) == ("preprocessor_config.json", "preprocessor_config.json")
+    (tmp_path / "video_preprocessor_config.json").write_text("{}")
+    assert (where("image"), where("video")) == ("preprocessor_config.json", "video_preprocessor_config.json")
+    (tmp_path / "processor_config.json").write_text(json.dumps({"image_processor": {}, "video_processor": 7}))
+    assert (where("image"), where("video")) == ("processor_config.json", "video_preprocessor_config.json")

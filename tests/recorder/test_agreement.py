@@ -16,6 +16,9 @@ from estimator.programs.program_files import load_together
 from estimator.programs.setting import Setting, Settings, merged
 from estimator.programs.step import Step
 from estimator.recorder import agreement
+from estimator.steps.generate import Generate
+from estimator.steps.generate_options import GenerateOptions
+from estimator.steps.train import Train
 from tests.cases.release_steps import config_of
 
 PATH = recorded_programs.shipped_folder() / "mixtral.default.json"
@@ -79,3 +82,24 @@ def test_moments_before_the_layers_are_not_compared() -> None:
     moments = {"inputs prefill": 1, "embedding prefill": 2, "embedding decode": 3, "layer 0 decode": 4}
     totals: Any = SimpleNamespace(saved=9, rows=[1], saved_by={}, math_attention=True, moments=moments)
     assert agreement._figures(totals) == {"saved": 9, "moments": {"layer 0 decode": 4}}
+
+
+def test_where_each_allocation_is_compared(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not of calls of ``generate`` nor of caches, which hold tensors otherwise, nor of flash-attn's kernels."""
+    found: dict[str, Any] = {}
+    monkeypatch.setattr(agreement, "config_of", lambda raw, live: "theirs")
+    monkeypatch.setattr(agreement, "shipped_config", lambda programs, raw, where: "ours")
+    monkeypatch.setattr(agreement, "_ran", lambda config, step, batch, seq: found[config])
+    plain: Step = Step("llama", "bfloat16", procedure=Train())
+    generates = Generate(GenerateOptions.model_validate({"max_new_tokens": 3}), None)
+    inexact = [plain._replace(attention="flash"), plain._replace(use_cache=True), plain._replace(procedure=generates)]
+    live: Any = SimpleNamespace(raw={}, where="the config")
+
+    def agrees(ours: tuple[Any, ...], step: Step) -> bool:
+        found.update(theirs=(7, [1, -1], 3), ours=ours)
+        return agreement.agrees([], live, 2, 9, step)
+
+    for step in (plain, *inexact):
+        assert agrees((7, [1, -1], 3), step)
+        assert not agrees((8, [1, -1], 3), step)
+        assert agrees((7, [1, 2, -1, -2], 3), step) is (step in inexact)

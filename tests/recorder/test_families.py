@@ -12,7 +12,7 @@ from typing import Any
 from estimator.errors import InputError
 from estimator.programs.config_values import default_list, letters_of
 from estimator.programs.family import Family
-from estimator.programs.program import Stack
+from estimator.programs.program import SPAN, Body, Call, Exit, Program, Ref, Stack
 from estimator.programs.program_files import read, written
 from estimator.programs.shared_tensors import placed, shared_slots
 from estimator.programs.shipped import Shipped, shipped_config
@@ -20,6 +20,7 @@ from estimator.programs.step import Step
 from estimator.recorder import families
 from estimator.recorder.families import Case, record_families
 from estimator.recorder.families.classes import structure_of
+from estimator.recorder.families.fitting import difference
 from estimator.recorder.hugging_face import HuggingFaceModel, recorded_config
 from estimator.recorder.lifting import lifted
 
@@ -98,6 +99,19 @@ def test_what_layers_share_is_lifted_out_of_them_and_placed_again() -> None:
     assert not outside.looks_back
     assert len(outside.bodies) == 6  # two that keep theirs, two that leave them, two that share them
     assert placed(outside) == recorded
+
+
+def test_what_differs_first_in_words() -> None:
+    def program(*ops: str, layers: tuple[int, ...] = (0,), **more: Any) -> Program:
+        events = (*(Call(op, (), (), ()) for op in ops), Exit("{}", (Ref(SPAN),)))
+        return Program((), (), (), (), {}, {}, (), (Body(events, len(ops)),), layers, (), **more)
+
+    one = program("exp", "neg")
+    assert difference(one, program("exp", "sin")).startswith("Call(op='neg'")
+    assert difference(one, program("exp", "sin")).endswith(f"for {Call('sin', (), (), ())}")
+    assert difference(one, program("exp", "neg", layers=(1,))) == "layers: 0 for 1"
+    assert difference(one, program("exp", "neg", dtype="float16")) == "dtype"
+    assert difference(one, program("exp", "neg")) == "its parts"
 
 
 def test_layers_of_several_stacks_are_not_lifted() -> None:
