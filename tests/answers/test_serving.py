@@ -29,6 +29,12 @@ def test_vllm_takes_its_share_of_the_card(share: float) -> None:
     assert (short.requests, long.requests) == (found.blocks / 7, found.blocks / 63)
 
 
+def test_a_request_of_one_block() -> None:
+    (least,) = serving("llama-3.2-1b", "a100-80gb", [1], ServingOptions()).contexts
+    found = serving("llama-3.2-1b", "a100-80gb", [1], ServingOptions())
+    assert (least.blocks, least.requests) == (1, found.blocks)
+
+
 def test_inverse_questions() -> None:
     """The answer starts, and the next one does not."""
 

@@ -168,6 +168,7 @@ def program_of(one: Class, live: Any, dtype: str, batch: int, seq: int, tag: str
         made = Made(n + 1, (_value(text, names, **own), batch), dtype)
         before.append(Call("outside", (Ref(0),), (), (made,)))
     parameters = [Stored("embed.weight", (config.vocab_size, config.hidden_size), dtype, True)]
+    parameters += [Stored(f"outside.{n}", call.out[0].shape[:1], dtype, True) for n, call in enumerate(before[1:])]
     bodies: dict[tuple[Any, ...], int] = {}
     layers: list[int] = []
     modules: list[str] = ["layers"]

@@ -334,6 +334,13 @@ def test_what_is_no_name_is_answered_with_names(spelled: str, words: list[str]) 
         assert word in str(error.value)
 
 
+def test_four_names_are_shown_at_most() -> None:
+    with pytest.raises(InputError) as error:
+        find("rtx 40")
+    (names,) = re.findall(r"did you mean ([^?]*)\?", str(error.value))
+    assert len(names.split(", ")) == 4
+
+
 def test_contexts() -> None:
     """Asks the published figures: a device's own, else the nearest device's of its architecture, which is named."""
     size, source = context_bytes(find("t4"))

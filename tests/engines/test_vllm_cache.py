@@ -9,6 +9,8 @@ from typing import Any
 import pytest
 
 from estimator.answers.serving import serving
+from estimator.engines.served.checkpoint import adapter_bytes
+from estimator.engines.served.weights import Part
 from estimator.engines.vllm.caches import Cache, Layer, grouped
 from estimator.engines.vllm.profile import _forward_bytes
 from estimator.engines.vllm.serving_options import ServingOptions
@@ -210,3 +212,16 @@ def test_what_latent_attention_takes(tmp_path: Path) -> None:
         batch = {"max_num_batched_tokens": tokens, "max_num_seqs": rows}
         options = ServingOptions(dtype="bfloat16", max_model_len=length, **batch)
         assert _forward_bytes(spec.config, spec.raw, options) == 2 * (tokens * 3 * 2048 + largest)
+
+
+def test_slots_for_adapters() -> None:
+    """By hand: an A for each half of an expert's gate, and one for any other layer; in 16 bits."""
+    gate_up, down = "model.layers.0.mlp.experts.gate_up_proj", "model.layers.0.mlp.experts.down_proj"
+    held = [
+        Part(gate_up, 3 * 80 * 48, linear=(80, 48)), Part(down, 3 * 48 * 40, linear=(48, 40)),
+        Part("model.layers.0.mlp.gate_up_proj.weight", 80 * 48, linear=(80, 48)), Part("norm.weight", 48),
+    ]  # fmt: skip
+    dense = 80 + 48
+    assert adapter_bytes(held, 4, 5, "bfloat16") == 2 * 4 * 5 * dense
+    experts = 3 * (80 + 2 * 48) + 3 * (48 + 40)
+    assert adapter_bytes(held, 4, 5, "bfloat16", experts=2) == 2 * 4 * 5 * (dense + experts)

@@ -17,6 +17,7 @@ from estimator.plans import hub, recorded_programs
 from estimator.plans.flat import mapping_of, nested
 from estimator.plans.lengths import _fullest, packed
 from estimator.plans.plan import _image_size, _numbers, _several_losses, parse_plan
+from estimator.plans.resolve import layer_signature, resolve
 from estimator.programs.releases import NEWEST
 
 
@@ -201,3 +202,16 @@ def test_a_file_of_the_hub_has_a_bound(monkeypatch: pytest.MonkeyPatch, tmp_path
     assert hub._downloaded("a/b", "config.json") == hub._downloaded("a/b", "config.json") == {"a": 1}
     assert asked[:2] == [{"force_download": True}] * 2
     assert [*asked[2]] == ["local_dir"]
+
+
+def test_layers_differ_where_a_method_names_some() -> None:
+    """Else a method does the same to each layer, and no layer is looked at."""
+
+    def signatures(**block: Any) -> list[Any]:
+        method = {"name": "lora", "target_modules": ["q_proj"], **block}
+        job = resolve(parse_plan({"model": "smollm2-135m", "method": method}))
+        return [layer_signature(job.spec.config, job.method)(layer) for layer in range(3)]
+
+    assert signatures() == [None] * 3
+    first, second, third = signatures(layers_to_transform=[1])
+    assert first == third != second

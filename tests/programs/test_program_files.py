@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from estimator.errors import InputError
 from estimator.ledger.sizes import symbol
+from estimator.programs.config_values import LIMITS
 from estimator.programs.depth import Kinds
 from estimator.programs.expressions import evaluate, parsed, polynomial
 from estimator.programs.family import Family
@@ -567,6 +568,14 @@ def test_what_a_program_is_where_symbols_are_one() -> None:
     }  # fmt: skip
     assert with_ones(data, []) is data
     assert with_ones(data, ["B"]) == {**data, "before": [["c", "view", ["=S", "B", 3], {"size": 3}]]}
+
+
+def test_the_most_layers() -> None:
+    most = LIMITS["num_hidden_layers"]
+    toy = family()
+    assert toy.depth({toy.layers: most}) == most
+    with pytest.raises(InputError, match=f"{most + 1:,}; {most:,} are the most"):
+        toy.depth({toy.layers: most + 1})
 
 
 RULES_OF_LISTS: list[tuple[dict[str, Any], str]] = [

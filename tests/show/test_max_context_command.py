@@ -168,6 +168,12 @@ def test_training_is_asked_about_one_model() -> None:
     assert "name one" in refusal("max-context", "smollm2-135m,qwen3-0.6b", *asked)
 
 
+def test_one_method_that_fits_is_an_answer(capsys: pytest.CaptureFixture[str]) -> None:
+    for budget, status in (("1GiB", 0), ("10MiB", 1)):
+        assert main(["max-context", "smollm2-135m", "--methods", "full,lora", "--budget", budget, "--quiet"]) == status
+        assert capsys.readouterr().out.startswith("full: none\n")
+
+
 def test_engines_are_compared_by_what_their_first_limits_count(capsys: pytest.CaptureFixture[str]) -> None:
     """Of a phone dirty memory, before what is in use."""
     asked = ["max-context", "qwen3-0.6b", "--engines", "llama.cpp,executorch", "--device", "iphone-15"]

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import random
 import time
 from functools import partial
+from itertools import accumulate
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from estimator.answers.estimate import estimate
-from estimator.ledger import Events
+from estimator.ledger import ITEMSIZE, Events
 from estimator.plans.plan import parse_plan
 from estimator.plans.resolve import resolve
+from estimator.steps.sharding.fsdp1 import _largest_rank
 from estimator.steps.step import run
 from tests.cases.sharding import LAYERS, MIXED, TINY
 from tests.cases.sharding_fsdp1 import PEFT
@@ -38,6 +42,28 @@ def test_largest_rank(options: dict[str, str], tmp_path: Path) -> None:
     totals = run(resolved.step, resolved.sizes(), resolved.method, plan.batch, plan.seq)
     assert totals.rank == states.index(max(states))
     assert estimate(plan).bytes["optimizer"] == max(states)
+
+
+@pytest.mark.parametrize("seed", range(12))
+def test_largest_rank_is_found_by_what_changes(seed: int) -> None:
+    """By hand: what each rank has of each parameter that trains, counted rank by rank."""
+    chance = random.Random(seed)
+    world, units = chance.randint(2, 9), []
+    held = [0] * world
+    for _ in range(chance.randint(1, 3)):
+        numels = [chance.randint(1, 40) for _ in range(chance.randint(1, 5))]
+        starts = list(accumulate(numels, initial=0))
+        n, copies = -(-starts[-1] // world), chance.randint(1, 2)
+        dtype = chance.choice(["float32", "bfloat16"])
+        found = [SimpleNamespace(requires_grad=chance.random() < 0.6, copies=copies) for _ in numels]
+        spans = list(zip(found, starts, starts[1:], strict=False))
+        units.append(
+            SimpleNamespace(shard_numel=n, orig_dtype=dtype, parameters=found, spans=lambda spans=spans: spans)
+        )
+        for p, start, end in spans:
+            for rank in range(world) if p.requires_grad else ():
+                held[rank] += max(min(end, (rank + 1) * n) - max(start, rank * n), 0) * ITEMSIZE[dtype] * copies
+    assert _largest_rank(units) == held.index(max(held))
 
 
 def test_a_million_ranks_take_no_longer() -> None:

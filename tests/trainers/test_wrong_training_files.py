@@ -14,6 +14,7 @@ import pytest
 from estimator.answers.check import check
 from estimator.errors import InputError
 from estimator.show.cli import main
+from estimator.trainers.formats import _MOST_FILES, read
 
 AXOLOTL = {"base_model": "NousResearch/Llama-3.2-1B", "micro_batch_size": 2, "sequence_len": 512}
 TRL = {"model_name_or_path": "Qwen/Qwen3-0.6B", "max_length": 512}
@@ -98,6 +99,17 @@ def test_a_program_is_never_run(tmp_path: Path) -> None:
             check(line)
     assert path.exists()
     assert not (tmp_path / "ran").exists()
+
+
+def test_a_folder_of_very_many_files(tmp_path: Path) -> None:
+    for i in range(_MOST_FILES - 1):
+        (tmp_path / f"{i}.json").write_text("[]")
+    arguments = "model_name_or_path: gpt2\nper_device_train_batch_size: 3\nlearning_rate: 1.0e-4\n"
+    (tmp_path / "own.yaml").write_text(arguments)
+    assert read(str(tmp_path), "trl").plan["batch"] == 3
+    (tmp_path / "another.json").write_text("[]")
+    with pytest.raises(InputError, match=f"holds {_MOST_FILES + 1} files"):
+        read(str(tmp_path), "trl")
 
 
 def test_large_and_odd_files_are_refused_soon(tmp_path: Path) -> None:
