@@ -11,7 +11,7 @@ import torch
 from ..errors import InputError
 from ..ledger import whole
 from ..methods.registry import read_adapter_config
-from ..programs.program import Call, Program
+from ..programs.program import Call, Program, Weight
 from ..programs.trainer_calls import MODEL
 from ..programs.trainer_programs import TrainerProgram
 from ..steps.trainers import DROPOUTS
@@ -100,7 +100,13 @@ def _largest(program: Program) -> tuple[int, int]:
     """The most rows that a model gets, and the most tokens of a row. Raises ``InputError`` where it gets no tokens."""
     shapes = {made.slot: made.shape for event in program.before if isinstance(event, Call) for made in event.out}
     shapes |= {program.inputs[one.name]: one.shape for one in program.buffers}
-    given = [shapes[call["input_ids"].slot] for call in _calls(program) if call["input_ids"].slot in shapes]
+    ids = [call["input_ids"] for call in _calls(program)]
+    if any(isinstance(one, Weight) for one in ids):  # whose rows and tokens would be numbers
+        raise InputError(
+            "the trainer generates for several batches, and gives its model input_ids of a batch that it did not "
+            "generate; there is no rule for that; take gradient_accumulation_steps: 1"
+        )
+    given = [shapes[one.slot] for one in ids if one.slot in shapes]
     if not given:
         raise InputError("the trainer's step gives its model no input_ids; there is no rule for that")
     return max(whole(shape[0]) for shape in given), max(whole(shape[1]) for shape in given)

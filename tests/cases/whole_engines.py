@@ -390,6 +390,9 @@ def servers() -> Iterator[Question]:
         ranks, length = ("tensor-parallel-size", "max-model-len") if name == "vllm" else ("tp-size", "context-length")
         words = [f"--{ranks}=8", f"--{length}=9000"]
         yield from ((f"{name} {model}", partial(_served, engine, model, words, "h200")) for model in SPREAD)
+    for words in (["--speculative-config.model=opt-125m", "--speculative-config.num_speculative_tokens=3"],
+                  ["--pipeline-parallel-size=3", "--tensor-parallel-size=2"]):  # fmt: skip
+        yield f"vllm {' '.join(words)}", partial(_served, engine_of("vllm"), "gpt2", words, "l40s")
     for algorithm in ("NGRAM", "EAGLE"):
         words = [f"--speculative-algorithm={algorithm}"]
         yield f"sglang {algorithm}", partial(_served, engine, "mistral-7b-v0.1", words, "h200")

@@ -13,6 +13,7 @@ from estimator.answers.inverse import solve
 from estimator.engines.mlx.layers import Setting
 from estimator.engines.mlx.models import GEMMA_3, is_sliding, rope_of
 from estimator.errors import InputError
+from estimator.plans.plan import parse_plan
 from tests.cases.mlx_steps import CASES, LLAMA, RECORD
 from tests.cases.small_models import write_config
 
@@ -136,3 +137,19 @@ def test_rotary_embeddings(
     found = rope_of(config, 96, ON_A_CPU, sliding)
     assert (found.dims, found.base, found.rescaled) == (dims, base, rescaled)
     assert [array.shape for array in found.arrays.values()] == [(dims // 2,)] * table
+
+
+def test_all_layers_may_be_trained_by_number() -> None:
+    """``--num-layers`` of as many layers as the model has is that of all of them."""
+    keys = {"model": "smollm2-135m", "runtime": "mlx", "seq": 64, "method": "lora", "dtype": "float32"}
+    by_number, all_of_them = (estimate({**keys, "mlx": {"num_layers": number}}) for number in (30, -1))
+    assert by_number.bytes == all_of_them.bytes
+
+
+@pytest.mark.parametrize(
+    ("keys", "runtime"),
+    [({"dtype": "mlx-4bit"}, "mlx"), ({"mlx": {"num_layers": 2}}, "mlx"), ({"dtype": "bfloat16"}, "torch-cpu")],
+    ids=str,
+)
+def test_what_mlx_alone_has_says_the_runtime(keys: dict[str, Any], runtime: str) -> None:
+    assert parse_plan({"model": "smollm2-135m", **keys}).runtime == runtime

@@ -84,6 +84,7 @@ WRONG = [
     (f"vllm serve a --max-model-len {'9' * 400}", "is no number"),
     ("vllm serve 'a", "close its quotes"),
     (f"vllm serve a --speculative-config{'.a' * 2000} 1", "has more than 20 parts"),
+    (f"vllm serve a --speculative-config{'.a' * 21} 1", "has more than 20 parts"),
     ("vllm serve a --speculative-config mtp", "is no JSON object"),
     ("vllm serve a --speculative-config.x 1 --speculative-config.x.y 2", "is within what has a value"),
     (f"vllm serve a --speculative-config.x {'9' * 400}", "--speculative-config.x '999.* is no number"),
@@ -95,3 +96,7 @@ def test_wrong_command_lines(text: str, message: str) -> None:
     """One line that says how to write it."""
     with pytest.raises(InputError, match=message):
         GRAMMAR.parse(text)
+
+
+def test_twenty_parts_are_read() -> None:
+    assert GRAMMAR.parse(f"vllm serve a --speculative-config{'.a' * 20} 1").options == {}

@@ -224,3 +224,21 @@ def test_bits_of_compressed_tensors(weights: dict[str, Any], more: dict[str, Any
     """Eight where the config says none (``QuantizationArgs``); a scale for each group, or for each output."""
     given = {"quant_method": "compressed-tensors", "config_groups": {"group_0": {"weights": weights}}, **more}
     assert of_config(given, "") == expected
+
+
+@pytest.mark.parametrize(
+    ("given", "bits", "group", "of_group", "of_output"),
+    [
+        ({"quant_method": "bitsandbytes", "load_in_8bit": True}, 8, None, 0, 4),
+        ({"quant_method": "gptq", "bits": 8, "group_size": -1}, 8, None, 3, 0),
+        ({"quant_method": "awq"}, 4, 128, Fraction(5, 2), 0),
+        ({"quant_method": "gptq", "bits": 3, "group_size": 1}, 3, 1, 2 + Fraction(3, 8), 0),
+        ({"quant_method": "fp8"}, 8, None, 0, 0),
+    ],
+    ids=str,
+)
+def test_bits_and_scales(given: dict[str, Any], bits: int, group: int | None, of_group: Any, of_output: int) -> None:
+    """By hand: a group has a 16-bit scale and a zero point of a weight's bits, LLM.int8 a scale for each row."""
+    found = of_config({**given, "modules_to_not_convert": ["lm_head", "re:.*gate.*", 7]}, "")
+    assert (found.bits, found.group, found.of_group, found.of_output) == (bits, group, of_group, of_output)
+    assert found.kept == ("lm_head", "gate")

@@ -55,6 +55,7 @@ def test_whether_single_layers_are_meant() -> None:
     """Where they are, equal layers may differ."""
     assert not Targets(["q_proj"]).by_layer
     assert Targets(["layers.1.q_proj"]).by_layer
+    assert Targets(["layers.1.q_proj", "v_proj"]).by_layer
     assert Targets(".*q_proj").by_layer
     assert Targets(["q_proj"], exclude_modules=["layers.1.q_proj"]).by_layer
     assert not Targets(["q_proj"], exclude_modules=["k_proj"]).by_layer

@@ -7,8 +7,10 @@ from typing import Any
 
 import pytest
 
+from estimator.answers.estimate import estimate
 from estimator.answers.formulas import regimes
 from estimator.answers.validation import validate
+from estimator.errors import InputError
 from estimator.plans.plan import parse_plan
 from tests.cases.small_models import write_config
 
@@ -29,3 +31,10 @@ def test_trace(method: dict[str, Any], tmp_path: Path) -> None:
     plan = parse_plan({"model": model, "dtype": "bfloat16", "method": method})
     assert validate(plan).equal
     assert {regime.window for regime in regimes(plan)} == {24 - method.get("num_virtual_tokens", 0)}
+
+
+def test_every_layer_may_train_and_no_more() -> None:
+    block = {"name": "freeze", "train_head": False}
+    estimate("smollm2-135m", seq=8, method={**block, "top_layers": 30})
+    with pytest.raises(InputError, match="top_layers 31: the model has 30 layers"):
+        estimate("smollm2-135m", seq=8, method={**block, "top_layers": 31})

@@ -17,12 +17,13 @@ from estimator.programs.program_files import read, written
 from estimator.programs.shared_tensors import placed, shared_slots
 from estimator.programs.shipped import Shipped, shipped_config
 from estimator.programs.step import Step
+from estimator.programs.substitution import LAYER, sizes_symbol
 from estimator.recorder import families
 from estimator.recorder.families import Case, record_families
 from estimator.recorder.families.classes import structure_of
 from estimator.recorder.families.fitting import difference
 from estimator.recorder.hugging_face import HuggingFaceModel, recorded_config
-from estimator.recorder.lifting import lifted
+from estimator.recorder.lifting import _with_number, lifted
 
 SMALL = {"vocab_size": 211, "hidden_size": 96, "num_hidden_layers": 3, "num_attention_heads": 6}
 CONFIGS: list[dict[str, Any]] = [
@@ -112,6 +113,13 @@ def test_what_differs_first_in_words() -> None:
     assert difference(one, program("exp", "neg", layers=(1,))) == "layers: 0 for 1"
     assert difference(one, program("exp", "neg", dtype="float16")) == "dtype"
     assert difference(one, program("exp", "neg")) == "its parts"
+
+
+def test_a_layers_number_is_a_symbol() -> None:
+    layer = sizes_symbol(LAYER)
+    assert _with_number([(0, (7, "a")), (1, (7, "a")), (2, (7, "a"))]) == [(layer, (7, "a"))] * 3
+    assert _with_number([(0, 5), (2, 5)]) == [(0, 5), (2, 5)]
+    assert _with_number([(0,)]) == [(0,)]
 
 
 def test_layers_of_several_stacks_are_not_lifted() -> None:

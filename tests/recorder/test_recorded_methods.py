@@ -13,7 +13,7 @@ from estimator.errors import InputError
 from estimator.methods.lora import Lora
 from estimator.plans.plan import parse_plan
 from estimator.plans.resolve import Resolved, resolve
-from estimator.recorder.peft_adapters import RecordedMethod, wrapped_config
+from estimator.recorder.peft_adapters import RecordedMethod, _raised_by_peft, wrapped_config
 from estimator.steps.step import run
 from estimator.witnesses.measure import run_step
 from tests.cases.causal_classes import CLASSES
@@ -116,3 +116,17 @@ def test_methods_without_rules(block: dict[str, Any], tmp_path: Path) -> None:
     figures["peak"] = max(value for peaks in totals["moments"].values() for value in peaks)
     witness = {name: measured[name] for name in figures if name != "peak"}
     assert_figures(figures, {**witness, "peak": measured["peak_without_matmul_scratch"]})
+
+
+def test_who_raises_an_error() -> None:
+    """PEFT on purpose, or PyTorch for want of data."""
+    peft, torch = pytest.importorskip("peft"), pytest.importorskip("torch")
+    raised = []
+    for ask in (
+        lambda: peft.LoraConfig(layers_to_transform=[1], target_modules="q"),
+        lambda: torch.empty(2, device="meta").item(),
+    ):
+        with pytest.raises((ValueError, RuntimeError)) as error:
+            ask()
+        raised.append(_raised_by_peft(error.value))
+    assert [*raised, _raised_by_peft(ValueError("never raised"))] == [True, False, False]

@@ -17,6 +17,7 @@ import estimator  # noqa: E402
 from estimator.errors import InputError  # noqa: E402
 from estimator.operators import THREADS  # noqa: E402
 from estimator.witnesses.measure import Profile, peak_of, without_matmul_scratch  # noqa: E402
+from tests.cases.recorded_programs import trainer_of  # noqa: E402
 
 COUNT = 4
 """Bytes of ``num_items_in_batch``, which the loop holds for a later batch of an update."""
@@ -167,6 +168,13 @@ def loud() -> Any:
 def test_a_trainer_that_ends_before_its_second_update(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"ends after 2 batches; its second update, batch 4, is asked"):
         estimator.step(made(tmp_path, False, {"gradient_accumulation_steps": 3}, rows=4))
+
+
+def test_a_batch_that_a_generating_trainer_did_not_generate(tmp_path: Path) -> None:
+    """It says that completions of several batches wait, and takes ids of the data set for each of these."""
+    trainer = trainer_of(tmp_path, "rewarded", gradient_accumulation_steps=2)
+    with pytest.raises(InputError, match="gives its model input_ids of a batch that it did not generate"):
+        estimator.step(trainer)
 
 
 def test_a_trainer_on_a_gpu(tmp_path: Path) -> None:
