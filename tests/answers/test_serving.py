@@ -30,8 +30,8 @@ def test_vllm_takes_its_share_of_the_card(share: float) -> None:
 
 
 def test_a_request_of_one_block() -> None:
-    (least,) = serving("llama-3.2-1b", "a100-80gb", [1], ServingOptions()).contexts
     found = serving("llama-3.2-1b", "a100-80gb", [1], ServingOptions())
+    (least,) = found.contexts
     assert (least.blocks, least.requests) == (1, found.blocks)
 
 
