@@ -658,7 +658,10 @@ class Reader(Checker):
                 self.wrong("a layer has the index of its exit, and its events")
             events = self.events(row[1], f"bodies[{i}]")
             self.place = f"bodies[{i}]"
-            bodies.append(Body(events, self.integer(row[0], "exit", 1, max(len(events) - 1, 1))))
+            exit_ = self.integer(row[0], "exit", 1, max(len(events) - 1, 1))
+            if not any(isinstance(event, Exit) and event.path == "{}" for event in events[exit_ : exit_ + 1]):
+                self.wrong("a layer's exit is no Exit of it")
+            bodies.append(Body(events, exit_))
         beside = self.beside(data)
         between = [self.events(row[4], f"beside[{i}]") for i, row in enumerate(beside)]
         given = [(data["path"], data["layers"]), *[(row[0], row[3]) for row in beside]]
