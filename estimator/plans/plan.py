@@ -18,7 +18,7 @@ from pydantic import (
     StrictBool,
 )
 
-from ..bases.formats import FORMATS, OPEN_SIZES, UPCAST, Base, Format
+from ..bases.formats import FORMATS, FOUR_BIT, OPEN_SIZES, UPCAST, Base, Format
 from ..engines.assumptions import Assumption
 from ..engines.devices import assumptions, find, limit_of
 from ..engines.engine import Engine
@@ -509,6 +509,20 @@ class Plan(_WithEngines):
         return 1 if self.sharding is None else self.sharding.world_size or 1
 
     @property
+    def upcasts_trained(self) -> str | None:
+        """The function of accelerate 1.16 that casts what trains to float32 where FSDP shards it under mixed precision.
+
+        FSDP2 casts nothing beside packed 4-bit weights. Transformers' plan (``groups: transformers``) and Axolotl's own
+        ``fsdp2_prepare_model`` (``groups: layers``) take the place of accelerate's.
+        """
+        block = self.sharding
+        if block is None or self.autocast is None or self.task != "train":
+            return None
+        if block.name == "fsdp1" and block.groups in ("accelerate", "transformers"):
+            return "Accelerator.prepare_model"
+        return "fsdp2_prepare_model" if block.groups == "accelerate" and self.dtype not in FOUR_BIT else None
+
+    @property
     def reentrant(self) -> bool:
         """Whether checkpoints of layers are reentrant."""
         return is_older(self.transformers, "5") if self.use_reentrant is None else self.use_reentrant
@@ -668,6 +682,10 @@ class Plan(_WithEngines):
         values |= {} if self.sharding is None else self.sharding.model_dump(exclude_unset=True)
         values |= {} if self.lengths is None else {"truncate": self.lengths.truncate}
         preset = preset_assumptions(values, self._whose)
+        if self.upcasts_trained is not None and self.held_dtype != "float32":
+            preset.append(
+                Assumption("trained parameters", "float32", f"accelerate casts them ({self.upcasts_trained})")
+            )
         if self.has_prompts and self.prompt_seq is None and self.task == "train":
             preset.append(Assumption("prompt_seq", self.seq // 2, "half of seq; give the key to replace it"))
         if self.engine.reads_checkpoints:

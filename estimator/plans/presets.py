@@ -204,8 +204,6 @@ TRAINERS: Mapping[str, Preset] = {
 """Presets by the plan's ``trainer``."""
 
 
-UNSHARDED = ("ddp",)
-"""Ways to share that leave a model's dtypes as they are."""
 ACCELERATE = ("trl-sft", *STEPS, "hf-trainer", "axolotl", "llama-factory")
 """Trainers that accelerate starts processes for."""
 
@@ -269,19 +267,14 @@ def _unused(block: Keys, plan: Keys) -> Keys:
 def _for_processes(plan: Keys, preset: Preset) -> Keys:
     """What a trainer's mixed precision is where several processes share a model.
 
-    accelerate casts what trains to float32 (``accelerator.py: prepare_model``, ``fsdp_utils.py: fsdp2_prepare_model``).
     DeepSpeed casts the model in the place of autocast.
     """
     block = plan.get("sharding")
     if plan.get("trainer") not in ACCELERATE or not isinstance(block, Mapping):
         return {}
-    precision, name = plan.get("autocast", preset.keys(plan).get("autocast")), str(block.get("name"))
-    if precision is None or name in UNSHARDED:
-        return {}
-    if name.startswith("zero"):
-        return {"autocast": None, "dtype": precision}
-    full = _named(plan.get("method", "full")) == "full" and not prepares_itself(plan["trainer"], name)
-    return {"dtype": "float32"} if full else {}
+    precision = plan.get("autocast", preset.keys(plan).get("autocast"))
+    zero = precision is not None and str(block.get("name")).startswith("zero")
+    return {"autocast": None, "dtype": precision} if zero else {}
 
 
 def _qlora(plan: Keys) -> Keys:

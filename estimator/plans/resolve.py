@@ -187,7 +187,11 @@ def step_of(
         window_reached=window is not None and plan.row >= window,
         micro_batches=min(plan.gradient_accumulation_steps, 2 if plan.sharding is None else 3),
         procedure=procedure or _procedure(plan, config, window),
-        sharding=None if plan.sharding is None else sharding_of(plan.sharding, _has_tuner(plan), config.hidden_size),
+        sharding=None
+        if plan.sharding is None
+        else sharding_of(
+            plan.sharding, config.hidden_size, adapted=_has_tuner(plan), upcasts=plan.upcasts_trained is not None
+        ),
         previous_output=plan.holds_previous_output and not plan.engine.replays,  # a replay has the previous step itself
         head=head,
         num_labels=config.num_labels,

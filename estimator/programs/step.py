@@ -144,6 +144,8 @@ class Sharding:
     """How many processes share each product (tensor parallelism)."""
     adapted: bool = False
     """A tuner of PEFT's is around the model."""
+    upcasts: bool = False
+    """Parameters that train are cast to float32 before they are sharded, as accelerate does under mixed precision."""
     rank: int | None = None
     """The process that is answered for; by default the one with the most bytes."""
 

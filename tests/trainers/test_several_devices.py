@@ -322,7 +322,8 @@ def test_the_command_line_says_how_many(tmp_path: Path, capsys: pytest.CaptureFi
 def test_what_trains_is_in_float32_without_a_trainer_too(tmp_path: Path) -> None:
     """Witness: ``fsdp2_prepare_model``."""
     checked = read({**fsdp(2), "mixed_precision": "bf16"}, tmp_path, {"model": MODEL})
-    assert (checked.keys["dtype"], checked.keys["autocast"]) == ("float32", "bfloat16")
+    assert (checked.plan.dtype, checked.plan.autocast) == ("bfloat16", "bfloat16")
+    assert checked.plan.upcasts_trained == "fsdp2_prepare_model"
 
 
 @pytest.mark.parametrize("adapted", [False, True])
@@ -349,7 +350,7 @@ def test_an_option_takes_the_place_of_the_file_s_block(tmp_path: Path) -> None:
         ("llama-factory", "fsdp2", {"method": "full", "autocast": "bfloat16"}, "float32", "bfloat16", "accelerate"),
         ("trl-sft", "fsdp2", {"method": "lora"}, "float32", "bfloat16", "accelerate"),
         ("trl-sft", "fsdp1", {"method": "lora"}, "float32", "bfloat16", "transformers"),
-        ("axolotl", "fsdp1", {}, "float32", "bfloat16", "accelerate"),
+        ("axolotl", "fsdp1", {}, "bfloat16", "bfloat16", "accelerate"),
         ("axolotl", "fsdp1", {"method": "lora"}, "bfloat16", "bfloat16", "transformers"),
         ("axolotl", "fsdp2", {}, "bfloat16", "bfloat16", "layers"),
         ("axolotl", "fsdp2", {"method": "lora"}, "bfloat16", "bfloat16", "layers"),
@@ -365,6 +366,7 @@ def test_a_sharded_trainer(
     block = {"name": name, "world_size": 4}
     plan = parse_plan({"model": "llama-3.2-1b", "trainer": trainer, "sharding": block, **given})
     assert (plan.dtype, plan.autocast) == (dtype, autocast)
+    assert (plan.upcasts_trained is not None) is (groups in ("accelerate", "transformers"))
     said = {one.key: one for one in plan.assumptions()}
     expected = {"groups": groups, **BF16} if groups is not None else {}
     assert {key: said[key].value for key in expected} == expected
@@ -426,7 +428,8 @@ def test_a_trainer_without_accelerate_keeps_plain_groups() -> None:
 def test_a_file_s_dtype_of_one_process_is_not_that_of_several(tmp_path: Path) -> None:
     """Witness: accelerate casts bfloat16 weights that train to float32 where precision is mixed."""
     keys = {**TRL, "dtype": "bfloat16", "bf16": True, "optim": "sgd", "gradient_checkpointing": False, "fsdp": True}
-    checked = read(keys, tmp_path, EIGHT)
-    assert checked.keys["dtype"] == "float32"
-    assert any(one.key == "dtype" and "accelerate casts" in one.why for one in checked.assumptions)
-    assert read(keys, tmp_path, {**EIGHT, "method": "lora"}).keys["dtype"] == "bfloat16"
+    wide, lora = (read(keys, tmp_path, {**EIGHT, **beside}) for beside in ({"dtype": "float32"}, {"method": "lora"}))
+    narrow = read(keys, tmp_path, EIGHT)
+    assert narrow.keys["dtype"] == lora.keys["dtype"] == "bfloat16"
+    assert any("accelerate casts" in assumption.why for assumption in narrow.assumptions)
+    assert narrow.result.bytes["resident"] == wide.result.bytes["resident"]
