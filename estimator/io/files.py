@@ -61,6 +61,15 @@ def beside(name: str, folder: Path) -> Path | None:
     return next((path for path in found if path is not None and path.is_file()), None)
 
 
+def named_by(where: str, name: str, folder: Path) -> Path:
+    """The file that ``where`` names, as ``beside`` finds it. Raises ``InputError`` where it is missing."""
+    if (path := beside(name, folder)) is None:
+        raise InputError(
+            f"{where} names the file '{name}', which is missing; put it in '{folder}', or take the key out"
+        )
+    return path
+
+
 def opened(path: Path, wanted: str) -> io.BufferedReader:
     """A regular file, open for reading. Raises ``InputError``, whose message asks for ``wanted``.
 

@@ -191,7 +191,7 @@ Keys of a plan, as keywords:
         speculative_draft_model_path, speculative_num_draft_tokens, cpu_offload_gb, free, weights,
         non_torch
     beside them, of mlx: num_layers, max_tokens, prefill_step_size, max_kv_size, kv_bits,
-        kv_group_size, quantized_kv_start, q_group_size, iogpu_wired_limit_mb
+        kv_group_size, quantized_kv_start, q_group_size, default_device, iogpu_wired_limit_mb
     beside them, of executorch: delegate, max_context_length, max_seq_length, use_kv_cache,
         use_sdpa_with_kv_cache, quantize_kv_cache, enable_dynamic_shape, generate_full_logits,
         use_hf_rope, quantization_group_size, embedding_quantize

@@ -231,6 +231,7 @@ class OneDeviceKeys(TypedDict, total=False):
     kv_group_size: Literal[32, 64, 128]
     quantized_kv_start: int
     q_group_size: Literal[32, 64, 128]
+    default_device: Literal['gpu', 'cpu']
     iogpu_wired_limit_mb: int | None
     delegate: Literal['xnnpack', 'none'] | None
     max_context_length: int | None

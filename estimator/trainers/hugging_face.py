@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
-from ..io.files import beside, read_json
+from ..io.files import named_by, read_json
 from . import deepspeed, sharing
 from .settings import Settings
 
@@ -201,10 +201,8 @@ def fsdp(settings: Settings, version: int = 2) -> None:
     if not given or options == ["false"]:
         return
     if isinstance(config, str) and not config.lstrip().startswith("{"):
-        path = beside(config, Path(settings.where).parent)
-        config = {} if path is None else read_json(path, "a block of FSDP")
-        if path is None:
-            settings.reading.note("fsdp_config", settings.raw("fsdp_config"), "the file is not there; answered without")
+        path = named_by(settings.where, config, Path(settings.where).parent)
+        config = read_json(path, "a block of FSDP")
         block = Settings(config, settings.reading, settings.where, "fsdp_config.")
     else:
         block = settings.inner("fsdp_config")

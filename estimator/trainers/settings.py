@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
+from ..bases.formats import FORMATS
 from ..engines.assumptions import Assumption
 from ..errors import InputError, shown
 from ..io.fields import torch_dtype
@@ -80,7 +81,13 @@ class Reading:
         self.assumptions.append(Assumption(key, value, why))
 
     def add(self, other: Reading) -> None:
-        """Take over what a file says that this one names, such as its DeepSpeed settings."""
+        """Take over what a file says that this one names, such as its DeepSpeed settings.
+
+        A dtype of the other casts what is not quantised here.
+        """
+        other.plan = dict(other.plan)
+        if self.plan.get("dtype") in FORMATS and other.plan.get("dtype") not in (None, *FORMATS):
+            other.plan["rest_dtype"] = other.plan.pop("dtype")
         self.plan |= other.plan
         self.said_by |= other.said_by
         self.assumptions += other.assumptions

@@ -433,3 +433,45 @@ def test_a_file_s_dtype_of_one_process_is_not_that_of_several(tmp_path: Path) ->
     assert narrow.keys["dtype"] == lora.keys["dtype"] == "bfloat16"
     assert any("accelerate casts" in assumption.why for assumption in narrow.assumptions)
     assert narrow.result.bytes["resident"] == wide.result.bytes["resident"]
+
+
+QUANTISED = [
+    {"model_name_or_path": MODEL, "stage": "sft", "finetuning_type": "lora", "quantization_bit": 4, "template": "x"},
+    {**AXOLOTL, "adapter": "qlora", "load_in_4bit": True, "lora_target_linear": True},
+    {"model_name_or_path": MODEL, "use_peft": True, "load_in_4bit": True, "max_length": 64, "bf16": True},
+]
+"""Files of LLaMA-Factory, Axolotl and TRL whose base is NF4."""
+
+
+@pytest.mark.parametrize("keys", QUANTISED, ids=["llama-factory", "axolotl", "trl"])
+@pytest.mark.parametrize("inline", [True, False])
+def test_a_deepspeed_json_casts_what_is_not_quantised(keys: dict[str, Any], inline: bool, tmp_path: Path) -> None:
+    """Asks the contract: ``bf16.enabled`` casts floating parameters, and leaves packed weights packed."""
+    config = {**zero(2), "bf16": {"enabled": True}}
+    (tmp_path / "ds.json").write_text(json.dumps(config))
+    block = config if inline and "base_model" not in keys else "ds.json"  # Axolotl takes a path alone
+    (tmp_path / "file.yaml").write_text(json.dumps({**keys, "deepspeed": block}))
+    plan = check(str(tmp_path / "file.yaml"), EIGHT).keys
+    assert (plan["dtype"], plan["rest_dtype"]) == ("nf4", "bfloat16")
+
+
+@pytest.mark.parametrize(
+    ("keys", "named"),
+    [
+        ({**TRL, "deepspeed": "ds.json"}, "ds.json"),
+        ({**AXOLOTL, "deepspeed": "none/zero3.json"}, "none/zero3.json"),
+        ({**TRL, "fsdp": True, "fsdp_config": "fsdp.json"}, "fsdp.json"),
+        ({"distributed_type": "DEEPSPEED", "deepspeed_config": {"deepspeed_config_file": "z.json"}}, "z.json"),
+    ],
+)
+def test_a_file_that_is_named_and_missing(keys: dict[str, Any], named: str, tmp_path: Path) -> None:
+    """Asks the contract: what a missing file would say is no assumption of ours."""
+    path = tmp_path / "file.yaml"
+    path.write_text(json.dumps(keys))
+    with pytest.raises(InputError, match=f"names the file '{named}', which is missing; put it in"):
+        check(str(path), EIGHT)
+
+
+def test_a_missing_config_of_the_launcher(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="--config_file names the file 'a.yaml', which is missing"):
+        check(f"accelerate launch --config_file a.yaml sft.py --model_name_or_path {MODEL} --max_length 64")
