@@ -173,6 +173,10 @@ class Engine:
     exactness: ClassVar[str]
     """How close the figures are, for exported files."""
 
+    def defaults_of(self, model: Any, load: Callable[[str], Spec]) -> Mapping[str, Any]:
+        """``defaults`` of a plan with this ``model``, which ``load`` looks up."""
+        return self.defaults
+
     def asked(self, plan: Any) -> str:
         """In words: what the plan does, and in which program."""
         return f"inference with {self.title}"

@@ -741,7 +741,7 @@ def _filled(data: Mapping[str, Any]) -> Plan:
     if data.get("generate") is not None:
         data = {"task": "infer", **data}
     engine = meant(data)
-    data = {**engine.defaults, **data}
+    data = {**engine.defaults_of(data.get("model"), load), **data}
     if "dtype" in data:
         named = engine.dtype(torch_dtype(data["dtype"]))
         known = isinstance(named, str) and named.lower() in _SPELT

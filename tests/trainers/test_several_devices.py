@@ -473,5 +473,5 @@ def test_a_file_that_is_named_and_missing(keys: dict[str, Any], named: str, tmp_
 
 
 def test_a_missing_config_of_the_launcher(tmp_path: Path) -> None:
-    with pytest.raises(InputError, match="--config_file names the file 'a.yaml', which is missing"):
+    with pytest.raises(InputError, match=r"--config_file names the file 'a\.yaml', which is missing"):
         check(f"accelerate launch --config_file a.yaml sft.py --model_name_or_path {MODEL} --max_length 64")

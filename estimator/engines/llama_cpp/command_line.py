@@ -172,7 +172,8 @@ class _Options:
             self.found["model"] = value
             return
         name, _, recipe = value.partition(":")
-        self.found |= {"model": re.sub(r"-GGUF$", "", name, flags=re.IGNORECASE), "dtype": recipe or "Q4_K_M"}
+        self.found |= {"model": re.sub(r"-GGUF$", "", name, flags=re.IGNORECASE)}
+        self.found |= {"dtype": recipe} if recipe else {}
 
 
 def _whole(option: str, value: str) -> int:
@@ -253,4 +254,4 @@ def _library_model(text: str) -> dict[str, Any]:
     short = re.sub(r"[^a-z0-9]", "", name)
     known = (path.stem for path in specs_folder().glob("*.json"))
     found = next((stem for stem in known if re.sub(r"[^a-z0-9]", "", stem) == short), name)
-    return {"model": found, "dtype": recipe[1].replace("fp16", "f16") if recipe else "q4_k_m"}
+    return {"model": found, **({"dtype": recipe[1].replace("fp16", "f16")} if recipe else {})}

@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from math import prod
@@ -28,6 +29,7 @@ from . import convert, gguf_file, hparams, placement, projector
 from .builds import BUILDS
 from .header import Header
 from .options import RPC, UNQUANTISED, is_gguf
+from .recipes import RELEASED
 from .usage import UNCERTAINTY, Usage, usage
 
 _ARM = ("Android phone", "board")
@@ -485,6 +487,14 @@ class LlamaCpp(Engine):
             )
         return replace(found, draft=draft, images=images)
 
+    def defaults_of(self, model: Any, load: Callable[[str], Spec]) -> Mapping[str, Any]:
+        if not isinstance(model, str) or is_gguf(model):
+            return self.defaults
+        with suppress(InputError):  # is raised where the model is needed
+            recipe = RELEASED.get(str(load(model).raw.get("model_type")), self.defaults["dtype"])
+            return {**self.defaults, "dtype": recipe}
+        return self.defaults
+
     def _model(self, name: str, recipe: str, load: Callable[[str], Spec]) -> Model:
         path = existing(Path(name))
         if path is not None and is_gguf(name):
@@ -507,8 +517,8 @@ class LlamaCpp(Engine):
         files = is_gguf(keys["model"])
         plain = {key: value for key, value in keys.items() if key != "dtype"}
         return [
-            {**plain, **({} if files else {"dtype": recipe}), "llama_cpp": {**block, "type_k": one, "type_v": other}}
-            for recipe in (recipes or [keys.get("dtype", self.defaults["dtype"])])[: 1 if files else None]
+            {**plain, **({"dtype": recipe} if recipe else {}), "llama_cpp": {**block, "type_k": one, "type_v": other}}
+            for recipe in ([""] if files else recipes or [keys.get("dtype", "")])
             for one, other in caches
         ]
 

@@ -104,7 +104,7 @@ class Mlx(Engine):
         return None if plan.device is None else find(plan.device)
 
     def runs_alike(self, plan: Any, device: Device) -> bool:
-        return device.is_apple or not _on_metal(plan)
+        return device.is_apple == _on_metal(plan)
 
     def against(self, plan: Any, device: Device | None) -> tuple[str, str]:
         name = "peak" if _on_metal(plan) else "process"
