@@ -60,7 +60,7 @@ MARKS = frozenset({
     "use_peft", "max_length", "max_seq_length", "packing_strategy", "padding_free", "loss_type", "model_init_kwargs",
     "dataset_mixture", "assistant_only_loss", "completion_only_loss", "activation_offloading", "dataset_num_proc",
     "use_bnb_nested_quant", "dataset_text_field", "eval_packing", "dataset_train_split", "dataset_test_split",
-    "chat_template_path", "lora_task_type", "dataset_streaming",
+    "chat_template_path", "dataset_streaming",
 })  # fmt: skip
 """Keys that no other tool has, by which a file is known."""
 _LORA = {
@@ -72,6 +72,7 @@ _LORA = {
     "modules_to_save": "lora_modules_to_save",
     "use_dora": "use_dora",
     "use_rslora": "use_rslora",
+    "task_type": "lora_task_type",
 }
 
 
