@@ -332,6 +332,7 @@ def make_result(
             *_beyond(plan, spec),
             *(() if plan.engine.has_own_memory else OPTIMIZERS[plan.optimizer].warnings),
             *_experts_note(plan, spec),
+            *_packing_note(plan),
             *_phase_note(plan, max(moments, key=moments.__getitem__)),
             *warnings,
             *rests,
@@ -369,6 +370,18 @@ def _phase_note(plan: Plan, peak_at: str) -> list[str]:
     phase = phases.get(peak_at.split()[-1], "the update")
     turn = _TURNS["generation of an update" if phase == "generation" and not trainer.scores else phase]
     return [f"of generation, scoring and the update, {phase} holds the peak of the live bytes; {turn}"]
+
+
+def _packing_note(plan: Plan) -> list[str]:
+    """Of a packed row, what each token attends to."""
+    if not plan.packing or plan.batch == 1:
+        return []
+    if plan.attention == "flash":
+        return [f"flash_attn_varlen_func attends within each of the {plan.batch:,} sequences of the packed row alone"]
+    return [
+        f"attention: {plan.attention} computes the scores of all {plan.row:,} tokens of the packed row, and a mask "
+        "hides the other sequences; attention: flash computes those within each sequence alone"
+    ]
 
 
 def _on_disk(plan: Plan, spec: ModelSpec, parameters: int) -> list[str]:

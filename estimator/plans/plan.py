@@ -476,8 +476,15 @@ class Plan(_WithEngines):
 
     @property
     def asked(self) -> str:
-        """In words: what the plan does, and in which program."""
-        return self.engine.asked(self)
+        """In words: what the plan does, in which program, and whether a training step has gradient checkpointing."""
+        return self.engine.asked(self) + (f", {self.checkpoints}" if self.task == "train" else "")
+
+    @property
+    def checkpoints(self) -> str:
+        """In words: whether a training step has gradient checkpointing, and which."""
+        if self.checkpointing == "none":
+            return "without gradient checkpointing"
+        return f"with gradient checkpointing ({self.checkpointing})"
 
     @property
     def base(self) -> Base | None:

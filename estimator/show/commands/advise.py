@@ -100,7 +100,8 @@ def _print(advice: Sequence[Advice]) -> None:
         rows = [[a.name, gib(a.base.bytes), gib(a.best.bytes), _percent(a, a.best), _answer(a)] for a in advice]
         columns = ["method", "plain GiB", "advised GiB", "extra compute", f"to fit {budget}"]
         show(table(columns, rows, left=(0, 4)))
-    show(f"{best.base.plan.model}, {best.name}, {best.base.plan.seq} tokens: {human(best.base.bytes)} as it is")
+    plan = best.base.plan
+    show(f"{plan.model}, {best.name}, {plan.seq} tokens, {plan.checkpoints}: {human(best.base.bytes)} as it is")
     if not best.changes and best.fits:
         show_answer(verdict(best.base.result, best.limit.margin, "as it is"), brief=_answer(best))
     else:

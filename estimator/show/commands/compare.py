@@ -228,8 +228,8 @@ def _print(comparison: Comparison, left_out: Mapping[str, str]) -> None:
         left=(0, 7),
     )
     show(
-        f"{plan.model}, batch {plan.batch}, {plan.dtype}, {plan.optimizer}, {runtime_of(plan)}: the process's largest "
-        f"memory{on} in GiB (1 GiB = {GIB} bytes), which is what a device has to hold",
+        f"{plan.model}, batch {plan.batch}, {plan.dtype}, {plan.optimizer}, {runtime_of(plan)}, {plan.checkpoints}: "
+        f"the process's largest memory{on} in GiB (1 GiB = {GIB} bytes), which is what a device has to hold",
         _peaks(comparison, own),
     )
     for names in others:

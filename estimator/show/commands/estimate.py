@@ -125,8 +125,6 @@ def title(plan: Plan) -> str:
         parts.append(f"{options.max_new_tokens} new tokens, {options.cache_implementation} cache")
         if options.num_beams > 1:
             parts.append(f"{options.num_beams} beams")
-    if plan.checkpointing != "none":
-        parts.append(f"checkpointing {plan.checkpointing}")
     if plan.mlp_chunks > 1:
         parts.append(f"MLP in {plan.mlp_chunks} chunks")
     if plan.loss != "standard":
