@@ -75,7 +75,7 @@ def answer(plan: Plan, kept: dict[str, Any], tells_ranks: bool = False) -> Resul
         result = replace(result, ranks=_of_ranks(resolved, found.ranks))
     if plan.lengths is not None:
         result = replace(result, run=_run_of(plan, result, kept))
-    if plan.run is not None:
+    if plan.run is not None or plan.precompute_ref_log_probs:
         from .run_moments import with_moments
 
         result = with_moments(result, resolved)

@@ -79,7 +79,7 @@ def read(settings: Settings, fuses_loss: bool = True) -> None:
 def run(settings: Settings) -> None:
     """Read what surrounds the steps: the block ``run`` of a plan, whose keys are transformers'."""
     block: dict[str, Any] = {}
-    for name in ("per_device_eval_batch_size", "eval_accumulation_steps"):
+    for name in ("per_device_eval_batch_size", "eval_accumulation_steps", "precompute_ref_batch_size"):
         if (number := settings.whole(name)) is not None:
             block[name] = number
     for name in ("prediction_loss_only", "batch_eval_metrics"):
