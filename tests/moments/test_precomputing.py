@@ -41,7 +41,7 @@ def test_the_pass_is_a_moment_of_the_run_without_states_and_gradients() -> None:
 
 
 def test_the_verdict_is_on_the_pass_where_it_is_the_largest() -> None:
-    """Witness: ``precompute_ref_batch_size or per_device_eval_batch_size`` rows of the evaluation set; pairs are two."""
+    """Witness: TRL: ``precompute_ref_batch_size or per_device_eval_batch_size``, of pairs twice as many rows."""
     small, own, evaluated = (
         asked(run=run)
         for run in ({}, {"precompute_ref_batch_size": 64}, {"eval_samples": 640, "per_device_eval_batch_size": 64})
