@@ -117,6 +117,7 @@ def answered(reading: Reading, source: str, keys: Mapping[str, Any] | None = Non
     except InputError as error:
         understood, preset = _understood(mapping)
         return replace(read, keys=understood, assumptions=(*noted, *preset), error=str(error))
+    result = replace(result, unknown=(*result.unknown, *(one.key for one in read.ignored if one.unknown)))
     return replace(
         read,
         keys=full_keys(plan),

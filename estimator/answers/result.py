@@ -13,7 +13,7 @@ from ..engines.assumptions import Assumption
 from ..engines.engine import Figures, Limit
 from ..engines.replay import Phase, Usage
 from ..moments.options import processes_of_host
-from ..plans.margins import STATED, Margin, verdict_of
+from ..plans.margins import NOT_SURE, STATED, Margin, verdict_of
 from ..plans.models import ModelSpec
 from ..plans.plan import Plan
 from ..plans.recorded_programs import ignored
@@ -92,6 +92,8 @@ class Result(Drawn):
     """Of ``task: serve``: ``kv_tokens``, the tokens of the cache, and ``max_concurrency``, the requests that fit at
     once."""
 
+    unknown: tuple[str, ...] = ()
+    """What was read and changes memory by an amount without a rule, by name. The verdict is "not sure"."""
     lacking: int | None = None
     """Where a GPU's process fills the budget: the bytes that it lacked after cached memory went back, 0 if none."""
 
@@ -128,9 +130,13 @@ class Result(Drawn):
         return self.kept(STATED)
 
     def verdict_with(self, margin: Margin) -> str | None:
-        """``fits``, ``tight`` (fits only without the margin) or ``does not fit``; ``None`` without a budget."""
+        """``fits``, ``tight`` (fits only without the margin), ``does not fit``, or ``not sure`` where something is
+        ``unknown``; ``None`` without a budget.
+        """
         if self.margin_bytes is None:
             return None
+        if self.unknown:
+            return NOT_SURE
         return verdict_of(bool(self.fits), bool(self.fits) and self.margin_bytes >= self.kept(margin))
 
     @property
@@ -149,13 +155,14 @@ class Result(Drawn):
             "bytes": dict(self.bytes),
             "trainable_parameters": self.trainable_parameters,
             "peak_at": self.peak_at,
-            "fits": self.fits,
+            "fits": None if self.unknown else self.fits,
             "budget_bytes": self.budget_bytes,
             "warnings": list(self.warnings),
             "assumptions": [asdict(one) for one in self.assumptions],
         }
         more: dict[str, Any] = {"transformers": self.transformers, "peft": self.peft, "limits": dict(self.limits)}
         more |= {
+            "unknown": list(self.unknown),
             "images": dict(self.images),
             "communicated": self.communicated,
             "ranks": [dict(one) for one in self.ranks],
@@ -272,6 +279,7 @@ def result_of(plan: Plan, figures: Figures, margin: Margin = STATED) -> Result:
         phases=figures.phases,
         devices=figures.devices,
         serving=dict(figures.serving),
+        unknown=figures.unknown,
     )
 
 

@@ -6,7 +6,7 @@ from collections.abc import Iterable
 
 from ..engines.assumptions import Assumption
 from ..engines.registry import engine_of
-from ..plans.margins import STATED, Margin
+from ..plans.margins import NOT_SURE, STATED, Margin
 from ..plans.plan import Plan
 from ..text import human, printable
 from .result import Result
@@ -47,7 +47,12 @@ def shown_value(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else printable(str(value))
 
 
-VERDICTS = {"fits": "Fits in", "tight": "Tight in", "does not fit": "Does not fit in"}
+VERDICTS = {
+    "fits": "Fits in",
+    "tight": "Tight in",
+    "does not fit": "Does not fit in",
+    NOT_SURE: "Not sure whether it fits in",
+}
 """The beginning of a verdict's sentence, before the budget."""
 
 
@@ -75,6 +80,9 @@ def verdict(result: Result, margin: Margin = STATED, how: str = "") -> str:
             of, rest = counted(result, against), limit - result.bytes[against]
             whose = f"of {of}" if of else "for the process"
             other.append(f" Of {human(limit)} {whose} {human(abs(rest))} are {'left' if rest >= 0 else 'missing'}.")
+    if word == NOT_SURE:
+        left = "too much" if result.margin_bytes < 0 else "to spare"
+        left += f" without what has no rule here, {' and '.join(result.unknown)}"
     return f"{VERDICTS[word]} {budget}{how and ' '}{how}: {spare} {left} {sure}.{''.join(other)}"
 
 

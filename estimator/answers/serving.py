@@ -56,6 +56,8 @@ class Serving:
     mends: tuple[str, ...] = ()
     """Options each of which lets it start."""
     warnings: tuple[str, ...] = field(default=())
+    unknown: tuple[str, ...] = ()
+    """What takes more memory by an amount without a rule, by name. That it starts is not sure then."""
     longest: int | None = None
     """The longest request with which it starts; ``None`` where it starts with none."""
     least_share: float | None = None
@@ -83,7 +85,8 @@ class Serving:
             "blocks": self.blocks,
             "kv_tokens": self.kv_tokens,
             "max_concurrency": self.max_concurrency,
-            "fits": self.fits,
+            "fits": None if self.fits and self.unknown else self.fits,
+            "unknown": list(self.unknown),
             "error": self.refusal,
             "mends": list(self.mends),
             "log": list(self.log),
@@ -114,9 +117,10 @@ def serving(model: str, device: str, contexts: Sequence[int], options: Any, says
     if is_gguf(model):
         raise InputError(f"'{model}' is llama.cpp's file; give a config.json, a built-in name or a hub id")
     found = checkpoint(model, load, getattr(options, engine.draft))
+    unknown = engine.unknown(found, options, gpu)
     options = engine.resolved(options, found.spec, gpu)
     engine.check(options, gpu)
-    answer = replace(_asked(found, gpu, contexts, options), model=model)
+    answer = replace(_asked(found, gpu, contexts, options), model=model, unknown=unknown)
     if not says_mends:
         return answer
 

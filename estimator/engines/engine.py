@@ -111,6 +111,8 @@ class Figures(NamedTuple):
     phases: tuple[Phase, ...] = ()
     devices: tuple[Mapping[str, Any], ...] = ()
     """Where one process uses several devices, the name of each and its bytes, and those of the host."""
+    unknown: tuple[str, ...] = ()
+    """What was asked for and changes memory by an amount without a rule, by name. The verdict is "not sure"."""
     serving: Mapping[str, float] = MappingProxyType({})
     """Of a server: ``kv_tokens`` of its cache, and ``max_concurrency``, the requests that fit at once."""
 

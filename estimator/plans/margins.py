@@ -63,6 +63,10 @@ class Margin(NamedTuple):
 STATED, NO_MARGIN = Margin(), Margin(nbytes=0)
 
 
+NOT_SURE = "not sure"
+"""The verdict where something was read that changes memory by an amount without a rule."""
+
+
 def verdict_of(fits: bool, with_margin: bool) -> str:
     """The verdict in words: whether the prediction fits the budget, and whether it does with the margin added."""
     return "fits" if with_margin else "tight" if fits else "does not fit"

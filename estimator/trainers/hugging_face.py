@@ -41,7 +41,6 @@ ATTENTION: Mapping[str, str] = {
 
 DDP_CAP = 25
 """``DistributedDataParallelKwargs.bucket_cap_mb``."""
-SLOWER_COPY = "the step is answered without it; it changes memory by an amount that has no rule here"
 
 
 def read(settings: Settings, fuses_loss: bool = True) -> None:
@@ -61,9 +60,7 @@ def read(settings: Settings, fuses_loss: bool = True) -> None:
     if (alpha := settings.number("neftune_noise_alpha")) is not None:
         settings.say("neftune_noise_alpha", alpha, "neftune_noise_alpha")
     devices(settings)
-    settings.without_rule(
-        SLOWER_COPY, "torch_compile", "torch_compile_backend", "torch_compile_mode", "label_smoothing_factor"
-    )
+    settings.unknown("torch_compile", "torch_compile_backend", "torch_compile_mode", "label_smoothing_factor")
     settings.without_rule(
         "the batch is searched for by running out of memory; `estimator max-batch` says which fits",
         "auto_find_batch_size",

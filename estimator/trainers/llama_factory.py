@@ -65,9 +65,7 @@ def read(keys: Mapping[str, Any], where: str) -> Reading:
         )
     elif settings.flag("packing", default=stage == "pt"):
         reading.note("packing", True, "samples are joined to full rows of cutoff_len tokens")
-    settings.without_rule(
-        hugging_face.SLOWER_COPY, "shift_attn", "use_unsloth", "upcast_layernorm", "upcast_lmhead_output"
-    )
+    settings.unknown("shift_attn", "use_unsloth", "upcast_layernorm", "upcast_lmhead_output")
     settings.refused("has no rule here", "use_kt", "use_ray", "mixture_of_depths")
     settings.finish()
     return reading

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -24,6 +24,8 @@ class Ignored:
     key: str
     value: Any
     why: str
+    unknown: bool = False
+    """It changes memory by an amount without a rule, so the verdict is "not sure"."""
 
 
 @dataclass
@@ -258,6 +260,12 @@ class Settings:
             if value is not None and value is not False and value not in _OFF:
                 self.reading.ignored.append(Ignored(self.prefix + name, value, why))
 
+    def unknown(self, *names: str) -> None:
+        """Read keys that change memory by an amount without a rule. Those that are set make the verdict "not sure"."""
+        before = len(self.reading.ignored)
+        self.without_rule(UNKNOWN, *names)
+        self.reading.ignored[before:] = [replace(one, unknown=True) for one in self.reading.ignored[before:]]
+
     def refused(self, why: str, *names: str) -> None:
         """Note a problem, which no key of the plan takes away, where one of the keys is set."""
         for name in names:
@@ -291,6 +299,7 @@ SEVERAL = (
     "and with its own batch"
 )
 """Why a key that spreads a step is refused."""
+UNKNOWN = "the step is answered without it; it changes memory by an amount that has no rule here"
 NO_EFFECT = "no effect on memory is known here"
 _OFF: tuple[Any, ...] = (0, "", [], {}, "false", "no", "off")
 _OTHERS = ("eval", "save", "logging", "lr_", "warmup", "hub_", "push_", "dataset", "wandb", "report", "output")

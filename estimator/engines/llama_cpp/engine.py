@@ -601,7 +601,17 @@ class LlamaCpp(Engine):
             ),
             assumptions=_assumptions_of(plan, limits),
             devices=_devices_of(use),
+            unknown=_unknown(plan, model),
         )
+
+
+def _unknown(plan: Any, model: Model) -> tuple[str, ...]:
+    """What changes the buffers by an amount without a rule, by name: logs of 2025 show others than the rules give."""
+    keys = hparams.read(model.header)
+    found = ["split_mode: row with experts"] if plan.llama_cpp.split_mode == "row" and keys.n_expert else []
+    if plan.llama_cpp.build == "2025" and model.header.architecture == "deepseek2":
+        found.append("the cache of multi-head latent attention before pull request 19067")
+    return tuple(found)
 
 
 ENGINE = LlamaCpp()

@@ -144,7 +144,8 @@ class Served(Engine):
         gpu = find(plan.device)
         dtype = plan.dtype if "dtype" in plan.model_fields_set else "auto"
         asked = {self.length: plan.seq, **self.given(plan), "dtype": dtype}
-        options = self.resolved(self.options(**asked), model.spec, gpu)
+        given = self.options(**asked)
+        options = self.resolved(given, model.spec, gpu)
         self.check(options, gpu)
         found = self.start(model, options, gpu)
         sizes = found.bytes
@@ -171,8 +172,17 @@ class Served(Engine):
             sum(prod(shape) for shape in shapes_of(model.spec.config).values()),
             (Limit("process", process, sizes["requested"], process),),
             warnings=(*model.warnings, *model.spec.warnings, *filter(None, (found.refusal,)), *found.warnings),
+            unknown=self.unknown(model, given, gpu) if process <= sizes["requested"] else (),
             serving={"kv_tokens": found.kv_tokens, "max_concurrency": round(found.max_concurrency, 2)},
         )
+
+    def unknown(self, model: Checkpoint, options: Any, gpu: Device) -> tuple[str, ...]:
+        """What takes more of the GPU by an amount without a rule, by name. ``options`` are those that were given."""
+        family = str(model.spec.raw.get("model_type"))
+        looks = family.endswith("_text") and family != "gemma3_text"  # which Gemma 3 1B has, without a vision encoder
+        looks = looks or getattr(model.spec, "whole", None) is not None
+        found = ["the vision encoder of its checkpoint"] if looks else []
+        return (*found, *(["the free share of unified memory"] if gpu.kind == "board" else []))
 
     def on_host(self, options: Any) -> Mapping[str, int]:
         """Figures of the host's memory."""

@@ -219,6 +219,14 @@ class Vllm(Served):
         free = "prefix caching costs nothing: its blocks are those that no request has."
         return (*((assumed,) if options.non_torch is None else ()), *((free,) if options.enable_prefix_caching else ()))
 
+    def unknown(self, model: Checkpoint, options: ServingOptions, gpu: Device) -> tuple[str, ...]:
+        found = super().unknown(model, options, gpu)
+        if model.spec.raw.get("model_type") == "gpt_oss" and gpu.capability and gpu.capability[0] not in (9, 10):
+            found += ("Marlin's padding of experts",)  # Hopper and datacenter Blackwell run other kernels
+        if options.release == "0.11" and "max_num_batched_tokens" not in options.model_fields_set:
+            found += ("max_num_batched_tokens, whose default before 0.8 was max_model_len",)
+        return found
+
     def on_host(self, options: ServingOptions) -> Mapping[str, int]:
         return {"host_cache": round(options.kv_offloading_size * GIB)} if options.kv_offloading_size else {}
 

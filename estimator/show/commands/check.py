@@ -13,7 +13,7 @@ from ...plans.plan import Plan
 from ...text import dumped
 from ...trainers.formats import READERS
 from ...trainers.settings import NO_EFFECT
-from .estimate import print_estimate, title
+from .estimate import print_estimate, status_of, title
 from .options import add_field, add_plan_options, given_keys
 from .tables import show, table
 
@@ -48,7 +48,7 @@ def execute(args: argparse.Namespace) -> int:
         raise InputError(checked.error)
     if not args.json:
         _print(checked)
-    return 1 if checked.result.fits is False else 0
+    return status_of(checked.result)
 
 
 def _print(checked: Checked) -> None:

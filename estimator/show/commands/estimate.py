@@ -10,6 +10,7 @@ from ...answers.result import ON_HOST, Result
 from ...answers.sentences import breakdown, moment_rows, moments_summary, run_summary, runtime_of, summary, verdict
 from ...errors import InputError
 from ...io.files import lines
+from ...plans.margins import NOT_SURE
 from ...plans.models import load
 from ...plans.plan import Plan
 from ...plans.refusals import check_question
@@ -44,7 +45,12 @@ def execute(args: argparse.Namespace) -> int:
         check_question("--phases", plan)
     result = estimate(plan)
     present(args, result.to_dict, lambda: print_estimate(result, title(plan), args.phases))
-    return 1 if result.fits is False else 0
+    return status_of(result)
+
+
+def status_of(result: Result) -> int:
+    """The exit status: 0 it fits, or no budget was given; 1 it does not fit; 2 not sure."""
+    return 2 if result.verdict == NOT_SURE else int(result.fits is False)
 
 
 def print_estimate(result: Result, heading: str, phases: bool = False, with_assumptions: bool = True) -> None:
@@ -96,7 +102,7 @@ def print_estimate(result: Result, heading: str, phases: bool = False, with_assu
     if with_assumptions:
         show_assumptions(result.assumptions)
     if result.fits is not None:
-        show_answer(verdict(result), style="good" if result.fits else "bad")
+        show_answer(verdict(result), style="good" if result.fits and not result.unknown else "bad")
     else:
         show_answer(brief=human(result.bytes[result.against]))
 

@@ -100,7 +100,9 @@ def execute(args: argparse.Namespace) -> int:
 
         write_figure(lambda: serving_figure(answer), args.output)
     starts = answer.fits or not asks_length
-    return 0 if starts and max(one.requests for one in answer.contexts) >= 1 else 1
+    if not starts or max(one.requests for one in answer.contexts) < 1:
+        return 1
+    return 2 if answer.unknown else 0
 
 
 def _cluster(args: argparse.Namespace, model: str, options: Any) -> int:
@@ -164,6 +166,8 @@ def _print(answer: Serving, unknown: Sequence[str]) -> None:
     show_assumptions(assumptions(find(answer.device)))
     for warning in answer.warnings:
         show(f"Note: {warning}")
+    if answer.unknown and answer.fits:
+        show(f"Not sure that it starts: {' and '.join(answer.unknown)} takes more, by an amount that has no rule here.")
     if unknown:
         show(f"Note: left out, since they have no rule here: {', '.join(unknown)}")
     if answer.trained is not None and any(one.tokens > answer.trained for one in answer.contexts):
