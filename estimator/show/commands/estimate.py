@@ -95,6 +95,11 @@ def print_estimate(result: Result, heading: str, phases: bool = False, with_assu
         show(f"Note: {warning}")
     if with_assumptions:
         show_assumptions(result.assumptions)
+    print_verdict(result)
+
+
+def print_verdict(result: Result) -> None:
+    """Print whether a result fits, or if the command is quiet and there is no budget, what it needs."""
     if result.fits is not None:
         show_answer(verdict(result), style="good" if result.fits else "bad")
     else:
