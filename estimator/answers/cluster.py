@@ -16,7 +16,7 @@ from ..errors import InputError, options, shown
 from ..io.fields import checked
 from ..operators.device import Answers, noting
 from ..plans.margins import STATED, Margin, verdict_of
-from ..plans.plan import Plan, parse_plan
+from ..plans.plan import Plan
 from ..plans.refusals import check, check_question
 from ..plans.resolve import resolve
 from ..programs import Step
@@ -24,7 +24,7 @@ from ..steps.sharding import SHARDINGS, kind_of
 from ..steps.sharding.options import SIZES, ShardingOptions, read
 from ..steps.step import StepTotals, run
 from .estimate import Progress, live_of, to_result
-from .inverse import on_device, why_left_out
+from .inverse import on_device, parse_anywhere, why_left_out
 from .result import SCHEMA, Result
 from .tabular import Drawn
 
@@ -231,7 +231,7 @@ def _without_sharding(keys: Mapping[str, Any]) -> tuple[Plan, Mapping[str, Any]]
         named = "sharding" if not isinstance(block, Mapping) or given == "name" else given
         raise InputError(f"smallest-cluster looks for {named}; leave {named} out of the plan")
     checked(ShardingOptions, dict(block), "sharding", "sharding.")
-    return parse_plan({key: value for key, value in keys.items() if key != "sharding"}), block
+    return parse_anywhere({key: value for key, value in keys.items() if key != "sharding"}), block
 
 
 def _layouts(

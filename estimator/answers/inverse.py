@@ -14,11 +14,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from typing import Any
 
-from ..engines.devices import Device, catalogue, find
+from ..engines.devices import DEFAULT_GPU, Device, catalogue, find
 from ..errors import InputError, nearest, options
 from ..methods.options import MethodOptions
 from ..methods.registry import METHODS, method_options
@@ -235,7 +236,7 @@ class _Search:
         # Labels are shifted by one, and a row of a trainer has a prompt and a completion. A target has text and an end.
         least = 2 if key == "target_seq" or (key == "seq" and (plan.loss in SHIFTING or recorded is not None)) else 1
         least = least_batch(plan.trainer, plan.loss_type) if key == "batch" else least
-        least = max(least, tokens_of_images(plan)) if key == "seq" else least
+        least = max(least, tokens_of_images(plan), plan.anchor_seq or 0) if key == "seq" else least
         self.lowest = self._multiple(max(least, -(-plan.mlp_chunks // other)))
         self._results: dict[int, Result | InputError] = {}
         self._lives: dict[tuple[int, int], Callable[[int], float]] = {}
@@ -624,7 +625,7 @@ def smallest_device(
     refused. ``progress`` is called after each estimate. ``margin`` is kept free, by default the estimate's uncertainty.
     Raises ``InputError``, also where the plan is refused everywhere.
     """
-    plan = plan if isinstance(plan, Plan) else parse_plan(plan)
+    plan = plan if isinstance(plan, Plan) else parse_anywhere(plan)
     known = list(dict.fromkeys(map(find, devices))) or catalogue()
     of_kind = [device for device in known if kind is None or kind.lower() in device.kind.lower()]
     if not of_kind:
@@ -687,6 +688,22 @@ def why_left_out(device: Device, named: bool, shares: bool = False) -> str | Non
     if shares and device.capability is None and not named:
         return "devices without CUDA, several of which share no model; name some to ask about them all the same"
     return None
+
+
+def parse_anywhere(keys: Mapping[str, Any]) -> Plan:
+    """The plan of a question that looks for its device: on a GPU where a CPU refuses it, as ``attention: flash``.
+
+    Raises ``InputError``.
+    """
+    try:
+        return parse_plan(keys)
+    except InputError as error:
+        if "runtime" not in keys:
+            with suppress(InputError):
+                plan = parse_plan({**keys, "device": DEFAULT_GPU}).model_copy(update={"device": None})
+                plan.model_fields_set.difference_update(("device", "runtime"))
+                return plan
+        raise error
 
 
 def on_device(plan: Plan, device: Device) -> Plan:

@@ -53,3 +53,10 @@ def test_check_fits_a_screen(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_check_prints_one_line_where_it_is_quiet() -> None:
     assert run(["check", QLORA, "--budget", "99GiB", "--quiet"]).out.count("\n") == 1
+
+
+def test_options_of_a_method_are_added_to_the_files() -> None:
+    """``--r`` without ``--method``: the file names the method."""
+    plan = json.loads(run(["check", QLORA, "--r", "8", "--lora-dropout", "0", "--json"]).out)["plan"]
+    assert (plan["method"]["name"], plan["method"]["r"], plan["method"]["lora_dropout"]) == ("lora", 8, 0)
+    assert plan["method"]["target_modules"] == "all-linear"  # the file's

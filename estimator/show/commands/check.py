@@ -15,7 +15,7 @@ from ...text import dumped, human
 from ...trainers.formats import READERS
 from ...trainers.settings import NO_EFFECT
 from .estimate import print_estimate, print_verdict, title
-from .options import add_field, add_plan_options, given_keys
+from .options import add_field, add_plan_options, keys_beside
 from .tables import lines_of, show, table
 
 SCREEN = 20
@@ -43,7 +43,7 @@ def configure(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None
 
 def execute(args: argparse.Namespace) -> int:
     """Print the estimate of a training file. Returns 1 if it does not fit. Raises ``InputError`` for a refused plan."""
-    keys = given_keys(args)
+    keys = keys_beside(args)
     if args.no_run:
         if asked := keys.get("run"):
             raise InputError(f"--no-run leaves out what {', '.join(asked)} is about; leave one of them out")
