@@ -7,7 +7,7 @@ kernels do not differ in what the step asks of them.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
@@ -191,7 +191,7 @@ def smallest_cluster(
         raise InputError(
             f"this question needs cards to choose from; name them: {options({'devices': ['h100-80gb', 'rtx-4090']})}"
         )
-    plan, own = _without_sharding(keys)
+    plan, own = _without_sharding(keys, [*map(find, devices)])
     check_question("a search for cards", plan)
     left_out: dict[str, tuple[str, ...]] = {}
     cards: list[Device] = []
@@ -224,14 +224,14 @@ def smallest_cluster(
     return Cluster(plan, max_cards, tuple(tried), {**left_out, **_ways(refused)})
 
 
-def _without_sharding(keys: Mapping[str, Any]) -> tuple[Plan, Mapping[str, Any]]:
+def _without_sharding(keys: Mapping[str, Any], devices: Iterable[Device]) -> tuple[Plan, Mapping[str, Any]]:
     """The plan of one process, and the options of a block of sharding that are given. Raises ``InputError``."""
     block = keys.get("sharding") or {}
     if not isinstance(block, Mapping) or (given := next((key for key in LOOKED_FOR if key in block), None)):
         named = "sharding" if not isinstance(block, Mapping) or given == "name" else given
         raise InputError(f"smallest-cluster looks for {named}; leave {named} out of the plan")
     checked(ShardingOptions, dict(block), "sharding", "sharding.")
-    return parse_anywhere({key: value for key, value in keys.items() if key != "sharding"}), block
+    return parse_anywhere({key: value for key, value in keys.items() if key != "sharding"}, devices), block
 
 
 def _layouts(

@@ -13,13 +13,13 @@ live bytes exceed the budget cannot fit. This bounds the answer from above, and 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from typing import Any
 
-from ..engines.devices import DEFAULT_GPU, Device, catalogue, find
+from ..engines.devices import Device, catalogue, find
 from ..errors import InputError, nearest, options
 from ..methods.options import MethodOptions
 from ..methods.registry import METHODS, method_options
@@ -625,8 +625,8 @@ def smallest_device(
     refused. ``progress`` is called after each estimate. ``margin`` is kept free, by default the estimate's uncertainty.
     Raises ``InputError``, also where the plan is refused everywhere.
     """
-    plan = plan if isinstance(plan, Plan) else parse_anywhere(plan)
     known = list(dict.fromkeys(map(find, devices))) or catalogue()
+    plan = plan if isinstance(plan, Plan) else parse_anywhere(plan, known)
     of_kind = [device for device in known if kind is None or kind.lower() in device.kind.lower()]
     if not of_kind:
         kinds = dict.fromkeys(device.kind for device in known)
@@ -690,19 +690,18 @@ def why_left_out(device: Device, named: bool, shares: bool = False) -> str | Non
     return None
 
 
-def parse_anywhere(keys: Mapping[str, Any]) -> Plan:
-    """The plan of a question that looks for its device: on a GPU where a CPU refuses it, as ``attention: flash``.
+def parse_anywhere(keys: Mapping[str, Any], devices: Iterable[Device]) -> Plan:
+    """The plan of a question that looks for one of the ``devices``: on their GPUs where a CPU refuses it, as
+    ``attention: flash``.
 
     Raises ``InputError``.
     """
     try:
         return parse_plan(keys)
     except InputError as error:
-        if "runtime" not in keys:
+        if "runtime" not in keys and any(device.capability for device in devices):
             with suppress(InputError):
-                plan = parse_plan({**keys, "device": DEFAULT_GPU}).model_copy(update={"device": None})
-                plan.model_fields_set.difference_update(("device", "runtime"))
-                return plan
+                return parse_plan({**keys, "runtime": "torch-cuda"})
         raise error
 
 
