@@ -1,4 +1,4 @@
-"""What stands first in an answer, and how long ``check`` is."""
+"""What stands first in an answer, how long ``check`` is, and what a phone is asked."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.helpers.commands import run
+from tests.helpers.commands import refusal, run
 
 LORA = "smollm2-135m --method lora --seq 64"
 QLORA = str(Path(__file__).parents[2] / "docs" / "examples" / "qlora.yaml")
@@ -60,3 +60,18 @@ def test_options_of_a_method_are_added_to_the_files() -> None:
     plan = json.loads(run(["check", QLORA, "--r", "8", "--lora-dropout", "0", "--json"]).out)["plan"]
     assert (plan["method"]["name"], plan["method"]["r"], plan["method"]["lora_dropout"]) == ("lora", 8, 0)
     assert plan["method"]["target_modules"] == "all-linear"  # the file's
+
+
+def test_a_phone_is_not_asked_about_training_unless_told() -> None:
+    """The line names the engines of phones and the commands; each of its mends is answered."""
+    line = ["estimate", "smollm2-135m", "--device", "iphone-15"]
+    said = refusal(*line)
+    assert "a phone, which runs models with llama.cpp, ExecuTorch, LiteRT or MLC" in said
+    assert "`estimator max-context`" in said
+    assert refusal(*line, "--seq", "64", "--dtype", "float16") == said
+    for more in (["--task", "train"], ["--method", "lora"], ["--runtime", "torch-cpu"], ["--batch", "2"]):
+        assert run([*line, "--seq", "64", *more]).out.count("A training step in PyTorch on a CPU.") == 1
+    for more in (["--dtype", "Q4_K_M", "--n-ctx", "4096"], ["--task", "infer", "--seq", "64"]):
+        assert run([*line, *more]).status == 0
+    assert run(["max-context", *line[1:]]).status == 0
+    assert run([*line[:3], "laptop-8gb", "--seq", "64"]).status == 0

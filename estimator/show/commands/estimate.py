@@ -40,6 +40,7 @@ def execute(args: argparse.Namespace) -> int:
             )
         return _many(args.plans)
     plan = plan_from(args)
+    check_question("training by default", plan)
     if args.phases:
         check_question("--phases", plan)
     result = estimate(plan)
