@@ -220,8 +220,8 @@ def smallest_device(
     from .answers.inverse import smallest_device as smallest
     from .plans.margins import Margin
 
-    asked, names = parse_plan(_keys(plan, keys)), _listed("devices", devices, str)
-    return smallest(asked, _text("kind", kind), margin=Margin.parse(margin), devices=names)
+    names = _listed("devices", devices, str)
+    return smallest(_keys(plan, keys), _text("kind", kind), margin=Margin.parse(margin), devices=names)
 
 
 @with_keys

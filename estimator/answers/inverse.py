@@ -13,7 +13,8 @@ live bytes exceed the budget cannot fit. This bounds the answer from above, and 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from typing import Any
@@ -235,7 +236,7 @@ class _Search:
         # Labels are shifted by one, and a row of a trainer has a prompt and a completion. A target has text and an end.
         least = 2 if key == "target_seq" or (key == "seq" and (plan.loss in SHIFTING or recorded is not None)) else 1
         least = least_batch(plan.trainer, plan.loss_type) if key == "batch" else least
-        least = max(least, tokens_of_images(plan)) if key == "seq" else least
+        least = max(least, tokens_of_images(plan), plan.anchor_seq or 0) if key == "seq" else least
         self.lowest = self._multiple(max(least, -(-plan.mlp_chunks // other)))
         self._results: dict[int, Result | InputError] = {}
         self._lives: dict[tuple[int, int], Callable[[int], float]] = {}
@@ -624,8 +625,8 @@ def smallest_device(
     refused. ``progress`` is called after each estimate. ``margin`` is kept free, by default the estimate's uncertainty.
     Raises ``InputError``, also where the plan is refused everywhere.
     """
-    plan = plan if isinstance(plan, Plan) else parse_plan(plan)
     known = list(dict.fromkeys(map(find, devices))) or catalogue()
+    plan = plan if isinstance(plan, Plan) else parse_anywhere(plan, known)
     of_kind = [device for device in known if kind is None or kind.lower() in device.kind.lower()]
     if not of_kind:
         kinds = dict.fromkeys(device.kind for device in known)
@@ -687,6 +688,21 @@ def why_left_out(device: Device, named: bool, shares: bool = False) -> str | Non
     if shares and device.capability is None and not named:
         return "devices without CUDA, several of which share no model; name some to ask about them all the same"
     return None
+
+
+def parse_anywhere(keys: Mapping[str, Any], devices: Iterable[Device]) -> Plan:
+    """The plan of a question that looks for one of the ``devices``: on their GPUs where a CPU refuses it, as
+    ``attention: flash``.
+
+    Raises ``InputError``.
+    """
+    try:
+        return parse_plan(keys)
+    except InputError as error:
+        if "runtime" not in keys and any(device.capability for device in devices):
+            with suppress(InputError):
+                return parse_plan({**keys, "runtime": "torch-cuda"})
+        raise error
 
 
 def on_device(plan: Plan, device: Device) -> Plan:

@@ -155,16 +155,23 @@ class Layout:
 def smallest_cluster(model: str, devices: Sequence[str], options: Any) -> list[Layout]:
     """The fewest cards of each kind with which it starts, up to 64; a kind with which it never does has none.
 
-    A layer is split among up to eight cards, which are one machine's; machines have some layers each.
+    A layer is split among up to eight cards, which are one machine's; machines have some layers each. Ranks and stages
+    that the options give stay as they are.
     """
     found, engine = [], server(options)
+    keys = (engine.ranks_key, engine.stages_key)
+    given = {key: getattr(options, key) for key in keys if key in options.model_fields_set}
+    layouts = [(1, 1), (2, 1), (4, 1), (8, 1), (8, 2), (8, 4), (8, 8)]
+    if given:
+        ranks, stages = ([given[key]] if key in given else [1, 2, 4, 8] for key in keys)
+        layouts = sorted(((tp, pp) for tp in ranks for pp in stages), key=lambda sizes: sizes[0] * sizes[1])
     for device in devices:
-        for tp, pp in ((1, 1), (2, 1), (4, 1), (8, 1), (8, 2), (8, 4), (8, 8)):
-            sizes = {engine.ranks_key: tp, engine.stages_key: pp}
+        for tp, pp in layouts:
             try:
+                sizes = dict(zip(keys, (tp, pp), strict=True))
                 answer = serving(model, device, [1], options.model_copy(update=sizes), False)
             except InputError:
-                if tp == 1:
+                if (tp, pp) == layouts[0]:
                     raise
                 continue
             if answer.fits:

@@ -373,6 +373,11 @@ def load(model: str) -> ModelSpec:
         return _builtin(spec)
     if path := existing(Path(model)):
         return _local(path)
+    if " --" in model:
+        raise InputError(
+            f"{shown(model.partition(' --')[0])} and its options are a command line; `estimator check` reads those of "
+            "training tools"
+        )
     if model.endswith((".json", ".gguf", ".safetensors")):
         raise InputError(f"no file '{model}'; give a config.json, its folder, or a name that `estimator models` lists")
     if model.count("/") <= 1 and (sibling := _sibling(model)):

@@ -323,7 +323,7 @@ def with_presets(plan: Keys) -> tuple[dict[str, Any], dict[str, str]]:
         more = {**_by_trainer(shared, filled), **_unused(shared, filled)}
         more = {key: value for key, value in more.items() if key not in shared}
         filled["sharding"] = {**shared, **more}
-        whose |= dict.fromkeys(more, TRAINERS[filled["trainer"]].whose)
+        whose |= dict.fromkeys(more, _of_trainer(filled).whose)
         if more.get("groups") == "layers" and _is_adapted(filled):
             whose["groups"] += _WITH_ITS_LAYER
     return filled, whose
@@ -347,7 +347,13 @@ def _presets(plan: Keys) -> list[Preset]:
     if not isinstance(trainer, str) or trainer not in TRAINERS:
         hint = nearest(trainer, TRAINERS) if isinstance(trainer, str) else ""
         raise InputError(f"trainer: {shown(trainer)} is not known{hint}; known are {', '.join(TRAINERS)}")
-    return [*found, TRAINERS[trainer]]
+    return [*found, _of_trainer(plan)]
+
+
+def _of_trainer(plan: Keys) -> Preset:
+    """The preset of a plan's trainer, with the release of TRL that the plan names."""
+    preset, release = TRAINERS[plan["trainer"]], plan.get("trl", "1.16")
+    return preset if release == "1.16" else preset._replace(whose=preset.whose.replace("TRL 1.16.0", f"TRL {release}"))
 
 
 def _named(method: Any) -> str:

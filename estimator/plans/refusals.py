@@ -788,6 +788,10 @@ _IS_NO_GPU: Refusals = {
         lambda p: not p.engine.replays
     ),
 }
+_SAID_OF_INFERENCE = {"model", "device", "dtype", "seq", "budget", "ios_increased_memory_limit"}
+"""Keys that say nothing about training."""
+
+
 QUESTIONS: Mapping[str, Refusals] = {
     "a formula": {
         f"num_beams: {{p.generate.num_beams}}, whose copies are compared by size; {_ESTIMATE}": (
@@ -814,6 +818,17 @@ QUESTIONS: Mapping[str, Refusals] = {
     "advice": {**_RUNS_NO_STEP, **_HAS_A_RUN},
     "a search for cards": {**_RUNS_NO_STEP, **_HAS_A_RUN},
     "a comparison of training steps": {**_IS_INFERENCE, **_HAS_A_RUN},
+    "training by default": {
+        "device: {p.device}, a phone, which runs models with llama.cpp, ExecuTorch, LiteRT or MLC; ask `estimator "
+        "max-context`, or add dtype: Q4_K_M and n_ctx: 4096; task: train asks for a training step on its CPU": (
+            lambda p: (
+                p.task == "train"
+                and p.model_fields_set <= _SAID_OF_INFERENCE
+                and p.device is not None
+                and find(p.device).is_phone
+            )
+        ),
+    },
     "a timeline": {
         "runtime: {p.runtime}, since it shows PyTorch's CUDA allocator; set runtime: torch-cuda, or a GPU, or write a "
         "memory snapshot: --output FILE.pickle": lambda p: p.engine.runs_steps and not p.engine.replays,

@@ -53,7 +53,8 @@ class Resolved(NamedTuple):
         """The same plan with another batch and sequence."""
         if (batch, seq) == (self.plan.batch, self.plan.seq):
             return self
-        plan = self.plan.model_copy(update={"batch": batch, "seq": seq})
+        anchor = self.plan.anchor_seq and min(self.plan.anchor_seq, seq)  # a first step may be shorter
+        plan = self.plan.model_copy(update={"batch": batch, "seq": seq, "anchor_seq": anchor})
         if "seq" not in self.plan.model_fields_set:
             plan.model_fields_set.discard("seq")  # nobody gave it
         check_step(plan)

@@ -73,6 +73,7 @@ def read(source: str, tool: str | None = None) -> Reading:
     if found is None and source != STANDARD_INPUT:
         if shell.is_line(source) and " " in source.strip():
             return _of_line(source, "the line", Path(), tool)
+        shell.refuse_unread(source, "the line")
         raise InputError(f"no file '{source}'; give {WANTED}")
     if found is not None and found.is_dir():
         return _of_folder(found, tool)

@@ -170,7 +170,8 @@ def _method(settings: Settings) -> None:
         double, quant_type = settings.flag("double_quantization", default=True), settings.text("quantization_type")
         adapters.bitsandbytes(settings, bits, "quantization_bit", compute, double, quant_type or "nf4", compute)
         settings.say("rest_dtype", loaded, "quantization_bit")
-    settings.value("quantization_method", "quantization_type")
+    settings.value("quantization_method")
+    settings.value("quantization_type")
     settings.value("double_quantization")
     if kind == "lora":
         block = adapters.block(settings, "lora", _LORA, {"r": 8, "target_modules": "all-linear"})

@@ -44,6 +44,39 @@ def test_a_launcher_of_processes(launcher: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("words", "processes"),
+    [
+        ("--nproc_per_node 8", 8),
+        ("--nproc_per_node=8", 8),
+        ("--nnodes 1 --nproc_per_node 4", 4),
+        ("--rdzv_backend c10d --nnodes 2 --nproc_per_node 4", 8),
+    ],
+)
+def test_torchruns_options_before_a_recipe_of_torchtune(words: str, processes: int) -> None:
+    """``tune run`` takes them as torchrun does, with a space or an equals sign."""
+    line = parse(f"tune run {words} full_finetune_distributed --config tt.yaml", "the line")
+    assert (line.processes, line.files, line.options) == (processes, ["tt.yaml"], {})
+
+
+@pytest.mark.parametrize("text", ["swift sft --model gpt2", "#!/bin/sh\nA=1 swift rlhf \\\n  --model gpt2\n"])
+def test_a_tool_that_is_not_read(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "run.sh"
+    path.write_text(text, encoding="utf-8")
+    for source in (text, str(path)):
+        with pytest.raises(InputError, match="ms-swift's options are not read; give them as a plan"):
+            read(source)
+
+
+def test_llama_factorys_method_and_type_of_quantisation_are_two_keys(tmp_path: Path) -> None:
+    keys = {"model_name_or_path": "gpt2", "stage": "sft", "finetuning_type": "lora", "cutoff_len": 64}
+    path = tmp_path / "lora.yaml"
+    path.write_text(
+        json.dumps({**keys, "quantization_bit": 4, "quantization_method": "bnb", "quantization_type": "fp4"})
+    )
+    assert read(str(path)).plan["dtype"] == "fp4"
+
+
+@pytest.mark.parametrize(
     ("keys", "said"),
     [({}, True), ({"load_in_8bit": True}, False)],
     ids=["16 bits", "8 bits"],

@@ -107,9 +107,8 @@ KEYS = Keys(
         "method: lora (with use_dora: true for DoRA) or full": lambda p: p.method.name not in ("full", "lora"),
         "method: lora has no rule with other options than r, lora_alpha, target_modules, use_rslora and use_dora on "
         "runtime: mlx; leave them out": lambda p: _trains_lora(p) and _has_more(p.method),
-        "lora_dropout: {p.method.lora_dropout} has no rule with runtime: mlx; leave it out": lambda p: (
-            _trains_lora(p) and p.method.lora_dropout
-        ),
+        "lora_dropout: {p.method.lora_dropout} has no rule with runtime: mlx, whose masks are not counted; set "
+        "lora_dropout: 0 for the bytes without them": lambda p: _trains_lora(p) and p.method.lora_dropout,
         "checkpointing: {p.checkpointing} does not go with runtime: mlx, whose grad_checkpoint is of each layer; set "
         "checkpointing: layer": lambda p: p.checkpointing not in ("none", "layer"),
         "optimizer: {p.optimizer} has no rule with runtime: mlx; take adamw (mlx-lm's adam takes the same memory) or "

@@ -15,7 +15,7 @@ from ...answers.sentences import shown_value, verdict
 from ...errors import InputError
 from ...plans.margins import MARGIN_HELP, Margin
 from ...text import human
-from .options import add_plan_options, given_keys, given_options, plan_mapping
+from .options import add_plan_options, given_options, keys_beside, plan_mapping
 from .tables import (
     Progress,
     check_output,
@@ -53,7 +53,7 @@ def execute(args: argparse.Namespace) -> int:
         if args.file is None or args.model is not None:
             raise InputError("--model goes with --file, in place of a model before the options; give one of the two")
         args.model = args.model_of_file
-    keys = _keys(args) if args.file is None else given_keys(args)
+    keys = _keys(args) if args.file is None else keys_beside(args)
     check_output(args.output)
     margin = Margin.parse(args.margin)
     found: FileAdvice | None = None

@@ -41,6 +41,7 @@ def execute(args: argparse.Namespace) -> int:
             )
         return _many(args.plans)
     plan = plan_from(args)
+    check_question("training by default", plan)
     if args.phases:
         check_question("--phases", plan)
     result = estimate(plan)
@@ -101,6 +102,11 @@ def print_estimate(result: Result, heading: str, phases: bool = False, with_assu
         show(f"Note: {warning}")
     if with_assumptions:
         show_assumptions(result.assumptions)
+    print_verdict(result)
+
+
+def print_verdict(result: Result) -> None:
+    """Print whether a result fits, or if the command is quiet and there is no budget, what it needs."""
     if result.fits is not None:
         show_answer(verdict(result), style="good" if result.fits and not result.unknown else "bad")
     else:

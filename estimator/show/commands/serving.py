@@ -130,6 +130,17 @@ def _object(answer: Serving, unknown: Sequence[str]) -> dict[str, Any]:
     return {**answer.to_dict(), **({"unknown_options": list(unknown)} if unknown else {})}
 
 
+def _verdict(answer: Serving) -> str:
+    tokens = getattr(answer.options, answer.engine.length)
+    if answer.refusal is not None:
+        return f"{answer.engine.title} does not start on {answer.device} with requests of {tokens:,} tokens."
+    if answer.unknown:
+        unsure = f"{' and '.join(answer.unknown)} takes more, by an amount that has no rule here"
+        return f"Not sure that {answer.engine.title} starts on {answer.device}: {unsure}."
+    room = f"{answer.max_concurrency:.2f} requests of {tokens:,} tokens at once"
+    return f"{answer.engine.title} starts on {answer.device}, with room for {room}."
+
+
 def _print(answer: Serving, unknown: Sequence[str]) -> None:
     options, engine = answer.options, answer.engine
     ranks = f", {options.world} ranks" if options.world > 1 else ""
@@ -161,13 +172,11 @@ def _print(answer: Serving, unknown: Sequence[str]) -> None:
                 left=(),
             )
         )
-    for one in answer.contexts:
-        show_answer(brief=f"{one.tokens:,} tokens: {int(one.requests):,}")
+    requests = "\n".join(f"{one.tokens:,} tokens: {int(one.requests):,}" for one in answer.contexts)
+    show_answer(_verdict(answer), brief=requests, style="good" if answer.fits else "bad")
     show_assumptions(assumptions(find(answer.device)))
     for warning in answer.warnings:
         show(f"Note: {warning}")
-    if answer.unknown and answer.fits:
-        show(f"Not sure that it starts: {' and '.join(answer.unknown)} takes more, by an amount that has no rule here.")
     if unknown:
         show(f"Note: left out, since they have no rule here: {', '.join(unknown)}")
     if answer.trained is not None and any(one.tokens > answer.trained for one in answer.contexts):
