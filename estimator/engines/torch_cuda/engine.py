@@ -14,7 +14,7 @@ from ..devices import DEFAULT_GPU, Device, context_bytes, find
 from ..engine import Job
 from ..replay import Batch, Usage
 from ..torch import Torch
-from .nccl import nccl_bytes
+from .nccl import FITTED, LEAST, MOST, nccl_bytes
 
 if TYPE_CHECKING:
     from ..replay import Timeline
@@ -60,12 +60,18 @@ class TorchCuda(Torch):
         return Cuda(capability, plan.sdpa_kernel)
 
     def beside(self, plan: Any) -> int:
-        """Bytes of the CUDA context on the plan's device, by default ``DEFAULT_GPU``, and of NCCL's buffers."""
-        return context_bytes(self.device_of(plan))[0] + nccl_bytes(plan.sharding)
+        """Bytes of the CUDA context on the plan's device, by default ``DEFAULT_GPU``, and of NCCL."""
+        buffers = self._nccl(plan)
+        return context_bytes(self.device_of(plan))[0] + buffers + (FITTED if buffers else 0)
+
+    def _nccl(self, plan: Any) -> int:
+        capability = self.device_of(plan).capability
+        return nccl_bytes(plan.sharding, capability, plan.torch) if capability else 0
 
     def floors(self, job: Job) -> Mapping[str, int]:
         held = workspaces(job.step.procedure.runs_backward) * job.step.device.cublas_workspace
-        return {"allocated_at_least": held, "process_at_least": held + self.beside(job.plan)}
+        outside = self.beside(job.plan) - (FITTED - LEAST if self._nccl(job.plan) else 0)
+        return {"allocated_at_least": held, "process_at_least": held + outside}
 
     def batches(self, plan: Any) -> list[Batch]:
         """The steps that are replayed, the plan's longest batch last (or first, where lengths are grouped).
@@ -116,10 +122,10 @@ class TorchCuda(Torch):
             notes.append("it fits because PyTorch's allocator gives cached memory back when there is none left")
         if used is None or used.out_of_memory is not None:
             used = replayed(job, batches, logs=logs)
-        if nccl := nccl_bytes(job.plan.sharding):
+        if nccl := self._nccl(job.plan):
             notes.append(
-                f"process has {human(nccl)} of NCCL's buffers, as on eight H100 with NVSwitch; cards without NVLink "
-                "have less"
+                f"process has {human(nccl + FITTED)} for NCCL: {human(nccl)} of buffers, and {human(FITTED)} that runs on "
+                f"two A100 had beyond them in the median; as in those, {human(nccl + LEAST)} to {human(nccl + MOST)}"
             )
         if job.step.mixes_dtensors and job.step.procedure.trains:
             notes.append(
