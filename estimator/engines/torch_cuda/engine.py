@@ -124,8 +124,8 @@ class TorchCuda(Torch):
             used = replayed(job, batches, logs=logs)
         if nccl := self._nccl(job.plan):
             notes.append(
-                f"process has {human(nccl + FITTED)} for NCCL: {human(nccl)} of buffers, and {human(FITTED)} that runs on "
-                f"two A100 had beyond them in the median; as in those, {human(nccl + LEAST)} to {human(nccl + MOST)}"
+                f"process has {human(nccl + FITTED)} for NCCL: {human(nccl)} of buffers, and {human(FITTED)} that runs "
+                f"on two A100 had beyond them in the median; as in those, {human(nccl + LEAST)} to {human(nccl + MOST)}"
             )
         if job.step.mixes_dtensors and job.step.procedure.trains:
             notes.append(
