@@ -170,10 +170,12 @@ Keys of a plan, as keywords:
         entitlement, and a higher limit
     budget (default None): memory to fit, with a unit: 8GiB, 24GB; beside a device it replaces the
         limit of one application
+    host_memory (default None): the machine's RAM, with a unit: beside a GPU, for what is offloaded,
+        loaded or served from it
     beside them, of llama_cpp: n_ctx, n_batch, n_ubatch, type_k, type_v, flash_attn, n_seq_max,
         kv_unified, swa_full, use_mmap, repack, n_outputs_max, n_gpu_layers, tensor_split,
-        split_mode, main_gpu, no_kv_offload, n_cpu_moe, override_tensor, mmproj, model_draft,
-        n_gpu_layers_draft, preset, backend, build
+        split_mode, main_gpu, cache_ram, no_kv_offload, n_cpu_moe, override_tensor, mmproj,
+        model_draft, n_gpu_layers_draft, preset, backend, build
     beside them, of vllm: release, kv_cache_dtype, max_model_len, tensor_parallel_size,
         pipeline_parallel_size, data_parallel_size, decode_context_parallel_size,
         enable_expert_parallel, gpu_memory_utilization, kv_cache_memory_bytes,

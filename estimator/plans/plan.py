@@ -451,6 +451,10 @@ class Plan(_WithEngines):
         None,
         description="memory to fit, with a unit: 8GiB, 24GB; beside a device it replaces the limit of one application",
     )
+    host_memory: str | None = Field(
+        None,
+        description="the machine's RAM, with a unit: beside a GPU, for what is offloaded, loaded or served from it",
+    )
 
     def __repr_args__(self) -> Iterator[tuple[str, Any]]:
         """The keys that are given."""
@@ -653,6 +657,10 @@ class Plan(_WithEngines):
                 )
             return budget
         return None if device is None else limit_of(device, self.ios_increased_memory_limit)
+
+    def host_memory_bytes(self) -> int | None:
+        """Bytes of the machine's RAM; ``None`` if they are not given."""
+        return None if self.host_memory is None else parse_size(self.host_memory)
 
     def with_targets(self, why: str) -> "Plan":
         """The plan with its method on all linear layers, and ``why`` among the assumptions."""
