@@ -19,8 +19,14 @@ from tests.cases.small_models import write_config
 
 GIB = 2**30
 LLAMA_33B = {
-    **{"hidden_size": 6656, "intermediate_size": 17920, "num_hidden_layers": 60, "num_attention_heads": 52},
-    **{"num_key_value_heads": 52, "vocab_size": 32000, "max_position_embeddings": 2048, "tie_word_embeddings": False},
+    "hidden_size": 6656,
+    "intermediate_size": 17920,
+    "num_hidden_layers": 60,
+    "num_attention_heads": 52,
+    "num_key_value_heads": 52,
+    "vocab_size": 32000,
+    "max_position_embeddings": 2048,
+    "tie_word_embeddings": False,
 }
 OFFLOADED = {"name": "zero3", "offload_optimizer": "cpu", "offload_param": "cpu"}
 SMALL: dict[str, Any] = {"model": "smollm2-135m", "seq": 64, "device": "rtx-4090"}
@@ -49,7 +55,8 @@ def test_one_card_whose_host_was_too_small() -> None:
     """Witness: issue 6755 of LLaMA-Factory. A model of 32 billion parameters on one H100 was killed with 744 GB."""
     step = {"model": "qwen2.5-32b", "seq": 1024, "checkpointing": "layer", "dtype": "bfloat16", "device": "h100-80gb"}
     found = estimate({**step, "sharding": {**OFFLOADED, "world_size": 1}, "host_memory": "744GB"})
-    assert found.fits is False and found.bytes["process"] < found.limits["process"]
+    assert found.fits is False
+    assert found.bytes["process"] < found.limits["process"]
 
 
 @pytest.mark.parametrize(("host_memory", "fits"), [("1GB", False), ("64GiB", True)])
@@ -103,7 +110,8 @@ def test_the_largest_batch_is_the_host_s() -> None:
     """Saved activations in the host's memory limit the batch before the card does."""
     plan = {**SMALL, "seq": 1024, "saved_activations": "on-host"}
     found = solve("max-batch", {**plan, "host_memory": "32GiB"}, margin=NO_MARGIN)
-    assert found.answer is not None and found.next_value is not None
+    assert found.answer is not None
+    assert found.next_value is not None
     assert estimate({**plan, "batch": found.answer, "host_memory": "32GiB"}).fits is True
     after = estimate({**plan, "batch": found.next_value, "host_memory": "32GiB"})
     assert (after.fits, after.against) == (False, "host")
@@ -115,7 +123,8 @@ def test_advice_leaves_what_the_host_has_no_room_for(tmp_path: Path) -> None:
     plan = {"model": write_config(tmp_path / "m", {}), "seq": 64, "device": "rtx-3060"}
     rests = {"sharding": {"name": "fsdp2", "world_size": 2, "cpu_offload": True}}
     (room,), (short,) = (advise({**plan, **rests, "host_memory": ram}) for ram in ("64GiB", "700MiB"))
-    assert room.base.fits(room.limit) and not short.base.fits(short.limit)
+    assert room.base.fits(room.limit)
+    assert not short.base.fits(short.limit)
     assert short.base.result.against == "host"
 
 

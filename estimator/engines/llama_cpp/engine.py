@@ -353,11 +353,13 @@ def _offload_notes(plan: Any, use: Usage) -> list[str]:
     held, host = [sum(one) for one in use.caches], sum(use.caches[-1])
     where = "on the host, since no_kv_offload is set" if plan.llama_cpp.no_kv_offload else "where their layers are"
     share = f": {human(sum(held) - host)} on devices, {human(host)} on the host" if host and sum(held) > host else ""
+    counted = "host_memory counts" if plan.host_memory else "is not counted"
+    kept = f"; llama-server also keeps up to {human(kept_prompts(plan))} of earlier prompts in the host's memory "
+    kept += f"(--cache-ram), which {counted}"
     return [
         f"KV cache and states are {where}{share}",
-        f"prefix caching: a prompt's beginning that is in the cache is used again, which takes nothing more; "
-        f"llama-server also keeps up to {human(kept_prompts(plan))} of earlier prompts in the host's memory "
-        f"(--cache-ram), which {'host_memory counts' if plan.host_memory else 'is not counted'}",
+        "prefix caching: a prompt's beginning that is in the cache is used again, which takes nothing more"
+        f"{kept if kept_prompts(plan) else ''}",
     ]
 
 
