@@ -125,7 +125,7 @@ PLAN_OPTIONS: dict[str, tuple[list[str], Any]] = {
     "device": (["--device", "rtx-4090"], "rtx-4090"),
     "ios_increased_memory_limit": (["--device", "iphone-15", "--ios-increased-memory-limit"], True),
     "budget": (["--budget", "24 GB"], "24 GB"),
-    "host_memory": (["--host-memory", "64GiB", *CUDA, "--saved-activations", "on-host"], "64GiB"),
+    "host_memory": (["--host-memory", "64GiB", "--saved-activations", "on-host", *CUDA], "64GiB"),
 }
 METHOD_OPTIONS: dict[str, tuple[list[str], dict[str, Any]]] = {
     "target_modules": (
@@ -643,6 +643,7 @@ def test_every_plan_key_is_an_option(key: str) -> None:
         "empty_cache": {"lengths": {"histogram": {64: 9, 700: 1}}},
         "ios_increased_memory_limit": {"device": "iphone-15"},
         "torch": {"seq": 1000},
+        "host_memory": {"saved_activations": "on-host"},
         "experts_implementation": {"seq": 100},
         "routing": {"experts_implementation": "eager", "seq": 100},
         "trl": {"trainer": "trl-sft", "seq": 40},
