@@ -170,8 +170,8 @@ Keys of a plan, as keywords:
         entitlement, and a higher limit
     budget (default None): memory to fit, with a unit: 8GiB, 24GB; beside a device it replaces the
         limit of one application
-    host_memory (default None): the machine's RAM with a unit, or this, for what is offloaded,
-        loaded or served from it beside a GPU
+    host_memory (default None): the machine's RAM (a size, or this) for what is offloaded, loaded or
+        served from it beside a GPU
     beside them, of llama_cpp: n_ctx, n_batch, n_ubatch, type_k, type_v, flash_attn, n_seq_max,
         kv_unified, swa_full, use_mmap, repack, n_outputs_max, n_gpu_layers, tensor_split,
         split_mode, main_gpu, cache_ram, no_kv_offload, n_cpu_moe, override_tensor, mmproj,

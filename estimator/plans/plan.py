@@ -453,7 +453,7 @@ class Plan(_WithEngines):
     )
     host_memory: str | None = Field(
         None,
-        description="the machine's RAM with a unit, or this, for what is offloaded, loaded or served from it beside a GPU",
+        description="the machine's RAM (a size, or this) for what is offloaded, loaded or served from it beside a GPU",
     )
 
     def __repr_args__(self) -> Iterator[tuple[str, Any]]:
