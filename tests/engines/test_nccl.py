@@ -11,7 +11,9 @@ import pytest
 from estimator.answers.estimate import estimate
 from estimator.engines.devices import context_bytes, find
 from estimator.engines.torch_cuda.nccl import CONNECTION, FITTED, LEAST, MIB, MOST, nccl_bytes
+from estimator.engines.vllm.engine import NON_TORCH
 from estimator.steps.sharding.options import read
+from estimator.text import human
 from tests.cases import published_runs, recorded_bytes
 
 A100, H100, RTX_4090 = (8, 0), (9, 0), (8, 9)
@@ -106,6 +108,25 @@ def test_a_process_has_it_beside_its_tensors() -> None:
     plan = {"model": "smollm-135m", "seq": 64, "device": "rtx-4090"}
     alone, first = estimate(plan), estimate({**plan, "sharding": {"name": "fsdp2", "world_size": 8}})
     outside = [one.bytes["process"] - one.bytes["reserved_peak"] for one in (alone, first)]
-    assert outside[1] - outside[0] == nccl_bytes(read({"name": "fsdp2", "world_size": 8}), RTX_4090, "2.13") + FITTED
+    assert outside[1] - outside[0] == nccl_bytes(read({"name": "fsdp2", "world_size": 8}), RTX_4090, "2.13")
     assert any("NCCL" in warning for warning in first.warnings)
     assert not any("NCCL" in warning for warning in alone.warnings)
+
+
+@pytest.mark.consistency
+def test_the_range_is_stated_where_runs_show_it() -> None:
+    """Cards with NVLink have what the published runs had; of others there are none."""
+    plan = {"model": "smollm-135m", "seq": 64, "sharding": {"name": "fsdp2", "world_size": 2}}
+    linked, apart = estimate({**plan, "device": "a100-80gb"}), estimate({**plan, "device": "rtx-4090"})
+    buffers = nccl_bytes(read(plan["sharding"]), A100, "2.13")
+    outside = linked.bytes["process"] - linked.bytes["reserved_peak"]
+    assert outside == context_bytes(find("a100-80gb"))[0] + buffers + FITTED
+    said = next(one for one in linked.warnings if "NCCL" in one)
+    assert f"as in those, {human(buffers + LEAST)} to {human(buffers + MOST)}" in said
+    assert any("no process on cards without NVLink is published" in one for one in apart.warnings)
+
+
+def test_cards_without_nvlink_take_what_a_server_logs() -> None:
+    """Witness: vLLM's logs of one and of two RTX 3090 and 4090 (``NON_TORCH``), in GiB with two digits."""
+    buffers = nccl_bytes(read({"tp": 2}), RTX_4090, "2.13")
+    assert round(buffers / 2**30, 2) == round(NON_TORCH[False][2] - NON_TORCH[False][1], 2)

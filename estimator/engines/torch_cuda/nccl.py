@@ -6,6 +6,7 @@ A communicator of two A100 has 544 MiB, a larger one 688 MiB at the end of its t
 from __future__ import annotations
 
 from ...steps.sharding.options import ShardingOptions
+from ...text import human
 
 MIB = 2**20
 CONNECTION = 12 * MIB
@@ -43,6 +44,22 @@ def nccl_bytes(sharding: ShardingOptions | None, capability: tuple[int, int], to
     groups = [size for size in (sharding.replicate, sharding.tp, world // sharding.split) if size > 1]
     groups += [world] if len(groups) > 1 else []
     return sum(_communicator(size, capability, _numbers(torch)) for size in groups)
+
+
+def said(buffers: int, fitted: int) -> list[str]:
+    """What an answer says of a process's share, with the range of the runs that it was fitted to. Sizes are bytes."""
+    if fitted:
+        return [
+            f"process has {human(buffers + fitted)} for NCCL: {human(buffers)} of buffers, and {human(fitted)} that "
+            "runs on two A100 had beyond them in the median; as in those, "
+            f"{human(buffers + LEAST)} to {human(buffers + MOST)}"
+        ]
+    if buffers:
+        return [
+            f"process has {human(buffers)} of NCCL's buffers; no process on cards without NVLink is published, and "
+            f"those on two A100 had up to {human(MOST)} more"
+        ]
+    return []
 
 
 def _communicator(ranks: int, capability: tuple[int, int], torch: tuple[int, ...]) -> int:
