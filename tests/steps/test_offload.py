@@ -168,6 +168,20 @@ def test_parameters_of_zero_3_rest_on_the_host(tmp_path: Path) -> None:
     assert estimate({**plan, "sharding": alone}).bytes["parameters"] == 0
 
 
+def test_a_cached_block_of_a_part_holds_the_gradients(tmp_path: Path) -> None:
+    """Witness: arithmetic, by ``CachingHostAllocator.h``. Where one parameter is most of a model, its part's block is
+    of the size that the gradients in 16 bits ask for.
+    """
+    config = {**ONE_LAYER, "vocab_size": 4096, "tie_word_embeddings": True}
+    sharding = {"name": "zero3", **BUCKETS, "offload_param": "cpu"}
+    plan = {**TUNED, "model": write_config(tmp_path / "model", config), "sharding": sharding}
+    found = estimate(plan).bytes
+    parts = [4096 * 96, *(rows * columns for rows, columns in SHAPES if (rows, columns) != (100, 96))]
+    part = sum(parts) // 2
+    assert block_bytes(parts[0]) == block_bytes(part * 2) == 2**19
+    assert found["host_pinned"] == sum(map(block_bytes, parts)) + block_bytes(part * 2) + block_bytes(part * 4)
+
+
 def test_gradients_that_are_added_to_on_the_host_arrive_there_first(tmp_path: Path) -> None:
     """Witness: arithmetic. SGD makes nothing, so the largest gradient that arrives is all that is not pinned."""
     plan = {"model": write_config(tmp_path / "model", ONE_LAYER), "dtype": "float32", "batch": 1, "seq": 2, **CARD}
