@@ -20,6 +20,7 @@ from functools import cache
 from typing import Any
 
 from ..engines.devices import Device, catalogue, find
+from ..engines.engine import HOST
 from ..errors import InputError, nearest, options
 from ..methods.options import MethodOptions
 from ..methods.registry import METHODS, method_options
@@ -283,7 +284,11 @@ class _Search:
     def needed(self, value: int, margin: Margin) -> float:
         """The estimated bytes that the budget limits at a value, and the margin's; infinite where it is refused."""
         result = self.exact(value)
-        return result.bytes[result.against] + result.kept(margin) if isinstance(result, Result) else math.inf
+        if not isinstance(result, Result):
+            return math.inf
+        if result.against == HOST and result.margin_bytes is not None:  # as many too much as the host lacks
+            return self.budget - result.margin_bytes + result.kept(margin)
+        return result.bytes[result.against] + result.kept(margin)
 
     def lacks(self, value: int, margin: Margin) -> float:
         """The bytes that the budget lacks at a value, and the margin's.

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from ..engines.engine import HOST, Limit, host_limit
 from ..errors import InputError
 from ..moments.moment import Moment, Where
 from ..moments.run import moments_of
 from ..text import human
-from .result import STEP
+from .result import STEP, judged
 
 if TYPE_CHECKING:
     from ..plans.resolve import Resolved
@@ -47,14 +48,16 @@ def with_moments(result: Result, resolved: Resolved) -> Result:
         raise InputError(f"moment {asked}: {_absent(missing, moments, where)}")
     largest = max(compared, key=lambda one: one.held)
     run = largest.held + sizes["process"] - taken
+    host = host_limit(sizes.get(HOST, 0), result.host_memory)
+    budget = plan.budget_bytes() if host else result.budget_bytes
+    verdict, exceeded = judged((Limit("run", run, budget, run), *host), result.uncertainty)
     return replace(
         result,
+        **verdict,
         bytes={**sizes, "run": run},
-        against="run",
-        fits=None if result.budget_bytes is None else run <= result.budget_bytes,
         run_moments=moments,
         largest=largest,
-        warnings=(*warnings, *missing),
+        warnings=(*(one for one in warnings if one not in exceeded), *missing, *exceeded),
     )
 
 

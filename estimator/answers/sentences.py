@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from ..engines.assumptions import Assumption
+from ..engines.engine import HOST
 from ..engines.registry import engine_of
 from ..plans.margins import NOT_SURE, STATED, Margin
 from ..plans.plan import Plan
@@ -17,7 +18,7 @@ _TRAINING_ROWS = ("optimizer", "saved", "gradients")
 
 def counted(result: Result, against: str | None = None) -> str:
     """The memory that a result's budget, or another of its limits, is of: ``dirty memory``; empty for the process."""
-    words = {"dirty": "dirty memory", "used": "RAM in use", "device": "the device's memory"}
+    words = {"dirty": "dirty memory", "used": "RAM in use", "device": "the device's memory", HOST: "the host's memory"}
     words |= dict.fromkeys(("process", "run", "peak"), "")
     name = against or result.against
     server = name.removesuffix("_needed")  # in the process, whose share of the card holds what it starts with

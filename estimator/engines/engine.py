@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 from ..errors import InputError
 from ..ledger import Size
 from ..programs import Method, Procedure, Step
+from ..text import human
 from .assumptions import Assumption
 from .devices import Device
 
@@ -94,6 +95,18 @@ class Limit(NamedTuple):
         """Bytes of the budget that remain; negative if some are missing."""
         assert self.budget is not None
         return self.budget - self.needed
+
+
+HOST = "host"
+"""The figure that ``host_memory`` limits: what all processes of a machine hold of its RAM."""
+
+
+def host_limit(needed: int, host_memory: int | None) -> tuple[Limit, ...]:
+    """The limit of a machine's RAM, where it is given and something is held there. Sizes are bytes."""
+    if host_memory is None or not needed:
+        return ()
+    exceeded = f"the host runs out first: {human(needed)} of RAM are needed, and host_memory is {human(host_memory)}"
+    return (Limit(HOST, needed, host_memory, needed, exceeded),)
 
 
 class Figures(NamedTuple):

@@ -133,6 +133,7 @@ class OneDeviceKeys(TypedDict, total=False):
     device: str | None
     ios_increased_memory_limit: bool
     budget: str | None
+    host_memory: str | None
     n_ctx: int | None
     n_batch: int
     n_ubatch: int
@@ -155,6 +156,7 @@ class OneDeviceKeys(TypedDict, total=False):
     tensor_split: Sequence[float] | None
     split_mode: Literal['layer', 'row', 'none']
     main_gpu: int
+    cache_ram: int
     no_kv_offload: bool
     n_cpu_moe: int
     override_tensor: str | None

@@ -20,7 +20,7 @@ from pydantic import (
 
 from ..bases.formats import FORMATS, FOUR_BIT, OPEN_SIZES, UPCAST, Base, Format
 from ..engines.assumptions import Assumption
-from ..engines.devices import assumptions, find, limit_of
+from ..engines.devices import THIS, assumptions, find, limit_of
 from ..engines.engine import Engine
 from ..engines.llama_cpp.options import is_gguf
 from ..engines.registry import KEYS, RUNTIMES, claimed, commanded, engine_of, meant
@@ -451,6 +451,10 @@ class Plan(_WithEngines):
         None,
         description="memory to fit, with a unit: 8GiB, 24GB; beside a device it replaces the limit of one application",
     )
+    host_memory: str | None = Field(
+        None,
+        description="the machine's RAM (a size, or this) for what is offloaded, loaded or served from it beside a GPU",
+    )
 
     def __repr_args__(self) -> Iterator[tuple[str, Any]]:
         """The keys that are given."""
@@ -674,6 +678,14 @@ class Plan(_WithEngines):
                 )
             return budget
         return None if device is None else limit_of(device, self.ios_increased_memory_limit)
+
+    def host_memory_bytes(self) -> int | None:
+        """Bytes of the machine's RAM, ``this`` those that are free here; ``None`` if they are not given."""
+        if self.host_memory == THIS:
+            from ..engines.this_machine import ram
+
+            return ram().free
+        return None if self.host_memory is None else parse_size(self.host_memory)
 
     def with_targets(self, why: str) -> "Plan":
         """The plan with its method on all linear layers, and ``why`` among the assumptions."""

@@ -82,7 +82,7 @@ _TOPICS: Mapping[str, tuple[str, str]] = {
         "embeddings (sentence-transformers' names)",
         "anchor_seq negatives pooling_mode normalize matryoshka_dims",
     ),
-    "where": ("where it runs", "sharding runtime device budget ios_increased_memory_limit"),
+    "where": ("where it runs", "sharding runtime device budget host_memory ios_increased_memory_limit"),
     "gpu": ("GPUs (runtime torch-cuda)", ""),
     "generate": ("generate (transformers' names)", "generate"),
     "run": ("the run around the step (the Trainer's names)", "run"),

@@ -25,6 +25,7 @@ _NUMBERS = {
     "n_seq_max": "-np --parallel",
     "n_cpu_moe": "-ncmoe --n-cpu-moe",
     "main_gpu": "-mg --main-gpu",
+    "cache_ram": "-cram --cache-ram",
 }
 _TEXTS = {
     "type_k": "-ctk --cache-type-k",
@@ -69,7 +70,7 @@ _COSTLESS_WITH_VALUE = """
 --ssl-cert-file --chat-template --chat-template-file --chat-template-kwargs -to --timeout --threads-http --cache-reuse
 --slot-save-path --media-path --reasoning-format -rea --reasoning --reasoning-effort --reasoning-budget -sps
 --slot-prompt-similarity --sleep-idle-seconds --log-file --log-colors -lv --verbosity --log-verbosity -co --color
---numa -hft --hf-token --prompt-cache -ctxcp --ctx-checkpoints -cms --checkpoint-min-step -cram --cache-ram -fitp
+--numa -hft --hf-token --prompt-cache -ctxcp --ctx-checkpoints -cms --checkpoint-min-step -fitp
 --fit-print -fitt --fit-target -fitc --fit-ctx -fit --fit
 """
 """Options with a value that no buffer depends on. ``--fit`` changes what else is not given, so that it fits."""

@@ -131,6 +131,7 @@ class Vllm(Served):
             "peak_above_resident": "activations and CUDA graphs",
             "peak": "what PyTorch's allocator holds",
             "host_cache": "blocks on the hosts",
+            "host_weights": "weights of all ranks on the hosts (cpu_offload_gb)",
             "activation": "what the profiling run takes",
             "cudagraph": "CUDA graphs",
             "non_torch": "memory outside PyTorch's allocator, as published logs have it",
@@ -228,7 +229,8 @@ class Vllm(Served):
         return found
 
     def on_host(self, options: ServingOptions) -> Mapping[str, int]:
-        return {"host_cache": round(options.kv_offloading_size * GIB)} if options.kv_offloading_size else {}
+        cache = {"host_cache": round(options.kv_offloading_size * GIB)} if options.kv_offloading_size else {}
+        return {**super().on_host(options), **cache}
 
     def check(self, options: ServingOptions, gpu: Device) -> None:
         """Raise ``InputError`` for a device that is no CUDA GPU, or on which vLLM refuses the options."""
