@@ -249,7 +249,7 @@ def _seen(one: Seen, count: int) -> str:
 
 def result_of(plan: Plan, figures: Figures, margin: Margin = STATED) -> Result:
     """The result from an engine's figures. Of several limits, it has the one of which least is left with a margin."""
-    sizes, limits, uncertainty = figures.bytes, figures.limits, plan.engine.uncertainty
+    sizes, limits, uncertainty = figures.bytes, figures.limits, plan.uncertainty
     limit = margin.tightest(limits, uncertainty)
     exceeded = limit.exceeded if limit.budget is not None and margin.left(limit, uncertainty) < 0 else ""
     return Result(
