@@ -270,7 +270,7 @@ def _seen(one: Seen, count: int) -> str:
 
 def result_of(plan: Plan, figures: Figures, margin: Margin = STATED) -> Result:
     """The result from an engine's figures. Of several limits, it has the one of which least is left with a margin."""
-    sizes, limits, uncertainty = figures.bytes, figures.limits, plan.engine.uncertainty
+    sizes, limits, uncertainty = figures.bytes, figures.limits, plan.uncertainty
     verdict, exceeded = judged(limits, uncertainty, margin)
     return Result(
         model=plan.model,

@@ -39,6 +39,7 @@ from ..steps.optimizers import OPTIMIZERS
 from ..steps.sharding.options import ShardingOptions
 from ..steps.sharding.options import read as read_sharding
 from ..steps.trainers import TRAINERS as RECORDED
+from ..steps.unsloth import UNCERTAINTY
 from ..text import human
 from .beside_sharding import without_a_rule
 from .lengths import LengthOptions, length_options
@@ -332,6 +333,11 @@ class _Question(_Keys):
             description="elements that share a scale where saved activations are quantised",
         ),
     ] = 64
+    kernels: Literal["transformers", "unsloth"] = Field(
+        "transformers",
+        description="whose modules run: transformers' and PEFT's, or (torch-cuda, lora) those that Unsloth puts in "
+        "their place, with its own offloaded checkpoints",
+    )
     mlp_chunks: Annotated[
         Whole, Field(ge=1, description="number of chunks of tokens that the MLP runs one after the other")
     ] = 1
@@ -345,12 +351,13 @@ class _Question(_Keys):
             "fused-lm-head",
             "ce-chunked-output",
             "linear-cross-entropy",
+            "unsloth",
         ],
         BeforeValidator(_dashed),
     ] = Field(
         "standard",
         description="loss implementation; chunked-nll is the default of TRL 1.4 to 1.14, fused-lm-head that of 1.15 "
-        "on, ce-chunked-output and linear-cross-entropy are torchtune's",
+        "on, ce-chunked-output and linear-cross-entropy are torchtune's; unsloth's takes chunks by the free memory",
     )
     loss_chunk: Annotated[Whole, Field(ge=1)] | None = Field(
         None, description="tokens per chunk of the chunked loss; 256 if not given"
@@ -510,6 +517,11 @@ class Plan(_WithEngines):
         return "float32" if self.kbit_preparation and self.dtype in UPCAST and not cast_back else self.rest_dtype
 
     @property
+    def uncertainty(self) -> float:
+        """The share by which processes differ from predictions: the engine's, and of Unsloth's kernels their own."""
+        return max(self.engine.uncertainty, UNCERTAINTY if self.kernels == "unsloth" else 0.0)
+
+    @property
     def colocates(self) -> bool:
         """Whether vLLM generates in the trainer's processes."""
         return self.use_vllm and self.vllm_mode == "colocate"
@@ -554,6 +566,8 @@ class Plan(_WithEngines):
             return f"trainer: {self.trainer}"
         if self.sharding is not None:
             return f"sharding: {self.sharding.label}"
+        if self.kernels != "transformers":
+            return f"kernels: {self.kernels}"
         if self.saved_activations != "as-is":
             return f"saved_activations: {self.saved_activations}"
         if self.dtype in FORMATS and self.dtype not in OPEN_SIZES:

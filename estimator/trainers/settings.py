@@ -59,6 +59,8 @@ class Reading:
     """By a key: why a value of the file has no rule. Where the key is the plan's, one given beside the file takes the
     file's place.
     """
+    without_bfloat16: dict[str, Any] = field(default_factory=dict)
+    """Keys of the plan that have these values on a GPU without bfloat16, of compute capability below 8.0."""
     shared: dict[str, Any] = field(default_factory=dict)
     """The block ``sharding`` of several processes, as far as it is said (``sharing.py: settled``)."""
     shared_run: dict[str, Any] = field(default_factory=dict)
