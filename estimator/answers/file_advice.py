@@ -11,7 +11,7 @@ from ..io.files import read_text
 from ..plans.margins import STATED, Margin
 from ..plans.plan import Plan
 from ..trainers import patches
-from ..trainers.formats import WANTED, of_text, with_adapter
+from ..trainers.formats import WANTED, called, of_text, with_adapter
 from .advice import Advice, advise
 from .check import Checked, answered, check
 from .estimate import Progress
@@ -58,7 +58,7 @@ def advise_file(
     name, path = checked.format, checked.path
     if name not in patches.WRITERS or path is None:
         raise InputError(
-            f"{source}: changes can be written into files of {', '.join(patches.WRITERS)}; name such a file"
+            f"{called(source)}: changes can be written into files of {', '.join(patches.WRITERS)}; name such a file"
         )
     before = checked.plan.model_dump(exclude={"run"})  # advice is about the step
     text = read_text(path, WANTED, or_stdin=True)

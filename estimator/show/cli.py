@@ -137,14 +137,15 @@ def _parsed(module: ModuleType, command: str, arguments: list[str]) -> argparse.
         args, rest = own.parse_known_args(arguments)
         if not rest:
             return args
-    option = next((word.partition("=")[0] for word in rest if word.startswith("--")), "")
+    names = [word.partition("=")[0] for word in rest if word.startswith("--")]  # not their values, perhaps tokens
+    option = next(iter(names), "")
     if hasattr(args, "plan"):  # the word may be another program's name for a key of the plan
         from ..plans.words import refuse_word
 
         refuse_word(option.removeprefix("--"), _value_of(option, rest))
     known = [name for action in own._actions for name in action.option_strings]
     hint = nearest(option, known) if option else ""
-    raise InputError(f"unrecognized arguments: {' '.join(rest)}{hint}; see `{own.prog} --help`")
+    raise InputError(f"unrecognized arguments: {' '.join(names or rest)}{hint}; see `{own.prog} --help`")
 
 
 if __name__ == "__main__":
