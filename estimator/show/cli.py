@@ -19,6 +19,10 @@ from .commands import module_of, tables
 from .topics import COMMANDS, EVERY_OPTION
 
 
+MOST_WORDS = 2_000
+"""The most words of a command line: argparse takes time that grows with the square of their number."""
+
+
 class _Parser(argparse.ArgumentParser):
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
@@ -72,6 +76,8 @@ def _run(arguments: list[str]) -> int:
         from .completion import complete
 
         complete(COMMANDS)
+    if len(arguments) > MOST_WORDS:
+        raise InputError(f"{len(arguments):,} words on the command line; give {MOST_WORDS:,} at most, or a plan's file")
     if arguments[:1] in (["-V"], ["--version"]):
         from ..io.version import __version__
 

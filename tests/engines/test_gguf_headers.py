@@ -100,7 +100,8 @@ HUGE = (1 << 60).to_bytes(8, "little")
         (4, (1).to_bytes(4, "little"), "version 1"),
         (8, HUGE, "claims"),
         (16, HUGE, "claims"),
-        (24, HUGE, "past the end"),
+        (24, HUGE, "begins at byte 1,152,"),
+        (24, bytes(8), "begins at byte 0 of the data"),
         (24 + 8 + len("general.architecture"), (99).to_bytes(4, "little"), "type 99"),
     ],
 )
