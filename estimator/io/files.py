@@ -245,7 +245,8 @@ def parse_yaml(text: str) -> Any:
         return yaml.load(text, Loader=Loader)
     except InputError:
         raise
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
+    except (yaml.YAMLError, RecursionError, ValueError, LookupError, AttributeError, TypeError) as error:
+        # the last four are PyYAML's own, of a value that is none of its tag, such as !!bool maybe
         mark = getattr(error, "problem_mark", None)
         raise NotYaml("" if mark is None else f" at line {mark.line + 1}") from None
 

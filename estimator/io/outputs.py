@@ -16,6 +16,9 @@ from pathlib import Path
 from ..errors import InputError
 from .files import KINDS, STANDARD_INPUT, redirected
 
+REPLACED: set[str] = set()
+"""The files with content in whose place others were put here, since a command began."""
+
 
 def place_of(path: Path) -> Path:
     """Where a file of this name is written: behind symbolic links. Raises ``InputError`` where it cannot be."""
@@ -52,7 +55,10 @@ def replacing(path: Path) -> Iterator[Path]:
             shutil.copymode(place, part)
         with part.open("r+b") as file:
             os.fsync(file.fileno())  # some file systems say only here that the disk is full
+        full = place.exists() and place.stat().st_size > 0
         part.replace(place)
+        if full:
+            REPLACED.add(str(place))
     except OSError as error:
         raise _refused(path, error) from None
     finally:

@@ -58,7 +58,7 @@ def execute(args: argparse.Namespace) -> int:
     return 0
 
 
-_RANGE = re.compile(r"(\d+):(\d+)(?::(\d+))?")
+_RANGE = re.compile(r"(\d{1,18}):(\d{1,18})(?::(\d{1,18}))?")
 
 
 def _value(name: str, text: Any, fields: Mapping[str, Sequence[Any]]) -> Any:
