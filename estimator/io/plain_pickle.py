@@ -17,7 +17,7 @@ from ..errors import InputError
 from .files import opened
 
 MOST_BYTES = 1 << 27
-MOST_INSTRUCTIONS = 12_000_000
+MOST_INSTRUCTIONS = 8_000_000
 """Some three seconds of work: a hundred thousand entries with the frames of their stacks."""
 MOST_HELD = 250 << 20
 """The most bytes that the values take, beside the file itself."""

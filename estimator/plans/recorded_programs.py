@@ -29,7 +29,8 @@ if TYPE_CHECKING:
 VARIABLE = "ESTIMATOR_PROGRAMS"
 """The environment variable that names the folder of the user's programs."""
 MOST_FILES = 100
-"""The most files of the user's with programs of one ``model_type``: each structure has one."""
+"""The most files of the user's with programs of one ``model_type``, of which each structure has one; five times as many
+of all."""
 _TYPE = re.compile(r"[A-Za-z0-9_-]{1,60}")
 
 
@@ -73,8 +74,8 @@ def program_files(model_type: str = "*", release: str = NEWEST, head: str = CAUS
             inside = of_release(folder(), release, head)
             names = [name for name in os.listdir(inside) if name.endswith(".json")]  # a glob takes ten times as long
             own = sorted(name for name in names if model_type in ("*", name.partition(".")[0]))
-            if model_type != "*":
-                own = own[:MOST_FILES]
+            if folder is user_folder:
+                own = own[: MOST_FILES if model_type != "*" else 5 * MOST_FILES]
             found += [path for name in own if (path := inside / name).is_file()]
     return found
 

@@ -746,13 +746,15 @@ def _plain_attributes(model: torch.nn.Module) -> set[tuple[str, str, torch.Size 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Suppress the libraries' advice about training, since nothing is trained here."""
+    """Suppress the libraries' advice about training, since nothing is trained here, and what they say of an error that
+    they raise.
+    """
     import warnings
 
     from transformers.utils import logging
 
     verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()
+    logging.set_verbosity(logging.CRITICAL)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
