@@ -26,7 +26,8 @@ class FileAdvice:
     edits: Mapping[str, Any]
     """The file's new values, by its keys."""
     patch: str
-    """A unified diff of the file; empty where nothing changes."""
+    """A unified diff of the file; empty where nothing changes, and where a line that changes has a key that nothing
+    counts, whose value may be a token."""
     patched: Checked
     """The answer to the file with the patch."""
 
@@ -80,7 +81,8 @@ def advise_file(
 
     found = advise(checked.plan.model_dump(exclude_unset=True, exclude={"run"}), progress, margin, made)[0]
     edits = {key: own for step in found.steps for key, own in written[repr(step.keys)].items()}
-    diff = patches.patch(path.name, text, patches.edited(text, edits))
+    uncounted = {one.key.rpartition(".")[2] for one in checked.ignored}
+    diff = patches.patch(path.name, text, patches.edited(text, edits), uncounted)
     return FileAdvice(checked, found, edits, diff, after(edits))
 
 

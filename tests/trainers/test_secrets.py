@@ -99,3 +99,16 @@ def test_a_mapping_is_quoted_by_its_keys() -> None:
     assert shown([{"token": SECRET}]) == "[{token: ...}]"
     assert shown('{"token": "' + SECRET) == "'{...}'"
     assert shown("{{ model }}") == "'{{ model }}'"
+
+
+@pytest.mark.parametrize("form", ["YAML", "JSON", "one line"])
+def test_a_patch_of_a_file(form: str, tmp_path: Path) -> None:
+    """Neither its context nor its changed lines have a secret; what shares a line with one is said without a patch."""
+    keys = {"hub_token": SECRET, **TRL, "per_device_train_batch_size": 8, "wandb": {"token": SECRET}, "api_key": SECRET}
+    path = tmp_path / ("a.yaml" if form == "YAML" else "a.json")
+    text = json.dumps(keys, indent=2 if form == "JSON" else None)
+    path.write_text(yaml.safe_dump(keys, sort_keys=False) if form == "YAML" else text)
+    for more in ([], ["--json"]):
+        seen = run(["advise", "--file", str(path), "--budget", "2500MiB", *more])
+        assert SECRET not in seen.out + seen.err
+        assert ("adamw_8bit" in seen.out, "--- a/" in seen.out) == (True, form != "one line"), seen
