@@ -23,7 +23,7 @@ from ..ledger import Size, whole
 from ..programs.depth import deepened
 from ..programs.heads import CAUSAL, HEADS, Input, Part, batch_of
 from ..programs.images import Given, Media
-from ..programs.libraries import silence, without_collector
+from ..programs.libraries import quiet, silence, without_collector
 from ..programs.module_table import NamedModule
 from ..programs.program import Program, layer_numbers
 from ..programs.recorded import Config, Source, language_model_alone, part_of, refuse_encoder
@@ -742,25 +742,6 @@ def _plain_attributes(model: torch.nn.Module) -> set[tuple[str, str, torch.Size 
         for name, value in vars(module).items()
         if isinstance(value, torch.Tensor)
     } | {("", name, x.shape) for name, x in model.named_buffers()}
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Suppress the libraries' advice about training, since nothing is trained here, and what they say of an error that
-    they raise.
-    """
-    import warnings
-
-    from transformers.utils import logging
-
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity(logging.CRITICAL)
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.set_verbosity(verbosity)
 
 
 MOST_HELD = 8
