@@ -43,7 +43,7 @@ QUESTIONS = {
     "max-image-size": "image_size",
 }
 """The key that each question looks for. Of ``image_size`` it is the side of a square, in pixels."""
-MOST_MULTIPLE = 10**8
+MOST_MULTIPLE = 10**18
 LIMITS = {"seq": 10**8, "batch": 10**6, "target_seq": 10**8, "images": 1000, "image_size": 10**5 - 1}
 """The largest values that a plan takes. A sequence has no more tokens than its model has learned positions of."""
 _SYMBOLS = {"batch": "B", "seq": "S", "target_seq": "T", "images": "M"}
@@ -183,8 +183,7 @@ def solve(
     if question not in QUESTIONS:
         raise InputError(f"unknown question '{question}'{nearest(question, QUESTIONS)}; ask {', '.join(QUESTIONS)}")
     if not 1 <= multiple_of <= MOST_MULTIPLE:
-        what = f"give a whole number from 1 to {MOST_MULTIPLE:,}"
-        raise InputError(f"multiple_of: {shown(multiple_of)} is no step of a search; {what}")
+        raise InputError(f"no value is a multiple of {shown(multiple_of)}; give a whole number of at least 1")
     plan = plan if isinstance(plan, Plan) else parse_plan(plan)
     budget = budget_of(plan)
     kind = _Search if plan.engine.runs_steps or not plan.engine.is_searched else _PlainSearch
