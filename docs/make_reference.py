@@ -32,6 +32,7 @@ Written by `python docs/make_reference.py`; do not edit by hand.
 | 0 | it fits, tightly or not, or no budget was given; `validate`, `compare-snapshot`: everything is equal |
 | 1 | it does not fit; `validate`, `compare-snapshot`: a coefficient or an allocation differs |
 | 2 | anything else, with one line on stderr that says what is wrong and how to mend it |
+| 130, 141 | interrupted with Ctrl-C; the reader of the output has closed the pipe, as `head -1` does |
 
 `compare` and `estimate --plans` answer many plans at once and exit with 0.
 

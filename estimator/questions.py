@@ -270,7 +270,7 @@ def formula(plan: Asked, /, component: str = "peak", symbolic: bool = False, **k
     known = exported(asked)
     if not isinstance(component, str) or component not in known:
         raise InputError(
-            f"no component {shown(component)}{nearest(str(component), known)}; there are {', '.join(known)}"
+            f"no component {shown(component)}{nearest(shown(component), known)}; there are {', '.join(known)}"
         )
     if not isinstance(symbolic, bool):
         raise InputError(f"symbolic is {shown(symbolic)}; it must be True or False")

@@ -105,7 +105,7 @@ def answered(reading: Reading, source: str, keys: Mapping[str, Any] | None = Non
             if key not in {*given, *half}:
                 raise InputError(problem)
         if "model" not in mapping:
-            raise InputError(f"{source} names no model; give --model")
+            raise InputError(f"{formats.called(source)} names no model; give --model")
         if reading.lists_layers:
             mapping = _with_listed_layers(mapping)
         if "method" not in mapping and mapping.get("trainer") != "llama-factory":

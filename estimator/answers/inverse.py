@@ -21,7 +21,7 @@ from typing import Any
 
 from ..engines.devices import Device, catalogue, find
 from ..engines.engine import HOST
-from ..errors import InputError, nearest, options
+from ..errors import InputError, nearest, options, shown
 from ..methods.options import MethodOptions
 from ..methods.registry import METHODS, method_options
 from ..plans.margins import NO_MARGIN, STATED, Margin, verdict_of
@@ -45,6 +45,7 @@ QUESTIONS = {
     "max-image-size": "image_size",
 }
 """The key that each question looks for. Of ``image_size`` it is the side of a square, in pixels."""
+MOST_MULTIPLE = 10**18
 LIMITS = {"seq": 10**8, "batch": 10**6, "target_seq": 10**8, "images": 1000, "image_size": 10**5 - 1}
 """The largest values that a plan takes. A sequence has no more tokens than its model has learned positions of."""
 _SYMBOLS = {"batch": "B", "seq": "S", "target_seq": "T", "images": "M"}
@@ -183,8 +184,8 @@ def solve(
     """
     if question not in QUESTIONS:
         raise InputError(f"unknown question '{question}'{nearest(question, QUESTIONS)}; ask {', '.join(QUESTIONS)}")
-    if multiple_of < 1:
-        raise InputError(f"no value is a multiple of {multiple_of}; give a whole number of at least 1")
+    if not 1 <= multiple_of <= MOST_MULTIPLE:
+        raise InputError(f"no value is a multiple of {shown(multiple_of)}; give a whole number of at least 1")
     plan = plan if isinstance(plan, Plan) else parse_plan(plan)
     budget = budget_of(plan)
     kind = _Search if plan.engine.runs_steps or not plan.engine.is_searched else _PlainSearch
@@ -195,8 +196,8 @@ def solve(
     result = None if value is None else search.exact(value)
     next_result = None if following is None else search.exact(following)
     assert not isinstance(result, InputError)
-    shown = result if isinstance(result, Result) else next_result
-    assert isinstance(shown, Result)  # largest() raises where the smallest value is refused
+    told = result if isinstance(result, Result) else next_result
+    assert isinstance(told, Result)  # largest() raises where the smallest value is refused
     return Solution(
         question=question,
         key=search.name,
@@ -212,7 +213,7 @@ def solve(
         multiple_of=multiple_of,
         budget_bytes=budget,
         estimates=search.estimates,
-        warnings=(*shown.warnings, *(search.notes(value) if value is not None else ())),
+        warnings=(*told.warnings, *(search.notes(value) if value is not None else ())),
     )
 
 
@@ -585,8 +586,8 @@ class DeviceAnswer(Tabular):
     @property
     def on_device(self) -> Plan:
         """The plan on the device that is found; where nothing fits, on the largest device."""
-        shown = self.found or self.below
-        return self.plan if shown is None else on_device(self.plan, shown.device)
+        told = self.found or self.below
+        return self.plan if told is None else on_device(self.plan, told.device)
 
     @property
     def binding(self) -> str | None:

@@ -122,7 +122,7 @@ def read_adapter_config(path: Path, or_stdin: bool = False) -> dict[str, Any]:
         elif key == "task_type" and value not in HEADS:
             continue
         elif key not in harmless and (value is True or value not in (None, False, [], {}, "", "default", 1)):
-            raise InputError(f"'{path}' sets {key}: {shown(value)}, for which this version has no rule")
+            raise InputError(f"'{path}' sets {key}, for which this version has no rule")
     return block
 
 

@@ -20,7 +20,7 @@ from ..io.fields import torch_dtype
 from ..io.files import STANDARD_INPUT, existing, read_json, specs_folder
 from ..programs.heads import CAUSAL, HEADS, head_of
 from ..programs.images import Processor, processor_of
-from ..programs.libraries import is_installed
+from ..programs.libraries import is_installed, quiet
 from ..programs.recorded import ALONE, Config, Source, language_model_alone, refuse_encoder
 from ..programs.releases import NEWEST, installed_release
 from .recorded_programs import model_types, programs_of
@@ -460,8 +460,8 @@ def _model_type_of_text(raw: Mapping[str, Any]) -> dict[str, str]:
     if outer not in CONFIG_MAPPING:
         return {}
     try:
-        keys = {key: value for key, value in raw.items() if key != "model_type"}  # the class's own
-        return {"model_type": CONFIG_MAPPING[outer](**keys).get_text_config().model_type}
+        with quiet():  # without the file's keys, whose numbers may be of any size
+            return {"model_type": CONFIG_MAPPING[outer](text_config={}).get_text_config().model_type}
     except Exception:  # what a config's own checks raise has no common class
         return {}
 

@@ -248,11 +248,14 @@ def flattened(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def nested(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The config of such keys, with its parts."""
+    """The config of such keys, with its parts. Raises ``InputError`` where a part is no mapping."""
     found: dict[str, Any] = {}
     for key, value in config.items():
         part, _, name = key.rpartition(".")
-        (found.setdefault(part, {}) if part else found)[name] = value
+        inner = found.setdefault(part, {}) if part else found
+        if not isinstance(inner, dict):
+            raise InputError(f"{part} must be a mapping, not {shown(inner)}")
+        inner[name] = value
     return found
 
 

@@ -50,7 +50,7 @@ def read(keys: Mapping[str, Any], where: str) -> Reading:
         settings.problem("autocast", "mixed_precision", "has no rule; known are bf16, fp16 and no")
     dynamo = settings.inner("dynamo_config").text("dynamo_backend")
     if dynamo is not None and dynamo.upper() != "NO":
-        reading.ignored.append(Ignored("dynamo_config", dynamo, UNKNOWN, unknown=True))
+        reading.ignored.append(Ignored("dynamo_config", UNKNOWN, unknown=True))
     if settings.flag("use_cpu"):
         settings.say("runtime", "torch-cpu", "use_cpu")
     settings.finish()

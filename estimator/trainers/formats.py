@@ -74,10 +74,16 @@ def read(source: str, tool: str | None = None) -> Reading:
         if shell.is_line(source) and " " in source.strip():
             return _of_line(source, "the line", Path(), tool)
         shell.refuse_unread(source, "the line")
-        raise InputError(f"no file '{source}'; give {WANTED}")
+        raise InputError(f"no file {called(source)}; give {WANTED}")
     if found is not None and found.is_dir():
         return _of_folder(found, tool)
     return _of_file(found or Path(source), tool)
+
+
+def called(source: str) -> str:
+    """A source as messages quote it: of a command, whose options may hold a token, the first word alone."""
+    first, *more = source.split() or [source]
+    return f"'{first.partition('=')[0]} ...'" if any(c in source for c in "=-") and more else f"'{source}'"
 
 
 def _of_file(path: Path, tool: str | None) -> Reading:

@@ -239,7 +239,7 @@ def devices(settings: Settings) -> None:
     ddp(settings)
     settings.one_device("n_gpu", "_n_gpu", "num_gpus", "tp_size", "sequence_parallel_size")
     given = settings.value("deepspeed")
-    if isinstance(given, Mapping):
-        settings.reading.add(deepspeed.read(given, f"{settings.where}: deepspeed"))
+    if isinstance(given, Mapping) or (isinstance(given, str) and given.lstrip().startswith("{")):
+        settings.reading.add(deepspeed.read(settings.block("deepspeed"), f"{settings.where}: deepspeed"))
     elif isinstance(given, str):
         settings.reading.add(deepspeed.read_file(given, settings.where))

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 from ..bases.formats import FORMATS
 from ..engines.assumptions import Assumption
-from ..errors import InputError, shown
+from ..errors import InputError, has_keys, shown
 from ..io.fields import torch_dtype
 
 T = TypeVar("T")
@@ -19,10 +19,9 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Ignored:
-    """A key of a training file that no key of the plan follows from."""
+    """A key of a training file that no key of the plan follows from. Its value, perhaps a token, is not kept."""
 
     key: str
-    value: Any
     why: str
     unknown: bool = False
     """It changes memory by an amount without a rule, so the verdict is "not sure"."""
@@ -81,8 +80,8 @@ class Reading:
             self.assumptions.append(Assumption(key, value, why))
 
     def note(self, key: str, value: Any, why: str) -> None:
-        """Say an assumption about a key of the file that sets no key of the plan."""
-        self.assumptions.append(Assumption(key, value, why))
+        """Record an assumption about a key of the file that sets no key of the plan. A block is quoted by its keys."""
+        self.assumptions.append(Assumption(key, shown(value) if has_keys(value) else value, why))
 
     def add(self, other: Reading) -> None:
         """Take over what a file says that this one names, such as its DeepSpeed settings.
@@ -260,7 +259,7 @@ class Settings:
         for name in names:
             value = self.value(name)
             if value is not None and value is not False and value not in _OFF:
-                self.reading.ignored.append(Ignored(self.prefix + name, value, why))
+                self.reading.ignored.append(Ignored(self.prefix + name, why))
 
     def unknown(self, *names: str) -> None:
         """Read keys that change memory by an amount without a rule. Those that are set make the verdict "not sure"."""
@@ -284,11 +283,11 @@ class Settings:
     def finish(self, known: Iterable[str] = ()) -> None:
         """Name each key that was not asked for. ``known`` are keys that are asked for elsewhere."""
         asked = {**self._asked, **dict.fromkeys(known)}
-        for name, value in self._keys.items():
+        for name in self._keys:
             if name not in asked:
                 close = difflib.get_close_matches(name, asked, n=1, cutoff=_CLOSE)
                 hint = f" (did you mean {close[0]}?)" if close and not name.startswith(_OTHERS) else ""
-                self.reading.ignored.append(Ignored(self.prefix + name, value, f"{NO_EFFECT}{hint}"))
+                self.reading.ignored.append(Ignored(self.prefix + name, f"{NO_EFFECT}{hint}"))
 
     def _wrong(self, names: tuple[str, ...], value: Any, wanted: str) -> InputError:
         return InputError(f"{self.where}: {self.prefix}{self.given(*names)} must be {wanted}, not {shown(value)}")

@@ -122,7 +122,7 @@ def _read(words: list[str], where: str) -> Line:
         _count(line, options, where)
     elif first == "uv":
         options, rest = _launcher(rest[1:], takes_values=False)
-        if rest and rest[0] in LAUNCHERS:
+        if rest and rest[0] in LAUNCHERS and rest[0] != first:
             return _read(rest, where)
     elif first in ("python", "python3"):
         options, rest = _launcher(rest, takes_values=False)

@@ -94,7 +94,8 @@ def test_servers(model: str, device: str, given: dict[str, Any], says: tuple[str
 
 def test_the_command_is_not_sure(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["serving", "gpt-oss-20b", "--device", "rtx-4090", "--max-model-len", "4096"]) == 2
-    assert "Not sure that vLLM starts on rtx-4090: Marlin's padding of experts" in " ".join(capsys.readouterr().out.split())
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "Not sure that vLLM starts on rtx-4090: Marlin's padding of experts" in printed
 
 
 @pytest.mark.parametrize(

@@ -93,6 +93,8 @@ def test_keys_of_parts_stand_behind_the_part() -> None:
     flat = flattened(config)
     assert flat == {"model_type": "llava", "vision_config.depth": 3, "text_config": None, "other": {"depth": 4}}
     assert nested(flat) == config
+    with pytest.raises(InputError, match="vision_config must be a mapping, not True"):
+        nested({"vision_config": True, "vision_config.hidden_size": 8})
 
 
 @pytest.mark.parametrize(

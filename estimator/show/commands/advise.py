@@ -88,9 +88,11 @@ def _keys(args: argparse.Namespace) -> dict[str, Any]:
 def _print_file(found: FileAdvice) -> None:
     _print([found.advice])
     after = found.patched.result
-    if found.patch and after is not None:
-        show(f"The file with this patch: {human(after.bytes['process'])}. {verdict(after)}")
-        show_lines(found.patch)
+    if found.edits and after is not None:
+        what = "this patch" if found.patch else ", ".join(f"{key}: {value}" for key, value in found.edits.items())
+        show(f"The file with {what}: {human(after.bytes['process'])}. {verdict(after)}")
+        if found.patch:
+            show_lines(found.patch)
 
 
 def _print(advice: Sequence[Advice]) -> None:

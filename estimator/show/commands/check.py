@@ -13,7 +13,6 @@ from ...errors import InputError
 from ...plans.plan import Plan
 from ...text import dumped, human
 from ...trainers.formats import READERS
-from ...trainers.settings import NO_EFFECT
 from .estimate import print_estimate, print_verdict, status_of, title
 from .options import add_field, add_plan_options, keys_beside
 from .tables import lines_of, show, table
@@ -92,12 +91,10 @@ def _print(checked: Checked) -> None:
         for assumption in checked.assumptions:
             together.setdefault(assumption.why, []).append(f"{assumption.key} {shown_value(assumption.value)}")
         show(table(("assumed", "why"), [("; ".join(names), why) for why, names in together.items()], left=(0, 1)))
-    if checked.ignored:
-        unread: dict[str, list[str]] = {}
-        for one in checked.ignored:
-            unread.setdefault(one.why, []).append(
-                one.key if one.why == NO_EFFECT else f"{one.key}: {shown_value(one.value)}"
-            )
+    unread: dict[str, list[str]] = {}
+    for one in checked.ignored:
+        unread.setdefault(one.why, []).append(one.key)
+    if unread:
         show(table(("ignored", "why"), [(", ".join(names), why) for why, names in unread.items()], left=(0, 1)))
     if checked.result is not None and checked.plan is not None:
         print_estimate(checked.result, title(checked.plan), with_assumptions=False)

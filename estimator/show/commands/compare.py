@@ -32,6 +32,8 @@ from .tables import (
 )
 
 METHODS_EXAMPLE = "write --methods full,lora,ia3"
+MOST_SEQS = 500
+"""The most lengths of a comparison, each of which every method is asked at."""
 SEQS_EXAMPLE = "write --seqs 512,1024,2048"
 
 
@@ -76,6 +78,8 @@ def execute(args: argparse.Namespace) -> int:
         seqs = usual_lengths(keys)
     else:
         seqs = sorted({_length(text, "seqs") for text in listed(args.seqs, "seqs", SEQS_EXAMPLE)})
+    if len(seqs) > MOST_SEQS:
+        raise InputError(f"--seqs has {len(seqs):,} lengths; give {MOST_SEQS} at most, or ask `estimator sweep`")
     usual = keys.pop("seq", 2048 if seqs[0] <= 2048 <= seqs[-1] else seqs[-1])
     at = _length(str(usual) if args.at is None else args.at, "at")
     devices = [name] if (name := keys.pop("device", None)) else []

@@ -209,10 +209,9 @@ def _filled(words: Iterable[str], indent: str, width: int) -> list[str]:
         if _columns(beside) <= room:
             lines[-1] = beside
             continue
-        while _columns(word) > room:  # put on a new line as much as fits, up to the last punctuation
+        while (fits := _fitting(word, room)) < len(word):  # a new line takes what fits, up to the last punctuation
             if lines[-1]:
                 lines.append("")
-            fits = next(n for n in range(len(word), 0, -1) if _columns(word[:n]) <= room or n == 1)
             at = max((word.rfind(mark, 0, fits) + 1 for mark in "/\\-_,.:=|"), default=0)
             cut = at if at > fits // 2 else fits
             lines[-1], word = word[:cut], word[cut:]
@@ -220,6 +219,16 @@ def _filled(words: Iterable[str], indent: str, width: int) -> list[str]:
             lines += [word] if lines[-1] else []
             lines[-1] = word
     return [indent + line.replace("\u00a0", " ") for line in lines if line]
+
+
+def _fitting(word: str, room: int) -> int:
+    """How many of a word's first characters fit, at least one. No more of a long word is looked at."""
+    fits = min(len(word), room)
+    while fits > 1 and _columns(word[:fits]) > room:
+        fits -= 1
+    while fits < len(word) and not _columns(word[fits]):
+        fits += 1
+    return max(fits, 1)
 
 
 def _columns(text: str) -> int:
