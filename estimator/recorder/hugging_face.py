@@ -181,6 +181,7 @@ class HuggingFaceModel(Source):
                 copy.deepcopy(self.config),
                 dtype=getattr(torch, dtype),
                 attn_implementation=implementation,
+                tied=self.raw.get("tie_word_embeddings"),
                 **options,
             )
             if experts is not None and not model._can_set_experts_implementation():

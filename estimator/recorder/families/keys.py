@@ -7,6 +7,7 @@ import itertools
 import random
 import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from ...errors import InputError
@@ -287,7 +288,7 @@ def _default_of_none(found: Structure, key: str, draw: Draw) -> str | None:
     except InputError:
         return None  # it must be given
     for text in (f"{hidden} / {found.heads}", f"4 * {hidden}", found.heads, hidden):
-        value = int(evaluate(text, draw.raw))
-        if program_of({**without, key: value}, draw, found) == program:
-            return f"={text}"
+        with suppress(InputError):  # not one of its values
+            if program_of({**without, key: int(evaluate(text, draw.raw))}, draw, found) == program:
+                return f"={text}"
     return None

@@ -58,7 +58,7 @@ def lists_of(found: Structure, config: Mapping[str, Any]) -> dict[str, Any]:
                 rules[key] = rule
                 for name, number in product({*EVERY, *named}, (3, 4)):
                     every, other = {**rule, "every": name}, {**bare, found.layers: 24, name: number}
-                    with suppress(InputError):
+                    with suppress(Exception):  # whatever the class says of it
                         if resolved_keys(other).get(key) == default_list(every, other, 24, key) != given[24]:
                             rules[key] = every
                 found.depth = max(found.depth, first + 2 * period + 1)
@@ -74,6 +74,7 @@ def lists_of(found: Structure, config: Mapping[str, Any]) -> dict[str, Any]:
                 ):
                     rules[key] = rule
     found.lists = list(rules)
+    found.raw |= {key: config[key] for key, rule in rules.items() if rule and "first" in rule}  # in other orders, too
     if config.get(SHARING) is not None:
         signs = signatures(config, {key: config[key] for key in rules}, n)
         for sign in set(signs):
