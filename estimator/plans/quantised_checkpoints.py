@@ -87,8 +87,8 @@ _WHY = {
         "and elsewhere with FineGrainedFP8Config(dequantize=True), which training is taken to ask for"
     ),
     "compressed-tensors": (
-        "the checkpoint's compressed weights are decompressed: transformers does so in the first forward pass, and while "
-        "it loads with CompressedTensorsConfig(dequantize=True), which training is taken to ask for"
+        "the checkpoint's compressed weights are decompressed: transformers does so in the first forward pass, and "
+        "while it loads with CompressedTensorsConfig(dequantize=True), which training is taken to ask for"
     ),
 }
 

@@ -81,9 +81,9 @@ class Family:
     """Keys whose numbers are arguments of calls, as ``program.Rate``."""
     lists: Mapping[str, Any] = field(default_factory=dict)
     """For keys with an entry per layer, the class's own list: ``{"period": [...]}``, with the entries before it as
-    ``"first"``, and with ``"every": key`` if that says how often its last entry comes; ``{"runs": key}``, ``{"from": key, "below": ..., "above": ...}``,
-    ``{"numbers": key, "listed": ..., "others": ...}`` or ``{"text": key, "letters": {...}}``; ``None`` where the
-    config must have it."""
+    ``"first"``, and with ``"every": key`` if that says how often its last entry comes; ``{"runs": key}``,
+    ``{"from": key, "below": ..., "above": ...}``, ``{"numbers": key, "listed": ..., "others": ...}`` or
+    ``{"text": key, "letters": {...}}``; ``None`` where the config must have it."""
     layers: str = "num_hidden_layers"
     """The key of the number of layers, or of a list with an entry for each; of several stacks, the first one's."""
     beside: tuple[tuple[str, Kinds], ...] = ()
@@ -169,7 +169,14 @@ class Family:
         given = {self.aliases.get(key, key) for key, value in raw.items() if value is not None} | {*self.harmless}
         for key, value in raw.items():
             name = name_of(key)
-            if key in known or (key in fills and {*fills[key]} <= given) or name in IGNORED or name in GENERATION or key.endswith("_token_id") or not value:
+            if (
+                key in known
+                or (key in fills and {*fills[key]} <= given)
+                or name in IGNORED
+                or name in GENERATION
+                or key.endswith("_token_id")
+                or not value
+            ):
                 continue
             if key in reads if reads is not None else isinstance(value, (int, float, Mapping)):
                 raise InputError(f"{key} is no key of the recorded class, so what it changes is not known")

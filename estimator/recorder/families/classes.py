@@ -54,7 +54,10 @@ def structure_of(
     if kind is not None and not {*str(kind).split("/")} <= ROPE:
         raise InputError(f"rope_type {kind} changes with the length of the sequence; there is no rule for that")
     bare = resolved_keys({"model_type": raw["model_type"]})
-    raw = {key: float(value) if type(bare.get(key)) is float and type(value) is int else value for key, value in raw.items()}
+    raw = {
+        key: float(value) if type(bare.get(key)) is float and type(value) is int else value
+        for key, value in raw.items()
+    }
     other_names = other_names_of(raw, config)
     raw = {key: value for key, value in raw.items() if key not in other_names}
     raw |= {key: config[key] for key in other_names.values()}

@@ -116,9 +116,10 @@ def foreign_keys(asked: Collection[str], raw: Mapping[str, Any], harmless: Colle
     for key in sorted(asked_in_vain(config_reads.named_by(config)) - {*keys} - reads):
         if found := _set_by(key, {**raw, **keys}) - {*harmless}:
             reads.add(key)
+            other = min(found)
             for text in (key, f"{key} + 1", f"{key} - 1"):
-                if len(found) == 1 and _follows(*found, text, key, {**raw, **keys}):
-                    sets[next(iter(found))] = text
+                if len(found) == 1 and _follows(other, text, key, {**raw, **keys}):
+                    sets[other] = text
         elif found := _set_by(key, without) - {*harmless}:
             reads.add(key)
             fills[key] = sorted(lists if key in found else found)
