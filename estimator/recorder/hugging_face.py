@@ -124,16 +124,16 @@ class HuggingFaceModel(Source):
             self.config = config.get_text_config() if head == CAUSAL else config
             if not isinstance(self.config, transformers.PretrainedConfig):  # a class takes a key that it does not know
                 raise InputError(f"{where}: text_config must be a mapping, not {shown(self.config)}")
-        self._class = model_class(head, self.config)
-        if self._class is None:
+        self.model_class = model_class(head, self.config)
+        if self.model_class is None:
             having = ", ".join(name for name, one in HEADS.items() if one.labels and model_class(name, self.config))
             raise InputError(
                 f"{where}: transformers {transformers.__version__} has no model of model_type {self.config.model_type} "
                 f"with head: {head}; " + (f"it has {having}" if having else "none with another head either")
             )
-        if HEADS[head].text and self._class.main_input_name != "input_ids":
+        if HEADS[head].text and self.model_class.main_input_name != "input_ids":
             raise InputError(
-                f"{where}: the model takes {self._class.main_input_name}, for which there is no rule; give the "
+                f"{where}: the model takes {self.model_class.main_input_name}, for which there is no rule; give the "
                 "config.json of a model of text"
             )
         parts = [key for key in getattr(config, "sub_configs", {}) if getattr(config, key, None) is not self.config]
@@ -159,7 +159,7 @@ class HuggingFaceModel(Source):
 
     def _other_class(self) -> str:
         """A sentence where the config's ``architectures`` name another class of transformers than the one that runs."""
-        names, runs = self.raw.get("architectures"), self._class.__name__
+        names, runs = self.raw.get("architectures"), self.model_class.__name__
         if not (isinstance(names, list) and names and isinstance(names[0], str)) or runs in names:
             return ""
         return f". It is that of {runs}, and not of {names[0]}" if hasattr(transformers, names[0]) else ""
@@ -185,6 +185,7 @@ class HuggingFaceModel(Source):
                 copy.deepcopy(self.config),
                 dtype=getattr(torch, dtype),
                 attn_implementation=implementation,
+                tied=self.raw.get("tie_word_embeddings"),
                 **options,
             )
             if experts is not None and not model._can_set_experts_implementation():

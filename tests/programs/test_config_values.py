@@ -115,6 +115,13 @@ def test_a_period_that_a_config_says(period: str, every: int | None, expected: s
     assert default_list({"period": [*period], "every": "k"}, {"k": every}, 5, "kinds") == [*expected]
 
 
+def test_layers_before_a_period() -> None:
+    """Computed independently: the first entries stand once."""
+    assert default_list({"first": ["d"], "period": ["s"]}, {}, 4, "kinds") == [*"dsss"]
+    assert default_list({"first": [*"ff"], "period": [*"sf"]}, {}, 5, "kinds") == [*"ffsfs"]
+    assert default_list({"first": [*"fff"], "period": ["s"]}, {}, 2, "kinds") == [*"ff"]
+
+
 def test_runs_are_a_list() -> None:
     assert default_list({"runs": "k"}, {"k": [[["a", "b"], 2], [["c"], 1]]}, 5, "kinds") == [*"ababc"]
     assert default_list({"runs": "k"}, {"k": "none"}, 5, "kinds") == []
