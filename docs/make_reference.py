@@ -113,7 +113,9 @@ the last one, the bytes that are there.
 
 **With a device or a budget** there are `verdict` (`fits`, `tight` or `does not fit`), `margin_bytes` (budget less
 process) and `uncertainty_bytes`: 95 of 100 measured processes are within that of their prediction. *Tight* is what fits
-by less. The exit status goes by `fits`, which is true of a tight plan.
+by less. The exit status goes by `fits`, which is true of a tight plan. Where something was read that changes memory by
+an amount without a rule, such as torch.compile, `unknown` names it, `verdict` is `not sure`, `fits` is null and the exit
+status 2.
 
 **With `lengths`** there is `run`: `batches` (forward passes of the run), `longest_seq` and, with a budget,
 `longest_seq_that_fits` and `oom_probability`. The first is the largest of the lengths that batches have and that fits,

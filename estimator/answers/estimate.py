@@ -172,11 +172,13 @@ def live_of(resolved: Resolved, totals: StepTotals, usage: Usage | None = None, 
         above = max((whole(v) for values in host.moments.values() for v in values), default=0)
         pageable = on_host["host_optimizer"] - whole(host.pinned_states)
         on_host["host_peak"] = totals.host_pinned + pageable + above
+    missing: list[str] = []
     if resolved.plan.host_memory is not None:
         loaded, missing = loaded_on_host(resolved, resolved.plan.run or RunOptions.model_validate({}))
         on_host |= {"host_loading": loaded} if loaded else {}
-        warnings = [*warnings, *missing]
-    return make_result(resolved.plan, resolved.spec, components, moments, usage, on_host, warnings)
+    result = make_result(resolved.plan, resolved.spec, components, moments, usage, on_host, [*warnings, *missing])
+    unsure = missing and result.fits is not False
+    return replace(result, unknown=("the host's memory while it loads",)) if unsure else result
 
 
 def live_peak(totals: StepTotals) -> int:

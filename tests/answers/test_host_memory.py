@@ -162,3 +162,11 @@ def test_servers_offload_weights_of_each_rank(runtime: str, ranks: str) -> None:
 def test_what_is_refused(keys: dict[str, Any], said: str) -> None:
     with pytest.raises(InputError, match=said):
         estimate(keys)
+
+
+def test_loading_without_a_rule_is_not_sure() -> None:
+    """Asks the contract: experts of other families than the known ones are loaded in a way without a rule."""
+    plan = {**SMALL, "model": "qwen3-30b-a3b", "dtype": "nf4", "method": "lora", "host_memory": "64GiB"}
+    fitting, too_large = (estimate({**plan, "device": device}) for device in ("b200", "rtx-4090"))
+    assert (fitting.verdict, fitting.unknown) == ("not sure", ("the host's memory while it loads",))
+    assert (too_large.verdict, too_large.unknown) == ("does not fit", ())
