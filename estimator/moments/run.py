@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from ..errors import InputError
 from . import checkpoint, loading, merging
 from .data_loading import data_loading
 from .evaluation import evaluation
@@ -23,10 +24,14 @@ def moments_of(job: Job, options: RunOptions | None, resident: int, fixed: int) 
     ``resident`` is the bytes of parameters, buffers and optimizer states, ``fixed`` without the last. Without
     ``options`` only what a trainer's own keys ask for is a moment.
     """
-    if options is None:
-        return precomputing(job, None, fixed), []
-    weights = weights_of(job)
     found, missing = list[Moment](), list[str]()
+    try:
+        found += precomputing(job, options, fixed)
+    except InputError:
+        missing.append("precomputing has no rule with this model's programs; the run's moments are without it")
+    if options is None:
+        return found, missing
+    weights = weights_of(job)
 
     def knows(moment: str, why: str) -> bool:
         if why:
@@ -35,7 +40,6 @@ def moments_of(job: Job, options: RunOptions | None, resident: int, fixed: int) 
 
     if knows("loading", loading.unknown(job, weights)):
         found += loading.loading(job, options, weights)
-    found += precomputing(job, options, fixed)
     found += data_loading(job, options)
     found += evaluation(job, options, resident)
     sharding = job.step.sharding

@@ -4,8 +4,9 @@ Each file is a group of questions, one a line, cells apart by tabs: the question
 and the answer. An empty cell is a figure that the answer does not have. Where answers have few figures in common, one
 cell has all of an answer, as JSON.
 
-``python -m tests.cases.recorded_bytes`` writes the tables anew, or those of the groups that it is given: only in a
-change that means to change bytes, or to ask more.
+``python -m tests.cases.recorded_bytes`` writes the tables again, or those of the groups that it is given: only in a
+change that means to change bytes, or to ask more. ``--again`` keeps a table's questions, though models, devices or
+cases that are drawn from have come since.
 """
 
 from __future__ import annotations
@@ -163,11 +164,11 @@ def _formulas(asked: dict[str, Any], folder: Path) -> dict[str, str]:
 
 
 def _printed(command: list[str]) -> str:
-    """What a command prints. Raises ``InputError`` for what is refused."""
+    """What a command prints. Raises ``InputError`` for what is refused; what is not sure is printed."""
     out, error = io.StringIO(), io.StringIO()
     with contextlib.redirect_stdout(out), contextlib.redirect_stderr(error):
         status = main(command)
-    if status == 2:
+    if status == 2 and not out.getvalue():
         raise estimator.InputError(error.getvalue().strip())
     return out.getvalue()
 
@@ -582,10 +583,11 @@ def _random(group: str, count: int) -> Iterator[Row]:
         yield Row(f"{number:03}", {"command": command})
 
 
-def _record(chosen: list[str]) -> None:
+def _record(chosen: list[str], again: bool) -> None:
     for group, rows in {**questions(), **_chosen()}.items():
         if chosen and group not in chosen:
             continue
+        rows = list(table(group)) if again else rows
         assert len({row.name for row in rows}) == len(rows), group
         found = []
         hidden = (
@@ -600,4 +602,5 @@ def _record(chosen: list[str]) -> None:
 
 
 if __name__ == "__main__":
-    _record(sys.argv[1:])
+    names = [word for word in sys.argv[1:] if word != "--again"]
+    _record(names, again=len(names) < len(sys.argv[1:]))

@@ -150,6 +150,9 @@ MEASURED += [
         ("freeze", "fsdp2", 3, {}, {"method": {"name": "freeze", "top_layers": 2}}, {}),
         ("freeze-fsdp1", "fsdp1", 3, {}, {"method": {"name": "freeze", "top_layers": 2}}, {}),
         ("bitfit", "fsdp2", 3, {"model_type": "qwen2"}, {"method": "bitfit"}, {}),
+        ("norms-fsdp1", "fsdp1", 2, {}, {"method": "ln_tuning"}, {}),
+        ("accumulated", "fsdp2", 3, {}, {"gradient_accumulation_steps": 3}, {}),
+        ("accumulated-fsdp1", "fsdp1", 3, {}, {"gradient_accumulation_steps": 3}, {}),
     )
 ]
 OFFLOAD = {"cpu_offload": True}

@@ -894,7 +894,7 @@ def _clusters() -> Parts:
         "refused": [cluster._ways(one) for one in ({}, {"a": {frozenset({"fsdp2"}), frozenset({"fsdp2", "tp"})}},
         {"a": {frozenset({
                     "fsdp2", "tp"})}, "b": {frozenset({"tp"}), frozenset({"zero3"})}, "c": {frozenset({"zero3"})}})],
-        "given": [_or_why(lambda one=one: cluster._without_sharding({**SMOL, "sharding": one})[1]) for one in (None,
+        "given": [_or_why(lambda one=one: cluster._without_sharding({**SMOL, "sharding": one}, [])[1]) for one in (None,
         {}, "ddp", {"name":
                   "ddp"}, {"tp": 2}, {"overlap_comm": True}, {"world_size": 2}, {"reshard_after_forward": True},
                   {"nonsense": 1})],

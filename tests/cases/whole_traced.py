@@ -185,7 +185,7 @@ def _callbacks(folder: Path) -> Parts:
             "runtime": "r"},
                                                                              {"model": "own"})):  # fmt: skip
             arguments = SimpleNamespace(device=SimpleNamespace(type=kind), to_json_string=lambda: "{}")
-            rows.append([callback._checked(arguments, model, keys), list(asked)])
+            rows.append([callback._checked(arguments, model, keys, 60), list(asked)])
             asked.clear()
     found["checked"] = Each(rows)
     given: list[dict[str, Any]] = [{"on_failure": "no"}, {"output": 3}, {"output": "x"}, {}]

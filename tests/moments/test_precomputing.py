@@ -8,6 +8,7 @@ import pytest
 
 from estimator.answers.estimate import estimate
 from estimator.answers.result import Result
+from estimator.errors import InputError
 from estimator.plans.plan import parse_plan
 
 DPO = {
@@ -70,3 +71,15 @@ def test_earlier_releases_make_all_logits_in_the_model_s_dtype(dtype: str) -> No
 def test_kto_has_single_rows() -> None:
     result = asked(trainer="trl-kto", run={"precompute_ref_batch_size": 48})
     assert any("48 rows" in one.why for one in result.run_moments)
+
+
+def test_a_pass_without_a_program_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Asks the contract: where the pass has no program without PyTorch, the step is answered all the same."""
+
+    def refuse(*given: Any) -> None:
+        raise InputError("no program")
+
+    monkeypatch.setattr("estimator.moments.run.precomputing", refuse)
+    result = asked()
+    assert result.bytes["run"] == result.bytes["process"]
+    assert any("precomputing has no rule with this model's programs" in warning for warning in result.warnings)
