@@ -49,7 +49,9 @@ class Shapes(Generic[T]):
     def __init__(self, make: Callable[[Job, Size, Size], T], with_numbers: int = 0) -> None:
         self._make, self._with_numbers = make, with_numbers
         self._ranks: set[int] = set()
-        self._regimes: dict[Hashable, list[tuple[T, Taken] | None]] = {}
+        self._regimes: dict[Hashable, list[tuple[T, Taken]]] = {}
+        self._all_made: set[Hashable] = set()
+        """The symbols of which no more regimes are made."""
 
     def of(self, job: Job, batch: int, seq: int) -> T:
         """Of a step of [batch, seq] tokens. Raises ``InputError``."""
@@ -74,18 +76,16 @@ class Shapes(Generic[T]):
         """What is made with symbols that are as they are at these values, and evaluated; ``None`` where a rule needs
         numbers."""
         open_values = job.plan.method.open_values()
-        known = self._regimes.setdefault((job.step, *sizes, is_open or repr(open_values)), [])
-        for one in known:
-            if one is not None and one[1].holds(values):
-                return one[0].at(values)
-        if None in known or len(known) == MOST_REGIMES or not job.knows(*sizes):
-            return None
-        known.append(None)
-        with suppress(InputError), taking(values) as taken:  # a rule may need numbers, or have a bound alone
-            made = self._make(job.with_open_rank() if is_open else job, *sizes)
-            if taken.holds(values):
-                known[-1] = made, taken
-        return None if known[-1] is None else known[-1][0].at(values)
+        symbols = job.step, *sizes, is_open or repr(open_values)
+        known = self._regimes.setdefault(symbols, [])
+        if symbols not in self._all_made and not any(taken.holds(values) for _, taken in known):
+            self._all_made.add(symbols)
+            if job.knows(*sizes):
+                with suppress(InputError), taking(values) as taken:  # a rule may need numbers
+                    known.append((self._make(job.with_open_rank() if is_open else job, *sizes), taken))
+                    if taken.holds(values) and len(known) < MOST_REGIMES:
+                        self._all_made.remove(symbols)
+        return next((made.at(values) for made, taken in known if taken.holds(values)), None)
 
 
 def _tokens(job: Job, seq: int) -> tuple[Size, dict[str, int]]:
