@@ -12,7 +12,6 @@ from ..ledger.sizes import Taken, symbol, taking
 from ..steps.step import StepTotals, run
 from .engine import Job
 
-
 MOST_REGIMES = 4
 """How often what differs between shapes of the same symbols, such as which kernel runs, is made with symbols."""
 
@@ -74,7 +73,8 @@ class Shapes(Generic[T]):
 
     def _with_symbols(self, job: Job, sizes: tuple[Size, Size], is_open: bool, values: Mapping[str, int]) -> Any:
         """What is made with symbols that are as they are at these values, and evaluated; ``None`` where a rule needs
-        numbers."""
+        numbers.
+        """
         open_values = job.plan.method.open_values()
         symbols = job.step, *sizes, is_open or repr(open_values)
         known = self._regimes.setdefault(symbols, [])

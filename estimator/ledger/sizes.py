@@ -295,7 +295,8 @@ def taking(samples: Mapping[str, int] = MappingProxyType({})) -> Iterator[Taken]
 
 def is_so(property_of: Callable[..., bool], *sizes: Size, ruled: bool = True) -> bool:
     """Whether sizes have a property. That of symbols without samples is taken not to be so; nor is that of others where
-    it is not ``ruled``: the caller has no rule for symbols that have it."""
+    it is not ``ruled``: the caller has no rule for symbols that have it.
+    """
     if all(isinstance(size, int) for size in sizes):
         return property_of(*sizes)
     if _taken is None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..errors import InputError
-from ..ledger import ITEMSIZE, Beside, Call, Ledger, Shape, Size, Tensor, product, record, whole
+from ..ledger import ITEMSIZE, Beside, Call, Ledger, Shape, Size, Tensor, product, record
 from ..ledger.sizes import ceiling, compared, is_so, smaller
 from .casts import check_promotion
 from .device import REDUCED, THREADS
