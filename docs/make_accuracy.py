@@ -63,13 +63,28 @@ GENERATED: list[dict[str, Any]] = [
 CALLS = 160
 """Random calls of ``generate``."""
 
+FIGURE = (
+    "![Estimated against measured bytes](images/accuracy.png)",
+    "",
+    "Each point is one figure: a peak, a process, a buffer or a cache. `python docs/make_accuracy_figure.py` draws it "
+    "from the committed records in seconds, outliers and held-out rows among them. Of public logs that do not print "
+    "every setting, those whose answers differ by more than 10 % are left out.",
+)
 INFERENCE = "## Inference"
 PUBLISHED = "## GPUs: what others measured and published"
 PAGE = Path(__file__).with_name("accuracy.md")
 
 
 def main() -> None:
-    """Measure, score and write the page."""
+    """Measure, score and write the page and its figure."""
+    from make_accuracy_figure import main as draw
+
+    write_page()
+    draw()
+
+
+def write_page() -> None:
+    """Write the page, or the sections that the command line names."""
     console = Console(stderr=True)
     if "--published" in sys.argv:
         kept, _, _ = PAGE.read_text().partition(PUBLISHED)
@@ -149,6 +164,8 @@ def page(rows: list[Row], others: list[Row], real: list[dict[str, Any]]) -> str:
     spread = Counter(0 if d == 0 else 8 if d <= 8 else 64 if d <= 64 else 65 for d in map(abs, peaks.values()))
     lines = [
         "# Accuracy",
+        "",
+        *FIGURE,
         "",
         "Written by `make accuracy` from the measured cases of the tests; do not edit by hand.",
         f"Machine: {machine['processor']}, {machine['threads']} intra-op threads. "

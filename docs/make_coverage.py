@@ -166,7 +166,7 @@ def write_page() -> None:
                 whys = WHY_NOT if row.head == "causal-lm" else WHY_APART
                 explained = whys.get(row.name, "") if found != "neither" else ""
                 why = "; ".join(filter(None, (row.reason or numbers, explained)))
-                why = why.replace("|", "\\|").replace("<", "&lt;")
+                why = why.replace("|", "\\|").replace("<", "&lt;").replace("[", "\\[")  # no cell, tag or link
                 lines.append(f"| {row.head} | `{row.name}` | {row.variant} | {why} |")
     lines += ["", "## Not asked", "", "| class | why |", "| --- | --- |"]
     lines += [f"| `{name}` | {why} |" for name, why in NOT_RUN.items()]

@@ -1,8 +1,4 @@
-"""Write the keys of a plan as Python's functions have them, in ``estimator/plans/``.
-
-``keywords.py`` has those of a plan and of its blocks with their types, which an editor completes and a checker finds
-wrong. ``keys_listed.py`` has the list that ``help`` prints: to make it takes a hundredth of a command's time.
-"""
+"""Write the keys of a plan and of its blocks with their types, which an editor completes and a type checker checks."""
 
 from __future__ import annotations
 
@@ -19,11 +15,10 @@ from estimator.bases.formats import FORMATS
 from estimator.engines.llama_cpp.recipes import RECIPES
 from estimator.io.fields import SPELLINGS, FloatName
 from estimator.methods.registry import METHODS
-from estimator.plans.flat import BLOCKS, own_keys
+from estimator.plans.flat import BLOCKS
 from estimator.plans.plan import Plan
 
 PATH = Path(__file__).parent.parent / "estimator" / "plans" / "keywords.py"
-LISTED = PATH.with_name("keys_listed.py")
 WIDTH = 120
 FLOATS = get_args(FloatName)
 HEAD = '''"""The keys of a plan and of its blocks, as keywords of Python's functions; written by ``make pages``."""
@@ -44,13 +39,6 @@ ALL = '''
 class PlanKeys(OneDeviceKeys, total=False):
     """The keys of a plan, of its blocks, and of every method."""
 
-'''
-LIST = '''"""The keys of a plan, as ``help`` lists them for Python's functions; written by ``make pages``."""
-
-# fmt: off
-LISTED = """\\
-{}
-"""
 '''
 ASKED_OTHERWISE = ("devices",)
 """Keys that some questions have a parameter of their own for."""
@@ -140,19 +128,5 @@ def text() -> str:
     return HEAD + "".join(lines[False]) + ALL + "".join(lines[True])
 
 
-def listed() -> str:
-    """The file with the list for ``help``."""
-    found = {}
-    for name, field in Plan.model_fields.items():
-        default = "" if field.is_required() or name in (*BLOCKS, "method") else f" (default {field.default})"
-        found[f"{name}{default}"] = field.description or f"full (default), {', '.join(list(METHODS)[1:])}"
-    found |= {f"beside them, of {name}": ", ".join(own_keys(name)) for name in BLOCKS}
-    found["beside them, of the method, by PEFT's names"] = "r, target_modules, ..."
-    rows = [f"{name}: {about}" for name, about in found.items()]
-    lines = [textwrap.fill(row, 100, initial_indent=" " * 4, subsequent_indent=" " * 8) for row in rows]
-    return LIST.format("\n".join(["Keys of a plan, as keywords:", *lines]))
-
-
 if __name__ == "__main__":
     PATH.write_text(text(), encoding="utf-8")
-    LISTED.write_text(listed(), encoding="utf-8")

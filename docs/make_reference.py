@@ -32,6 +32,7 @@ Written by `python docs/make_reference.py`; do not edit by hand.
 | 0 | it fits, tightly or not, or no budget was given; `validate`, `compare-snapshot`: everything is equal |
 | 1 | it does not fit; `validate`, `compare-snapshot`: a coefficient or an allocation differs |
 | 2 | anything else, with one line on stderr that says what is wrong and how to mend it |
+| 130, 141 | interrupted with Ctrl-C; the reader of the output has closed the pipe, as `head -1` does |
 
 `compare` and `estimate --plans` answer many plans at once and exit with 0.
 
@@ -104,7 +105,8 @@ refused.
 **GPUs.** `bytes` also has `allocated_peak` and `reserved_peak`, which `torch.cuda.max_memory_allocated` and
 `max_memory_reserved` return. `process` is what the driver shows: reserved bytes and the CUDA context. `host_pinned`,
 where something waits in the host's memory, is no part of the others. No more are `host_parameters`, `host_gradients`,
-`host_optimizer`, `host_peak` (of a process) and `host_all` (of all processes of a host), where these rest there
+`host_optimizer`, `host_peak` (of a process) and `host_all` (of all processes of a host), where these rest there;
+with `host_memory` also `host_loading` (of all processes) and `host`, which it limits
 ([offloading](several-gpus.md#offloading)). `phases` lists `{"name", "allocated", "reserved"}` of `after load`,
 `forward`, `backward`, `optimizer step` and `after step`. They are the largest bytes within a phase; for the first and
 the last one, the bytes that are there.

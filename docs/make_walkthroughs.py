@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 DOCS = Path(__file__).parent
-PAGES = (DOCS / "index.md", *sorted((DOCS / "walkthroughs").glob("*.md")))
+PAGES = (DOCS / "index.md", DOCS / "serving.md", *sorted((DOCS / "walkthroughs").glob("*.md")))
 BLOCK = re.compile(r"(?<=^```)(console|pycon)\n(.*?)(?=^```$)", re.MULTILINE | re.DOTALL)
 COMMAND = re.compile(r"^\$ .*(?:\n> .*)*", re.MULTILINE)
 SHELL = 'estimator() { "$PYTHON" -m estimator "$@"; }; python() { "$PYTHON" "$@"; }\n'

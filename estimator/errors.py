@@ -13,7 +13,19 @@ from .text import printable
 _HEAD, _TAIL = 280, 120
 """Characters that are kept of the beginning and of the end of a long message."""
 
-_QUOTES = reprlib.Repr()
+
+class _Quotes(reprlib.Repr):
+    """Quotes a mapping by its keys: the values of keys that nothing counts, such as a token, are not repeated."""
+
+    def repr_dict(self, mapping: Mapping[object, object], level: int) -> str:
+        keys = [f"{key}: ..." for key in mapping if level > 0][: self.maxdict]
+        return f"{{{', '.join([*keys, '...'] if len(keys) < len(mapping) else keys)}}}"
+
+    def repr_str(self, text: str, level: int) -> str:
+        return "'{...}'" if has_keys(text) else super().repr_str(text, level)
+
+
+_QUOTES = _Quotes()
 _QUOTES.maxstring = _QUOTES.maxother = 80
 
 
@@ -112,8 +124,15 @@ def nearest(name: str, known: Iterable[str]) -> str:
     return f" (did you mean {', '.join(close)}?)" if close else ""
 
 
+def has_keys(value: object) -> bool:
+    """Whether a value is a mapping, or a list or a text of one in JSON or YAML."""
+    if isinstance(value, str):
+        return bool(re.match(r"\s*[\[{]+\s*[\"']?[\w.-]+[\"']?\s*:", value))
+    return isinstance(value, Mapping) or (isinstance(value, list) and any(map(has_keys, value)))
+
+
 def shown(value: object) -> str:
-    """A value as messages quote it: shortened where it is long or deeply nested."""
+    """A value as messages quote it: a mapping by its keys alone, and shortened where it is long or deeply nested."""
     try:
         return _QUOTES.repr(value)
     except ValueError:  # an integer of more digits than Python prints

@@ -220,8 +220,8 @@ def smallest_device(
     from .answers.inverse import smallest_device as smallest
     from .plans.margins import Margin
 
-    asked, names = parse_plan(_keys(plan, keys)), _listed("devices", devices, str)
-    return smallest(asked, _text("kind", kind), margin=Margin.parse(margin), devices=names)
+    names = _listed("devices", devices, str)
+    return smallest(_keys(plan, keys), _text("kind", kind), margin=Margin.parse(margin), devices=names)
 
 
 @with_keys
@@ -270,7 +270,7 @@ def formula(plan: Asked, /, component: str = "peak", symbolic: bool = False, **k
     known = exported(asked)
     if not isinstance(component, str) or component not in known:
         raise InputError(
-            f"no component {shown(component)}{nearest(str(component), known)}; there are {', '.join(known)}"
+            f"no component {shown(component)}{nearest(shown(component), known)}; there are {', '.join(known)}"
         )
     if not isinstance(symbolic, bool):
         raise InputError(f"symbolic is {shown(symbolic)}; it must be True or False")

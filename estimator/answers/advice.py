@@ -14,6 +14,7 @@ from functools import cached_property
 from itertools import groupby
 from typing import Any, NamedTuple
 
+from ..engines.engine import HOST
 from ..errors import InputError
 from ..ledger import whole
 from ..plans.margins import STATED, Margin, verdict_of
@@ -128,7 +129,9 @@ class Candidate:
         return self.lost, self.work, sum(change.weight for change in self.changes)
 
     def fits(self, limit: Limit) -> bool:
-        """Whether the process and the margin are within the budget."""
+        """Whether the process and the margin are within the budget, and the host has room."""
+        if self.floor <= limit.budget and self.result.against == HOST:
+            return self.result.verdict_with(limit.margin) == "fits"
         return self.floor <= limit.budget and self.bytes + self.result.kept(limit.margin) <= limit.budget
 
 

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from ..engines.devices import find
-from ..errors import InputError, defect
+from ..errors import InputError, defect, shown
+from ..io.limits import within
 from ..io.outputs import append_line
 from ..programs.libraries import is_installed
 from ..text import dumped, human
@@ -37,6 +38,7 @@ _SAME = 0.06
 """The share by which drivers report less memory than a GPU's size; GPUs of one name and two sizes differ by more."""
 _LONGEST_NAME = 60
 """The most characters of a model's name: some take four bytes, and a folder's name may have 255."""
+MOST_SECONDS = 3600
 _LIBRARIES = ("torch", "transformers", "peft", "trl", "accelerate", "bitsandbytes")
 
 
@@ -45,7 +47,11 @@ class DoesNotFit(RuntimeError):
 
 
 def callback(
-    *, on_failure: Literal["warn", "stop"] = "warn", output: str | Path | None = None, **keys: Unpack[PlanKeys]
+    *,
+    on_failure: Literal["warn", "stop"] = "warn",
+    output: str | Path | None = None,
+    time_limit: float = 5.0,
+    **keys: Unpack[PlanKeys],
 ) -> TrainerCallback:
     """A ``TrainerCallback`` that estimates before the first step and reports predicted against measured after the last.
 
@@ -55,16 +61,21 @@ def callback(
     Args:
         on_failure: what an estimate that does not fit does: a warning, or ``DoesNotFit`` before the first step.
         output: a file to which the run's record is added as a line of JSON; `estimator report` makes a table of them.
+        time_limit: the most seconds that the estimate may take. Where they are over, a warning says that there is none,
+            and the training goes on.
         **keys: keys of a plan, such as ``seq`` or ``budget``.
 
     Raises:
-        InputError: without PyTorch and transformers, for another ``on_failure`` and for an ``output`` that is no path.
+        InputError: without PyTorch and transformers, for another ``on_failure``, for an ``output`` that is no path, and
+            for a ``time_limit`` that is no positive number.
 
     """
     if on_failure not in ("warn", "stop"):
         raise InputError(f"on_failure must be warn or stop, not {on_failure!r}")
     if not isinstance(output, str | Path | None):
         raise InputError(f"output must be a file's path, not {output!r}")
+    if isinstance(time_limit, bool) or not isinstance(time_limit, int | float) or not 0 < time_limit <= MOST_SECONDS:
+        raise InputError(f"time_limit must be a number of seconds up to {MOST_SECONDS:,}, not {shown(time_limit)}")
     if not is_installed("torch", "transformers"):
         raise InputError("a callback of transformers' Trainer needs it and PyTorch: pip install '.[trace]' in a clone")
     from transformers import TrainerCallback
@@ -79,7 +90,7 @@ def callback(
         def on_train_begin(self, args: Any, state: Any, control: Any, **objects: Any) -> None:
             """Estimate, warn or stop, and begin to measure."""
             with _harmless("no estimate"):
-                self.checked = checked = _checked(args, objects["model"], dict(keys))
+                self.checked = checked = _checked(args, objects["model"], dict(keys), time_limit)
                 _begin(args.device)
                 result = checked.result
                 if result is None:
@@ -118,8 +129,11 @@ def _harmless(what: str) -> Iterator[None]:
             _LOG.warning("estimator: %s: %s", what, line)
 
 
-def _checked(arguments: Any, model: Any, keys: dict[str, Any]) -> Checked:
-    """The answer to a Trainer's arguments and model, which are written as the files that ``check`` reads."""
+def _checked(arguments: Any, model: Any, keys: dict[str, Any], seconds: float) -> Checked:
+    """The answer to a Trainer's arguments and model, which are written as the files that ``check`` reads.
+
+    Raises ``TimeoutError`` where ``check`` takes longer than so many seconds.
+    """
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         (folder / "training_args.json").write_text(arguments.to_json_string(), encoding="utf-8")
@@ -136,7 +150,7 @@ def _checked(arguments: Any, model: Any, keys: dict[str, Any]) -> Checked:
             found |= _gpu()
         found.setdefault("runtime", "torch-cuda" if arguments.device.type == "cuda" else "torch-cpu")
         found.setdefault("model", str(place))
-        return check(str(folder), found)
+        return within(seconds, lambda: check(str(folder), found))
 
 
 def _of_module(model: Any) -> dict[str, Any]:

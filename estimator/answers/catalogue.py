@@ -45,8 +45,14 @@ def models(text: str | None = None) -> list[Model]:
 
 
 def devices(text: str | None = None) -> list[Device]:
-    """The devices by usable memory; of a ``text``, those that have it in name, label or kind."""
-    found = [one for one in catalogue.catalogue() if matches(text, one.name, one.label, one.kind)]
+    """The devices by usable memory; of a ``text``, those that have it in name, label or kind.
+
+    A text that ends within a number, as ``rtx-509`` does, finds devices only where none has it whole: ``h20`` finds no
+    H200.
+    """
+    part, known = catalogue.whole_numbers(text or ""), catalogue.catalogue()
+    whole = [one for one in known if any(map(part.search, (one.name, one.label, one.kind)))]
+    found = whole or [one for one in known if matches(text, one.name, one.label, one.kind)]
     return sorted(found, key=lambda one: (one.usable_bytes, one.name))
 
 

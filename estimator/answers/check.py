@@ -89,7 +89,12 @@ def answered(reading: Reading, source: str, keys: Mapping[str, Any] | None = Non
         given["run"] = {**reading.plan.get("run", {}), **given["run"]}
     said = {key: value for key, value in reading.plan.items() if key not in given}
     _where_it_runs(reading, said, given)
-    noted = [one for one in reading.assumptions if one.key not in given]
+    half = {} if _has_bfloat16(given.get("device")) else reading.without_bfloat16
+    said |= {key: value for key, value in half.items() if key not in given}
+    noted = [one for one in reading.assumptions if one.key not in {*given, *half}]
+    if half:
+        why = f"{reading.tool} takes it on {given['device']}, which has no bfloat16, and attention is xFormers'"
+        noted.append(Assumption("autocast", "float16", why))
     mapping: dict[str, Any] = dict(said)
     read = Checked(
         reading.tool, {}, (), tuple(reading.ignored), reading.said_by, format=reading.format, path=reading.path
@@ -97,10 +102,10 @@ def answered(reading: Reading, source: str, keys: Mapping[str, Any] | None = Non
     try:
         mapping = nested(said, given)
         for key, problem in reading.problems.items():
-            if key not in given:
+            if key not in {*given, *half}:
                 raise InputError(problem)
         if "model" not in mapping:
-            raise InputError(f"{source} names no model; give --model")
+            raise InputError(f"{formats.called(source)} names no model; give --model")
         if reading.lists_layers:
             mapping = _with_listed_layers(mapping)
         if "method" not in mapping and mapping.get("trainer") != "llama-factory":
@@ -117,6 +122,7 @@ def answered(reading: Reading, source: str, keys: Mapping[str, Any] | None = Non
     except InputError as error:
         understood, preset = _understood(mapping)
         return replace(read, keys=understood, assumptions=(*noted, *preset), error=str(error))
+    result = replace(result, unknown=(*result.unknown, *(one.key for one in read.ignored if one.unknown)))
     return replace(
         read,
         keys=full_keys(plan),
@@ -201,6 +207,13 @@ def _where_it_runs(reading: Reading, said: dict[str, Any], given: Mapping[str, A
             "torch-cuda",
             f"the file names no device; kernels are those of {DEFAULT_GPU}, and --device names another",
         )
+
+
+def _has_bfloat16(device: Any) -> bool:
+    """Whether a GPU, by default the one that plans of torch-cuda assume, multiplies in bfloat16."""
+    with suppress(InputError):  # refused where the plan is read
+        return device is None or (find(str(device)).capability or (8, 0)) >= (8, 0)
+    return True
 
 
 def _is_gpu(device: Any) -> bool:

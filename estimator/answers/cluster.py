@@ -7,7 +7,7 @@ kernels do not differ in what the step asks of them.
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
@@ -16,7 +16,7 @@ from ..errors import InputError, options, shown
 from ..io.fields import checked
 from ..operators.device import Answers, noting
 from ..plans.margins import STATED, Margin, verdict_of
-from ..plans.plan import Plan, parse_plan
+from ..plans.plan import Plan
 from ..plans.refusals import check, check_question
 from ..plans.resolve import resolve
 from ..programs import Step
@@ -24,7 +24,7 @@ from ..steps.sharding import SHARDINGS, kind_of
 from ..steps.sharding.options import SIZES, ShardingOptions, read
 from ..steps.step import StepTotals, run
 from .estimate import Progress, live_of, to_result
-from .inverse import on_device, why_left_out
+from .inverse import on_device, parse_anywhere, why_left_out
 from .result import SCHEMA, Result
 from .tabular import Drawn
 
@@ -191,7 +191,7 @@ def smallest_cluster(
         raise InputError(
             f"this question needs cards to choose from; name them: {options({'devices': ['h100-80gb', 'rtx-4090']})}"
         )
-    plan, own = _without_sharding(keys)
+    plan, own = _without_sharding(keys, [*map(find, devices)])
     check_question("a search for cards", plan)
     left_out: dict[str, tuple[str, ...]] = {}
     cards: list[Device] = []
@@ -224,14 +224,14 @@ def smallest_cluster(
     return Cluster(plan, max_cards, tuple(tried), {**left_out, **_ways(refused)})
 
 
-def _without_sharding(keys: Mapping[str, Any]) -> tuple[Plan, Mapping[str, Any]]:
+def _without_sharding(keys: Mapping[str, Any], devices: Iterable[Device]) -> tuple[Plan, Mapping[str, Any]]:
     """The plan of one process, and the options of a block of sharding that are given. Raises ``InputError``."""
     block = keys.get("sharding") or {}
     if not isinstance(block, Mapping) or (given := next((key for key in LOOKED_FOR if key in block), None)):
         named = "sharding" if not isinstance(block, Mapping) or given == "name" else given
         raise InputError(f"smallest-cluster looks for {named}; leave {named} out of the plan")
     checked(ShardingOptions, dict(block), "sharding", "sharding.")
-    return parse_plan({key: value for key, value in keys.items() if key != "sharding"}), block
+    return parse_anywhere({key: value for key, value in keys.items() if key != "sharding"}, devices), block
 
 
 def _layouts(

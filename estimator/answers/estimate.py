@@ -12,6 +12,8 @@ from ..engines.replay import Usage
 from ..engines.shapes import Shapes, totals_of
 from ..errors import InputError
 from ..ledger import whole
+from ..moments.loading import loaded_on_host
+from ..moments.options import RunOptions
 from ..plans.flat import mapping_of, nested, with_keys
 from ..plans.lengths import quantile
 from ..plans.models import load
@@ -69,7 +71,7 @@ def answer(plan: Plan, kept: dict[str, Any], tells_ranks: bool = False) -> Resul
         result = replace(result, ranks=_of_ranks(resolved, found.ranks))
     if plan.lengths is not None:
         result = replace(result, run=_run_of(plan, result, kept))
-    if plan.run is not None:
+    if plan.run is not None or plan.precompute_ref_log_probs:
         from .run_moments import with_moments
 
         result = with_moments(result, resolved)
@@ -176,6 +178,10 @@ def live_of(resolved: Resolved, totals: StepTotals, usage: Usage | None = None, 
         above = max((whole(v) for values in host.moments.values() for v in values), default=0)
         pageable = on_host["host_optimizer"] - whole(host.pinned_states)
         on_host["host_peak"] = totals.host_pinned + pageable + above
+    if resolved.plan.host_memory is not None:
+        loaded, missing = loaded_on_host(resolved, resolved.plan.run or RunOptions.model_validate({}))
+        on_host |= {"host_loading": loaded} if loaded else {}
+        warnings = [*warnings, *missing]
     return make_result(resolved.plan, resolved.spec, components, moments, usage, on_host, warnings)
 
 

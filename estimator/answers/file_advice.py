@@ -11,7 +11,7 @@ from ..io.files import read_text
 from ..plans.margins import STATED, Margin
 from ..plans.plan import Plan
 from ..trainers import patches
-from ..trainers.formats import WANTED, of_text, with_adapter
+from ..trainers.formats import WANTED, called, of_text, with_adapter
 from .advice import Advice, advise
 from .check import Checked, answered, check
 from .estimate import Progress
@@ -26,7 +26,8 @@ class FileAdvice:
     edits: Mapping[str, Any]
     """The file's new values, by its keys."""
     patch: str
-    """A unified diff of the file; empty where nothing changes."""
+    """A unified diff of the file; empty where nothing changes, and where a line that changes has a key that nothing
+    counts, whose value may be a token."""
     patched: Checked
     """The answer to the file with the patch."""
 
@@ -58,7 +59,7 @@ def advise_file(
     name, path = checked.format, checked.path
     if name not in patches.WRITERS or path is None:
         raise InputError(
-            f"{source}: changes can be written into files of {', '.join(patches.WRITERS)}; name such a file"
+            f"{called(source)}: changes can be written into files of {', '.join(patches.WRITERS)}; name such a file"
         )
     before = checked.plan.model_dump(exclude={"run"})  # advice is about the step
     text = read_text(path, WANTED, or_stdin=True)
@@ -80,7 +81,8 @@ def advise_file(
 
     found = advise(checked.plan.model_dump(exclude_unset=True, exclude={"run"}), progress, margin, made)[0]
     edits = {key: own for step in found.steps for key, own in written[repr(step.keys)].items()}
-    diff = patches.patch(path.name, text, patches.edited(text, edits))
+    uncounted = {one.key.rpartition(".")[2] for one in checked.ignored}
+    diff = patches.patch(path.name, text, patches.edited(text, edits), uncounted)
     return FileAdvice(checked, found, edits, diff, after(edits))
 
 

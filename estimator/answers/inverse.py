@@ -13,13 +13,15 @@ live bytes exceed the budget cannot fit. This bounds the answer from above, and 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from functools import cache
 from typing import Any
 
 from ..engines.devices import Device, catalogue, find
-from ..errors import InputError, nearest, options
+from ..engines.engine import HOST
+from ..errors import InputError, nearest, options, shown
 from ..methods.options import MethodOptions
 from ..methods.registry import METHODS, method_options
 from ..plans.margins import NO_MARGIN, STATED, Margin, verdict_of
@@ -43,6 +45,7 @@ QUESTIONS = {
     "max-image-size": "image_size",
 }
 """The key that each question looks for. Of ``image_size`` it is the side of a square, in pixels."""
+MOST_MULTIPLE = 10**18
 LIMITS = {"seq": 10**8, "batch": 10**6, "target_seq": 10**8, "images": 1000, "image_size": 10**5 - 1}
 """The largest values that a plan takes. A sequence has no more tokens than its model has learned positions of."""
 _SYMBOLS = {"batch": "B", "seq": "S", "target_seq": "T", "images": "M"}
@@ -181,8 +184,8 @@ def solve(
     """
     if question not in QUESTIONS:
         raise InputError(f"unknown question '{question}'{nearest(question, QUESTIONS)}; ask {', '.join(QUESTIONS)}")
-    if multiple_of < 1:
-        raise InputError(f"no value is a multiple of {multiple_of}; give a whole number of at least 1")
+    if not 1 <= multiple_of <= MOST_MULTIPLE:
+        raise InputError(f"no value is a multiple of {shown(multiple_of)}; give a whole number of at least 1")
     plan = plan if isinstance(plan, Plan) else parse_plan(plan)
     budget = budget_of(plan)
     kind = _Search if plan.engine.runs_steps or not plan.engine.is_searched else _PlainSearch
@@ -193,8 +196,8 @@ def solve(
     result = None if value is None else search.exact(value)
     next_result = None if following is None else search.exact(following)
     assert not isinstance(result, InputError)
-    shown = result if isinstance(result, Result) else next_result
-    assert isinstance(shown, Result)  # largest() raises where the smallest value is refused
+    told = result if isinstance(result, Result) else next_result
+    assert isinstance(told, Result)  # largest() raises where the smallest value is refused
     return Solution(
         question=question,
         key=search.name,
@@ -210,7 +213,7 @@ def solve(
         multiple_of=multiple_of,
         budget_bytes=budget,
         estimates=search.estimates,
-        warnings=(*shown.warnings, *(search.notes(value) if value is not None else ())),
+        warnings=(*told.warnings, *(search.notes(value) if value is not None else ())),
     )
 
 
@@ -235,7 +238,7 @@ class _Search:
         # Labels are shifted by one, and a row of a trainer has a prompt and a completion. A target has text and an end.
         least = 2 if key == "target_seq" or (key == "seq" and (plan.loss in SHIFTING or recorded is not None)) else 1
         least = least_batch(plan.trainer, plan.loss_type) if key == "batch" else least
-        least = max(least, tokens_of_images(plan)) if key == "seq" else least
+        least = max(least, tokens_of_images(plan), plan.anchor_seq or 0) if key == "seq" else least
         self.lowest = self._multiple(max(least, -(-plan.mlp_chunks // other)))
         self._results: dict[int, Result | InputError] = {}
         self._lives: dict[tuple[int, int], Callable[[int], float]] = {}
@@ -282,7 +285,11 @@ class _Search:
     def needed(self, value: int, margin: Margin) -> float:
         """The estimated bytes that the budget limits at a value, and the margin's; infinite where it is refused."""
         result = self.exact(value)
-        return result.bytes[result.against] + result.kept(margin) if isinstance(result, Result) else math.inf
+        if not isinstance(result, Result):
+            return math.inf
+        if result.against == HOST and result.margin_bytes is not None:  # as many too much as the host lacks
+            return self.budget - result.margin_bytes + result.kept(margin)
+        return result.bytes[result.against] + result.kept(margin)
 
     def lacks(self, value: int, margin: Margin) -> float:
         """The bytes that the budget lacks at a value, and the margin's.
@@ -579,8 +586,8 @@ class DeviceAnswer(Tabular):
     @property
     def on_device(self) -> Plan:
         """The plan on the device that is found; where nothing fits, on the largest device."""
-        shown = self.found or self.below
-        return self.plan if shown is None else on_device(self.plan, shown.device)
+        told = self.found or self.below
+        return self.plan if told is None else on_device(self.plan, told.device)
 
     @property
     def binding(self) -> str | None:
@@ -624,8 +631,8 @@ def smallest_device(
     refused. ``progress`` is called after each estimate. ``margin`` is kept free, by default the estimate's uncertainty.
     Raises ``InputError``, also where the plan is refused everywhere.
     """
-    plan = plan if isinstance(plan, Plan) else parse_plan(plan)
     known = list(dict.fromkeys(map(find, devices))) or catalogue()
+    plan = plan if isinstance(plan, Plan) else parse_anywhere(plan, known)
     of_kind = [device for device in known if kind is None or kind.lower() in device.kind.lower()]
     if not of_kind:
         kinds = dict.fromkeys(device.kind for device in known)
@@ -687,6 +694,21 @@ def why_left_out(device: Device, named: bool, shares: bool = False) -> str | Non
     if shares and device.capability is None and not named:
         return "devices without CUDA, several of which share no model; name some to ask about them all the same"
     return None
+
+
+def parse_anywhere(keys: Mapping[str, Any], devices: Iterable[Device]) -> Plan:
+    """The plan of a question that looks for one of the ``devices``: on their GPUs where a CPU refuses it, as
+    ``attention: flash``.
+
+    Raises ``InputError``.
+    """
+    try:
+        return parse_plan(keys)
+    except InputError as error:
+        if "runtime" not in keys and any(device.capability for device in devices):
+            with suppress(InputError):
+                return parse_plan({**keys, "runtime": "torch-cuda"})
+        raise error
 
 
 def on_device(plan: Plan, device: Device) -> Plan:

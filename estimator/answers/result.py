@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from ..bases.formats import BITSANDBYTES, TORCHAO
 from ..engines.assumptions import Assumption
-from ..engines.engine import Figures, Limit
+from ..engines.engine import HOST, Figures, Limit, host_limit
 from ..engines.replay import Phase, Usage
+from ..engines.torch_cpu.engine import LIBRARIES_BYTES
 from ..moments.options import processes_of_host
-from ..plans.margins import STATED, Margin, verdict_of
+from ..plans.margins import NOT_SURE, STATED, Margin, deciding, verdict_of
 from ..plans.models import ModelSpec
 from ..plans.plan import Plan
 from ..plans.recorded_programs import ignored
@@ -29,7 +30,10 @@ if TYPE_CHECKING:  # of plans with the block ``run``
     from ..moments.moment import Moment
 
 SCHEMA = 1
-ON_HOST = ("host_pinned", "host_parameters", "host_gradients", "host_optimizer", "host_peak", "host_all")
+ON_HOST = (
+    *("host_pinned", "host_parameters", "host_gradients", "host_optimizer", "host_peak", "host_all"),
+    *("host_loading", HOST),
+)
 """The keys of ``Result.bytes`` that are of a GPU's host, and no part of the process's figures."""
 STEP = "step"
 """The moment of a run that is its training step, whose figures are the result's own."""
@@ -48,8 +52,10 @@ class Result(Drawn):
     """parameters, adapters, buffers, gradients, optimizer, saved, resident, peak_above_resident, peak, process; for
     task infer also kv_cache; communication, where sharding keeps something between steps. What waits or rests in the
     memory of a GPU's host is no part of these: host_pinned; and where parameters or states rest there,
-    host_parameters, host_gradients, host_optimizer, host_peak, and host_all of all processes of a host. run, for a plan
-    with that block, is of the process in the largest moment of the run."""
+    host_parameters, host_gradients, host_optimizer, host_peak, and host_all of all processes of a host. For a plan with
+    host_memory also host_loading, of all processes, and host, which it limits: the larger of what they hold while they
+    load and in a step, and their libraries. run, for a plan with that block, is of the process in the largest moment of
+    the run."""
     trainable_parameters: int
     total_parameters: int
     peak_at: str
@@ -92,6 +98,8 @@ class Result(Drawn):
     """Of ``task: serve``: ``kv_tokens``, the tokens of the cache, and ``max_concurrency``, the requests that fit at
     once."""
 
+    unknown: tuple[str, ...] = ()
+    """What was read and changes memory by an amount without a rule, by name. The verdict is "not sure"."""
     lacking: int | None = None
     """Where a GPU's process fills the budget: the bytes that it lacked after cached memory went back, 0 if none."""
 
@@ -118,9 +126,17 @@ class Result(Drawn):
         """
         return margin.of(self.bytes["process" if self.against in ("dirty", "used") else self.against], self.uncertainty)
 
+    @property
+    def host_memory(self) -> int | None:
+        """The machine's RAM in bytes, where the plan has it and something is held there."""
+        return self.budget_bytes if self.against == HOST else self.limits.get(HOST)
+
     def held_against(self, budget: int) -> Result:
-        """The same result with a budget in bytes."""
-        return replace(self, budget_bytes=budget, fits=self.bytes[self.against] <= budget)
+        """The same result with a budget in bytes. Where the host runs out, that decides."""
+        host, against = self.host_memory, "process" if self.against == HOST else self.against
+        if host is not None and self.bytes[HOST] > host:
+            budget, against = host, HOST
+        return replace(self, budget_bytes=budget, against=against, fits=self.bytes[against] <= budget)
 
     @property
     def uncertainty_bytes(self) -> int:
@@ -128,9 +144,13 @@ class Result(Drawn):
         return self.kept(STATED)
 
     def verdict_with(self, margin: Margin) -> str | None:
-        """``fits``, ``tight`` (fits only without the margin) or ``does not fit``; ``None`` without a budget."""
+        """``fits``, ``tight`` (fits only without the margin), ``does not fit``, or ``not sure`` where something is
+        ``unknown``; ``None`` without a budget.
+        """
         if self.margin_bytes is None:
             return None
+        if self.unknown:
+            return NOT_SURE
         return verdict_of(bool(self.fits), bool(self.fits) and self.margin_bytes >= self.kept(margin))
 
     @property
@@ -149,13 +169,14 @@ class Result(Drawn):
             "bytes": dict(self.bytes),
             "trainable_parameters": self.trainable_parameters,
             "peak_at": self.peak_at,
-            "fits": self.fits,
+            "fits": None if self.unknown else self.fits,
             "budget_bytes": self.budget_bytes,
             "warnings": list(self.warnings),
             "assumptions": [asdict(one) for one in self.assumptions],
         }
         more: dict[str, Any] = {"transformers": self.transformers, "peft": self.peft, "limits": dict(self.limits)}
         more |= {
+            "unknown": list(self.unknown),
             "images": dict(self.images),
             "communicated": self.communicated,
             "ranks": [dict(one) for one in self.ranks],
@@ -249,9 +270,8 @@ def _seen(one: Seen, count: int) -> str:
 
 def result_of(plan: Plan, figures: Figures, margin: Margin = STATED) -> Result:
     """The result from an engine's figures. Of several limits, it has the one of which least is left with a margin."""
-    sizes, limits, uncertainty = figures.bytes, figures.limits, plan.engine.uncertainty
-    limit = margin.tightest(limits, uncertainty)
-    exceeded = limit.exceeded if limit.budget is not None and margin.left(limit, uncertainty) < 0 else ""
+    sizes, limits, uncertainty = figures.bytes, figures.limits, plan.uncertainty
+    verdict, exceeded = judged(limits, uncertainty, margin)
     return Result(
         model=plan.model,
         asked=plan.asked,
@@ -262,17 +282,30 @@ def result_of(plan: Plan, figures: Figures, margin: Margin = STATED) -> Result:
         total_parameters=figures.total_parameters,
         peak_at=max(figures.moments, key=lambda name: figures.moments[name]),
         moments=dict(sorted(figures.moments.items(), key=lambda item: -item[1])),
-        fits=None if limit.budget is None else all(one.left >= 0 for one in limits),
-        budget_bytes=limit.budget,
-        warnings=(*figures.warnings, *filter(None, (exceeded,))),
+        warnings=(*figures.warnings, *exceeded),
         uncertainty=uncertainty,
-        against=limit.against,
-        limits={one.against: one.budget for one in limits if one.budget is not None} if len(limits) > 1 else {},
+        **verdict,
         assumptions=(*plan.assumptions(), *figures.assumptions),
         phases=figures.phases,
         devices=figures.devices,
         serving=dict(figures.serving),
+        unknown=figures.unknown,
     )
+
+
+def judged(
+    limits: Sequence[Limit], uncertainty: float, margin: Margin = STATED
+) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """The fields of a result that its limits decide, and what is said where the nearest of them is exceeded."""
+    limit = margin.tightest(limits, uncertainty)
+    fields = {
+        "fits": None if limit.budget is None else all(one.left >= 0 for one in deciding(limits)),
+        "budget_bytes": limit.budget,
+        "against": limit.against,
+        "limits": {one.against: one.budget for one in limits if one.budget is not None} if len(limits) > 1 else {},
+    }
+    exceeded = limit.budget is not None and margin.left(limit, uncertainty) < 0
+    return fields, tuple(filter(None, (limit.exceeded,))) if exceeded else ()
 
 
 def make_result(
@@ -303,9 +336,8 @@ def make_result(
     sizes["process"] = process
     sizes |= on_host
     rests = []
+    there = processes_of_host((plan.sharding and plan.sharding.world_size) or 1, plan.run)
     if "host_peak" in sizes:
-        world = plan.sharding and plan.sharding.world_size
-        there = processes_of_host(world or 1, plan.run)
         sizes["host_all"] = there * sizes["host_peak"]
         rests.append(
             f"the host holds {human(sizes['host_peak'])} of a process beside its interpreter and libraries, "
@@ -317,6 +349,10 @@ def make_result(
     if beside is not None:
         sizes |= beside.bytes
         limits.append(Limit(*beside.limit))
+    held = max(sizes.get("host_all", 0), there * sizes.get("host_pinned", 0), sizes.get("host_loading", 0))
+    for one in host_limit(held and held + there * LIBRARIES_BYTES, plan.host_memory_bytes()):
+        sizes[HOST] = one.needed
+        limits.append(one)
     figures = Figures(
         sizes,
         moments,
@@ -332,6 +368,7 @@ def make_result(
             *_beyond(plan, spec),
             *(() if plan.engine.has_own_memory else OPTIMIZERS[plan.optimizer].warnings),
             *_experts_note(plan, spec),
+            *_packing_note(plan),
             *_phase_note(plan, max(moments, key=moments.__getitem__)),
             *warnings,
             *rests,
@@ -369,6 +406,18 @@ def _phase_note(plan: Plan, peak_at: str) -> list[str]:
     phase = phases.get(peak_at.split()[-1], "the update")
     turn = _TURNS["generation of an update" if phase == "generation" and not trainer.scores else phase]
     return [f"of generation, scoring and the update, {phase} holds the peak of the live bytes; {turn}"]
+
+
+def _packing_note(plan: Plan) -> list[str]:
+    """Of a packed row, what each token attends to."""
+    if not plan.packing or plan.batch == 1:
+        return []
+    if plan.attention == "flash":
+        return [f"flash_attn_varlen_func attends within each of the {plan.batch:,} sequences of the packed row alone"]
+    return [
+        f"attention: {plan.attention} computes the scores of all {plan.row:,} tokens of the packed row, and a mask "
+        "hides the other sequences; attention: flash computes those within each sequence alone"
+    ]
 
 
 def _on_disk(plan: Plan, spec: ModelSpec, parameters: int) -> list[str]:

@@ -6,11 +6,12 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from ..engines.engine import HOST, Limit, host_limit
 from ..errors import InputError
 from ..moments.moment import Moment, Where
 from ..moments.run import moments_of
 from ..text import human
-from .result import STEP
+from .result import STEP, judged
 
 if TYPE_CHECKING:
     from ..plans.resolve import Resolved
@@ -27,7 +28,6 @@ def with_moments(result: Result, resolved: Resolved) -> Result:
     outside the step the allocated bytes count, since PyTorch gives cached memory back before there is none left.
     """
     plan, sizes = resolved.plan, result.bytes
-    assert plan.run is not None
     where: Where = "device" if resolved.step.device.has_own_memory else "host"
     taken = sizes.get("reserved_peak", sizes["peak"])
     step = Moment(STEP, where, taken, f"the peak of the training step: {result.peak_at}")
@@ -35,11 +35,11 @@ def with_moments(result: Result, resolved: Resolved) -> Result:
     if "host_all" in sizes:
         of_all = f"all processes of a host, each with {human(sizes['host_peak'])} of parameters, gradients and states"
         first.append(Moment(STEP, "host", sizes["host_all"], of_all, beside=True))
-    found, missing = moments_of(resolved, plan.run, sizes["resident"])
-    loading = [one for one in found if one.moment == "loading"]
-    moments = (*loading, *first, step, *(one for one in found if one.moment != "loading"))
+    found, missing = moments_of(resolved, plan.run, sizes["resident"], sizes["parameters"] + sizes["buffers"])
+    before = [one for one in found if one.moment in ("loading", "precomputing")]
+    moments = (*before, *first, step, *(one for one in found if one not in before))
     warnings = result.warnings
-    if (asked := plan.run.moment) is not None:
+    if (asked := None if plan.run is None else plan.run.moment) is not None:
         warnings = warnings if asked in (STEP, "first step") else ()  # which are about the step
         moments = tuple(one for one in moments if one.moment == asked)
         missing = [why for why in missing if why.startswith(asked)]
@@ -48,14 +48,16 @@ def with_moments(result: Result, resolved: Resolved) -> Result:
         raise InputError(f"moment {asked}: {_absent(missing, moments, where)}")
     largest = max(compared, key=lambda one: one.held)
     run = largest.held + sizes["process"] - taken
+    host = host_limit(sizes.get(HOST, 0), result.host_memory)
+    budget = plan.budget_bytes() if host else result.budget_bytes
+    verdict, exceeded = judged((Limit("run", run, budget, run), *host), result.uncertainty)
     return replace(
         result,
+        **verdict,
         bytes={**sizes, "run": run},
-        against="run",
-        fits=None if result.budget_bytes is None else run <= result.budget_bytes,
         run_moments=moments,
         largest=largest,
-        warnings=(*warnings, *missing),
+        warnings=(*(one for one in warnings if one not in exceeded), *missing, *exceeded),
     )
 
 

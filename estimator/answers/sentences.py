@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from ..engines.assumptions import Assumption
+from ..engines.engine import HOST
 from ..engines.registry import engine_of
-from ..plans.margins import STATED, Margin
+from ..plans.margins import NOT_SURE, STATED, Margin
 from ..plans.plan import Plan
 from ..text import human, printable
 from .result import Result
@@ -17,7 +18,7 @@ _TRAINING_ROWS = ("optimizer", "saved", "gradients")
 
 def counted(result: Result, against: str | None = None) -> str:
     """The memory that a result's budget, or another of its limits, is of: ``dirty memory``; empty for the process."""
-    words = {"dirty": "dirty memory", "used": "RAM in use", "device": "the device's memory"}
+    words = {"dirty": "dirty memory", "used": "RAM in use", "device": "the device's memory", HOST: "the host's memory"}
     words |= dict.fromkeys(("process", "run", "peak"), "")
     name = against or result.against
     server = name.removesuffix("_needed")  # in the process, whose share of the card holds what it starts with
@@ -47,7 +48,12 @@ def shown_value(value: object) -> str:
     return str(value).lower() if isinstance(value, bool) else printable(str(value))
 
 
-VERDICTS = {"fits": "Fits in", "tight": "Tight in", "does not fit": "Does not fit in"}
+VERDICTS = {
+    "fits": "Fits in",
+    "tight": "Tight in",
+    "does not fit": "Does not fit in",
+    NOT_SURE: "Not sure whether it fits in",
+}
 """The beginning of a verdict's sentence, before the budget."""
 
 
@@ -75,6 +81,9 @@ def verdict(result: Result, margin: Margin = STATED, how: str = "") -> str:
             of, rest = counted(result, against), limit - result.bytes[against]
             whose = f"of {of}" if of else "for the process"
             other.append(f" Of {human(limit)} {whose} {human(abs(rest))} are {'left' if rest >= 0 else 'missing'}.")
+    if word == NOT_SURE:
+        left = "too much" if result.margin_bytes < 0 else "to spare"
+        left += f" without what has no rule here, {' and '.join(result.unknown)}"
     return f"{VERDICTS[word]} {budget}{how and ' '}{how}: {spare} {left} {sure}.{''.join(other)}"
 
 

@@ -56,6 +56,8 @@ class Serving:
     mends: tuple[str, ...] = ()
     """Options each of which lets it start."""
     warnings: tuple[str, ...] = field(default=())
+    unknown: tuple[str, ...] = ()
+    """What takes more memory by an amount without a rule, by name. That it starts is not sure then."""
     longest: int | None = None
     """The longest request with which it starts; ``None`` where it starts with none."""
     least_share: float | None = None
@@ -83,7 +85,8 @@ class Serving:
             "blocks": self.blocks,
             "kv_tokens": self.kv_tokens,
             "max_concurrency": self.max_concurrency,
-            "fits": self.fits,
+            "fits": None if self.fits and self.unknown else self.fits,
+            "unknown": list(self.unknown),
             "error": self.refusal,
             "mends": list(self.mends),
             "log": list(self.log),
@@ -114,9 +117,10 @@ def serving(model: str, device: str, contexts: Sequence[int], options: Any, says
     if is_gguf(model):
         raise InputError(f"'{model}' is llama.cpp's file; give a config.json, a built-in name or a hub id")
     found = checkpoint(model, load, getattr(options, engine.draft))
+    unknown = engine.unknown(found, options, gpu)
     options = engine.resolved(options, found.spec, gpu)
     engine.check(options, gpu)
-    answer = replace(_asked(found, gpu, contexts, options), model=model)
+    answer = replace(_asked(found, gpu, contexts, options), model=model, unknown=unknown)
     if not says_mends:
         return answer
 
@@ -151,16 +155,23 @@ class Layout:
 def smallest_cluster(model: str, devices: Sequence[str], options: Any) -> list[Layout]:
     """The fewest cards of each kind with which it starts, up to 64; a kind with which it never does has none.
 
-    A layer is split among up to eight cards, which are one machine's; machines have some layers each.
+    A layer is split among up to eight cards, which are one machine's; machines have some layers each. Ranks and stages
+    that the options give stay as they are.
     """
     found, engine = [], server(options)
+    keys = (engine.ranks_key, engine.stages_key)
+    given = {key: getattr(options, key) for key in keys if key in options.model_fields_set}
+    layouts = [(1, 1), (2, 1), (4, 1), (8, 1), (8, 2), (8, 4), (8, 8)]
+    if given:
+        ranks, stages = ([given[key]] if key in given else [1, 2, 4, 8] for key in keys)
+        layouts = sorted(((tp, pp) for tp in ranks for pp in stages), key=lambda sizes: sizes[0] * sizes[1])
     for device in devices:
-        for tp, pp in ((1, 1), (2, 1), (4, 1), (8, 1), (8, 2), (8, 4), (8, 8)):
-            sizes = {engine.ranks_key: tp, engine.stages_key: pp}
+        for tp, pp in layouts:
             try:
+                sizes = dict(zip(keys, (tp, pp), strict=True))
                 answer = serving(model, device, [1], options.model_copy(update=sizes), False)
             except InputError:
-                if tp == 1:
+                if (tp, pp) == layouts[0]:
                     raise
                 continue
             if answer.fits:

@@ -98,7 +98,7 @@ def matmul_4bit(x: Tensor, shape: Shape, bias: Tensor | None, base: Quantisation
                     without_offset = None
             weight = x.ledger.empty(shape, x.dtype)
         else:
-            weight = _dequantize(x, shape, base)
+            weight = dequantize(x, shape, base)
         out = ops.linear(x.alias(), weight, None if bias is None else bias.alias())
         del scales, without_offset, weight
         return out.alias()
@@ -135,7 +135,7 @@ def _fused_product(x: Tensor, shape: Shape, base: Quantisation) -> Tensor:
     return out
 
 
-def _dequantize(x: Tensor, shape: Shape, base: Quantisation) -> Tensor:
+def dequantize(x: Tensor, shape: Shape, base: Quantisation) -> Tensor:
     """``functional.dequantize_4bit(...).to(x.dtype)``: first to the dtype that the weight had before quantisation."""
     scales = _scales(x.ledger, shape) if base.double_quant else None  # their offset is added in place
     weight = x.ledger.empty(shape, base.dtype)
@@ -152,7 +152,7 @@ def _matmul_4bit_backward(call: Call) -> ops.Grads:
     if not call.needs[0]:
         return None, grad_bias
     shape, base = call.args
-    weight = _dequantize(call.grad, shape, base)
+    weight = dequantize(call.grad, shape, base)
     grad_x = _times_weight(call.grad, shape)
     del weight
     return grad_x, grad_bias

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache, lru_cache
 from pathlib import Path
 from typing import Any
@@ -218,7 +218,8 @@ def _models() -> dict[str, list[tuple[Device, frozenset[str]]]]:
 @lru_cache(maxsize=1024)
 def find(name: str) -> Device:
     """The device of a name: ``rtx-4090``, ``RTX 4090``, ``4090`` or what ``torch.cuda.get_device_name`` prints
-    (``NVIDIA GeForce RTX 4090``, ``NVIDIA A100-SXM4-80GB``). ``this`` is what is here: see ``this_machine``.
+    (``NVIDIA GeForce RTX 4090``, ``NVIDIA A100-SXM4-80GB``). ``this`` is what is here: see ``this_machine``. A card's
+    name with another size is that card with other memory: ``rtx-2080-ti 22GB``.
 
     Raises ``InputError`` for an unknown name and for one that several devices share (``A100``). Of a phone that is sold
     with several sizes of RAM, a name without one is the phone with the least.
@@ -234,6 +235,8 @@ def find(name: str) -> Device:
         close = [one for one, _ in found]
         if close and all(one.is_phone for one in close):  # fewest words left out, the least RAM that it is sold with
             close = [min(found, key=lambda pair: (len(pair[1]), pair[0].total_bytes))[0]]
+        if not close:
+            close = _with_memory(model, variant)
         if len(close) > 1:
             raise InputError(
                 f"device '{name}' may be {', '.join(one.name for one in close)}; name one of them, "
@@ -241,11 +244,30 @@ def find(name: str) -> Device:
             )
         if not close:
             raise InputError(
-                f"unknown device '{name}'{_hint(name, model)}; `estimator devices` lists them, "
+                f"unknown device '{name}'{hint(name)}; `estimator devices` lists them, "
                 f"or give {options({'budget': '24GiB'})} in its place"
             )
         device = close[0]
     return device
+
+
+def _with_memory(model: str, variant: frozenset[str]) -> list[Device]:
+    """A card with other memory than it is sold with, as in ``rtx-2080-ti 22GB``; none where several cards are meant.
+
+    The driver is assumed to keep as many bytes as on the card that is sold. vllm-project/vllm#2140 has one such card:
+    21.67 GiB of 22 as PyTorch prints it, of which 21.56 are usable by this rule.
+    """
+    sizes = {word for word in variant if re.fullmatch(r"[0-9]{1,4}gb", word)}
+    found = [one for one, words in _models().get(model, ()) if variant - sizes <= words]
+    if len(sizes) != 1 or len(found) != 1 or not found[0].is_card:
+        return []
+    (card,), (size,) = found, sizes
+    total = int(size.removesuffix("gb")) * 1024 * MIB
+    usable = total - (card.total_bytes - card.usable_bytes)
+    why = f"a {card.label} is taken to have {human(total)}, and its driver to keep as much as on the card that is sold"
+    name, label = f"{card.name}-{size}", f"{card.label}, with {human(total)}"
+    changed = replace(card, name=name, label=label, total_bytes=total, usable_bytes=usable, assumed=why)
+    return [replace(changed, confidence="memory as asked; limit assumed")] if usable > 0 else []
 
 
 def _here() -> Device:
@@ -262,14 +284,20 @@ def _here() -> Device:
     return Device(THIS, *known, None, None, "used" if found.kind == "laptop" else "all", 0, None, None, None, ())
 
 
-def _hint(name: str, model: str) -> str:
-    """A hint with devices whose model contains the one asked for, else with those whose names are spelled alike."""
-    close = [one.name for other, found in _models().items() if len(model) > 1 and model in other for one, _ in found]
-    return (
-        f" (did you mean {', '.join(close[:4])}?)"
-        if close
-        else nearest("-".join(name.lower().replace("_", " ").split()), _rows())
-    )
+def whole_numbers(text: str) -> re.Pattern[str]:
+    """A pattern of a text that cuts through no number: ``h20`` is no part of ``h200``, nor ``80`` of ``4080``."""
+    before, after = (r"(?<![0-9])" if text[:1].isdigit() else ""), (r"(?![0-9])" if text[-1:].isdigit() else "")
+    return re.compile(f"{before}{re.escape(text)}{after}", re.IGNORECASE)
+
+
+def hint(name: str) -> str:
+    """A hint with devices that have the text in their name, or in their model, or whose names are spelled alike."""
+    spelled, (model, _) = "-".join(_spoken(name).replace("_", " ").split()), _parts(name)
+    close = [one for one in _rows() if len(spelled) > 1 and spelled in one]
+    if not close and len(model) > 1:
+        part = whole_numbers(model)
+        close = [one.name for other, found in _models().items() if part.search(other) for one, _ in found]
+    return f" (did you mean {', '.join([*dict.fromkeys(close)][:4])}?)" if close else nearest(spelled, _rows())
 
 
 def limit_of(device: Device, entitled: bool = False) -> int:

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, NamedTuple, Protocol
 from ..errors import InputError
 from ..ledger import Size
 from ..programs import Method, Procedure, Step
+from ..text import human
 from .assumptions import Assumption
 from .devices import Device
 
@@ -96,6 +97,18 @@ class Limit(NamedTuple):
         return self.budget - self.needed
 
 
+HOST = "host"
+"""The figure that ``host_memory`` limits: what all processes of a machine hold of its RAM."""
+
+
+def host_limit(needed: int, host_memory: int | None) -> tuple[Limit, ...]:
+    """The limit of a machine's RAM, where it is given and something is held there. Sizes are bytes."""
+    if host_memory is None or not needed:
+        return ()
+    exceeded = f"the host runs out first: {human(needed)} of RAM are needed, and host_memory is {human(host_memory)}"
+    return (Limit(HOST, needed, host_memory, needed, exceeded),)
+
+
 class Figures(NamedTuple):
     """The answer of an engine to a plan. Sizes are bytes."""
 
@@ -111,6 +124,8 @@ class Figures(NamedTuple):
     phases: tuple[Phase, ...] = ()
     devices: tuple[Mapping[str, Any], ...] = ()
     """Where one process uses several devices, the name of each and its bytes, and those of the host."""
+    unknown: tuple[str, ...] = ()
+    """What was asked for and changes memory by an amount without a rule, by name. The verdict is "not sure"."""
     serving: Mapping[str, float] = MappingProxyType({})
     """Of a server: ``kv_tokens`` of its cache, and ``max_concurrency``, the requests that fit at once."""
 
@@ -172,6 +187,10 @@ class Engine:
     """The dtypes of an exported page where none are named."""
     exactness: ClassVar[str]
     """How close the figures are, for exported files."""
+
+    def defaults_of(self, model: Any, load: Callable[[str], Spec]) -> Mapping[str, Any]:
+        """``defaults`` of a plan with this ``model``, which ``load`` looks up."""
+        return self.defaults
 
     def asked(self, plan: Any) -> str:
         """In words: what the plan does, and in which program."""

@@ -34,7 +34,7 @@ class Found(NamedTuple):
 
 def look() -> Found:
     """The GPU with the most free memory, else the RAM. Raises ``InputError`` without the libraries that know."""
-    return max(_gpus(), key=lambda one: one.free, default=None) or _ram()
+    return max(_gpus(), key=lambda one: one.free, default=None) or ram()
 
 
 def _gpus() -> list[Found]:
@@ -65,7 +65,8 @@ def _gpu(pynvml: Any, number: int) -> Found:
     return Found(f"{label} (GPU {number} here)", "GPU", memory.total, memory.free, "NVML", (major, minor))
 
 
-def _ram() -> Found:
+def ram() -> Found:
+    """The RAM of this machine or container. Raises ``InputError`` without the library that knows."""
     try:
         import psutil
     except ImportError:

@@ -40,6 +40,8 @@ class Torch(Engine):
         ("host_pinned", "pinned on the host"),
         ("host_peak", "peak on the host"),
         ("host_all", "peak of all processes of a host"),
+        ("host_loading", "loading of all processes of a host"),
+        ("host", "the host's memory, with libraries"),
     )
     """Saved activations and gradients need not be live at the same time, nor all at the peak."""
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from ..engines.devices import find
+from ..errors import InputError
 from ..plans.plan import Plan
 
 
@@ -21,6 +22,8 @@ def limits_of(plan: Plan, replayed: bool = False) -> list[Limit]:
 
     ``replayed``: the bytes are those of an estimate, which knows a GPU's process itself.
     """
+    if plan.host_memory is not None:
+        raise InputError("host_memory is in no exported function or table; leave it out, and ask estimate")
     budget = plan.budget_bytes()
     if budget is None:
         return []

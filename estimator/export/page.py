@@ -14,6 +14,7 @@ from ..answers.estimate import Progress
 from ..engines.devices import Device, catalogue, find, limit_of
 from ..errors import InputError
 from ..plans.plan import Plan, parse_plan
+from ..text import printable
 from .build import function_of, variable_names
 from .code_javascript import javascript
 from .code_python import evaluate
@@ -95,7 +96,7 @@ def to_page(choices: Sequence[Choice]) -> str:
         "unsure": 0.0 if plan.engine.replays else plan.engine.uncertainty,  # of a replay the two bounds say it
     }
     return Template((_FILES / "page.html").read_text(encoding="utf-8")).substitute(
-        title=html.escape(f"Memory of {plan.model}"),
+        title=html.escape(printable(f"Memory of {plan.model}")),
         asked=html.escape(plan.asked[0].upper() + plan.asked[1:]),
         style=(_FILES / "page.css").read_text(encoding="utf-8"),
         programs="\n".join(map(_program, choices)),

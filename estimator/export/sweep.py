@@ -450,8 +450,11 @@ def values_of(name: str, value: Any) -> Sequence[Any] | None:
         raise InputError(f"{name}: {shown(wrong[0])} is no whole number from 1 on")
     if None in value:
         raise InputError(f"{name} has an empty value; give it another, or leave it out")
-    if len({str(one) for one in value}) < len(value):
-        raise InputError(f"{name} has a value twice; give each once")
+    try:
+        if len({str(one) for one in value}) < len(value):
+            raise InputError(f"{name} has a value twice; give each once")
+    except ValueError as error:
+        raise error if isinstance(error, InputError) else InputError(f"{name} has {shown(max(value))}") from None
     return value
 
 

@@ -11,7 +11,7 @@ from sympy import Max, Piecewise, Symbol
 from sympy.printing.str import StrPrinter
 
 from ..errors import InputError
-from ..text import human
+from ..text import human, printable
 from .code_python import steps_at
 from .function import Function, Variable
 from .heading import heading
@@ -136,7 +136,7 @@ def _estimate_sheet(book: Any, f: Function, styles: Mapping[str, Any]) -> None:
     sheet = book.add_worksheet("Estimate")
     for column, width in enumerate((28, 22, 12, 80)):
         sheet.set_column(column, column, width)
-    sheet.write(0, 0, f"Memory of {f.plan.model}", styles["title"])
+    sheet.write(0, 0, f"Memory of {printable(f.plan.model)}", styles["title"])
     sheet.write_row(2, 0, ["variable", "value", "", "meaning"], styles["head"])
     values = {v.name: v.value for v in f.variables}
     computed = steps_at(f, values)
@@ -204,7 +204,7 @@ def _curve_sheet(book: Any, f: Function, styles: Mapping[str, Any]) -> None:
         )
     chart.set_x_axis({"name": f"{along.name}: {along.meaning}"})
     chart.set_y_axis({"name": "bytes", "display_units": "millions", "display_units_visible": True})
-    chart.set_title({"name": f"Memory of {f.plan.model}", "name_font": {"size": 12}})
+    chart.set_title({"name": f"Memory of {printable(f.plan.model)}", "name_font": {"size": 12}})
     chart.set_size({"width": 720, "height": 400})
     sheet.insert_chart(last + 3, 0, chart)
 

@@ -13,7 +13,7 @@ import os
 import stat
 import sys
 from collections.abc import Iterator
-from contextlib import nullcontext
+from contextlib import nullcontext, suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, BinaryIO, cast
@@ -61,6 +61,15 @@ def beside(name: str, folder: Path) -> Path | None:
     return next((path for path in found if path is not None and path.is_file()), None)
 
 
+def named_by(where: str, name: str, folder: Path) -> Path:
+    """The file that ``where`` names, as ``beside`` finds it. Raises ``InputError`` where it is missing."""
+    if (path := beside(name, folder)) is None:
+        raise InputError(
+            f"{where} names the file '{name}', which is missing; put it in '{folder}', or take the key out"
+        )
+    return path
+
+
 def opened(path: Path, wanted: str) -> io.BufferedReader:
     """A regular file, open for reading. Raises ``InputError``, whose message asks for ``wanted``.
 
@@ -77,14 +86,35 @@ def opened(path: Path, wanted: str) -> io.BufferedReader:
     if kind != stat.S_IFREG:
         os.close(handle)
         raise InputError(f"'{path}' is {KINDS.get(kind, 'no regular file')}, not a regular file; give {wanted}")
+    if identity(handle) in redirected(1, 2):
+        os.close(handle)
+        raise InputError(f"'{path}' is where this command's output goes, which would grow for ever; write elsewhere")
     READ.add(os.path.realpath(path))
     return os.fdopen(handle, "rb")
+
+
+def identity(handle: int) -> tuple[int, int]:
+    """The device and the number of an open file, the same by whatever name it was opened."""
+    about = os.fstat(handle)
+    return about.st_dev, about.st_ino
+
+
+def redirected(*handles: int) -> set[tuple[int, int]]:
+    """The regular files that the standard streams with these numbers are redirected to."""
+    found = set()
+    for handle in handles:
+        with suppress(OSError):
+            if stat.S_ISREG(os.fstat(handle).st_mode):
+                found.add(identity(handle))
+    return found
 
 
 def standard_input() -> BinaryIO:
     """Standard input as bytes. Raises ``InputError`` where there is none."""
     if sys.stdin is None:
         raise InputError("standard input is closed; name a file in place of -")
+    if redirected(0) & redirected(1, 2):
+        raise InputError("standard input is where this command's output goes, which would grow for ever")
     return cast(BinaryIO, sys.stdin.buffer)
 
 
@@ -224,7 +254,8 @@ def parse_yaml(text: str) -> Any:
         return yaml.load(text, Loader=Loader)
     except InputError:
         raise
-    except (yaml.YAMLError, RecursionError, ValueError) as error:
+    except (yaml.YAMLError, RecursionError, ValueError, LookupError, AttributeError, TypeError) as error:
+        # the last four are PyYAML's own, of a value that is none of its tag, such as !!bool maybe
         mark = getattr(error, "problem_mark", None)
         raise NotYaml("" if mark is None else f" at line {mark.line + 1}") from None
 

@@ -14,7 +14,10 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from ..errors import InputError
-from .files import KINDS, STANDARD_INPUT
+from .files import KINDS, STANDARD_INPUT, redirected
+
+REPLACED: set[str] = set()
+"""The files with content in whose place others were put here, since a command began."""
 
 
 def place_of(path: Path) -> Path:
@@ -28,23 +31,13 @@ def place_of(path: Path) -> Path:
         raise _refused(path, error) from None
     if mode is not None and not stat.S_ISREG(mode):
         raise InputError(f"cannot write '{path}': it is {KINDS.get(stat.S_IFMT(mode), 'no file')}; name another file")
-    if mode is not None and (place.stat().st_dev, place.stat().st_ino) in _standard():
+    if mode is not None and (place.stat().st_dev, place.stat().st_ino) in redirected(0, 1, 2):
         raise InputError(f"'{path}' is this command's standard input or output; name another file")
     if not place.parent.is_dir():
         raise InputError(f"cannot write '{path}': there is no folder '{path.parent}' to put it in; name another file")
     if not os.access(place.parent, os.W_OK | os.X_OK) or (mode is not None and not os.access(place, os.W_OK)):
         raise InputError(f"cannot write '{path}': it is read-only, or its folder is; name another file")
     return place
-
-
-def _standard() -> set[tuple[int, int]]:
-    """The files that standard input, output and error are redirected to: /dev/stdout is one of them by another name."""
-    found = set()
-    for handle in (0, 1, 2):
-        with suppress(OSError):
-            about = os.fstat(handle)
-            found.add((about.st_dev, about.st_ino))
-    return found
 
 
 @contextmanager
@@ -62,7 +55,10 @@ def replacing(path: Path) -> Iterator[Path]:
             shutil.copymode(place, part)
         with part.open("r+b") as file:
             os.fsync(file.fileno())  # some file systems say only here that the disk is full
+        full = place.exists() and place.stat().st_size > 0
         part.replace(place)
+        if full:
+            REPLACED.add(str(place))
     except OSError as error:
         raise _refused(path, error) from None
     finally:

@@ -17,8 +17,8 @@ from ..errors import InputError
 from .files import opened
 
 MOST_BYTES = 1 << 27
-MOST_INSTRUCTIONS = 30_000_000
-"""Some five seconds of work."""
+MOST_INSTRUCTIONS = 8_000_000
+"""Some three seconds of work: a hundred thousand entries with the frames of their stacks."""
 MOST_HELD = 250 << 20
 """The most bytes that the values take, beside the file itself."""
 MOST_WAITING = 1_000_000

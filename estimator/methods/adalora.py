@@ -15,6 +15,7 @@ from ..io.fields import Number, Rank, Whole
 from ..ledger import Ledger, Size, Tensor
 from ..programs import Builder, Config, Linear, Method, Module
 from .layered import Adapters, LayerOptions
+from .options import TaskType
 
 Steps = Annotated[Whole, Field(ge=0)]
 
@@ -81,8 +82,8 @@ class AdaLoraMethod(LayerOptions):
     lora_bias: StrictBool = Field(False, description="not used by PEFT")
     use_rslora: StrictBool = Field(False, description="not used by PEFT")
     init_lora_weights: StrictBool = Field(True, description="initialisation (no effect on memory)")
-    task_type: Literal["CAUSAL_LM"] | None = Field(
-        None, description="CAUSAL_LM: PEFT adds the orthogonality loss; without a task_type it does not"
+    task_type: TaskType | None = Field(
+        None, description="a task: PEFT adds the orthogonality loss; without a task_type it does not"
     )
 
     update_and_allocate: StrictBool | None = Field(

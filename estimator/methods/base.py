@@ -14,6 +14,11 @@ def by_layer(names: str | Sequence[str]) -> bool:
     return isinstance(names, str) or any(any(c.isdigit() for c in name) for name in names)
 
 
+def is_saved(path: str, names: Sequence[str]) -> bool:
+    """Whether a module, or one that it is in, has a path that ends with one of the names (``_set_trainable``)."""
+    return any(path.endswith(name) or f"{name}." in path for name in names)
+
+
 class Targets:
     """PEFT's matching of module names (``peft/tuners/tuners_utils.py: check_target_module_exists``)."""
 
@@ -72,7 +77,7 @@ class AdapterMethod(Method):
 
     def saves(self, path: str) -> bool:
         """Whether PEFT replaces the module by a trainable copy (``ModulesToSaveWrapper``)."""
-        return any(path.endswith(name) for name in self.modules_to_save)
+        return is_saved(path, self.modules_to_save)
 
     def adapt(self, build: Builder, base: Module) -> Module:
         """The module that stands in for a target."""

@@ -120,7 +120,7 @@ class Adapters(AdapterMethod, Generic[OptionsT]):
 
     def __init__(self, options: OptionsT, targets: Targets, dtype: str, rank: Size | None = None) -> None:
         """``dtype`` is the base's. ``rank`` stands for the options' own size."""
-        super().__init__(targets, options.modules_to_save or (), checked_dtype(options.adapter_dtype, dtype))
+        super().__init__(targets, options.saved, checked_dtype(options.adapter_dtype, dtype))
         self.options = options
         self.bias: str = getattr(options, "bias", "none")
         self.size: Size = getattr(options, options.size_key or options.rank_key, 0) if rank is None else rank

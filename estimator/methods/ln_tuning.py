@@ -20,7 +20,7 @@ class LnTuningMethod(TargetOptions):
     name: Literal["ln_tuning"] = "ln_tuning"
 
     def build(self, config: Config, dtype: str, rank: Size | None = None) -> Method:
-        return LnTuning(self._targets(config), self.modules_to_save or (), dtype)
+        return LnTuning(self._targets(config), self.saved, dtype)
 
 
 class LnTuning(AdapterMethod):

@@ -17,7 +17,7 @@ from ..ledger import Size, Tensor
 from ..programs import Builder, Config, Embedding, Linear, Method, Module
 from ..programs.module_table import endings
 from . import patterns
-from .base import Targets
+from .base import Targets, is_saved
 from .dora import DoraEmbeddingLayer, DoraLinearLayer
 from .layered import Adapters, Layer, name_of
 from .lora_config import LoraConfig
@@ -82,7 +82,7 @@ class LoraOptions(LoraConfig):
         for path in both:
             for option, taken in (
                 ("target_modules", path in targets),
-                ("modules_to_save", any(path.endswith(name) for name in self.modules_to_save or ())),
+                ("modules_to_save", is_saved(path, self.saved)),
                 ("target_parameters", path in parameters.of_module),
             ):
                 if taken and path in tokens:

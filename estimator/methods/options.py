@@ -1,7 +1,7 @@
 """What the options of every method have in common: PEFT's own names, checked by pydantic."""
 
 from collections.abc import Mapping, Sequence
-from typing import Annotated, Any, ClassVar, Union, get_args
+from typing import Annotated, Any, ClassVar, Literal, Union, get_args
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
@@ -11,7 +11,7 @@ from ..ledger import Size
 from ..programs import Config, Method
 from ..programs.module_table import KINDS, Kind, ModuleTable, NamedModule, endings
 from . import patterns
-from .base import Targets
+from .base import Targets, is_saved
 from .default_targets import PEFT, TARGET_MODULES
 
 
@@ -25,6 +25,11 @@ MOST_SAVED = 1000
 """Most names in ``modules_to_save``. Each is compared with the end of every module's path."""
 Names = Union[Pattern, list[str]]
 AdapterDtype = FloatDtype
+TaskType = Literal["SEQ_CLS", "SEQ_2_SEQ_LM", "CAUSAL_LM", "TOKEN_CLS", "QUESTION_ANS", "FEATURE_EXTRACTION"]
+HEADS: Mapping[str, tuple[str, ...]] = {
+    "SEQ_CLS": ("classifier", "score"), "TOKEN_CLS": ("classifier", "score"), "QUESTION_ANS": ("qa_outputs",)
+}  # fmt: skip
+"""By ``task_type``: modules that PEFT adds to ``modules_to_save``, where the model has them (``peft_model.py``)."""
 Tokens = Annotated[list[Annotated[Whole, Field(ge=0)]], Field(min_length=1)]
 
 
@@ -121,6 +126,9 @@ class TargetOptions(MethodOptions):
     modules_to_save: Annotated[list[Name], Field(max_length=MOST_SAVED)] | None = Field(
         None, description="modules trained as full copies"
     )
+    task_type: TaskType | None = Field(
+        None, description="PEFT's task: of SEQ_CLS, TOKEN_CLS and QUESTION_ANS the head is trained as a full copy"
+    )
 
     def default_targets(self, model_type: str) -> Names | None:
         """What PEFT adapts where ``target_modules`` are left out; ``None`` where PEFT has no default for the model."""
@@ -152,10 +160,22 @@ class TargetOptions(MethodOptions):
             )
         self._check_state_space(config, [module.path for module in adaptable if module.path in targets])
         check_modules_to_save(config, self.modules_to_save)
+        if self.task_type in ("TOKEN_CLS", "QUESTION_ANS"):
+            for module in adaptable:
+                if module.path in targets and is_saved(module.path, HEADS[self.task_type]):
+                    raise InputError(
+                        f"task_type {self.task_type} has no rule where {module.path} is adapted, which PEFT copies "
+                        "with its adapter; put it into exclude_modules"
+                    )
         for name in self.modules_to_save or ():
             if any(module.path.endswith(name) and module.path in targets for module in adaptable):
                 raise InputError(f"'{name}' is in target_modules and in modules_to_save; keep one of them")
         return targets
+
+    @property
+    def saved(self) -> tuple[str, ...]:
+        """``modules_to_save`` with the head that ``task_type`` names."""
+        return (*(self.modules_to_save or ()), *HEADS.get(self.task_type or "", ()))
 
     def _check_state_space(self, config: Config, paths: Sequence[str]) -> None:
         """``_check_lora_target_modules_mamba`` of PEFT, in its words. Raises ``InputError``."""
@@ -199,7 +219,7 @@ def checked_dtype(adapter_dtype: str, dtype: str) -> str:
 def check_modules_to_save(config: Config, names: Sequence[str] | None) -> None:
     """Raise ``InputError`` for a name with which no path of a module that has parameters ends."""
     for name in names or ():
-        if not any(module.path.endswith(name) for module in config.modules.of("linear", "embedding", "norm")):
+        if not any(is_saved(module.path, [name]) for module in config.modules.of("linear", "embedding", "norm")):
             raise InputError(f"modules_to_save '{name}' matches nothing in this model")
 
 

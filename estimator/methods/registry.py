@@ -10,7 +10,7 @@ from typing import Any
 from ..errors import InputError, nearest, shown
 from ..io.fields import checked
 from ..io.files import STANDARD_INPUT, existing, read_json
-from .options import MethodOptions
+from .options import HEADS, MethodOptions
 from .other import OtherMethod, installed_methods
 
 _CLASSES = {
@@ -81,7 +81,6 @@ HARMLESS = frozenset(
         "peft_type",
         "peft_version",
         "revision",
-        "task_type",
     }
 )
 """Keys of any adapter_config.json that do not change memory."""
@@ -120,8 +119,10 @@ def read_adapter_config(path: Path, or_stdin: bool = False) -> dict[str, Any]:
         if key in fields:
             if value is not None:
                 block[key] = value
+        elif key == "task_type" and value not in HEADS:
+            continue
         elif key not in harmless and (value is True or value not in (None, False, [], {}, "", "default", 1)):
-            raise InputError(f"'{path}' sets {key}: {shown(value)}, for which this version has no rule")
+            raise InputError(f"'{path}' sets {key}, for which this version has no rule")
     return block
 
 

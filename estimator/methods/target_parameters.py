@@ -14,7 +14,7 @@ from ..errors import InputError
 from ..programs import Config
 from ..programs.module_table import KINDS
 from ..programs.releases import is_older
-from .base import Targets, by_layer
+from .base import Targets, by_layer, is_saved
 from .default_targets import ADAPTED_EXPERTS, EXPERT_LAYERS, TRANSPOSED_EXPERTS
 from .layered import name_of
 from .lora_config import LoraConfig
@@ -124,9 +124,9 @@ class TargetParameters:
 
     def check_modules(self, targets: Targets) -> None:
         """Raise ``InputError`` for what PEFT refuses on a module whose parameter it has wrapped."""
-        saved = tuple(self.options.modules_to_save or ())
+        saved = self.options.saved
         for path in self.of_module:
-            for option, means in (("target_modules", path in targets), ("modules_to_save", path.endswith(saved))):
+            for option, means in (("target_modules", path in targets), ("modules_to_save", is_saved(path, saved))):
                 if means:
                     raise InputError(f"{path} is in {option}, and its parameter is adapted, too; keep one of them")
 

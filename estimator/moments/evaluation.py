@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 from .. import operators as ops
 from ..ledger import Ledger, Shape, Tensor, whole
-from ..programs import Builder, Inputs
+from ..programs import Builder, Inputs, Method
 from ..programs.causal_lm import RecordedCausalLM
 from ..steps.fused_loss import fused_loss, fused_loss_after
 from .moment import Moment
@@ -34,7 +34,8 @@ class Machine:
     ``host`` is ``device`` where the model is in the host's memory.
     """
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: Job, method: Method | None = None) -> None:
+        self.method = job.method if method is None else method
         # Checkpoints and noise on the embeddings are of train mode. The Trainer asks for no cache.
         step = job.step._replace(checkpointing="none", saved_activations="as-is", use_cache=False, neftune=False)
         self.job = job.with_step(step)
@@ -44,17 +45,17 @@ class Machine:
         device.phase = self.host.phase = "evaluation"
         self._models: dict[int, Any] = {}
 
-    def forward(self, ids: Tensor, mask: Tensor | None, rows: int) -> tuple[Tensor, Tensor]:
-        """The model in eval mode, without a backward graph: ids that are labels, too -> the loss and the logits."""
+    def forward(self, ids: Tensor, mask: Tensor | None, rows: int, labelled: bool = True) -> tuple[Tensor, Tensor]:
+        """The model without a backward graph: ids that are labels, too -> the loss, if ``labelled``, and the logits."""
         device, job = self.device, self.job
         step, seq = job.step, job.plan.seq
         sizes = job.sizes(batch=rows, seq=seq)
-        build = Builder(device, job.method, step.dtype, base=step.base)
-        model = job.method.wrap_model(build, RecordedCausalLM(build, sizes))
+        build = Builder(device, self.method, step.dtype, base=step.base)
+        model = self.method.wrap_model(build, RecordedCausalLM(build, sizes))
         device.autocast = step.autocast
         inputs = Inputs(device, rows, seq, step, None, fused_loss(step), fused_loss_after(step), attention_mask=mask)
-        loss, logits, *_ = model(ids, ids, inputs)
-        loss = job.method.add_to_loss(loss)
+        loss, logits, *_ = model(ids, ids if labelled else None, inputs)
+        loss = self.method.add_to_loss(loss) if labelled else loss
         device.autocast = None
         device.clear_autocast_cache()
         return loss, logits

@@ -22,7 +22,7 @@ from ..ledger import ITEMSIZE
 from .checkpoint import split
 from .moment import Moment
 from .options import RunOptions, processes_of_host
-from .weights import Weights, loaded_dtype
+from .weights import Weights, loaded_dtype, weights_of
 
 if TYPE_CHECKING:
     from ..engines.engine import Job
@@ -49,6 +49,14 @@ def unknown(job: Job, weights: Weights) -> str:
     if weights.experts and (job.step.base is not None or _model_type(job) not in MERGED):
         return f"the experts of {family}" + (f" and dtype: {dtype}" if job.step.base is not None else "")
     return ""
+
+
+def loaded_on_host(job: Job, options: RunOptions) -> tuple[int, list[str]]:
+    """Bytes of a host's memory that its processes hold while they load, and a sentence where no rule says how many."""
+    weights = weights_of(job)
+    if why := unknown(job, weights):
+        return 0, [f"loading has no rule with {why}, so host_memory is without it"]
+    return max((one.held for one in loading(job, options, weights) if one.where == "host"), default=0), []
 
 
 def loading(job: Job, options: RunOptions, weights: Weights) -> list[Moment]:

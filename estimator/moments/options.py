@@ -22,7 +22,7 @@ class RunOptions(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, defer_build=True)
 
-    moment: Literal["loading", "first step", "step", "evaluation", "saving", "merging"] | None = Field(
+    moment: Literal["loading", "first step", "step", "evaluation", "saving", "merging", "precomputing"] | None = Field(
         None, description="this moment alone, and the verdict on it; if not given, all, and the verdict on the largest"
     )
     checkpoint_dtype: FloatDtype | None = Field(
@@ -65,6 +65,13 @@ class RunOptions(BaseModel):
     batch_eval_metrics: StrictBool = Field(False, description="metrics of each batch: logits and labels are not kept")
     eval_do_concat_batches: StrictBool = Field(
         True, description="logits and labels of all batches are joined; else they stay a list"
+    )
+    precompute_ref_batch_size: Whole | None = Field(
+        None,
+        ge=1,
+        le=10**6,
+        description="precompute_ref_log_probs: TRL's batch of that pass before the training; if not given, batch, and "
+        "per_device_eval_batch_size of an evaluation set",
     )
     save_total_limit: Whole | None = Field(None, ge=1, le=10**6, description="checkpoints that are kept on the disk")
     save_only_model: StrictBool = Field(False, description="checkpoints are without the optimizer's states")

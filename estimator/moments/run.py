@@ -8,6 +8,7 @@ from . import checkpoint, loading, merging
 from .data_loading import data_loading
 from .evaluation import evaluation
 from .moment import Moment
+from .precomputing import precomputing
 from .saving import saving
 from .weights import weights_of
 
@@ -16,11 +17,14 @@ if TYPE_CHECKING:
     from .options import RunOptions
 
 
-def moments_of(job: Job, options: RunOptions, resident: int) -> tuple[list[Moment], list[str]]:
+def moments_of(job: Job, options: RunOptions | None, resident: int, fixed: int) -> tuple[list[Moment], list[str]]:
     """The moments of a run in their order, without its steps, and a sentence for each that has no rule.
 
-    ``resident`` is the bytes of parameters, buffers and optimizer states.
+    ``resident`` is the bytes of parameters, buffers and optimizer states, ``fixed`` without the last. Without
+    ``options`` only what a trainer's own keys ask for is a moment.
     """
+    if options is None:
+        return precomputing(job, None, fixed), []
     weights = weights_of(job)
     found, missing = list[Moment](), list[str]()
 
@@ -31,6 +35,7 @@ def moments_of(job: Job, options: RunOptions, resident: int) -> tuple[list[Momen
 
     if knows("loading", loading.unknown(job, weights)):
         found += loading.loading(job, options, weights)
+    found += precomputing(job, options, fixed)
     found += data_loading(job, options)
     found += evaluation(job, options, resident)
     sharding = job.step.sharding

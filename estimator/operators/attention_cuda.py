@@ -227,9 +227,12 @@ def _run(
     return out
 
 
-def _count_products(ledger: Ledger, query: Tensor, key: Tensor, products: int) -> None:
-    for _ in range(products):
-        ledger.multiply(*query.shape, key.shape[2])
+def _count_products(ledger: Ledger, query: Tensor, key: Tensor, products: int, sequences: Size = 0) -> None:
+    """``sequences``: those of a packed row, each of which attends to itself alone."""
+    if ledger.counts_work:
+        keys = whole(key.shape[2]) // whole(sequences) if sequences else key.shape[2]
+        for _ in range(products):
+            ledger.multiply(*query.shape, keys)
 
 
 def _padded(kernel: Callable[..., Tensor], query: Tensor, key: Tensor, value: Tensor) -> Tensor:
@@ -289,7 +292,7 @@ def _flash_gradients(query: Tensor, key: Tensor, value: Tensor, sequences: Size 
     ]
     if heads != key.shape[1]:
         scratch += [ledger.empty((batch, key.shape[2], heads, dim), query.dtype) for _ in range(2)]
-    _count_products(ledger, query, key, 5)
+    _count_products(ledger, query, key, 5, sequences)
     del scratch
     return grads
 
@@ -330,11 +333,10 @@ def flash_attn(query: Tensor, key: Tensor, value: Tensor, dtype: str | None = No
 @saves("FlashAttnFuncBackward", *QKV, MASK, OUT, LSE, _RANDOM, inputs=INPUTS)
 def _flash_attn(query: Tensor, key: Tensor, value: Tensor) -> Tensor:
     ledger = query.ledger
-    batch, seq, heads, dim = query.shape
+    batch, seq, heads, _ = query.shape
 
     def outputs() -> tuple[Tensor, ...]:
-        for _ in range(2):
-            ledger.multiply(batch, heads, seq, dim, key.shape[1])
+        _count_products(ledger, transpose(query, 1, 2), transpose(key, 1, 2), 2, ledger.sequences)
         return (
             ledger.product(lambda: empty_like(query)),
             ledger.product(lambda: ledger.empty((batch, heads, seq), "float32")),

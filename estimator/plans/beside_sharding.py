@@ -16,7 +16,7 @@ FREE = frozenset(
         *("drop_output_before_step", "experts_implementation", "routing", "budget", "gradient_accumulation_steps"),
         *("torch", "expandable_segments", "previous_seq", "empty_cache", "lengths", "trainer", "sdpa_kernel"),
         *("loss_chunk", "num_output_chunks", "label_share", "rest_dtype", "compute_dtype", "double_quant"),
-        *("neftune_noise_alpha", "run"),
+        *("neftune_noise_alpha", "run", "host_memory"),
     }
 )
 """The keys that may have any value."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from functools import cache
 from inspect import cleandoc
 from typing import Any, TypeVar
 
@@ -17,7 +18,6 @@ from ..methods.registry import METHODS, RECIPES, method_block
 from ..moments.options import RunOptions
 from ..steps.generate_options import GenerateOptions
 from ..steps.sharding.options import ShardingOptions
-from .keys_listed import LISTED
 from .plan import Plan, words_explained
 
 _OF_ENGINES = {name: field for keys in KEYS.values() for name, field in keys.fields.model_fields.items()}
@@ -48,10 +48,22 @@ Convert = Callable[[str, Any, Any], Any]
 Question = TypeVar("Question", bound=Callable[..., Any])
 
 
+@cache
+def _listed() -> str:
+    """The keys of a plan with their defaults and what they mean, a line each."""
+    found = {}
+    for name, field in Plan.model_fields.items():
+        default = "" if field.is_required() or name in (*BLOCKS, "method") else f" (default {field.default})"
+        found[f"{name}{default}"] = field.description or f"full (default), {', '.join(list(METHODS)[1:])}"
+    found |= {f"keys of {name}": ", ".join(own_keys(name)) for name in BLOCKS}
+    found["keys of the method, by PEFT's names"] = "r, target_modules, ..."
+    return "\n".join(["Keys of a plan, as keywords:", *(f"    {name}: {about}" for name, about in found.items())])
+
+
 def with_keys(question: Question) -> Question:
     """A function whose ``help`` lists the keys of a plan, which are its keywords."""
     if question.__doc__ is not None:  # python -OO
-        question.__doc__ = f"{cleandoc(question.__doc__)}\n\n{LISTED}"
+        question.__doc__ = f"{cleandoc(question.__doc__)}\n\n{_listed()}"
     return question
 
 

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import sys
 import tempfile
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from math import inf
 from pathlib import Path
 from time import monotonic
@@ -12,6 +13,7 @@ from typing import Any
 
 from ..errors import InputError
 from ..io.files import read_json
+from ..io.limits import within
 
 SECONDS = 20.0
 """All that the hub and its library may take together. Their own limits hold for each part of an answer alone."""
@@ -77,7 +79,7 @@ def _asked(model: str, file: str) -> tuple[dict[str, Any], str]:
                 return read_json(Path(cached)), ""
             except InputError as error:
                 note = f"a file in the cache is ignored: {error}"
-        return _within(SECONDS, lambda: _downloaded(model, file)), note
+        return within(SECONDS, lambda: _downloaded(model, file)), note
     except InputError:
         raise
     except HFValidationError:
@@ -103,6 +105,7 @@ def _downloaded(model: str, file: str) -> dict[str, Any]:
     from huggingface_hub.utils import disable_progress_bars
 
     _reach()
+    _bound_answers()
     size = get_hf_file_metadata(hf_hub_url(model, file)).size
     if size is None or size > LARGEST:
         raise InputError(
@@ -130,22 +133,47 @@ def _reach() -> None:
         socket.create_connection((address.hostname, address.port or 443), timeout=3).close()
 
 
-def _within(seconds: float, ask: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """What ``ask`` returns or raises. Raises ``TimeoutError`` where it takes longer; nothing waits for it then."""
-    found: list[dict[str, Any]] = []
-    raised: list[BaseException] = []
+_asking = threading.local()
+"""Has ``bound`` in a thread that asks for a config.json. Others, which may download weights, are left alone."""
 
-    def run() -> None:
-        try:
-            found.append(ask())
-        except BaseException as error:  # raised below, in the thread that asks
-            raised.append(error)
 
-    thread = threading.Thread(target=run, daemon=True)
-    thread.start()
-    thread.join(seconds)
-    if raised:
-        raise raised[0]
-    if not found:
-        raise TimeoutError(f"no whole answer in {seconds:g} seconds")
-    return found[0]
+def _bound_answers() -> None:
+    """Cut each answer to this thread off after ``LARGEST`` bytes.
+
+    The library asks on its own account, too (``utils/_detect_agent.py``), and reads whatever comes.
+    """
+    from huggingface_hub.utils import get_session
+
+    _asking.bound = True
+    hooks = getattr(get_session(), "event_hooks", None)  # of httpx; earlier releases have requests
+    if hooks is not None and _bounded not in hooks["response"]:
+        get_session().event_hooks = {
+            "request": [*hooks["request"], _plainly],
+            "response": [*hooks["response"], _bounded],
+        }
+
+
+def _plainly(request: Any) -> None:
+    if hasattr(_asking, "bound"):
+        request.headers["accept-encoding"] = "identity"
+
+
+def _bounded(response: Any) -> None:
+    if not hasattr(_asking, "bound"):
+        return
+    library: Any = sys.modules[type(response).__module__.partition(".")[0]]  # httpx, by whatever name
+    stream = response.stream
+
+    class Bounded(library.SyncByteStream):  # type: ignore[misc]
+        close = staticmethod(stream.close)
+
+        def __iter__(self) -> Iterator[bytes]:
+            size = 0
+            for chunk in stream:
+                size += len(chunk)
+                if size > LARGEST:
+                    raise OSError(f"an answer of more than {LARGEST:,} bytes")
+                yield chunk
+
+    response.headers.pop("content-encoding", None)  # was not asked for, and may expand to any size
+    response.stream = Bounded()

@@ -85,10 +85,11 @@ class OneDeviceKeys(TypedDict, total=False):
     use_reentrant: bool | None
     saved_activations: Literal['as-is', 'int8', 'int4', 'on-host']
     activation_group_size: int
+    kernels: Literal['transformers', 'unsloth']
     mlp_chunks: int
     loss: (
         Literal['standard', 'chunked', 'liger', 'cce', 'chunked-nll', 'chunked_nll', 'fused-lm-head', 'fused_lm_head',
-        'ce-chunked-output', 'ce_chunked_output', 'linear-cross-entropy', 'linear_cross_entropy']
+        'ce-chunked-output', 'ce_chunked_output', 'linear-cross-entropy', 'linear_cross_entropy', 'unsloth']
     )
     loss_chunk: int | None
     num_output_chunks: int
@@ -133,6 +134,7 @@ class OneDeviceKeys(TypedDict, total=False):
     device: str | None
     ios_increased_memory_limit: bool
     budget: str | None
+    host_memory: str | None
     n_ctx: int | None
     n_batch: int
     n_ubatch: int
@@ -155,6 +157,7 @@ class OneDeviceKeys(TypedDict, total=False):
     tensor_split: Sequence[float] | None
     split_mode: Literal['layer', 'row', 'none']
     main_gpu: int
+    cache_ram: int
     no_kv_offload: bool
     n_cpu_moe: int
     override_tensor: str | None
@@ -231,6 +234,7 @@ class OneDeviceKeys(TypedDict, total=False):
     kv_group_size: Literal[32, 64, 128]
     quantized_kv_start: int
     q_group_size: Literal[32, 64, 128]
+    default_device: Literal['gpu', 'cpu']
     iogpu_wired_limit_mb: int | None
     delegate: Literal['xnnpack', 'none'] | None
     max_context_length: int | None
@@ -274,7 +278,7 @@ class OneDeviceKeys(TypedDict, total=False):
     offload_optimizer: Literal['none', 'cpu']
     offload_param: Literal['none', 'cpu']
     sequence_parallel: bool
-    moment: Literal['loading', 'first step', 'step', 'evaluation', 'saving', 'merging'] | None
+    moment: Literal['loading', 'first step', 'step', 'evaluation', 'saving', 'merging', 'precomputing'] | None
     checkpoint_dtype: (
         Literal['float32', 'float', 'fp32', 'f32', 'bfloat16', 'bf16', 'float16', 'half', 'fp16', 'f16'] | None
     )
@@ -291,6 +295,7 @@ class OneDeviceKeys(TypedDict, total=False):
     eval_accumulation_steps: int | None
     batch_eval_metrics: bool
     eval_do_concat_batches: bool
+    precompute_ref_batch_size: int | None
     save_total_limit: int | None
     save_only_model: bool
     merge_and_unload: bool
@@ -301,6 +306,7 @@ class OneDeviceKeys(TypedDict, total=False):
     target_modules: Sequence[str] | str | None
     exclude_modules: Sequence[str] | str | None
     modules_to_save: Sequence[str] | None
+    task_type: Literal['SEQ_CLS', 'SEQ_2_SEQ_LM', 'CAUSAL_LM', 'TOKEN_CLS', 'QUESTION_ANS', 'FEATURE_EXTRACTION'] | None
     adapter_dtype: Literal['float32', 'float', 'fp32', 'f32', 'bfloat16', 'bf16', 'float16', 'half', 'fp16', 'f16']
     layers_to_transform: int | Sequence[int] | None
     layers_pattern: Sequence[str] | str | None
@@ -330,7 +336,6 @@ class OneDeviceKeys(TypedDict, total=False):
     beta1: float
     beta2: float
     orth_reg_weight: float
-    task_type: Literal['CAUSAL_LM'] | None
     update_and_allocate: bool | None
     peft_version: Literal['0.20', '0.21'] | str
     vera_dropout: float

@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple
 
-from ..engines.engine import Limit
+from ..engines.engine import HOST, Limit
 from ..errors import InputError, shown
 from ..io.fields import parse_size
 
@@ -57,10 +57,19 @@ class Margin(NamedTuple):
 
     def tightest(self, limits: Sequence[Limit], uncertainty: float) -> Limit:
         """The limit of which least is left."""
-        return limits[0] if limits[0].budget is None else min(limits, key=lambda one: self.left(one, uncertainty))
+        return min(deciding(limits), key=lambda one: self.left(one, uncertainty), default=limits[0])
+
+
+def deciding(limits: Sequence[Limit]) -> list[Limit]:
+    """The limits that a verdict is of. Where the first one, of the process, has no budget, it is the host's alone."""
+    return [one for one in limits if limits[0].budget is not None or one.against == HOST]
 
 
 STATED, NO_MARGIN = Margin(), Margin(nbytes=0)
+
+
+NOT_SURE = "not sure"
+"""The verdict where something was read that changes memory by an amount without a rule."""
 
 
 def verdict_of(fits: bool, with_margin: bool) -> str:

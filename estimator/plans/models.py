@@ -20,10 +20,10 @@ from ..io.fields import torch_dtype
 from ..io.files import STANDARD_INPUT, existing, read_json, specs_folder
 from ..programs.heads import CAUSAL, HEADS, head_of
 from ..programs.images import Processor, processor_of
-from ..programs.libraries import is_installed
+from ..programs.libraries import is_installed, quiet
 from ..programs.recorded import ALONE, Config, Source, language_model_alone, refuse_encoder
 from ..programs.releases import NEWEST, installed_release
-from .recorded_programs import model_types, programs_of
+from .recorded_programs import model_types, program_files, programs_of
 from .repacked import packing_of
 
 if TYPE_CHECKING:  # of a folder that holds weights
@@ -373,6 +373,11 @@ def load(model: str) -> ModelSpec:
         return _builtin(spec)
     if path := existing(Path(model)):
         return _local(path)
+    if " --" in model:
+        raise InputError(
+            f"{shown(model.partition(' --')[0])} and its options are a command line; `estimator check` reads those of "
+            "training tools"
+        )
     if model.endswith((".json", ".gguf", ".safetensors")):
         raise InputError(f"no file '{model}'; give a config.json, its folder, or a name that `estimator models` lists")
     if model.count("/") <= 1 and (sibling := _sibling(model)):
@@ -436,6 +441,12 @@ def _of_config(raw: dict[str, Any], name: str, where: str) -> ModelSpec:
         both = {"is_encoder_decoder": True} if raw.get("is_encoder_decoder") is True else {}
         raw = {**_model_type_of_text(raw), **raw["text_config"], **both}
         quantization = raw.pop("quantization_config", None) or quantization
+    if (class_type := _type_of_class(raw)) is not None:
+        warnings.append(
+            f"model_type {shown(raw['model_type'])} is none of transformers' own; the model is that of the class which "
+            f"its architectures name, {raw['architectures'][0]}"
+        )
+        raw = {**raw, "model_type": class_type}
     if raw.get("model_type") in _TIED_ALWAYS and raw.get("tie_word_embeddings") is False:
         warnings.append(
             "transformers 5 makes this model with one weight for embedding and head; from_pretrained keeps that of a "
@@ -443,6 +454,25 @@ def _of_config(raw: dict[str, Any], name: str, where: str) -> ModelSpec:
         )
     told = tuple(warnings)
     return ModelSpec(name, raw, where, warnings=told, where=where, quantization=quantization, whole=whole)
+
+
+def _type_of_class(raw: Mapping[str, Any]) -> str | None:
+    """The ``model_type`` of the causal language model that ``architectures`` name, for a config of another one that
+    has no program and that transformers does not know: Kimi K2's is read as DeepSeek-V3's.
+    """
+    given, classes = raw.get("model_type"), raw.get("architectures")
+    name = classes[0] if isinstance(classes, list) and classes else None
+    if not isinstance(given, str) or not isinstance(name, str) or not name.endswith("ForCausalLM"):
+        return None
+    if program_files(given):
+        return None
+    word = name.removesuffix("ForCausalLM").lower()
+    known = next((one for one in model_types() if one.replace("_", "") == word), None)
+    if known is not None and is_installed("transformers"):
+        from transformers import CONFIG_MAPPING
+
+        return None if given in CONFIG_MAPPING else known
+    return known
 
 
 def _model_type_of_text(raw: Mapping[str, Any]) -> dict[str, str]:
@@ -455,8 +485,8 @@ def _model_type_of_text(raw: Mapping[str, Any]) -> dict[str, str]:
     if outer not in CONFIG_MAPPING:
         return {}
     try:
-        keys = {key: value for key, value in raw.items() if key != "model_type"}  # the class's own
-        return {"model_type": CONFIG_MAPPING[outer](**keys).get_text_config().model_type}
+        with quiet():  # without the file's keys, whose numbers may be of any size
+            return {"model_type": CONFIG_MAPPING[outer](text_config={}).get_text_config().model_type}
     except Exception:  # what a config's own checks raise has no common class
         return {}
 

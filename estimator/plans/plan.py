@@ -18,9 +18,9 @@ from pydantic import (
     StrictBool,
 )
 
-from ..bases.formats import FORMATS, OPEN_SIZES, UPCAST, Base, Format
+from ..bases.formats import FORMATS, FOUR_BIT, OPEN_SIZES, UPCAST, Base, Format
 from ..engines.assumptions import Assumption
-from ..engines.devices import assumptions, find, limit_of
+from ..engines.devices import THIS, assumptions, find, limit_of
 from ..engines.engine import Engine
 from ..engines.llama_cpp.options import is_gguf
 from ..engines.registry import KEYS, RUNTIMES, claimed, commanded, engine_of, meant
@@ -39,6 +39,7 @@ from ..steps.optimizers import OPTIMIZERS
 from ..steps.sharding.options import ShardingOptions
 from ..steps.sharding.options import read as read_sharding
 from ..steps.trainers import TRAINERS as RECORDED
+from ..steps.unsloth import UNCERTAINTY
 from ..text import human
 from .beside_sharding import without_a_rule
 from .lengths import LengthOptions, length_options
@@ -332,6 +333,11 @@ class _Question(_Keys):
             description="elements that share a scale where saved activations are quantised",
         ),
     ] = 64
+    kernels: Literal["transformers", "unsloth"] = Field(
+        "transformers",
+        description="whose modules run: transformers' and PEFT's, or (torch-cuda, lora) those that Unsloth puts in "
+        "their place, with its own offloaded checkpoints",
+    )
     mlp_chunks: Annotated[
         Whole, Field(ge=1, description="number of chunks of tokens that the MLP runs one after the other")
     ] = 1
@@ -345,12 +351,13 @@ class _Question(_Keys):
             "fused-lm-head",
             "ce-chunked-output",
             "linear-cross-entropy",
+            "unsloth",
         ],
         BeforeValidator(_dashed),
     ] = Field(
         "standard",
         description="loss implementation; chunked-nll is the default of TRL 1.4 to 1.14, fused-lm-head that of 1.15 "
-        "on, ce-chunked-output and linear-cross-entropy are torchtune's",
+        "on, ce-chunked-output and linear-cross-entropy are torchtune's; unsloth's takes chunks by the free memory",
     )
     loss_chunk: Annotated[Whole, Field(ge=1)] | None = Field(
         None, description="tokens per chunk of the chunked loss; 256 if not given"
@@ -451,6 +458,10 @@ class Plan(_WithEngines):
         None,
         description="memory to fit, with a unit: 8GiB, 24GB; beside a device it replaces the limit of one application",
     )
+    host_memory: str | None = Field(
+        None,
+        description="the machine's RAM (a size, or this) for what is offloaded, loaded or served from it beside a GPU",
+    )
 
     def __repr_args__(self) -> Iterator[tuple[str, Any]]:
         """The keys that are given."""
@@ -476,8 +487,15 @@ class Plan(_WithEngines):
 
     @property
     def asked(self) -> str:
-        """In words: what the plan does, and in which program."""
-        return self.engine.asked(self)
+        """In words: what the plan does, in which program, and whether a training step has gradient checkpointing."""
+        return self.engine.asked(self) + (f", {self.checkpoints}" if self.task == "train" else "")
+
+    @property
+    def checkpoints(self) -> str:
+        """In words: whether a training step has gradient checkpointing, and which."""
+        if self.checkpointing == "none":
+            return "without gradient checkpointing"
+        return f"with gradient checkpointing ({self.checkpointing})"
 
     @property
     def base(self) -> Base | None:
@@ -499,6 +517,11 @@ class Plan(_WithEngines):
         return "float32" if self.kbit_preparation and self.dtype in UPCAST and not cast_back else self.rest_dtype
 
     @property
+    def uncertainty(self) -> float:
+        """The share by which processes differ from predictions: the engine's, and of Unsloth's kernels their own."""
+        return max(self.engine.uncertainty, UNCERTAINTY if self.kernels == "unsloth" else 0.0)
+
+    @property
     def colocates(self) -> bool:
         """Whether vLLM generates in the trainer's processes."""
         return self.use_vllm and self.vllm_mode == "colocate"
@@ -507,6 +530,20 @@ class Plan(_WithEngines):
     def world_size(self) -> int:
         """The processes of the job."""
         return 1 if self.sharding is None else self.sharding.world_size or 1
+
+    @property
+    def upcasts_trained(self) -> str | None:
+        """The function of accelerate 1.16 that casts what trains to float32 where FSDP shards it under mixed precision.
+
+        FSDP2 casts nothing beside packed 4-bit weights. Transformers' plan (``groups: transformers``) and Axolotl's own
+        ``fsdp2_prepare_model`` (``groups: layers``) take the place of accelerate's.
+        """
+        block = self.sharding
+        if block is None or self.autocast is None or self.task != "train":
+            return None
+        if block.name == "fsdp1" and block.groups in ("accelerate", "transformers"):
+            return "Accelerator.prepare_model"
+        return "fsdp2_prepare_model" if block.groups == "accelerate" and self.dtype not in FOUR_BIT else None
 
     @property
     def reentrant(self) -> bool:
@@ -529,6 +566,8 @@ class Plan(_WithEngines):
             return f"trainer: {self.trainer}"
         if self.sharding is not None:
             return f"sharding: {self.sharding.label}"
+        if self.kernels != "transformers":
+            return f"kernels: {self.kernels}"
         if self.saved_activations != "as-is":
             return f"saved_activations: {self.saved_activations}"
         if self.dtype in FORMATS and self.dtype not in OPEN_SIZES:
@@ -654,6 +693,14 @@ class Plan(_WithEngines):
             return budget
         return None if device is None else limit_of(device, self.ios_increased_memory_limit)
 
+    def host_memory_bytes(self) -> int | None:
+        """Bytes of the machine's RAM, ``this`` those that are free here; ``None`` if they are not given."""
+        if self.host_memory == THIS:
+            from ..engines.this_machine import ram
+
+            return ram().free
+        return None if self.host_memory is None else parse_size(self.host_memory)
+
     def with_targets(self, why: str) -> "Plan":
         """The plan with its method on all linear layers, and ``why`` among the assumptions."""
         method = self.method.model_copy(update={"target_modules": "all-linear"})
@@ -668,6 +715,10 @@ class Plan(_WithEngines):
         values |= {} if self.sharding is None else self.sharding.model_dump(exclude_unset=True)
         values |= {} if self.lengths is None else {"truncate": self.lengths.truncate}
         preset = preset_assumptions(values, self._whose)
+        if self.upcasts_trained is not None and self.held_dtype != "float32":
+            preset.append(
+                Assumption("trained parameters", "float32", f"accelerate casts them ({self.upcasts_trained})")
+            )
         if self.has_prompts and self.prompt_seq is None and self.task == "train":
             preset.append(Assumption("prompt_seq", self.seq // 2, "half of seq; give the key to replace it"))
         if self.engine.reads_checkpoints:
@@ -723,7 +774,7 @@ def _filled(data: Mapping[str, Any]) -> Plan:
     if data.get("generate") is not None:
         data = {"task": "infer", **data}
     engine = meant(data)
-    data = {**engine.defaults, **data}
+    data = {**engine.defaults_of(data.get("model"), load), **data}
     if "dtype" in data:
         named = engine.dtype(torch_dtype(data["dtype"]))
         known = isinstance(named, str) and named.lower() in _SPELT

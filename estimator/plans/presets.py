@@ -204,8 +204,6 @@ TRAINERS: Mapping[str, Preset] = {
 """Presets by the plan's ``trainer``."""
 
 
-UNSHARDED = ("ddp",)
-"""Ways to share that leave a model's dtypes as they are."""
 ACCELERATE = ("trl-sft", *STEPS, "hf-trainer", "axolotl", "llama-factory")
 """Trainers that accelerate starts processes for."""
 
@@ -269,19 +267,14 @@ def _unused(block: Keys, plan: Keys) -> Keys:
 def _for_processes(plan: Keys, preset: Preset) -> Keys:
     """What a trainer's mixed precision is where several processes share a model.
 
-    accelerate casts what trains to float32 (``accelerator.py: prepare_model``, ``fsdp_utils.py: fsdp2_prepare_model``).
     DeepSpeed casts the model in the place of autocast.
     """
     block = plan.get("sharding")
     if plan.get("trainer") not in ACCELERATE or not isinstance(block, Mapping):
         return {}
-    precision, name = plan.get("autocast", preset.keys(plan).get("autocast")), str(block.get("name"))
-    if precision is None or name in UNSHARDED:
-        return {}
-    if name.startswith("zero"):
-        return {"autocast": None, "dtype": precision}
-    full = _named(plan.get("method", "full")) == "full" and not prepares_itself(plan["trainer"], name)
-    return {"dtype": "float32"} if full else {}
+    precision = plan.get("autocast", preset.keys(plan).get("autocast"))
+    zero = precision is not None and str(block.get("name")).startswith("zero")
+    return {"autocast": None, "dtype": precision} if zero else {}
 
 
 def _qlora(plan: Keys) -> Keys:
@@ -330,7 +323,7 @@ def with_presets(plan: Keys) -> tuple[dict[str, Any], dict[str, str]]:
         more = {**_by_trainer(shared, filled), **_unused(shared, filled)}
         more = {key: value for key, value in more.items() if key not in shared}
         filled["sharding"] = {**shared, **more}
-        whose |= dict.fromkeys(more, TRAINERS[filled["trainer"]].whose)
+        whose |= dict.fromkeys(more, _of_trainer(filled).whose)
         if more.get("groups") == "layers" and _is_adapted(filled):
             whose["groups"] += _WITH_ITS_LAYER
     return filled, whose
@@ -354,7 +347,13 @@ def _presets(plan: Keys) -> list[Preset]:
     if not isinstance(trainer, str) or trainer not in TRAINERS:
         hint = nearest(trainer, TRAINERS) if isinstance(trainer, str) else ""
         raise InputError(f"trainer: {shown(trainer)} is not known{hint}; known are {', '.join(TRAINERS)}")
-    return [*found, TRAINERS[trainer]]
+    return [*found, _of_trainer(plan)]
+
+
+def _of_trainer(plan: Keys) -> Preset:
+    """The preset of a plan's trainer, with the release of TRL that the plan names."""
+    preset, release = TRAINERS[plan["trainer"]], plan.get("trl", "1.16")
+    return preset if release == "1.16" else preset._replace(whose=preset.whose.replace("TRL 1.16.0", f"TRL {release}"))
 
 
 def _named(method: Any) -> str:

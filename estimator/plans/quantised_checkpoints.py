@@ -6,19 +6,25 @@ Source: ``transformers/utils/quantization_config.py``. A format without rules is
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from contextlib import suppress
 from typing import Any
 
 from ..engines.assumptions import Assumption
-from ..engines.registry import meant
+from ..engines.devices import find
+from ..engines.registry import RUNTIMES, claimed, meant
 from ..errors import InputError, shown
 from ..io.fields import torch_dtype
 from .models import load
 from .repacked import packing_of
 
+FLOATS = ("float32", "bfloat16", "float16")
+"""Dtypes of weights that are not quantised."""
 OUTPUT = ("lm_head", "embed_out", "output")
 """Names of the output embedding, which transformers leaves as it is anyway."""
-DEQUANTISED = {"mxfp4": "Mxfp4Config", "fp8": "FineGrainedFP8Config"}
+DEQUANTISED = {"mxfp4": "Mxfp4Config", "fp8": "FineGrainedFP8Config", "compressed-tensors": "CompressedTensorsConfig"}
 """Formats that transformers may dequantise while it loads, and the class that asks for it."""
+_KEPT_FROM = (8, 9)
+"""The compute capability from which on transformers keeps fp8 blocks as they are (``quantizer_finegrained_fp8.py``)."""
 _TORCHAO = {
     "int8_weight_only": "int8-weight-only",
     "Int8WeightOnlyConfig": "int8-weight-only",
@@ -42,8 +48,10 @@ def with_checkpoint(data: Mapping[str, Any]) -> Mapping[str, Any]:
     if spec.quantization is None:
         return data
     method, given = _method(spec.quantization, model), data.get("dtype")
-    if method in DEQUANTISED and given in ("float32", "bfloat16", "float16"):
+    if method in DEQUANTISED and given in FLOATS:
         return data
+    if given is None and _is_dequantised(method, data):
+        return {"dtype": _rest(spec.raw).get("rest_dtype", "bfloat16"), **data}
     said = {**_keys(method, spec.quantization, model), **_rest(spec.raw)}
     for key in ("dtype",) if spec.assumed else ("dtype", "double_quant", "weight_group_size"):
         if key in data and key in said and data[key] != said[key]:
@@ -59,10 +67,13 @@ def checkpoint_assumptions(model: str, values: Callable[[str], Any]) -> Iterator
 
     ``values`` gives the plan's value of a key; one that the plan replaces is no assumption.
     """
-    if packing_of(model) is None:
-        return
     spec = load(model)
-    if spec.quantization is None or not spec.assumed:
+    if spec.quantization is None:
+        return
+    method = _method(spec.quantization, model)
+    if method in _WHY and values("dtype") in FLOATS:
+        yield Assumption("dtype", values("dtype"), _WHY[method])
+    if packing_of(model) is None or not spec.assumed:
         return
     keys = _keys(_method(spec.quantization, model), spec.quantization, model)
     for key, value in {**keys, **_rest(spec.raw)}.items():
@@ -70,10 +81,33 @@ def checkpoint_assumptions(model: str, values: Callable[[str], Any]) -> Iterator
             yield Assumption(key, value, f"read off the model's name alone. {spec.assumed}")
 
 
+_WHY = {
+    "fp8": (
+        "the checkpoint's fp8 weights are dequantised: transformers does so on a CPU and below compute capability 8.9, "
+        "and elsewhere with FineGrainedFP8Config(dequantize=True), which training is taken to ask for"
+    ),
+    "compressed-tensors": (
+        "the checkpoint's compressed weights are decompressed: transformers does so in the first forward pass, and "
+        "while it loads with CompressedTensorsConfig(dequantize=True), which training is taken to ask for"
+    ),
+}
+
+
+def _is_dequantised(method: str, data: Mapping[str, Any]) -> bool:
+    """Whether transformers dequantises a checkpoint, or training is taken to ask for it."""
+    if method not in _WHY or method == "compressed-tensors" or data.get("task", "train") == "train":
+        return method in _WHY
+    if "device" not in data:
+        return (data.get("runtime") or claimed(data) or RUNTIMES[0]) == "torch-cpu"
+    with suppress(InputError):  # is raised where the device is needed
+        return (find(str(data["device"])).capability or (0, 0)) < _KEPT_FROM
+    return False
+
+
 def _rest(raw: Mapping[str, Any]) -> dict[str, Any]:
     """The dtype of what is not quantised, which transformers takes from the config."""
     dtype = torch_dtype(raw.get("dtype", raw.get("torch_dtype")))
-    return {"rest_dtype": dtype} if dtype in ("float32", "bfloat16", "float16") else {}
+    return {"rest_dtype": dtype} if dtype in FLOATS else {}
 
 
 def _method(quantization: Any, where: str) -> str:

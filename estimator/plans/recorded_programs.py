@@ -28,6 +28,9 @@ if TYPE_CHECKING:
 
 VARIABLE = "ESTIMATOR_PROGRAMS"
 """The environment variable that names the folder of the user's programs."""
+MOST_FILES = 100
+"""The most files of the user's with programs of one ``model_type``, of which each structure has one; five times as many
+of all."""
 _TYPE = re.compile(r"[A-Za-z0-9_-]{1,60}")
 
 
@@ -70,8 +73,10 @@ def program_files(model_type: str = "*", release: str = NEWEST, head: str = CAUS
         with suppress(InputError, OSError):  # a folder that may not be read has no programs
             inside = of_release(folder(), release, head)
             names = [name for name in os.listdir(inside) if name.endswith(".json")]  # a glob takes ten times as long
-            own = [name for name in names if model_type in ("*", name.partition(".")[0])]
-            found += [path for name in sorted(own) if (path := inside / name).is_file()]
+            own = sorted(name for name in names if model_type in ("*", name.partition(".")[0]))
+            if folder is user_folder:
+                own = own[: MOST_FILES if model_type != "*" else 5 * MOST_FILES]
+            found += [path for name in own if (path := inside / name).is_file()]
     return found
 
 

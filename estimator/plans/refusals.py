@@ -56,7 +56,7 @@ ONE_PASS_KEYS = ("use_cache", "previous_output")
 EMBEDDING_KEYS = ("anchor_seq", "negatives", "pooling_mode", "normalize", "matryoshka_dims")
 TRAINING_KEYS = (
     *("lengths", "kbit_preparation", "checkpointing", "use_reentrant", "saved_activations", "mlp_chunks"),
-    "activation_group_size",
+    *("activation_group_size", "kernels"),
     *("loss", "loss_chunk", "num_output_chunks", "optimizer", "optimizer_rank"),
     *("gradient_accumulation_steps", "keep_logits"),
     "embedding_optim_bits",
@@ -89,7 +89,7 @@ PYTORCH_KEYS = (
 )
 LITGPT_FIXED = (
     *("attention", "autocast", "attention_mask", "drop_output_before_step", "keep_logits"),
-    *("kbit_preparation", "loss", "mlp_chunks", "run", "saved_activations", "transformers", "use_cache"),
+    *("kbit_preparation", "kernels", "loss", "mlp_chunks", "run", "saved_activations", "transformers", "use_cache"),
     *("experts_implementation", "routing", "data_collator", "convert_outputs_to_fp32", "neftune_noise_alpha"),
     *("label_share", "packing", "return_seq_idx", "head", "target_seq", *MEDIA_KEYS, "freeze"),
 )
@@ -235,6 +235,9 @@ PLAN: Refusals = {
     "out": lambda p: p.run is not None and p.transformers != NEWEST,
     "drop_output_before_step: true does not go with previous_output: true, which holds the output longer; leave one of "
     "them out": lambda p: p.drop_output_before_step and p.previous_output,
+    "host_memory does not go with runtime: {p.runtime}, whose memory is the machine's; give a budget in its place": (
+        lambda p: p.host_memory is not None and not p.engine.has_own_memory and p.runtime != "llama.cpp"
+    ),
     "ios_increased_memory_limit: true does not go with a budget, which replaces the limit that it raises; leave one of "
     "them out": lambda p: p.ios_increased_memory_limit and p.budget is not None,
     "sharding: {p.sharding.label} does not go with device: {p.device}, for whose GPU torch.distributed has no backend; "
@@ -309,6 +312,15 @@ STEP: Refusals = {
     "recomputes; set use_cache: false": (
         lambda p: p.use_cache and p.checkpointing not in ("none", "layer", "offloaded")
     ),
+    "kernels: {p.kernels} has no rule with method: {p.method.name} on runtime: {p.runtime}; take lora on torch-cuda, "
+    "or leave kernels out": (
+        lambda p: p.kernels != "transformers" and not (p.method.name == "lora" and p.engine.has_own_memory)
+    ),
+    "kernels: {p.kernels} does not go with mlp_chunks: {p.mlp_chunks}, whose MLP it replaces; set mlp_chunks: 1": (
+        lambda p: p.kernels != "transformers" and p.mlp_chunks > 1
+    ),
+    "loss: unsloth has no rule on runtime: {p.runtime}, since its chunks follow from a GPU's free memory; use loss: "
+    "chunked": lambda p: p.loss == "unsloth" and not p.engine.has_own_memory,
     "mlp_chunks: {p.mlp_chunks} does not go with batch: {p.batch} and seq: {p.seq}, which are fewer tokens; use fewer "
     "chunks": lambda p: p.mlp_chunks > p.batch * p.seq,
     "mlp_chunks: {p.mlp_chunks} does not go with method: {p.method.name}, which makes one vector of a sequence; set "
@@ -788,6 +800,10 @@ _IS_NO_GPU: Refusals = {
         lambda p: not p.engine.replays
     ),
 }
+_SAID_OF_INFERENCE = {"model", "device", "dtype", "seq", "budget", "ios_increased_memory_limit"}
+"""Keys that say nothing about training."""
+
+
 QUESTIONS: Mapping[str, Refusals] = {
     "a formula": {
         f"num_beams: {{p.generate.num_beams}}, whose copies are compared by size; {_ESTIMATE}": (
@@ -814,6 +830,17 @@ QUESTIONS: Mapping[str, Refusals] = {
     "advice": {**_RUNS_NO_STEP, **_HAS_A_RUN},
     "a search for cards": {**_RUNS_NO_STEP, **_HAS_A_RUN},
     "a comparison of training steps": {**_IS_INFERENCE, **_HAS_A_RUN},
+    "training by default": {
+        "device: {p.device}, a phone, which runs models with llama.cpp, ExecuTorch, LiteRT or MLC; ask `estimator "
+        "max-context`, or add dtype: Q4_K_M and n_ctx: 4096; task: train asks for a training step on its CPU": (
+            lambda p: (
+                p.task == "train"
+                and p.model_fields_set <= _SAID_OF_INFERENCE
+                and p.device is not None
+                and find(p.device).is_phone
+            )
+        ),
+    },
     "a timeline": {
         "runtime: {p.runtime}, since it shows PyTorch's CUDA allocator; set runtime: torch-cuda, or a GPU, or write a "
         "memory snapshot: --output FILE.pickle": lambda p: p.engine.runs_steps and not p.engine.replays,
@@ -839,6 +866,7 @@ QUESTIONS: Mapping[str, Refusals] = {
         f"saved_activations: as-is, or {_MEASURE}": lambda p: p.saved_activations != "as-is",
         "checkpointing: offloaded, since it sees what is saved and not how it is held; set checkpointing: layer, or "
         f"{_MEASURE}": lambda p: p.checkpointing == "offloaded",
+        f"kernels: {{p.kernels}}, which need a GPU; {_MEASURE}": lambda p: p.kernels != "transformers",
         f"autocast, which does not act on a model without data; {_MEASURE}": lambda p: p.autocast,
         f"dtype: {{p.dtype}}, which packs data; {_MEASURE}": lambda p: p.dtype in FORMATS,
     },
@@ -848,6 +876,9 @@ QUESTIONS: Mapping[str, Refusals] = {
         ),
         "implementation: litgpt; run tests/programs/test_litgpt.py, which measures it where litgpt is installed": (
             lambda p: p.implementation != "transformers"
+        ),
+        "kernels: {p.kernels} or loss: {p.loss}, which need a GPU; leave them out": (
+            lambda p: "unsloth" in (p.kernels, p.loss)
         ),
         "loss: {p.loss}, which is TRL's; run tests/cases/trl_steps.py, which measures it where TRL is installed": (
             lambda p: p.loss in ("chunked-nll", "fused-lm-head")

@@ -9,9 +9,9 @@ from functools import lru_cache
 from sys import maxsize
 from typing import TYPE_CHECKING, NamedTuple
 
-from ..bases.formats import KEPT
+from ..bases.formats import FOUR_BIT, KEPT
 from ..errors import InputError
-from ..ledger import Size
+from ..ledger import ITEMSIZE, Size, product, whole
 from ..ledger.sizes import symbol
 from ..methods.full import FullMethod
 from ..methods.lora import LoraOptions
@@ -30,6 +30,7 @@ from ..programs.trainer_calls import REWARD, TEACHER
 from ..steps import trainers
 from ..steps.procedures import procedure_of
 from ..steps.sharding import sharding_of
+from ..steps.unsloth import LEAST_OF_LOSS, MOST_OF_LOSS
 from .models import ModelSpec, load
 from .plan import Plan
 from .refusals import check_model, check_second, check_step
@@ -53,7 +54,8 @@ class Resolved(NamedTuple):
         """The same plan with another batch and sequence."""
         if (batch, seq) == (self.plan.batch, self.plan.seq):
             return self
-        plan = self.plan.model_copy(update={"batch": batch, "seq": seq})
+        anchor = self.plan.anchor_seq and min(self.plan.anchor_seq, seq)  # a first step may be shorter
+        plan = self.plan.model_copy(update={"batch": batch, "seq": seq, "anchor_seq": anchor})
         if "seq" not in self.plan.model_fields_set:
             plan.model_fields_set.discard("seq")  # nobody gave it
         check_step(plan)
@@ -127,8 +129,8 @@ def _resolved(plan: Plan, spec: ModelSpec, method: Method, procedure: Procedure 
 
 
 _ALIKE = (
-    "autocast", "attention", "checkpointing", "mlp_chunks", "loss", "loss_chunk", "num_output_chunks", "label_share",
-    "optimizer", "keep_logits", "data_collator", "packing", "return_seq_idx", "convert_outputs_to_fp32",
+    "autocast", "attention", "checkpointing", "kernels", "mlp_chunks", "loss", "loss_chunk", "num_output_chunks",
+    "label_share", "optimizer", "keep_logits", "data_collator", "packing", "return_seq_idx", "convert_outputs_to_fp32",
     "saved_activations", "activation_group_size", "gradient_clipping", "experts_implementation", "routing",
 )  # fmt: skip
 """The keys of a plan that its step takes as they are."""
@@ -175,6 +177,7 @@ def step_of(
         caches_in_checkpoints=(plan.use_cache or _caches_beside_images(plan, given))
         and config.source.caches_in_checkpoints,
         hooks_in_checkpoint=plan.sharding is not None and is_older(plan.transformers, "4.57"),
+        loss_target=_loss_target(plan, config) if plan.loss == "unsloth" else 0,
         optimizer_rank=plan.optimizer_rank or Step._field_defaults["optimizer_rank"],
         wide_states=frozenset(f"{module.path}.weight" for module in config.modules.of("embedding"))
         if plan.embedding_optim_bits == 32
@@ -187,7 +190,11 @@ def step_of(
         window_reached=window is not None and plan.row >= window,
         micro_batches=min(plan.gradient_accumulation_steps, 2 if plan.sharding is None else 3),
         procedure=procedure or _procedure(plan, config, window),
-        sharding=None if plan.sharding is None else sharding_of(plan.sharding, _has_tuner(plan), config.hidden_size),
+        sharding=None
+        if plan.sharding is None
+        else sharding_of(
+            plan.sharding, config.hidden_size, adapted=_has_tuner(plan), upcasts=plan.upcasts_trained is not None
+        ),
         previous_output=plan.holds_previous_output and not plan.engine.replays,  # a replay has the previous step itself
         head=head,
         num_labels=config.num_labels,
@@ -199,6 +206,19 @@ def step_of(
         placeholders=given.placeholders,
         device=plan.engine.kernels(plan),
     )
+
+
+def _loss_target(plan: Plan, config: Config) -> int:
+    """Bytes that Unsloth's loss gives a chunk: half of the memory that is free at its first call, up to
+    ``MOST_OF_LOSS`` (``_free_target_gb``). That is taken to be what the weights leave, which is the most it can be.
+    """
+    capacity = plan.engine.capacity(plan)
+    if capacity is None:
+        return MOST_OF_LOSS
+    packed = {f"{path}.weight" for path in config.modules.all_linear} if plan.dtype in FOUR_BIT else ()
+    sizes = {name: whole(product(shape)) for name, shape in config.parameters.items()}
+    held = sum(size // 2 if name in packed else size * ITEMSIZE[plan.held_dtype] for name, size in sizes.items())
+    return max(min((capacity - held) // 2, MOST_OF_LOSS), LEAST_OF_LOSS)
 
 
 def _caches_beside_images(plan: Plan, given: Given) -> bool:

@@ -77,6 +77,7 @@ KEYS: Mapping[str, Meaning] = _each(
     # where it runs
     ({"device": _NAME}, "gpu gpu_name"),
     ({"budget": _SIZE}, "vram memory max_memory gpu_memory"),
+    ({"host_memory": _SIZE}, "ram cpu_memory cpu_ram host_ram system_memory"),
     ({"task": "infer"}, "inference"),
     ({"type_k": _NAME, "type_v": _NAME}, "kv_cache_dtype"),
     ({"type_k": _NAME}, "cache_type_k"),

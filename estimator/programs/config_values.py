@@ -89,12 +89,12 @@ def default_list(rule: Any, config: Mapping[str, Any], n: int, key: str) -> list
     if rule is None:
         raise InputError(f"the config has no {key}")
     if "period" in rule:
-        period = rule["period"]
+        first, period = rule.get("first", []), rule["period"]
         if config.get(every := rule.get("every")) is not None:
             others = min(whole_number(config[every], every), n + 1) - 1
-            first = len(period) > 2 and period[0] != period[1]  # the layer that comes once is the first one
-            period = [period[0]] + period[-1:] * others if first else [period[0]] * others + period[-1:]
-        return [period[i % len(period)] for i in range(n)]
+            leads = len(period) > 2 and period[0] != period[1]  # the layer that comes once is the first one
+            period = [period[0]] + period[-1:] * others if leads else [period[0]] * others + period[-1:]
+        return [*first, *(period[i % len(period)] for i in range(n))][:n]
     if "runs" in rule:
         return runs(config.get(rule["runs"])) or []
     if "text" in rule:
@@ -110,9 +110,9 @@ def default_list(rule: Any, config: Mapping[str, Any], n: int, key: str) -> list
             raise BadValue(f"{rule['numbers']} is {shown(numbers)}; it must be a list of layers' numbers")
         listed = {*numbers}
         return [rule["listed" if i in listed else "others"] for i in range(n)]
-    first = config.get(rule["from"])
-    first = 0 if first == 0 and type(first) is int else whole_number(first, rule["from"])
-    return [rule["below"] if i < first else rule["above"] for i in range(n)]
+    given = config.get(rule["from"])
+    below = 0 if given == 0 and type(given) is int else whole_number(given, rule["from"])
+    return [rule["below"] if i < below else rule["above"] for i in range(n)]
 
 
 def number_of(layers: Any) -> Any:
@@ -248,11 +248,14 @@ def flattened(config: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def nested(config: Mapping[str, Any]) -> dict[str, Any]:
-    """The config of such keys, with its parts."""
+    """The config of such keys, with its parts. Raises ``InputError`` where a part is no mapping."""
     found: dict[str, Any] = {}
     for key, value in config.items():
         part, _, name = key.rpartition(".")
-        (found.setdefault(part, {}) if part else found)[name] = value
+        inner = found.setdefault(part, {}) if part else found
+        if not isinstance(inner, dict):
+            raise InputError(f"{part} must be a mapping, not {shown(inner)}")
+        inner[name] = value
     return found
 
 

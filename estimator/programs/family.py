@@ -15,6 +15,7 @@ from .config_values import (
     ACTIVATIONS,
     CHECKED,
     CONVOLUTIONS,
+    DENSE_FIRST,
     DEPTH_KEYS,
     GENERATION,
     IGNORED,
@@ -79,10 +80,10 @@ class Family:
     rates: tuple[str, ...] = ()
     """Keys whose numbers are arguments of calls, as ``program.Rate``."""
     lists: Mapping[str, Any] = field(default_factory=dict)
-    """For keys with an entry per layer, the class's own list: ``{"period": [...]}``, with ``"every": key`` if that says
-    how often its last entry comes; ``{"runs": key}``, ``{"from": key, "below": ..., "above": ...}``,
-    ``{"numbers": key, "listed": ..., "others": ...}`` or ``{"text": key, "letters": {...}}``; ``None`` where the
-    config must have it."""
+    """For keys with an entry per layer, the class's own list: ``{"period": [...]}``, with the entries before it as
+    ``"first"``, and with ``"every": key`` if that says how often its last entry comes; ``{"runs": key}``,
+    ``{"from": key, "below": ..., "above": ...}``, ``{"numbers": key, "listed": ..., "others": ...}`` or
+    ``{"text": key, "letters": {...}}``; ``None`` where the config must have it."""
     layers: str = "num_hidden_layers"
     """The key of the number of layers, or of a list with an entry for each; of several stacks, the first one's."""
     beside: tuple[tuple[str, Kinds], ...] = ()
@@ -113,8 +114,9 @@ class Family:
     """Attention, masks and caches are calls, whose rules (``interfaces.py``) do what the setting asks for."""
     recorded: Mapping[str, Any] = field(default_factory=dict)
     """How it was recorded: releases, the attention that transformers picks, the keys that the model ``reads`` although
-    its class does not have them, and whether a model must have ``every_kind`` of layer, since what is called outside
-    them follows from which there are."""
+    its class does not have them, what each of those ``fills`` in where a config leaves it out and what it ``sets``, and
+    whether a model must have ``every_kind`` of layer, since what is called outside them follows from which there are.
+    """
 
     read: Callable[[], Family] | None = None
     """Reads the family with its program, where only the head of a file's row has been read."""
@@ -146,7 +148,7 @@ class Family:
 
     def _check_keys(self, raw: Mapping[str, Any]) -> None:
         """Raise ``InputError`` for a key that the recorded class does not have and that may matter."""
-        expressions = [*self.symbols.values(), *self.nulls.values()]
+        expressions = [*self.symbols.values(), *self.nulls.values(), *self.recorded.get("sets", {}).values()]
         expressions += [v[1:] for v in self.defaults.values() if isinstance(v, str) and v.startswith("=")]
         known = {name for text in expressions for name in names(text)}
         known |= {
@@ -163,10 +165,18 @@ class Family:
         known |= {*DEPTH_KEYS, *CHECKED}
         hows = ("text", "runs", "from", "every", "numbers")
         known |= {rule[how] for rule in self.lists.values() if rule for how in hows if how in rule}
-        reads = self.recorded.get("reads")
+        reads, fills = self.recorded.get("reads"), self.recorded.get("fills", {})
+        given = {self.aliases.get(key, key) for key, value in raw.items() if value is not None} | {*self.harmless}
         for key, value in raw.items():
             name = name_of(key)
-            if key in known or name in IGNORED or name in GENERATION or key.endswith("_token_id") or not value:
+            if (
+                key in known
+                or (key in fills and {*fills[key]} <= given)
+                or name in IGNORED
+                or name in GENERATION
+                or key.endswith("_token_id")
+                or not value
+            ):
                 continue
             if key in reads if reads is not None else isinstance(value, (int, float, Mapping)):
                 raise InputError(f"{key} is no key of the recorded class, so what it changes is not known")
@@ -213,6 +223,9 @@ class Family:
         self._check_keys(raw)
         named = sorted(raw, key=self.aliases.__contains__)  # of two names the other one counts, as in transformers
         config = with_rope({self.aliases.get(key, key): raw[key] for key in named})
+        for key, text in self.recorded.get("sets", {}).items():
+            if all(config.get(name) is not None for name in names(text)):
+                config[key] = evaluate(text, config)
         if "num_labels" in self.symbols and isinstance(labels := config.get("id2label"), Mapping):
             config["num_labels"] = len(labels)  # as transformers counts them
         sizes = {name for text in self.symbols.values() for name in names(text)}
@@ -432,4 +445,5 @@ class Family:
             ):
                 raise BadValue(f"{key} must list one {'type' if typed else 'entry'} for each of the {n} layers")
             lists[key] = [NAMES_BEFORE.get(x, x) if isinstance(x, str) else x for x in given]
-        return signatures(config, lists, n)
+        others = {key for key in DENSE_FIRST if key not in self.defaults}  # a class that does not know them
+        return signatures({key: value for key, value in config.items() if key not in others}, lists, n)

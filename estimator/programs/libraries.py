@@ -41,3 +41,22 @@ def without_collector() -> Iterator[None]:
     finally:
         if collects:
             gc.enable()
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Suppress the libraries' advice about training, since nothing is trained here, and what they say of an error that
+    they raise.
+    """
+    import warnings
+
+    from transformers.utils import logging
+
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity(logging.CRITICAL)
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        logging.set_verbosity(verbosity)

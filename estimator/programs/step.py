@@ -144,6 +144,8 @@ class Sharding:
     """How many processes share each product (tensor parallelism)."""
     adapted: bool = False
     """A tuner of PEFT's is around the model."""
+    upcasts: bool = False
+    """Parameters that train are cast to float32 before they are sharded, as accelerate does under mixed precision."""
     rank: int | None = None
     """The process that is answered for; by default the one with the most bytes."""
 
@@ -194,10 +196,14 @@ class Step(NamedTuple):
     """Checkpoints of layers call what is called around them, too, as before transformers' GradientCheckpointingLayer
     (``modeling_layers.py``).
     """
+    kernels: str = "transformers"
+    """Whose modules run: transformers' and PEFT's, or those that Unsloth puts in their place."""
     mlp_chunks: int = 1
     loss: str = "standard"
     loss_chunk: int | None = None
     num_output_chunks: int = 8
+    loss_target: int = 0
+    """Bytes that a chunk of Unsloth's loss may take."""
     label_share: float = 1.0
     """The share of the tokens that have a label."""
     optimizer: str = "adamw"

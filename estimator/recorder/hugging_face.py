@@ -23,7 +23,7 @@ from ..ledger import Size, whole
 from ..programs.depth import deepened
 from ..programs.heads import CAUSAL, HEADS, Input, Part, batch_of
 from ..programs.images import Given, Media
-from ..programs.libraries import silence, without_collector
+from ..programs.libraries import quiet, silence, without_collector
 from ..programs.module_table import NamedModule
 from ..programs.program import Program, layer_numbers
 from ..programs.recorded import Config, Source, language_model_alone, part_of, refuse_encoder
@@ -83,16 +83,19 @@ The first ones are the chunk's; a class without one has it in its code."""
 
 _DEPTH = re.compile("(?!max_)([a-z]+_)*(layers?|depths?|blocks)")
 """Names of keys that say how many layers a part of a model has."""
+MOST_LABELS = 100_000
+"""The most labels of a classifier, for each of which transformers makes a name (``PretrainedConfig.num_labels``)."""
+_LABELS = re.compile("num_labels")
 
 
-def _depths(raw: Any, key: str = "") -> Iterator[int]:
-    """How many layers the parts of a config have, each number that may say so."""
+def _numbers(raw: Any, named: re.Pattern[str], key: str = "") -> Iterator[int]:
+    """The whole numbers of a config and its parts whose keys match; of a list of depths, their sum."""
     if isinstance(raw, Mapping):
         for name, value in raw.items():
-            yield from _depths(value, name)
-    elif isinstance(raw, list) and key == "depths":
+            yield from _numbers(value, named, str(name))
+    elif isinstance(raw, list) and key == "depths" and named.fullmatch(key):
         yield sum(one for one in raw if type(one) is int)
-    elif type(raw) is int and _DEPTH.fullmatch(str(key)):
+    elif type(raw) is int and named.fullmatch(key):
         yield raw
 
 
@@ -108,8 +111,9 @@ class HuggingFaceModel(Source):
         keys = {
             k: v for k, v in raw.items() if k not in ("torch_dtype", "dtype", "architectures", "_attn_implementation")
         }
-        if (layers := max(_depths(raw), default=0)) > MOST_LAYERS:  # before the class lists its layers
-            raise InputError(f"{where}: {layers:,} layers; {MOST_LAYERS:,} are the most that a model is built with")
+        for what, named, most in (("layers", _DEPTH, MOST_LAYERS), ("labels", _LABELS, MOST_LABELS)):
+            if (given := max(_numbers(raw, named), default=0)) > most:  # before the class lists each of them
+                raise InputError(f"{where}: {given:,} {what}; {most:,} are the most that a model is built with")
         keys = with_its_keys(_with_long_rope(keys))
         # Its validation wraps what a check says.
         refused = told(lambda e: f"{where}: transformers refuses the config ({first_line(e.__cause__ or e)})")
@@ -120,16 +124,16 @@ class HuggingFaceModel(Source):
             self.config = config.get_text_config() if head == CAUSAL else config
             if not isinstance(self.config, transformers.PretrainedConfig):  # a class takes a key that it does not know
                 raise InputError(f"{where}: text_config must be a mapping, not {shown(self.config)}")
-        self._class = model_class(head, self.config)
-        if self._class is None:
+        self.model_class = model_class(head, self.config)
+        if self.model_class is None:
             having = ", ".join(name for name, one in HEADS.items() if one.labels and model_class(name, self.config))
             raise InputError(
                 f"{where}: transformers {transformers.__version__} has no model of model_type {self.config.model_type} "
                 f"with head: {head}; " + (f"it has {having}" if having else "none with another head either")
             )
-        if HEADS[head].text and self._class.main_input_name != "input_ids":
+        if HEADS[head].text and self.model_class.main_input_name != "input_ids":
             raise InputError(
-                f"{where}: the model takes {self._class.main_input_name}, for which there is no rule; give the "
+                f"{where}: the model takes {self.model_class.main_input_name}, for which there is no rule; give the "
                 "config.json of a model of text"
             )
         parts = [key for key in getattr(config, "sub_configs", {}) if getattr(config, key, None) is not self.config]
@@ -155,7 +159,7 @@ class HuggingFaceModel(Source):
 
     def _other_class(self) -> str:
         """A sentence where the config's ``architectures`` name another class of transformers than the one that runs."""
-        names, runs = self.raw.get("architectures"), self._class.__name__
+        names, runs = self.raw.get("architectures"), self.model_class.__name__
         if not (isinstance(names, list) and names and isinstance(names[0], str)) or runs in names:
             return ""
         return f". It is that of {runs}, and not of {names[0]}" if hasattr(transformers, names[0]) else ""
@@ -181,6 +185,7 @@ class HuggingFaceModel(Source):
                 copy.deepcopy(self.config),
                 dtype=getattr(torch, dtype),
                 attn_implementation=implementation,
+                tied=self.raw.get("tie_word_embeddings"),
                 **options,
             )
             if experts is not None and not model._can_set_experts_implementation():
@@ -738,23 +743,6 @@ def _plain_attributes(model: torch.nn.Module) -> set[tuple[str, str, torch.Size 
         for name, value in vars(module).items()
         if isinstance(value, torch.Tensor)
     } | {("", name, x.shape) for name, x in model.named_buffers()}
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Suppress the libraries' advice about training, since nothing is trained here."""
-    import warnings
-
-    from transformers.utils import logging
-
-    verbosity = logging.get_verbosity()
-    logging.set_verbosity_error()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        logging.set_verbosity(verbosity)
 
 
 MOST_HELD = 8

@@ -48,13 +48,17 @@ def takes_cache(head: str, model: Any) -> bool:
     return HEADS[head].decodes or "use_cache" in inspect.signature(model.forward).parameters
 
 
-def build_model(head: str, config: Any, dtype: Any, **options: Any) -> Any:
-    """A model of ``model_class``; of a causal one without the parts beside its decoder, such as a vision tower."""
+def build_model(head: str, config: Any, dtype: Any, tied: bool | None = None, **options: Any) -> Any:
+    """A model of ``model_class``; of a causal one without the parts beside its decoder, such as a vision tower.
+
+    ``tied`` is the config.json's ``tie_word_embeddings``, which such a larger model reads beside its ``text_config``.
+    """
     options[dtype_keyword()] = dtype
     found = model_class(head, config)
     if head != "causal-lm" or found.config_class is type(config) or "text_config" not in found.config_class.sub_configs:
         return found._from_config(config, **options)
-    model = found._from_config(found.config_class(text_config=config.to_dict()), **options)
+    own = {} if tied is None else {"tie_word_embeddings": tied}
+    model = found._from_config(found.config_class(text_config=config.to_dict(), **own), **options)
     decoder = model.get_decoder()
     for name, part in list(model.base_model.named_children()):
         if all(module is not decoder for module in part.modules()):

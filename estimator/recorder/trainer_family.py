@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+from ..programs.libraries import quiet
 from ..programs.program import Program
 from ..programs.releases import installed_release
 from ..programs.trainer_calls import TEACHER, Key
 from ..programs.trainer_programs import DIMS
 from ..steps.trainers import DIVERGENCES, TRAINERS
 from .fit import Recording, fit
-from .hugging_face import first_line, quiet, told
+from .hugging_face import first_line, told
 from .trainer_step import record_trainer_step
 
 _SIZES = (

@@ -11,12 +11,13 @@ import torch
 from ..errors import InputError
 from ..ledger import whole
 from ..methods.registry import read_adapter_config
+from ..programs.libraries import quiet
 from ..programs.program import Call, Program, Weight
 from ..programs.trainer_calls import MODEL
 from ..programs.trainer_programs import TrainerProgram
 from ..steps.trainers import DROPOUTS
 from .calls import dtype_name
-from .hugging_face import first_line, quiet, told
+from .hugging_face import first_line, told
 from .trainer_step import (
     base_of,
     batches_of_generation,

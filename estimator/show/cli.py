@@ -15,8 +15,13 @@ from typing import Any, NoReturn
 
 from ..errors import InputError, asked_in_a_shell, defect, nearest
 from ..io.files import READ
+from ..io.outputs import REPLACED
+from ..text import printable
 from .commands import module_of, tables
 from .topics import COMMANDS, EVERY_OPTION
+
+MOST_WORDS = 2_000
+"""The most words of a command line: argparse takes time that grows with the square of their number."""
 
 
 class _Parser(argparse.ArgumentParser):
@@ -31,7 +36,8 @@ class _Parser(argparse.ArgumentParser):
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command. Returns 0 (fits, or no budget), 1 (does not fit) or 2 (anything else, with a line that says what).
 
-    An error never returns 1, so job scripts can rely on 1 for a step that does not fit.
+    Returns 130 after Ctrl-C, and 141 without a line where the reader of its output has closed the pipe. An error never
+    returns 1, so job scripts can rely on 1 for a step that does not fit.
     """
     with asked_in_a_shell():
         return _main(list(sys.argv[1:] if argv is None else argv))
@@ -50,7 +56,7 @@ def _main(arguments: list[str]) -> int:
         if sys.stdout is sys.__stdout__ and sys.stdout is not None:
             os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python's buffer is written there at exit
         if isinstance(error, BrokenPipeError):  # as in `estimator devices | head -1`
-            return 2
+            return 128 + 13  # as a shell says of a program that SIGPIPE ended: 0 would say that the step fits
         return _refused(str(InputError(str(error))))
     except KeyboardInterrupt:
         _refused("interrupted")
@@ -72,6 +78,8 @@ def _run(arguments: list[str]) -> int:
         from .completion import complete
 
         complete(COMMANDS)
+    if len(arguments) > MOST_WORDS:
+        raise InputError(f"{len(arguments):,} words on the command line; give {MOST_WORDS:,} at most, or a plan's file")
     if arguments[:1] in (["-V"], ["--version"]):
         from ..io.version import __version__
 
@@ -81,6 +89,7 @@ def _run(arguments: list[str]) -> int:
         sys.stdout.reconfigure(errors="replace")  # for bars and lines, where the terminal has no Unicode
     tables.start(quiet=False)
     READ.clear()
+    REPLACED.clear()
     if arguments[:1] == ["help"]:
         arguments = [*arguments[1:], "--help"]
     command = arguments[0] if arguments else "--help"
@@ -95,7 +104,8 @@ def _run(arguments: list[str]) -> int:
     if command not in COMMANDS:
         raise InputError(f"no command '{command}'{nearest(command, COMMANDS)}; there are {', '.join(COMMANDS)}")
     module = module_of(command)
-    if any(word in ("-h", "--help") or word.startswith("--help-") for word in arguments[1:]):
+    options = arguments[1 : arguments.index("--") if "--" in arguments[1:] else None]
+    if any(word in ("-h", "--help") or word.startswith("--help-") for word in options):
         from .commands.help import requested, show_help
 
         topic, method = requested(arguments[1:])
@@ -108,6 +118,8 @@ def _run(arguments: list[str]) -> int:
         gc.enable()
         gc.set_threshold(10_000)  # tensors die by their reference counts, so there is little to find
     status: int = module.execute(args)
+    if (written := getattr(args, "output", None)) is not None and os.path.realpath(written) in REPLACED:
+        print(f"estimator: overwrote '{printable(str(written))}'", file=sys.stderr)
     return status
 
 
@@ -137,14 +149,15 @@ def _parsed(module: ModuleType, command: str, arguments: list[str]) -> argparse.
         args, rest = own.parse_known_args(arguments)
         if not rest:
             return args
-    option = next((word.partition("=")[0] for word in rest if word.startswith("--")), "")
+    names = [word.partition("=")[0] for word in rest if word.startswith("--")]  # not their values, perhaps tokens
+    option = next(iter(names), "")
     if hasattr(args, "plan"):  # the word may be another program's name for a key of the plan
         from ..plans.words import refuse_word
 
         refuse_word(option.removeprefix("--"), _value_of(option, rest))
     known = [name for action in own._actions for name in action.option_strings]
     hint = nearest(option, known) if option else ""
-    raise InputError(f"unrecognized arguments: {' '.join(rest)}{hint}; see `{own.prog} --help`")
+    raise InputError(f"unrecognized arguments: {' '.join(names or rest)}{hint}; see `{own.prog} --help`")
 
 
 if __name__ == "__main__":

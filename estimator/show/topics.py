@@ -66,7 +66,7 @@ _TOPICS: Mapping[str, tuple[str, str]] = {
         "batch seq target_seq images image_size video_frames audio_frames audio_seconds lengths data_collator packing "
         "return_seq_idx gradient_accumulation_steps previous_seq",
     ),
-    "memory": ("savings", "checkpointing use_reentrant saved_activations activation_group_size mlp_chunks"),
+    "memory": ("savings", "checkpointing use_reentrant saved_activations activation_group_size mlp_chunks kernels"),
     "loss": (
         "loss and the model's output",
         "loss loss_chunk num_output_chunks label_share keep_logits convert_outputs_to_fp32 previous_output "
@@ -82,7 +82,7 @@ _TOPICS: Mapping[str, tuple[str, str]] = {
         "embeddings (sentence-transformers' names)",
         "anchor_seq negatives pooling_mode normalize matryoshka_dims",
     ),
-    "where": ("where it runs", "sharding runtime device budget ios_increased_memory_limit"),
+    "where": ("where it runs", "sharding runtime device budget host_memory ios_increased_memory_limit"),
     "gpu": ("GPUs (runtime torch-cuda)", ""),
     "generate": ("generate (transformers' names)", "generate"),
     "run": ("the run around the step (the Trainer's names)", "run"),

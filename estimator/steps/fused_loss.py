@@ -22,6 +22,7 @@ from . import torchtune_loss
 from .chunks import ceil_div
 from .loss import check_shifted, chunked_loss, flat, head_weight, labelled, shifted
 from .trl_loss import chunked_nll, fused_lm_head
+from .unsloth import unsloth_loss
 
 TILE = (128, 256)
 """Tokens and vocabulary entries of a tile of logits on a CPU. Triton's tiles take no memory outside the chip."""
@@ -35,6 +36,8 @@ def fused_loss(step: Step) -> Callable[[Module, Tensor, Tensor], Tensor] | None:
         return partial(torchtune_loss.ce_chunked_output, number=step.num_output_chunks)
     if step.loss == "linear-cross-entropy":
         return partial(torchtune_loss.linear_cross_entropy, number=step.num_output_chunks, share=step.label_share)
+    if step.loss == "unsloth":
+        return partial(unsloth_loss, target=step.loss_target)
     of_trl = {"chunked-nll": chunked_nll, "fused-lm-head": fused_lm_head}
     if step.loss == "liger":
         return liger_loss
@@ -59,6 +62,8 @@ def fused_loss_after(step: Step) -> dict[tuple[str, ...], Callable[[Module, Tens
     if step.loss == "fused-lm-head":
         plain = partial(fused_lm_head, share=step.label_share)
         return {("div",): plain, ("mul",): plain, SOFT_CAP: partial(plain, capped=True)}
+    if step.loss == "unsloth":
+        return dict.fromkeys((("div",), ("mul",), SOFT_CAP), partial(unsloth_loss, target=step.loss_target))
     return {}
 
 

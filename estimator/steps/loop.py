@@ -14,7 +14,7 @@ from ..ledger.sizes import Poly, evaluated
 from ..programs import Builder, Inputs, Method, Procedure, Sizes, Step
 from ..programs.attention_functions import Cache
 from ..programs.causal_lm import RecordedCausalLM
-from . import chunks, saved_activations
+from . import chunks, saved_activations, unsloth
 from .batch import Batch, make_batch
 from .checkpointing import gradient_checkpointing_func, segment_length
 from .clipping import clip
@@ -118,6 +118,10 @@ class Model:
         build = Builder(ledger, method, step.dtype, segment, step.base, within, layers)
         self.causal_lm: Any = _model_class(step)(build, sizes)
         checkpoints = gradient_checkpointing_func(step.checkpointing, step.use_reentrant)
+        if step.kernels == "unsloth" and weights_of is None:
+            unsloth.patch(self.causal_lm, step)
+            if step.checkpointing == "offloaded":
+                checkpoints = unsloth.OffloadedInputs(len(self.causal_lm.segments) - 1)
         inputs = Inputs(ledger, *step.rows(batch, seq), step, checkpoints, fused_loss(step), fused_loss_after(step))
         self._wrapped: Any = method.wrap_model(build, self.causal_lm)
         ledger.borrowed = None

@@ -33,7 +33,7 @@ def pin(ledger: Ledger, nbytes: Size, count: Size) -> None:
         only_bounded()  # the next power of two is no polynomial
 
 
-class _OnHost:
+class OnHost:
     """A tensor in pinned memory, for as long as a node or a checkpoint holds it."""
 
     def __init__(self, tensor: Tensor) -> None:
@@ -48,13 +48,13 @@ class _OnHost:
         self._take(-1)
 
 
-def _pack(tensor: Tensor) -> _OnHost:
+def _pack(tensor: Tensor) -> OnHost:
     with tensor.ledger.no_grad():
         ops.contiguous(tensor)  # if it is not, it is first copied on the device (Copy.cu: copy_requires_temporaries)
-    return _OnHost(tensor)
+    return OnHost(tensor)
 
 
-def _unpack(held: _OnHost) -> Tensor:
+def _unpack(held: OnHost) -> Tensor:
     return held.ledger.empty(held.shape, held.dtype)
 
 

@@ -7,8 +7,7 @@ from typing import Any
 
 from ..engines.assumptions import Assumption
 from . import deepspeed, sharing
-from .hugging_face import SLOWER_COPY
-from .settings import SEVERAL, Reading, Settings
+from .settings import SEVERAL, UNKNOWN, Ignored, Reading, Settings
 
 TOOL = "accelerate 1.15"
 MARKS = frozenset(
@@ -51,7 +50,7 @@ def read(keys: Mapping[str, Any], where: str) -> Reading:
         settings.problem("autocast", "mixed_precision", "has no rule; known are bf16, fp16 and no")
     dynamo = settings.inner("dynamo_config").text("dynamo_backend")
     if dynamo is not None and dynamo.upper() != "NO":
-        reading.note("dynamo_config", dynamo, SLOWER_COPY)
+        reading.ignored.append(Ignored("dynamo_config", UNKNOWN, unknown=True))
     if settings.flag("use_cpu"):
         settings.say("runtime", "torch-cpu", "use_cpu")
     settings.finish()

@@ -84,8 +84,8 @@ def read(keys: Mapping[str, Any], where: str) -> Reading:
     _devices(settings)
     if (given := settings.text("deepspeed")) is not None:
         reading.add(deepspeed.read_file(given, where))
-    settings.without_rule(hugging_face.SLOWER_COPY, "torch_compile", "torch_compile_mode", "tiled_mlp", *_KERNELS)
-    settings.without_rule(hugging_face.SLOWER_COPY, "layer_offloading", "selective_checkpointing", "fp8", "relora")
+    settings.unknown("torch_compile", "torch_compile_mode", "tiled_mlp", *_KERNELS)
+    settings.unknown("layer_offloading", "selective_checkpointing", "fp8", "relora")
     settings.without_rule(
         "batches are padded to the longest of their samples otherwise; the answer is for a full sequence_len",
         "pad_to_sequence_len",

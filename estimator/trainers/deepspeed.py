@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..engines.assumptions import Assumption
-from ..io.files import beside, read_json
+from ..io.files import named_by, read_json
 from .settings import SEVERAL, Reading, Settings
 
 TOOL = "DeepSpeed 0.19"
@@ -18,12 +18,9 @@ _BUCKET = 500_000_000
 
 
 def read_file(name: str, where: str) -> Reading:
-    """The settings in a file that another names, beside it or in the working folder. A missing one is said."""
-    if (found := beside(name, Path(where).parent)) is not None:
-        return read(read_json(found, "a DeepSpeed JSON"), str(found))
-    reading = Reading(TOOL)
-    reading.note("deepspeed", name, "the file is not there; the answer is for a step without DeepSpeed")
-    return reading
+    """The settings in a file that another names, next to it or in the working folder. Raises ``InputError``."""
+    path = named_by(where, name, Path(where).parent)
+    return read(read_json(path, "a DeepSpeed JSON"), str(path))
 
 
 def read(keys: Mapping[str, Any], where: str) -> Reading:

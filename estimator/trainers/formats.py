@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError, shown
-from ..io.files import STANDARD_INPUT, NotYaml, beside, existing, parse_json_or_yaml, read_json, read_text
+from ..io.files import STANDARD_INPUT, NotYaml, existing, named_by, parse_json_or_yaml, read_json, read_text
 from ..methods.registry import read_adapter_config
 from . import (
     accelerate,
@@ -73,10 +73,17 @@ def read(source: str, tool: str | None = None) -> Reading:
     if found is None and source != STANDARD_INPUT:
         if shell.is_line(source) and " " in source.strip():
             return _of_line(source, "the line", Path(), tool)
-        raise InputError(f"no file '{source}'; give {WANTED}")
+        shell.refuse_unread(source, "the line")
+        raise InputError(f"no file {called(source)}; give {WANTED}")
     if found is not None and found.is_dir():
         return _of_folder(found, tool)
     return _of_file(found or Path(source), tool)
+
+
+def called(source: str) -> str:
+    """A source as messages quote it: of a command, whose options may hold a token, the first word alone."""
+    first, *more = source.split() or [source]
+    return f"'{first.partition('=')[0]} ...'" if any(c in source for c in "=-") and more else f"'{source}'"
 
 
 def _of_file(path: Path, tool: str | None) -> Reading:
@@ -165,9 +172,7 @@ def _of_line(text: str, where: str, folder: Path, tool: str | None) -> Reading:
     line = shell.parse(text, where)
     keys: dict[str, Any] = {}
     for name in line.files:
-        if (path := beside(name, folder)) is None:
-            raise InputError(f"{where} names the file '{name}', which is not there; put it beside the file")
-        keys |= _keys(read_text(path, WANTED, _MOST_BYTES), name)
+        keys |= _keys(read_text(named_by(where, name, folder), WANTED, _MOST_BYTES), name)
     for key, value in line.options.items():
         inner = keys.get(key)
         keys[key] = {**inner, **value} if isinstance(inner, dict) and isinstance(value, dict) else value
@@ -192,9 +197,8 @@ def _launched(options: Mapping[str, Any], folder: Path, where: str) -> Reading:
     """What the options of accelerate's launcher say, and their ``--config_file``."""
     keys: dict[str, Any] = {}
     name = options.get("config_file")
-    path = beside(name, folder) if isinstance(name, str) else None
-    if path is not None:
-        keys = _keys(read_text(path, "accelerate's config", _MOST_BYTES), str(name))
+    if isinstance(name, str):
+        keys = _keys(read_text(named_by("--config_file", name, folder), "accelerate's config", _MOST_BYTES), name)
     blocks = {"fsdp_config": ("fsdp_",), "deepspeed_config": ("zero_", "offload_", "deepspeed_config")}
     blocks |= {"parallelism_config": ("parallelism_config_",)}
     of_blocks = {key: block for key in options for block, starts in blocks.items() if key.startswith(starts)}
@@ -204,10 +208,7 @@ def _launched(options: Mapping[str, Any], folder: Path, where: str) -> Reading:
             keys["distributed_type"] = kind
     for key, block in of_blocks.items():
         keys[block] = {**(keys.get(block) or {}), key: options[key]}
-    reading = accelerate.read(keys, where)
-    if isinstance(name, str) and path is None:
-        reading.note("config_file", name, "the file is not there; the answer is without it")
-    return reading
+    return accelerate.read(keys, where)
 
 
 _SWITCHES = {"use_deepspeed": "DEEPSPEED", "use_fsdp": "FSDP", "multi_gpu": "MULTI_GPU"}

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ..errors import InputError
-from ..io.files import beside, read_json
+from ..io.files import named_by, read_json
 from . import deepspeed, sharing
 from .settings import Settings
 
@@ -41,7 +41,6 @@ ATTENTION: Mapping[str, str] = {
 
 DDP_CAP = 25
 """``DistributedDataParallelKwargs.bucket_cap_mb``."""
-SLOWER_COPY = "the step is answered without it; it changes memory by an amount that has no rule here"
 
 
 def read(settings: Settings, fuses_loss: bool = True) -> None:
@@ -61,9 +60,7 @@ def read(settings: Settings, fuses_loss: bool = True) -> None:
     if (alpha := settings.number("neftune_noise_alpha")) is not None:
         settings.say("neftune_noise_alpha", alpha, "neftune_noise_alpha")
     devices(settings)
-    settings.without_rule(
-        SLOWER_COPY, "torch_compile", "torch_compile_backend", "torch_compile_mode", "label_smoothing_factor"
-    )
+    settings.unknown("torch_compile", "torch_compile_backend", "torch_compile_mode", "label_smoothing_factor")
     settings.without_rule(
         "the batch is searched for by running out of memory; `estimator max-batch` says which fits",
         "auto_find_batch_size",
@@ -79,7 +76,7 @@ def read(settings: Settings, fuses_loss: bool = True) -> None:
 def run(settings: Settings) -> None:
     """Read what surrounds the steps: the block ``run`` of a plan, whose keys are transformers'."""
     block: dict[str, Any] = {}
-    for name in ("per_device_eval_batch_size", "eval_accumulation_steps"):
+    for name in ("per_device_eval_batch_size", "eval_accumulation_steps", "precompute_ref_batch_size"):
         if (number := settings.whole(name)) is not None:
             block[name] = number
     for name in ("prediction_loss_only", "batch_eval_metrics"):
@@ -201,10 +198,8 @@ def fsdp(settings: Settings, version: int = 2) -> None:
     if not given or options == ["false"]:
         return
     if isinstance(config, str) and not config.lstrip().startswith("{"):
-        path = beside(config, Path(settings.where).parent)
-        config = {} if path is None else read_json(path, "a block of FSDP")
-        if path is None:
-            settings.reading.note("fsdp_config", settings.raw("fsdp_config"), "the file is not there; answered without")
+        path = named_by(settings.where, config, Path(settings.where).parent)
+        config = read_json(path, "a block of FSDP")
         block = Settings(config, settings.reading, settings.where, "fsdp_config.")
     else:
         block = settings.inner("fsdp_config")
@@ -244,7 +239,7 @@ def devices(settings: Settings) -> None:
     ddp(settings)
     settings.one_device("n_gpu", "_n_gpu", "num_gpus", "tp_size", "sequence_parallel_size")
     given = settings.value("deepspeed")
-    if isinstance(given, Mapping):
-        settings.reading.add(deepspeed.read(given, f"{settings.where}: deepspeed"))
+    if isinstance(given, Mapping) or (isinstance(given, str) and given.lstrip().startswith("{")):
+        settings.reading.add(deepspeed.read(settings.block("deepspeed"), f"{settings.where}: deepspeed"))
     elif isinstance(given, str):
         settings.reading.add(deepspeed.read_file(given, settings.where))

@@ -25,7 +25,8 @@ def sees(settings: Settings, *names: str) -> bool:
         spec = load(settings.reading.plan["model"]) if "model" in settings.reading.plan else None
         if spec is not None and "vision_config" not in (spec.whole or spec.raw):
             for name in there:
-                settings.reading.ignored.append(Ignored(name, settings.value(name), "the model looks at no images"))
+                settings.value(name)
+                settings.reading.ignored.append(Ignored(name, "the model looks at no images"))
             return False
     return True
 

@@ -65,9 +65,7 @@ def read(keys: Mapping[str, Any], where: str) -> Reading:
         )
     elif settings.flag("packing", default=stage == "pt"):
         reading.note("packing", True, "samples are joined to full rows of cutoff_len tokens")
-    settings.without_rule(
-        hugging_face.SLOWER_COPY, "shift_attn", "use_unsloth", "upcast_layernorm", "upcast_lmhead_output"
-    )
+    settings.unknown("shift_attn", "use_unsloth", "upcast_layernorm", "upcast_lmhead_output")
     settings.refused("has no rule here", "use_kt", "use_ray", "mixture_of_depths")
     settings.finish()
     return reading
@@ -172,7 +170,8 @@ def _method(settings: Settings) -> None:
         double, quant_type = settings.flag("double_quantization", default=True), settings.text("quantization_type")
         adapters.bitsandbytes(settings, bits, "quantization_bit", compute, double, quant_type or "nf4", compute)
         settings.say("rest_dtype", loaded, "quantization_bit")
-    settings.value("quantization_method", "quantization_type")
+    settings.value("quantization_method")
+    settings.value("quantization_type")
     settings.value("double_quantization")
     if kind == "lora":
         block = adapters.block(settings, "lora", _LORA, {"r": 8, "target_modules": "all-linear"})

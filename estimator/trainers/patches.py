@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import difflib
 import json
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from typing import Any
 
 from . import hugging_face, torchtune
@@ -212,13 +213,14 @@ def _written(path: list[str], value: Any) -> Any:
 
 
 def _added(text: str, node: Any, name: str, value: Any, flow: bool) -> str:
-    """The text with a key behind the last one of a block, as deep as the block's other keys."""
+    """The text with one more key in a block, as deep as the block's others. No line of another key changes."""
     last = node.value[-1] if node.value else None
     if flow:  # JSON
-        at = last[1].end_mark.index if last else text.index("{", node.start_mark.index) + 1
+        at = text.index("{", node.start_mark.index) + 1
         first = node.value[0][0].start_mark if last else None
-        line = "\n" + " " * first.column if first is not None and first.line != node.start_mark.line else " "
-        return f"{text[:at]}{',' if last else ''}{line}{json.dumps(name)}: {json.dumps(value)}{text[at:]}"
+        line = "\n" + " " * first.column if first is not None and first.line != node.start_mark.line else ""
+        between = "," if line or not last else ", "
+        return f"{text[:at]}{line}{json.dumps(name)}: {json.dumps(value)}{between if last else ''}{text[at:]}"
     indent = " " * node.start_mark.column
     at = last[1].end_mark.index if last else len(text)
     at += len(text[at:].split("\n", 1)[0]) if text[at - 1 : at] != "\n" else 0
@@ -227,9 +229,30 @@ def _added(text: str, node: Any, name: str, value: Any, flow: bool) -> str:
     return f"{before}{indent}{name}: {json.dumps(value)}{'' if after.startswith(chr(10)) else chr(10)}{after}"
 
 
-def patch(name: str, before: str, after: str) -> str:
-    """A unified diff of a file, which ``patch`` and ``git apply`` take."""
-    lines = difflib.unified_diff(
-        before.splitlines(keepends=True), after.splitlines(keepends=True), f"a/{name}", f"b/{name}"
-    )
-    return "".join(line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n" for line in lines)
+def patch(name: str, before: str, after: str, uncounted: Collection[str] = ()) -> str:
+    """A unified diff of a file, which ``patch`` and ``git apply`` take (without context, ``--unidiff-zero``).
+
+    Keys that are not ``uncounted`` alone stand in it, since the values of the others may be tokens: there is less
+    context where they are near, and no patch where they share a line with a change.
+    """
+    old, new = before.splitlines(keepends=True), after.splitlines(keepends=True)
+    hidden = {*_lines_of(old, uncounted), *_lines_of(new, uncounted)}
+    for context in (3, 2, 1, 0):
+        lines = [*difflib.unified_diff(old, new, f"a/{name}", f"b/{name}", n=context)]
+        if hidden.isdisjoint(line[1:] for line in lines):
+            return "".join(line if line.endswith("\n") else f"{line}\n\\ No newline at end of file\n" for line in lines)
+    return ""
+
+
+def _lines_of(lines: Sequence[str], keys: Collection[str]) -> Iterator[str]:
+    """The lines that hold one of the keys, and those of its block."""
+    named = re.compile(rf"[\"']?\b(?:{'|'.join(map(re.escape, keys))})[\"']?\s*:")
+    deep: int | None = None
+    for line in lines if keys else ():
+        indent = len(line) - len(line.lstrip())
+        if deep is not None and line.strip() and indent <= deep and not line.lstrip().startswith(("-", "}", "]")):
+            deep = None
+        if named.search(line) and deep is None:
+            deep = indent
+        if deep is not None:
+            yield line

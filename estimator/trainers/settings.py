@@ -5,12 +5,13 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from ..bases.formats import FORMATS
 from ..engines.assumptions import Assumption
-from ..errors import InputError, shown
+from ..errors import InputError, has_keys, shown
 from ..io.fields import torch_dtype
 
 T = TypeVar("T")
@@ -18,11 +19,12 @@ T = TypeVar("T")
 
 @dataclass(frozen=True)
 class Ignored:
-    """A key of a training file that no key of the plan follows from."""
+    """A key of a training file that no key of the plan follows from. Its value, perhaps a token, is not kept."""
 
     key: str
-    value: Any
     why: str
+    unknown: bool = False
+    """It changes memory by an amount without a rule, so the verdict is "not sure"."""
 
 
 @dataclass
@@ -56,6 +58,8 @@ class Reading:
     """By a key: why a value of the file has no rule. Where the key is the plan's, one given beside the file takes the
     file's place.
     """
+    without_bfloat16: dict[str, Any] = field(default_factory=dict)
+    """Keys of the plan that have these values on a GPU without bfloat16, of compute capability below 8.0."""
     shared: dict[str, Any] = field(default_factory=dict)
     """The block ``sharding`` of several processes, as far as it is said (``sharing.py: settled``)."""
     shared_run: dict[str, Any] = field(default_factory=dict)
@@ -76,11 +80,17 @@ class Reading:
             self.assumptions.append(Assumption(key, value, why))
 
     def note(self, key: str, value: Any, why: str) -> None:
-        """Say an assumption about a key of the file that sets no key of the plan."""
-        self.assumptions.append(Assumption(key, value, why))
+        """Record an assumption about a key of the file that sets no key of the plan. A block is quoted by its keys."""
+        self.assumptions.append(Assumption(key, shown(value) if has_keys(value) else value, why))
 
     def add(self, other: Reading) -> None:
-        """Take over what a file says that this one names, such as its DeepSpeed settings."""
+        """Take over what a file says that this one names, such as its DeepSpeed settings.
+
+        A dtype of the other casts what is not quantised here.
+        """
+        other.plan = dict(other.plan)
+        if self.plan.get("dtype") in FORMATS and other.plan.get("dtype") not in (None, *FORMATS):
+            other.plan["rest_dtype"] = other.plan.pop("dtype")
         self.plan |= other.plan
         self.said_by |= other.said_by
         self.assumptions += other.assumptions
@@ -249,7 +259,13 @@ class Settings:
         for name in names:
             value = self.value(name)
             if value is not None and value is not False and value not in _OFF:
-                self.reading.ignored.append(Ignored(self.prefix + name, value, why))
+                self.reading.ignored.append(Ignored(self.prefix + name, why))
+
+    def unknown(self, *names: str) -> None:
+        """Read keys that change memory by an amount without a rule. Those that are set make the verdict "not sure"."""
+        before = len(self.reading.ignored)
+        self.without_rule(UNKNOWN, *names)
+        self.reading.ignored[before:] = [replace(one, unknown=True) for one in self.reading.ignored[before:]]
 
     def refused(self, why: str, *names: str) -> None:
         """Note a problem, which no key of the plan takes away, where one of the keys is set."""
@@ -267,11 +283,11 @@ class Settings:
     def finish(self, known: Iterable[str] = ()) -> None:
         """Name each key that was not asked for. ``known`` are keys that are asked for elsewhere."""
         asked = {**self._asked, **dict.fromkeys(known)}
-        for name, value in self._keys.items():
+        for name in self._keys:
             if name not in asked:
                 close = difflib.get_close_matches(name, asked, n=1, cutoff=_CLOSE)
                 hint = f" (did you mean {close[0]}?)" if close and not name.startswith(_OTHERS) else ""
-                self.reading.ignored.append(Ignored(self.prefix + name, value, f"{NO_EFFECT}{hint}"))
+                self.reading.ignored.append(Ignored(self.prefix + name, f"{NO_EFFECT}{hint}"))
 
     def _wrong(self, names: tuple[str, ...], value: Any, wanted: str) -> InputError:
         return InputError(f"{self.where}: {self.prefix}{self.given(*names)} must be {wanted}, not {shown(value)}")
@@ -284,6 +300,7 @@ SEVERAL = (
     "and with its own batch"
 )
 """Why a key that spreads a step is refused."""
+UNKNOWN = "the step is answered without it; it changes memory by an amount that has no rule here"
 NO_EFFECT = "no effect on memory is known here"
 _OFF: tuple[Any, ...] = (0, "", [], {}, "false", "no", "off")
 _OTHERS = ("eval", "save", "logging", "lr_", "warmup", "hub_", "push_", "dataset", "wandb", "report", "output")

@@ -13,8 +13,7 @@ from typing import Any
 
 from ..engines.assumptions import Assumption
 from ..errors import InputError
-from ..methods.registry import method_block
-from ..plans.presets import UNSHARDED, by_accelerate, prepares_itself, with_presets
+from ..plans.presets import by_accelerate, with_presets
 from .settings import Reading, Settings
 
 STRATEGIES = ("FULL_SHARD", "SHARD_GRAD_OP", "NO_SHARD", "HYBRID_SHARD", "HYBRID_SHARD_ZERO2")
@@ -176,20 +175,10 @@ def _precision_of_processes(plan: dict[str, Any], notes: list[Assumption], given
     precision = filled.get("autocast")
     if "trainer" not in plan:
         plan["sharding"] = {**by_accelerate(plan["sharding"], precision), **plan["sharding"]}
-    name = plan["sharding"]["name"]
-    if precision is None or name in UNSHARDED:
-        return
-    if name.startswith("zero"):
+    if precision is not None and plan["sharding"]["name"].startswith("zero"):
         if plan.get("autocast") is not None:
             plan["autocast"] = None
             notes.append(Assumption("autocast", None, f"DeepSpeed casts the model to {precision} in its place"))
         if filled.get("dtype") == "float32" and "dtype" in plan:
             plan["dtype"] = precision
             notes.append(Assumption("dtype", precision, "DeepSpeed casts the model, and has float32 copies of its own"))
-    elif (
-        filled.get("dtype") != "float32"
-        and method_block(filled.get("method", "full"))["name"] == "full"
-        and not prepares_itself(plan.get("trainer"), name)
-    ):
-        plan["dtype"] = "float32"
-        notes.append(Assumption("dtype", "float32", "accelerate casts what trains where precision is mixed"))

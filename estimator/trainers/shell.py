@@ -24,6 +24,8 @@ LAUNCHERS = (
     "uv",
 )
 """First words of the lines that are read."""
+UNREAD = {"swift": "ms-swift", "megatron": "ms-swift"}
+"""First words of training commands that are not read, each with its tool."""
 _ACCELERATE = (
     "num_processes",
     "num_machines",
@@ -64,6 +66,17 @@ def is_line(text: str) -> bool:
     return bool(_commands(text))
 
 
+def refuse_unread(text: str, where: str) -> None:
+    """Raise ``InputError`` for a text whose command is of a tool that is not read."""
+    for line in text.splitlines():
+        words = [*itertools.dropwhile(_goes_before, line.split()), ""]
+        if words[1] and words[0] in UNREAD:
+            raise InputError(
+                f"{where}: {UNREAD[words[0]]}'s options are not read; give them as a plan, as in `estimator estimate "
+                "MODEL --trainer hf-trainer --method lora --batch 1 --seq 2048 --checkpointing layer`"
+            )
+
+
 def _commands(text: str) -> list[str]:
     """The lines of a script that start a training; a backslash at the end of a line joins it with the next."""
     joined = re.sub(r"\\\r?\n", " ", text)
@@ -83,6 +96,8 @@ def _goes_before(word: str) -> bool:
 def parse(text: str, where: str) -> Line:
     """The one training command of a text. Raises ``InputError``."""
     commands = [one for one in _commands(text) if "pip " not in one]
+    if not commands:
+        refuse_unread(text, where)
     if len(commands) != 1:
         raise InputError(
             f"{where} has {len(commands) or 'no'} commands of {', '.join(LAUNCHERS)}; leave the one to ask about"
@@ -107,7 +122,7 @@ def _read(words: list[str], where: str) -> Line:
         _count(line, options, where)
     elif first == "uv":
         options, rest = _launcher(rest[1:], takes_values=False)
-        if rest and rest[0] in LAUNCHERS:
+        if rest and rest[0] in LAUNCHERS and rest[0] != first:
             return _read(rest, where)
     elif first in ("python", "python3"):
         options, rest = _launcher(rest, takes_values=False)
@@ -115,7 +130,7 @@ def _read(words: list[str], where: str) -> Line:
         line.tool = {"llamafactory-cli": "llama-factory", "tune": "torchtune"}.get(first, first)
         command, rest = rest[0], rest[1:]
         if line.tool == "torchtune":
-            options, rest = _launcher(rest, script=r"[a-z_0-9]+(\.py)?$")
+            options, rest = _launcher(rest, script=r"([a-z]\w*_\w*|.*\.py)$")  # recipes have an underscore
             _count(line, options, where)
         elif first == "trl":
             line.trainer = _trainer_of(command)

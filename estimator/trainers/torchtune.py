@@ -11,7 +11,7 @@ from ..ledger import ITEMSIZE
 from ..plans.models import ModelSpec, load
 from ..text import human
 from . import sharing
-from .hugging_face import SLOWER_COPY, offloading
+from .hugging_face import offloading
 from .settings import Reading, Settings
 
 TOOL = "torchtune 0.6.1"
@@ -77,7 +77,7 @@ def read(keys: Mapping[str, Any], where: str) -> Reading:
     if settings.number("clip_grad_norm") is not None:  # its recipes clip to any number, zero among them
         settings.say("gradient_clipping", True, "clip_grad_norm")
     _method(settings, model, builder, dtype or "bfloat16")
-    settings.without_rule(SLOWER_COPY, "compile")
+    settings.unknown("compile")
     _devices(settings)
     reading.plan["run"] = {}
     if settings.text("device") == "cpu":

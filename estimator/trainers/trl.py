@@ -60,7 +60,7 @@ MARKS = frozenset({
     "use_peft", "max_length", "max_seq_length", "packing_strategy", "padding_free", "loss_type", "model_init_kwargs",
     "dataset_mixture", "assistant_only_loss", "completion_only_loss", "activation_offloading", "dataset_num_proc",
     "use_bnb_nested_quant", "dataset_text_field", "eval_packing", "dataset_train_split", "dataset_test_split",
-    "chat_template_path", "lora_task_type", "dataset_streaming",
+    "chat_template_path", "dataset_streaming",
 })  # fmt: skip
 """Keys that no other tool has, by which a file is known."""
 _LORA = {
@@ -72,6 +72,7 @@ _LORA = {
     "modules_to_save": "lora_modules_to_save",
     "use_dora": "use_dora",
     "use_rslora": "use_rslora",
+    "task_type": "lora_task_type",
 }
 
 
@@ -81,24 +82,21 @@ def read(keys: Mapping[str, Any], where: str, trainer: str | None = None, looks:
     ``trainer`` is the plan's name of it, where a command says it. Otherwise the keys do, which only some have.
     ``looks``: it is a script for rows with images.
     """
-    found = [trainer] if trainer is not None else _trainers_of(keys)
+    found = [trainer] if trainer is not None else trainers_of(keys)
     reading = Reading(TOOL, plan={"trainer": found[0]})
     settings = Settings(keys, reading, where)
     if len(found) > 1:
         fits = f"the keys fit {' and '.join(found)}; --trainer says another than the first"
         reading.note("trainer", found[0], fits)
     read_into(settings)
-    if found[0] == "trl-sft":
-        supervised(settings)
-    else:
-        _other(settings, found[0])
+    own(settings, found[0])
     if looks:
         images.of_one_side(settings, None, "")
     settings.finish()
     return reading
 
 
-def _trainers_of(keys: Mapping[str, Any]) -> list[str]:
+def trainers_of(keys: Mapping[str, Any]) -> list[str]:
     """The trainers whose configs have all of these keys, those first that are used most."""
     found = [
         *("trl-dpo", "trl-grpo", "trl-kto", "trl-rloo", "trl-distillation", "trl-gkd", "trl-orpo", "trl-cpo"),
@@ -115,7 +113,15 @@ def _trainers_of(keys: Mapping[str, Any]) -> list[str]:
     return found
 
 
-def supervised(settings: Settings) -> None:
+def own(settings: Settings, trainer: str) -> None:
+    """What the config of this trainer alone has."""
+    if trainer == "trl-sft":
+        _supervised(settings)
+    else:
+        _other(settings, trainer)
+
+
+def _supervised(settings: Settings) -> None:
     """What ``SFTConfig`` alone has."""
     reading = settings.reading
     strategy = settings.text("packing_strategy") or "bfd"
@@ -157,7 +163,9 @@ def _other(settings: Settings, trainer: str) -> None:
             settings.reading.assume("seq", 2 * completion, why)
         else:
             settings.say("seq", prompt + completion, "max_prompt_length", "max_completion_length")
-        settings.say("prompt_seq", prompt or completion, "max_prompt_length", "max_completion_length")
+        rest = settings.reading.plan["seq"] - completion
+        prompt = prompt or (rest if rest > 0 else completion)
+        settings.say("prompt_seq", prompt, "max_prompt_length", "max_completion_length")
         settings.whole_of("steps_per_generation", "steps_per_generation")
         settings.whole_of("num_iterations", "num_iterations")
         settings.refused(_OTHER_BATCHES, "generation_batch_size")

@@ -46,7 +46,7 @@ def build(resolved: Resolved) -> Any:
     check_question("a trace", resolved.plan)
     if resolved.spec.head != "causal-lm":
         raise InputError(f"head: {resolved.spec.head} has no rule with a trace; ask `estimator measure`, which runs it")
-    from ..recorder.hugging_face import quiet
+    from ..programs.libraries import quiet
 
     with quiet():
         model = build_model(resolved, "meta")
@@ -202,7 +202,7 @@ def without_data(attention: Callable[..., Any] | None = None) -> Iterator[None]:
     """
     from transformers import masking_utils
 
-    from ..recorder.hugging_face import quiet
+    from ..programs.libraries import quiet
 
     ignore_causal_mask = masking_utils._ignore_causal_mask_sdpa
 

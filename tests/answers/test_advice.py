@@ -352,3 +352,38 @@ def test_changes_of_a_trainer(keys: dict[str, Any], change: dict[str, Any], shar
     assert [step.keys for step in advice.steps] == [change]
     assert [step.gain for step in advice.steps] == [before - after]
     assert advice.steps[0].bytes == after
+
+
+def test_a_packed_row_takes_the_work_of_its_sequences() -> None:
+    """Witness: ``flash_attn_varlen_func`` attends within sequences, so packing and accumulation take equal work.
+
+    Without a varlen kernel every token of the row is multiplied by every other one.
+    """
+    keys = {"model": "smollm2-135m", "seq": 64, "runtime": "torch-cuda", "device": "rtx-4090", "packing": True}
+
+    def work(**more: Any) -> int:
+        candidate = _candidate(parse_plan({**keys, **more}), (), lambda: None)
+        assert candidate is not None
+        return candidate.work
+
+    flash = {"attention": "flash"}
+    rows, accumulated = work(batch=4, **flash), work(batch=1, gradient_accumulation_steps=4, **flash)
+    assert rows == accumulated == work(batch=4, packing=False, **flash)
+    assert work(batch=4) > rows
+
+
+@pytest.mark.parametrize(("attention", "says"), [("flash", "within each of the 4 sequences"), ("sdpa", "a mask hides")])
+def test_what_a_packed_row_attends_to_is_stated(attention: str, says: str) -> None:
+    result = estimate("smollm2-135m", seq=64, device="rtx-4090", packing=True, batch=4, attention=attention)
+    assert any(says in warning for warning in result.warnings)
+
+
+@pytest.mark.parametrize("kind", ["none", "layer"])
+def test_reports_state_gradient_checkpointing(kind: str, capsys: pytest.CaptureFixture[str]) -> None:
+    """Asks the contract: every report of a training step states whether gradient checkpointing is on."""
+    says = "without gradient checkpointing" if kind == "none" else "with gradient checkpointing (layer)"
+    step = ["smollm2-135m", "--checkpointing", kind, "--method", "lora", "--device", "rtx-4090"]
+    for command in ("estimate", "max-batch", "advise", "compare", "smallest-device", "explain"):
+        main([command, *(step if command != "smallest-device" else step[:-2])])
+        assert says in " ".join(capsys.readouterr().out.split()), command
+    assert says in estimate("smollm2-135m", checkpointing=kind).asked

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import threading
+import time
 from pathlib import Path
 from typing import Any
 
@@ -49,6 +51,31 @@ def trained(folder: Path, callback: Any, adapted: bool = True, name: str = "") -
     trainer.train()
     assert trainer.state.global_step == 2
     return callback
+
+
+def test_an_estimate_that_takes_long_is_one_line_and_training_goes_on(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What takes long ends soon after its limit, so that it takes no time from the steps either."""
+    ended = threading.Event()
+
+    def endless(*_: Any) -> Any:
+        try:
+            while True:
+                time.sleep(0.01)
+        finally:
+            ended.set()
+
+    monkeypatch.setattr("estimator.answers.callback.check", endless)
+    done = trained(tmp_path, estimator.callback(seq=SEQ, time_limit=0.2))
+    assert [one.getMessage() for one in caplog.records if one.name == "estimator"] == [
+        "estimator: no estimate: no whole answer in 0.2 seconds"
+    ]
+    assert (done.checked, done.record) == (None, None)
+    assert ended.wait(5)
+    for wrong in (0, -1, True, "5", float("nan")):
+        with pytest.raises(InputError, match="time_limit must be a number of seconds"):
+            estimator.callback(time_limit=wrong)  # type: ignore[arg-type]
 
 
 def test_a_run_is_estimated_as_its_objects_say_and_recorded(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -322,6 +322,9 @@ def test_tokens_that_are_made_take_positions() -> None:
         solve("max-seq", plan)
     with pytest.raises(InputError, match="no seq from 1 to 1024 is a multiple of 1025"):
         solve("max-seq", {"model": "gpt2", "budget": "100GiB"}, 1025)
+    for multiple in (0, -1, 10**5000):  # a number of more than 4,300 digits cannot be printed
+        with pytest.raises(InputError, match=r"^no value is a multiple of .*; give a whole number of at least 1$"):
+            solve("max-seq", {"model": "gpt2", "budget": "100GiB"}, multiple)
 
 
 def test_no_limit(models: dict[str, str]) -> None:

@@ -60,6 +60,9 @@ def test_the_smallest_cluster() -> None:
     assert (found["h100-80gb"].cards, found["rtx-4090"].cards) == (1, 4)
     half = options.model_copy(update={"tensor_parallel_size": 2})
     assert serving("qwen3-32b", "rtx-4090", [1], half, False).refusal is not None
+    for given in ({"pipeline_parallel_size": 2}, {"tensor_parallel_size": 2}):  # what is given stays as it is
+        (layout,) = smallest_cluster("qwen3-32b", ["h100-80gb"], ServingOptions(max_model_len=8192, **given))
+        assert vars(layout) == vars(layout) | given | {"cards": 2}
     with pytest.raises(InputError, match="runs no CUDA"):
         smallest_cluster("qwen3-32b", ["iphone-15"], options)
 

@@ -44,6 +44,16 @@ def test_the_smallest_device() -> None:
     assert apple.best.result.bytes.keys() < answer.best.result.bytes.keys()  # a GPU also has what PyTorch reserves
 
 
+def test_a_kernel_of_gpus_is_asked_of_gpus() -> None:
+    """Without a runtime a plan is a CPU's, which refuses it."""
+    keys = {"model": "smollm2-135m", "method": LORA, "seq": 64, "attention": "flash"}
+    answer = smallest_device(keys, devices=["laptop-8gb", "rtx-3090"])
+    assert answer.best is not None
+    assert (answer.best.device.name, answer.on_device.runtime) == ("rtx-3090", "torch-cuda")
+    with pytest.raises(InputError, match="attention: flash does not go with runtime: torch-cpu"):
+        smallest_device({**keys, "runtime": "torch-cpu"})
+
+
 def test_candidates() -> None:
     """Of named devices, a phone among them; a larger one beside it, and one without rules."""
     keys = {"model": "smollm2-135m", "method": LORA, "seq": 64}

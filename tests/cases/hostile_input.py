@@ -192,6 +192,24 @@ RECORD = {
     "measured": {"process": 7}, "versions": {}, "plan": {}, "error": "",
 }  # fmt: skip
 """A record of ``estimator.callback``."""
+TAGS = (
+    "!!bool",
+    "!!int",
+    "!!float",
+    "!!timestamp",
+    "!!null",
+    "!!str",
+    "!!binary",
+    "!!set",
+    "!!omap",
+    "!!pairs",
+    "!!seq",
+)
+"""YAML's own tags."""
+TAGGED = ("maybe", '""', "x", '"_"', "0b", "0x", "1:x", "9999-99-99", ".", "-", "[1]", "{a: 1}", "5", "true", "~")
+SECRETS = ("hub_token", "api_key", "wandb_key", "password", "HF_TOKEN", "token")
+SECRET = "hf_Sentinel"
+"""What stands at these keys, and may be in no answer."""
 RAN = "ran"
 """A file in the folder of the cases that is there if something of theirs was run as code."""
 
@@ -225,6 +243,7 @@ class Cases:
             *(self.plan, self.config, self.adapter, self.gguf, self.arguments, self.lines, self.bytes),
             *(self.outputs, self.programs, self.tensors, self.snapshot, self.records, self.training, self.blocks),
             *(self.engines, self.commands, self.trainers, self.media, self.named, self.generate, self.processor),
+            *(self.tags, self.special, self.pte, self.secrets, self.words),
         )
         while True:
             yield self.random.choice(kinds)()
@@ -535,6 +554,86 @@ class Cases:
         content = text.encode("utf-8", "surrogatepass")
         return ["check", str(self.file(name, self.damaged(content) if self.one_in(3) else content))], b""
 
+    def tags(self) -> tuple[list[str], bytes]:
+        """YAML with explicit tags, each with a value that may be none of its kind."""
+        keys = (
+            {"model": "smollm2-135m", "seq": 16, "batch": 1}
+            if self.one_in(2)
+            else dict(self.random.choice(TRAINING)[1])
+        )
+        key = self.random.choice(list(keys))
+        tag, value = self.random.choice(TAGS), self.random.choice(TAGGED)
+        text = "".join(
+            f"{name}: {tag} {value}\n" if name == key else f"{name}: {json.dumps(keys[name])}\n" for name in keys
+        )
+        file = str(self.file("tags.yaml", text))
+        return (["estimate", "--plan", file] if "model" in keys else ["check", file]), b""
+
+    def special(self) -> tuple[list[str], bytes]:
+        """What is no regular file, or has nothing in it, in the place of one, by the name that any reader asks for."""
+        name = self.random.choice(
+            ("f.pte", "f.gguf", "config.json", "f.safetensors", "f.pickle", "f.yaml", "f.sh", "f.jsonl")
+        )
+        folder = self.folder / f"special{self.random.randrange(10**9)}"
+        folder.mkdir()
+        path = folder / name
+        kind = self.random.randrange(4)
+        if kind == 0:
+            os.mkfifo(path)
+        elif kind == 1:
+            path.mkdir()
+        elif kind == 2:
+            path.symlink_to(self.random.choice(("/dev/zero", "/dev/null", "/proc/self/mem", name)))
+        else:
+            path.touch()
+        asked = str(self.random.choice((path, folder)))
+        return self.random.choice([
+            ["estimate", asked], ["check", asked], ["estimate", "--plan", asked], ["estimate", "--plans", asked],
+            ["estimate", "smollm2-135m", "--method", asked], ["estimate", "smollm2-135m", "--lengths", asked],
+            ["compare-snapshot", asked, "smollm2-135m"], ["report", asked], ["serving", f"vllm serve {asked!r}"],
+            ["advise", "--file", asked], ["export", asked, "--to", "sql", "--vars", "seq"], ["models", asked],
+        ]), b""  # fmt: skip
+
+    def pte(self) -> tuple[list[str], bytes]:
+        """An ExecuTorch program whose lists point anywhere, or all at one table."""
+        count = self.random.choice((1, 9, 1000, 100_000))
+        table = struct.pack("<HH9HH", 22, 40, *(4 + 4 * i for i in range(9)), 0)
+        at = self.random.choice((0, 4, 24, self.random.randrange(64)))
+        lists = [
+            struct.pack("<I", self.random.choice((count, 1 << 31))) + struct.pack("<I", at) * count for _ in range(2)
+        ]
+        fields = struct.pack("<i9I", len(table), *(self.random.choice((4, 36, 40, 4 * count)) for _ in range(9)))
+        content = struct.pack("<I4s", 8 + len(table), b"ET12") + table + fields + b"".join(lists)
+        file = self.file("made.pte", self.damaged(content) if self.one_in(2) else content)
+        return ["estimate", str(file), *(["--device", "pixel-8"] if self.one_in(2) else [])], b""
+
+    def secrets(self) -> tuple[list[str], bytes]:
+        """A training file with tokens at keys that nothing counts, in any of its blocks, or of a file that it names."""
+        name, keys = self.random.choice(TRAINING)
+        block = dict.fromkeys(self.random.sample(SECRETS, 3), SECRET)
+        keys = {**self.mutated(keys), **block}
+        inner: Any = self.random.choice((block, json.dumps(block), [block], f"{json.dumps(block)[:-1]}"))
+        if self.one_in(2):
+            keys["deepspeed"] = "ds.json"
+            self.file("ds.json", json.dumps({"zero_optimization": inner, "optimizer": inner, **block}))
+        else:
+            keys[
+                self.random.choice(("fsdp_config", "deepspeed", "model_init_kwargs", "quantization_config", "peft"))
+            ] = inner
+        if self.one_in(3):
+            line = " ".join(f"--{key} {shlex.quote(str(value))}" for key, value in keys.items())
+            return ["check", f"HF_TOKEN={SECRET} python train.py {line}".replace("\x00", "")], b""
+        more = self.random.choice(([], ["--json"], ["--world-size", "2"]))
+        return ["check", str(self.file(name, json.dumps(keys))), *more], b""
+
+    def words(self) -> tuple[list[str], bytes]:
+        """Long words, and many."""
+        command = self.random.choice(("devices", "models", "estimate", "check", "formula", "serving"))
+        word = self.random.choice(("x", "a-", "/", "中", "\u0301", "uv run ")) * self.random.choice((1000, 100_000))
+        if self.one_in(3):
+            return [command, "smollm2-135m", *["--seq", "5"] * self.random.choice((100, 5000))], b""
+        return [command, word], b""
+
     # parts of cases
 
     def one_in(self, n: int) -> bool:
@@ -742,6 +841,8 @@ def _ask(count: int, seed: int, others: bool, writes: int) -> None:
             except BaseException:
                 wrong, seen = "raised", Seen(-1, "", traceback.format_exc(), 0)
             signal.setitimer(signal.ITIMER_VIRTUAL, 0)
+            if SECRET in seen.out + seen.err and any(word in ("check", "advise") for word in arguments[:1]):
+                wrong = "a secret"
             if (Path(folder) / RAN).exists():
                 wrong = "run as code"
                 (Path(folder) / RAN).unlink()

@@ -120,6 +120,11 @@ def plans(source: str) -> dict[str, dict[str, Any]]:
     return {row["id"]: _plan(table, row) for row in table["rows"]}
 
 
+def outside(source: str) -> int:
+    """Bytes that every process of a table has beside its context and PyTorch's, as its notes say."""
+    return int(_table(source).get("outside", 0))
+
+
 @cache
 def _table(source: str) -> Any:
     return yaml.safe_load((FOLDER / f"{source}.yaml").read_text(encoding="utf-8"))
@@ -134,17 +139,19 @@ def _plan(table: dict[str, Any], row: dict[str, Any]) -> dict[str, Any]:
 
 def _run(source: str, table: dict[str, Any], row: dict[str, Any], answer: Answer) -> Run:
     keys, measured, subtracted = _plan(table, row), row.get("measured", {}), table.get("subtracted", 0)
+    more = {"process": outside(source)}
     predicted: dict[str, int] = {}
     refused, fits = "", None
     try:
         found = answer(row["id"], keys)
         names = {metric: f"{PHASES[metric]}, allocated" if metric in PHASES else metric for metric in METRICS}
         predicted = {
-            metric: int(found[name]) - (0 if metric in PHASES else subtracted)
+            metric: int(found[name]) - (0 if metric in PHASES else subtracted) + more.get(metric, 0)
             for metric, name in names.items()
             if found.get(name) is not None
         }
-        fits = None if found.get("budget_bytes") is None else int(found["process"]) <= int(found["budget_bytes"])
+        budget = found.get("budget_bytes")
+        fits = None if budget is None else int(found["process"]) + more["process"] <= int(budget)
     except InputError as error:
         refused = str(error)
     mislabelled, notes = (str(row.get(key, "")) for key in ("mislabelled", "notes"))

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 from unittest import mock
 
 from estimator.errors import InputError
+from estimator.programs.libraries import quiet
 from estimator.programs.module_table import NamedModule
 from estimator.programs.program import SPAN, Body, Call, Enter, Exit, Made, Program, Ref, Stack, Stored, Weight
 from estimator.programs.program_files import written
@@ -248,7 +249,7 @@ def made_up(one: Class) -> Iterator[list[str]]:
 
     live = hugging_face.HuggingFaceModel
     with ExitStack() as stack:
-        stack.enter_context(hugging_face.quiet())
+        stack.enter_context(quiet())
         experts = "grouped_mm" if "num_experts_per_tok" in one.raw else None
         for name, value in {
             "at": at, "of_all_settings": of_all_settings, "attention": "sdpa", "experts": experts,

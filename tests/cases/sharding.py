@@ -132,6 +132,26 @@ MEASURED += [
         ("outputs-fp32", 3, {}, {**MANY, "convert_outputs_to_fp32": True, "autocast": "bfloat16"}, {}),
     )
 ]
+PREPARED = {"autocast": "bfloat16", "trainer": "hf-trainer", "batch": 1, "attention": "eager"}
+"""Under transformers' Trainer accelerate's ``prepare_model`` shards the model, whose 16-bit parameters it casts."""
+MEASURED += [
+    (
+        f"prepared-{name}",
+        {**LAYERS, **config},
+        sharded({**PREPARED, "seq": 5, "dtype": "bfloat16", **keys}, world, way, **options),
+    )
+    for name, way, world, config, keys, options in (
+        ("full", "fsdp2", 3, {}, {}, {}),
+        ("full-fsdp1", "fsdp1", 3, {}, {}, {}),
+        ("tied", "fsdp2", 2, {"tie_word_embeddings": True}, {"dtype": "float16"}, {"reshard_after_forward": False}),
+        ("replicated", "hsdp", 4, {}, LAYER, {"replicate": 2}),
+        ("lora", "fsdp2", 2, {}, {"method": {"name": "lora", "adapter_dtype": "bfloat16"}}, {}),
+        ("lora-fsdp1", "fsdp1", 2, {}, {"method": {"name": "lora", "adapter_dtype": "bfloat16"}}, {}),
+        ("freeze", "fsdp2", 3, {}, {"method": {"name": "freeze", "top_layers": 2}}, {}),
+        ("freeze-fsdp1", "fsdp1", 3, {}, {"method": {"name": "freeze", "top_layers": 2}}, {}),
+        ("bitfit", "fsdp2", 3, {"model_type": "qwen2"}, {"method": "bitfit"}, {}),
+    )
+]
 OFFLOAD = {"cpu_offload": True}
 MEASURED += [
     (f"offload-{name}", {**LAYERS, **config}, sharded(keys, world, **OFFLOAD, **options))

@@ -7,9 +7,11 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 from urllib.parse import unquote
 
 import pytest
+import yaml
 
 import estimator
 from tests.helpers.files import script
@@ -22,7 +24,33 @@ LINK = re.compile(r"\]\(([^)#\s]+)[^)\s]*\)")
 MENTIONED = re.compile(rf"`(?:python )?((?:{'|'.join(FOLDERS)})/[^`\s<>]*)`")
 
 
-@pytest.mark.share(5)
+LEAST_WORDS = 150
+"""The shortest page has 200: the Python reference before mkdocstrings fills it."""
+ARTICLE = re.compile(r"<article.*?</article>", re.DOTALL)
+
+
+def pages_of(nav: Any) -> list[str]:
+    """The files that the site's navigation lists."""
+    if isinstance(nav, str):
+        return [nav]
+    return [page for part in (nav.values() if isinstance(nav, dict) else nav) for page in pages_of(part)]
+
+
+NAV = pages_of(yaml.safe_load((ROOT / "mkdocs.yml").read_text(encoding="utf-8"))["nav"])
+
+
+@pytest.mark.parametrize("name", NAV)
+def test_a_page_is_whole(name: str) -> None:
+    """Title and text; it closes what it opens, and does not end within a sentence. `serving.md` was once empty."""
+    text = (ROOT / "docs" / name).read_text(encoding="utf-8")
+    if included := re.fullmatch(r'--8<-- "(.+)"\n', text):
+        text = (ROOT / included[1]).read_text(encoding="utf-8")
+    assert text.startswith("# ")
+    assert len(text.split()) > LEAST_WORDS
+    assert text.count("\n```") % 2 == 0
+    assert re.search(r"^(.*[.|`]|- `.+|::: \S+)\n\Z", text, re.MULTILINE), "it ends within a sentence"
+
+
 def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
     """It has its pages, each public name in the Python reference, and fetches nothing from elsewhere."""
     pytest.importorskip("mkdocs", reason="the extra docs is not installed")
@@ -32,6 +60,9 @@ def test_the_site_builds_without_a_warning(tmp_path: Path) -> None:
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     pages = {path: path.read_text(encoding="utf-8") for path in tmp_path.rglob("*.html")}
     assert [path for path, page in pages.items() if "<h1" not in page] == []
+    articles = {path: re.sub(r"<[^>]+>", " ", "".join(ARTICLE.findall(page))) for path, page in pages.items()}
+    short = [path for path, text in articles.items() if len(text.split()) <= LEAST_WORDS]
+    assert short == [tmp_path / "404.html"]
     assert [path for path, page in pages.items() if FETCHED.search(page)] == []
     reference = pages[tmp_path / "api" / "index.html"]
     assert [name for name in estimator.__all__ if f'id="estimator.{name}"' not in reference] == []

@@ -20,6 +20,7 @@ from estimator.engines.devices import context_bytes, find
 from estimator.engines.replay import KINDS, Timeline
 from estimator.engines.snapshot import Snapshot
 from estimator.engines.torch_cuda.caching_allocator import Block, CachingAllocator, OutOfMemory, one_by_one
+from estimator.engines.torch_cuda.nccl import FITTED, LEAST, NVLINK
 from estimator.engines.torch_cuda.process import Process, RateLimiter, replay
 from estimator.export.code_python import evaluate
 from estimator.export.components import FLOORS
@@ -81,6 +82,8 @@ SETTINGS: list[dict[str, Any]] = [
     {"method": {"name": "lora", "target_modules": "all-linear"}, "checkpointing": "layer", "seq": 1},
     {"method": "full", "optimizer": "adamw-foreach", "gradient_clipping": True, "checkpointing": "every-4"},
     {"dtype": "nf4", "compute_dtype": "bfloat16", "kbit_preparation": True, "device": "t4"},
+    {"dtype": "int8", "device": "t4"},
+    {"dtype": "int8-weight-only"},
     {"method": "bitfit", "model": "qwen2.5-0.5b", "attention": "flash", "device": "h100-80gb"},
     {"autocast": "bfloat16", "dtype": "float32", "attention_mask": True, "batch": 2},
     {"loss": "liger", "mlp_chunks": 3, "keep_logits": False},
@@ -117,6 +120,22 @@ def test_the_first_step_makes_the_workspaces() -> None:
     assert held[0] == held[1]
 
 
+def test_llm_int8_is_loaded_one_weight_after_the_other() -> None:
+    """Witness: ``Int8Params._quantize``, and reports of 8 to 10 GB for a loaded 7B.
+
+    While one weight is quantised it is there in bfloat16 and in float16. No other one has 16 bits.
+    """
+    plan = parse_plan({"model": "llama-2-7b", "dtype": "int8", "task": "infer", "seq": 8, "device": "rtx-3090"})
+    timeline = Timeline()
+    process = Process(resolve(plan), timeline=timeline)
+    process.step(1, 8)
+    loaded, largest = estimate(plan).bytes["resident"], 4096 * 11008
+    held = timeline.live[: next(at for at, part in timeline.parts if part != "load")]
+    weights = [live[KINDS.index("parameters")] for live in held]
+    assert max(weights[2:]) <= loaded + 4 * largest
+    assert 8e9 > estimate(plan).bytes["process"] > loaded
+
+
 @pytest.mark.share(12)
 @pytest.mark.parametrize("keys", SETTINGS, ids=lambda keys: ",".join(map(str, keys.values())) or "default")
 def test_the_log_has_the_ledgers_peak(keys: dict[str, Any]) -> None:
@@ -144,7 +163,9 @@ def test_floor(keys: dict[str, Any]) -> None:
             evaluate(f, {v.name: compiled.given[v.name] for v in f.variables})[name] for name, f in formulas.items()
         )
         assert at <= found["allocated_peak"] <= 1.05 * at
-        assert process - at == found["process"] - found["reserved_peak"]
+        linked = plan.engine.device_of(plan).capability in NVLINK
+        fitted = FITTED - LEAST if plan.sharding is not None and linked else 0
+        assert process - at == found["process"] - found["reserved_peak"] - fitted
     assert found["peak"] < found["allocated_peak"] <= found["reserved_peak"] < found["process"]
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from estimator.answers.catalogue import devices
 from estimator.answers.estimate import estimate
 from estimator.engines.devices import MIB, assumptions, capability, catalogue, context_bytes, find, limit_of
 from estimator.errors import InputError
@@ -18,9 +19,8 @@ from tests.helpers.files import DOCS
 
 def test_every_device_has_sizes_and_says_who_says_so() -> None:
     """Asks the catalogue itself: what is usable is a part of the whole, and no figure is without a source."""
-    devices = catalogue()
-    assert len(devices) >= 75
-    for device in devices:
+    assert len(catalogue()) >= 75
+    for device in catalogue():
         assert all((device.label, device.kind, device.source, device.confidence)), device.name
         assert 0 < device.usable_bytes <= device.total_bytes, device.name
         assert (device.assumed is not None) == ("assumed" in device.confidence), device.name
@@ -86,6 +86,39 @@ def test_usable_memory_is_what_cuda_reports() -> None:
     # Only logs of the total: the driver keeps what it keeps on the device named (40 GB A100: 39.49 of 40 GiB).
     assert find("a30").usable_bytes == (24576 - (40960 - 40437) - 10) * MIB
     assert "a100-40gb" in find("a30").confidence
+
+
+def test_a_card_with_other_memory() -> None:
+    """Witness: a 2080 Ti of 22 GB, of which PyTorch prints 21.67 GiB (vllm-project/vllm#2140)."""
+    card, sold = find("RTX 2080 Ti 22GB"), find("rtx-2080-ti")
+    assert card.total_bytes == 22 * 2**30
+    assert 0.99 * 21.67 * 2**30 < card.usable_bytes < 21.67 * 2**30
+    assert card.total_bytes - card.usable_bytes == sold.total_bytes - sold.usable_bytes
+    assert card.capability == sold.capability
+    assert find(card.name) == card
+    assert find("rtx-2080-ti 11 GB") is sold
+    assert "taken to have 22.00 GiB" in assumptions(card)[0].why
+    for name in ("a100 48gb", "iphone-15 12GB", "rtx-2080-ti 0GB", "rtx-2080-ti 99999GB", "rtx-2080-ti 22GB 11GB"):
+        with pytest.raises(InputError, match="unknown device"):
+            find(name)
+
+
+def test_a_name_cuts_no_number_in_two() -> None:
+    """An H20 is no H200, and a K80 no phone."""
+    with pytest.raises(InputError, match="may be h20-96gb, h20-141gb;"):
+        find("h20")
+    assert find("h200").total_bytes > find("h20-96gb").total_bytes
+    assert find("k80").capability == (3, 7)
+    assert [device.name for device in devices("h20")] == ["h20-96gb", "h20-141gb"]
+    assert [device.name for device in devices("rtx-509")] == ["rtx-5090-laptop", "rtx-5090"]  # no name has it whole
+
+
+def test_names_are_suggested_once(capsys: pytest.CaptureFixture[str]) -> None:
+    """By ``devices`` as by ``--device``."""
+    with pytest.raises(InputError, match=re.escape("(did you mean h20-96gb, h20-141gb, h200, gh200?)")):
+        find("h2")
+    assert main(["devices", "rtx-4095"]) == 0
+    assert "no device matches 'rtx-4095' (did you mean rtx-4090, rtx-5090, rtx-4080?);" in capsys.readouterr().out
 
 
 PHONES = json.loads((DOCS / "measured" / "phones.json").read_text())

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import json
+import os
 import struct
+import time
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -201,6 +203,32 @@ def test_what_methods_answer_and_who_runs_them(tmp_path: Path) -> None:
     assert any("what XNNPACK packs is counted as large as in the file" in warning for warning in result.warnings)
     with pytest.raises(InputError, match=r"a context of 2,049 does not go with made\.pte, which has 2,048; export it"):
         estimate(str(path), max_context_length=2049)
+
+
+@pytest.mark.parametrize("field", [1, 2, 7], ids=["methods", "constants", "delegates"])
+def test_many_entries_of_one_table_are_refused_soon(field: int, tmp_path: Path) -> None:
+    """Lists whose entries all point at one table, which has a long name or a list of its own."""
+    entries = 400_000
+    inner = table({0: listed("B", *bytes(3000)), 7: listed("I", table({0: text("x" * 3000)}))})
+    shared, place = inner
+    many = struct.pack("<I", entries) + b"".join(
+        struct.pack("<I", 4 * (entries - i) + place) for i in range(entries)
+    ) + shared  # fmt: skip
+    fields = {field: (many, 0)} if field != 7 else {1: listed("I", table({7: (many, 0)}))}
+    data, start = table(fields)
+    path = tmp_path / "many.pte"
+    path.write_bytes(struct.pack("<I4s", 8 + start, b"ET12") + data)
+    begun = time.process_time()
+    with pytest.raises(InputError, match="is damaged: its"):
+        pte_file.read(path)
+    assert time.process_time() - begun < 2
+
+
+@pytest.mark.parametrize("make", [os.mkfifo, os.mkdir])
+def test_what_is_no_regular_file_is_refused(make: Any, tmp_path: Path) -> None:
+    make(tmp_path / "model.pte")
+    with pytest.raises(InputError, match="not a regular file; give a"):
+        estimate(str(tmp_path / "model.pte"), device="pixel-8")
 
 
 def test_a_damaged_file_is_refused_or_read(tmp_path: Path) -> None:

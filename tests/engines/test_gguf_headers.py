@@ -121,7 +121,13 @@ def test_hostile_tensor_tables(whole: Path, tmp_path: Path) -> None:
         (4, HUGE, "shape"),
         (4, (577).to_bytes(8, "little"), "do not divide"),
         (20, (77).to_bytes(4, "little"), "type 77"),
-        (24, HUGE, "past the end"),
+        (24, HUGE, "begins at byte 1,152,"),
+        (
+            24,
+            bytes(8),
+            "begins at byte 0 of the data, not 30,083,328, which llama.cpp refuses",
+        ),  # over the first tensor
+        (24, (30_083_329).to_bytes(8, "little"), "begins at byte 30,083,329 of the data"),  # not aligned
     ):
         with pytest.raises(InputError, match=message):
             gguf_file.read(damaged(whole, tmp_path, at + offset, data))

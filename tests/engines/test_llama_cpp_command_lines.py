@@ -119,3 +119,25 @@ def test_a_command_line_of_ollama_or_lm_studio_is_a_plan(line: str) -> None:
 def test_wrong_lines_are_refused(line: str, message: str) -> None:
     with pytest.raises(InputError, match=message):
         parse_plan({"model": line})
+
+
+@pytest.mark.parametrize(
+    ("line", "gib"),
+    [
+        ("ollama run gpt-oss:20b", 11.27),
+        ("lms load openai/gpt-oss-20b", 11.27),
+        ("llama-server -hf ggml-org/gpt-oss-20b-GGUF", 11.27),
+        ("llama-server -hf ggml-org/gpt-oss-120b-GGUF -c 8192", 59.02),
+    ],
+)
+def test_a_model_with_one_released_format_has_it(line: str, gib: float) -> None:
+    """Witness: "file size" of published logs of ggml-org's files, whose experts are MXFP4."""
+    result = estimate(line)
+    assert result.bytes["weights"] / 2**30 == pytest.approx(gib, abs=0.006)
+
+
+def test_a_recipe_takes_the_place_of_the_released_format() -> None:
+    line = "llama-server -hf unsloth/gpt-oss-20b-GGUF:Q8_0"
+    assert parse_plan({"model": line}).dtype == "q8_0"
+    assert parse_plan({"model": "gpt-oss-20b", "runtime": "llama.cpp"}).dtype == "mxfp4_moe"
+    assert parse_plan({"model": "qwen3-0.6b", "runtime": "llama.cpp"}).dtype == "q4_k_m"

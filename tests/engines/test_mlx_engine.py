@@ -33,7 +33,8 @@ def test_measured(name: str, tmp_path: Path) -> None:
     """Parameters, gradients, states and caches are equal. So is the peak to the largest that was measured, where the
     thread that frees was behind for as long as MLX lets it."""
     config, plan = CASES[name]
-    found = estimate({**plan, "model": write_config(tmp_path, config), "runtime": "mlx"}).bytes
+    on_cpu = {**plan["mlx"], "default_device": "cpu"}
+    found = estimate({**plan, "model": write_config(tmp_path, config), "runtime": "mlx", "mlx": on_cpu}).bytes
     run = dict(RUNS[name])
     peaks = run.pop("peaks_above_resident")
     assert {key: found[key] for key in run} == run
@@ -46,7 +47,17 @@ def test_measured(name: str, tmp_path: Path) -> None:
 def test_a_mac_has_a_kernel_for_attention() -> None:
     """Asks the contract: while it generates, a GPU has no scores of the whole prompt."""
     plan = {"model": "qwen3-0.6b", "runtime": "mlx", "task": "infer", "seq": 4097, "mlx": {"prefill_step_size": 4096}}
-    assert estimate(plan, device="apple-16gb").bytes["peak"] < 0.9 * estimate(plan).bytes["peak"]
+    on_cpu = {**plan, "mlx": {**plan["mlx"], "default_device": "cpu"}}
+    assert estimate(plan, device="apple-16gb").bytes["peak"] < 0.9 * estimate(on_cpu).bytes["peak"]
+
+
+@pytest.mark.parametrize("keys", [{"method": "lora"}, {"task": "infer"}], ids=str)
+def test_without_a_device_the_answer_is_that_of_a_mac(keys: dict[str, Any]) -> None:
+    """Asks the contract: Macs run MLX, so a Mac is meant where none is named, and the report states it."""
+    plan = {"model": "smollm2-135m", "runtime": "mlx", "seq": 300, "dtype": "mlx-4bit", **keys}
+    unnamed, mac = estimate(plan), estimate(plan, device="apple-16gb")
+    assert unnamed.bytes == mac.bytes
+    assert any("the answer is for Apple silicon" in line for line in unnamed.warnings)
 
 
 def test_the_wired_limit_of_a_mac_can_be_set() -> None:
@@ -63,7 +74,10 @@ QUANTISED_CACHE = {"task": "infer", "mlx": {"kv_bits": 8, "quantized_kv_start": 
     [
         ({"mlx": {"num_layers": 99}}, "which has 28 layers; set num_layers: -1"),
         ({"model": "gpt2"}, "model_type: gpt2 has no rule with runtime: mlx"),
-        ({"model": "qwen3-30b-a3b"}, "set dtype: float32 or mlx-4bit, or name a Mac"),
+        (
+            {"model": "qwen3-30b-a3b", "mlx": {"default_device": "cpu"}},
+            "set dtype: float32 or mlx-4bit, or default_device: gpu",
+        ),
         ({"method": {"name": "lora", "target_modules": ["c_attn"]}}, "target_modules: none of them is a layer"),
         (
             {"model": "qwen3-30b-a3b", "dtype": "mlx-4bit", "method": {"name": "lora", "use_dora": True}},

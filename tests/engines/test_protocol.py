@@ -32,7 +32,8 @@ INFER = {"task": "infer"}
     [
         (asked("torch-cpu"), None, ("process", "process")),
         (asked("torch-cuda"), "rtx-3090", ("process_at_least", "process_at_most")),
-        (asked("mlx"), None, ("process", "process")),
+        (asked("mlx", mlx={"default_device": "cpu"}), None, ("process", "process")),
+        (asked("mlx"), None, ("peak", "peak")),
         (asked("mlx"), "apple-16gb", ("peak", "peak")),
         (asked("llama.cpp"), None, ("process", "process")),
         (asked("llama.cpp"), "iphone-15", ("dirty", "dirty")),
@@ -56,7 +57,7 @@ def test_what_a_limit_is_held_against(plan: Plan, device: str | None, against: t
     [
         (asked("torch-cuda", device="rtx-3090"), ["rtx-3090", "rtx-3080-10gb"], ["rtx-4090", "a100-80gb", "iphone-15"]),
         (asked("torch-cpu"), ["raspberry-pi-5-8gb"], ["rtx-3090", "iphone-15"]),
-        (asked("mlx"), ["raspberry-pi-5-8gb", "rtx-3090"], ["apple-16gb"]),
+        (asked("mlx", mlx={"default_device": "cpu"}), ["raspberry-pi-5-8gb", "rtx-3090"], ["apple-16gb"]),
         (asked("mlx", device="apple-16gb"), ["apple-8gb"], ["raspberry-pi-5-8gb"]),
         (asked("llama.cpp", device="pixel-8"), ["raspberry-pi-5-8gb"], ["rtx-3090", "apple-16gb"]),
         (asked("llama.cpp", device="rtx-3090"), ["rtx-4090"], ["raspberry-pi-5-8gb"]),

@@ -105,6 +105,13 @@ def test_the_ram_where_there_is_no_driver(machine: Any) -> None:
     assert estimate("smollm2-135m", device="this").budget_bytes == 9 * GIB
 
 
+def test_the_ram_beside_a_card(machine: Any) -> None:
+    machine(driver(answers=False), 16 * GIB, 9 * GIB)
+    plan = {"model": "smollm2-135m", "seq": 64, "runtime": "torch-cuda", "saved_activations": "on-host"}
+    found = estimate({**plan, "host_memory": "this"})
+    assert (found.budget_bytes, found.against, found.fits) == (9 * GIB, "host", True)
+
+
 @pytest.mark.parametrize(
     ("total", "available", "limit", "usable"),
     [

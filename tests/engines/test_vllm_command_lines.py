@@ -73,6 +73,14 @@ def test_whose_command_line_it_is(text: str, is_one: bool) -> None:
     assert GRAMMAR.server.is_command(text) == is_one
 
 
+@pytest.mark.parametrize(("text", "size"), [("36G", 36 * 2**30), ("1T", 2**40), ("1.5t", 15 * 10**11), ("7", 7)])
+def test_sizes_as_vllm_reads_them(text: str, size: int) -> None:
+    """Witness: ``vllm/engine/arg_utils.py: human_readable_int``."""
+    assert GRAMMAR.parse(f"vllm serve a --kv-cache-memory-bytes {text}").options == {
+        "kv_cache_memory_bytes": f"{size}B"
+    }
+
+
 WRONG = [
     ("vllm serve gpt2 --config serve.yaml", "--config names a file, which is not read"),
     ("vllm serve", "names no model"),
@@ -82,6 +90,8 @@ WRONG = [
     ("vllm serve a --gpu-memory-utilization most", "write it like --gpu-memory-utilization 0.9"),
     ("vllm serve a --max-model-len 8x", "is no number"),
     (f"vllm serve a --max-model-len {'9' * 400}", "is no number"),
+    ("vllm serve a --kv-cache-memory-bytes 36GiB", "vLLM reads no such size .* write --kv-cache-memory-bytes 36G$"),
+    ("vllm serve a --kv-cache-memory-bytes 36GB", "write --kv-cache-memory-bytes 36g$"),
     ("vllm serve 'a", "close its quotes"),
     (f"vllm serve a --speculative-config{'.a' * 2000} 1", "has more than 20 parts"),
     (f"vllm serve a --speculative-config{'.a' * 21} 1", "has more than 20 parts"),

@@ -10,6 +10,7 @@ from typing import Any
 
 import pytest
 
+import estimator
 from estimator import estimate
 from estimator.answers.estimate import live_result
 from estimator.errors import InputError
@@ -258,6 +259,7 @@ def test_frames(library: str) -> None:
         (["--seq", "9:3"], "is no range"),
         (["--seq", "0:3"], "is no range"),
         (["--seq", "1:3:0"], "is no range"),
+        (["--seq", f"1:{'9' * 5000}"], "is no range"),
         (["--batch", "1,1"], "batch has a value twice"),
         (["--batch", "1,x"], "batch: 'x' is no whole number from 1 on"),
         (["--batch", "1,2", "--output", "x.txt"], "a table is written as .csv, .parquet, .arrow"),
@@ -300,3 +302,12 @@ def test_a_figure_is_drawn_along_a_swept_number() -> None:
         table.plot("heap")
     with pytest.raises(InputError, match="drawn along; this table has none"):
         Sweep({"model": "smollm2-135m", "dtype": ["bfloat16", "float32"]}).plot()
+
+
+def test_a_number_of_thousands_of_digits() -> None:
+    """Python prints none of more than 4,300."""
+    for keys in ({"seq": [1, 10**5000]}, {"random_seed": [1, 10**5000]}, {"seq": {"from": 1, "to": 10**5000}}):
+        with pytest.raises(InputError, match="thousands of digits"):
+            axes_of({"model": "gpt2", **keys})
+    with pytest.raises(InputError, match="no component a number of thousands of digits"):
+        estimator.formula("smollm2-135m", seq=8, component=10**5000)  # type: ignore[arg-type]

@@ -83,6 +83,10 @@ def test_a_json_file_holds_an_object(tmp_path: Path) -> None:
         ("a: 1\nb:\n  c: 1\n  c: 2\n", "the mapping at line 3 has a key twice"),
         ("a: &x [1]\nb:\n  c: *x\n", "the block at line [13] has an alias"),
         ("a: 1\nb: [\n", "no valid YAML at line 3"),
+        ("a: !!bool maybe", "no valid YAML"),
+        ('a: !!int ""', "no valid YAML"),
+        ("a: !!timestamp x", "no valid YAML"),
+        ('a: !!float "_"', "no valid YAML"),
     ],
 )
 def test_what_is_no_yaml(text: str, says: str) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from estimator.errors import InputError
-from estimator.io import outputs
+from estimator.io import files, outputs
 from estimator.io.outputs import append_line, place_of, replacing
 
 
@@ -64,7 +64,7 @@ def test_where_a_file_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
     monkeypatch.setattr(os, "access", lambda path, mode: mode != (os.W_OK if Path(path).is_dir() else os.R_OK))
     assert place_of(file) == file.resolve()  # of the folder both are asked, of the file whether it may be written
     about = file.stat()
-    monkeypatch.setattr(outputs, "_standard", lambda: {(about.st_dev, about.st_ino)})
+    monkeypatch.setattr(outputs, "redirected", lambda *_: {(about.st_dev, about.st_ino)})
     with pytest.raises(InputError, match="is this command's standard input or output; name another file"):
         place_of(file)
     assert place_of(tmp_path / "new") == (tmp_path / "new").resolve()
@@ -85,6 +85,9 @@ def test_what_is_written_takes_the_place_and_the_mode(tmp_path: Path) -> None:
 
 
 def test_the_files_of_standard_streams(tmp_path: Path) -> None:
-    """Of those that are open."""
-    known = {(os.fstat(handle).st_dev, os.fstat(handle).st_ino) for handle in (0, 1, 2)}
-    assert outputs._standard() == known
+    """Of those that are open, and regular files."""
+    with (tmp_path / "file").open("w") as file:
+        about = os.fstat(file.fileno())
+        assert files.redirected(file.fileno(), 99_999) == {(about.st_dev, about.st_ino)}
+    with open(os.devnull, "rb") as device:
+        assert files.redirected(device.fileno()) == set()

@@ -19,6 +19,7 @@ from estimator.plans.recorded_programs import model_types
 from estimator.plans.resolve import resolve
 from estimator.programs.heads import CAUSAL, HEADS
 from estimator.programs.releases import NEWEST
+from estimator.recorder.hugging_face import HuggingFaceModel
 from tests.cases.small_models import write_config
 
 
@@ -36,6 +37,8 @@ def counted(spec: ModelSpec) -> int:
     rope = keys.get("rope_parameters", {})
     if rope.get("rope_type") == "longrope" and "long_factor" not in rope:  # frequencies are buffers
         keys["rope_parameters"] = {**rope, "rope_type": "default"}
+    if keys["model_type"].startswith("qwen3_vl"):  # the larger model alone has a head: its class, without the tower
+        return sum(p.numel() for p in HuggingFaceModel(keys, spec.name).build("bfloat16").parameters())
     with torch.device("meta"):
         made = transformers.AutoConfig.for_model(**keys)
         model = getattr(transformers, HEADS[spec.head].auto_class).from_config(made)

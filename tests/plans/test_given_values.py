@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import socket
 import sys
-import threading
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -139,6 +138,9 @@ def test_programs_are_written_to_the_users_folder(monkeypatch: pytest.MonkeyPatc
     with pytest.raises(InputError, match=r"cannot read '.*gone\.json': No such file or directory; remove it"):
         recorded_programs.load(tmp_path / "gone.json")
     assert len(recorded_programs.ignored("llama")) == 1
+    for number in range(2 * recorded_programs.MOST_FILES):
+        (tmp_path / "own" / f"llama.{number}.json").touch()
+    assert len([path for path in files("llama") if path.parent == tmp_path / "own"]) < recorded_programs.MOST_FILES + 1
     assert recorded_programs.structure_of({"b": 1, "a": 2}) == recorded_programs.structure_of({"a": 2, "b": 1})
     assert len(recorded_programs.structure_of({})) == 8
     assert "llama" in recorded_programs.model_types()
@@ -167,17 +169,6 @@ def test_whether_the_hub_answers(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("https_proxy", "http://between:1")
     hub._reach()
     assert asked == []
-
-
-def test_an_answer_within_some_seconds() -> None:
-    assert hub._within(9, lambda: {"a": 1}) == {"a": 1}
-    assert hub._within(9, dict) == {}
-    with pytest.raises(KeyError, match="gone"):
-        hub._within(9, lambda: {}["gone"])
-    event = threading.Event()
-    with pytest.raises(TimeoutError, match=r"^no whole answer in 0\.01 seconds$"):
-        hub._within(0.01, lambda: event.wait(5) or {})
-    event.set()
 
 
 def test_a_file_of_the_hub_has_a_bound(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -26,6 +26,14 @@ def defaults(tool: str) -> dict[str, Any]:
     return found
 
 
+@pytest.mark.parametrize(("release", "named"), [("1.9", "TRL 1.9's trl-dpo"), ("1.16", "TRL 1.16.0's trl-dpo")])
+def test_the_release_of_trl_that_is_asked_is_named(release: str, named: str) -> None:
+    plan = parse_plan({"model": "smollm2-135m", "trainer": "trl-dpo", "trl": release})
+    assert {one.why for one in plan.assumptions() if one.key == "batch"} == {
+        f"{named} sets it; give the key to replace it"
+    }
+
+
 @pytest.mark.parametrize("trainer", TRAINERS)
 def test_what_a_preset_sets_is_an_assumption_with_its_source(trainer: str) -> None:
     plan = parse_plan({"model": MODEL, "trainer": trainer, "runtime": "torch-cuda"})

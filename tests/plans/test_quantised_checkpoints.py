@@ -72,12 +72,7 @@ def test_a_format_with_rules(family: str, quantization: dict[str, Any], keys: di
         ({**AWQ, "version": "gemv"}, "awq with version: 'gemv' has no rule"),
         ({**BNB, "llm_int8_skip_modules": ["lm_head", "model.layers.1.mlp"]}, "leaves 'model.layers.1.mlp' as it is"),
         ({**INT8, "quant_type": "int4_weight_only"}, "torchao's 'int4_weight_only' has no rule"),
-        ({"quant_method": "fp8", "weight_block_size": [128, 128]}, "FineGrainedFP8Config(dequantize=True) set dtype"),
         ({"quant_method": "mxfp4"}, "format mxfp4 has no rule; for Mxfp4Config(dequantize=True) set dtype: bfloat16"),
-        (
-            {"quant_method": "compressed-tensors", "format": "pack-quantized"},
-            "format compressed-tensors (pack-quantized) has no rule; ask about the model that it was made from",
-        ),
         ({"quant_method": "hqq"}, "format hqq has no rule"),
     ],
 )
@@ -103,3 +98,33 @@ def test_a_config_of_several_parts(tmp_path: Path) -> None:
     text = json.loads((Path(model_of(tmp_path / "text", None)) / "config.json").read_text(encoding="utf-8"))
     (tmp_path / "config.json").write_text(json.dumps({"text_config": text, "quantization_config": AWQ}))
     assert parse_plan({"model": str(tmp_path / "config.json"), "method": "lora"}).dtype == "awq"
+
+
+@pytest.mark.parametrize(
+    ("method", "keys", "said"),
+    [
+        ("fp8", {}, "FineGrainedFP8Config(dequantize=True), which training is taken to ask for"),
+        ("fp8", {"runtime": "torch-cuda", "device": "h100-80gb"}, "FineGrainedFP8Config(dequantize=True)"),
+        ("fp8", {"task": "infer"}, "dequantised: transformers does so on a CPU"),
+        ("fp8", {"task": "infer", "runtime": "torch-cuda", "device": "a100-40gb"}, "below compute capability 8.9"),
+        ("compressed-tensors", {}, "CompressedTensorsConfig(dequantize=True), which training is taken to ask for"),
+        ("compressed-tensors", {"task": "infer"}, "transformers does so in the first forward pass"),
+    ],
+)
+def test_a_dequantised_checkpoint(method: str, keys: dict[str, Any], said: str, tmp_path: Path) -> None:
+    """Asks the same model without quantised weights. When transformers dequantises is read off its quantizers
+    (``quantizer_finegrained_fp8.py``, ``quantizer_compressed_tensors.py``).
+    """
+    plan = {"batch": 2, "seq": 64, **keys}
+    found = estimate({**plan, "model": model_of(tmp_path / "quantised", {"quant_method": method})})
+    plain = estimate({**plan, "model": model_of(tmp_path / "plain", None), "dtype": "float16"})
+    assert found.bytes == plain.bytes
+    assert [said in one.why for one in found.assumptions if one.key == "dtype"] == [True]
+
+
+def test_fp8_weights_that_a_gpu_keeps_are_refused(tmp_path: Path) -> None:
+    """Without a device a GPU may be of any capability."""
+    model = model_of(tmp_path, {"quant_method": "fp8", "weight_block_size": [128, 128]})
+    for device in ({"device": "h100-80gb"}, {}):
+        with pytest.raises(InputError, match=r"FineGrainedFP8Config\(dequantize=True\) set dtype: bfloat16"):
+            parse_plan({"model": model, "task": "infer", "runtime": "torch-cuda", **device})

@@ -108,6 +108,7 @@ REFUSED: list[dict[str, Any]] = [
     {**MLX, "task": "infer", "method": LORA},
     {**MLX, "task": "infer", "batch": 2},
     {**MLX, "device": "rtx-4090"},
+    {**MLX, "device": "apple-16gb", "mlx": {"default_device": "cpu"}},
     {**MLX, "mlx": {"iogpu_wired_limit_mb": 9000}},
     {**MLX, "device": "apple-16gb", "budget": "9GiB", "mlx": {"iogpu_wired_limit_mb": 9000}},
     {**CUDA, "dtype": "mlx-4bit"},

@@ -39,7 +39,7 @@ def test_what_words_mean_are_plans() -> None:
             continue  # refused for want of rules
         keys |= {"sharding": {}} if "tp" in keys and "sharding" not in keys else {}
         kbit = {"method": "lora"} if keys.get("dtype") in ("nf4", "int8", "float8") else {}
-        cuda = {"runtime": "torch-cuda"} if keys.get("attention") == "flash" else {}
+        cuda = {"runtime": "torch-cuda"} if keys.get("attention") == "flash" or "host_memory" in keys else {}
         assert parse_plan(nested({"model": MODEL}, {**kbit, **cuda, **keys}))
         refuse_words(nested({}, keys))
 

@@ -92,6 +92,7 @@ WRONG_KEYS: list[tuple[dict[str, Any], str]] = [
     ({"model": "Llama-3.2 1B"}, "did you mean llama-3.2-1b"),
     ({"model": "модель"}, "модель"),
     ({"model": "m" * 5000}, "unknown model"),
+    ({"model": "swift sft --model a/b"}, "'swift sft' and its options are a command line"),
     ({"model": "a\x00b"}, "unknown model"),
     ({"model": "~no-such-user/x"}, "~no-such-user/x"),
     ({"model": "no/such/folder"}, "unknown model"),

@@ -93,6 +93,8 @@ def test_keys_of_parts_stand_behind_the_part() -> None:
     flat = flattened(config)
     assert flat == {"model_type": "llava", "vision_config.depth": 3, "text_config": None, "other": {"depth": 4}}
     assert nested(flat) == config
+    with pytest.raises(InputError, match="vision_config must be a mapping, not True"):
+        nested({"vision_config": True, "vision_config.hidden_size": 8})
 
 
 @pytest.mark.parametrize(
@@ -111,6 +113,13 @@ def test_keys_of_parts_stand_behind_the_part() -> None:
 def test_a_period_that_a_config_says(period: str, every: int | None, expected: str) -> None:
     """By hand: the layer that comes once is the first of a period, or its last one."""
     assert default_list({"period": [*period], "every": "k"}, {"k": every}, 5, "kinds") == [*expected]
+
+
+def test_layers_before_a_period() -> None:
+    """Computed independently: the first entries stand once."""
+    assert default_list({"first": ["d"], "period": ["s"]}, {}, 4, "kinds") == [*"dsss"]
+    assert default_list({"first": [*"ff"], "period": [*"sf"]}, {}, 5, "kinds") == [*"ffsfs"]
+    assert default_list({"first": [*"fff"], "period": ["s"]}, {}, 2, "kinds") == [*"ff"]
 
 
 def test_runs_are_a_list() -> None:

@@ -6,7 +6,7 @@ import json
 import random
 import weakref
 import zlib
-from dataclasses import fields
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -556,6 +556,19 @@ def test_a_key_that_no_module_reads_changes_nothing(tmp_path: Path, without_live
     assert answered(tmp_path, {**CONFIG, **marks}) == answered(tmp_path, CONFIG)
 
 
+def test_a_key_that_the_class_sets_another_one_by() -> None:
+    """A key that fills in others matters where these are left out, and one that sets others always does."""
+    (first, *_) = load_together(next(path for path in FILES if path.stem == "llama.default"))
+    rules = {"reads": ["pattern", "width"], "fills": {"pattern": ["head_dim"]}, "sets": {"hidden_size": "width + 1"}}
+    made = replace(first.whole, recorded={**first.recorded, **rules})
+    (family,) = read_together(written_together([made]), "llama")
+    with pytest.raises(InputError, match="pattern is no key of the recorded class"):
+        family.config({**QWEN2, "model_type": "llama", "head_dim": None, "pattern": "M"})
+    config = {**QWEN2, "model_type": "llama", "head_dim": 16}
+    assert family.config({**config, "pattern": "M"})["hidden_size"] == config["hidden_size"]
+    assert family.config({**config, "width": 63})["hidden_size"] == 64
+
+
 @pytest.mark.parametrize("model_type", ["qwen2", "phi3"])
 def test_a_key_that_modules_read_and_the_class_has_not(
     model_type: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -607,6 +620,27 @@ OTHERS: dict[str, dict[str, Any]] = {
     },
     "the window of StarCoder2": {**QWEN2, "model_type": "starcoder2", "sliding_window": 16},
     "norms of queries and keys": {**QWEN2, "model_type": "cohere", "use_qk_norm": True},
+    "full attention in every second layer": {**QWEN2, "model_type": "qwen3_5_text", "full_attention_interval": 2},
+    "layers of Qwen3-Next": {
+        **QWEN2, "model_type": "qwen3_next", "head_dim": 16, "full_attention_interval": 2, "num_experts": 8,
+        "num_experts_per_tok": 2, "moe_intermediate_size": 40, "shared_expert_intermediate_size": 48,
+    },
+    "norms of queries and keys of GLM-4.5": {
+        **QWEN2, "model_type": "glm4_moe", "head_dim": 16, "use_qk_norm": True, "n_routed_experts": 8,
+        "num_experts_per_tok": 2, "moe_intermediate_size": 40,
+    },
+    "a dense layer first": {
+        **QWEN2, "model_type": "glm4_moe_lite", "num_key_value_heads": 6, "n_routed_experts": 8, "q_lora_rank": 24,
+        "kv_lora_rank": 16, "qk_rope_head_dim": 8, "qk_nope_head_dim": 16, "v_head_dim": 16, "num_experts_per_tok": 2,
+        "moe_intermediate_size": 40, "first_k_dense_replace": 3,
+    },
+    "the language model of Qwen3-VL": {
+        **QWEN2, "model_type": "qwen3_vl_text", "head_dim": 128, "tie_word_embeddings": True,
+    },
+    "kinds of layers beside an interval": {
+        **QWEN2, "model_type": "qwen3_5_text", "full_attention_interval": 4,
+        "layer_types": ["linear_attention", "full_attention"] * 2,
+    },
     "ALiBi": {
         **QWEN2, "model_type": "falcon", "num_attention_heads": 8, "alibi": True, "bias": True, "multi_query": False,
         "parallel_attn": False,

@@ -21,6 +21,7 @@ from estimator.programs.substitution import LAYER, sizes_symbol
 from estimator.recorder import families
 from estimator.recorder.families import Case, record_families
 from estimator.recorder.families.classes import structure_of
+from estimator.recorder.families.configs import foreign_keys
 from estimator.recorder.families.fitting import difference
 from estimator.recorder.hugging_face import HuggingFaceModel, recorded_config
 from estimator.recorder.lifting import _with_number, lifted
@@ -198,3 +199,27 @@ def test_a_window_that_no_draw_leaves_is_not_harmless() -> None:
 def test_a_case_in_words() -> None:
     assert str(Case(interfaces=True)) == "training in all settings"
     assert str(Case()) == "training with attention: sdpa, device: cpu, dtype: float32"
+
+
+FOREIGN: dict[str, dict[str, Any]] = {
+    "qwen3_5_text": {
+        "reads": ["full_attention_interval", "partial_rotary_factor"],
+        "fills": {"full_attention_interval": ["layer_types"], "partial_rotary_factor": ["rope_parameters"]},
+    },
+    "mimo_v2_flash": {"reads": ["sliding_window_size"], "sets": {"sliding_window": "sliding_window_size + 1"}},
+    "glm4_moe_lite": {"reads": []},
+}
+
+
+@pytest.mark.parametrize("model_type", FOREIGN)
+def test_what_a_class_does_with_keys_that_it_does_not_keep(model_type: str) -> None:
+    """Read off the classes' own code (``__post_init__`` of each ``configuration_*.py`` of transformers 5.24)."""
+    assert foreign_keys((), {"model_type": model_type}, ()) == FOREIGN[model_type]
+
+
+def test_a_key_without_a_value_that_is_tried_fills_in_lists() -> None:
+    """The class of GLM-5 makes a list of a text of two letters; read off its code."""
+    found = foreign_keys((), {"model_type": "glm_moe_dsa"}, ())
+    assert found["fills"]["index_topk_freq"] == ["indexer_types"]
+    assert "indexer_types" in found["fills"]["index_topk_pattern"]
+    assert found["sets"] == {"n_routed_experts": "num_experts"}

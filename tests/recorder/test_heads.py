@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import logging
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -281,12 +283,33 @@ def test_an_encoder_decoder_need_not_say_what_its_class_does(config: dict[str, A
             "decoder_start_token_id is missing; add it to the config",
         ),
         ({"model_type": "swin", "depths": [1000, 25]}, {}, "1,025 layers; 1,024 are the most"),
+        ({"model_type": "swin", "num_labels": 10**9}, {}, "1,000,000,000 labels; 100,000 are the most"),
         ({**BERT, "num_hidden_layers": 1, "max_window_layers": 9999, "n_layers": 1025}, {}, "1,025 layers"),
     ],
 )  # fmt: skip
 def test_refusals(config: dict[str, Any], keys: dict[str, Any], words: str, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=words.replace("?", ".")):
         estimator.estimate(**{"model": write_config(tmp_path / "model", config), "seq": 24, **keys})
+
+
+@pytest.mark.parametrize(
+    ("config", "refused"),
+    [({"model_type": "gptj", "n_layer": 2, "sub_configs": {"text_config": 5}}, True), (ALONE["clip"][0], False)],
+    ids=["a property", "a token outside the vocabulary"],
+)
+def test_transformers_logs_nothing(config: dict[str, Any], refused: bool, tmp_path: Path) -> None:
+    """Asks what its logger would print beside the answer, or beside the one line of a refusal."""
+    records: list[logging.LogRecord] = []
+    handler = logging.Handler()
+    handler.emit = records.append  # type: ignore[method-assign]
+    logger = logging.getLogger("transformers")
+    logger.addHandler(handler)
+    try:
+        with pytest.raises(InputError) if refused else nullcontext():
+            estimator.estimate(write_config(tmp_path / "model", config))
+    finally:
+        logger.removeHandler(handler)
+    assert records == []
 
 
 def test_a_refusal_does_not_depend_on_what_was_asked_before(tmp_path: Path) -> None:

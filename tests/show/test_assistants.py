@@ -92,6 +92,17 @@ def test_a_call_as_words(name: str, given: dict[str, Any], words: list[str]) -> 
     assert assistants.words_of(name, given)[0] == words
 
 
+@pytest.mark.parametrize(
+    ("name", "given"),
+    [("check", {"file": "--help"}), ("devices", {"filter": "-h"}), ("models", {"filter": "\ud800"})],
+)
+def test_odd_values_are_answered_or_refused(name: str, given: dict[str, Any]) -> None:
+    """A value that looks like an option is a value."""
+    found = asyncio.run(assistants.answer(name, given))
+    assert found.model_dump_json()
+    assert "usage:" not in found.content[0].text
+
+
 def test_a_call_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(assistants, "SECONDS", 0.01)
     found = asyncio.run(assistants.answer("estimate", {"model": "smollm2-135m"}))

@@ -125,6 +125,7 @@ PLAN_OPTIONS: dict[str, tuple[list[str], Any]] = {
     "device": (["--device", "rtx-4090"], "rtx-4090"),
     "ios_increased_memory_limit": (["--device", "iphone-15", "--ios-increased-memory-limit"], True),
     "budget": (["--budget", "24 GB"], "24 GB"),
+    "host_memory": (["--host-memory", "64GiB", "--saved-activations", "on-host", *CUDA], "64GiB"),
 }
 METHOD_OPTIONS: dict[str, tuple[list[str], dict[str, Any]]] = {
     "target_modules": (
@@ -310,6 +311,7 @@ ENGINE_OPTIONS: dict[str, tuple[list[str], Any]] = {
     "tensor_split": (["--tensor-split", "3,1"], [3, 1]),
     "split_mode": (["--split-mode", "none"], "none"),
     "main_gpu": (["--main-gpu", "1", "--split-mode", "none"], 1),
+    "cache_ram": (["--cache-ram", "0"], 0),
     "no_kv_offload": (["--no-kv-offload"], True),
     "n_cpu_moe": (["--n-cpu-moe", "3"], 3),
     "override_tensor": (["--override-tensor", "ffn_up=CPU"], "ffn_up=CPU"),
@@ -323,6 +325,7 @@ OF_DEVICES = (
     "tensor_split",
     "split_mode",
     "main_gpu",
+    "cache_ram",
     "no_kv_offload",
     "n_cpu_moe",
     "override_tensor",
@@ -640,6 +643,7 @@ def test_every_plan_key_is_an_option(key: str) -> None:
         "empty_cache": {"lengths": {"histogram": {64: 9, 700: 1}}},
         "ios_increased_memory_limit": {"device": "iphone-15"},
         "torch": {"seq": 1000},
+        "host_memory": {"saved_activations": "on-host"},
         "experts_implementation": {"seq": 100},
         "routing": {"experts_implementation": "eager", "seq": 100},
         "trl": {"trainer": "trl-sft", "seq": 40},

@@ -122,6 +122,7 @@ def test_thesis_figure(tmp_path):
         (["--r", "many"], ["method.r", "many"]),
         (["--seqs", "512,long"], ["'long' is not a whole number", "--seqs 512"]),
         (["--seqs", ""], ["empty list"]),
+        (["--seqs", ",".join(map(str, range(1, 20_001)))], ["has 20,000 lengths; give 500 at most", "sweep"]),
         (["--seqs", "0"], ["0 is not between 1"]),
         (["--at", "2k"], ["'2k' is not a whole number"]),
         (["--budget", "24"], ["24GiB"]),

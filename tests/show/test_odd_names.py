@@ -35,5 +35,5 @@ def test_names_in_figures(tmp_path: Path) -> None:
     for name in ("a$\\frac$b", "bytes\udcff\x1b[31mключ漢"):
         folder, figure = Path(write_config(tmp_path / name, {})), tmp_path / "figure.svg"
         seen = run(["compare", str(folder), "--seqs", "8,16", "--methods", "full,lora", "--output", str(figure)])
-        assert (seen.status, seen.err) == (0, "")
+        assert (seen.status, seen.beside) == (0, "")
         assert printable(name) in figure.read_text()

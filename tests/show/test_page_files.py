@@ -5,12 +5,16 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import os
+import re
 import socket
 import struct
+import subprocess
 import threading
 import zipfile
 from pathlib import Path
 from typing import Any
+from urllib.error import HTTPError
 from urllib.request import urlopen
 
 import pytest
@@ -19,6 +23,7 @@ from estimator.errors import InputError
 from estimator.plans.plan import Plan
 from estimator.show.captured import captured
 from estimator.show.page import build, serve
+from tests.helpers import engines
 
 
 @pytest.fixture
@@ -120,4 +125,18 @@ def test_what_the_server_says(tmp_path: Path) -> None:
             with urlopen(f"http://127.0.0.1:{server.server_port}/{name}") as answer:
                 assert answer.headers["Content-Type"] == kind
                 assert answer.headers["Content-Security-Policy"] == serve.POLICY
+        with pytest.raises(HTTPError, match="404"):
+            urlopen(f"http://127.0.0.1:{server.server_port}/%00")
         server.shutdown()
+
+
+@pytest.mark.parametrize("text", ["smollm2-135m", "it's", "a\nb", "x\x1b[31m'\\\x85", "~/é", ""])
+def test_a_copied_command_has_no_control_character(text: str) -> None:
+    """Witness: bash, which gives the text back. A line break that is pasted would run what stands before it."""
+    script = (Path(serve.__file__).parent / "copies.js").read_text("utf-8").partition("function commandLine")[0]
+    run = [engines.tool("node"), "-e", f"{script} process.stdout.write(quoted({json.dumps(text)}))"]
+    quoted = subprocess.run(run, capture_output=True, text=True, check=True).stdout
+    assert not re.search(r"[\x00-\x1f\x7f-\x9f]", quoted)
+    environment = {**os.environ, "LC_ALL": "C.UTF-8"}
+    shell = subprocess.run([engines.tool("bash"), "-c", f"printf %s {quoted}"], capture_output=True, env=environment)
+    assert shell.stdout == text.encode()

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -46,14 +47,39 @@ def test_version(capsys: pytest.CaptureFixture[str]) -> None:
     "arguments", [["estimate", MODEL], ["estimate", MODEL, "--json"], ["devices", "--json"], ["devices"]]
 )
 def test_a_reader_that_goes_away(arguments: list[str]) -> None:
-    """Asks the contract: an answer that was not written out is no answer, so neither 0 nor 1; nothing else is said."""
+    """Asks the contract: an answer that was not written out is no answer, so neither 0 nor 1; nothing else is said.
+
+    The status is that of a program which SIGPIPE ended, as a shell gives it.
+    """
     reader, writer = os.pipe()
     os.close(reader)
     done = subprocess.run(
         [sys.executable, "-m", "estimator.show.cli", *arguments], stdout=writer, stderr=subprocess.PIPE, text=True
     )
     os.close(writer)
-    assert (done.returncode, done.stderr) == (2, "")
+    assert (done.returncode, done.stderr) == (128 + signal.SIGPIPE, "")
+
+
+@pytest.mark.parametrize("source", ["file", "-"])
+def test_an_output_that_is_the_input(source: str, tmp_path: Path) -> None:
+    """``estimator estimate --plans f --json >> f`` would read its own answers until the disk is full."""
+    path = tmp_path / "plans.jsonl"
+    path.write_text(f'{{"model": "{MODEL}", "seq": 16}}\n')
+    words = ["estimate", "--json", "--plans", source.replace("file", str(path))]
+    with path.open("ab") as out, path.open("rb") as stdin:
+        done = subprocess.run(
+            [sys.executable, "-m", "estimator.show.cli", *words],
+            stdin=stdin, stdout=out, stderr=subprocess.PIPE, text=True, timeout=20,
+        )  # fmt: skip
+    assert (done.returncode, done.stderr.count("\n")) == (2, 1)
+    assert "where this command's output goes" in done.stderr
+    assert path.read_text().count("\n") == 1
+
+
+def test_very_many_words_are_refused() -> None:
+    start = time.process_time()
+    assert main(["estimate", MODEL, *["--seq", "5"] * 20_000]) == 2
+    assert time.process_time() - start < 2
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")

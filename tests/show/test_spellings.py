@@ -89,6 +89,6 @@ def test_candidates(capsys: pytest.CaptureFixture[str]) -> None:
 @pytest.mark.parametrize(("requests", "status"), [(0.99, 1), (1, 0)])
 def test_one_request_is_enough(requests: float, status: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Asks the contract: 1 where no request of the shortest length fits."""
-    answer = SimpleNamespace(contexts=[SimpleNamespace(requests=requests)], to_dict=dict, fits=True)
+    answer = SimpleNamespace(contexts=[SimpleNamespace(requests=requests)], to_dict=dict, fits=True, unknown=())
     monkeypatch.setattr("estimator.show.commands.serving.serving", lambda *_: answer)
     assert output("serving", MODEL, "--device", "t4", "--json", status=status) == "{}\n"

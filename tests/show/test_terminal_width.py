@@ -6,6 +6,7 @@ import json
 import re
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 
@@ -203,3 +204,14 @@ def test_a_table_that_is_one_column_too_wide_shrinks() -> None:
     assert max(map(len, rows.lines(36))) == 36
     assert len(rows.lines(36)) + 1 == len(rows.lines(35))
     assert max(map(len, rows.lines(35))) <= 35
+
+
+@pytest.mark.parametrize("character", ["x", "中", "e\u0301", "x-"])
+def test_a_very_long_word_takes_time_by_its_length(character: str) -> None:
+    """No line is wider than the terminal, nothing of the word is lost, and its length does not count twice."""
+    word = character * 100_000
+    start = time.process_time()
+    lines = wrapped(word, 80)
+    assert time.process_time() - start < 2
+    assert "".join(lines) == word
+    assert max(map(tables._columns, lines)) <= 80

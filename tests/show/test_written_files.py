@@ -108,6 +108,29 @@ def test_a_file_behind_a_link_keeps_its_rights(tmp_path: Path) -> None:
     file.chmod(0o640)
     link.symlink_to(file)
     seen = run([*WRITERS[".txt"], "--output", str(link)])
-    assert (seen.status, seen.err, link.is_symlink()) == (0, "", True)
+    assert (seen.status, seen.beside, link.is_symlink()) == (0, "", True)
     assert file.read_text() != "before"
     assert file.stat().st_mode & 0o777 == 0o640
+
+
+@pytest.mark.parametrize("ending", [".txt", ".csv", ".svg"])
+def test_what_is_overwritten_is_said(ending: str, tmp_path: Path) -> None:
+    """One line, of a file that had content; the answer and its status are the same."""
+    path = tmp_path / f"a{ending}"
+    command = [*WRITERS[ending], "--output", str(path)]
+    first = run(command)
+    second = run(command)
+    assert (first.err, second.err) == ("", f"estimator: overwrote '{path}'\n")
+    assert (first.status, first.out) == (second.status, second.out)
+    path.write_bytes(b"")
+    assert run(command).err == ""
+
+
+@pytest.mark.parametrize("kind", ["html", "xlsx"])
+def test_a_model_whose_name_is_not_utf_8(kind: str, tmp_path: Path) -> None:
+    pytest.importorskip("xlsxwriter")
+    folder = tmp_path / "m\udcff"
+    folder.mkdir()
+    write(folder / "config.json", TINY)
+    seen = run(["export", str(folder), "--to", kind, "--vars", "batch", "--output", str(tmp_path / f"a\udcfe.{kind}")])
+    assert (seen.status, seen.wrong()) == (0, "")

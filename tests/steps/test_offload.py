@@ -145,7 +145,8 @@ def test_states_of_zero_2_rest_on_the_host(accumulates: int, tmp_path: Path) -> 
 
 def test_parameters_of_zero_3_rest_on_the_host(tmp_path: Path) -> None:
     """Witness: arithmetic, by ``stage3.py``. The bucket stays on the card, and so do whole parameters; what is gathered
-    has the rank's own part beside it. float32 copies are not pinned.
+    has the rank's own part beside it. float32 copies are not pinned. Each part is pinned by itself first
+    (``partition_parameters.py``), and its block stays in PyTorch's cache when the flat tensor has it.
     """
     plan = {"model": write_config(tmp_path / "model", ONE_LAYER), **TUNED}
     part = sum(rows * columns for rows, columns in SHAPES) // 2
@@ -159,10 +160,26 @@ def test_parameters_of_zero_3_rest_on_the_host(tmp_path: Path) -> None:
     assert states["host_peak"] == states["host_pinned"] + part * (12 + 2)
     assert (found["parameters"], found["host_parameters"]) == (0, part * 2)
     assert found["communication"] == (1000 + 3 * 96) * 2
-    assert found["host_pinned"] == states["host_pinned"] + block_bytes(part * 2)
+    assert found["host_pinned"] == states["host_pinned"] + block_bytes(part * 2) + sum(
+        block_bytes(rows * columns // 2 * 2) for rows, columns in SHAPES
+    )
     assert found["host_peak"] == found["host_pinned"] + part * 12
     alone = {**sharding, "world_size": 1, "offload_param": "cpu"}
     assert estimate({**plan, "sharding": alone}).bytes["parameters"] == 0
+
+
+def test_a_cached_block_of_a_part_holds_the_gradients(tmp_path: Path) -> None:
+    """Witness: arithmetic, by ``CachingHostAllocator.h``. Where one parameter is most of a model, its part's block is
+    of the size that the gradients in 16 bits ask for.
+    """
+    config = {**ONE_LAYER, "vocab_size": 4096, "tie_word_embeddings": True}
+    sharding = {"name": "zero3", **BUCKETS, "offload_param": "cpu"}
+    plan = {**TUNED, "model": write_config(tmp_path / "model", config), "sharding": sharding}
+    found = estimate(plan).bytes
+    parts = [4096 * 96, *(rows * columns for rows, columns in SHAPES if (rows, columns) != (100, 96))]
+    part = sum(parts) // 2
+    assert block_bytes(parts[0]) == block_bytes(part * 2) == 2**19
+    assert found["host_pinned"] == sum(map(block_bytes, parts)) + block_bytes(part * 2) + block_bytes(part * 4)
 
 
 def test_gradients_that_are_added_to_on_the_host_arrive_there_first(tmp_path: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -223,3 +224,30 @@ def test_blocks_of_ddp() -> None:
     assert wide == Blocks([12], [(1 << 20) + 4, 2], [(1 << 20) + 4, 2])
     unused = [*later, 3 * 4]
     assert Ddp(world_size=2, find_unused_parameters=True).blocks(stored, trained) == Blocks([12], unused, unused)
+
+
+PREPARED = {"autocast": "bfloat16", "trainer": "hf-trainer", "dtype": "bfloat16", "batch": 1, "seq": 5}
+
+
+@pytest.mark.parametrize("name", ["fsdp1", "fsdp2"])
+@pytest.mark.parametrize("method", ["full", {"name": "freeze", "top_layers": 2}])
+def test_accelerate_keeps_what_trains_in_float32(name: str, method: Any, tmp_path: Path) -> None:
+    """Witness: ``Accelerator.prepare_model`` and ``fsdp2_prepare_model``, whose steps are measured elsewhere.
+
+    FSDP1 casts whole flat parameters, frozen ones among them, and FSDP2 each parameter that trains.
+    """
+    model = write_config(tmp_path, {**LAYERS, "tie_word_embeddings": False})
+    block = {"name": name, "world_size": 2}
+
+    def asked(**keys: Any) -> Mapping[str, int]:
+        return estimate(parse_plan({"model": model, "method": method, "sharding": block, **PREPARED, **keys})).bytes
+
+    cast, plain, wide = asked(), asked(autocast=None), asked(dtype="float32")
+    grown = cast["parameters"] - plain["parameters"]
+    assert cast["gradients"] == wide["gradients"] == 2 * plain["gradients"]
+    assert grown == plain["gradients"]
+    if method == "full":
+        assert {**cast} == {**wide}
+    else:
+        assert cast["parameters"] < wide["parameters"]
+    assert asked(sharding={**block, "groups": "layers"})["gradients"] == plain["gradients"]

@@ -79,7 +79,9 @@ def written(name: str, folder: Path) -> Path:
 def test_the_patched_file_is_answered_as_the_advice_says(name: str, share: float, tmp_path: Path) -> None:
     """No byte more than advised: a loss in as many chunks as before takes smaller ones after a smaller batch."""
     path = written(name, tmp_path)
-    keys = {"model": "smollm2-135m", "seq": 512} if name == "training_args.json" else {}
+    keys: dict[str, Any] = {"model": "smollm2-135m", "seq": 512} if name == "training_args.json" else {}
+    if name == "unsloth.json":  # its own loss takes no more than half of what a budget leaves, and fits by itself
+        keys = {"loss": "chunked"}
     before = check(str(path), keys)
     assert before.result is not None, before.error
     budget = {**keys, "budget": f"{int(before.result.bytes['process'] * share)}B"}

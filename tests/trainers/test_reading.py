@@ -44,6 +44,39 @@ def test_a_launcher_of_processes(launcher: str) -> None:
 
 
 @pytest.mark.parametrize(
+    ("words", "processes"),
+    [
+        ("--nproc_per_node 8", 8),
+        ("--nproc_per_node=8", 8),
+        ("--nnodes 1 --nproc_per_node 4", 4),
+        ("--rdzv_backend c10d --nnodes 2 --nproc_per_node 4", 8),
+    ],
+)
+def test_torchruns_options_before_a_recipe_of_torchtune(words: str, processes: int) -> None:
+    """``tune run`` takes them as torchrun does, with a space or an equals sign."""
+    line = parse(f"tune run {words} full_finetune_distributed --config tt.yaml", "the line")
+    assert (line.processes, line.files, line.options) == (processes, ["tt.yaml"], {})
+
+
+@pytest.mark.parametrize("text", ["swift sft --model gpt2", "#!/bin/sh\nA=1 swift rlhf \\\n  --model gpt2\n"])
+def test_a_tool_that_is_not_read(text: str, tmp_path: Path) -> None:
+    path = tmp_path / "run.sh"
+    path.write_text(text, encoding="utf-8")
+    for source in (text, str(path)):
+        with pytest.raises(InputError, match="ms-swift's options are not read; give them as a plan"):
+            read(source)
+
+
+def test_llama_factorys_method_and_type_of_quantisation_are_two_keys(tmp_path: Path) -> None:
+    keys = {"model_name_or_path": "gpt2", "stage": "sft", "finetuning_type": "lora", "cutoff_len": 64}
+    path = tmp_path / "lora.yaml"
+    path.write_text(
+        json.dumps({**keys, "quantization_bit": 4, "quantization_method": "bnb", "quantization_type": "fp4"})
+    )
+    assert read(str(path)).plan["dtype"] == "fp4"
+
+
+@pytest.mark.parametrize(
     ("keys", "said"),
     [({}, True), ({"load_in_8bit": True}, False)],
     ids=["16 bits", "8 bits"],
@@ -233,6 +266,79 @@ def test_unsloth_checkpoints_on_the_host_unless_told(given: Any, kind: str, tmp_
     path.write_text(json.dumps({**calls, "get_peft_model": adapters, "args": {"per_device_train_batch_size": 1}}))
     plan = check(str(path)).plan
     assert (plan.checkpointing, plan.seq, plan.double_quant) == (kind, 64, True)
+
+
+UNSLOTH: dict[str, Any] = {
+    "from_pretrained": {"model_name": "HuggingFaceTB/SmolLM2-135M", "max_seq_length": 128},
+    "get_peft_model": {"r": 8},
+}
+
+
+def unsloth(blocks: dict[str, Any], folder: Path, **beside: Any) -> Checked:
+    path = folder / "train.yaml"
+    path.write_text(json.dumps({**UNSLOTH, **blocks}))
+    return check(str(path), beside)
+
+
+@pytest.mark.share(4)
+@pytest.mark.parametrize(
+    ("blocks", "keys"),
+    [
+        ({"SFTConfig": {}}, {"trainer": "trl-sft", "batch": 4, "seq": 128, "loss": "unsloth", "kernels": "unsloth"}),
+        (
+            {"DPOConfig": {"beta": 0.3, "max_length": 96, "max_prompt_length": 40, "per_device_train_batch_size": 2}},
+            {"trainer": "trl-dpo", "batch": 2, "seq": 96, "prompt_seq": 40, "beta": 0.3, "loss": "standard"},
+        ),
+        ({"UnslothKTOConfig": {"beta": 0.2}}, {"trainer": "trl-kto", "beta": 0.2, "kernels": "unsloth"}),
+        ({"ORPOTrainer": {}, "args": {"beta": 0.2}}, {"trainer": "trl-orpo", "beta": 0.2}),
+        (
+            {"GRPOConfig": {"max_completion_length": 48}},
+            {"trainer": "trl-grpo", "batch": 4, "seq": 128, "prompt_seq": 80, "beta": 0.0, "num_generations": 8},
+        ),
+        (  # Unsloth takes num_generations where the batches of an update are no multiple, and a beta of its own
+            {"GRPOConfig": {"num_generations": 6, "loss_type": "bnpo", "max_prompt_length": 16}},
+            {"batch": 6, "seq": 528, "prompt_seq": 16, "beta": 0.001},
+        ),
+        ({"args": {"num_generations": 4, "max_completion_length": 64}}, {"trainer": "trl-grpo", "batch": 4}),
+    ],
+    ids=str,
+)
+def test_the_trainers_of_unsloth(blocks: dict[str, Any], keys: dict[str, Any], tmp_path: Path) -> None:
+    """Witness: ``unsloth/models/rl.py`` of 2026.10.9: what it sets in place of the defaults of TRL's configs."""
+    found = unsloth(blocks, tmp_path)
+    assert found.error == ""
+    assert {key: getattr(found.plan, key) for key in keys} == keys
+
+
+@pytest.mark.parametrize(
+    ("blocks", "why"),
+    [
+        ({"PPOConfig": {}}, "PPO is no trainer with rules; known are SFT, DPO, KTO"),
+        ({"SFTConfig": {}, "GRPOTrainer": {}}, "SFT and GRPO are two trainers; keep the blocks of one of them"),
+    ],
+)
+def test_trainers_of_unsloth_that_have_no_answer(blocks: dict[str, Any], why: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=why):
+        unsloth(blocks, tmp_path)
+
+
+def test_unsloth_takes_float16_where_a_gpu_has_no_bfloat16(tmp_path: Path) -> None:
+    """Witness: ``FastLlamaModel.from_pretrained``, and xFormers' attention, which its notebooks install on a T4.
+
+    Where the GPU has bfloat16 the model is loaded in it, and Unsloth stops where the trainer asks for fp16.
+    """
+    four = {**UNSLOTH["from_pretrained"], "load_in_4bit": True}
+    for asked in ({}, {"fp16": True}, {"bf16": True}):
+        found = unsloth({"from_pretrained": four, "SFTConfig": asked}, tmp_path, device="t4")
+        assert found.plan is not None, found.error
+        assert (found.plan.autocast, found.plan.compute_dtype, found.plan.rest_dtype) == ("float16",) * 3
+        assert (found.plan.sdpa_kernel, found.plan.dtype) == ("efficient", "nf4")
+        assert found.result is not None
+        assert not any("math kernel" in one for one in found.result.warnings)
+    assert "Set fp16" in unsloth({"SFTConfig": {"fp16": True}}, tmp_path, device="rtx-4090").error
+    wide = unsloth({"SFTConfig": {}}, tmp_path, device="rtx-4090").plan
+    assert wide is not None
+    assert (wide.autocast, wide.sdpa_kernel) == ("bfloat16", None)
 
 
 def test_a_key_without_a_rule_is_said(tmp_path: Path) -> None:

@@ -311,7 +311,7 @@ def test_the_command_line_says_how_many(tmp_path: Path, capsys: pytest.CaptureFi
     path = tmp_path / "ds.json"
     path.write_text(json.dumps(zero(2)))
     options = ["--model", MODEL, "--seq", "64", "--runtime", "torch-cpu", "--world-size", "8"]
-    assert main(["check", str(path), *options]) == 0
+    assert main(["check", str(path), *options, "--all"]) == 0
     rows = [line.split() for line in capsys.readouterr().out.splitlines()]
     assert ["sharding", "zero2"] in rows
     assert ["world_size", "8"] in rows
@@ -322,7 +322,8 @@ def test_the_command_line_says_how_many(tmp_path: Path, capsys: pytest.CaptureFi
 def test_what_trains_is_in_float32_without_a_trainer_too(tmp_path: Path) -> None:
     """Witness: ``fsdp2_prepare_model``."""
     checked = read({**fsdp(2), "mixed_precision": "bf16"}, tmp_path, {"model": MODEL})
-    assert (checked.keys["dtype"], checked.keys["autocast"]) == ("float32", "bfloat16")
+    assert (checked.plan.dtype, checked.plan.autocast) == ("bfloat16", "bfloat16")
+    assert checked.plan.upcasts_trained == "fsdp2_prepare_model"
 
 
 @pytest.mark.parametrize("adapted", [False, True])
@@ -349,7 +350,7 @@ def test_an_option_takes_the_place_of_the_file_s_block(tmp_path: Path) -> None:
         ("llama-factory", "fsdp2", {"method": "full", "autocast": "bfloat16"}, "float32", "bfloat16", "accelerate"),
         ("trl-sft", "fsdp2", {"method": "lora"}, "float32", "bfloat16", "accelerate"),
         ("trl-sft", "fsdp1", {"method": "lora"}, "float32", "bfloat16", "transformers"),
-        ("axolotl", "fsdp1", {}, "float32", "bfloat16", "accelerate"),
+        ("axolotl", "fsdp1", {}, "bfloat16", "bfloat16", "accelerate"),
         ("axolotl", "fsdp1", {"method": "lora"}, "bfloat16", "bfloat16", "transformers"),
         ("axolotl", "fsdp2", {}, "bfloat16", "bfloat16", "layers"),
         ("axolotl", "fsdp2", {"method": "lora"}, "bfloat16", "bfloat16", "layers"),
@@ -365,6 +366,7 @@ def test_a_sharded_trainer(
     block = {"name": name, "world_size": 4}
     plan = parse_plan({"model": "llama-3.2-1b", "trainer": trainer, "sharding": block, **given})
     assert (plan.dtype, plan.autocast) == (dtype, autocast)
+    assert (plan.upcasts_trained is not None) is (groups in ("accelerate", "transformers"))
     said = {one.key: one for one in plan.assumptions()}
     expected = {"groups": groups, **BF16} if groups is not None else {}
     assert {key: said[key].value for key in expected} == expected
@@ -426,7 +428,50 @@ def test_a_trainer_without_accelerate_keeps_plain_groups() -> None:
 def test_a_file_s_dtype_of_one_process_is_not_that_of_several(tmp_path: Path) -> None:
     """Witness: accelerate casts bfloat16 weights that train to float32 where precision is mixed."""
     keys = {**TRL, "dtype": "bfloat16", "bf16": True, "optim": "sgd", "gradient_checkpointing": False, "fsdp": True}
-    checked = read(keys, tmp_path, EIGHT)
-    assert checked.keys["dtype"] == "float32"
-    assert any(one.key == "dtype" and "accelerate casts" in one.why for one in checked.assumptions)
-    assert read(keys, tmp_path, {**EIGHT, "method": "lora"}).keys["dtype"] == "bfloat16"
+    wide, lora = (read(keys, tmp_path, {**EIGHT, **beside}) for beside in ({"dtype": "float32"}, {"method": "lora"}))
+    narrow = read(keys, tmp_path, EIGHT)
+    assert narrow.keys["dtype"] == lora.keys["dtype"] == "bfloat16"
+    assert any("accelerate casts" in assumption.why for assumption in narrow.assumptions)
+    assert narrow.result.bytes["resident"] == wide.result.bytes["resident"]
+
+
+QUANTISED = [
+    {"model_name_or_path": MODEL, "stage": "sft", "finetuning_type": "lora", "quantization_bit": 4, "template": "x"},
+    {**AXOLOTL, "adapter": "qlora", "load_in_4bit": True, "lora_target_linear": True},
+    {"model_name_or_path": MODEL, "use_peft": True, "load_in_4bit": True, "max_length": 64, "bf16": True},
+]
+"""Files of LLaMA-Factory, Axolotl and TRL whose base is NF4."""
+
+
+@pytest.mark.parametrize("keys", QUANTISED, ids=["llama-factory", "axolotl", "trl"])
+@pytest.mark.parametrize("inline", [True, False])
+def test_a_deepspeed_json_casts_what_is_not_quantised(keys: dict[str, Any], inline: bool, tmp_path: Path) -> None:
+    """Asks the contract: ``bf16.enabled`` casts floating parameters, and leaves packed weights packed."""
+    config = {**zero(2), "bf16": {"enabled": True}}
+    (tmp_path / "ds.json").write_text(json.dumps(config))
+    block = config if inline and "base_model" not in keys else "ds.json"  # Axolotl takes a path alone
+    (tmp_path / "file.yaml").write_text(json.dumps({**keys, "deepspeed": block}))
+    plan = check(str(tmp_path / "file.yaml"), EIGHT).keys
+    assert (plan["dtype"], plan["rest_dtype"]) == ("nf4", "bfloat16")
+
+
+@pytest.mark.parametrize(
+    ("keys", "named"),
+    [
+        ({**TRL, "deepspeed": "ds.json"}, "ds.json"),
+        ({**AXOLOTL, "deepspeed": "none/zero3.json"}, "none/zero3.json"),
+        ({**TRL, "fsdp": True, "fsdp_config": "fsdp.json"}, "fsdp.json"),
+        ({"distributed_type": "DEEPSPEED", "deepspeed_config": {"deepspeed_config_file": "z.json"}}, "z.json"),
+    ],
+)
+def test_a_file_that_is_named_and_missing(keys: dict[str, Any], named: str, tmp_path: Path) -> None:
+    """Asks the contract: what a missing file would say is no assumption of ours."""
+    path = tmp_path / "file.yaml"
+    path.write_text(json.dumps(keys))
+    with pytest.raises(InputError, match=f"names the file '{named}', which is missing; put it in"):
+        check(str(path), EIGHT)
+
+
+def test_a_missing_config_of_the_launcher(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"--config_file names the file 'a\.yaml', which is missing"):
+        check(f"accelerate launch --config_file a.yaml sft.py --model_name_or_path {MODEL} --max_length 64")

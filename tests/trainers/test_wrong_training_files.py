@@ -15,6 +15,7 @@ from estimator.answers.check import check
 from estimator.errors import InputError
 from estimator.show.cli import main
 from estimator.trainers.formats import _MOST_FILES, read
+from estimator.trainers.shell import parse
 
 AXOLOTL = {"base_model": "NousResearch/Llama-3.2-1B", "micro_batch_size": 2, "sequence_len": 512}
 TRL = {"model_name_or_path": "Qwen/Qwen3-0.6B", "max_length": 512}
@@ -99,6 +100,12 @@ def test_a_program_is_never_run(tmp_path: Path) -> None:
             check(line)
     assert path.exists()
     assert not (tmp_path / "ran").exists()
+
+
+def test_a_launcher_that_launches_itself() -> None:
+    with pytest.raises(InputError, match="no keys of a tool that is known"):
+        check("uv run " * 6000 + "python train.py --model_name_or_path a")
+    assert parse("uv run python train.py --max_length 8", "the line").options == {"max_length": "8"}
 
 
 def test_a_folder_of_very_many_files(tmp_path: Path) -> None:

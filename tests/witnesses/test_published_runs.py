@@ -197,13 +197,9 @@ def test_litgpt(source: str) -> None:
     assert max(found) < 0.03
 
 
-PROCESS_TOO_SMALL = {"a100_80gb-67", "a100_80gb-95"}
-"""Llama 2 70B as NF4, batch 4, which ran out: under FSDP1 the process is predicted 3 to 22 % too small."""
-
-
 def test_runs_that_ran_out_of_memory() -> None:
     """Witness: published verdicts. What ran out on its card does not fit by the estimate; what completed does."""
     for source in sources():
         for run in runs(source):
-            if run.outcome and run.predicted and run.name not in PROCESS_TOO_SMALL:
+            if run.outcome and run.predicted:
                 assert run.fits is (run.outcome == "completed"), run.name

@@ -6,15 +6,18 @@ place in the schema. Every offset is checked against the program's size.
 
 from __future__ import annotations
 
+import os
 import struct
 from dataclasses import dataclass
 from pathlib import Path
 
 from ...errors import InputError
+from ...io.files import opened
 
 MOST = 2**28
 """Bytes of a program without its data, and the most that is read of a file."""
 _MOST_ENTRIES = 10**6
+"""The most entries of all lists together, and characters of all names: many lists may point at one table."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +52,7 @@ class _Buffer:
     """A flatbuffer. Raises ``struct.error`` and ``ValueError`` for what lies outside."""
 
     def __init__(self, data: bytes) -> None:
-        self.data = data
+        self.data, self._left = data, _MOST_ENTRIES
 
     def take(self, form: str, at: int) -> int:
         if at < 0:
@@ -73,23 +76,26 @@ class _Buffer:
     def count(self, table: int, place: int) -> tuple[int, int]:
         """Where the entries of a list are, and their number."""
         at = self.follow(table, place)
-        if at is None:
-            return 0, 0
-        number = self.take("I", at)
-        if number > _MOST_ENTRIES:
-            raise ValueError("a list too long")
-        return at + 4, number
+        return (0, 0) if at is None else (at + 4, self.take("I", at))
+
+    def entries(self, table: int, place: int) -> tuple[int, int]:
+        """As ``count``, for a list whose entries are read."""
+        start, number = self.count(table, place)
+        self._left -= number
+        if self._left < 0:
+            raise ValueError("its lists are too long")
+        return start, number
 
     def tables(self, table: int, place: int) -> list[int]:
-        start, number = self.count(table, place)
+        start, number = self.entries(table, place)
         return [start + 4 * index + self.take("I", start + 4 * index) for index in range(number)]
 
     def text(self, table: int, place: int) -> str:
-        start, number = self.count(table, place)
+        start, number = self.entries(table, place)
         return self.data[start : start + number].decode("utf-8", "replace")
 
     def numbers(self, table: int, place: int, form: str) -> list[int]:
-        start, number = self.count(table, place)
+        start, number = self.entries(table, place)
         return [self.take(form, start + struct.calcsize(form) * index) for index in range(number)]
 
 
@@ -114,8 +120,8 @@ def _method(data: _Buffer, plan: int) -> Method:
 
 def read(path: Path) -> Program:
     """The plan of a file. Raises ``InputError`` for one that is no program or is cut short."""
-    size = path.stat().st_size
-    with path.open("rb") as file:
+    with opened(path, "a .pte file") as file:
+        size = os.fstat(file.fileno()).st_size
         head = file.read(40)
         if len(head) < 12 or head[4:6] != b"ET":
             raise InputError(f"'{path}' is no ExecuTorch program; its fifth byte does not begin ET12")
@@ -130,6 +136,8 @@ def read(path: Path) -> Program:
         root = data.take("I", 0)
         methods = tuple(_method(data, plan) for plan in data.tables(root, 1))
         inline = sum(data.count(one, 0)[1] for place in (2, 3) for one in data.tables(root, place))
+        if inline > size:
+            raise ValueError("its constants are larger than it is")
     except (struct.error, ValueError) as error:
         raise InputError(f"'{path}' is damaged: {error}") from None
     if not methods:

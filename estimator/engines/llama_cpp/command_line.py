@@ -25,6 +25,7 @@ _NUMBERS = {
     "n_seq_max": "-np --parallel",
     "n_cpu_moe": "-ncmoe --n-cpu-moe",
     "main_gpu": "-mg --main-gpu",
+    "cache_ram": "-cram --cache-ram",
 }
 _TEXTS = {
     "type_k": "-ctk --cache-type-k",
@@ -69,7 +70,7 @@ _COSTLESS_WITH_VALUE = """
 --ssl-cert-file --chat-template --chat-template-file --chat-template-kwargs -to --timeout --threads-http --cache-reuse
 --slot-save-path --media-path --reasoning-format -rea --reasoning --reasoning-effort --reasoning-budget -sps
 --slot-prompt-similarity --sleep-idle-seconds --log-file --log-colors -lv --verbosity --log-verbosity -co --color
---numa -hft --hf-token --prompt-cache -ctxcp --ctx-checkpoints -cms --checkpoint-min-step -cram --cache-ram -fitp
+--numa -hft --hf-token --prompt-cache -ctxcp --ctx-checkpoints -cms --checkpoint-min-step -fitp
 --fit-print -fitt --fit-target -fitc --fit-ctx -fit --fit
 """
 """Options with a value that no buffer depends on. ``--fit`` changes what else is not given, so that it fits."""
@@ -172,7 +173,8 @@ class _Options:
             self.found["model"] = value
             return
         name, _, recipe = value.partition(":")
-        self.found |= {"model": re.sub(r"-GGUF$", "", name, flags=re.IGNORECASE), "dtype": recipe or "Q4_K_M"}
+        self.found |= {"model": re.sub(r"-GGUF$", "", name, flags=re.IGNORECASE)}
+        self.found |= {"dtype": recipe} if recipe else {}
 
 
 def _whole(option: str, value: str) -> int:
@@ -253,4 +255,4 @@ def _library_model(text: str) -> dict[str, Any]:
     short = re.sub(r"[^a-z0-9]", "", name)
     known = (path.stem for path in specs_folder().glob("*.json"))
     found = next((stem for stem in known if re.sub(r"[^a-z0-9]", "", stem) == short), name)
-    return {"model": found, "dtype": recipe[1].replace("fp16", "f16") if recipe else "q4_k_m"}
+    return {"model": found, **({"dtype": recipe[1].replace("fp16", "f16")} if recipe else {})}

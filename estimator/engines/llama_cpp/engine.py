@@ -10,6 +10,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from functools import cached_property
 from math import prod
@@ -23,11 +24,12 @@ from ...io.files import existing
 from ...text import human, printable
 from ..assumptions import Assumption
 from ..devices import Device, context_bytes, find
-from ..engine import Engine, Figures, Limit, Spec
+from ..engine import Engine, Figures, Limit, Spec, host_limit
 from . import convert, gguf_file, hparams, placement, projector
 from .builds import BUILDS
 from .header import Header
 from .options import RPC, UNQUANTISED, is_gguf
+from .recipes import RELEASED
 from .usage import UNCERTAINTY, Usage, usage
 
 _ARM = ("Android phone", "board")
@@ -236,7 +238,22 @@ RAM_BINDS = (
 
 
 def _limits_of(plan: Any, use: Usage) -> tuple[Limit, ...]:
-    """All limits of a plan: the budget, or what the device's system allows one app. Raises ``InputError``.
+    """All limits of a plan: of its devices, and of the machine's RAM where it is given. Raises ``InputError``."""
+    apart = any(not card.in_ram for card in cards_of(plan))
+    needed = _needed(plan, use)[-1] if apart else use.clean + use.dirty
+    return (*_of_devices(plan, use), *host_limit(needed + kept_prompts(plan), plan.host_memory_bytes()))
+
+
+def kept_prompts(plan: Any) -> int:
+    """Bytes that ``llama-server`` keeps of earlier prompts at most (``--cache-ram``, ``common/common.h``); without a
+    limit (-1) those of the default.
+    """
+    mib: int = plan.llama_cpp.cache_ram
+    return (8192 if mib < 0 else mib) * 2**20
+
+
+def _of_devices(plan: Any, use: Usage) -> tuple[Limit, ...]:
+    """The limits of a plan's devices: the budget, or what the system allows one app. Raises ``InputError``.
 
     iOS limits the dirty memory of an app. Mapped weights that are read for every token must find room in the RAM, too,
     or they are read from storage each time: the RAM that the system leaves is then a second limit. A budget replaces
@@ -330,10 +347,6 @@ def _notes(plan: Any, use: Usage) -> list[str]:
     return found
 
 
-PROMPT_CACHE = "8 GiB"
-"""What ``llama-server`` keeps of earlier prompts at most (``--cache-ram``, ``common/common.h``)."""
-
-
 def _offload_notes(plan: Any, use: Usage) -> list[str]:
     """Where the cache is, and what prefix caching takes; of plans that say how a model is shared out."""
     told = {"n_gpu_layers", "no_kv_offload", "override_tensor", "n_cpu_moe"} & plan.llama_cpp.model_fields_set
@@ -342,11 +355,13 @@ def _offload_notes(plan: Any, use: Usage) -> list[str]:
     held, host = [sum(one) for one in use.caches], sum(use.caches[-1])
     where = "on the host, since no_kv_offload is set" if plan.llama_cpp.no_kv_offload else "where their layers are"
     share = f": {human(sum(held) - host)} on devices, {human(host)} on the host" if host and sum(held) > host else ""
+    counted = "host_memory counts" if plan.host_memory else "is not counted"
+    kept = f"; llama-server also keeps up to {human(kept_prompts(plan))} of earlier prompts in the host's memory "
+    kept += f"(--cache-ram), which {counted}"
     return [
         f"KV cache and states are {where}{share}",
-        f"prefix caching: a prompt's beginning that is in the cache is used again, which takes nothing more; "
-        f"llama-server also keeps up to {PROMPT_CACHE} of earlier prompts in the host's memory (--cache-ram), which is "
-        "not counted",
+        "prefix caching: a prompt's beginning that is in the cache is used again, which takes nothing more"
+        f"{kept if kept_prompts(plan) else ''}",
     ]
 
 
@@ -485,6 +500,14 @@ class LlamaCpp(Engine):
             )
         return replace(found, draft=draft, images=images)
 
+    def defaults_of(self, model: Any, load: Callable[[str], Spec]) -> Mapping[str, Any]:
+        if not isinstance(model, str) or is_gguf(model):
+            return self.defaults
+        with suppress(InputError):  # is raised where the model is needed
+            recipe = RELEASED.get(str(load(model).raw.get("model_type")), self.defaults["dtype"])
+            return {**self.defaults, "dtype": recipe}
+        return self.defaults
+
     def _model(self, name: str, recipe: str, load: Callable[[str], Spec]) -> Model:
         path = existing(Path(name))
         if path is not None and is_gguf(name):
@@ -507,8 +530,8 @@ class LlamaCpp(Engine):
         files = is_gguf(keys["model"])
         plain = {key: value for key, value in keys.items() if key != "dtype"}
         return [
-            {**plain, **({} if files else {"dtype": recipe}), "llama_cpp": {**block, "type_k": one, "type_v": other}}
-            for recipe in (recipes or [keys.get("dtype", self.defaults["dtype"])])[: 1 if files else None]
+            {**plain, **({"dtype": recipe} if recipe else {}), "llama_cpp": {**block, "type_k": one, "type_v": other}}
+            for recipe in ([""] if files else recipes or [keys.get("dtype", "")])
             for one, other in caches
         ]
 
@@ -576,8 +599,7 @@ class LlamaCpp(Engine):
         if plan.devices is not None:
             sizes |= dict(zip(use.layout.names, _needed(plan, use), strict=True))
         limits = _limits_of(plan, use)
-        if limits[0].against not in sizes:
-            sizes[limits[0].against] = limits[0].needed
+        sizes |= {one.against: one.needed for one in limits if one.against not in sizes}
         return Figures(
             sizes,
             {"prompt batch": touched},
@@ -591,7 +613,17 @@ class LlamaCpp(Engine):
             ),
             assumptions=_assumptions_of(plan, limits),
             devices=_devices_of(use),
+            unknown=_unknown(plan, model),
         )
+
+
+def _unknown(plan: Any, model: Model) -> tuple[str, ...]:
+    """What changes the buffers by an amount without a rule, by name: logs of 2025 show others than the rules give."""
+    keys = hparams.read(model.header)
+    found = ["split_mode: row with experts"] if plan.llama_cpp.split_mode == "row" and keys.n_expert else []
+    if plan.llama_cpp.build == "2025" and model.header.architecture == "deepseek2":
+        found.append("the cache of multi-head latent attention before pull request 19067")
+    return tuple(found)
 
 
 ENGINE = LlamaCpp()

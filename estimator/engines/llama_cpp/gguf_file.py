@@ -232,13 +232,19 @@ def _tables(cursor: _Cursor) -> Tables:
     alignment = keys.get("general.alignment", 32)
     if isinstance(alignment, bool) or not isinstance(alignment, int) or alignment < 1 or alignment & (alignment - 1):
         raise InputError(f"'{where}': general.alignment is {shown(alignment)}; it must be a power of two")
-    data = -(-cursor.at // alignment) * alignment
+    data, offset = -(-cursor.at // alignment) * alignment, 0
     for name, tensor in tensors.items():
-        excess = data + places[name] + tensor.nbytes - cursor.size
+        if places[name] != offset:  # gguf.cpp: each tensor begins where the one before it ends, padded
+            raise InputError(
+                f"'{where}': tensor {shown(name)} begins at byte {places[name]:,} of the data, not {offset:,}, which "
+                "llama.cpp refuses; is it damaged?"
+            )
+        excess = data + offset + tensor.nbytes - cursor.size
         if excess > 0:
             raise InputError(
                 f"'{where}': tensor {shown(name)} ends {excess:,} bytes past the end of the file; is it cut off?"
             )
+        offset += -(-tensor.nbytes // alignment) * alignment
     return keys, tensors
 
 
@@ -269,7 +275,7 @@ def _tensors(cursor: _Cursor, count: int) -> tuple[dict[str, TensorInfo], dict[s
             )
         places[name] = cursor.scalar("Q", what)
         found[name] = TensorInfo(kind, shape)
-    return dict(sorted(found.items(), key=lambda item: places[item[0]])), places
+    return found, places
 
 
 def _of(where: str, keys: dict[str, Any], tensors: dict[str, TensorInfo]) -> Header:

@@ -97,6 +97,10 @@ class LlamaCppOptions(BaseModel):
         "layer", description="what devices share: layers, rows of weights, or none, since main_gpu has all"
     )
     main_gpu: Index = Field(0, description="split_mode none: the number of the device that has all")
+    cache_ram: Annotated[Whole, Field(ge=-1, le=2**31 - 1)] = Field(
+        8192,
+        description="MiB of earlier prompts that llama-server keeps, which host_memory has to hold; 0: none",
+    )
     no_kv_offload: Switch = Field(False, description="caches and states stay in the host's memory")
     n_cpu_moe: Index = Field(0, description="the first so many layers have their experts in the host's memory")
     override_tensor: str | None = Field(

@@ -23,6 +23,10 @@ RECIPES: Mapping[str, str] = {
 }  # fmt: skip
 """The type that most tensors get, by recipe (``llama_ftype_get_default_type``)."""
 
+RELEASED = {"gpt_oss": "mxfp4_moe"}
+"""By a config's ``model_type``: the recipe of its one released format, the default of ``ollama run``, ``lms load`` and
+``-hf``. Source: ggml-org/gpt-oss-20b-GGUF and ollama.com/library/gpt-oss, whose files have experts in MXFP4."""
+
 _FALLBACK = {
     "iq3_s": "iq4_nl", "iq4_xs": "iq4_nl", "q2_k": "q4_0", "q3_k": "q4_0", "q4_k": "q5_0", "q5_k": "q5_1",
     "q6_k": "q8_0",

@@ -86,7 +86,7 @@ class Mlx(Engine):
     exactness = f"parameters and caches are exact to the byte; a step's peak repeats within {UNCERTAINTY:.0%}"
 
     def asked(self, plan: Any) -> str:
-        place = "a CPU" if plan.device is None else "Apple silicon"
+        place = "Apple silicon" if _on_metal(plan) else "a CPU"
         what = "a training step of mlx-lm" if plan.task == "train" else "a call of mlx-lm's generate_step"
         return f"{what} on {place}"
 
@@ -104,10 +104,10 @@ class Mlx(Engine):
         return None if plan.device is None else find(plan.device)
 
     def runs_alike(self, plan: Any, device: Device) -> bool:
-        return device.is_apple == (plan.device is not None)
+        return device.is_apple == _on_metal(plan)
 
     def against(self, plan: Any, device: Device | None) -> tuple[str, str]:
-        name = "process" if device is None else "peak"
+        name = "peak" if _on_metal(plan) else "process"
         return name, name
 
     def parts(self, sizes: Mapping[str, int], peak_at: str, gradients_alive: bool = False) -> dict[str, int]:
@@ -139,13 +139,13 @@ class Mlx(Engine):
                 f"num_layers: {o.num_layers} does not go with {model.name}, which has {layers} layers; set num_layers: "
                 "-1"
             )
-        metal = plan.device is not None
+        metal = _on_metal(plan)
         bits = int(plan.dtype[4]) if plan.dtype.endswith("bit") else None
         dtype = "bfloat16" if bits else plan.dtype
         if not metal and bits is None and dtype != "float32" and FAMILIES[config["model_type"]].experts:
             raise InputError(
                 f"dtype: {dtype} does not go with experts on a CPU, where MLX multiplies them in float32 alone "
-                "(GatherMM); set dtype: float32 or mlx-4bit, or name a Mac"
+                "(GatherMM); set dtype: float32 or mlx-4bit, or default_device: gpu"
             )
         if plan.task == "train":
             found = _trained(plan, config, Setting(dtype, bits, metal, o.q_group_size, plan.checkpointing == "layer"))
@@ -178,12 +178,16 @@ class Mlx(Engine):
         )
 
 
-def _evaluator(device: str | None) -> Evaluator:
-    if device is None:
+def _on_metal(plan: Any) -> bool:
+    return bool(plan.mlx.default_device == "gpu")
+
+
+def _evaluator(plan: Any) -> Evaluator:
+    if not _on_metal(plan):
         allocator = Allocator()
         return Evaluator(allocator, Stream(allocator))
     allocator = MetalAllocator()
-    return Evaluator(allocator, MetalStream(allocator, find(device)))
+    return Evaluator(allocator, MetalStream(allocator, None if plan.device is None else find(plan.device)))
 
 
 def _counts(model: Model) -> tuple[int, int, int, int]:
@@ -213,7 +217,7 @@ def _trained(plan: Any, config: Mapping[str, Any], setting: Setting) -> Found:
     adapters, tables, total, trained = _counts(model)
     if not trained:
         raise InputError("target_modules: none of them is a layer of the model; leave it out for all linear layers")
-    use = step(model, plan.batch, plan.seq, plan.optimizer, plan.gradient_accumulation_steps, _evaluator(plan.device))
+    use = step(model, plan.batch, plan.seq, plan.optimizer, plan.gradient_accumulation_steps, _evaluator(plan))
     sizes = use.parameters, adapters, use.states, use.trained, 0, tables, use.peak
     return Found(*sizes, {"step": use.peak}, total + (trained if adapters else 0), trained)
 
@@ -223,16 +227,18 @@ def _generated(plan: Any, config: Mapping[str, Any], setting: Setting) -> Found:
     model = Model(config, setting)
     _, tables, total, _ = _counts(model)
     caches = CacheOptions(o.max_kv_size, o.kv_bits, o.kv_group_size, o.quantized_kv_start)
-    use = generate(model, plan.seq, o.max_tokens, o.prefill_step_size, caches, _evaluator(plan.device))
+    use = generate(model, plan.seq, o.max_tokens, o.prefill_step_size, caches, _evaluator(plan))
     return Found(use.parameters, 0, 0, 0, use.kv_cache, tables, use.peak, use.moments, total, 0)
 
 
 def _notes(plan: Any, sizes: Mapping[str, int]) -> list[str]:
     """Warnings about a result."""
+    if not _on_metal(plan):
+        return []
     found = ["what MLX keeps of freed buffers is beside the peak, and grows up to the device's limit"]
     if plan.device is None:
-        found = []
-    elif plan.task == "train":
+        found.append("without a device the answer is for Apple silicon; default_device: cpu asks about a CPU")
+    if plan.task == "train":
         found.append("on Apple silicon compared with public logs only, since no Mac was at hand")
     return found
 

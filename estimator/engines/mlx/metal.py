@@ -13,8 +13,13 @@ from .arrays import Array
 from .evaluation import KERNELS, Allocator, Data, Evaluator, Stream, computed
 
 
-def limits_of(device: Device) -> tuple[int, int]:
-    """Operations of a command buffer, and millions of elements (2^20) that it reads or writes."""
+def limits_of(device: Device | None) -> tuple[int, int]:
+    """Operations of a command buffer, and millions of elements (2^20) that it reads or writes.
+
+    Without a device they are those of Macs, the chips Max and Ultra excepted.
+    """
+    if device is None:
+        return 40, 40
     if device.is_phone:
         return 20, 40
     return (50, 50) if re.search("Max|Ultra", device.label) else (40, 40)
@@ -33,7 +38,7 @@ class MetalAllocator(Allocator):
 class MetalStream(Stream):
     """A GPU's queue: a task is a command buffer, which ends once it has enough operations or elements."""
 
-    def __init__(self, allocator: Allocator, device: Device) -> None:
+    def __init__(self, allocator: Allocator, device: Device | None) -> None:
         super().__init__(allocator)
         self._limits = limits_of(device)
         self._operations = self._elements = 0

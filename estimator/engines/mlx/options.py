@@ -36,6 +36,9 @@ class MlxOptions(BaseModel):
         5000, description="tokens in a cache from which on it is quantised"
     )
     q_group_size: Literal[32, 64, 128] = Field(64, description="weights that share a scale, of a quantised model")
+    default_device: Literal["gpu", "cpu"] = Field(
+        "gpu", description="mx.set_default_device: the GPU of Apple silicon (Metal), or any machine's CPU"
+    )
     iogpu_wired_limit_mb: Count | None = Field(
         None, description="what sysctl iogpu.wired_limit_mb was set to, in MiB, in place of the device's limit"
     )
@@ -104,9 +107,8 @@ KEYS = Keys(
         "method: lora (with use_dora: true for DoRA) or full": lambda p: p.method.name not in ("full", "lora"),
         "method: lora has no rule with other options than r, lora_alpha, target_modules, use_rslora and use_dora on "
         "runtime: mlx; leave them out": lambda p: _trains_lora(p) and _has_more(p.method),
-        "lora_dropout: {p.method.lora_dropout} has no rule with runtime: mlx; leave it out": lambda p: (
-            _trains_lora(p) and p.method.lora_dropout
-        ),
+        "lora_dropout: {p.method.lora_dropout} has no rule with runtime: mlx, whose masks are not counted; set "
+        "lora_dropout: 0 for the bytes without them": lambda p: _trains_lora(p) and p.method.lora_dropout,
         "checkpointing: {p.checkpointing} does not go with runtime: mlx, whose grad_checkpoint is of each layer; set "
         "checkpointing: layer": lambda p: p.checkpointing not in ("none", "layer"),
         "optimizer: {p.optimizer} has no rule with runtime: mlx; take adamw (mlx-lm's adam takes the same memory) or "
@@ -115,13 +117,16 @@ KEYS = Keys(
         "method out": lambda p: p.task == "infer" and p.method.name != "full",
         "batch: {p.batch} has no rule with task: infer on runtime: mlx, whose generate_step takes one prompt; leave "
         "batch out": lambda p: p.task == "infer" and p.batch > 1,
-        "device: {p.device} does not go with runtime: mlx, which runs on Apple silicon or on a CPU; name a Mac that "
-        "`estimator devices` lists, or give a budget in its place": (
-            lambda p: p.device is not None and not find(p.device).is_apple
+        "device: {p.device} does not go with runtime: mlx, which runs on Apple silicon; name a Mac that "
+        "`estimator devices` lists, or set default_device: cpu": (
+            lambda p: p.device is not None and p.mlx.default_device == "gpu" and not find(p.device).is_apple
         ),
+        "default_device: cpu has no rule with device: {p.device}, where the CPU's buffers are Metal's, too; leave it "
+        "out": (lambda p: p.device is not None and p.mlx.default_device == "cpu" and find(p.device).is_apple),
         "iogpu_wired_limit_mb does not go with what is no Mac; name a Mac as device": (
             lambda p: (
-                p.mlx.iogpu_wired_limit_mb is not None and (p.device is None or find(p.device).kind != "Apple silicon")
+                p.mlx.iogpu_wired_limit_mb is not None
+                and (p.mlx.default_device == "cpu" or p.device is None or find(p.device).kind != "Apple silicon")
             )
         ),
         "iogpu_wired_limit_mb does not go with a budget, which replaces the limit that it raises; leave one of them "

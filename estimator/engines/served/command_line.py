@@ -15,7 +15,7 @@ from pydantic import BaseModel
 from ...errors import InputError, shown
 from .program import Server
 
-SUFFIXES = {"k": 10**3, "m": 10**6, "g": 10**9, "K": 2**10, "M": 2**20, "G": 2**30}
+SUFFIXES = {"k": 10**3, "m": 10**6, "g": 10**9, "t": 10**12, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40}
 OPERATORS = ";&|<>"
 """What ends a command in a shell."""
 BARE = re.compile(r"(?:no_)?(?:enable|disable|trust|skip|return|use|allow|is)_.*|headless|language_model_only|O[0-3]")
@@ -166,7 +166,7 @@ def whole(value: str, name: str) -> int:
     """A number as both engines read it: 32768, 32k (1000), 32K (1024), 25.6k, or -1. Raises ``InputError``."""
     if value == "-1":  # some options mean none or all by it
         return -1
-    match = re.fullmatch(r"([0-9]{1,15}(?:\.[0-9]{1,15})?)([kmgKMG]?)", value)
-    if match is None or (match[2] in "KMG" and match[2] and "." in match[1]) or (not match[2] and "." in match[1]):
+    match = re.fullmatch(r"([0-9]{1,15}(?:\.[0-9]{1,15})?)([kmgtKMGT]?)", value)
+    if match is None or (match[2] in "KMGT" and match[2] and "." in match[1]) or (not match[2] and "." in match[1]):
         raise InputError(f"{name} {shown(value)} is no number; write it like {name} 32768 or 32k")
     return int(float(match[1]) * SUFFIXES.get(match[2], 1))

@@ -13,7 +13,7 @@ from pydantic import BaseModel
 
 from ...errors import InputError
 from ..devices import Device, find
-from ..engine import Engine, Figures, Limit, Spec
+from ..engine import Engine, Figures, Limit, Spec, host_limit
 from .checkpoint import Checkpoint, checkpoint, positions
 from .command_line import Grammar
 from .weights import shapes_of
@@ -144,7 +144,8 @@ class Served(Engine):
         gpu = find(plan.device)
         dtype = plan.dtype if "dtype" in plan.model_fields_set else "auto"
         asked = {self.length: plan.seq, **self.given(plan), "dtype": dtype}
-        options = self.resolved(self.options(**asked), model.spec, gpu)
+        given = self.options(**asked)
+        options = self.resolved(given, model.spec, gpu)
         self.check(options, gpu)
         found = self.start(model, options, gpu)
         sizes = found.bytes
@@ -152,12 +153,13 @@ class Served(Engine):
         above = sum(sizes[part] for part in self.working)
         resident = sum(sizes[part] for part in self.resident) + cache
         process = resident + above + sizes["non_torch"]
+        on_host = self.on_host(options)
         figures = {
             **{name: sizes[name] for name in self.labels if name not in ("kv_cache", "requested")},
             "kv_cache": cache,
             "available": sizes["kv_cache"],
             "requested": sizes["requested"],
-            **self.on_host(options),
+            **on_host,
             "parameters": sizes["weights"],
             **dict.fromkeys(("adapters", "buffers", "gradients", "optimizer", "saved"), 0),
             "resident": resident,
@@ -169,14 +171,27 @@ class Served(Engine):
             figures,
             {self.moment: above},
             sum(prod(shape) for shape in shapes_of(model.spec.config).values()),
-            (Limit("process", process, sizes["requested"], process),),
+            (
+                Limit("process", process, sizes["requested"], process),
+                *host_limit(sum(on_host.values()), plan.host_memory_bytes()),
+            ),
             warnings=(*model.warnings, *model.spec.warnings, *filter(None, (found.refusal,)), *found.warnings),
+            unknown=self.unknown(model, given, gpu) if process <= sizes["requested"] else (),
             serving={"kv_tokens": found.kv_tokens, "max_concurrency": round(found.max_concurrency, 2)},
         )
 
+    def unknown(self, model: Checkpoint, options: Any, gpu: Device) -> tuple[str, ...]:
+        """What takes more of the GPU by an amount without a rule, by name. ``options`` are those that were given."""
+        family = str(model.spec.raw.get("model_type"))
+        looks = family.endswith("_text") and family != "gemma3_text"  # which Gemma 3 1B has, without a vision encoder
+        looks = looks or getattr(model.spec, "whole", None) is not None
+        found = ["the vision encoder of its checkpoint"] if looks else []
+        return (*found, *(["the free share of unified memory"] if gpu.kind == "board" else []))
+
     def on_host(self, options: Any) -> Mapping[str, int]:
-        """Figures of the host's memory."""
-        return {}
+        """Figures of the host's memory, of all ranks. SGLang and vLLM keep the first weights of each rank there."""
+        offloaded = round(options.cpu_offload_gb * GIB) * options.world
+        return {"host_weights": offloaded} if offloaded else {}
 
     def check_capability(self, options: Any, gpu: Device, least: tuple[int, int]) -> None:
         """Raise ``InputError`` for a device that is no CUDA GPU, or none for the engine and the dtype."""

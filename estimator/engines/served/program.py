@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from typing import NamedTuple
 
-from ...errors import InputError, shown
+from ...errors import InputError
 
 
 class Server(NamedTuple):
@@ -35,4 +35,5 @@ class Server(NamedTuple):
     def refuse(self, text: str) -> None:
         """Raise ``InputError`` for a command line of the program, which has an answer of its own."""
         if self.is_command(text):
-            raise InputError(f"{shown(text)} is a server's command line; ask `estimator serving` with it and --device")
+            first = text.split()[0]
+            raise InputError(f"'{first} ...' is a server's command line; ask `estimator serving` with it and --device")

@@ -125,6 +125,7 @@ class Sglang(Served):
             "non_torch": "memory of a process before weights are loaded, as published logs have it",
             "kv_cache": "tokens of the requests",
             "available": "what is left for the cache",
+            "host_weights": "weights of all ranks on the hosts (cpu_offload_gb)",
             "requested": "the GPU",
             "process": "weights, work and the requests' cache on one GPU",
         }

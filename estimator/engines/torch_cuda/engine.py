@@ -9,12 +9,11 @@ from ...bases.formats import BITSANDBYTES, TORCHAO
 from ...operators import Cuda
 from ...operators.cuda.cublas import workspaces
 from ...programs import Procedure
-from ...text import human
 from ..devices import DEFAULT_GPU, Device, context_bytes, find
 from ..engine import Job
 from ..replay import Batch, Usage
 from ..torch import Torch
-from .nccl import nccl_bytes
+from .nccl import FITTED, LEAST, NVLINK, nccl_bytes, said
 
 if TYPE_CHECKING:
     from ..replay import Timeline
@@ -60,12 +59,19 @@ class TorchCuda(Torch):
         return Cuda(capability, plan.sdpa_kernel)
 
     def beside(self, plan: Any) -> int:
-        """Bytes of the CUDA context on the plan's device, by default ``DEFAULT_GPU``, and of NCCL's buffers."""
-        return context_bytes(self.device_of(plan))[0] + nccl_bytes(plan.sharding)
+        """Bytes of the CUDA context on the plan's device, by default ``DEFAULT_GPU``, and of NCCL."""
+        return context_bytes(self.device_of(plan))[0] + sum(self._nccl(plan))
+
+    def _nccl(self, plan: Any) -> tuple[int, int]:
+        """Bytes of NCCL's buffers, and those that processes have beyond them, where runs show how many."""
+        capability = self.device_of(plan).capability
+        buffers = nccl_bytes(plan.sharding, capability, plan.torch) if capability else 0
+        return buffers, FITTED if buffers and capability in NVLINK else 0
 
     def floors(self, job: Job) -> Mapping[str, int]:
         held = workspaces(job.step.procedure.runs_backward) * job.step.device.cublas_workspace
-        return {"allocated_at_least": held, "process_at_least": held + self.beside(job.plan)}
+        outside = self.beside(job.plan) - (FITTED - LEAST if self._nccl(job.plan)[1] else 0)
+        return {"allocated_at_least": held, "process_at_least": held + outside}
 
     def batches(self, plan: Any) -> list[Batch]:
         """The steps that are replayed, the plan's longest batch last (or first, where lengths are grouped).
@@ -116,11 +122,7 @@ class TorchCuda(Torch):
             notes.append("it fits because PyTorch's allocator gives cached memory back when there is none left")
         if used is None or used.out_of_memory is not None:
             used = replayed(job, batches, logs=logs)
-        if nccl := nccl_bytes(job.plan.sharding):
-            notes.append(
-                f"process has {human(nccl)} of NCCL's buffers, as on eight H100 with NVSwitch; cards without NVLink "
-                "have less"
-            )
+        notes += said(*self._nccl(job.plan))
         if job.step.mixes_dtensors and job.step.procedure.trains:
             notes.append(
                 "the optimizer has foreach=False, without which PyTorch's stops on a GPU: some parameters are DTensors "

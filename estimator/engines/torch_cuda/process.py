@@ -118,7 +118,7 @@ def log_step(job: Job, batch: Size, seq: Size, with_origins: bool = False) -> Lo
         p = parameters[number]
         nbytes = p.storage.nbytes
         shared = bool((ledger.host or ledger).masters) and p.requires_grad  # with others, all of which are views
-        packed = p.whole is None and not shared and nbytes != p.nbytes
+        packed = p.whole is None and not shared and (nbytes != p.nbytes or p.dtype not in FLOATING)
         part = p.whole is not None and p.dtype not in FLOATING  # of what was packed before it was shared
         as_it_is = packed or shared or part or p.added != (step.base is None)
         unpacked = p.numel * ITEMSIZE[step.dtype if step.base is None and not packed else job.plan.rest_dtype]
@@ -463,7 +463,8 @@ class Process:
         """Put parameters and buffers on the device, then adapters, then the casts of k-bit preparation.
 
         A quantised base is loaded on the device (``transformers/core_model_loading.py``). All its bytes are allocated
-        and freed once (``caching_allocator_warmup``). Then the weights come by name, each unpacked before it is packed.
+        and freed once (``caching_allocator_warmup``). Then the weights come by name, each unpacked before it is packed,
+        and of LLM.int8 as a copy in float16, too (``bitsandbytes/nn/modules.py: Int8Params._quantize``).
         Other models are moved to the device in the order in which they were made. Adapters of a 16-bit base are made
         in 16 bits and then cast (``BaseTuner.inject_adapter``, ``cast_adapter_dtype``).
         """
@@ -476,11 +477,12 @@ class Process:
         cast: list[tuple[Loaded, Block]] = []
         for one in (*base, *added):
             origin = loaded(one.name)
-            unpacked = self._malloc(one.unpacked, PARAMETER, origin) if one.unpacked else None
+            copied = 2 * one.nbytes if self.job.plan.dtype == "int8" else 0  # float16: `Int8Params._quantize`
+            unpacked = [self._malloc(n, PARAMETER, origin) for n in (one.unpacked, copied) if one.unpacked and n]
             self._allocate(one.constants, PARAMETER, origin)
             block = self._malloc(one.loaded, PARAMETER, origin)
-            if unpacked is not None:
-                self._free(unpacked, PARAMETER)
+            for temporary in reversed(unpacked):
+                self._free(temporary, PARAMETER)
             if one.loaded != one.nbytes:
                 cast.append((one, block))
         self._allocate(log.buffers, PARAMETER, loaded("buffers"))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 from ...errors import InputError, shown
 from ..served.command_line import Command, Grammar, whole
@@ -60,6 +61,11 @@ def _speculative(found: Command, value: str, name: str) -> None:
 
 
 def _cache(found: Command, value: str, name: str) -> None:
+    if size := re.fullmatch(r"([0-9]+)([kmgt])(i?)b", value.lower()):
+        unit = size[2].upper() if size[3] else size[2]
+        raise InputError(
+            f"{name} {value}: vLLM reads no such size (`human_readable_int`); write {name} {size[1]}{unit}"
+        )
     found.options["kv_cache_memory_bytes"] = f"{whole(value, name)}B"
 
 

@@ -131,6 +131,7 @@ class Vllm(Served):
             "peak_above_resident": "activations and CUDA graphs",
             "peak": "what PyTorch's allocator holds",
             "host_cache": "blocks on the hosts",
+            "host_weights": "weights of all ranks on the hosts (cpu_offload_gb)",
             "activation": "what the profiling run takes",
             "cudagraph": "CUDA graphs",
             "non_torch": "memory outside PyTorch's allocator, as published logs have it",
@@ -219,8 +220,17 @@ class Vllm(Served):
         free = "prefix caching costs nothing: its blocks are those that no request has."
         return (*((assumed,) if options.non_torch is None else ()), *((free,) if options.enable_prefix_caching else ()))
 
+    def unknown(self, model: Checkpoint, options: ServingOptions, gpu: Device) -> tuple[str, ...]:
+        found = super().unknown(model, options, gpu)
+        if model.spec.raw.get("model_type") == "gpt_oss" and gpu.capability and gpu.capability[0] not in (9, 10):
+            found += ("Marlin's padding of experts",)  # Hopper and datacenter Blackwell run other kernels
+        if options.release == "0.11" and "max_num_batched_tokens" not in options.model_fields_set:
+            found += ("max_num_batched_tokens, whose default before 0.8 was max_model_len",)
+        return found
+
     def on_host(self, options: ServingOptions) -> Mapping[str, int]:
-        return {"host_cache": round(options.kv_offloading_size * GIB)} if options.kv_offloading_size else {}
+        cache = {"host_cache": round(options.kv_offloading_size * GIB)} if options.kv_offloading_size else {}
+        return {**super().on_host(options), **cache}
 
     def check(self, options: ServingOptions, gpu: Device) -> None:
         """Raise ``InputError`` for a device that is no CUDA GPU, or on which vLLM refuses the options."""

@@ -378,12 +378,18 @@ class Reader(Checker):
     def head(self, data: Any) -> Family:
         """The family without its program."""
         data = self.checked(data)
-        recorded = self.mapping(data, "recorded", self.scalar)
         self.place = "recorded"
+        given = self.object_(data["recorded"], "recorded")
+        recorded = {key: self.scalar(x, key) for key, x in given.items() if key not in ("fills", "sets")}
         for key in ("transformers", "default_attention"):
             self.text(recorded.get(key), key)
         if "reads" in recorded:
             recorded["reads"] = [self.text(x, "reads") for x in self.list_(recorded["reads"], "reads", MOST_READS)]
+        if "fills" in given:
+            rows = self.mapping(given, "fills", lambda value, what: self.list_(value, what, MOST_READS))
+            recorded["fills"] = {key: [self.text(x, key) for x in others] for key, others in rows.items()}
+        if "sets" in given:
+            recorded["sets"] = self.mapping(given, "sets", self.defined)
         interfaces = self.flag(data["interfaces"], "interfaces")
         self.place = "dtype"
         program = replace(_EMPTY, dtype=self.dtype(data["dtype"]))
@@ -541,11 +547,14 @@ class Reader(Checker):
             """What a layer has: a value, or a list of values."""
             return self.scalar(value, what, 2)
 
-        if set(rule) in ({"period"}, {"period", "every"}):
+        if {"period"} <= set(rule) <= {"first", "period", "every"}:
             if not self.list_(rule["period"], what, 256):
                 self.wrong(f"{what} repeats an empty list")
             every = {"every": self.text(rule["every"], what)} if "every" in rule else {}
-            return {"period": [entry(x) for x in rule["period"]], **every}
+            rows = {
+                key: [entry(x) for x in self.list_(rule[key], what, 256)] for key in ("first", "period") if key in rule
+            }
+            return {**rows, **every}
         if set(rule) == {"runs"}:
             return {"runs": self.text(rule["runs"], what)}
         if set(rule) == {"text", "letters"}:

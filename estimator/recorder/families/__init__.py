@@ -34,7 +34,7 @@ from .cases import (
     rows_of,
 )
 from .classes import structure_of
-from .configs import KV_HEADS, class_config, foreign_keys, resolved_keys
+from .configs import KV_HEADS, asked_in_vain, resolved_keys
 from .draws import drawn_config
 from .fitting import Coincidence, NotOne, record_family
 from .structure import DERIVED, Structure
@@ -120,7 +120,7 @@ def record_for_all_settings(
                 served[base] = settings
                 made.pop(replace(first, cached=True), None)
                 for case, family in families.items():
-                    known = sorted({*family.recorded["reads"], *foreign_keys(reads, class_config(raw))})
+                    known = sorted({*family.recorded["reads"], *asked_in_vain(reads)})
                     devices = family.settings[0]["device"]
                     own = merged({**one, "device": (on,)} for one in settings for on in one["device"] if on in devices)
                     made[case] = replace(family, settings=own, recorded={**family.recorded, "reads": known})

@@ -30,7 +30,7 @@ from .configs import (
     without_factors,
 )
 from .draws import DRAWS, drawn_config, recorded_draw
-from .keys import defaults_of, probe
+from .keys import defaults_of, of_module, probe
 from .lists import lists_of
 from .structure import DERIVED, Structure
 
@@ -53,6 +53,11 @@ def structure_of(
     kind = with_rope(config).get("rope_type")
     if kind is not None and not {*str(kind).split("/")} <= ROPE:
         raise InputError(f"rope_type {kind} changes with the length of the sequence; there is no rule for that")
+    bare = resolved_keys({"model_type": raw["model_type"]})
+    raw = {
+        key: float(value) if type(bare.get(key)) is float and type(value) is int else value
+        for key, value in raw.items()
+    }
     other_names = other_names_of(raw, config)
     raw = {key: value for key, value in raw.items() if key not in other_names}
     raw |= {key: config[key] for key in other_names.values()}
@@ -99,7 +104,7 @@ def structure_of(
             found.structure |= {f"{key} = 1": False, f"{key} = {found.heads}": False}
     rope = with_rope(config)
     found.partial = rope.get("partial_rotary_factor", 1.0) not in (None, 1.0)
-    if sections := rope.get("mrope_section"):
+    if sections := rope.get("mrope_section") or of_module("mrope_section", raw):
         found.rotary = 2 * sum(sections)
         found.structure["mrope_section"] = list(sections)
     if kind == "dynamic":  # compares the sequence with it
@@ -126,7 +131,7 @@ def structure_of(
         whole = f"{size} = {found.rotary}"
         part = f"{found.rotary} = int({size} * partial_rotary_factor)"
         found.structure[part if found.partial else whole] = True
-    found.latent = "qk_rope_head_dim" in config
+    found.latent = "qk_nope_head_dim" in config
     if found.latent:
         found.roles.pop("D", None)
     else:

@@ -8,6 +8,7 @@ from typing import Any
 
 from ...errors import InputError
 from ...programs.config_values import GENERATION, IGNORED, one_for_all
+from ...programs.expressions import evaluate
 from .. import config_reads
 from ..hugging_face import HuggingFaceModel
 
@@ -95,7 +96,52 @@ def without_factors(rope: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in rope.items() if key not in ("short_factor", "long_factor")}
 
 
-def foreign_keys(reads: Collection[str], config: Any) -> set[str]:
-    """Of the keys that were asked for in vain, and those that the code of the class names, those that may matter."""
-    named = config_reads.named_by(config) - set(config.to_dict())
-    return {key for key in {*reads, *named} - IGNORED - GENERATION if not key.startswith("_")}
+def asked_in_vain(keys: Collection[str]) -> set[str]:
+    """Of the keys that modules asked for, those that may matter."""
+    return {key for key in keys if key not in IGNORED | GENERATION and not key.startswith("_")}
+
+
+def foreign_keys(asked: Collection[str], raw: Mapping[str, Any], harmless: Collection[str]) -> dict[str, Any]:
+    """What a file says of the keys that a config's class does not have.
+
+    ``reads`` are those that may matter: the modules ``asked`` for them in vain, or the class sets other keys by them.
+    Of these, ``fills`` has what each sets where a config.json leaves that out, and ``sets`` expressions of what they
+    set whatever a config.json says.
+    """
+    config = class_config(raw)
+    keys = dict(config.to_dict())
+    lists = [key for key, x in keys.items() if isinstance(x, list) and len(x) == config.num_hidden_layers]
+    without = {key: value for key, value in raw.items() if key not in lists}
+    reads, fills, sets = asked_in_vain(asked), {}, {}
+    for key in sorted(asked_in_vain(config_reads.named_by(config)) - {*keys} - reads):
+        if found := _set_by(key, {**raw, **keys}) - {*harmless}:
+            reads.add(key)
+            other = min(found)
+            for text in (key, f"{key} + 1", f"{key} - 1"):
+                if len(found) == 1 and _follows(other, text, key, {**raw, **keys}):
+                    sets[other] = text
+        elif found := _set_by(key, without) - {*harmless}:
+            reads.add(key)
+            fills[key] = sorted(lists if key in found else found)
+    return {"reads": sorted(reads), **({"fills": fills} if fills else {}), **({"sets": sets} if sets else {})}
+
+
+_TRIED = (1, 3, 0.5, True, "M", [1, 2])
+
+
+def _set_by(key: str, raw: Mapping[str, Any]) -> set[str]:
+    """The keys that the class sets by another one; that one itself where the class takes no value that is tried."""
+    plain, found, taken = resolved_keys(raw), set(), False
+    for value in _TRIED:
+        with suppress(Exception):  # whatever the class says of it
+            changed = resolved_keys({**raw, key: value})
+            taken = True
+            found |= {other for other in {*plain, *changed} - {key} if plain.get(other) != changed.get(other)}
+    return found if taken else {key}
+
+
+def _follows(other: str, text: str, key: str, raw: Mapping[str, Any]) -> bool:
+    """Whether the class sets a key to an expression of another one."""
+    with suppress(Exception):
+        return all(resolved_keys({**raw, key: value})[other] == evaluate(text, {key: value}) for value in (5, 40))
+    return False

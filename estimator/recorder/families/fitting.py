@@ -45,8 +45,7 @@ def record_family(
     """The program of a case. Raises ``InputError`` where there is none for all draws."""
     with config_reads.noted() as reads:
         family = _fitted(found, lists, defaults, rng)
-    reads = foreign_keys(reads, class_config(found.raw))
-    return replace(family, recorded={**family.recorded, "reads": sorted(reads)})
+    return replace(family, recorded={**family.recorded, **foreign_keys(reads, found.raw, family.harmless)})
 
 
 def _fitted(found: Structure, lists: Mapping[str, Any], defaults: Mapping[str, Any], rng: random.Random) -> Family:

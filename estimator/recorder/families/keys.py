@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import inspect
 import itertools
 import random
+import sys
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from typing import Any
 
 from ...errors import InputError
@@ -213,7 +216,7 @@ def defaults_of(found: Structure, rng: random.Random) -> dict[str, Any]:
     if "head_dim" not in bare and f"head_dim = {found.roles['H']} / {found.heads}" in found.structure:
         defaults["head_dim"] = f"={found.roles['H']} / {found.heads}"
     if "mrope_section" in found.structure and with_rope(bare).get("mrope_section") is None:
-        defaults["mrope_section"] = _of_module("mrope_section", bare)
+        defaults["mrope_section"] = of_module("mrope_section", bare)
     if found.partial:
         defaults["partial_rotary_factor"] = with_rope(bare).get("partial_rotary_factor", 1.0)
     draws = [drawn_config(found, rng, 4) for _ in range(3)]
@@ -256,9 +259,12 @@ def defaults_of(found: Structure, rng: random.Random) -> dict[str, Any]:
     return defaults
 
 
-def _of_module(key: str, bare: Mapping[str, Any]) -> Any:
+def of_module(key: str, bare: Mapping[str, Any]) -> Any:
     """What a module takes for a key that neither the config nor its class has."""
-    model = model_of(bare).build("bfloat16")
+    source = model_of(bare)
+    if key not in inspect.getsource(sys.modules[source.model_class.__module__]):
+        return None
+    model = source.build("bfloat16")
     return next((vars(module)[key] for module in model.modules() if key in vars(module)), None)
 
 
@@ -282,7 +288,7 @@ def _default_of_none(found: Structure, key: str, draw: Draw) -> str | None:
     except InputError:
         return None  # it must be given
     for text in (f"{hidden} / {found.heads}", f"4 * {hidden}", found.heads, hidden):
-        value = int(evaluate(text, draw.raw))
-        if program_of({**without, key: value}, draw, found) == program:
-            return f"={text}"
+        with suppress(InputError):  # not one of its values
+            if program_of({**without, key: int(evaluate(text, draw.raw))}, draw, found) == program:
+                return f"={text}"
     return None

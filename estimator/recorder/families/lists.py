@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import suppress
 from itertools import product
 from typing import Any
 
 from ...errors import InputError
 from ...programs.config_values import DEPTH_KEYS, EVERY, INDEX_KEYS, SHARING, default_list, number_of, runs, signatures
 from ...programs.releases import is_before
-from .configs import resolved_keys
+from .. import config_reads
+from .configs import class_config, resolved_keys
 from .structure import Structure
 
 
@@ -22,6 +24,7 @@ def lists_of(found: Structure, config: Mapping[str, Any]) -> dict[str, Any]:
         if isinstance(value, list) and len(value) == n > 0 and key not in INDEX_KEYS and runs(value) is None
     ]
     rules: dict[str, Any] = {}
+    named = config_reads.named_by(class_config(found.raw))
     unread: set[str] = set()
     for key in keys:
         bare = {k: v for k, v in found.raw.items() if k not in (*keys, *INDEX_KEYS)}
@@ -48,15 +51,17 @@ def lists_of(found: Structure, config: Mapping[str, Any]) -> dict[str, Any]:
             unread.add(key)
         if not isinstance(deeper, list):
             continue
-        for period in range(1, 13):
-            rule: Any = {"period": deeper[:period]}
+        for first, period in product(range(4), range(1, 13)):
+            rule: Any = {"first": deeper[:first]} if first else {}
+            rule["period"] = deeper[first : first + period]
             if all(default_list(rule, {}, deep, key) == given[deep] for deep in given):
                 rules[key] = rule
-                for name, number in product(EVERY, (3, 4)):
+                for name, number in product({*EVERY, *named}, (3, 4)):
                     every, other = {**rule, "every": name}, {**bare, found.layers: 24, name: number}
-                    if resolved_keys(other).get(key) == default_list(every, other, 24, key) != given[24]:
-                        rules[key] = every
-                found.depth = max(found.depth, 2 * period + 1)
+                    with suppress(Exception):  # whatever the class says of it
+                        if resolved_keys(other).get(key) == default_list(every, other, 24, key) != given[24]:
+                            rules[key] = every
+                found.depth = max(found.depth, first + 2 * period + 1)
                 break
         else:
             for first_key in (k for k in DEPTH_KEYS if type(config.get(k)) is int):
@@ -69,6 +74,7 @@ def lists_of(found: Structure, config: Mapping[str, Any]) -> dict[str, Any]:
                 ):
                     rules[key] = rule
     found.lists = list(rules)
+    found.raw |= {key: config[key] for key, rule in rules.items() if rule and "first" in rule}  # in other orders, too
     if config.get(SHARING) is not None:
         signs = signatures(config, {key: config[key] for key in rules}, n)
         for sign in set(signs):

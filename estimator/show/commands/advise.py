@@ -15,7 +15,7 @@ from ...answers.sentences import shown_value, verdict
 from ...errors import InputError
 from ...plans.margins import MARGIN_HELP, Margin
 from ...text import human
-from .options import add_plan_options, given_keys, given_options, plan_mapping
+from .options import add_plan_options, given_options, keys_beside, plan_mapping
 from .tables import (
     Progress,
     check_output,
@@ -53,7 +53,7 @@ def execute(args: argparse.Namespace) -> int:
         if args.file is None or args.model is not None:
             raise InputError("--model goes with --file, in place of a model before the options; give one of the two")
         args.model = args.model_of_file
-    keys = _keys(args) if args.file is None else given_keys(args)
+    keys = _keys(args) if args.file is None else keys_beside(args)
     check_output(args.output)
     margin = Margin.parse(args.margin)
     found: FileAdvice | None = None
@@ -90,9 +90,11 @@ def _keys(args: argparse.Namespace) -> dict[str, Any]:
 def _print_file(found: FileAdvice) -> None:
     _print([found.advice])
     after = found.patched.result
-    if found.patch and after is not None:
-        show(f"The file with this patch: {human(after.bytes['process'])}. {verdict(after)}")
-        show_lines(found.patch)
+    if found.edits and after is not None:
+        what = "this patch" if found.patch else ", ".join(f"{key}: {value}" for key, value in found.edits.items())
+        show(f"The file with {what}: {human(after.bytes['process'])}. {verdict(after)}")
+        if found.patch:
+            show_lines(found.patch)
 
 
 def _print(advice: Sequence[Advice]) -> None:
@@ -102,7 +104,8 @@ def _print(advice: Sequence[Advice]) -> None:
         rows = [[a.name, gib(a.base.bytes), gib(a.best.bytes), _percent(a, a.best), _answer(a)] for a in advice]
         columns = ["method", "plain GiB", "advised GiB", "extra compute", f"to fit {budget}"]
         show(table(columns, rows, left=(0, 4)))
-    show(f"{best.base.plan.model}, {best.name}, {best.base.plan.seq} tokens: {human(best.base.bytes)} as it is")
+    plan = best.base.plan
+    show(f"{plan.model}, {best.name}, {plan.seq} tokens, {plan.checkpoints}: {human(best.base.bytes)} as it is")
     if not best.changes and best.fits:
         show_answer(verdict(best.base.result, best.limit.margin, "as it is"), brief=_answer(best))
     else:

@@ -32,6 +32,8 @@ from .tables import (
 )
 
 METHODS_EXAMPLE = "write --methods full,lora,ia3"
+MOST_SEQS = 500
+"""The most lengths of a comparison, each of which every method is asked at."""
 SEQS_EXAMPLE = "write --seqs 512,1024,2048"
 
 
@@ -76,6 +78,8 @@ def execute(args: argparse.Namespace) -> int:
         seqs = usual_lengths(keys)
     else:
         seqs = sorted({_length(text, "seqs") for text in listed(args.seqs, "seqs", SEQS_EXAMPLE)})
+    if len(seqs) > MOST_SEQS:
+        raise InputError(f"--seqs has {len(seqs):,} lengths; give {MOST_SEQS} at most, or ask `estimator sweep`")
     usual = keys.pop("seq", 2048 if seqs[0] <= 2048 <= seqs[-1] else seqs[-1])
     at = _length(str(usual) if args.at is None else args.at, "at")
     devices = [name] if (name := keys.pop("device", None)) else []
@@ -228,8 +232,8 @@ def _print(comparison: Comparison, left_out: Mapping[str, str]) -> None:
         left=(0, 7),
     )
     show(
-        f"{plan.model}, batch {plan.batch}, {plan.dtype}, {plan.optimizer}, {runtime_of(plan)}: the process's largest "
-        f"memory{on} in GiB (1 GiB = {GIB} bytes), which is what a device has to hold",
+        f"{plan.model}, batch {plan.batch}, {plan.dtype}, {plan.optimizer}, {runtime_of(plan)}, {plan.checkpoints}: "
+        f"the process's largest memory{on} in GiB (1 GiB = {GIB} bytes), which is what a device has to hold",
         _peaks(comparison, own),
     )
     for names in others:

@@ -68,7 +68,7 @@ def execute(args: argparse.Namespace) -> int:
     if args.json:
         print(dumped([_record(device) for device in found], indent=2))
     elif not found:
-        what = f"'{args.filter}'" if args.filter else "these options"
+        what = f"'{args.filter}'{devices.hint(args.filter)}" if args.filter else "these options"
         show_answer(f"no device matches {what}; leave the filter out to see all, or give plans a budget")
     else:
         rows = [

@@ -10,6 +10,7 @@ from ...answers.result import ON_HOST, Result
 from ...answers.sentences import breakdown, moment_rows, moments_summary, run_summary, runtime_of, summary, verdict
 from ...errors import InputError
 from ...io.files import lines
+from ...plans.margins import NOT_SURE
 from ...plans.models import load
 from ...plans.plan import Plan
 from ...plans.refusals import check_question
@@ -40,11 +41,17 @@ def execute(args: argparse.Namespace) -> int:
             )
         return _many(args.plans)
     plan = plan_from(args)
+    check_question("training by default", plan)
     if args.phases:
         check_question("--phases", plan)
     result = estimate(plan)
     present(args, result.to_dict, lambda: print_estimate(result, title(plan), args.phases))
-    return 1 if result.fits is False else 0
+    return status_of(result)
+
+
+def status_of(result: Result) -> int:
+    """The exit status: 0 it fits, or no budget was given; 1 it does not fit; 2 not sure."""
+    return 2 if result.verdict == NOT_SURE else int(result.fits is False)
 
 
 def print_estimate(result: Result, heading: str, phases: bool = False, with_assumptions: bool = True) -> None:
@@ -95,8 +102,13 @@ def print_estimate(result: Result, heading: str, phases: bool = False, with_assu
         show(f"Note: {warning}")
     if with_assumptions:
         show_assumptions(result.assumptions)
+    print_verdict(result)
+
+
+def print_verdict(result: Result) -> None:
+    """Print whether a result fits, or if the command is quiet and there is no budget, what it needs."""
     if result.fits is not None:
-        show_answer(verdict(result), style="good" if result.fits else "bad")
+        show_answer(verdict(result), style="good" if result.fits and not result.unknown else "bad")
     else:
         show_answer(brief=human(result.bytes[result.against]))
 
@@ -125,8 +137,6 @@ def title(plan: Plan) -> str:
         parts.append(f"{options.max_new_tokens} new tokens, {options.cache_implementation} cache")
         if options.num_beams > 1:
             parts.append(f"{options.num_beams} beams")
-    if plan.checkpointing != "none":
-        parts.append(f"checkpointing {plan.checkpointing}")
     if plan.mlp_chunks > 1:
         parts.append(f"MLP in {plan.mlp_chunks} chunks")
     if plan.loss != "standard":

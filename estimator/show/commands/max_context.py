@@ -15,7 +15,7 @@ from ...engines.devices import find
 from ...engines.engine import Engine, Limit
 from ...engines.llama_cpp.options import CacheType, LlamaCppOptions
 from ...engines.llama_cpp.recipes import RECIPES
-from ...engines.registry import claimed, engine_of
+from ...engines.registry import claimed
 from ...errors import InputError, nearest
 from ...methods.registry import METHODS
 from ...plans.margins import MARGIN_HELP, NO_MARGIN, STATED, Margin
@@ -38,7 +38,7 @@ def configure(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None
     own.add_argument(
         "--dtypes",
         metavar="LIST",
-        help="recipes of llama-quantize to compare, as in Q4_K_M,Q8_0 (default: the plan's, else Q4_K_M)",
+        help="recipes of llama-quantize to compare, as in Q4_K_M,Q8_0 (default: the released format, else Q4_K_M)",
     )
     own.add_argument(
         "--caches",
@@ -232,8 +232,8 @@ def _catalogue(args: argparse.Namespace, margin: Margin) -> int:
         raise InputError(f"--runs-at is {args.runs_at}; give a context such as 8192")
     args.model = names_for(RUNTIME)[0]  # a plan must have a model; each takes its place
     data, recipes, caches = _asked(args)
-    recipes = recipes or [engine_of(data["runtime"]).defaults["dtype"]]
-    with Progress(len(names_for(data["runtime"])) * len(recipes) * len(caches)) as progress:
+    each = max(len(recipes), 1) * len(caches)
+    with Progress(len(names_for(data["runtime"])) * each) as progress:
         found = runs_at(data, args.runs_at, recipes, caches, progress.step, margin)
     fitting = [fit for fit in found if fit.result.fits]
     if args.json:
@@ -243,7 +243,7 @@ def _catalogue(args: argparse.Namespace, margin: Margin) -> int:
     elif not found:
         show_answer(f"No built-in model was made for {args.runs_at:,} tokens.")
     else:
-        what = "models" if len(recipes) * len(caches) == 1 else "models by recipe and cache"
+        what = "models" if each == 1 else "models by recipe and cache"
         tight = sum(fit.verdict == "tight" for fit in fitting)
         show(
             f"{len(fitting)} of {len(found)} {what} that were made for it run with {args.runs_at:,} tokens "

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any, get_args, get_origin
 
@@ -148,9 +148,18 @@ def plan_mapping(args: argparse.Namespace) -> dict[str, Any]:
     return data
 
 
-def given_keys(args: argparse.Namespace) -> dict[str, Any]:
-    """The keys of a plan that a parsed command line and its ``--plan`` file give. Raises ``InputError``."""
+def keys_beside(args: argparse.Namespace) -> dict[str, Any]:
+    """``given_keys`` beside a training file, whose method they may add to: ``--r 8`` alone stays a key of its own."""
     given = given_options(args)
+    blocks = {key for block in BLOCKS for key in own_keys(block)}
+    own = given.keys() - Plan.model_fields.keys() - blocks if "method" not in given and args.plan is None else ()
+    values = {name: value_of(name, given[name], args.plan_fields[name][0].annotation) for name in own}
+    return {**given_keys(args, without=own), **values}
+
+
+def given_keys(args: argparse.Namespace, without: Collection[str] = ()) -> dict[str, Any]:
+    """The keys of a plan that a parsed command line and its ``--plan`` file give. Raises ``InputError``."""
+    given = {name: value for name, value in given_options(args).items() if name not in without}
     if given.get("model") == STANDARD_INPUT:
         read_model()
     if given.get("method") == STANDARD_INPUT:

@@ -100,7 +100,9 @@ def execute(args: argparse.Namespace) -> int:
 
         write_figure(lambda: serving_figure(answer), args.output)
     starts = answer.fits or not asks_length
-    return 0 if starts and max(one.requests for one in answer.contexts) >= 1 else 1
+    if not starts or max(one.requests for one in answer.contexts) < 1:
+        return 1
+    return 2 if answer.unknown else 0
 
 
 def _cluster(args: argparse.Namespace, model: str, options: Any) -> int:
@@ -126,6 +128,17 @@ def _cluster(args: argparse.Namespace, model: str, options: Any) -> int:
 
 def _object(answer: Serving, unknown: Sequence[str]) -> dict[str, Any]:
     return {**answer.to_dict(), **({"unknown_options": list(unknown)} if unknown else {})}
+
+
+def _verdict(answer: Serving) -> str:
+    tokens = getattr(answer.options, answer.engine.length)
+    if answer.refusal is not None:
+        return f"{answer.engine.title} does not start on {answer.device} with requests of {tokens:,} tokens."
+    if answer.unknown:
+        unsure = f"{' and '.join(answer.unknown)} takes more, by an amount that has no rule here"
+        return f"Not sure that {answer.engine.title} starts on {answer.device}: {unsure}."
+    room = f"{answer.max_concurrency:.2f} requests of {tokens:,} tokens at once"
+    return f"{answer.engine.title} starts on {answer.device}, with room for {room}."
 
 
 def _print(answer: Serving, unknown: Sequence[str]) -> None:
@@ -159,8 +172,8 @@ def _print(answer: Serving, unknown: Sequence[str]) -> None:
                 left=(),
             )
         )
-    for one in answer.contexts:
-        show_answer(brief=f"{one.tokens:,} tokens: {int(one.requests):,}")
+    requests = "\n".join(f"{one.tokens:,} tokens: {int(one.requests):,}" for one in answer.contexts)
+    show_answer(_verdict(answer), brief=requests, style="good" if answer.fits else "bad")
     show_assumptions(assumptions(find(answer.device)))
     for warning in answer.warnings:
         show(f"Note: {warning}")

@@ -11,7 +11,7 @@ from ...errors import InputError
 from ...plans.margins import MARGIN_HELP, Margin
 from ...text import human
 from .estimate import asked, title
-from .options import add_plan_options, listed, plan_from
+from .options import add_plan_options, listed, plan_mapping
 from .tables import Progress, gib, present, show, show_answer, show_assumptions, table
 
 MANY = 20
@@ -37,9 +37,9 @@ def configure(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None
 
 def execute(args: argparse.Namespace) -> int:
     """Print the device and the next ones. Returns 1 where none fits."""
-    plan = plan_from(args)
+    plan = plan_mapping(args)
     for key in ("device", "budget"):
-        if key in plan.model_fields_set:
+        if key in plan:
             raise InputError(
                 f"smallest-device looks for a device; leave {key} out of the plan, or name candidates with --devices"
             )

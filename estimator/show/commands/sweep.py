@@ -67,7 +67,7 @@ def _value(name: str, text: Any, fields: Mapping[str, Sequence[Any]]) -> Any:
     if not isinstance(text, str) or (name not in ("model", "method") and takes_list(annotation)):
         return value_of(name, text, annotation)
     if found := _RANGE.fullmatch(text.strip()):
-        first, last, step = (int(x) if x else 1 for x in found.groups())
+        first, last, step = (int(x[:19]) if x else 1 for x in found.groups())  # more digits are out of range, too
         return {"from": first, "to": last, "step": step}
     if "," not in text or (name in ("model", "method") and Path(text).exists()):
         return value_of(name, text, annotation) if name != "method" else text

@@ -49,6 +49,8 @@ class _Output:
     quiet: bool = False
     last: Table | str | None = None
     """The item that was printed last. A blank line separates a table from other items."""
+    held: list[tuple[bool, Sequence[Table | str], str]] | None = None
+    """What ``lines_of`` collects: whether it is the answer, the items and their style."""
 
 
 _output = _Output()
@@ -159,6 +161,10 @@ class Table(NamedTuple):
         ] + below
 
 
+class AsIs(str):
+    """Lines that are printed however long they are."""
+
+
 def _total(widths: Sequence[int] | Mapping[int, int], columns: Sequence[int]) -> int:
     return sum(widths[column] for column in columns) + len(GAP) * (len(columns) - 1)
 
@@ -203,10 +209,9 @@ def _filled(words: Iterable[str], indent: str, width: int) -> list[str]:
         if _columns(beside) <= room:
             lines[-1] = beside
             continue
-        while _columns(word) > room:  # put on a new line as much as fits, up to the last punctuation
+        while (fits := _fitting(word, room)) < len(word):  # a new line takes what fits, up to the last punctuation
             if lines[-1]:
                 lines.append("")
-            fits = next(n for n in range(len(word), 0, -1) if _columns(word[:n]) <= room or n == 1)
             at = max((word.rfind(mark, 0, fits) + 1 for mark in "/\\-_,.:=|"), default=0)
             cut = at if at > fits // 2 else fits
             lines[-1], word = word[:cut], word[cut:]
@@ -214,6 +219,16 @@ def _filled(words: Iterable[str], indent: str, width: int) -> list[str]:
             lines += [word] if lines[-1] else []
             lines[-1] = word
     return [indent + line.replace("\u00a0", " ") for line in lines if line]
+
+
+def _fitting(word: str, room: int) -> int:
+    """How many of a word's first characters fit, at least one. No more of a long word is looked at."""
+    fits = min(len(word), room)
+    while fits > 1 and _columns(word[:fits]) > room:
+        fits -= 1
+    while fits < len(word) and not _columns(word[fits]):
+        fits += 1
+    return max(fits, 1)
 
 
 def _columns(text: str) -> int:
@@ -257,13 +272,12 @@ def show(*items: Table | str, style: str = "") -> None:
 
 def show_lines(text: str) -> None:
     """Print lines as they are, however long, after a blank one: a patch, which a program may read."""
-    print("" if _output.quiet else "\n", end="")
-    print(text, end="" if text.endswith("\n") else "\n")
+    _print((AsIs(text if _output.quiet else f"\n{text}"),), "")
 
 
 def show_answer(*items: Table | str, brief: str = "", style: str = "") -> None:
     """Print the answer, or if the command is quiet only ``brief``, if there is one."""
-    _print((brief,) if _output.quiet and brief else items, style)
+    _print((brief,) if _output.quiet and brief else items, style, answer=True)
 
 
 def show_assumptions(assumptions: Iterable[Assumption]) -> None:
@@ -271,15 +285,36 @@ def show_assumptions(assumptions: Iterable[Assumption]) -> None:
     show(*assumed(list(dict.fromkeys(assumptions))))
 
 
-def _print(items: Iterable[Table | str], style: str) -> None:
+def _print(items: Sequence[Table | str], style: str, answer: bool = False) -> None:
+    if _output.held is not None:
+        _output.held.append((answer, items, style))
+        return
+    for line in _lines(items, style):
+        print(line)
+
+
+def _lines(items: Iterable[Table | str], style: str) -> Iterator[str]:
     width = terminal_width()
     for item in items:
         if _output.last is not None and (isinstance(item, Table) or isinstance(_output.last, Table)):
-            print()
+            yield ""
         _output.last = item
+        if isinstance(item, AsIs):
+            yield item.removesuffix("\n")
+            continue
         lines = item.lines(width) if isinstance(item, Table) else wrapped(printable_lines(item), width) or [""]
-        for line in lines:
-            print(_styled(line, style))
+        yield from (_styled(line, style) for line in lines)
+
+
+def lines_of(sentences: Callable[[], None]) -> list[str]:
+    """The lines of what ``sentences`` prints, with the answer (``show_answer``) before all else."""
+    held = _output.held = []
+    try:
+        sentences()
+    finally:
+        _output.held = _output.last = None
+    first = sorted(held, key=lambda one: not one[0])
+    return [line for _, items, style in first for line in _lines(items, style)]
 
 
 def present(args: argparse.Namespace, record: Callable[[], Any], sentences: Callable[[], None]) -> None:
@@ -287,7 +322,8 @@ def present(args: argparse.Namespace, record: Callable[[], Any], sentences: Call
     if args.json:
         print(dumped(record(), indent=2))
         return
-    sentences()
+    for line in lines_of(sentences):
+        print(line)
     if getattr(args, "output", None) is not None:
         show(f"figure written to {args.output}")
 

@@ -72,14 +72,12 @@ def _record(used: Usage, timeline: Timeline, failed: str, plan: Plan) -> dict[st
 
 
 def _print(used: Usage, failed: str, plan: Plan) -> None:
+    reserved = f", reserved peak {human(used.reserved_peak)}" if plan.engine.replays else ""
+    show_answer(*filter(None, (failed,)), f"Allocated peak {human(used.allocated_peak)}{reserved}.")
     show(asked(plan.asked), title(plan))
     for phase in used.phases:
         show(f"  {phase.name}: allocated {human(phase.allocated)}, reserved {human(phase.reserved)}")
-    reserved = f", reserved peak {human(used.reserved_peak)}" if plan.engine.replays else ""
-    show_answer(f"Allocated peak {human(used.allocated_peak)}{reserved}.")
     show_assumptions(plan.assumptions())
-    if failed:
-        show_answer(failed)
 
 
 def _draw(timeline: Timeline, heading: str, plan: Plan, path: Path) -> None:

@@ -36,18 +36,18 @@ def execute(args: argparse.Namespace) -> int:
 
 
 def _print(validation: Validation) -> None:
-    show(_counts_table(validation), _coefficients_table(validation))
-    for result in validation.regimes:
-        if not validation.equal and result.equal:
-            show(f"equal for every {result.condition}")
-        elif not result.equal:
-            _show_difference(result)
     if validation.equal:
         show_answer(
             "equal for every B and every S: each B >= 1 and S >= 1 lies in one of the cases above", brief="equal"
         )
     else:
         show_answer("not equal: a rule is wrong", brief="not equal")
+    show(_counts_table(validation), _coefficients_table(validation))
+    for result in validation.regimes:
+        if not validation.equal and result.equal:
+            show(f"equal for every {result.condition}")
+        elif not result.equal:
+            _show_difference(result)
 
 
 def _counts_table(validation: Validation) -> Table:

@@ -1,6 +1,11 @@
 // The plan as a link, a command, a file and Python.
 
-const quoted = (text) => (/^[A-Za-z0-9_.,/:=@%+-]+$/.test(text) ? text : `'${text.replaceAll("'", "'\\''")}'`);
+const quoted = (text) => {
+  if (/^[A-Za-z0-9_.,/:=@%+-]+$/.test(text)) return text;
+  if (!/\p{Cc}/u.test(text)) return `'${text.replaceAll("'", "'\\''")}'`;
+  const code = (c) => `\\u${c.codePointAt(0).toString(16).padStart(4, "0")}`;
+  return `$'${text.replace(/[\\']/g, "\\$&").replace(/\p{Cc}/gu, code)}'`; // a control character as bash and zsh escape it
+};
 function commandLine() {
   const words = ["estimator", "estimate", plan.model ?? ""];
   const option = (key, value) => {

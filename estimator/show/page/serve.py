@@ -25,6 +25,12 @@ class _Handler(SimpleHTTPRequestHandler):
         ".wasm": "application/wasm",
     }
 
+    def send_head(self) -> Any:
+        try:
+            return super().send_head()
+        except ValueError:  # no file's name has a NUL
+            return self.send_error(404)
+
     def end_headers(self) -> None:
         self.send_header("Content-Security-Policy", POLICY)
         self.send_header("X-Content-Type-Options", "nosniff")

@@ -31,20 +31,21 @@ def kind_of(name: str) -> type[Sharding]:
     return found
 
 
-def sharding_of(options: ShardingOptions, adapted: bool, hidden_size: int) -> Sharding:
-    """The way to share that a block names, with its own options. ``adapted``: a tuner of PEFT's is around the model, of
-    that ``hidden_size``.
+def sharding_of(options: ShardingOptions, hidden_size: int, *, adapted: bool, upcasts: bool) -> Sharding:
+    """The sharding strategy that a block names, with its own options, for a model of that ``hidden_size``.
 
-    Raises ``InputError`` for an option of another way.
+    ``adapted`` and ``upcasts``: see ``Sharding``. Raises ``InputError`` for an option of another strategy.
     """
     kind = kind_of(str(options.name))
     own = {field.name for field in fields(kind)}
     for key, field in ShardingOptions.model_fields.items():
         if key not in own and (value := getattr(options, key)) != field.default:
             raise InputError(f"sharding.{key} {shown(value)} does not go with sharding {options.name}; leave it out")
-    given = {key: getattr(options, key) for key in own - {"adapted", "rank"} if getattr(options, key) is not None}
+    given = {
+        key: getattr(options, key) for key in own - {"adapted", "upcasts", "rank"} if getattr(options, key) is not None
+    }
     given |= {key: value for key, value in auto_values(hidden_size).items() if given.get(key) == "auto"}
-    return kind(**given, adapted=adapted)
+    return kind(**given, adapted=adapted, upcasts=upcasts)
 
 
 def layers_of(program: Program) -> Layers:

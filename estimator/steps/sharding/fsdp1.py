@@ -20,7 +20,7 @@ from ...errors import InputError
 from ...ledger import FLOATING, ITEMSIZE, Counted, Ledger, Storage, Tensor, whole
 from ...programs import Sharding
 from ..offloading import pin
-from .scope import MOST_RANKS, Parts, Scope
+from .scope import MOST_RANKS, Parts, Scope, upcast
 
 _ALIGNMENT = 16
 """Bytes to which each parameter is aligned in the flat one, as it is gathered (``_get_aligned_numel``)."""
@@ -442,6 +442,10 @@ class _Scope(Scope):
                 parameters |= {path: [p for p in own if id(p) not in apart], **found}
                 layer_of |= dict.fromkeys(found, path)
                 ledger.module_hooks |= dict.fromkeys(found, self)
+        if sharding.upcasts:
+            for path, own in parameters.items():
+                ledger.segment = parts.segments.get(layer_of[path], -1)
+                upcast(own if any(p.requires_grad for p in own) else ())
         self.units = {path: _Unit(ledger, sharding, own, self) for path, own in parameters.items() if own}
         units = list(self.units.values())
         self.rank = _largest_rank(units) if sharding.rank is None else sharding.rank % sharding.shard

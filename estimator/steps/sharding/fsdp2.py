@@ -18,7 +18,7 @@ from ...errors import InputError
 from ...ledger import FLOATING, ITEMSIZE, Call, Ledger, Size, Storage, Tensor, ceiling, product, record, whole
 from ...programs import Sharding
 from ..offloading import pin
-from .scope import MOST_RANKS, Parts, Scope, with_post_backward
+from .scope import MOST_RANKS, Parts, Scope, upcast, with_post_backward
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -472,6 +472,8 @@ class _Scope(Scope):
         groups = []
         for unit in _units(sharding, parts):
             ledger.segment = parts.segments.get(unit.paths[0], -1)
+            if sharding.upcasts:
+                upcast(p for p in unit.parameters if p.requires_grad)
             groups.append(_Group(ledger, sharding, unit, self))
         ledger.segment = -1
         trained = {p.shape[0] for group in groups for p in (shard.whole for shard in group.shards) if p.requires_grad}

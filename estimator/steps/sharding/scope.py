@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
-from ...ledger import Call, Size, Tensor, record
+from ...ledger import FLOATING, Call, Size, Tensor, record
 from ...ledger.graph import Output
 
 HEAD_WITHOUT_PLAN = frozenset(
@@ -19,6 +19,13 @@ HEAD_WITHOUT_PLAN = frozenset(
 
 MOST_RANKS = 16
 """The most groups of equal ranks that are told apart: each takes a run of the step."""
+
+
+def upcast(parameters: Iterable[Tensor]) -> None:
+    """What accelerate does to parameters that train before it shards them under mixed precision: ``to(float32)``."""
+    for p in parameters:
+        if p.dtype in FLOATING and p.dtype != "float32":
+            p.recast("float32")
 
 
 class Parts(NamedTuple):

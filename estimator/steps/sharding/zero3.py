@@ -305,8 +305,12 @@ class _StageThree(Scope):
                 one.stays = True
                 self.resident.append(Storage(ledger, one.aligned_bytes, resident=True))
         flat = Storage(host or ledger, sum(local.storage.nbytes for local in trained), resident=True)  # `defragment`
-        if host is not None:
+        if host is not None:  # a part is pinned where it is made, and its block is cached when it is in the flat tensor
+            for local in trained:
+                pin(ledger, local.nbytes, 1)
             pin(ledger, flat.nbytes, 1)
+            for local in trained:
+                pin(ledger, local.nbytes, -1)
         for local in trained:
             local.storage = flat
         self.params = [*known.values()]

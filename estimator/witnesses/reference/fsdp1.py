@@ -16,20 +16,24 @@ def handles_of(model: Any) -> list[Any]:
     return [m._handle for m in FullyShardedDataParallel.fsdp_modules(model) if m._handle is not None]
 
 
-def wrapped(model: Any, sharding: Fsdp1, layers: set[Any]) -> Any:
-    """``FullyShardedDataParallel`` around each of the layers, then around the model."""
-    policy = lambda module, recurse, nonwrapped_numel: recurse or module in layers  # noqa: E731
+def policy_of(model: Any, sharding: Any, layers: set[Any]) -> Any:
+    """Which modules are units of their own: the layers; under transformers' trainer those that PEFT's policy finds."""
     if sharding.groups == "transformers" and sharding.adapted:
         from peft.utils.other import fsdp_auto_wrap_policy
 
-        policy = fsdp_auto_wrap_policy(model)
+        return fsdp_auto_wrap_policy(model)
+    return lambda module, recurse=False, nonwrapped_numel=0: recurse or module in layers
+
+
+def wrapped(model: Any, sharding: Fsdp1, layers: set[Any]) -> Any:
+    """``FullyShardedDataParallel`` around each of the layers, then around the model."""
     param, reduce = (name and getattr(torch, name) for name in (sharding.param_dtype, sharding.reduce_dtype))
     strategies = {1: ("SHARD_GRAD_OP", "FULL_SHARD")}.get(sharding.replicate, ("_HYBRID_SHARD_ZERO2", "HYBRID_SHARD"))
     mesh = {"device_mesh": init_device_mesh("cpu", (sharding.replicate, sharding.shard))}
     return FullyShardedDataParallel(
         model,
         sharding_strategy=ShardingStrategy[strategies[sharding.reshard_after_forward]],
-        auto_wrap_policy=policy,
+        auto_wrap_policy=policy_of(model, sharding, layers),
         mixed_precision=MixedPrecision(param_dtype=param, reduce_dtype=reduce),
         device_id=torch.device("cpu"),
         use_orig_params=True,

@@ -54,6 +54,7 @@ def build_model(resolved: Resolved, device: str = "cpu", attention: str | None =
             config,
             dtype=getattr(torch, plan.dtype if plan.base is None else plan.rest_dtype),
             attn_implementation=_implementation(attention or plan.attention),
+            tied=resolved.spec.raw.get("tie_word_embeddings"),
             **options,
         )
     sharding = resolved.step.sharding

@@ -53,6 +53,10 @@ def shard(model: Any, resolved: Resolved) -> Any:
         return ddp.wrapped(model, sharding)
     inner = model.get_base_model() if hasattr(model, "get_base_model") else model
     layers = [inner.get_submodule(path) for path in resolved.sizes().program.paths]
+    if isinstance(sharding, (Fsdp1, Fsdp2)) and sharding.upcasts:
+        from .accelerated import prepared
+
+        return prepared(model, sharding, {*layers})
     if isinstance(sharding, Fsdp1):
         from .fsdp1 import wrapped
 
