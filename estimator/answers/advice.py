@@ -316,14 +316,6 @@ def _advise(plan: Plan, limit: Limit, progress: Progress, made: Made) -> Advice:
 
     found: list[Candidate] = [base]
     cards = [(change,) for change in _that_may_be((*_on_host(plan), *_on_cards(plan)), made)]
-    most = {frozenset(change.keys["sharding"]): change for (change,) in cards}
-
-    def hopeless(change: Change) -> bool:
-        """Whether no live bytes of a way to share are within the budget, with whatever work, where it has a rule."""
-        works = itertools.product(*(axis[::-1] for axis in working))
-        floors = (one.floor for work in works for one in extremes((change, *work)))
-        return next(floors, 0) > limit.budget and all(floor > limit.budget for floor in floors)
-
     for lossy in [*sorted(itertools.product(*losing), key=_lost), *cards]:
         if any(change.fidelity for change in lossy) and lossy not in cards:  # which have no rule with some of the most
             # Does anything fit with the most recomputation and all the other changes?
@@ -332,9 +324,6 @@ def _advise(plan: Plan, limit: Limit, progress: Progress, made: Made) -> Advice:
             found += least
             if not any(one.fits(limit) for one in sorted(least, key=lambda c: c.floor)):
                 continue
-        # More cards hold less of the model each. Where not even the most of them have room, fewer are not tried.
-        if lossy in cards and lossy[0] is not (last := most[frozenset(lossy[0].keys["sharding"])]) and hopeless(last):
-            continue
         families = {work: extremes((*lossy, *work)) for work in itertools.product(*working)}
         found += [one for least in families.values() for one in least]
         # All candidates of a family take the same work.
