@@ -60,7 +60,8 @@ class Checked(Brief):
         answer["tool"] = self.tool
         answer["plan"] = dict(self.keys)
         answer["assumptions"] = [asdict(one) for one in self.assumptions]
-        answer["ignored"] = [asdict(one) for one in self.ignored]
+        rows = (asdict(one) for one in self.ignored)
+        answer["ignored"] = [{key: value for key, value in row.items() if value is not False} for row in rows]
         return answer
 
 

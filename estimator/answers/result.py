@@ -12,7 +12,7 @@ from ..bases.formats import BITSANDBYTES, TORCHAO
 from ..engines.assumptions import Assumption
 from ..engines.engine import HOST, Figures, Limit, host_limit
 from ..engines.replay import Phase, Usage
-from ..engines.torch_cpu.engine import LIBRARIES_BYTES
+from ..engines.torch import LIBRARIES_BYTES
 from ..moments.options import processes_of_host
 from ..plans.margins import NOT_SURE, STATED, Margin, deciding, verdict_of
 from ..plans.models import ModelSpec

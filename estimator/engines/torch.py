@@ -7,6 +7,15 @@ from typing import Any, ClassVar
 
 from .engine import Engine
 
+LIBRARIES_BYTES = 385 * 1024 * 1024
+"""The resident set of a process after two steps of a tiny model, less the step's own bytes.
+
+Measured: 368 to 388 MiB over four settings, 383 to 400 MiB beside large models (``estimator measure``; torch 2.13
+CPU build, transformers 5.24, peft 0.21, Python 3.11, x86-64 Linux). The imported libraries are 248 MiB of it, and
+55 to 90 MiB more with the ``quantised`` extra, which PEFT imports where it is installed. SciPy, which transformers
+imports where it is installed, takes 35 MiB more, and is not counted: a tiny model's process is 9 % larger with it. The
+rest comes with the first step: the thread pool, buffers of oneDNN and MKL, modules that are imported late."""
+
 
 class Torch(Engine):
     """PyTorch, on whatever device."""

@@ -67,7 +67,10 @@ def checkpoint_assumptions(model: str, values: Callable[[str], Any]) -> Iterator
 
     ``values`` gives the plan's value of a key; one that the plan replaces is no assumption.
     """
-    spec = load(model)
+    try:
+        spec = load(model)
+    except InputError:  # the user's own module, or litgpt's name
+        return
     if spec.quantization is None:
         return
     method = _method(spec.quantization, model)

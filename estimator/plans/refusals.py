@@ -319,7 +319,7 @@ STEP: Refusals = {
     "kernels: {p.kernels} does not go with mlp_chunks: {p.mlp_chunks}, whose MLP it replaces; set mlp_chunks: 1": (
         lambda p: p.kernels != "transformers" and p.mlp_chunks > 1
     ),
-    "loss: unsloth has no rule on runtime: {p.runtime}, since its chunks follow from a GPU's free memory; use loss: "
+    "loss: unsloth has no rule with runtime: {p.runtime}, since its chunks follow from a GPU's free memory; use loss: "
     "chunked": lambda p: p.loss == "unsloth" and not p.engine.has_own_memory,
     "mlp_chunks: {p.mlp_chunks} does not go with batch: {p.batch} and seq: {p.seq}, which are fewer tokens; use fewer "
     "chunks": lambda p: p.mlp_chunks > p.batch * p.seq,

@@ -94,7 +94,10 @@ def test_the_curve(book: zipfile.ZipFile) -> None:
 
 def test_the_explanation(book: zipfile.ZipFile) -> None:
     lines = [value for _, value in cells(book, 3).values()]
-    assert lines[0] == "estimate(batch, seq): the bytes of a training step in PyTorch on a CPU."
+    assert (
+        lines[0]
+        == "estimate(batch, seq): the bytes of a training step in PyTorch on a CPU, without gradient checkpointing."
+    )
     assert any(str(line).startswith("Cells have names, for your own formulas: estimate_batch, ") for line in lines)
 
 

@@ -122,7 +122,7 @@ def test_a_gpus_host_holds_the_largest_file_or_state(monkeypatch: pytest.MonkeyP
 def test_what_has_no_rule(keys: dict[str, Any], says: str, tmp_path: Path) -> None:
     """It is left out with a sentence."""
     resolved = resolved_of(keys, tmp_path)
-    _, missing = moments_of(resolved, resolved.plan.run or RunOptions(), 0)
+    _, missing = moments_of(resolved, resolved.plan.run or RunOptions(), 0, 0)
     assert says in " ".join(missing)
 
 

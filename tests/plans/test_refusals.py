@@ -135,6 +135,7 @@ REFUSED: list[dict[str, Any]] = [
     {"video_frames": 4, "images": 1},
     {"run": {}, "transformers": "4.57"},
     {"drop_output_before_step": True, "previous_output": True},
+    {"host_memory": "64GiB"},
     {"device": "iphone-15", "ios_increased_memory_limit": True, "budget": "4GiB"},
     {"device": "iphone-15", "sharding": SHARDED},
     {"device": "pixel-8", "ios_increased_memory_limit": True},
@@ -155,6 +156,9 @@ REFUSED: list[dict[str, Any]] = [
     {**CUDA, **ON_HOST, "dtype": "gptq", "method": LORA},
     {**CUDA, **ON_HOST, "mlp_chunks": 2},
     {"use_cache": True, "checkpointing": "matmul"},
+    {"kernels": "unsloth"},
+    {**CUDA, "kernels": "unsloth", "method": LORA, "mlp_chunks": 2},
+    {"loss": "unsloth"},
     {"mlp_chunks": 4, "seq": 3},
     {"mlp_chunks": 4, "method": "lars"},
     {"loss": "cce", "method": PROMPT},
@@ -296,6 +300,7 @@ REFUSED: list[dict[str, Any]] = [
 """A plan of every row of ``PLAN``, ``STEP`` and ``MODEL``, in their order."""
 
 NOT_ASKED: dict[str, list[dict[str, Any]]] = {
+    "training by default": [{"device": "iphone-15"}],
     "a formula": [
         {"generate": {"num_beams": 2}},
         {"loss": "chunked"},
@@ -316,12 +321,14 @@ NOT_ASKED: dict[str, list[dict[str, Any]]] = {
         {"method": "mezo"},
         {"saved_activations": "int8"},
         {"checkpointing": "offloaded", **CUDA},
+        {**CUDA, "kernels": "unsloth", "method": LORA},
         {"autocast": "bfloat16"},
         {"dtype": "nf4", "method": LORA},
     ],
     "building the real model": [
         {**CUDA, "sharding": SHARDED},
         LITGPT,
+        {**CUDA, "kernels": "unsloth", "method": LORA},
         {"loss": "chunked-nll"},
         {"dtype": "nf4", "method": LORA, "bitsandbytes": "0.49"},
     ],
@@ -338,6 +345,7 @@ VALUES: dict[str, Any] = {
     "mlp_chunks": 2,
     "saved_activations": "int8",
     "activation_group_size": 32,
+    "kernels": "unsloth",
     "loss": "chunked",
     "loss_chunk": 8,
     "num_output_chunks": 4,
@@ -519,6 +527,7 @@ def test_keys_of_pytorch() -> None:
     """A key is one of a step in PyTorch, one of an engine, or one of every plan."""
     of_engines = {key for keys in KEYS.values() for key in keys.names}
     shared = {"model", "task", "batch", "seq", "dtype", "runtime", "device", "ios_increased_memory_limit", "budget"}
+    shared |= {"host_memory"}
     assert {*refusals.PYTORCH_KEYS, *shared, *of_engines} == set(Plan.model_fields)
     assert not shared & set(refusals.PYTORCH_KEYS)
 

@@ -96,6 +96,7 @@ PLAN_OPTIONS: dict[str, tuple[list[str], Any]] = {
     "activation_group_size": (["--activation-group-size", "32", "--saved-activations", "int8"], 32),
     "mlp_chunks": (["--mlp-chunks", "4"], 4),
     "loss": (["--loss", "liger"], "liger"),
+    "kernels": (["--kernels", "unsloth", "--method", "lora", *CUDA], "unsloth"),
     "loss_chunk": (["--loss-chunk", "512", "--loss", "chunked"], 512),
     "num_output_chunks": (["--num-output-chunks", "4", "--loss", "ce-chunked-output"], 4),
     "method": (["--method", "ia3"], "ia3"),
@@ -366,6 +367,7 @@ MLX_OPTIONS: dict[str, tuple[list[str], Any]] = {
     "kv_group_size": ([*LONG, "--kv-group-size", "32"], 32),
     "quantized_kv_start": ([*LONG, "--quantized-kv-start", "5"], 5),
     "q_group_size": (["--dtype", "mlx-4bit", "--q-group-size", "32"], 32),
+    "default_device": (["--default-device", "cpu"], "cpu"),
     "iogpu_wired_limit_mb": (["--iogpu-wired-limit-mb", "9000"], 9000),
 }
 
@@ -446,7 +448,7 @@ def test_every_key_of_the_server_is_an_option(key: str, capsys: pytest.CaptureFi
         "4",
         "--json",
     ]
-    assert main([*arguments, *options]) in (0, 1)
+    assert main([*arguments, *options]) in (0, 1, 2)
     printed = json.loads(capsys.readouterr().out)
     assert printed == estimate(plan, vllm={**block, key: value}).to_dict()
     assert (printed != estimate(plan, vllm=block).to_dict()) == (key not in SAME_BYTES)
@@ -528,7 +530,7 @@ def test_every_key_of_the_other_server_is_an_option(key: str, capsys: pytest.Cap
     for name, own in block.items():
         spelt = f"--{name.replace('_', '-')}"
         arguments += [] if spelt in options else [spelt] if own is True else [spelt, str(own)]
-    assert main([*arguments, "--json", *options]) in (0, 1)
+    assert main([*arguments, "--json", *options]) in (0, 1, 2)
     printed = json.loads(capsys.readouterr().out)
     assert printed == estimate(plan, sglang={**block, key: value}).to_dict()
     without = {**plan, "sglang": block}
@@ -556,6 +558,7 @@ def test_every_key_of_generate_is_an_option(key: str, capsys: pytest.CaptureFixt
 
 
 SHARDED = ["--sharding", "fsdp2", "--world-size", "4"]
+PRECOMPUTED = ["--trainer", "trl-dpo", "--precompute-ref-log-probs"]
 RUN_OPTIONS: dict[str, tuple[list[str], Any]] = {
     "moment": (["--moment", "merging"], "merging"),
     "checkpoint_dtype": (["--checkpoint-dtype", "fp32"], "float32"),
@@ -579,6 +582,7 @@ RUN_OPTIONS: dict[str, tuple[list[str], Any]] = {
     "dataloader_pin_memory": (["--no-dataloader-pin-memory"], False),
     "processes_per_host": ([*SHARDED, "--processes-per-host", "2"], 2),
     "cpu_ram_efficient_loading": ([*SHARDED, "--cpu-ram-efficient-loading"], True),
+    "precompute_ref_batch_size": ([*PRECOMPUTED, "--precompute-ref-batch-size", "6"], 6),
 }
 
 
@@ -595,6 +599,9 @@ def test_every_key_of_the_run_is_an_option(key: str, capsys: pytest.CaptureFixtu
     if options[: len(SHARDED)] == SHARDED:
         plan["sharding"] = {"name": "fsdp2", "world_size": 4}
         del block["eval_samples"], block["compute_metrics"]
+    if options[: len(PRECOMPUTED)] == PRECOMPUTED:
+        plan |= {"trainer": "trl-dpo", "precompute_ref_log_probs": True}
+        block = {"save_only_model": True}
     given = [f"--{name.replace('_', '-')}" for name in block if name != key]
     arguments = [x for name in given for x in (name, str(block[name[2:].replace("-", "_")])) if x != "True"]
     arguments = ["llama-3.2-1b", "--seq", "100", "--runtime", "torch-cuda", "--method", "lora", "--json", *arguments]
