@@ -832,7 +832,7 @@ QUESTIONS: Mapping[str, Refusals] = {
     "a comparison of training steps": {**_IS_INFERENCE, **_HAS_A_RUN},
     "training by default": {
         "device: {p.device}, a phone, which runs models with llama.cpp, ExecuTorch, LiteRT or MLC; ask `estimator "
-        "max-context`, or add dtype: Q4_K_M and n_ctx: 4096; task: train asks for a training step on its CPU": (
+        "max-context`, or add dtype: Q4_K_M and n_ctx: 4096, or task: train for a training step on its CPU": (
             lambda p: (
                 p.task == "train"
                 and p.model_fields_set <= _SAID_OF_INFERENCE

@@ -13,6 +13,7 @@ import transformers
 from estimator.errors import InputError
 from estimator.io.files import specs_folder
 from estimator.ledger import ITEMSIZE
+from estimator.plans import models
 from estimator.plans.models import ModelSpec, builtin_names, load
 from estimator.plans.plan import parse_plan
 from estimator.plans.recorded_programs import model_types
@@ -149,3 +150,14 @@ def test_a_recording_of_a_method_says_which_config(tmp_path: Path, monkeypatch: 
         with pytest.raises(InputError, match="nothing is recorded here"):
             resolve(parse_plan({"model": model, "method": {"name": "vblora"}, "seq": 8}))
     assert [Path(one).name for one in asked] == ["config.json", "smollm2-135m"]
+
+
+def test_a_name_is_looked_up_without_a_library(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Asks the contract: looking up a hub id among the built-in models imports no library."""
+
+    def asked(*names: str) -> bool:
+        raise AssertionError(names)
+
+    monkeypatch.setattr(models, "is_installed", asked)
+    for path in specs_folder().glob("*.json"):
+        assert models._builtin.__wrapped__(path).raw["model_type"]
