@@ -283,16 +283,20 @@ def _advise(plan: Plan, limit: Limit, progress: Progress, made: Made) -> Advice:
         raise InputError("this plan has no estimate to start from")
     axes = (_working_axes(plan, made), _free_axes(plan), _lossy_axes(plan))
     working, free, losing = ([tuple(_that_may_be(axis, made)) for axis in kind] for kind in axes)
-    tried: dict[tuple[Change, ...], Candidate | None] = {(): base}
+    tried: dict[tuple[frozenset[Change], str], Candidate | None] = {}
+
+    def candidate(changes: tuple[Change, ...]) -> Candidate | None:
+        keys = {key: value for change in changes for key, value in change.keys.items()}
+        if (same := (frozenset(changes), repr(sorted(keys.items())))) not in tried:
+            tried[same] = _candidate(plan, changes, progress) if changes else base
+        return tried[same]
 
     def candidates(sets: Iterable[tuple[Change, ...]]) -> Iterator[Candidate]:
         for changes in sets:
             real = tuple(change for change in changes if change is not _AS_IS)
             if not _worth_trying(real):
                 continue
-            if real not in tried:
-                tried[real] = _candidate(plan, real, progress)
-            if (one := tried[real]) is not None:
+            if (one := candidate(real)) is not None:
                 yield one
 
     def extremes(family: tuple[Change, ...]) -> list[Candidate]:
@@ -333,7 +337,7 @@ def _advise(plan: Plan, limit: Limit, progress: Progress, made: Made) -> Advice:
             )
             found += members
             if (cheapest := _cheapest(members, limit)) is not None:
-                return Advice(base, limit, cheapest, tuple(_steps(plan, base, cheapest, progress)), tuple(found))
+                return Advice(base, limit, cheapest, tuple(_steps(base, cheapest, candidate)), tuple(found))
     best = _smallest(found)
     assert best is not None
     while True:  # leave out changes that save nothing
@@ -343,7 +347,7 @@ def _advise(plan: Plan, limit: Limit, progress: Progress, made: Made) -> Advice:
             break
         best = min(idle, key=lambda one: one.cost)
         found.append(best)
-    return Advice(base, limit, best, tuple(_steps(plan, base, best, progress)), tuple(found))
+    return Advice(base, limit, best, tuple(_steps(base, best, candidate)), tuple(found))
 
 
 def _cheapest(candidates: Iterable[Candidate], limit: Limit) -> Candidate | None:
@@ -420,13 +424,15 @@ def _work(totals: StepTotals, plan: Plan, step: ProgramStep) -> int:
     return outside + number * (batches[0] + (every - 1) * batches[-1]) // every
 
 
-def _steps(plan: Plan, base: Candidate, best: Candidate, progress: Progress) -> Iterator[Step]:
+def _steps(
+    base: Candidate, best: Candidate, candidate: Callable[[tuple[Change, ...]], Candidate | None]
+) -> Iterator[Step]:
     """The changes of the best candidate one by one; of those with the best fidelity, the one that saves most first."""
     done: tuple[Change, ...] = ()
     before = base
     left = list(best.changes)
     while left:
-        options = [(_candidate(plan, (*done, change), progress), change) for change in left] if len(left) > 1 else []
+        options = [(candidate((*done, change)), change) for change in left] if len(left) > 1 else []
         possible = [(one, change) for one, change in options if one is not None]
         after, change = min(possible, key=lambda row: (row[1].fidelity, row[0].floor)) if possible else (best, left[0])
         left.remove(change)

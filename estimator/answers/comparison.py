@@ -46,7 +46,7 @@ def all_methods(
         plain = {"name": name, **REQUIRED.get(name, {})}
         for block in ({**plain, **own}, plain):
             try:
-                live_result(resolve(parse_plan({**keys, "method": block})))
+                live_result(parse_plan({**keys, "method": block}), {})
             except InputError as error:
                 refused = refused or str(error)
             else:

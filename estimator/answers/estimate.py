@@ -64,13 +64,7 @@ def answer(plan: Plan, kept: dict[str, Any], tells_ranks: bool = False) -> Resul
     if not engine.runs_steps:
         return result_of(plan, engine.figures(plan, engine.model(plan, load)))
     resolved = resolve(plan)
-    left_out, ranks = ("batch", "seq", "budget", "lengths", "run", "method"), plan.method.open_values()
-    others = [one for one in plan if one[0] not in left_out], [one for one in plan.method if one[0] not in ranks]
-    alike = repr(others)  # a path may be no text
-    if alike not in kept:
-        kept.clear()  # of other plans, which come one after the other
-        kept[alike] = Shapes(totals_of, with_numbers=1), engine.logs()
-    totals, logs = kept[alike]
+    totals, logs = _kept_of(plan, kept)
     found = totals.of(resolved, plan.batch, plan.seq)
     result = to_result(resolved, found, logs=logs)
     if tells_ranks and not engine.replays:
@@ -82,6 +76,18 @@ def answer(plan: Plan, kept: dict[str, Any], tells_ranks: bool = False) -> Resul
 
         result = with_moments(result, resolved)
     return result
+
+
+def _kept_of(plan: Plan, kept: dict[str, Any]) -> tuple[Shapes[StepTotals], Any]:
+    """The totals and the logs of a plan's steps, whatever their batch, sequence and rank."""
+    left_out, ranks = ("batch", "seq", "budget", "lengths", "run", "method"), plan.method.open_values()
+    others = [one for one in plan if one[0] not in left_out], [one for one in plan.method if one[0] not in ranks]
+    alike = repr(others)  # a path may be no text
+    if alike not in kept:
+        kept.clear()  # of other plans, which come one after the other
+        kept[alike] = Shapes(totals_of, with_numbers=1), plan.engine.logs()
+    found: tuple[Shapes[StepTotals], Any] = kept[alike]
+    return found
 
 
 def _of_ranks(resolved: Resolved, alike: Sequence[Sequence[range]]) -> tuple[Mapping[str, Any], ...]:
@@ -153,13 +159,13 @@ def to_result(
     return live_of(resolved, totals, usage, notes)
 
 
-def live_result(resolved: Resolved) -> Result:
-    """The result of a method with rules without a replay, for its live bytes ``peak``.
+def live_result(plan: Plan, kept: dict[str, Any]) -> Result:
+    """The result of ``answer`` without a replay, for its live bytes ``peak``.
 
     They are never more than the bytes of ``process``. Raises ``InputError``.
     """
-    plan = resolved.plan
-    return live_of(resolved, run(resolved.step, resolved.sizes(), resolved.method, plan.batch, plan.seq))
+    resolved = resolve(plan)
+    return live_of(resolved, _kept_of(plan, kept)[0].of(resolved, plan.batch, plan.seq))
 
 
 def live_of(resolved: Resolved, totals: StepTotals, usage: Usage | None = None, warnings: Sequence[str] = ()) -> Result:

@@ -209,7 +209,7 @@ def _exchanges(rank: Result, plan: Plan) -> tuple[Exchange, ...]:
     """
     if plan.sharding is None:
         return ()
-    alone = live_result(resolve(plan.model_copy(update={"sharding": None})))
+    alone = live_result(plan.model_copy(update={"sharding": None}), {})
     kept = (*RESIDENT, "gradients", "saved")
     rows = engine_of(rank.runtime).rows
     resident = [(key, label) for key, label in rows if key in kept or key.startswith("host_")]

@@ -438,7 +438,7 @@ class _Search:
 
     def _run(self, value: int) -> float:
         try:
-            return live_result(resolve(self.at(value))).bytes["peak"]
+            return live_result(self.at(value), self._kept).bytes["peak"]
         except InputError:
             return math.inf
 
@@ -665,7 +665,7 @@ def smallest_device(
             resolved = resolve(on_device(plan, device))
             if resolved.step not in least:
                 # Live bytes depend on the kernels only, and rule out most of the small devices.
-                least[resolved.step] = live_result(resolved).bytes["peak"]
+                least[resolved.step] = live_result(resolved.plan, {}).bytes["peak"]
             within = least[resolved.step] <= device.usable_bytes and fit(device).margin_bytes >= 0
             if within and not fit(device).missing:
                 found.append(fit(device))

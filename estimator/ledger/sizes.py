@@ -293,13 +293,15 @@ def taking(samples: Mapping[str, int] = MappingProxyType({})) -> Iterator[Taken]
         _taken = outer
 
 
-def is_so(property_of: Callable[..., bool], *sizes: Size) -> bool:
-    """Whether sizes have a property. That of symbols without samples is taken not to be so."""
+def is_so(property_of: Callable[..., bool], *sizes: Size, ruled: bool = True) -> bool:
+    """Whether sizes have a property. That of symbols without samples is taken not to be so; nor is that of others where
+    it is not ``ruled``: the caller has no rule for symbols that have it.
+    """
     if all(isinstance(size, int) for size in sizes):
         return property_of(*sizes)
     if _taken is None:
         return False
-    found = bool(_taken.samples) and property_of(*map(_sample, sizes))
+    found = ruled and bool(_taken.samples) and property_of(*map(_sample, sizes))
     _taken.facts.add((property_of, sizes, found))
     return found
 

@@ -206,7 +206,7 @@ class Cuda(Device):
         if x.ledger.events is not None and x.ledger.events.outlines_loops:
             own: Any = [_Workspace(self, tuple(reduced), sizes, number) for number in range(2)]
             return list(own)
-        is_so(lambda *sizes: bool(self._workspace(tuple(reduced), *sizes)), *sizes)
+        is_so(lambda *sizes: bool(self._workspace(tuple(reduced), *sizes)), *sizes, ruled=False)
         return ()
 
     def _workspace(self, reduced: tuple[bool, ...], *sizes: Any) -> Sequence[int]:

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from ..errors import InputError
-from ..ledger import ITEMSIZE, Beside, Call, Ledger, Shape, Size, Tensor, product, record, whole
-from ..ledger.sizes import compared, is_so
+from ..ledger import ITEMSIZE, Beside, Call, Ledger, Shape, Size, Tensor, product, record
+from ..ledger.sizes import ceiling, compared, is_so, smaller
 from .casts import check_promotion
 from .device import REDUCED, THREADS
 from .elementwise import Operand, elementwise, maximum, scales, with_number, wrapped_number
@@ -42,7 +42,7 @@ def embedding_dense_backward(call: Call) -> Grads:
     """The gradient of the whole weight [vocabulary, hidden]."""
     grad, ids = contiguous(call.grad), contiguous(call.saved[0])  # held while the kernel runs
     if call.ledger.device.sorts_ids and is_so(lambda count: count > ATOMIC_IDS, ids.numel):
-        return (_sorted_embedding_backward(call.ledger, call.args[0], grad.dtype, whole(ids.numel)),)
+        return (_sorted_embedding_backward(call.ledger, call.args[0], grad.dtype, ids.numel),)
     return (call.ledger.empty(call.args[0], grad.dtype),)
 
 
@@ -53,14 +53,14 @@ SEGMENT = 10
 """Rows of one id that a CUDA thread sums (``EmbeddingBackwardKernel.cu: NROWS_PER_THREAD``)."""
 
 
-def _sorted_embedding_backward(ledger: Ledger, shape: Shape, dtype: str, count: int) -> Tensor:
+def _sorted_embedding_backward(ledger: Ledger, shape: Shape, dtype: str, count: Size) -> Tensor:
     """The gradient [vocabulary, hidden] of many ids: sorts the ids, then sums each id's rows in float32, ten at a time.
 
     The tile states of cub's scans (16 bytes for every few thousand ids) are left out.
     """
     vocabulary, hidden = shape
 
-    def numbers(length: int) -> Tensor:
+    def numbers(length: Size) -> Tensor:
         return ledger.empty((length,), "int64")
 
     sorted_ids, origins, positions = numbers(count), numbers(count), numbers(count)
@@ -69,9 +69,9 @@ def _sorted_embedding_backward(ledger: Ledger, shape: Shape, dtype: str, count: 
     out = ledger.empty(shape, dtype)
     segments = numbers(count), numbers(1)
     ledger.transient(8 * count)  # unique_by_key: the keys
-    most = min(count, vocabulary) if isinstance(vocabulary, int) else count
+    most = smaller(count, vocabulary) if isinstance(vocabulary, int) else count
     partials = numbers(most), numbers(most), numbers(1)
-    rows = count // SEGMENT + most
+    rows = ceiling(count - SEGMENT + 1, SEGMENT) + most
     offsets = numbers(rows)
     sums = ledger.empty((rows, hidden), "float32")
     del sorted_ids, origins, segments, partials, offsets, sums

@@ -68,7 +68,7 @@ class Resolved(NamedTuple):
     def with_open_rank(self) -> Resolved:
         """The same plan with the symbol r for the rank of its method. Raises ``InputError`` where it has no rules."""
         method = self.plan.method.build(self.spec.config, self.plan.dtype, symbol("r"))
-        method.untrained = self.method.untrained
+        method.untrained, method.open_rank = self.method.untrained, True
         if type(method) is not type(self.method):
             raise InputError(f"method: {self.plan.method.name} is recorded, at its own rank")
         return self._replace(method=method)

@@ -190,7 +190,7 @@ class EventLoop:
         """Run a pass of a loop and count it for all, unless the ledger is unrolled and no log outlines loops."""
         ledger, count, events = self.ledger, loop.count, self.ledger.events
         each, outer = ledger.unrolled, ledger.turn
-        is_so(_is_none, count)
+        is_so(_is_none, count, ruled=False)
         if events is not None and events.outlines_loops:
             each, ledger.turn = False, events.turn_of(loop.place, count)
         try:

@@ -65,6 +65,8 @@ class Method:
     """Tokens that the method puts before each sequence."""
 
     untrained: tuple[str, ...] = ()
+    open_rank: bool = False
+    """Whether its rank is the symbol r."""
     """Paths of what does not train, whatever the method says."""
 
     def trains(self, path: str) -> bool:

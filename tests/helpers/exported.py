@@ -27,7 +27,7 @@ def estimated(f: Function, plan: Mapping[str, Any], values: Mapping[str, int], f
         path.write_text(json.dumps(raw))
         keys["model"] = str(path)
     one = parse_plan(nested({}, keys))
-    return dict(live_result(resolve(one)).bytes if one.runtime == "torch-cuda" else estimate(one).bytes)
+    return dict(live_result(one, {}).bytes if one.runtime == "torch-cuda" else estimate(one).bytes)
 
 
 def shared(f: Function, sizes: Mapping[str, int]) -> dict[str, int]:

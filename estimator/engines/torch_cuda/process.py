@@ -32,7 +32,7 @@ from ...steps.optimizers import OPTIMIZERS, optimizer_of, updated
 from ...steps.step import run
 from ..engine import Job
 from ..replay import KINDS, PARAMETER, STATE, STATES, TEMPORARY, Batch, Phase, Timeline, Usage, kind_of, state_sizes
-from ..shapes import Shapes
+from ..shapes import Shapes, has_symbols
 from ..snapshot import Snapshot, loaded
 from .caching_allocator import TIES, Block, CachingAllocator, OutOfMemory
 from .passes import Passes
@@ -131,7 +131,7 @@ def log_step(job: Job, batch: Size, seq: Size, with_origins: bool = False) -> Lo
     blocks = _blocks(step, ledger)
     ledger.events = None  # whatever dies with the ledger, whenever that is, is no event of the step
     log = Log(passes, events, tuple(found[False]), tuple(found[True]), tuple(constants), states, blocks, ledger.cached)  # type: ignore[arg-type]
-    return log.at({}) if isinstance(batch, int) and isinstance(seq, int) else log
+    return log if has_symbols(job, batch, seq) else log.at({})
 
 
 def _blocks(step: Step, ledger: Ledger) -> Blocks:
@@ -162,7 +162,7 @@ def _run(
     job: Job, step: Step, batch: Size, seq: Size, new: Callable[[], Events] = Events, outlined: bool = False
 ) -> Ledger:
     """The ledger of a step that has run with an event log."""
-    symbolic = step.procedure.symbolic or not (isinstance(batch, int) and isinstance(seq, int))
+    symbolic = step.procedure.symbolic or has_symbols(job, batch, seq)
     ledger = step.ledger(unrolled=True, outlined=outlined, symbolic=symbolic, events=new())
     run(step, job.sizes(batch=batch, seq=seq), job.method, batch, seq, ledger=ledger)
     return ledger

@@ -63,6 +63,8 @@ def execute(args: argparse.Namespace) -> int:
         else:
             found = advise_file(args.file, keys, args.format, progress.step, margin)
             advice = [found.advice]
+        for one in advice:  # whose front is replayed
+            one.front  # noqa: B018
     if args.output is not None:
         from ...figures.memory_against_compute import advice_figure
 
