@@ -67,7 +67,7 @@ def test_a_tool_that_is_not_read(text: str, tmp_path: Path) -> None:
             read(source)
 
 
-def test_llama_factorys_method_and_type_of_quantisation_are_two_keys(tmp_path: Path) -> None:
+def test_llama_factory_has_two_keys_for_a_quantisation(tmp_path: Path) -> None:
     keys = {"model_name_or_path": "gpt2", "stage": "sft", "finetuning_type": "lora", "cutoff_len": 64}
     path = tmp_path / "lora.yaml"
     path.write_text(
