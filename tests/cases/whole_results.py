@@ -283,8 +283,8 @@ def _devices() -> Parts:
 
         with (
             patch.object(inverse, "estimate", estimated),
-            patch.object(inverse, "resolve", lambda one: SimpleNamespace(step=one.device)),
-            patch.object(inverse, "live_result", lambda one, live=live: _result(9, sizes={"peak": live})),
+            patch.object(inverse, "resolve", lambda one: SimpleNamespace(step=one.device, plan=one)),
+            patch.object(inverse, "live_result", lambda one, kept, live=live: _result(9, sizes={"peak": live})),
         ):
             ask = partial(inverse.smallest_device, plan, kind, margin=margin, devices=names)
             one = _or_why(ask)
