@@ -184,7 +184,7 @@ def live_of(resolved: Resolved, totals: StepTotals, usage: Usage | None = None, 
         on_host |= {"host_loading": loaded} if loaded else {}
     result = make_result(resolved.plan, resolved.spec, components, moments, usage, on_host, [*warnings, *missing])
     unsure = missing and result.fits is not False
-    return replace(result, unknown=("the host's memory while it loads",)) if unsure else result
+    return replace(result, unknown=(*result.unknown, "the host's memory while it loads")) if unsure else result
 
 
 def live_peak(totals: StepTotals) -> int:
