@@ -451,10 +451,12 @@ def values_of(name: str, value: Any) -> Sequence[Any] | None:
     if None in value:
         raise InputError(f"{name} has an empty value; give it another, or leave it out")
     try:
-        if len({str(one) for one in value}) < len(value):
-            raise InputError(f"{name} has a value twice; give each once")
-    except ValueError as error:
-        raise error if isinstance(error, InputError) else InputError(f"{name} has {shown(max(value))}") from None
+        texts = {str(one) for one in value}
+    except ValueError:  # an integer of more digits than Python prints
+        largest = max((one for one in value if isinstance(one, int)), default=value)
+        raise InputError(f"{name} has {shown(largest)}") from None
+    if len(texts) < len(value):
+        raise InputError(f"{name} has a value twice; give each once")
     return value
 
 

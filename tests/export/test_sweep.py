@@ -18,7 +18,6 @@ from estimator.export import sql
 from estimator.export.build import function_of
 from estimator.export.sweep import BLOCK, Sweep, axes_of
 from estimator.plans.plan import parse_plan
-from estimator.plans.resolve import resolve
 from estimator.show.cli import main
 from tests.cases.small_models import write_config
 from tests.helpers.engines import tool
@@ -77,7 +76,7 @@ def test_each_row_is_its_estimate(name: str) -> None:
     rows = rows_of(SWEEPS[name])
     for row in random.Random(0).sample(rows, min(len(rows), 12)):
         plan = parse_plan(nested({}, keys_of(name, row)))
-        result = live_result(resolve(plan)) if plan.runtime == "torch-cuda" else estimate(plan)
+        result = live_result(plan, {}) if plan.runtime == "torch-cuda" else estimate(plan)
         sizes = {key: size for key, size in result.bytes.items() if key in row}
         assert {key: row[key] for key in sizes} == sizes, row
         if plan.runtime != "torch-cuda" and result.budget_bytes is not None:
@@ -306,7 +305,12 @@ def test_a_figure_is_drawn_along_a_swept_number() -> None:
 
 def test_a_number_of_thousands_of_digits() -> None:
     """Python prints none of more than 4,300."""
-    for keys in ({"seq": [1, 10**5000]}, {"random_seed": [1, 10**5000]}, {"seq": {"from": 1, "to": 10**5000}}):
+    for keys in (
+        {"seq": [1, 10**5000]},
+        {"random_seed": [1, 10**5000]},
+        {"optimizer": [10**5000, "adamw"]},
+        {"seq": {"from": 1, "to": 10**5000}},
+    ):
         with pytest.raises(InputError, match="thousands of digits"):
             axes_of({"model": "gpt2", **keys})
     with pytest.raises(InputError, match="no component a number of thousands of digits"):
