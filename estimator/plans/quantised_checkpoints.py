@@ -98,8 +98,10 @@ _WHY = {
 
 def _is_dequantised(method: str, data: Mapping[str, Any]) -> bool:
     """Whether transformers dequantises a checkpoint, or training is taken to ask for it."""
-    if method not in _WHY or method == "compressed-tensors" or data.get("task", "train") == "train":
-        return method in _WHY
+    if method not in _WHY:
+        return False
+    if method == "compressed-tensors" or data.get("task", "train") == "train":
+        return True
     if "device" not in data:
         return (data.get("runtime") or claimed(data) or RUNTIMES[0]) == "torch-cpu"
     with suppress(InputError):  # is raised where the device is needed

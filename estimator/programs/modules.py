@@ -64,9 +64,10 @@ class Method:
     virtual_tokens = 0
     """Tokens that the method puts before each sequence."""
 
-    untrained: tuple[str, ...] = ()
     open_rank: bool = False
     """Whether its rank is the symbol r."""
+
+    untrained: tuple[str, ...] = ()
     """Paths of what does not train, whatever the method says."""
 
     def trains(self, path: str) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -256,16 +256,17 @@ class Settings:
 
     def without_rule(self, why: str, *names: str) -> None:
         """Read keys that change memory but have no rule. Those that are set are ignored, and the reason is said."""
-        for name in names:
-            value = self.value(name)
-            if value is not None and value is not False and value not in _OFF:
-                self.reading.ignored.append(Ignored(self.prefix + name, why))
+        self._ignore(names, why, unknown=False)
 
     def unknown(self, *names: str) -> None:
         """Read keys that change memory by an amount without a rule. Those that are set make the verdict "not sure"."""
-        before = len(self.reading.ignored)
-        self.without_rule(UNKNOWN, *names)
-        self.reading.ignored[before:] = [replace(one, unknown=True) for one in self.reading.ignored[before:]]
+        self._ignore(names, UNKNOWN, unknown=True)
+
+    def _ignore(self, names: Iterable[str], why: str, unknown: bool) -> None:
+        for name in names:
+            value = self.value(name)
+            if value is not None and value is not False and value not in _OFF:
+                self.reading.ignored.append(Ignored(self.prefix + name, why, unknown))
 
     def refused(self, why: str, *names: str) -> None:
         """Note a problem, which no key of the plan takes away, where one of the keys is set."""

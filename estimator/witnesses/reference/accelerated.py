@@ -11,7 +11,7 @@ from torch.distributed.fsdp import MixedPrecision, MixedPrecisionPolicy
 
 from ...steps.sharding.fsdp1 import Fsdp1
 from ...steps.sharding.fsdp2 import Fsdp2
-from .fsdp1 import policy_of
+from .fsdp1 import policy_of, strategy_of
 
 
 def prepared(model: Any, sharding: Fsdp1 | Fsdp2, layers: set[Any]) -> Any:
@@ -24,7 +24,6 @@ def prepared(model: Any, sharding: Fsdp1 | Fsdp2, layers: set[Any]) -> Any:
     version = 1 if isinstance(sharding, Fsdp1) else 2
     param, reduce = (name and getattr(torch, name) for name in (sharding.param_dtype, sharding.reduce_dtype))
     reshard: Any = sharding.reshard_after_forward is not False
-    strategy = ("SHARD_GRAD_OP", "FULL_SHARD") if sharding.replicate == 1 else ("_HYBRID_SHARD_ZERO2", "HYBRID_SHARD")
     ranks = {"RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": str(sharding.world_size), "MASTER_ADDR": "localhost"}
     names = {"transformer_cls_names_to_wrap": [type(layer).__name__ for layer in layers]}
     policy: dict[str, Any] = {"auto_wrap_policy": "transformer_based_wrap", **names}
@@ -44,7 +43,7 @@ def prepared(model: Any, sharding: Fsdp1 | Fsdp2, layers: set[Any]) -> Any:
                 backward_prefetch="BACKWARD_PRE",
                 **policy,
                 cpu_ram_efficient_loading=False,
-                reshard_after_forward=reshard if version == 2 else strategy[reshard],
+                reshard_after_forward=reshard if version == 2 else strategy_of(sharding),
                 mixed_precision_policy=(MixedPrecision if version == 1 else MixedPrecisionPolicy)(param, reduce),
                 use_orig_params=True if version == 1 else None,
             ),

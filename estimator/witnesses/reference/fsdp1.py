@@ -25,14 +25,19 @@ def policy_of(model: Any, sharding: Any, layers: set[Any]) -> Any:
     return lambda module, recurse=False, nonwrapped_numel=0: recurse or module in layers
 
 
+def strategy_of(sharding: Any) -> str:
+    """The name of the ``ShardingStrategy`` of as many replicas, which frees parameters after forward or keeps them."""
+    names = ("SHARD_GRAD_OP", "FULL_SHARD") if sharding.replicate == 1 else ("_HYBRID_SHARD_ZERO2", "HYBRID_SHARD")
+    return names[sharding.reshard_after_forward]
+
+
 def wrapped(model: Any, sharding: Fsdp1, layers: set[Any]) -> Any:
     """``FullyShardedDataParallel`` around each of the layers, then around the model."""
     param, reduce = (name and getattr(torch, name) for name in (sharding.param_dtype, sharding.reduce_dtype))
-    strategies = {1: ("SHARD_GRAD_OP", "FULL_SHARD")}.get(sharding.replicate, ("_HYBRID_SHARD_ZERO2", "HYBRID_SHARD"))
     mesh = {"device_mesh": init_device_mesh("cpu", (sharding.replicate, sharding.shard))}
     return FullyShardedDataParallel(
         model,
-        sharding_strategy=ShardingStrategy[strategies[sharding.reshard_after_forward]],
+        sharding_strategy=ShardingStrategy[strategy_of(sharding)],
         auto_wrap_policy=policy_of(model, sharding, layers),
         mixed_precision=MixedPrecision(param_dtype=param, reduce_dtype=reduce),
         device_id=torch.device("cpu"),
