@@ -146,6 +146,8 @@ class Engine:
     """Its process follows from the order of all allocations, and so from a replay, not from the live bytes alone."""
     has_own_memory: ClassVar[bool] = False
     """The model is in a card's memory, beside the host's."""
+    shares_with_host: ClassVar[bool] = False
+    """Beside a card, the machine's memory may hold a part of the model."""
     maps_weights: ClassVar[bool] = False
     """Weights are pages of a file, which a system may drop. So where it limits dirty memory alone, the RAM that they
     must find room in is a second limit."""

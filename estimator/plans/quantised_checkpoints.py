@@ -11,7 +11,7 @@ from typing import Any
 
 from ..engines.assumptions import Assumption
 from ..engines.devices import find
-from ..engines.registry import RUNTIMES, claimed, meant
+from ..engines.registry import meant
 from ..errors import InputError, shown
 from ..io.fields import torch_dtype
 from .models import load
@@ -103,7 +103,8 @@ def _is_dequantised(method: str, data: Mapping[str, Any]) -> bool:
     if method == "compressed-tensors" or data.get("task", "train") == "train":
         return True
     if "device" not in data:
-        return (data.get("runtime") or claimed(data) or RUNTIMES[0]) == "torch-cpu"
+        engine = meant(data)
+        return engine.runs_steps and not engine.has_own_memory
     with suppress(InputError):  # is raised where the device is needed
         return (find(str(data["device"])).capability or (0, 0)) < _KEPT_FROM
     return False

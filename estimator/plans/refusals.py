@@ -236,7 +236,7 @@ PLAN: Refusals = {
     "drop_output_before_step: true does not go with previous_output: true, which holds the output longer; leave one of "
     "them out": lambda p: p.drop_output_before_step and p.previous_output,
     "host_memory does not go with runtime: {p.runtime}, whose memory is the machine's; give a budget in its place": (
-        lambda p: p.host_memory is not None and not p.engine.has_own_memory and p.runtime != "llama.cpp"
+        lambda p: p.host_memory is not None and not (p.engine.has_own_memory or p.engine.shares_with_host)
     ),
     "ios_increased_memory_limit: true does not go with a budget, which replaces the limit that it raises; leave one of "
     "them out": lambda p: p.ios_increased_memory_limit and p.budget is not None,

@@ -376,7 +376,7 @@ class LlamaCpp(Engine):
     """llama.cpp on a CPU, and on devices beside it."""
 
     title = "llama.cpp"
-    maps_weights = takes_budget_on_cards = finds_contexts = True
+    maps_weights = takes_budget_on_cards = finds_contexts = shares_with_host = True
     reads_checkpoints = False
     witness = "llama_cpp"
     defaults = MappingProxyType({"task": "infer", "dtype": "q4_k_m"})
