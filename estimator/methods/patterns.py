@@ -18,7 +18,7 @@ from typing import Any, Generic, TypeVar
 from ..errors import InputError, shown
 
 SECONDS = 1.0
-"""Processor time in seconds that the patterns of one option may take for all modules of a model together."""
+"""Processor time in seconds that the regular expressions of one option may take for all modules of a model together."""
 LONGEST = 4096
 """Most characters of a pattern, which bounds the time that it takes to compile."""
 
@@ -81,36 +81,41 @@ class Patterns:
         Raises ``InputError`` where the patterns have taken too long.
         """
         if path not in self._answers:
-            start = _clock()
-            self._answers[path] = self._search(path, start)
-            self._spent += _clock() - start
+            self._answers[path] = self._search(path)
         return self._answers[path]
 
-    def _search(self, path: str, start: float) -> tuple[int, Groups] | None:
+    def _search(self, path: str) -> tuple[int, Groups] | None:
         for i, tail in enumerate(self._tails):
-            if path.endswith(tail):
-                left = SECONDS - self._spent - (_clock() - start)
-                try:
-                    found = self._match(i, path, left)
-                except TimeoutError:
-                    self._spent = SECONDS
-                    raise InputError(
-                        f"the regular expression {shown(self.texts[i])} takes more than {SECONDS:g} s to compare with "
-                        "the model's modules; simplify it, or list the modules by name"
-                    ) from None
-                if found is not None:
-                    return i, found
+            found = self._match(i, path) if path.endswith(tail) else None
+            if found is not None:
+                return i, found
         return None
 
-    def _match(self, i: int, path: str, left: float) -> Groups | None:
-        if left <= 0:
-            raise TimeoutError
+    def _match(self, i: int, path: str) -> Groups | None:
+        """Names have no time limit: a garbage collection between two of them would count as theirs."""
+        found = self._applied(i, path) if _NAME.fullmatch(self.texts[i]) else self._timed(i, path)
+        return None if found is None else found.groups()
+
+    def _timed(self, i: int, path: str) -> Any:
+        start = _clock()
+        try:
+            if self._spent >= SECONDS:
+                raise TimeoutError
+            return self._applied(i, path, timeout=SECONDS - self._spent)
+        except TimeoutError:
+            self._spent = SECONDS
+            raise InputError(
+                f"the regular expression {shown(self.texts[i])} takes more than {SECONDS:g} s to compare with "
+                "the model's modules; simplify it, or list the modules by name"
+            ) from None
+        finally:
+            self._spent += _clock() - start
+
+    def _applied(self, i: int, path: str, **limit: float) -> Any:
         if self._compiled[i] is None:
             self._compiled[i] = self._compile(self.texts[i])
         engine = self._compiled[i]
-        match = engine.fullmatch if self.form == WHOLE else engine.match
-        found = match(path) if isinstance(engine, re.Pattern) else match(path, timeout=left)
-        return None if found is None else found.groups()
+        return (engine.fullmatch if self.form == WHOLE else engine.match)(path, **limit)
 
     def _compile(self, text: str) -> Any:
         whole = self.form.replace("{}", text)

@@ -63,6 +63,14 @@ def test_many_patterns_share_a_second() -> None:
     assert time.process_time() - start < 5
 
 
+def test_names_have_no_time_limit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Asks the contract: a process that answers for long, and collects garbage meanwhile, refuses no name."""
+    ticks = iter(range(10_000))
+    monkeypatch.setattr("estimator.methods.patterns._clock", lambda: float(next(ticks)))
+    monkeypatch.setattr("estimator.methods.patterns._patterns", patterns.Patterns)
+    estimate(model=MODEL, seq=8, method={"name": "lora", "layers_to_transform": [1], "layers_pattern": "layers"})
+
+
 def test_a_rank_for_every_module() -> None:
     """Asks PEFT's own files: AdaLoRA and EVA write a key for each module."""
     modules = [f"model.layers.{i}.self_attn.{m}" for i in range(30) for m in ("q_proj", "v_proj")]

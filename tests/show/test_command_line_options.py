@@ -124,7 +124,10 @@ PLAN_OPTIONS: dict[str, tuple[list[str], Any]] = {
     "expandable_segments": (["--expandable-segments", *CUDA], True),
     "torch": (["--torch", "2.10", "--seq", "1000", *CUDA], "2.10"),
     "device": (["--device", "rtx-4090"], "rtx-4090"),
-    "ios_increased_memory_limit": (["--device", "iphone-15", "--ios-increased-memory-limit"], True),
+    "ios_increased_memory_limit": (
+        ["--device", "iphone-15", "--runtime", "torch-cpu", "--ios-increased-memory-limit"],
+        True,
+    ),
     "budget": (["--budget", "24 GB"], "24 GB"),
     "host_memory": (["--host-memory", "64GiB", "--saved-activations", "on-host", *CUDA], "64GiB"),
 }
@@ -648,9 +651,10 @@ def test_every_plan_key_is_an_option(key: str) -> None:
         "use_reentrant": {"checkpointing": "layer", "seq": 16},
         "litgpt": {"implementation": "litgpt", "method": "lora"},
         "empty_cache": {"lengths": {"histogram": {64: 9, 700: 1}}},
-        "ios_increased_memory_limit": {"device": "iphone-15"},
+        "ios_increased_memory_limit": {"device": "iphone-15", "runtime": "torch-cpu"},
         "torch": {"seq": 1000},
         "host_memory": {"saved_activations": "on-host"},
+        "kernels": {"method": "lora"},
         "experts_implementation": {"seq": 100},
         "routing": {"experts_implementation": "eager", "seq": 100},
         "trl": {"trainer": "trl-sft", "seq": 40},
