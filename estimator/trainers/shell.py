@@ -69,7 +69,7 @@ def is_line(text: str) -> bool:
 def refuse_unread(text: str, where: str) -> None:
     """Raise ``InputError`` for a text whose command is of a tool that is not read."""
     for line in text.splitlines():
-        words = [*itertools.dropwhile(_goes_before, line.split()), ""]
+        words = [*itertools.dropwhile(_goes_before, line.split()), "", ""]
         if words[1] and words[0] in UNREAD:
             raise InputError(
                 f"{where}: {UNREAD[words[0]]}'s options are not read; give them as a plan, as in `estimator estimate "

@@ -32,7 +32,7 @@ PROSE: dict[str, tuple[list[str], int]] = {
     "estimate": (["estimate", "llama-3.2-1b", *LONG, *GPU], 0),
     "estimate-engine": (["estimate", "deepseek-r1-distill-llama-70b", "--runtime", "llama.cpp"], 0),
     "estimate-lengths": (["estimate", MODEL, "--lengths", "{histogram: {64: 9, 700: 1}}", "--budget", "2GiB"], 1),
-    "check": (["check", "trl sft --model_name_or_path Qwen/Qwen3-0.6B --use_peft --load_in_4bit", *GPU], 0),
+    "check": (["check", "trl sft --model_name_or_path Qwen/Qwen3-0.6B --use_peft --load_in_4bit", "--all", *GPU], 0),
     "compare": (
         ["compare", MODEL, "--methods", "full,lora,ia3", "--seqs", "64,128", "--devices", "rtx-4090,iphone-15"],
         0,

@@ -117,7 +117,13 @@ TUNED = {
 SMALL = {"reduce_bucket_size": 10**6}
 LEAST = {"checkpointing": "layer", "loss": "chunked", "keep_logits": False}
 SHARED: dict[str, tuple[dict[str, Any], dict[str, Any], float, dict[str, Any]]] = {
-    "accelerate": (ONE, {**SHORT, **LEAST}, 0.6, {**LAUNCHED, "num_processes": 8}),
+    # NCCL's buffers would take more than sharding a model of 135M parameters saves.
+    "accelerate": (
+        ONE,
+        {**SHORT, "model": "HuggingFaceTB/SmolLM2-1.7B", **LEAST},
+        0.6,
+        {**LAUNCHED, "num_processes": 8},
+    ),
     "accelerate-ddp": (
         {**EIGHT, "distributed_type": "MULTI_GPU", "mixed_precision": "bf16"},
         {**SHORT, **LEAST},
@@ -163,7 +169,7 @@ SHARED: dict[str, tuple[dict[str, Any], dict[str, Any], float, dict[str, Any]]] 
     "llama-factory": (
         {"model_name_or_path": SMOL, "stage": "sft", "finetuning_type": "full", "cutoff_len": 64, "bf16": True},
         {"world_size": 8},
-        0.5,
+        0.6,
         {"fsdp": True, "fsdp_config.version": 2, **ASKED},
     ),
     "torchtune": (TUNED, {"world_size": 8}, 0.9, {"fsdp_reshard_after_forward": True}),
