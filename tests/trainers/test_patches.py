@@ -122,7 +122,7 @@ SHARED: dict[str, tuple[dict[str, Any], dict[str, Any], float, dict[str, Any]]] 
         ONE,
         {**SHORT, "model": "HuggingFaceTB/SmolLM2-1.7B", **LEAST},
         0.6,
-        {**LAUNCHED, "num_processes": 8},
+        {**LAUNCHED, "num_processes": 2},
     ),
     "accelerate-ddp": (
         {**EIGHT, "distributed_type": "MULTI_GPU", "mixed_precision": "bf16"},
