@@ -115,7 +115,8 @@ class Patterns:
         if self._compiled[i] is None:
             self._compiled[i] = self._compile(self.texts[i])
         engine = self._compiled[i]
-        return (engine.fullmatch if self.form == WHOLE else engine.match)(path, **limit)
+        match = engine.fullmatch if self.form == WHOLE else engine.match
+        return match(path) if isinstance(engine, re.Pattern) else match(path, **limit)  # re, in a browser, has no limit
 
     def _compile(self, text: str) -> Any:
         whole = self.form.replace("{}", text)
