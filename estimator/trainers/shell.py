@@ -69,8 +69,8 @@ def is_line(text: str) -> bool:
 def refuse_unread(text: str, where: str) -> None:
     """Raise ``InputError`` for a text whose command is of a tool that is not read."""
     for line in text.splitlines():
-        words = [*itertools.dropwhile(_goes_before, line.split()), "", ""]
-        if words[1] and words[0] in UNREAD:
+        words = _words(line)
+        if len(words) > 1 and words[0] in UNREAD:
             raise InputError(
                 f"{where}: {UNREAD[words[0]]}'s options are not read; give them as a plan, as in `estimator estimate "
                 "MODEL --trainer hf-trainer --method lora --batch 1 --seq 2048 --checkpointing layer`"
@@ -82,10 +82,15 @@ def _commands(text: str) -> list[str]:
     joined = re.sub(r"\\\r?\n", " ", text)
     found = []
     for line in joined.splitlines():
-        words = list(itertools.dropwhile(_goes_before, line.split()))
+        words = _words(line)
         if words and words[0].rpartition("/")[2] in LAUNCHERS and len(words) > 1:
             found.append(" ".join(words))
     return found
+
+
+def _words(line: str) -> list[str]:
+    """The words of a line from the command's name on."""
+    return list(itertools.dropwhile(_goes_before, line.split()))
 
 
 def _goes_before(word: str) -> bool:

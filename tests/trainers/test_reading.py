@@ -34,6 +34,15 @@ def test_a_comment_after_a_shell_line_is_no_option() -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "why"),
+    [(" ", "no file ' '"), ("env A=1", "no file"), ("A=1 swift sft", "ms-swift's options are not read")],
+)
+def test_a_line_without_a_command_that_is_read(text: str, why: str) -> None:
+    with pytest.raises(InputError, match=why):
+        check(text)
+
+
+@pytest.mark.parametrize(
     "launcher", ["torchrun --nproc_per_node {}", "deepspeed --num_gpus {}", "torchrun --nnodes {}"]
 )
 def test_a_launcher_of_processes(launcher: str) -> None:
