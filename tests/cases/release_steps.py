@@ -87,7 +87,8 @@ def config_of(path: Path) -> dict[str, Any]:
     n = random.Random(path.stem).randint
     kv, groups, size = 2 ** n(1, 2), 2 if "G" in head.symbols else 1, 8 * n(2, 4)
     kv = 1 if "K" in head.fixed else kv
-    size = next((int(key.rpartition(" = ")[2]) for key in head.structure if key.startswith("hidden_size / ")), size)
+    given = [key.rpartition(" = ") for key in head.structure if key.startswith(("hidden_size / ", "head_dim = "))]
+    size = next((int(value) for _, _, value in given if value.isdecimal()), size)
     heads, _, kv_key = head.symbols.get("G", head.symbols["K"]).partition(" / ")
     values = {heads: kv * groups, kv_key or heads: kv if kv_key else kv * groups, head.symbols["H"]: kv * groups * size}
     for key in ("num_key_value_heads", "num_kv_heads"):
