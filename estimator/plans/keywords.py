@@ -193,6 +193,7 @@ class OneDeviceKeys(TypedDict, total=False):
     num_speculative_tokens: int
     draft_model: str | None
     kv_offloading_size: float | None
+    swap_space: float | None
     cpu_offload_gb: float
     free: str | None
     weights: str | None
@@ -233,6 +234,7 @@ class OneDeviceKeys(TypedDict, total=False):
     kv_bits: Literal[4, 8] | None
     kv_group_size: Literal[32, 64, 128]
     quantized_kv_start: int
+    server: Literal['mlx_lm.server', 'mlx_vlm.server', 'mlx-openai-server', 'vllm-mlx'] | None
     q_group_size: Literal[32, 64, 128]
     default_device: Literal['gpu', 'cpu']
     iogpu_wired_limit_mb: int | None

@@ -12,6 +12,7 @@ from estimator.answers.estimate import estimate
 from estimator.answers.inverse import solve
 from estimator.engines.llama_cpp.command_line import keys_of
 from estimator.engines.torch_cpu.engine import LIBRARIES_BYTES
+from estimator.engines.vllm.command_line import GRAMMAR
 from estimator.errors import InputError
 from estimator.plans.margins import NO_MARGIN
 from estimator.show.cli import main
@@ -145,9 +146,22 @@ def test_servers_offload_weights_of_each_rank(runtime: str, ranks: str) -> None:
     plan = {"model": "llama-3.1-8b", "runtime": runtime, "seq": 4096, "device": "h100-80gb"}
     block = {runtime: {ranks: 2, "cpu_offload_gb": 4}}
     found = estimate({**plan, **block, "host_memory": "7GiB"})
-    assert found.bytes["host_weights"] == 8 * GIB
-    assert (found.fits, found.against) == (False, "host")
+    assert found.bytes["host_weights"] == found.bytes["host"] == 8 * GIB
+    assert (found.verdict, found.against, found.margin_bytes) == ("does not fit", "host", -GIB)
     assert estimate({**plan, **block, "host_memory": "9GiB"}).fits is True
+
+
+def test_swap_space_of_each_rank() -> None:
+    """Witness: vLLM before 0.8, whose `CacheEngine` pins it for each rank. Later engines keep none (issue 27984)."""
+    plan = {"model": "llama-3.1-8b", "runtime": "vllm", "device": "h100-80gb", "host_memory": "7GiB"}
+    block = {"tensor_parallel_size": 2, "swap_space": 4, "max_num_batched_tokens": 2048}
+    old, new = (estimate({**plan, "vllm": {**block, "release": release}}) for release in ("0.11", "0.33"))
+    assert (old.bytes["host_swap"], old.verdict, old.unknown) == (8 * GIB, "does not fit", ())
+    assert "host_swap" not in new.bytes
+    assert new.verdict == "fits"
+    unsure = estimate({**plan, "vllm": {**block, "release": "0.11", "max_num_batched_tokens": None}})
+    assert (unsure.verdict, unsure.unknown) == ("does not fit", ())  # what is not known is the GPU's alone
+    assert GRAMMAR.parse("vllm serve gpt2 --swap-space 4").options == {"swap_space": 4.0}
 
 
 @pytest.mark.parametrize(

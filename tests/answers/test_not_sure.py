@@ -117,3 +117,32 @@ def test_llama_cpp(model: str, block: dict[str, Any], says: tuple[str, ...]) -> 
     result = estimate(parse_plan({**keys, "dtype": "q4_k_m"}))
     assert result.unknown == says
     assert (result.verdict == "not sure") is bool(says)
+
+
+@pytest.mark.parametrize(
+    ("line", "server"),
+    [
+        ("mlx_lm.server --model mlx-community/Qwen3-8B-4bit --port 8080", "mlx_lm.server"),
+        ("python -m mlx_vlm server --port 80 --model=mlx-community/Qwen3-8B-4bit", "mlx_vlm.server"),
+        ("/opt/bin/mlx-openai-server launch --model-path mlx-community/Qwen3-8B-4bit", "mlx-openai-server"),
+        ("vllm-mlx serve mlx-community/Qwen3-8B-4bit --port 80", "vllm-mlx"),
+    ],
+)
+def test_servers_on_mlx(line: str, server: str) -> None:
+    """Witness: reports of `mlx_lm.server` that take 10 % more than a call, and grow from request to request."""
+    plan = parse_plan({"model": line, "device": "apple-64gb", "seq": 4096})
+    assert (plan.runtime, plan.task, plan.dtype, plan.model) == (
+        *("mlx", "infer", "mlx-4bit"),
+        "mlx-community/Qwen3-8B-4bit",
+    )
+    roomy, small = estimate(plan), estimate({"model": line, "device": "apple-8gb", "seq": 100_000})
+    caches = f"the prompt caches that {server} keeps between requests"
+    assert (roomy.verdict, roomy.unknown) == ("not sure", (caches,))
+    assert (small.verdict, small.unknown) == ("does not fit", ())
+
+
+def test_a_server_on_mlx_without_a_model(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["estimate", "mlx_lm.server --port 80"]) == 2
+    assert "names no model; write it like mlx_lm.server --model qwen3-8b" in capsys.readouterr().err
+    assert main(["estimate", "mlx_lm.generate --model qwen3-8b"]) == 2
+    assert "`estimator check` reads those of training tools" in capsys.readouterr().err

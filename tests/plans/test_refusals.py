@@ -106,6 +106,7 @@ REFUSED: list[dict[str, Any]] = [
     {**MLX, "checkpointing": "attention"},
     {**MLX, "optimizer": "lion"},
     {**MLX, "task": "infer", "method": LORA},
+    {**MLX, "mlx": {"server": "vllm-mlx"}},
     {**MLX, "task": "infer", "batch": 2},
     {**MLX, "device": "rtx-4090"},
     {**MLX, "device": "apple-16gb", "mlx": {"default_device": "cpu"}},

@@ -369,6 +369,7 @@ MLX_OPTIONS: dict[str, tuple[list[str], Any]] = {
     "kv_bits": ([*LONG, "--kv-bits", "8"], 8),
     "kv_group_size": ([*LONG, "--kv-group-size", "32"], 32),
     "quantized_kv_start": ([*LONG, "--quantized-kv-start", "5"], 5),
+    "server": ([*LONG, "--server", "mlx_lm.server"], "mlx_lm.server"),
     "q_group_size": (["--dtype", "mlx-4bit", "--q-group-size", "32"], 32),
     "default_device": (["--default-device", "cpu"], "cpu"),
     "iogpu_wired_limit_mb": (["--iogpu-wired-limit-mb", "9000"], 9000),
@@ -417,6 +418,7 @@ VLLM_OPTIONS: dict[str, tuple[list[str], Any]] = {
     "num_speculative_tokens": (["--num-speculative-tokens", "2"], 2),
     "draft_model": (["--draft-model", "smollm-135m"], "smollm-135m"),
     "kv_offloading_size": (["--kv-offloading-size", "8"], 8.0),
+    "swap_space": (["--swap-space", "2", "--release", "0.11"], 2.0),
     "cpu_offload_gb": (["--cpu-offload-gb", "0.5"], 0.5),
     "free": (["--free", "79GB"], "79GB"),
     "weights": (["--weights", "3GiB"], "3GiB"),
@@ -436,6 +438,7 @@ def test_every_key_of_the_server_is_an_option(key: str, capsys: pytest.CaptureFi
     others |= dict.fromkeys(("enable_prefix_caching", "num_speculative_tokens"), "qwen3.5-27b")
     model, block = others.get(key, "gemma-3-1b"), {"enable_lora": True} if "max_lora" in key else {}
     block |= {"data_parallel_size": 8} if key == "enable_expert_parallel" else {}
+    block |= {"release": "0.11"} if key == "swap_space" else {}
     block |= {"tensor_parallel_size": 2} if key == "decode_context_parallel_size" else {}
     plan: dict[str, Any] = {"model": model, "task": "serve", "device": "h100-80gb", "seq": 30000, "batch": 4}
     arguments = [

@@ -168,6 +168,7 @@ class Mlx(Engine):
         limited = self.against(plan, self.device_of(plan))[0]  # Metal counts what it allocates
         wired: int | None = o.iogpu_wired_limit_mb
         budget = plan.budget_bytes() if wired is None else wired * MIB
+        too_much = budget is not None and sizes[limited] > budget
         return Figures(
             sizes,
             found.moments,
@@ -175,6 +176,7 @@ class Mlx(Engine):
             (Limit(limited, sizes[limited], budget, sizes["peak"]),),
             trainable_parameters=found.trainable_parameters,
             warnings=(*model.warnings, *_notes(plan, sizes)),
+            unknown=(f"the prompt caches that {o.server} keeps between requests",) if o.server and not too_much else (),
         )
 
 

@@ -6,6 +6,7 @@ from typing import Annotated, Any, Literal, get_args
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from ...errors import InputError
 from ...io.fields import Block, Whole, block_reader
 from ..devices import find
 from ..keys import Keys
@@ -14,6 +15,7 @@ Quantised = Literal["mlx-3bit", "mlx-4bit", "mlx-5bit", "mlx-6bit", "mlx-8bit"]
 """Affine, embedding and head too (``mlx_lm.convert -q --q-bits``)."""
 DTYPES = ("bfloat16", "float16", "float32", *get_args(Quantised))
 OPTIMIZERS = ("adamw", "sgd")
+Server = Literal["mlx_lm.server", "mlx_vlm.server", "mlx-openai-server", "vllm-mlx"]
 Count = Annotated[Whole, Field(ge=1, le=10**8)]
 
 
@@ -34,6 +36,9 @@ class MlxOptions(BaseModel):
     kv_group_size: Literal[32, 64, 128] = Field(64, description="elements of a quantised cache that share a scale")
     quantized_kv_start: Annotated[Whole, Field(ge=0, le=10**8)] = Field(
         5000, description="tokens in a cache from which on it is quantised"
+    )
+    server: Server | None = Field(
+        None, description="what serves the model; its prompt caches stay between requests, and have no rule here"
     )
     q_group_size: Literal[32, 64, 128] = Field(64, description="weights that share a scale, of a quantised model")
     default_device: Literal["gpu", "cpu"] = Field(
@@ -69,6 +74,25 @@ def unpacked(model: str) -> tuple[str, int | None]:
     return found[1], int(found[2]) if found[2] else None
 
 
+_COMMAND = re.compile(
+    r"(?:\S*python3? -m )?(?:\S*/)?(mlx_lm|mlx_vlm|mlx-openai-server|vllm-mlx)(?:[. ](?:server|launch|serve))? (.*)"
+)
+
+
+def _commanded(text: str) -> Mapping[str, Any] | None:
+    """The keys that a command line of a server on MLX means: its model and its name. Raises ``InputError``."""
+    words = _COMMAND.fullmatch(f"{' '.join(text.split())} ")
+    server = words and next((one for one in get_args(Server) if one in (words[1], f"{words[1]}.server")), None)
+    if words is None or server is None:
+        return None
+    model = re.search(r"(?:^|--model(?:-path)?[ =])([^\s-]\S*)", words[2])
+    if model is None:
+        raise InputError(f"the command line names no model; write it like {server} --model qwen3-8b")
+    bits = unpacked(model[1])[1]
+    dtype = {} if bits is None else {"dtype": f"mlx-{bits}bit"}
+    return {"model": model[1], "runtime": "mlx", "task": "infer", **dtype, "mlx": {"server": server}}
+
+
 def _claims(data: Mapping[str, Any]) -> bool:
     """Whether a plan has the block, or a dtype that MLX alone has."""
     dtype = data.get("dtype")
@@ -98,6 +122,7 @@ KEYS = Keys(
     dtypes=Quantised,
     topic=("mlx", "MLX (mlx-lm's names)"),
     claims=_claims,
+    commanded=_commanded,
     takes=("method", "checkpointing", "optimizer", "gradient_accumulation_steps"),
     refused={
         f"dtype: {{p.dtype}} does not go with runtime: mlx, which has it not; take {', '.join(DTYPES)}": (
@@ -115,6 +140,9 @@ KEYS = Keys(
         "sgd": lambda p: p.task == "train" and p.optimizer not in OPTIMIZERS,
         "method: {p.method.name} has no rule with task: infer on runtime: mlx, whose adapters are fused before; leave "
         "method out": lambda p: p.task == "infer" and p.method.name != "full",
+        "server: {p.mlx.server} does not go with task: train, since it answers requests; set task: infer": (
+            lambda p: p.task == "train" and p.mlx.server
+        ),
         "batch: {p.batch} has no rule with task: infer on runtime: mlx, whose generate_step takes one prompt; leave "
         "batch out": lambda p: p.task == "infer" and p.batch > 1,
         "device: {p.device} does not go with runtime: mlx, which runs on Apple silicon; name a Mac that "

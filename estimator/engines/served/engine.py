@@ -154,12 +154,15 @@ class Served(Engine):
         resident = sum(sizes[part] for part in self.resident) + cache
         process = resident + above + sizes["non_torch"]
         on_host = self.on_host(options)
+        of_host = host_limit(sum(on_host.values()), plan.host_memory_bytes())
+        limits = (Limit("process", process, sizes["requested"], process), *of_host)
         figures = {
             **{name: sizes[name] for name in self.labels if name not in ("kv_cache", "requested")},
             "kv_cache": cache,
             "available": sizes["kv_cache"],
             "requested": sizes["requested"],
             **on_host,
+            **{one.against: one.needed for one in of_host},
             "parameters": sizes["weights"],
             **dict.fromkeys(("adapters", "buffers", "gradients", "optimizer", "saved"), 0),
             "resident": resident,
@@ -171,12 +174,9 @@ class Served(Engine):
             figures,
             {self.moment: above},
             sum(prod(shape) for shape in shapes_of(model.spec.config).values()),
-            (
-                Limit("process", process, sizes["requested"], process),
-                *host_limit(sum(on_host.values()), plan.host_memory_bytes()),
-            ),
+            limits,
             warnings=(*model.warnings, *model.spec.warnings, *filter(None, (found.refusal,)), *found.warnings),
-            unknown=self.unknown(model, given, gpu) if process <= sizes["requested"] else (),
+            unknown=self.unknown(model, given, gpu) if all(one.left >= 0 for one in limits) else (),
             serving={"kv_tokens": found.kv_tokens, "max_concurrency": round(found.max_concurrency, 2)},
         )
 

@@ -126,6 +126,7 @@ class Sglang(Served):
             "kv_cache": "tokens of the requests",
             "available": "what is left for the cache",
             "host_weights": "weights of all ranks on the hosts (cpu_offload_gb)",
+            "host": "the hosts' memory of these",
             "requested": "the GPU",
             "process": "weights, work and the requests' cache on one GPU",
         }

@@ -38,7 +38,7 @@ COSTLESS = frozenset(
     performance_mode port prefix_caching_hash_algo pt_load_map_location reasoning_config reasoning_parser
     reasoning_parser_plugin response_role return_tokens_as_token_ids revision root_path runner
     safetensors_load_strategy scheduling_policy seed served_model_name shutdown_timeout skip_tokenizer_init
-    spec_method ssl_certfile ssl_keyfile stream_interval structured_outputs_config swap_space task tokenizer
+    spec_method ssl_certfile ssl_keyfile stream_interval structured_outputs_config task tokenizer
     tokenizer_mode tokenizer_revision tool_call_parser trust_remote_code uvicorn_log_level
     """.split()  # noqa: SIM905
 )

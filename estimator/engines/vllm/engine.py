@@ -131,7 +131,9 @@ class Vllm(Served):
             "peak_above_resident": "activations and CUDA graphs",
             "peak": "what PyTorch's allocator holds",
             "host_cache": "blocks on the hosts",
+            "host_swap": "pinned blocks of all ranks on the hosts (swap_space)",
             "host_weights": "weights of all ranks on the hosts (cpu_offload_gb)",
+            "host": "the hosts' memory of these",
             "activation": "what the profiling run takes",
             "cudagraph": "CUDA graphs",
             "non_torch": "memory outside PyTorch's allocator, as published logs have it",
@@ -230,7 +232,8 @@ class Vllm(Served):
 
     def on_host(self, options: ServingOptions) -> Mapping[str, int]:
         cache = {"host_cache": round(options.kv_offloading_size * GIB)} if options.kv_offloading_size else {}
-        return {**super().on_host(options), **cache}
+        pinned = round((options.swap_space or 0) * GIB) * options.world if options.is_old else 0
+        return {**super().on_host(options), **cache, **({"host_swap": pinned} if pinned else {})}
 
     def check(self, options: ServingOptions, gpu: Device) -> None:
         """Raise ``InputError`` for a device that is no CUDA GPU, or on which vLLM refuses the options."""

@@ -91,6 +91,9 @@ class VllmOptions(BaseModel):
     num_speculative_tokens: Annotated[Whole, Field(ge=0, le=128)] = Field(0, description="drafted tokens of a step")
     draft_model: str | None = Field(None, description="model that drafts, beside the one that is served")
     kv_offloading_size: float | None = Field(None, gt=0, description="GiB of the host's memory for evicted blocks")
+    swap_space: float | None = Field(
+        None, ge=0, description="GiB of the host's memory for each rank's evicted blocks, which engine V0 pinned (0.11)"
+    )
     cpu_offload_gb: float = Field(0, ge=0, description="GiB of weights of each rank that stay in the host's memory")
     free: str | None = Field(None, description="free memory of the GPU at start; by default all of it")
     weights: str | None = Field(
