@@ -20,7 +20,7 @@ from estimator.answers.estimate import estimate
 from estimator.plans import models, recorded_programs
 from estimator.plans.plan import parse_plan
 from estimator.plans.resolve import resolve
-from estimator.programs.config_values import SHARING
+from estimator.programs.config_values import CONVOLUTIONS, SHARING
 from estimator.programs.heads import HEADS
 from estimator.programs.program_files import load_together
 from estimator.programs.releases import installed_release
@@ -106,7 +106,7 @@ def config_of(path: Path) -> dict[str, Any]:
         values["head_dim"] = 4 * sum(head.structure["mrope_section"])
         values["rope_parameters"] = {**raw["rope_parameters"], "partial_rotary_factor": 0.5}
     for key, equal in head.structure.items():
-        if key.endswith(f" = {hidden}"):
+        if key.endswith(f" = {hidden}") and key.partition(" = ")[0] not in CONVOLUTIONS:
             values[key.partition(" = ")[0]] = values[hidden] // (1 if equal else 2)
     values |= {key: 2 for key in head.symbols.values() if key.endswith("_global_key_value_heads") and " " not in key}
     layers = 7
