@@ -168,15 +168,16 @@ class Mlx(Engine):
         limited = self.against(plan, self.device_of(plan))[0]  # Metal counts what it allocates
         wired: int | None = o.iogpu_wired_limit_mb
         budget = plan.budget_bytes() if wired is None else wired * MIB
-        too_much = budget is not None and sizes[limited] > budget
+        limit = Limit(limited, sizes[limited], budget, sizes["peak"])
+        grows = o.server is not None and (budget is None or limit.left >= 0)
         return Figures(
             sizes,
             found.moments,
             found.total_parameters,
-            (Limit(limited, sizes[limited], budget, sizes["peak"]),),
+            (limit,),
             trainable_parameters=found.trainable_parameters,
             warnings=(*model.warnings, *_notes(plan, sizes)),
-            unknown=(f"the prompt caches that {o.server} keeps between requests",) if o.server and not too_much else (),
+            unknown=(f"the prompt caches that {o.server} keeps between requests",) if grows else (),
         )
 
 

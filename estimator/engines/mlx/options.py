@@ -74,17 +74,16 @@ def unpacked(model: str) -> tuple[str, int | None]:
     return found[1], int(found[2]) if found[2] else None
 
 
-_COMMAND = re.compile(
-    r"(?:\S*python3? -m )?(?:\S*/)?(mlx_lm|mlx_vlm|mlx-openai-server|vllm-mlx)(?:[. ](?:server|launch|serve))? (.*)"
-)
+_SERVERS = "|".join(name.replace(".", "[. ]") for name in get_args(Server))
+_COMMAND = re.compile(rf"(?:\S*python3? -m )?(?:\S*/)?({_SERVERS})(?: launch| serve)? (.*)")
 
 
 def _commanded(text: str) -> Mapping[str, Any] | None:
     """The keys that a command line of a server on MLX means: its model and its name. Raises ``InputError``."""
     words = _COMMAND.fullmatch(f"{' '.join(text.split())} ")
-    server = words and next((one for one in get_args(Server) if one in (words[1], f"{words[1]}.server")), None)
-    if words is None or server is None:
+    if words is None:
         return None
+    server = words[1].replace(" ", ".")
     model = re.search(r"(?:^|--model(?:-path)?[ =])([^\s-]\S*)", words[2])
     if model is None:
         raise InputError(f"the command line names no model; write it like {server} --model qwen3-8b")

@@ -231,9 +231,10 @@ class Vllm(Served):
         return found
 
     def on_host(self, options: ServingOptions) -> Mapping[str, int]:
-        cache = {"host_cache": round(options.kv_offloading_size * GIB)} if options.kv_offloading_size else {}
-        pinned = round((options.swap_space or 0) * GIB) * options.world if options.is_old else 0
-        return {**super().on_host(options), **cache, **({"host_swap": pinned} if pinned else {})}
+        cache = round((options.kv_offloading_size or 0) * GIB)
+        swap = round((options.swap_space or 0) * GIB) * options.world if options.is_old else 0
+        blocks = {"host_cache": cache, "host_swap": swap}
+        return {**super().on_host(options), **{name: nbytes for name, nbytes in blocks.items() if nbytes}}
 
     def check(self, options: ServingOptions, gpu: Device) -> None:
         """Raise ``InputError`` for a device that is no CUDA GPU, or on which vLLM refuses the options."""
