@@ -87,9 +87,10 @@ def _commanded(text: str) -> Mapping[str, Any] | None:
     model = re.search(r"(?:^|--model(?:-path)?[ =])([^\s-]\S*)", words[2])
     if model is None:
         raise InputError(f"the command line names no model; write it like {server} --model qwen3-8b")
+    (block,) = MlxKeys.model_fields
+    found = {"model": model[1], "runtime": "mlx", "task": "infer", block: {"server": server}}
     bits = unpacked(model[1])[1]
-    dtype = {} if bits is None else {"dtype": f"mlx-{bits}bit"}
-    return {"model": model[1], "runtime": "mlx", "task": "infer", **dtype, "mlx": {"server": server}}
+    return found if bits is None else {**found, "dtype": f"mlx-{bits}bit"}
 
 
 def _claims(data: Mapping[str, Any]) -> bool:
