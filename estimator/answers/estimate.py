@@ -183,8 +183,10 @@ def live_of(resolved: Resolved, totals: StepTotals, usage: Usage | None = None, 
         loaded, missing = loaded_on_host(resolved, resolved.plan.run or RunOptions.model_validate({}))
         on_host |= {"host_loading": loaded} if loaded else {}
     result = make_result(resolved.plan, resolved.spec, components, moments, usage, on_host, [*warnings, *missing])
-    unsure = missing and result.fits is not False
-    return replace(result, unknown=(*result.unknown, "the host's memory while it loads")) if unsure else result
+    if result.fits is False:
+        return result
+    unknown = [*result.unknown, *(["the host's memory while it loads"] if missing else [])]
+    return replace(result, unknown=(*unknown, *resolved.plan.engine.without_rules(resolved.plan)))
 
 
 def live_peak(totals: StepTotals) -> int:

@@ -304,6 +304,10 @@ class Engine:
         """What runs the step's operators."""
         raise NotImplementedError
 
+    def without_rules(self, plan: Any) -> tuple[str, ...]:
+        """What takes memory in a step by an amount without a rule, by name (``Figures.unknown``)."""
+        return ()
+
     def beside(self, plan: Any) -> int:
         """Bytes of a process that are outside all tensors, whatever the step."""
         raise NotImplementedError

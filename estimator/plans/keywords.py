@@ -63,11 +63,11 @@ class OneDeviceKeys(TypedDict, total=False):
     lengths: Mapping[str, Any] | str | None
     dtype: (
         Literal['float32', 'float', 'fp32', 'f32', 'bfloat16', 'bf16', 'float16', 'half', 'fp16', 'f16'] |
-        Literal['nf4', 'fp4', 'int8', 'gptq', 'awq', 'int8-weight-only', 'float8'] | Literal['f32', 'F32', 'f16', 'F16',
-        'bf16', 'BF16', 'q8_0', 'Q8_0', 'q6_k', 'Q6_K', 'q5_k_m', 'Q5_K_M', 'q5_k_s', 'Q5_K_S', 'q5_1', 'Q5_1', 'q5_0',
-        'Q5_0', 'q4_k_m', 'Q4_K_M', 'q4_k_s', 'Q4_K_S', 'q4_1', 'Q4_1', 'q4_0', 'Q4_0', 'iq4_nl', 'IQ4_NL', 'iq4_xs',
-        'IQ4_XS', 'q3_k_l', 'Q3_K_L', 'q3_k_m', 'Q3_K_M', 'q3_k_s', 'Q3_K_S', 'iq3_m', 'IQ3_M', 'iq3_s', 'IQ3_S',
-        'q2_k', 'Q2_K', 'mxfp4_moe', 'MXFP4_MOE']
+        Literal['nf4', 'fp4', 'int8', 'gptq', 'awq', 'int8-weight-only', 'float8', 'fp8-blocks', 'fp8-blocks-ue8m0',
+        'fp8-blocks-fp4-experts'] | Literal['f32', 'F32', 'f16', 'F16', 'bf16', 'BF16', 'q8_0', 'Q8_0', 'q6_k', 'Q6_K',
+        'q5_k_m', 'Q5_K_M', 'q5_k_s', 'Q5_K_S', 'q5_1', 'Q5_1', 'q5_0', 'Q5_0', 'q4_k_m', 'Q4_K_M', 'q4_k_s', 'Q4_K_S',
+        'q4_1', 'Q4_1', 'q4_0', 'Q4_0', 'iq4_nl', 'IQ4_NL', 'iq4_xs', 'IQ4_XS', 'q3_k_l', 'Q3_K_L', 'q3_k_m', 'Q3_K_M',
+        'q3_k_s', 'Q3_K_S', 'iq3_m', 'IQ3_M', 'iq3_s', 'IQ3_S', 'q2_k', 'Q2_K', 'mxfp4_moe', 'MXFP4_MOE']
     )
     rest_dtype: Literal['float32', 'float', 'fp32', 'f32', 'bfloat16', 'bf16', 'float16', 'half', 'fp16', 'f16']
     compute_dtype: Literal['float32', 'float', 'fp32', 'f32', 'bfloat16', 'bf16', 'float16', 'half', 'fp16', 'f16']

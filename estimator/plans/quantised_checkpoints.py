@@ -5,16 +5,19 @@ Source: ``transformers/utils/quantization_config.py``. A format without rules is
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import suppress
 from typing import Any
 
+from ..bases.finegrained_fp8 import BLOCK
+from ..bases.formats import FP8_BLOCKS
 from ..engines.assumptions import Assumption
-from ..engines.devices import find
+from ..engines.devices import DEFAULT_GPU, find
 from ..engines.registry import meant
 from ..errors import InputError, shown
 from ..io.fields import torch_dtype
-from .models import load
+from .models import ModelSpec, load
 from .repacked import packing_of
 
 FLOATS = ("float32", "bfloat16", "float16")
@@ -23,6 +26,8 @@ OUTPUT = ("lm_head", "embed_out", "output")
 """Names of the output embedding, which transformers leaves as it is anyway."""
 DEQUANTISED = {"mxfp4": "Mxfp4Config", "fp8": "FineGrainedFP8Config", "compressed-tensors": "CompressedTensorsConfig"}
 """Formats that transformers may dequantise while it loads, and the class that asks for it."""
+_SKIPPED = ("modules_to_not_convert", "ignored_layers")
+"""Keys of the names of modules that ``FineGrainedFP8Config`` leaves as they are; the second is MiniMax's."""
 _KEPT_FROM = (8, 9)
 """The compute capability from which on transformers keeps fp8 blocks as they are (``quantizer_finegrained_fp8.py``)."""
 _TORCHAO = {
@@ -52,7 +57,7 @@ def with_checkpoint(data: Mapping[str, Any]) -> Mapping[str, Any]:
         return data
     if given is None and _is_dequantised(method, data):
         return {"dtype": _rest(spec.raw).get("rest_dtype", "bfloat16"), **data}
-    said = {**_keys(method, spec.quantization, model), **_rest(spec.raw)}
+    said = {**_keys(method, _settings(spec), model), **_rest(spec.raw)}
     for key in ("dtype",) if spec.assumed else ("dtype", "double_quant", "weight_group_size"):
         if key in data and key in said and data[key] != said[key]:
             raise InputError(
@@ -76,9 +81,11 @@ def checkpoint_assumptions(model: str, values: Callable[[str], Any]) -> Iterator
     method = _method(spec.quantization, model)
     if method in _WHY and values("dtype") in FLOATS:
         yield Assumption("dtype", values("dtype"), _WHY[method])
+    if method in _KEPT_BY and values("dtype") in FP8_BLOCKS:
+        yield Assumption("dtype", values("dtype"), _KEPT_BY[method])
     if packing_of(model) is None or not spec.assumed:
         return
-    keys = _keys(_method(spec.quantization, model), spec.quantization, model)
+    keys = _keys(method, spec.quantization, model)
     for key, value in {**keys, **_rest(spec.raw)}.items():
         if values(key) == value:
             yield Assumption(key, value, f"read off the model's name alone. {spec.assumed}")
@@ -94,6 +101,25 @@ _WHY = {
         "while it loads with CompressedTensorsConfig(dequantize=True), which training is taken to ask for"
     ),
 }
+_KEPT_BY = {
+    "fp8": (
+        "the checkpoint's fp8 weights are kept as they are: transformers does so in inference on a GPU of compute "
+        "capability 8.9 and above"
+    )
+}
+
+
+def kept_modules(spec: ModelSpec) -> tuple[str, ...] | None:
+    """The modules that a checkpoint in fp8 leaves as they are, by name; ``None`` where it names none."""
+    names = [(spec.quantization or {}).get(key) for key in _SKIPPED]
+    found = next((one for one in names if one is not None), None)
+    return None if found is None else tuple(found)
+
+
+def _settings(spec: ModelSpec) -> Any:
+    """A ``quantization_config``, with what DeepSeek V4 says beside it (``DeepseekV4Config.__post_init__``)."""
+    beside = {"expert_dtype": spec.raw["expert_dtype"]} if spec.raw.get("expert_dtype") is not None else {}
+    return {**beside, **spec.quantization} if isinstance(spec.quantization, Mapping) else spec.quantization
 
 
 def _is_dequantised(method: str, data: Mapping[str, Any]) -> bool:
@@ -102,11 +128,11 @@ def _is_dequantised(method: str, data: Mapping[str, Any]) -> bool:
         return False
     if method == "compressed-tensors" or data.get("task", "train") == "train":
         return True
-    if "device" not in data:
-        engine = meant(data)
-        return engine.runs_steps and not engine.has_own_memory
+    engine = meant(data)
+    if engine.runs_steps and not engine.has_own_memory:
+        return True
     with suppress(InputError):  # is raised where the device is needed
-        return (find(str(data["device"])).capability or (0, 0)) < _KEPT_FROM
+        return (find(str(data.get("device") or DEFAULT_GPU)).capability or (0, 0)) < _KEPT_FROM
     return False
 
 
@@ -173,6 +199,26 @@ def _awq(quantization: Mapping[str, Any], where: str) -> dict[str, Any]:
     return {"dtype": "awq", **_group(quantization)}
 
 
+def _fp8(quantization: Mapping[str, Any], where: str) -> dict[str, Any]:
+    given = {"weight_block_size": [BLOCK, BLOCK], "scale_fmt": "float", "expert_dtype": "fp8", **quantization}
+    fp4 = given["expert_dtype"] == "fp4"
+    block: dict[str, tuple[Any, ...]] = {"weight_block_size": ([BLOCK, BLOCK],), "expert_dtype": ("fp8", "fp4")}
+    scales = ("ue8m0",) if fp4 else ("float", "ue8m0")
+    _only(given, where, "fp8", {**block, "scale_fmt": scales, "activation_scheme": ("dynamic", None)})
+    _only(given, where, "fp8", {"modules_to_convert": (None,)})
+    for key in _SKIPPED:
+        names = given.get(key)
+        if names is not None and not (isinstance(names, list) and all(_is_path(name) for name in names)):
+            raise InputError(f"{where}: {key} is {shown(names)}; it must be a list of modules' names")
+    if fp4:
+        return {"dtype": "fp8-blocks-fp4-experts"}
+    return {"dtype": "fp8-blocks-ue8m0" if given["scale_fmt"] == "ue8m0" else "fp8-blocks"}
+
+
+def _is_path(name: Any) -> bool:
+    return isinstance(name, str) and re.fullmatch(r"[\w.]+", name) is not None
+
+
 def _group(quantization: Mapping[str, Any]) -> dict[str, Any]:
     return {} if quantization.get("group_size") is None else {"weight_group_size": quantization["group_size"]}
 
@@ -211,5 +257,6 @@ _READERS: Mapping[str, Callable[[Mapping[str, Any], str], dict[str, Any]]] = {
     "bitsandbytes": _bitsandbytes,
     "gptq": _gptq,
     "awq": _awq,
+    "fp8": _fp8,
     "torchao": _torchao,
 }

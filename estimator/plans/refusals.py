@@ -19,7 +19,7 @@ from functools import partial
 from math import inf
 from typing import Any, NamedTuple
 
-from ..bases.formats import BITSANDBYTES, FORMATS, FOUR_BIT, PACKED, TORCHAO, UPCAST, Base
+from ..bases.formats import BITSANDBYTES, FORMATS, FOUR_BIT, FP8_BLOCKS, PACKED, TORCHAO, UPCAST, Base
 from ..engines.devices import find
 from ..engines.engine import Job
 from ..engines.keys import Refusals
@@ -202,7 +202,8 @@ STEP_OWNERS = (
 )
 """Checked before a step is made."""
 
-BASES: Mapping[str, tuple[str, ...]] = {"lora": FORMATS, "lora-fa": FORMATS, "ia3": (*BITSANDBYTES, *TORCHAO)}
+_TRAINED = (*BITSANDBYTES, *PACKED, *TORCHAO)
+BASES: Mapping[str, tuple[str, ...]] = {"lora": _TRAINED, "lora-fa": _TRAINED, "ia3": (*BITSANDBYTES, *TORCHAO)}
 """Formats of a quantised base that a method runs on. ``MEASURED`` and ``PUBLISHED`` say which have a witness."""
 
 PLAN: Refusals = {
@@ -474,6 +475,10 @@ STEP: Refusals = {
     "training; take int8-weight-only, float8 or an unquantised dtype": (
         lambda p: p.task == "infer" and p.dtype in FORMATS and p.dtype not in p.engine.inference_formats
     ),
+    "dtype: {p.dtype} has no rule with task: train, for which FineGrainedFP8Config(dequantize=True) is taken; set "
+    "dtype: bfloat16": lambda p: p.task == "train" and p.dtype in FP8_BLOCKS,
+    "dtype: {p.dtype} has no rule with transformers: {p.transformers}, whose layers round their inputs by themselves; "
+    "leave transformers out": lambda p: p.dtype in FP8_BLOCKS and p.transformers != NEWEST,
     "dtype: {p.dtype} does not go with method: full, since packed weights have no gradient; add an adapter, as in "
     "method: lora": lambda p: p.task == "train" and p.dtype in FORMATS and p.method.name == "full",
     f"dtype: {{p.dtype}} has no rule with method: ia3; take {', '.join(BASES['ia3'])} or an unquantised dtype": (
@@ -672,6 +677,10 @@ MODEL: Refusals = {
     "method": lambda r: r.plan.method.name == "freeze" and r.spec.head == "seq2seq-lm",
     "dtype: {r.plan.dtype} has no rule with head: {r.spec.head}; take nf4, fp4, int8 or an unquantised dtype": (
         lambda r: r.plan.base is not None and r.plan.dtype not in BITSANDBYTES and r.spec.head != "causal-lm"
+    ),
+    "generate has no rule with dtype: {r.plan.dtype} of a model with experts, which it multiplies for each token by "
+    "itself; leave generate out": lambda r: (
+        r.plan.generate is not None and r.plan.dtype in FP8_BLOCKS and r.spec.config.source.has_experts
     ),
     "trainer: {r.plan.trainer} has no rule with head: {r.spec.head}; leave it out": lambda r: (
         r.plan.trainer is not None and not _trains_head(r)

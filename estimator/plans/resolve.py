@@ -9,7 +9,7 @@ from functools import lru_cache
 from sys import maxsize
 from typing import TYPE_CHECKING, NamedTuple
 
-from ..bases.formats import FOUR_BIT, KEPT
+from ..bases.formats import FOUR_BIT, FP8_BLOCKS, KEPT
 from ..errors import InputError
 from ..ledger import ITEMSIZE, Size, product, whole
 from ..ledger.sizes import symbol
@@ -33,6 +33,7 @@ from ..steps.sharding import sharding_of
 from ..steps.unsloth import LEAST_OF_LOSS, MOST_OF_LOSS
 from .models import ModelSpec, load
 from .plan import Plan
+from .quantised_checkpoints import kept_modules
 from .refusals import check_model, check_second, check_step
 from .second_model import SecondModel, check_vocabulary
 
@@ -123,6 +124,9 @@ def _resolved(plan: Plan, spec: ModelSpec, method: Method, procedure: Procedure 
     if plan.engine.replays and plan.lengths is None and plan.shorter_seq < given.least:
         plan = plan.model_copy(update={"previous_seq": given.least})  # the batch before has its images, too
     step = step_of(plan, config, window_of(config, method), spec.head, given, procedure)
+    kept = kept_modules(spec) if plan.dtype in FP8_BLOCKS else None
+    if kept is not None and plan.base is not None:
+        step = step._replace(base=replace(plan.base, kept=kept, quantises_head=True))  # the names have the head's
     resolved = Resolved(plan, spec, method, step)
     check_model(resolved)
     return resolved

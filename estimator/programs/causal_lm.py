@@ -60,6 +60,11 @@ class Region(Module):
         return out
 
 
+def _is_kept(base: Base | None, path: str) -> bool:
+    """Whether a base leaves a module as it is, by its name (``quantizers_utils.py: should_convert_module``)."""
+    return base is not None and any(path.endswith(name) or path.startswith(f"{name}.") for name in base.kept)
+
+
 class RecordedCausalLM(Module):
     """A causal language model run from a program: ids or embeddings, and labels -> (loss, logits, cache)."""
 
@@ -133,8 +138,12 @@ class RecordedCausalLM(Module):
                 else:
                     build.parameter(weight.name, *weight.shape)
         elif row is None or row.kind not in ("linear", "embedding", "norm") or not row.shape:
+            base = build.base if path.endswith(".experts") and not _is_kept(build.base, path) else None
             for weight in own:
-                build.parameter(weight.name, *weight.shape)
+                if base is None:
+                    build.parameter(weight.name, *weight.shape)
+                else:
+                    base.expert(build, weight.name, weight.shape)
         elif row.kind == "norm":
             module = self._wrapped(build, partial(RecordedModule, build, path, own, recorded))
         elif row.kind == "embedding" and path in program.plain:
@@ -182,7 +191,7 @@ class RecordedCausalLM(Module):
         whole = bool(row.role) and not base.quantises_head
         last = weight == program.parameters[-1].name and not base.quantises_head
         own = any(w.name == f"{parent}.in_proj_weight" for w in program.weights_of[parent][0])
-        return not (whole or last or own or weight in program.tied or row.path.endswith(base.kept))
+        return not (whole or last or own or weight in program.tied or _is_kept(base, row.path))
 
     @staticmethod
     def _is_called(program: Program, path: str) -> bool:

@@ -55,6 +55,9 @@ class Base(Protocol):
     def linear(self, build: Builder, path: str, n_in: Size, n_out: Size, bias: bool) -> Linear:
         """The quantised layer that replaces ``nn.Linear`` at ``path``."""
 
+    def expert(self, build: Builder, path: str, shape: Shape) -> Tensor:
+        """A parameter at ``path`` that holds a weight of all experts of a layer."""
+
 
 class Method:
     """Full fine-tuning; the base of every other method."""

@@ -122,9 +122,12 @@ def test_a_dequantised_checkpoint(method: str, keys: dict[str, Any], said: str, 
     assert [said in one.why for one in found.assumptions if one.key == "dtype"] == [True]
 
 
-def test_fp8_weights_that_a_gpu_keeps_are_refused(tmp_path: Path) -> None:
-    """Without a device a GPU may be of any capability."""
+def test_fp8_weights_that_a_gpu_keeps(tmp_path: Path) -> None:
+    """Kernels are those of an A100 where no device is named, and it keeps none."""
     model = model_of(tmp_path, {"quant_method": "fp8", "weight_block_size": [128, 128]})
-    for device in ({"device": "h100-80gb"}, {}):
-        with pytest.raises(InputError, match=r"FineGrainedFP8Config\(dequantize=True\) set dtype: bfloat16"):
-            parse_plan({"model": model, "task": "infer", "runtime": "torch-cuda", **device})
+    plan = {"model": model, "task": "infer", "runtime": "torch-cuda"}
+    found = estimate({**plan, "device": "rtx-4090"})
+    assert parse_plan({**plan, "device": "rtx-4090"}).dtype == "fp8-blocks"
+    assert ["are kept as they are" in one.why for one in found.assumptions if one.key == "dtype"] == [True]
+    assert parse_plan(plan).dtype == "float16"
+    assert parse_plan({**plan, "device": "h100-80gb", "dtype": "bf16"}).dtype == "bfloat16"

@@ -203,6 +203,8 @@ REFUSED: list[dict[str, Any]] = [
     {"method": LORA, "checkpointing": "matmul", "dtype": "nf4"},
     {**QUANTISED_CACHE, "autocast": "bfloat16"},
     {"task": "infer", "dtype": "nf4"},
+    {"dtype": "fp8-blocks", "method": LORA},
+    {**CUDA, "task": "infer", "dtype": "fp8-blocks", "transformers": "4.57"},
     {"dtype": "nf4"},
     {"dtype": "gptq", "method": "ia3"},
     {"dtype": "nf4", "method": C3A},
@@ -270,6 +272,7 @@ REFUSED: list[dict[str, Any]] = [
         "method": {"name": "freeze", "top_layers": 1},
     },
     {**HEAD, "dtype": "gptq", "method": LORA},
+    {**CUDA, "model": "qwen3-30b-a3b", "task": "infer", "dtype": "fp8-blocks", "generate": {}},
     {**HEAD, "trainer": "loop"},
     {"model": "all-minilm-l6-v2", "head": "feature-extraction", "seq": 64},
     *(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from ...bases.formats import BITSANDBYTES, TORCHAO
+from ...bases.formats import BITSANDBYTES, FP8_BLOCKS, TORCHAO
 from ...operators import Cuda
 from ...operators.cuda.cublas import workspaces
 from ...programs import Procedure
@@ -35,7 +35,7 @@ class TorchCuda(Torch):
 
     place = "a CUDA GPU"
     replays = has_own_memory = holds_output = True
-    inference_formats = (*BITSANDBYTES, *TORCHAO)
+    inference_formats = (*BITSANDBYTES, *TORCHAO, *FP8_BLOCKS)
     """GPTQ and AWQ have rules only for their kernels that can train. None was measured in inference."""
     uncertainty = UNCERTAINTY
     uncertainty_of = "the most by which 95 of 100 published processes differ from their predictions"
@@ -52,6 +52,12 @@ class TorchCuda(Torch):
 
     def against(self, plan: Any, device: Device | None) -> tuple[str, str]:
         return "process_at_least", "process_at_most"
+
+    def without_rules(self, plan: Any) -> tuple[str, ...]:
+        capability = self.device_of(plan).capability or (0, 0)
+        if plan.dtype not in FP8_BLOCKS or capability[0] not in (9, 10):  # `deepgemm.py: is_deepgemm_loadable`
+            return ()
+        return ("layers' inputs in fp8, which DeepGEMM copies where transformers finds it and CUDA's compiler",)
 
     def kernels(self, plan: Any) -> Cuda:
         capability = self.device_of(plan).capability
