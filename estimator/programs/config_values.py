@@ -40,9 +40,12 @@ IGNORED = frozenset({
     "dtype", "torch_dtype", "use_cache", "chunk_size_feed_forward", "is_encoder_decoder", "id2label", "pretraining_tp",
     "label2id", "problem_type", "_name_or_path", "output_attentions", "is_decoder", "rope_parameters",
     "rope_scaling", "rope_theta", "global_rope_theta", "local_rope_theta", "auto_map", "tokenizer_class",
-    "num_labels", "task_specific_params",
+    "num_labels", "task_specific_params", "mtp_layers_block_type", "mtp_hybrid_override_pattern",
 })  # fmt: skip
-"""Keys of every config, which change no forward pass of a causal language model or are treated by themselves."""
+"""Keys of every config, which change no forward pass of a causal language model or are treated by themselves.
+
+The layers of ``mtp_...`` predict tokens further ahead; transformers builds none.
+"""
 GENERATION = frozenset({
     "max_length", "min_length", "do_sample", "temperature", "top_k", "top_p", "typical_p", "num_beams", "n_ctx",
     "num_beam_groups", "num_return_sequences", "early_stopping", "length_penalty", "repetition_penalty",
@@ -60,6 +63,8 @@ INDEX_KEYS = ("mlp_only_layers", "moe_layers", "full_attn_idxs")
 """Keys of a config that list numbers of layers."""
 SHARING = "num_kv_shared_layers"
 """The key of the number of layers, the last ones, that take keys and values from earlier layers."""
+INDEXERS = "indexer_types"
+"""The key of the list of which layers choose tokens by themselves; a ``shared`` one takes those of the layer before."""
 CONVOLUTIONS = ("conv_L_cache", "mamba_d_conv", "conv_kernel", "linear_conv_kernel_dim")
 """Keys of the width of a layer's convolution over the sequence, whose cache has as many tokens. Fewer are padded."""
 CHECKED = ("use_sliding_window", "partial_rotary_factor", "rotary_pct", "rope_pct")
@@ -168,6 +173,8 @@ def signatures(config: Mapping[str, Any], lists: Mapping[str, Sequence[Any]], n:
     kinds = lists.get("layer_types")
     if kinds is not None and isinstance(sharing := config.get(SHARING), int):
         found = [(*one, role) for one, role in zip(found, _sharing(kinds[:n], n - sharing), strict=True)]
+    if "shared" in (indexers := lists.get(INDEXERS) or ()):
+        found = [(*one, *choice) for one, choice in zip(found, _choices(indexers[:n]), strict=True)]
     return found
 
 
@@ -185,6 +192,12 @@ def _sharing(kinds: Sequence[Any], first: int) -> list[Signature]:
         role = "shares" if i >= first else "leaves" if last[kind] == i else "keeps"
         found.append((role, *sorted(other for other, left in last.items() if left < i)))
     return found
+
+
+def _choices(indexers: Sequence[Any]) -> list[Signature]:
+    """For each layer, the next one's entry, and whether a later layer chooses tokens."""
+    last = max((i for i, kind in enumerate(indexers) if kind != "shared"), default=0)
+    return [(following, i < last) for i, following in enumerate([*indexers[1:], "none"])]
 
 
 def one_for_all(value: Any) -> Any:
@@ -265,7 +278,8 @@ def with_rope(config: Mapping[str, Any]) -> dict[str, Any]:
     nested = isinstance(rope, Mapping) and rope and all(isinstance(x, Mapping) for x in rope.values())
     kinds = rope.values() if nested else (rope,)
     types = sorted({_rope_type(x) for x in kinds if isinstance(x, Mapping)})
-    factor = rope.get("partial_rotary_factor") if isinstance(rope, Mapping) else None
+    factors = [x.get("partial_rotary_factor") for x in kinds if isinstance(x, Mapping)]
+    factor = factors[0] if factors and all(one == factors[0] for one in factors) else None
     for key in ("partial_rotary_factor", "rotary_pct", "rope_pct"):
         factor = config.get(key) if factor is None else factor
     made = {**config, "rope_type": "/".join(types)} if rope else dict(config)

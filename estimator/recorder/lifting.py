@@ -12,8 +12,11 @@ from ..programs.shared_tensors import all_events, folded, index_of_enter, number
 from ..programs.substitution import LAYER, sizes_symbol
 
 
-def lifted(program: Program) -> Program:
-    """The program whose layers leave what follows them nothing, but for the last layer."""
+def lifted(program: Program, far: bool = True) -> Program:
+    """The program whose layers leave what follows them nothing, but for the last layer.
+
+    ``far``: nor do they leave anything to layers beyond the next one.
+    """
     if len(program.stacks) > 1:
         raise InputError("a program of several stacks of layers is not one for all depths")
     program = _with_preludes(program)
@@ -21,8 +24,8 @@ def lifted(program: Program) -> Program:
     touched = [slot for e in program.after for slot in used(e)]
     touched += [ref.slot for ref in program.outputs.values() if isinstance(ref, Ref)]
     for layer, number in enumerate(program.layers):  # what a cache keeps outlives the pass, so nothing lets go of it
-        far = [slot for event in program.bodies[number].events for slot in used(event) if slot >= 3 * SPAN]
-        touched += [slot + (layer - 2 * (slot // SPAN - 1)) * SPAN for slot in far]
+        beyond = [slot for event in program.bodies[number].events for slot in used(event) if slot >= 3 * SPAN]
+        touched += [slot + (layer - 2 * (slot // SPAN - 1)) * SPAN for slot in beyond if far]
     dying = [slot for e in program.after for slot in dropped(e) if SPAN <= slot < last]
     each = [{slot % SPAN for slot in dying if slot // SPAN == i} for i in range(1, len(program.layers))]
     if {*touched} & {*dying} or any(own != each[0] for own in each):  # else each layer leaves the same (``deepened``)

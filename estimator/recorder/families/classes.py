@@ -101,7 +101,7 @@ def structure_of(
     for key, value in {**raw, **config}.items():
         if key.endswith(_KV_HEADS_OF) and key != found.kv_heads and type(value) is int:
             found.other_heads.append(key)
-            found.structure |= {f"{key} = 1": False, f"{key} = {found.heads}": False}
+            found.structure |= {f"{key} = 1": value == 1, f"{key} = {found.heads}": False}
     rope = with_rope(config)
     found.partial = rope.get("partial_rotary_factor", 1.0) not in (None, 1.0)
     if sections := rope.get("mrope_section") or of_module("mrope_section", raw):

@@ -11,7 +11,7 @@ from ...errors import InputError
 from ...ledger import whole
 from ...operators import DEVICES
 from ...programs.attention_functions import WIDE
-from ...programs.config_values import DEPTH_KEYS, INDEX_KEYS, SHARING, number_of
+from ...programs.config_values import DENSE_FIRST, DEPTH_KEYS, INDEX_KEYS, SHARING, number_of
 from ...programs.expressions import evaluate, names
 from ...programs.program import Program
 from ...programs.setting import Setting
@@ -173,7 +173,9 @@ def drawn_config(found: Structure, rng: random.Random, depth: int, tie: bool = F
     if found.partial:
         rotary = values["R"] = found.rotary or 2 * n(1, size // 2 - 1)
         rope = without_factors(resolved_keys(found.raw).get("rope_parameters") or {})
-        raw["rope_parameters"] = {**rope, "partial_rotary_factor": (rotary + 0.5) / size}
+        given = {"partial_rotary_factor": (rotary + 0.5) / size}
+        nested = rope and all(isinstance(one, Mapping) for one in rope.values())  # one for each kind of layers
+        raw["rope_parameters"] = {kind: {**rope[kind], **given} for kind in rope} if nested else {**rope, **given}
         for key in ("partial_rotary_factor", "rotary_pct", "rope_scaling"):
             raw.pop(key, None)
     if found.window is not None:
@@ -184,7 +186,7 @@ def drawn_config(found: Structure, rng: random.Random, depth: int, tie: bool = F
         if WINDOWS[found.window] != found.window:
             values[found.window] = raw[found.window] = 2 * raw[found.window]
     for key in found.other_heads:
-        kept = [d for d in range(2, kv * groups) if kv * groups % d == 0]
+        kept = [1] if found.structure[f"{key} = 1"] else [d for d in range(2, kv * groups) if kv * groups % d == 0]
         values[key] = raw[key] = kept[n(0, len(kept) - 1)]
         values[groups_symbol(key)] = kv * groups // values[key]
     base = {**found.raw, **resolved_keys(found.raw)}
@@ -247,9 +249,12 @@ def drawn_config(found: Structure, rng: random.Random, depth: int, tie: bool = F
         values[name] = int(evaluate(text, {**base, **raw, "S": seq, "past": past}))
     if found.chosen:
         others = [i for i in range(base[found.layers]) if i not in found.chosen]
-        layers = sorted([*found.chosen, *others[: max(depth - len(found.chosen), 0)]])
-        raw[found.layers], first = len(layers), base[found.layers] - base[SHARING]
-        raw[SHARING] = sum(i >= first for i in layers)
+        more = -(-max(depth - len(found.chosen), 0) // found.chosen_by) * found.chosen_by
+        layers = sorted([*found.chosen, *others[:more]])
+        raw[found.layers] = len(layers)
+        if SHARING in base:
+            raw[SHARING] = sum(i >= base[found.layers] - base[SHARING] for i in layers)
+        raw |= {key: sum(i < base[key] for i in layers) for key in DENSE_FIRST if type(base.get(key)) is int}
         raw |= {key: [base[key][i] for i in layers] for key in found.lists}
     if found.depth_is_size:
         values[found.layers] = raw[found.layers]

@@ -57,7 +57,7 @@ def _fitted(found: Structure, lists: Mapping[str, Any], defaults: Mapping[str, A
     for n in range(DRAWS):
         own = replace(found, raw={**raw, **{key: values[n] / 10 for key, values in rates.items()}})
         draw, program = recorded_draw(own, rng, depth=found.depth + rng.randint(0, 3) if found.depth_is_size else 0)
-        program = lifted(program)
+        program = lifted(program, far=found.chosen_by == 1)
         least, learnt = smallest(program, examples(program, signs_of(draw.raw, lists, found.layers)))
         if orders is None:
             every_kind = needs_every_kind(own, draw, least, learnt, lists)

@@ -211,6 +211,10 @@ def defaults_of(found: Structure, rng: random.Random) -> dict[str, Any]:
     for key in (*found.structure, *found.switches, *found.rates):
         if key in bare and bare[key] is not None:
             defaults[key] = structural(bare[key]) if isinstance(bare[key], (list, tuple)) else bare[key]
+    for key, value in found.raw.items():
+        meant = resolved_keys(found.raw).get(key) if value is None and key in found.structure else None
+        if isinstance(meant, (int, float)) and meant == int(meant):
+            found.nulls[key] = str(int(meant))  # the class writes it where a config.json has null
     if "rope_type" in found.structure:
         defaults["rope_type"] = with_rope(bare).get("rope_type", "default")
     if "head_dim" not in bare and f"head_dim = {found.roles['H']} / {found.heads}" in found.structure:

@@ -8,7 +8,17 @@ from itertools import product
 from typing import Any
 
 from ...errors import InputError
-from ...programs.config_values import DEPTH_KEYS, EVERY, INDEX_KEYS, SHARING, default_list, number_of, runs, signatures
+from ...programs.config_values import (
+    DEPTH_KEYS,
+    EVERY,
+    INDEX_KEYS,
+    INDEXERS,
+    SHARING,
+    default_list,
+    number_of,
+    runs,
+    signatures,
+)
 from ...programs.releases import is_before
 from .. import config_reads
 from .configs import class_config, resolved_keys
@@ -77,11 +87,20 @@ def lists_of(found: Structure, config: Mapping[str, Any]) -> dict[str, Any]:
     found.raw |= {key: config[key] for key, rule in rules.items() if rule and "first" in rule}  # in other orders, too
     if config.get(SHARING) is not None:
         signs = signatures(config, {key: config[key] for key in rules}, n)
-        for sign in set(signs):
-            alike = [i for i in range(n) if signs[i] == sign]
+        after = list(zip(signs, [(), *signs], strict=False))
+        for pair in set(after):
+            alike = [i for i in range(n) if after[i] == pair]
             found.chosen += {*alike[:2], alike[-1]}  # the first may differ from the second, and the last from both
         found.chosen.sort()
         found.depth = len(found.chosen)
+        return rules
+    indexers = [kind for kind in config.get(INDEXERS) or () if INDEXERS in rules]
+    if "shared" in indexers:  # each layer that chooses, with those that share: whole runs, the first and the last
+        starts = [i for i, kind in enumerate(indexers) if kind != "shared"]
+        first = next(i for i in starts if indexers[i + 1 : i + 2] == ["shared"])
+        second = starts[starts.index(first) + 1]
+        found.chosen = sorted({*range(2 * second - first), *range(starts[-1], n)})
+        found.depth, found.chosen_by = len(found.chosen), second - first
         return rules
     given_lists = [found.raw[key] for key in keys if key in found.raw and key not in found.runs and key not in unread]
     rows = [str(row) for row in zip(*given_lists, strict=False)]

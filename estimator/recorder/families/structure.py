@@ -76,7 +76,9 @@ class Structure:
     lists: list[str] = field(default_factory=list)
     """Keys with an entry per layer."""
     chosen: list[int] = field(default_factory=list)
-    """Where layers share others' keys and values: the layers of the config that a recording has at least."""
+    """Where layers share what others made: the layers of the config that a recording has at least."""
+    chosen_by: int = 1
+    """By how many of these a deeper recording has more. Of several, each takes what the first of them made."""
     attention: str = ""
     """What transformers picks for the class."""
     chunk: str | None = None
