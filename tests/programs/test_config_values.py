@@ -30,6 +30,7 @@ from estimator.programs.expressions import LARGEST
 
 EVERY = {"period": ["some", "last"], "every": "k"}
 NUMBERS = {"numbers": "k", "listed": "listed", "others": "other"}
+PART = {"rope_type": "default", "partial_rotary_factor": 0.5}
 FROM = {"from": "k", "below": "below", "above": "above"}
 
 
@@ -159,6 +160,18 @@ def test_layers_that_share_keys_and_values() -> None:
         signatures({"num_kv_shared_layers": 3}, {"layer_types": kinds}, 5)
 
 
+def test_layers_that_take_the_tokens_that_another_chose() -> None:
+    indexers = ["full", "shared", "full", "shared", "shared"]
+    assert signatures({}, {"indexer_types": indexers}, 5) == [
+        ("full", "shared", True),
+        ("shared", "full", True),
+        ("full", "shared", False),
+        ("shared", "shared", False),
+        ("shared", "none", False),
+    ]
+    assert signatures({}, {"indexer_types": ["full", "full"]}, 2) == [("full",), ("full",)]
+
+
 @pytest.mark.parametrize(
     ("value", "found"),
     [(1, 1), (LARGEST, LARGEST), (Fraction(8, 2), 4), (LARGEST + 1, None), (0, None), (-1, None),
@@ -251,6 +264,8 @@ def test_layers_of_experts_and_dense_ones() -> None:
             {"rope_parameters": {"full": {"rope_type": "yarn"}, "some": {"rope_type": "default"}}},
             {"rope_type": "default/yarn"},
         ),
+        ({"rope_parameters": {"full": PART, "some": PART}}, {"rope_type": "default", "partial_rotary_factor": 0.5}),
+        ({"rope_parameters": {"full": PART, "some": {"rope_type": "default"}}}, {"rope_type": "default"}),
         ({"partial_rotary_factor": 0.5}, {"partial_rotary_factor": 0.5}),
         ({"rotary_pct": 0.25}, {"partial_rotary_factor": 0.25}),
         ({"rope_pct": 0.0, "rotary_pct": None}, {"partial_rotary_factor": 0.0}),

@@ -14,14 +14,16 @@ from estimator.programs.config_values import default_list, letters_of
 from estimator.programs.family import Family
 from estimator.programs.program import SPAN, Body, Call, Exit, Program, Ref, Stack
 from estimator.programs.program_files import read, written
+from estimator.programs.setting import Setting
 from estimator.programs.shared_tensors import placed, shared_slots
 from estimator.programs.shipped import Shipped, shipped_config
 from estimator.programs.step import Step
 from estimator.programs.substitution import LAYER, sizes_symbol
 from estimator.recorder import families
-from estimator.recorder.families import Case, record_families
+from estimator.recorder.families import Case, classes, record_families
 from estimator.recorder.families.classes import structure_of
 from estimator.recorder.families.configs import foreign_keys
+from estimator.recorder.families.draws import drawn_config
 from estimator.recorder.families.fitting import difference
 from estimator.recorder.hugging_face import HuggingFaceModel, recorded_config
 from estimator.recorder.lifting import _with_number, lifted
@@ -101,6 +103,87 @@ def test_what_layers_share_is_lifted_out_of_them_and_placed_again() -> None:
     assert not outside.looks_back
     assert len(outside.bodies) == 6  # two that keep theirs, two that leave them, two that share them
     assert placed(outside) == recorded
+
+
+INDEXERS = ["full", "full", *["full", "shared", "shared"] * 4, "full", "shared"]
+CHOOSING: dict[str, Any] = {
+    **SMALL,
+    "model_type": "glm_moe_dsa",
+    "num_hidden_layers": 16,
+    "num_key_value_heads": 6,
+    "intermediate_size": 160,
+    "moe_intermediate_size": 64,
+    "n_routed_experts": 8,
+    "num_experts_per_tok": 2,
+    "q_lora_rank": 32,
+    "kv_lora_rank": 16,
+    "qk_nope_head_dim": 16,
+    "qk_rope_head_dim": 8,
+    "v_head_dim": 16,
+    "index_topk": 4,
+    "index_head_dim": 16,
+    "index_n_heads": 2,
+    "mlp_layer_types": ["dense"] * 2 + ["sparse"] * 14,
+    "indexer_types": INDEXERS,
+}
+
+
+def test_what_layers_of_a_run_share_stays_in_the_run() -> None:
+    """Witness: a recording. A layer that chooses tokens hands them to the two layers after it."""
+    recorded = HuggingFaceModel(CHOOSING, "config").at(Step(family="glm_moe_dsa", dtype="bfloat16"), 2, 9)
+    assert recorded.looks_back
+    runs = lifted(recorded, far=False)
+    assert runs.looks_back
+    assert len(shared_slots(runs)) == 1
+    assert runs.layers == (0, 1, 2, 3, 4, 5, *[3, 4, 5] * 2, 3, 4, 6, 7)
+    assert placed(runs) == placed(lifted(recorded)) == recorded
+
+
+def test_whole_runs_of_layers_that_share_are_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(classes, "probe", lambda *_: None)
+    found, lists, _ = structure_of(CHOOSING, Case(), random.Random(0), power=False)
+    assert "indexer_types" in lists
+    assert found.chosen == [0, 1, 2, 3, 4, 5, 6, 7, 14, 15]
+    assert (found.depth, found.chosen_by) == (10, 3)
+    for depth, more in ((0, 0), (10, 0), (11, 1), (13, 1), (14, 2)):
+        raw = drawn_config(found, random.Random(1), depth).raw
+        layers = sorted([*found.chosen, *range(8, 8 + 3 * more)])
+        assert raw["num_hidden_layers"] == len(layers)
+        assert raw["indexer_types"] == [INDEXERS[i] for i in layers]
+        assert raw["mlp_layer_types"] == ["dense"] * 2 + ["sparse"] * (len(layers) - 2)
+        assert raw["first_k_dense_replace"] == 3  # the class's, of layers that are all recorded
+
+
+def test_one_head_of_keys_and_values_and_a_part_of_each_head_rotated_are_drawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(classes, "probe", lambda *_: None)
+    part = {"rope_type": "default", "rope_theta": 1e4, "partial_rotary_factor": 0.5}
+    raw = {
+        **SMALL,
+        "num_key_value_heads": 2,
+        "num_global_key_value_heads": 1,
+        "head_dim": 16,
+        "global_head_dim": 32,
+        "model_type": "gemma4_text",
+        "layer_types": ["sliding_attention", "sliding_attention", "full_attention"],
+        "rope_parameters": {"full_attention": part, "sliding_attention": part},
+    }
+    found, _, _ = structure_of(raw, Case(), random.Random(0), power=False)
+    assert found.structure["num_global_key_value_heads = 1"] is True
+    draw = drawn_config(found, random.Random(1), 3)
+    assert draw.raw["num_global_key_value_heads"] == draw.values["num_global_key_value_heads"] == 1
+    assert draw.values["groups_of_num_global_key_value_heads"] == draw.values["K"] * draw.values["G"]
+    assert draw.raw["rope_parameters"].keys() == {"full_attention", "sliding_attention"}
+    for rope in draw.raw["rope_parameters"].values():
+        assert int(draw.values["D"] * rope["partial_rotary_factor"]) == draw.values["R"]
+
+
+def test_null_that_a_class_reads_as_a_number_is_that_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    """``MiMoV2FlashConfig`` writes 1.0 for ``routed_scaling_factor: null``."""
+    monkeypatch.setattr(classes, "probe", lambda found, *_: found.structure.update(routed_scaling_factor=1.0))
+    raw = {**SMALL, "model_type": "mimo_v2_flash", "routed_scaling_factor": None}
+    for given, nulls in ((raw, {"routed_scaling_factor": "1"}), ({**raw, "routed_scaling_factor": 1.0}, {})):
+        found, _, _ = structure_of(given, Case((Setting(attention="eager"),)), random.Random(0), power=False)
+        assert found.nulls == nulls
 
 
 def test_what_differs_first_in_words() -> None:
