@@ -22,7 +22,7 @@ from estimator.programs.substitution import LAYER, sizes_symbol
 from estimator.recorder import families
 from estimator.recorder.families import Case, classes, record_families
 from estimator.recorder.families.classes import structure_of
-from estimator.recorder.families.configs import foreign_keys
+from estimator.recorder.families.configs import foreign_keys, list_makers, resolved_keys
 from estimator.recorder.families.draws import drawn_config
 from estimator.recorder.families.fitting import difference
 from estimator.recorder.hugging_face import HuggingFaceModel, recorded_config
@@ -141,8 +141,9 @@ def test_what_layers_of_a_run_share_stays_in_the_run() -> None:
 
 def test_whole_runs_of_layers_that_share_are_recorded(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(classes, "probe", lambda *_: None)
-    found, lists, _ = structure_of(CHOOSING, Case(), random.Random(0), power=False)
-    assert "indexer_types" in lists
+    raw = {**CHOOSING, "index_topk_freq": 3}
+    found, lists, _ = structure_of(raw, Case(), random.Random(0), power=False)
+    assert lists["indexer_types"] == {"period": ["full"]}  # what the class makes of a config without both
     assert found.chosen == [0, 1, 2, 3, 4, 5, 6, 7, 14, 15]
     assert (found.depth, found.chosen_by) == (10, 3)
     for depth, more in ((0, 0), (10, 0), (11, 1), (13, 1), (14, 2)):
@@ -298,6 +299,19 @@ FOREIGN: dict[str, dict[str, Any]] = {
 def test_what_a_class_does_with_keys_that_it_does_not_keep(model_type: str) -> None:
     """Read off the classes' own code (``__post_init__`` of each ``configuration_*.py`` of transformers 5.24)."""
     assert foreign_keys((), {"model_type": model_type}, ()) == FOREIGN[model_type]
+
+
+def test_keys_of_which_a_class_makes_lists_that_a_config_gives() -> None:
+    """``GlmMoeDsaConfig``: without ``indexer_types`` the pattern stands for them, and else the frequency and offset."""
+    own = resolved_keys({"model_type": "glm_moe_dsa"})
+    makers = {"index_topk_freq": 3, "index_skip_topk_offset": 4, "index_topk_pattern": None}
+    assert list_makers({**CHOOSING, **makers, "moe_layer_freq": 1}, own) == {*makers}
+    listless = {key: value for key, value in CHOOSING.items() if not isinstance(value, list)}
+    assert list_makers({**listless, **makers}, own) == set()
+    assert list_makers({**CHOOSING, "index_topk_freq": 1}, own) == set()  # as without it
+    interval = {"model_type": "qwen3_next", "num_hidden_layers": 4, "layer_types": ["full_attention"] * 4}
+    for every, found in ((4, set()), (2, {"full_attention_interval"})):
+        assert list_makers({**interval, "full_attention_interval": every}, {}) == found
 
 
 def test_a_key_without_a_value_that_is_tried_fills_in_lists() -> None:

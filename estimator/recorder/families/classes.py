@@ -23,6 +23,7 @@ from .configs import (
     ROPE,
     chunk_key,
     class_config,
+    list_makers,
     model_of,
     other_names_of,
     resolved_keys,
@@ -54,6 +55,8 @@ def structure_of(
     if kind is not None and not {*str(kind).split("/")} <= ROPE:
         raise InputError(f"rope_type {kind} changes with the length of the sequence; there is no rule for that")
     bare = resolved_keys({"model_type": raw["model_type"]})
+    made = list_makers(raw, bare)
+    raw = {key: value for key, value in raw.items() if key not in made}
     raw = {
         key: float(value) if type(bare.get(key)) is float and type(value) is int else value
         for key, value in raw.items()

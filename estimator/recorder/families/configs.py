@@ -91,6 +91,23 @@ def other_names_of(raw: Mapping[str, Any], config: Mapping[str, Any]) -> dict[st
     return found
 
 
+def list_makers(raw: Mapping[str, Any], own: Collection[str]) -> set[str]:
+    """Keys, none of the class's ``own``, of which it makes lists with an entry per layer that this config.json gives.
+
+    A config.json without these lists is another structure, so such a key is none of this one's (``foreign_keys``).
+    """
+    layers = resolved_keys(raw).get("num_hidden_layers")
+    lists = {key for key, value in raw.items() if isinstance(value, list) and len(value) == layers}
+    without = {key: value for key, value in raw.items() if key not in lists}
+    found = set()
+    for key in (config_reads.named_by(class_config(raw)) & {*without}) - {*own} if lists else ():
+        kept, left = resolved_keys(without), resolved_keys({k: x for k, x in without.items() if k != key})
+        unset = raw[key] is None and _set_by(key, without) & {*lists, key}
+        if unset or any(kept.get(name) != left.get(name) for name in lists):
+            found.add(key)
+    return found
+
+
 def without_factors(rope: Mapping[str, Any]) -> dict[str, Any]:
     """Rotary embeddings without the factors of long rope, of which each head's size has its own number."""
     return {key: value for key, value in rope.items() if key not in ("short_factor", "long_factor")}
