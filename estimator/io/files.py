@@ -64,6 +64,10 @@ def beside(name: str, folder: Path) -> Path | None:
 def named_by(where: str, name: str, folder: Path) -> Path:
     """The file that ``where`` names, as ``beside`` finds it. Raises ``InputError`` where it is missing."""
     if (path := beside(name, folder)) is None:
+        if name.lstrip()[:1] in ("{", "["):  # which may hold a token
+            raise InputError(
+                f"{where} gives a text in brackets for a file's name, which is no JSON object; give a file"
+            )
         raise InputError(
             f"{where} names the file '{name}', which is missing; put it in '{folder}', or take the key out"
         )

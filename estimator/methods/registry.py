@@ -119,6 +119,8 @@ def read_adapter_config(path: Path, or_stdin: bool = False) -> dict[str, Any]:
         if key in fields:
             if value is not None:
                 block[key] = value
+        elif key == "task_type" and not isinstance(value, (str, type(None))):
+            raise InputError(f"'{path}' sets task_type to {shown(value)}; it must be a text")
         elif key == "task_type" and value not in HEADS:
             continue
         elif key not in harmless and (value is True or value not in (None, False, [], {}, "", "default", 1)):

@@ -41,9 +41,10 @@ class Seen:
             return f"exit status {self.status}"
         if "Traceback" in self.err + self.out or "defect" in self.err:
             return "a defect"
-        if self.status == 2 and (self.err.count("\n") != 1 or not self.err[:-1].isprintable() or len(self.err) > 500):
+        answers = self.status != 2 or self.out.startswith("Not sure")
+        if not answers and (self.err.count("\n") != 1 or not self.err[:-1].isprintable() or len(self.err) > 500):
             return "not one line"
-        if self.status != 2 and self.beside:
+        if answers and self.beside:
             return "standard error beside an answer"
         if "defect of the estimator" in self.out:
             return "a defect in a line of plans"

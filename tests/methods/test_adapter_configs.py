@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,7 @@ import peft
 import pytest
 
 from estimator.answers.estimate import estimate
-from estimator.errors import InputError
+from estimator.errors import InputError, shown
 from estimator.methods.registry import METHODS, read_adapter_config
 from estimator.plans.plan import parse_plan
 from estimator.plans.resolve import resolve
@@ -149,6 +150,13 @@ def test_an_adapter_config_is_a_method(
     assert answer("--plan", write(tmp_path / "plan.json", {"model": MODEL, "method": str(file)})) == expected
     if block["name"] == "lora":
         assert answer(MODEL, "--method", file, "--r", 3) == estimate(model=MODEL, method={**block, "r": 3}).to_dict()
+
+
+@pytest.mark.parametrize("value", [{}, [["CAUSAL_LM"]], 3, False])
+def test_a_task_type_is_a_text(value: Any, tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"peft_type": "PROMPT_TUNING", "task_type": value}))
+    with pytest.raises(InputError, match=f"sets task_type to {re.escape(shown(value))}; it must be a text"):
+        read_adapter_config(tmp_path / "adapter_config.json")
 
 
 def test_adapter_options_without_a_rule_are_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

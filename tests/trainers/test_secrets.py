@@ -79,12 +79,14 @@ def test_a_block_in_another_form(name: str, block: Any, tmp_path: Path) -> None:
     [
         ["check", f"HF_TOKEN={SECRET} bash train.sh"],
         ["check", f"python train.py --hub_token {SECRET} --bf16 true"],
+        ["check", f"python train.py --model_name_or_path qwen3-0.6b --deepspeed \"[{{'token': '{SECRET}'}}]\""],
+        ["check", f"python train.py --model_name_or_path qwen3-0.6b --deepspeed \"{{'token' '{SECRET}'\""],
         ["estimate", f"vllm serve qwen3-0.6b --api-key {SECRET}"],
         ["estimate", "smollm2-135m", "--hub_token", SECRET],
         ["estimate", "smollm2-135m", f"--hub_token={SECRET}"],
         ["estimate", "smollm2-135m", "--method", "adapter_config.json"],
     ],
-    ids=["variable", "command", "server", "option", "option with =", "adapter"],
+    ids=["variable", "command", "list for a file", "text for a file", "server", "option", "option with =", "adapter"],
 )
 def test_arguments(arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
