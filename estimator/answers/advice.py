@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field, replace
 from functools import cached_property
 from itertools import groupby
 from typing import Any, NamedTuple
 
 from ..engines.engine import HOST
-from ..errors import InputError
+from ..errors import InputError, TooLong
 from ..ledger import whole
 from ..plans.margins import STATED, Margin, verdict_of
 from ..plans.plan import Plan, parse_plan
@@ -26,7 +27,7 @@ from ..steps.sharding.options import SIZES, ShardingOptions
 from ..steps.step import StepTotals, run
 from ..steps.trainers import TRAINERS as RECORDED
 from ..text import human
-from .comparison import label_of
+from .comparison import label, label_of
 from .estimate import Progress, live_of, to_result
 from .result import Result
 from .tabular import Drawn
@@ -97,6 +98,8 @@ class Candidate:
     totals: StepTotals
     work: int
     """Floating-point operations of the matrix products of one optimizer step."""
+    long: list[frozenset[Change]] = field(default_factory=list, repr=False)
+    """Sets of changes with which an estimate took too long, shared by all candidates."""
 
     @cached_property
     def result(self) -> Result:
@@ -107,6 +110,20 @@ class Candidate:
     def floor(self) -> int:
         """The least bytes that the process can have: the live bytes, and what is outside of tensors."""
         return live_of(self.resolved, self.totals).bytes["process"]
+
+    @cached_property
+    def is_answered(self) -> bool:
+        """Whether the plan's estimate does not take too long. It does where fewer changes already did: of the others
+        than those of precision, since most add tensors.
+        """
+        changes = frozenset(change for change in self.changes if not change.fidelity)
+        if any(fewer <= changes for fewer in self.long):
+            return False
+        try:
+            return bool(self.result.bytes)
+        except TooLong:
+            self.long.append(changes)
+            return False
 
     @property
     def fidelity(self) -> str:
@@ -130,9 +147,11 @@ class Candidate:
 
     def fits(self, limit: Limit) -> bool:
         """Whether the process and the margin are within the budget, and the host has room."""
-        if self.floor <= limit.budget and self.result.against == HOST:
+        if self.floor > limit.budget or not self.is_answered:
+            return False
+        if self.result.against == HOST:
             return self.result.verdict_with(limit.margin) == "fits"
-        return self.floor <= limit.budget and self.bytes + self.result.kept(limit.margin) <= limit.budget
+        return self.bytes + self.result.kept(limit.margin) <= limit.budget
 
 
 class Limit(NamedTuple):
@@ -178,6 +197,8 @@ class Advice(Drawn):
     """The cheapest candidate that fits with the margin; the smallest where none does."""
     steps: tuple[Step, ...]
     candidates: tuple[Candidate, ...] = field(repr=False, default=())
+    refused: tuple[tuple[str, str], ...] = ()
+    """Of the methods that ``any`` tries, those that are refused with this plan, with why."""
 
     def _brief(self) -> Mapping[str, object]:
         changes = ", ".join(step.text for step in self.steps)
@@ -243,6 +264,11 @@ class Advice(Drawn):
         """Operations added, as a share of the unchanged step's."""
         return candidate.work / self.base.work - 1
 
+    @property
+    def too_long(self) -> int:
+        """How many of the candidates are left out, because their estimates take too long."""
+        return sum(not one.__dict__.get("is_answered", True) for one in self.candidates)
+
     @cached_property
     def front(self) -> tuple[Candidate, ...]:
         """The candidates with the fewest bytes for their work, the least work first."""
@@ -262,18 +288,29 @@ def advise(
 ) -> list[Advice]:
     """Advice for a plan's keys, the best method first where ``method`` is ``any``. Raises ``InputError``.
 
-    The plan needs a budget or a device. ``progress`` is called after each estimate. ``margin`` is kept free, by default
-    the estimate's uncertainty. ``made`` says which changes may be.
+    Of ``any``, a method that is refused is left out (``Advice.refused``), unless all are. The plan needs a budget or a
+    device. ``progress`` is called after each estimate. ``margin`` is kept free, by default the estimate's uncertainty.
+    ``made`` says which changes may be.
     """
-    if keys.get("method") == "any":
-        plans = [parse_plan({**keys, "method": block}) for block in ANY]
-    else:
-        plans = [parse_plan(keys)]
-    for plan in plans:
-        check_question("advice", plan)
-    budget = budget_of(plans[0])
-    found = [_advise(plan, Limit(budget, margin), progress, made) for plan in plans]
+    if keys.get("method") != "any":
+        return [_asked(keys, progress, margin, made)]
+    found: list[Advice] = []
+    refused: list[tuple[str, InputError]] = []
+    for block in ANY:
+        try:
+            found.append(_asked({**keys, "method": block}, progress, margin, made))
+        except InputError as error:
+            refused.append((label(block), error))
+    if not found:
+        raise refused[0][1]
+    found = [replace(one, refused=tuple((name, str(error)) for name, error in refused)) for one in found]
     return sorted(found, key=lambda a: (not a.fits, (a.best.cost, a.best.bytes) if a.fits else a.best.bytes))
+
+
+def _asked(keys: Mapping[str, Any], progress: Progress, margin: Margin, made: Made) -> Advice:
+    plan = parse_plan(keys)
+    check_question("advice", plan)
+    return _advise(plan, Limit(budget_of(plan), margin), progress, made)
 
 
 def _advise(plan: Plan, limit: Limit, progress: Progress, made: Made) -> Advice:
@@ -281,14 +318,17 @@ def _advise(plan: Plan, limit: Limit, progress: Progress, made: Made) -> Advice:
     if base is None:
         resolve(plan)
         raise InputError("this plan has no estimate to start from")
+    base.result  # noqa: B018  # raises where it takes too long
     axes = (_working_axes(plan, made), _free_axes(plan), _lossy_axes(plan))
     working, free, losing = ([tuple(_that_may_be(axis, made)) for axis in kind] for kind in axes)
+    # The corner of the search, with the last change of each axis, must not be refused for one that goes with nothing.
+    working, free = ([tuple(_that_resolve(axis, plan)) for axis in kind] for kind in (working, free))
     tried: dict[tuple[frozenset[Change], str], Candidate | None] = {}
 
     def candidate(changes: tuple[Change, ...]) -> Candidate | None:
         keys = {key: value for change in changes for key, value in change.keys.items()}
         if (same := (frozenset(changes), repr(sorted(keys.items())))) not in tried:
-            tried[same] = _candidate(plan, changes, progress) if changes else base
+            tried[same] = _candidate(plan, changes, progress, base.long) if changes else base
         return tried[same]
 
     def candidates(sets: Iterable[tuple[Change, ...]]) -> Iterator[Candidate]:
@@ -322,8 +362,8 @@ def _advise(plan: Plan, limit: Limit, progress: Progress, made: Made) -> Advice:
             corner = itertools.product(working[0][-2:], *(axis[-1:] for axis in working[1:]))
             least = [one for work in corner for one in extremes((*lossy, *work))]
             found += least
-            if not any(one.fits(limit) for one in sorted(least, key=lambda c: c.floor)):
-                continue
+            if least and not any(one.fits(limit) for one in sorted(least, key=lambda c: c.floor)):
+                continue  # if all of them are refused together, fewer changes may not be
         families = {work: extremes((*lossy, *work)) for work in itertools.product(*working)}
         found += [one for least in families.values() for one in least]
         # All candidates of a family take the same work.
@@ -342,7 +382,8 @@ def _advise(plan: Plan, limit: Limit, progress: Progress, made: Made) -> Advice:
     assert best is not None
     while True:  # leave out changes that save nothing
         fewer = [tuple(other for other in best.changes if other is not change) for change in best.changes]
-        idle = [one for one in candidates(fewer) if one.floor <= best.bytes and one.bytes <= best.bytes]
+        alike = [one for one in candidates(fewer) if one.floor <= best.bytes]
+        idle = [one for one in alike if one.is_answered and one.bytes <= best.bytes]
         if not idle:
             break
         best = min(idle, key=lambda one: one.cost)
@@ -367,9 +408,9 @@ def _smallest(candidates: Iterable[Candidate], below: int | None = None) -> Cand
     for one in sorted(candidates, key=lambda c: (c.floor, c.cost)):
         if best is not None and one.floor > best.bytes:
             break
-        if (below is None or (one.floor < below and one.bytes < below)) and (
-            best is None or (one.bytes, one.cost) < (best.bytes, best.cost)
-        ):
+        if (below is not None and one.floor >= below) or not one.is_answered:
+            continue
+        if (below is None or one.bytes < below) and (best is None or (one.bytes, one.cost) < (best.bytes, best.cost)):
             best = one
     return best
 
@@ -390,7 +431,9 @@ def _lost(changes: Iterable[Change]) -> tuple[int, int]:
     return max(ranks, default=0), sum(ranks)
 
 
-def _candidate(plan: Plan, changes: tuple[Change, ...], progress: Progress) -> Candidate | None:
+def _candidate(
+    plan: Plan, changes: tuple[Change, ...], progress: Progress, long: list[frozenset[Change]] | None = None
+) -> Candidate | None:
     """A plan with changes and its estimate; ``None`` where the changes are refused."""
     keys = plan.model_dump(exclude_unset=True)
     for change in changes:
@@ -405,7 +448,8 @@ def _candidate(plan: Plan, changes: tuple[Change, ...], progress: Progress) -> C
         return None
     finally:
         progress()
-    return Candidate(changes, changed, resolved, totals, _work(counted, changed, resolved.step))
+    work = _work(counted, changed, resolved.step)
+    return Candidate(changes, changed, resolved, totals, work, [] if long is None else long)
 
 
 def _counted(resolved: Resolved, step: ProgramStep) -> StepTotals:
@@ -434,7 +478,8 @@ def _steps(
     while left:
         options = [(candidate((*done, change)), change) for change in left] if len(left) > 1 else []
         possible = [(one, change) for one, change in options if one is not None]
-        after, change = min(possible, key=lambda row: (row[1].fidelity, row[0].floor)) if possible else (best, left[0])
+        possible.sort(key=lambda row: (row[1].fidelity, row[0].floor))
+        after, change = next((row for row in possible if row[0].is_answered), (best, left[0]))
         left.remove(change)
         done = (*done, change)
         held = live_of(after.resolved, after.totals).bytes.get("host_all")
@@ -455,6 +500,15 @@ def _that_may_be(changes: Iterable[Change], made: Made) -> Iterator[Change]:
             yield change
         elif (keys := made(change.keys)) is not None:
             yield replace(change, keys=keys)
+
+
+def _that_resolve(changes: Iterable[Change], plan: Plan) -> Iterator[Change]:
+    """The changes that the plan takes one by one."""
+    for change in changes:
+        with suppress(InputError):
+            if change is not _AS_IS:
+                resolve(parse_plan({**plan.model_dump(exclude_unset=True), **change.keys}))
+            yield change
 
 
 def _working_axes(plan: Plan, made: Made = dict) -> list[Axis]:

@@ -11,6 +11,7 @@ from typing import Any
 
 import pytest
 
+import estimator.answers.advice as advice_module
 from estimator.answers.advice import (
     FIDELITY,
     Advice,
@@ -24,11 +25,13 @@ from estimator.answers.advice import (
     _worth_trying,
     advise,
 )
-from estimator.answers.estimate import estimate
+from estimator.answers.estimate import estimate, to_result
 from estimator.answers.file_advice import advise_file
-from estimator.errors import InputError
+from estimator.answers.result import Result
+from estimator.errors import InputError, TooLong
 from estimator.plans.margins import Margin
 from estimator.plans.plan import Plan, parse_plan
+from estimator.plans.resolve import Resolved
 from estimator.show.cli import main
 from estimator.text import human
 from tests.cases.small_models import write_config
@@ -169,6 +172,55 @@ def test_any_method(model: str) -> None:
     found = advise(keys, made=lambda change: change if "checkpointing" in change else None)
     assert {one.base.plan.method.name for one in found} >= {"full", "lora", "ia3"}
     assert [one.fits for one in found] == sorted((one.fits for one in found), reverse=True)
+
+
+def test_a_method_that_is_refused_is_left_out_of_any(capsys: pytest.CaptureFixture[str]) -> None:
+    asked = ["advise", "smollm3-3b", "--seq", "64", "--method", "any", "--budget", "200GiB"]
+    assert main(asked) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert "Left out: IA3: PEFT has no default target_modules of IA3 for smollm3; name some" in shown
+    assert main([*asked, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert [one["method"] for one in found["left_out"]] == ["IA3"]
+    assert len(found["advice"]) == 3
+    with pytest.raises(InputError, match="unknown model"):
+        advise({"model": "smollm3-4b", "method": "any", "budget": "200GiB"})
+
+
+def test_changes_with_which_an_estimate_takes_too_long_are_left_out(
+    model: str, plain: Advice, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """They hide no other advice, and are tried once, not once more with whatever else is changed."""
+    asked: list[Plan] = []
+
+    def result(resolved: Resolved, *given: Any, **options: Any) -> Result:
+        asked.append(resolved.plan)
+        if resolved.plan.mlp_chunks > 1:
+            raise TooLong("this plan makes too many tensors")
+        return to_result(resolved, *given, **options)
+
+    monkeypatch.setattr(advice_module, "to_result", result)
+    budget = f"{smallest_exact(plain) // 2}B"
+    (advice,) = advise({"model": model, **KEYS, "budget": budget})
+    assert advice.front
+    assert advice.too_long > 1
+    assert all(not one.is_answered or one.plan.mlp_chunks == 1 for one in advice.candidates)
+    assert advice.best.plan.mlp_chunks == 1
+    long = [plan for plan in asked if plan.mlp_chunks > 1]
+    assert 0 < len(long) < advice.too_long
+    main(["advise", model, "--dtype", "float32", "--batch", "2", "--seq", "512", "--budget", budget])
+    assert "Left out, because their estimates take too long:" in capsys.readouterr().out
+    with pytest.raises(TooLong):
+        advise({"model": model, **KEYS, "budget": budget, "mlp_chunks": 2})
+
+
+def test_a_loss_that_a_trainer_does_not_take_does_not_hide_fewer_bits() -> None:
+    """DPO's step has a loss of its own. So the change of the loss is refused, alone and in every set."""
+    keys = {"model": "qwen3-8b", "trainer": "trl-dpo", "method": "lora", "seq": 512, "device": "rtx-4060-ti-16gb"}
+    (advice,) = advise(keys)
+    assert advice.verdict == "fits"
+    assert advice.best.plan.dtype == "nf4"
+    assert estimate(advice.best.plan).bytes["process"] == advice.best.bytes
 
 
 @pytest.mark.share(7)

@@ -70,10 +70,15 @@ def execute(args: argparse.Namespace) -> int:
 
         write_figure(lambda: advice_figure(advice), args.output)
     if found is None:
-        present(args, lambda: {"advice": [one.to_dict() for one in advice]}, lambda: _print(advice))
+        present(args, lambda: _object(advice), lambda: _print(advice))
     else:
         present(args, found.to_dict, partial(_print_file, found))
     return 1 if advice[0].verdict == "does not fit" else 0
+
+
+def _object(advice: Sequence[Advice]) -> dict[str, Any]:
+    left_out = [{"method": name, "why": why} for name, why in advice[0].refused]
+    return {"advice": [one.to_dict() for one in advice], **({"left_out": left_out} if left_out else {})}
 
 
 def _keys(args: argparse.Namespace) -> dict[str, Any]:
@@ -120,8 +125,12 @@ def _print(advice: Sequence[Advice]) -> None:
         if best.verdict == "does not fit":
             show(f"No other changes save more. {_shorter(best)}")
     show_assumptions(best.base.plan.assumptions())
+    for name, why in best.refused:
+        show(f"Left out: {name}: {why}")
     front = [[human(c.bytes), _percent(best, c), c.fidelity, _changes(c)] for c in best.front]
     show(table(["process", "extra compute", "fidelity", "changes: peak against compute"], front, left=(2, 3)))
+    if best.too_long:
+        show(f"Left out, because their estimates take too long: {best.too_long:,} of the sets of changes.")
 
 
 def _shorter(advice: Advice) -> str:
