@@ -322,7 +322,8 @@ def _advise(plan: Plan, limit: Limit, progress: Progress, made: Made) -> Advice:
     axes = (_working_axes(plan, made), _free_axes(plan), _lossy_axes(plan))
     working, free, losing = ([tuple(_that_may_be(axis, made)) for axis in kind] for kind in axes)
     # The corner of the search, with the last change of each axis, must not be refused for one that goes with nothing.
-    working, free = ([tuple(_that_resolve(axis, plan)) for axis in kind] for kind in (working, free))
+    every = [change for kind in (working, free, losing) for axis in kind for change in axis]
+    working, free = ([tuple(_that_resolve(axis, plan, every)) for axis in kind] for kind in (working, free))
     tried: dict[tuple[frozenset[Change], str], Candidate | None] = {}
 
     def candidate(changes: tuple[Change, ...]) -> Candidate | None:
@@ -502,13 +503,15 @@ def _that_may_be(changes: Iterable[Change], made: Made) -> Iterator[Change]:
             yield replace(change, keys=keys)
 
 
-def _that_resolve(changes: Iterable[Change], plan: Plan) -> Iterator[Change]:
-    """The changes that the plan takes one by one."""
+def _that_resolve(changes: Iterable[Change], plan: Plan, others: Iterable[Change]) -> Iterator[Change]:
+    """The changes that the plan takes one by one, each alone or with one of the others."""
+    keys, others = plan.model_dump(exclude_unset=True), list(others)
     for change in changes:
-        with suppress(InputError):
-            if change is not _AS_IS:
-                resolve(parse_plan({**plan.model_dump(exclude_unset=True), **change.keys}))
-            yield change
+        for other in others:
+            with suppress(InputError):
+                resolve(parse_plan({**keys, **other.keys, **change.keys}))
+                yield change
+                break
 
 
 def _working_axes(plan: Plan, made: Made = dict) -> list[Axis]:
@@ -598,16 +601,24 @@ def _lossy_axes(plan: Plan) -> list[Axis]:
     if plan.dtype == "float32":
         base += (_change("weights in 16 bits", 3, dtype="bfloat16"),)
     if plan.dtype in ("float32", "bfloat16", "float16") and not (trains and plan.method.name == "full"):
-        rest = {"rest_dtype": plan.dtype}
-        base += (
-            Change("base weights in 8 bits (dtype: int8)", {"dtype": "int8", **rest}, 4),
-            Change("base weights in 4 bits (dtype: nf4)", {"dtype": "nf4", **rest, "compute_dtype": plan.dtype}, 5),
-        )
+        base += (_in_fewer_bits(plan, "int8", 8, 4), _in_fewer_bits(plan, "nf4", 4, 5, "compute_dtype"))
     axes.append(base)
     if trains and plan.method.name == "lora":
         block = {**plan.method.model_dump(exclude_unset=True), "name": "lora-fa"}
         axes.append((_AS_IS, Change("lora_A frozen (method: lora-fa)", {"method": block}, 7)))
     return axes
+
+
+def _in_fewer_bits(plan: Plan, dtype: str, bits: int, fidelity: int, *same: str) -> Change:
+    """A quantised base, the rest of which keeps the plan's dtype; or is in bfloat16, where that alone has a rule.
+
+    The keys of ``same`` have the dtype of the rest.
+    """
+    changes = []
+    for rest in dict.fromkeys((plan.dtype, "bfloat16")):
+        words = f"base weights in {bits} bits (dtype: {dtype}" + (rest != plan.dtype) * f", rest_dtype: {rest}" + ")"
+        changes.append(Change(words, {"dtype": dtype, **dict.fromkeys(("rest_dtype", *same), rest)}, fidelity))
+    return next(_that_resolve(changes, plan, [_AS_IS]), changes[0])
 
 
 RESTS: Mapping[str, Mapping[str, Any]] = {

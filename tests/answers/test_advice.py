@@ -192,6 +192,7 @@ def test_changes_with_which_an_estimate_takes_too_long_are_left_out(
 ) -> None:
     """They hide no other advice, and are tried once, not once more with whatever else is changed."""
     asked: list[Plan] = []
+    budget = f"{smallest_exact(plain) // 2}B"
 
     def result(resolved: Resolved, *given: Any, **options: Any) -> Result:
         asked.append(resolved.plan)
@@ -200,7 +201,6 @@ def test_changes_with_which_an_estimate_takes_too_long_are_left_out(
         return to_result(resolved, *given, **options)
 
     monkeypatch.setattr(advice_module, "to_result", result)
-    budget = f"{smallest_exact(plain) // 2}B"
     (advice,) = advise({"model": model, **KEYS, "budget": budget})
     assert advice.front
     assert advice.too_long > 1
@@ -221,6 +221,17 @@ def test_a_loss_that_a_trainer_does_not_take_does_not_hide_fewer_bits() -> None:
     assert advice.verdict == "fits"
     assert advice.best.plan.dtype == "nf4"
     assert estimate(advice.best.plan).bytes["process"] == advice.best.bytes
+
+
+def test_fewer_bits_whose_rest_has_a_rule_in_bfloat16_alone() -> None:
+    """With autocast, whose dtype the outputs of this model's layers do not have."""
+    keys = {"model": "qwen3.5-0.8b", "trainer": "trl-sft", "method": "lora", "seq": 64, "device": "rtx-4060-ti-16gb"}
+    plan = parse_plan({**keys, "dtype": "float32"})
+    *_, eight, four = next(axis for axis in advice_module._lossy_axes(plan) if "dtype" in axis[-1].keys)
+    assert "rest_dtype: bfloat16" in four.text
+    assert eight.keys == {"dtype": "int8", "rest_dtype": "float32"}
+    assert four.keys == {"dtype": "nf4", "rest_dtype": "bfloat16", "compute_dtype": "bfloat16"}
+    assert estimate({**keys, **four.keys}).fits
 
 
 @pytest.mark.share(7)

@@ -1012,7 +1012,8 @@ def _advised() -> Parts:
         totals = _totals({}, saved=40, gradients=90 if name == "lora" else 10)
         calls: list[int] = []
 
-        def candidate(plan: Plan, changes: Any, progress: Any, totals: Any = totals, calls: list[int] = calls) -> Any:
+        def candidate(plan: Plan, changes: Any, progress: Any, long: Any = None, *, totals: Any = totals,
+                      calls: list[int] = calls) -> Any:  # fmt: skip
             calls.append(len(changes))
             keys = {key: value for one in changes for key, value in one.keys.items() if key == "batch"}
             if any(one.keys.get("checkpointing") == "matmul" for one in changes):
