@@ -11,16 +11,18 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from ..errors import InputError
 from ..io.files import parse_json, read_text, specs_folder
 from ..ledger.sizes import Size, whole
 from ..operators.table import RULES
 from .program import Backward, Call, Drop, Event, GradMode, Program, Ref, Stored, made, used
+from .program_files.copies import Asked, Lists, Writer
 from .program_files.limits import FORMAT, LONGEST_FILE
 from .program_files.reading import Reader
-from .program_files.writing import events_text, plain, slot_text
+from .program_files.slots import slot_text
+from .program_files.writing import events_text, plain
 from .rows import Rows, written_out
 from .scored import with_model
 from .substitution import DTYPE, sizes_symbol, substitute
@@ -108,37 +110,30 @@ def without_input(program: Program, ending: str) -> Program:
 
 
 def written(release: str, versions: Mapping[str, str], steps: Mapping[Key, Program]) -> str:
-    """The text of a trainer's steps. Each event is written once, and a step's are the places of these, from and to."""
-    places: dict[str, int] = {}
+    """The text of a trainer's steps. A step has the events that none before it has (``program_files/copies.py``)."""
     rows: list[dict[str, Any]] = []
+    writer = Writer()
     for key, program in steps.items():
-        texts = [json.dumps(event, separators=(",", ":")) for event in events_text(program.before)]
-        runs: list[list[int]] = []
-        for text in texts:
-            place = places.setdefault(text, len(places))
-            if runs and runs[-1][1] == place:
-                runs[-1][1] += 1
-            else:
-                runs.append([place, place + 1])
         inputs = [
             [one.name, slot_text(program.inputs[one.name]), one.dtype, *plain(one.shape)] for one in program.buffers
         ]
         attributes = [[one.name, one.dtype, *plain(one.shape)] for one in program.attributes]
-        rows.append({**key._asdict(), "inputs": inputs, "attributes": attributes, "events": runs})
+        events = writer.written(events_text(program.before))
+        rows.append({**key._asdict(), "inputs": inputs, "attributes": attributes, "events": events})
     head = json.dumps({"format": FORMAT, "release": release, "versions": dict(versions)})[:-1]
-    steps_ = ",\n".join(json.dumps(row, separators=(",", ":")) for row in rows)
-    return f'{head}, "events": [\n' + ",\n".join(places) + f'\n], "steps": [\n{steps_}\n]}}\n'
+    texts = ",\n".join(json.dumps(row, separators=(",", ":")) for row in rows)
+    return f'{head}, "steps": [\n{texts}\n]}}\n'
 
 
 @lru_cache(maxsize=64)
 def _read(trainer: str, release: str, key: Key) -> TrainerProgram:
     """A step of a trainer. Raises ``InputError`` for a file that is damaged."""
-    events, steps = _file(trainer, release)
+    lists, steps = _file(trainer, release)
     if key not in steps:
         functions, model = _scored(steps, key)
         asked = (key._replace(rewards=0), functions, model)
         return TrainerProgram(with_model(*[_read(trainer, release, one).program for one in asked]))
-    return TrainerProgram(_program(_reader(trainer, release), events, steps[key]))
+    return TrainerProgram(_program(_reader(trainer, release), lists.whole([*steps].index(key)), steps[key]))
 
 
 def _reader(trainer: str, release: str) -> Reader:
@@ -170,22 +165,27 @@ def _scored(known: Iterable[Key], key: Key) -> tuple[Key, ...]:
 
 
 @lru_cache(maxsize=8)
-def _file(trainer: str, release: str) -> tuple[list[Any], Mapping[Key, Mapping[str, Any]]]:
+def _file(trainer: str, release: str) -> tuple[Lists, Mapping[Key, Mapping[str, Any]]]:
     """The events of all steps of a trainer, and its steps."""
     path = folder() / f"{trainer}-{release}.json"
-    if not path.is_file():
-        return [], {}
     reader = _reader(trainer, release)
+
+    def wrong(place: str, what: str) -> NoReturn:
+        reader.place = place
+        reader.wrong(what)
+
+    if not path.is_file():
+        return Lists([], wrong), {}
     data = reader.object_(parse_json(read_text(path, "steps of a trainer", LONGEST_FILE)), "the file")
     reader.format(data)
     rows = reader.list_(data.get("steps"), "steps")
     steps = {Key(**{name: row[name] for name in Key._fields if name in row}): row for row in rows}
-    return reader.list_(data.get("events"), "events"), steps
+    asked = [Asked(row.get("events"), lambda row: row, f"step {i}, events") for i, row in enumerate(rows)]
+    return Lists(asked, wrong), steps
 
 
 def _program(reader: Reader, events: Sequence[Any], body: Mapping[str, Any]) -> Program:
     reader.count = 0
-    own = [event for start, stop in reader.list_(body["events"], "events") for event in events[start:stop]]
     inputs = reader.list_(body["inputs"], "inputs")
     return Program(
         modules=(),
@@ -194,7 +194,7 @@ def _program(reader: Reader, events: Sequence[Any], body: Mapping[str, Any]) -> 
         attributes=tuple([Stored(row[0], reader.shape(row[2:]), reader.dtype(row[1])) for row in body["attributes"]]),
         inputs={row[0]: reader.slot(row[1]) for row in inputs},
         outputs={},
-        before=reader.events(own, "events"),
+        before=reader.events(list(events), "events"),
         bodies=(),
         layers=(),
         after=(),

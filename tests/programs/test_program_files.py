@@ -40,7 +40,6 @@ from estimator.programs.program import (
 )
 from estimator.programs.program_files import read, read_together, written, written_together
 from estimator.programs.program_files.reading import Reader
-from estimator.programs.program_files.writing import _bodies, with_ones
 from estimator.programs.rows import Rows, of_list
 from estimator.programs.setting import ALONE
 from estimator.programs.substitution import sizes_symbol, substitute
@@ -199,13 +198,14 @@ def test_weights_of_another_dtype_are_written_once() -> None:
     text = written_together(both)
     assert [one.whole for one in read_together(text, "toy.json")] == both
     names = len(family().program.parameters)
-    assert json.loads(text)["programs"][1]["parameters"] == [[0, names, "float32"]]
-    row = f'[0,{names},"float32"]'
-    for other, message in ((f"[0,{names},7]", "dtype"), (f'[0,{names + 1},"float32"]', "a place")):
+    first = len(family().program.modules) + 1  # the layer's number
+    assert json.loads(text)["programs"][1]["parameters"] == [[first, first + names + 1, "float32"]]
+    row = f'[{first},{first + names + 1},"float32"]'
+    for other, message in ((row.replace('"float32"', "7"), "dtype"), (f"[{first},99]", "no places before it")):
         with pytest.raises(InputError, match=message):
             [one.whole for one in read_together(text.replace(row, other), "toy.json")]
-    with pytest.raises(InputError, match="has a dtype of what has none"):
-        [one.whole for one in read_together(text.replace('"parameters": [\n[0', '"before": [\n[0'), "toy.json")]
+    with pytest.raises(InputError, match="is a dtype of what has none"):
+        [one.whole for one in read_together(text.replace('"parameters": [\n[6', '"before": [\n[6'), "toy.json")]
 
 
 def walking(*loop: Call | Drop) -> Family:
@@ -293,7 +293,7 @@ def test_a_config_of_another_structure_is_refused(changed: dict, message: str) -
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ('"format": 3', '"format": 1', "its format is 1"),
+        ('"format": 4', '"format": 1', "its format is 1"),
         ("?dropout", "?other", "'other' is none of the rates"),
         ('["head"],{"head":"embed.weight"}', '["head"],{"head":"no.weight"}', "to a parameter that is not there"),
         ('["head"],{"head":"embed.weight"}', '["head"],{}', "which is no bias, and ties it to nothing"),
@@ -301,16 +301,17 @@ def test_a_config_of_another_structure_is_refused(changed: dict, message: str) -
         ('["{}.up.bias"],{}', '["layers.0.up.bias"],{}', "takes 'layers.0.up.bias' away, which is no parameter"),
         ('["{}.up.bias"],{}', '["embed.weight"],{"embed.weight":"head"}', "to a parameter that is not there"),
         ('"rates": ["dropout"]', '"rates": ["dropout","bias"]', "bias is two of a size, a switch and a rate"),
-        ('"format": 3', '"format": 3.0', "its format is 3.0"),
+        ('"format": 4', '"format": 4.0', "its format is 4.0"),
         ('["{}.up.bias"],{}', "[],{}", "bias decides about no parameter"),
         ('[true,["{}.up.bias"]', '[2,["{}.up.bias"]', "must be true or false"),
         ('"experts":"heads"', '"experts":"heads+"', "is no expression"),
         ('["silu"', '["os.system"', "no call that this version has a rule for"),
-        ('["%.1"],{"inplace"', '["%.7"],{"inplace"', "bodies[0]: slot .7 is used, and it has no tensor there"),
-        ('["-","1.0"]', '["-","1.0","1.0"]', "slot 1.0 is used"),
+        ('["%~1"],{"inplace"', '["%.7"],{"inplace"', "bodies[0]: slot .7 is used, and it has no tensor there"),
+        ('["-","^0"]', '["-","^0","^0"]', "slot 1.0 is used"),
+        ('["-","^0"]', '["-","^1"]', "'^1' is no slot"),
         ('["<","{}.up"', '["<","{}"', "is left"),
-        ('["<","loss",["%9"]]', '["-","8"]', "loss is entered and not left"),
-        ('["-","1.0"]', '[">","{}.up",["%.0"]]', "{}.up is entered and not left"),
+        ('["<","loss",["%~1"]]', '["-","8"]', "loss is entered and not left"),
+        ('["-","^0"]', '[">","{}.up",["%.0"]]', "{}.up is entered and not left"),
         ('"linear",["=4*H","=H"],1', '"linear",["=4*H","=H"],0', "layers.0.up is said to have no bias"),
         ('"=B"', '"=B**9"', "has a power that is no number from 1 to 8"),
         ('"=B"', '"=B**8*B**8"', "is of a degree above 8"),
@@ -336,8 +337,8 @@ def test_a_config_of_another_structure_is_refused(changed: dict, message: str) -
         ('"device":["cpu","cuda"]', '"packing":[1]', "packing is 1; it must be one of False, True"),
         ('"device":["cpu","cuda"]', '"head":["cpu"]', "'head' is nothing that a setting has"),
         ('"settings": [{', '"settings": [3,{', "settings is 3; it must be an object"),
-        ('"format": 3', '"format": 3,"format": 3', "given twice"),
-        ('"format": 3', '"format": 3,"more": 1', "is no part of a program"),
+        ('"format": 4', '"format": 4,"format": 4', "given twice"),
+        ('"format": 4', '"format": 4,"more": 1', "is no part of a program"),
     ],
 )
 def test_a_damaged_file_is_refused_in_one_line(old: str, new: str, message: str) -> None:
@@ -500,8 +501,14 @@ def test_a_pass_of_generate_has_the_cache_s_sizes() -> None:
             '"like": 1,\n"tied": {"a":"b"},\n"settings": [{"cache"',
             "like is 1; it must be an integer from 0 to 0",
         ),
-        ('"~0"', '"~99999999"', "is no slot"),
-        ('"~0"', '"~9"', "is no slot"),
+        ('"~2"', '"~99999999"', "is no slot"),
+        ('"~2"', '"~9"', "is no slot"),
+        ('"~2"', '"~0"', "is no slot"),
+        ("[20,24]", "[20,99]", "after: [20, 99] are no places before it"),
+        ("[20,24]", "[24,20]", "after: [24, 20] are no places before it"),
+        ("[20,24]", "[-1,4]", "after: [-1, 4] are no places before it"),
+        ("[20,24]", '[20,24,"float32"]', "is a dtype of what has none"),
+        ("[20,24]", "[[20,24]]", "an event begins with its name"),
         ('["=B*H*past",["=H*past","=H",1]]', '["=B*H*past"]', "has the elements of its storage and its strides"),
         ('["=B*H*past",["=H*past","=H",1]]', '["=B*H*past",[1]]', "has a stride for each of its sizes"),
         ('["=B*H*past",["=H*past","=H",1]]', '["=B*H*past",7]', "must be a list"),
@@ -529,7 +536,7 @@ def test_a_cache_s_tensor_is_taken_once() -> None:
 
 TOGETHER = json.loads(written_together([family(), decoding()]))
 PLACES_OF_DECODING = [place for place in places(TOGETHER) if place[:2] == ("programs", 1) and len(place) > 2]
-JUNK_NEAR = JUNK | st.sampled_from(["~1", "%~1", "~-9", [0, 3], ["cached", [1, []], {}, ["~0", "int64"]]])
+JUNK_NEAR = JUNK | st.sampled_from(["~1", "%~1", "%^0", "~-9", [0, 3], 0, ["cached", [1, []], {}, ["~", "int64"]]])
 CHANGES_NEAR = st.tuples(st.sampled_from(PLACES_OF_DECODING), st.sampled_from(["put", "delete", "repeat"]), JUNK_NEAR)
 
 
@@ -548,26 +555,14 @@ def test_a_mutated_pass_of_generate_is_read_or_refused(changes: list) -> None:
     assert "\n" not in line
 
 
-def test_a_layer_is_written_as_what_differs_from_the_nearest() -> None:
-    """By hand: where a layer has much text, the one with which least is left to write; else that of its place."""
-    first, second = ([[word, number, "x" * 20] for number in range(30)] for word in ("a", "b"))
-    base = [[3, first], [4, second]]
-    assert _bodies(base, [(5, [*first, ["end"]])]) == [[5, [[0, 30], ["end"]]]]
-    assert _bodies(base, [(5, [*second, ["end"]])]) == [[5, [[0, 30], ["end"]], 1]]
-    own = [["c", number, "x" * 20] for number in range(30)]
-    assert _bodies(base, [(1, own), (2, [["start"], *own])]) == [[1, own], [2, [["start"], [0, 30]], 2]]
-    assert _bodies(base, [(1, [["c", 1]]), (1, first[:1]), (2, first[:2])]) == [[1, [["c", 1]]], [1, first[:1]],
-                                                                             [2, first[:2]]]  # fmt: skip
-
-
-def test_what_a_program_is_where_symbols_are_one() -> None:
-    """Sizes alone, in the parts that are written as what differs."""
-    data = {
-        "symbols": {"H": "hidden_size"}, "before": [["c", "view", ["=B*S", "B", 3], {"size": "=B + 2"}]],
-        "layers": ["=B"],
-    }  # fmt: skip
-    assert with_ones(data, []) is data
-    assert with_ones(data, ["B"]) == {**data, "before": [["c", "view", ["=S", "B", 3], {"size": 3}]]}
+def test_a_row_of_a_layer_follows_its_number() -> None:
+    text = written(family())
+    for new, message in (
+        ('"parameters": [\n["{}.x"', "is of a layer, whose number is not given"),
+        ('"parameters": [\n1,\n["embed.weight"', "a layer is 1; it must be an integer from 0 to 0"),
+    ):
+        with pytest.raises(InputError, match=message):
+            read(text.replace('"parameters": [\n["embed.weight"', new), "toy.json")
 
 
 def test_the_most_layers() -> None:

@@ -713,7 +713,7 @@ def test_another_setting_is_refused_by_name(tmp_path: Path, without_live: None) 
         estimator.estimate(model=str(path), seq=32, batch=2, attention="sdpa")
 
 
-@pytest.mark.parametrize("text", ["", "[]", "{}", '{"format":3,"programs":[3]}', "\0"])
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"format":4,"programs":[3]}', "\0"])
 def test_a_damaged_file_of_the_user_is_a_note(text: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     plain = estimator.estimate("gemma-2-2b", seq=32)
     monkeypatch.setenv(recorded_programs.VARIABLE, str(tmp_path))

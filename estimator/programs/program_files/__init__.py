@@ -1,8 +1,8 @@
 """A family's program as a file, and back: JSON, an event a line.
 
 A tensor is written ``%slot``, its dtype ``*slot``, a weight ``@name``, a text ``'text``, an expression of sizes
-``=text`` and a rate of the config ``?key``. Slots of layers are the distance to the layer, a dot and a number
-(``program.SPAN``); the layer's own begin with the dot.
+``=text`` and a rate of the config ``?key``. How slots are named says ``slots.py``, and how the programs of a file share
+what is alike ``copies.py``. The rows of a layer's modules and weights follow its number, and begin with ``{}``.
 
 A file may come from anywhere, so everything in it is checked as it is read: the calls by name, the slots that they use,
 the modules that are entered and left, expressions, and how much there is of each. What is wrong is one ``InputError``.
@@ -11,20 +11,20 @@ Nothing in a file is executed.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 from ...errors import InputError
 from ...io.files import parse_json, read_text
 from ...operators.table import RULES
-from ..family import ONES, Family
-from .limits import LONGEST_FILE, MOST_LAYERS, MOST_PROGRAMS
-from .near import LONG_PARTS, all_near, is_near
+from ..family import Family
+from .copies import PARTS_WITH_LISTS, STORED, Asked, Form, Lists, where_one
+from .limits import LONGEST_FILE, MOST_LAYERS, MOST_PROGRAMS, MOST_STACKS
 from .reading import OtherFormat, Reader
-from .writing import with_ones, written, written_together
+from .writing import written, written_together
 
 __all__ = [
     "Family",
@@ -54,10 +54,7 @@ def read(text: str, where: str, known: Collection[str] = RULES) -> Family:
     return Reader(where, known).family(data)
 
 
-BEYOND_HEAD = (
-    *("ones", "path", "layers", "inputs", "outputs", "tied", "modules", "parameters", "buffers", "attributes"),
-    *("before", "after", "bodies"),
-)
+BEYOND_HEAD = ("ones", "path", "layers", "inputs", "outputs", "tied", *PARTS_WITH_LISTS)
 """The parts of a program that say nothing of its configs, but for symbols that may be 1."""
 
 
@@ -68,14 +65,11 @@ def load_together(path: Path) -> list[Family]:
 
 def read_together(text: str, where: str, known: Collection[str] = RULES) -> list[Family]:
     """The programs in a text, their heads alone."""
-    rows = _rows(text, where)
     found: list[Family] = []
     heads: list[dict[str, Any]] = []
-    for i, row in enumerate(rows):
-        title = f"{where}: program {i}"
-        own = dict(row)
-        like = Reader(where, known).integer(own.pop("like", 0), "like", 0, max(i - 1, 0))
-        Reader(where, known).flag(own.pop("near", False), "near")
+    for i, row in enumerate(_rows(text, where)):
+        title, own = f"{where}: program {i}", dict(row)
+        like = _like(Reader(where, known), own, i)
         heads.append({**heads[like], **own} if i else own)
         reader, whole = Reader(title, known), partial(_read_whole, text, where, i, title, known)
         if i and own.keys() <= {*BEYOND_HEAD, "settings", "chunk"}:  # of the same configs as the other one
@@ -84,6 +78,11 @@ def read_together(text: str, where: str, known: Collection[str] = RULES) -> list
             continue
         found.append(replace(reader.head(heads[i]), read=whole))
     return found
+
+
+def _like(reader: Reader, own: dict[str, Any], i: int) -> int:
+    """The place of the program that one of these parts is like, which is taken from them."""
+    return reader.integer(own.pop("like", 0), "like", 0, max(i - 1, 0))
 
 
 @lru_cache(maxsize=1)  # of one file several programs are read, one after another
@@ -102,35 +101,68 @@ def _rows(text: str, where: str) -> list[dict[str, Any]]:
 
 
 def _read_whole(text: str, source: str, i: int, where: str, known: Collection[str]) -> Family:
-    reader = Reader(where, known)
-    return reader.family(_whole(reader, _rows(text, source), i))
+    return Reader(where, known).family(_file(text, source).whole(i))
 
 
-def _whole(reader: Reader, rows: Sequence[dict[str, Any]], i: int) -> dict[str, Any]:
-    """A program's plain form, of what differs from another one's."""
-    own = {key: value for key, value in rows[i].items() if key not in ("like", "near")}
-    other = _whole(reader, rows, rows[i].get("like", 0)) if i else {}
-    ones = own.get("ones")
-    fixed = [x for x in ones[0] if x in ONES] if isinstance(ones, list) and ones and isinstance(ones[0], list) else []
-    near = bool(i) and (rows[i].get("near", False) or is_near({**other, **own}))
-    try:
-        base = (all_near(with_ones(other, fixed)) if near else with_ones(other, fixed)) if i else {}
-    except (InputError, AttributeError, KeyError, TypeError):
-        reader.wrong("an earlier program has an expression that is none")
-    whole = {**base, **own}
-    for key in LONG_PARTS:
-        if i and key in own:
-            whole[key] = reader.copied(base.get(key), own[key], key)
-    if "bodies" in own:
-        known = reader.list_(base.get("bodies", []), "bodies", MOST_LAYERS)
-        whole["bodies"] = []
-        for k, body in enumerate(reader.list_(own["bodies"], "bodies", MOST_LAYERS)):
-            others = [*known, *whole["bodies"]]
-            if len(reader.list_(body, "a body", 3)) not in (2, 3):
-                reader.wrong("a layer has the index of its exit, its events, and perhaps a layer that is like it")
-            like = k if len(body) == 2 else reader.integer(body[2], "a layer", 0, len(others) - 1)
-            first = others[like] if len(body) == 3 or like < len(known) else [0, []]
-            if len(reader.list_(first, "a body", 2)) != 2:
-                reader.wrong("a layer has the index of its exit, and its events")
-            whole["bodies"].append([body[0], reader.copied(first[1], body[1], "bodies")])
-    return all_near(whole, back=True) if near else whole
+@lru_cache(maxsize=1)
+def _file(text: str, where: str) -> _File:
+    return _File(_rows(text, where), where)
+
+
+class _File:
+    """The programs of a file, whose heads have been read."""
+
+    def __init__(self, rows: Sequence[Mapping[str, Any]], where: str) -> None:
+        self._reader = Reader(where, ())
+        self._own = [dict(row) for row in rows]
+        self._likes = [_like(self._reader, own, i) for i, own in enumerate(self._own)]
+        self._heads: list[dict[str, Any]] = []
+        self._forms: list[Form] = []
+        self._firsts: dict[tuple[int, str], int] = {}
+        """The number of the first list of a program's part, which that program has itself."""
+        asked: list[Asked] = []
+        symbols = {name for own in self._own for name in own.get("symbols", ())}
+        for i, own in enumerate(self._own):
+            self._heads.append({**self._heads[self._likes[i]], **own} if i else own)
+            self._forms.append(where_one(self._heads[i]["ones"][0], symbols))
+            for key in filter(own.__contains__, PARTS_WITH_LISTS):
+                place = f"program {i}, {key}"
+                self._firsts[i, key] = len(asked)
+                asked += [Asked(rows, self._forms[i], place, key in STORED) for rows in self._parts(key, own[key])]
+        self._lists = Lists(asked, self._wrong)
+
+    def _wrong(self, place: str, what: str) -> NoReturn:
+        self._reader.place = place
+        self._reader.wrong(what)
+
+    def _parts(self, key: str, part: Any) -> list[Any]:
+        """The lists of a part of a program."""
+        self._reader.place = key
+        if key == "between":
+            return self._reader.list_(part, key, MOST_STACKS)
+        if key != "bodies":
+            return [part]
+        bodies = [self._reader.list_(body, "a body", 2) for body in self._reader.list_(part, key, MOST_LAYERS)]
+        if any(len(body) != 2 for body in bodies):
+            self._reader.wrong("a layer has the index of its exit, and its events")
+        return [rows for _, rows in bodies]
+
+    def whole(self, i: int) -> dict[str, Any]:
+        """All parts of a program, with all rows of its lists."""
+        made = dict(self._heads[i])
+        for key in PARTS_WITH_LISTS:
+            forms, k = [], i
+            while (k, key) not in self._firsts:  # as an earlier one has it, but where symbols are 1
+                forms.append(self._forms[k])
+                k = self._likes[k]
+            parts = []
+            for n, _ in enumerate(self._parts(key, made[key]), self._firsts[k, key]):
+                rows = self._lists.whole(n)
+                for form in reversed(forms):
+                    rows = [form(row) for row in rows]
+                parts.append(rows)
+            if key == "bodies":
+                made[key] = [[stop, rows] for (stop, _), rows in zip(made[key], parts, strict=True)]
+            else:
+                made[key] = parts if key == "between" else parts[0]
+        return made

@@ -23,7 +23,7 @@ from ..program import (
     made,
 )
 from ..shared_tensors import shared_slots
-from .writing import slot_text
+from .slots import slot_text
 
 
 class Checker:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -45,6 +45,7 @@ from ..setting import ALONE, VALUES, Settings
 from ..step import CACHED_SIZES, OF_STEPS
 from ..substitution import DTYPE, LAYER, PASS, sizes_symbol
 from ..switches import Switch
+from .copies import PARTS_WITH_LISTS, STORED
 from .flow import Checker, Flow
 from .limits import (
     FORMAT,
@@ -59,16 +60,13 @@ from .limits import (
     MOST_STACKS,
     MOST_SYMBOLS,
 )
-from .near import STORED
-from .writing import slot_text
+from .slots import Slots, slot_number, slot_text
 
 
 class OtherFormat(InputError):
     """A file that another version of the estimator wrote."""
 
 
-_OPTIONAL = ("chunk", "returns_cache", "checkpoints", "tp_plan", "beside")
-"""The parts that a program need not have."""
 _EMPTY = Program((), (), (), (), {}, {}, (), (), (), ())
 
 
@@ -88,6 +86,8 @@ class Reader(Checker):
         self.rates: set[str] = set()
         self.count = 0
         self.sizes: dict[str, Size] = {}
+        self.slots: Slots | None = None
+        """The names of slots in the list of events that is read."""
 
     # -- simple values -------------------------------------------------------------------------------------------
 
@@ -130,36 +130,16 @@ class Reader(Checker):
             return value
         return self.wrong(f"{what} is {shown(value)}, which no config has")
 
-    def copied(self, first: Any, rows: Any, what: str) -> list[Any]:
-        """The rows with those of another program in place of ``[start, stop]``, or of ``[start, stop, dtype]``."""
-        first = self.list_(first, what, MOST_EVENTS)
-        made: list[Any] = []
-        for row in self.list_(rows, what, MOST_EVENTS):
-            if isinstance(row, list) and len(row) in (2, 3) and type(row[0]) is int and type(row[1]) is int:
-                self.place = what
-                start = self.integer(row[0], "a place", 0, len(first))
-                own = first[start : self.integer(row[1], "a place", start, len(first))]
-                if len(row) == 3:
-                    if what not in STORED or not all(isinstance(one, list) and len(one) > 1 for one in own):
-                        self.wrong(f"{shown(row)} has a dtype of what has none")
-                    own = [[one[0], row[2], *one[2:]] for one in own]
-                made += own
-            else:
-                made.append(row)
-            if len(made) > MOST_EVENTS:
-                self.wrong(f"{what} has too many entries")
-        return made
-
     def slot(self, value: Any) -> int:
-        layer, dot, own = value.rpartition(".") if isinstance(value, str) and len(value) < 16 else ("", "", "")
-        if not (own.isascii() and own.isdigit() and (not layer or (layer.isascii() and layer.isdigit()))):
-            self.wrong(f"{shown(value)} is no slot")
-        number, distance = int(own), int(layer or 0)
-        if number >= SPAN or distance > MOST_LAYERS:
+        """The slot of a tensor."""
+        return self.known_slot(value, self.slots.number(value) if self.slots else slot_number(value))
+
+    def known_slot(self, value: Any, number: int | None) -> int:
+        if number is None:
             self.wrong(f"{shown(value)} is no slot")
         if not self.of_trainer and LISTS + OF_A_KIND <= number < MEMBERS:
             self.wrong(f"{shown(value)} is of a list that only a trainer's step has")
-        return number if not dot else (distance + 1) * SPAN + number
+        return number
 
     def expression(self, text: str) -> Size:
         if text not in self.sizes:
@@ -222,7 +202,15 @@ class Reader(Checker):
 
     # -- events --------------------------------------------------------------------------------------------------
 
-    def events(self, value: Any, where: str, inner: int = 0) -> tuple[Event, ...]:
+    def events(self, value: Any, where: str, layer: bool = False) -> tuple[Event, ...]:
+        """A list of events, a layer's or another."""
+        self.slots = Slots(layer)
+        found = self.inner_events(value, where, 0)
+        self.slots = None
+        return found
+
+    def inner_events(self, value: Any, where: str, inner: int) -> tuple[Event, ...]:
+        """The same of a list within ``inner`` others, whose names of slots go on."""
         made: list[Event] = []
         for i, row in enumerate(self.list_(value, where, MOST_EVENTS)):
             self.place = f"{where}[{i}]"
@@ -241,8 +229,11 @@ class Reader(Checker):
     def event(self, row: list[Any], where: str, i: int, inner: int) -> Event:
         op = row[0]
         if op == ">" and len(row) in (3, 4):
+            path, args = self.text(row[1], "a path"), self.tensors(row[2], "arguments")
             keywords = self.tensors(row[3], "keywords") if len(row) == 4 else ()
-            return Enter(self.text(row[1], "a path"), self.tensors(row[2], "arguments"), keywords)
+            if path == "{}" and self.slots:
+                self.slots.given(x.slot for x in (*args, *keywords) if isinstance(x, Ref))
+            return Enter(path, args, keywords)
         if op == "<" and len(row) == 3:
             return Exit(self.text(row[1], "a path"), self.tensors(row[2], "results"))
         if op == "!grad" and len(row) == 2:
@@ -256,11 +247,11 @@ class Reader(Checker):
             count, stride = self.value(row[1]), self.integer(row[3], "a stride", 1, SPAN)
             if type(count) is not int and not isinstance(count, Poly):
                 self.wrong(f"{shown(row[1])} is no number of passes")
-            passes = self.events(row[4], f"{where}[{i}].events", 1)
-            return Repeat(count, self.slot(row[2]), stride, passes)
+            first = self.known_slot(row[2], self.slots.number_of_next(row[2]) if self.slots else None)
+            return Repeat(count, first, stride, self.inner_events(row[4], f"{where}[{i}].events", 1))
         if op == "!rows" and len(row) == 3 and not inner:
             (rows,) = self.shape(row[1:2])
-            loop = Rows(rows, self.events(row[2], f"{where}[{i}].events", 1))
+            loop = Rows(rows, self.inner_events(row[2], f"{where}[{i}].events", 1))
             if not self.of_trainer and loop.kind != 0:
                 self.wrong("a loop over images has no list of theirs")
             return loop  # type: ignore[return-value]
@@ -275,9 +266,9 @@ class Reader(Checker):
         if len(row) < 2:
             self.wrong(f"{op} has no arguments")
         keywords_ = self.object_(row[2], "keywords") if named else {}  # left out where there are none
-        out = tuple([self.made(made) for made in row[2 + named :]])
         args = self.value(self.list_(row[1], "arguments"))
-        return Call(op, args, tuple([(name, self.value(x)) for name, x in keywords_.items()]), out)
+        given = tuple([(name, self.value(x)) for name, x in keywords_.items()])
+        return Call(op, args, given, tuple([self.made(made) for made in row[2 + named :]]))
 
     def cached(self, row: list[Any], where: str) -> Call:
         args, made = self.list_(row[1], "arguments", 2), self.made(row[-1])
@@ -295,25 +286,30 @@ class Reader(Checker):
         row = self.list_(value, "a result", MOST_DIMENSIONS + 2)
         if len(row) < 2:
             self.wrong("a result has a slot, a dtype and its sizes")
-        return Made(self.slot(row[0]), self.shape(row[2:]), self.dtype(row[1]))
+        return Made(self.made_slot(row[0]), self.shape(row[2:]), self.dtype(row[1]))
+
+    def made_slot(self, value: Any) -> int:
+        """The slot of a result."""
+        return self.known_slot(value, self.slots.number_of_made(value) if self.slots else None)
 
     def function(self, row: list[Any], where: str, inner: int) -> Function:
         if inner >= 4:
             self.wrong("custom functions are nested too deeply")
         _, name, inputs, forward, out, result, saved, attached, unpacked, grad, backward, results = row
-        plain = [self.value(self.list_(x, "a custom function")) for x in (inputs, saved, attached, results)]
-        slots = tuple([-1 if x is None else self.slot(x) for x in self.list_(unpacked, "unpacked")])
-        incoming = -1 if grad is None else self.slot(grad)
-        title, made, returned = self.text(name, "a name"), self.made(out), self.tensors([result], "a result")[0]
-        events = [self.events(x, f"{where}.{n}", inner + 1) for n, x in (("forward", forward), ("backward", backward))]
+        title, given = self.text(name, "a name"), self.value(self.list_(inputs, "a custom function"))
+        called = self.inner_events(forward, f"{where}.forward", inner + 1)
+        returned = self.tensors([result], "a result")[0]
+        kept, more = (self.value(self.list_(x, "a custom function")) for x in (saved, attached))
+        slots = tuple([-1 if x is None else self.made_slot(x) for x in self.list_(unpacked, "unpacked")])
+        incoming = -1 if grad is None else self.made_slot(grad)
+        gradients = self.inner_events(backward, f"{where}.backward", inner + 1)
+        given_back, made = self.value(self.list_(results, "a custom function")), self.made(out)
         self.place = where
-        if any(x is not None and not isinstance(x, (Ref, Weight)) for x in (*plain[1], *plain[2], *plain[3])):
+        if any(x is not None and not isinstance(x, (Ref, Weight)) for x in (*kept, *more, *given_back)):
             self.wrong("a custom function keeps or gives back something that is no tensor")
-        if len(slots) not in (0, len(plain[1])):
+        if len(slots) not in (0, len(kept)):
             self.wrong("a custom function unpacks other tensors than it saves")
-        return Function(
-            title, plain[0], events[0], made, returned, plain[1], plain[2], slots, incoming, events[1], plain[3]
-        )
+        return Function(title, given, called, made, returned, kept, more, slots, incoming, gradients, given_back)
 
     # -- the whole -----------------------------------------------------------------------------------------------
 
@@ -366,12 +362,12 @@ class Reader(Checker):
         wanted = (
             "format", "model_type", "recorded", "settings", "interfaces", "symbols", "structure", "switches", "rates",
             "defaults", "nulls", "lists", "aliases", "window", "ones", "harmless", "depth", "kinds", "dtype", "path",
-            "layers", "inputs", "outputs", "tied", "modules", "parameters", "buffers", "attributes", "before", "after",
-            "bodies",
+            "layers", "inputs", "outputs", "tied", "chunk", "tp_plan", "returns_cache", "checkpoints", "beside",
+            *PARTS_WITH_LISTS,
         )  # fmt: skip
         if missing := [key for key in wanted if key not in data]:
             self.wrong(f"it has no {missing[0]}")
-        if unknown := [key for key in data if key not in (*wanted, *_OPTIONAL)]:
+        if unknown := [key for key in data if key not in wanted]:
             self.wrong(f"{shown(unknown[0])} is no part of a program")
         return plain
 
@@ -419,7 +415,7 @@ class Reader(Checker):
             beside=tuple([(self.text(row[1], "depth"), self.kinds(row[2], MOST_LAYERS)) for row in self.beside(data)]),
             **self.regime(data),
             aliases=self.mapping(data, "aliases", self.text),
-            tp_plan=self.mapping({"tp_plan": {}, **data}, "tp_plan", self.text),
+            tp_plan=self.mapping(data, "tp_plan", self.text),
             settings=self.served(data),
             interfaces=interfaces,
             recorded=recorded,
@@ -456,7 +452,7 @@ class Reader(Checker):
         if (key := window[0]) is not None:
             self.definition(key, "window")
         self.place = "chunk"
-        chunk = self.list_(data.get("chunk", [None, False]), "chunk", 2)
+        chunk = self.list_(data["chunk"], "chunk", 2)
         if len(chunk) != 2:
             self.wrong("a chunk has a size and a switch")
         if chunk[0] is not None:
@@ -590,10 +586,24 @@ class Reader(Checker):
             return tuple([self.signature(x, depth + 1) for x in self.list_(value, "a kind", 256)])
         return self.scalar(value, "a kind", 2)
 
-    def stored(self, value: Any, name: str) -> tuple[Stored, ...]:
-        rows = []
+    def of_layers(self, value: Any, name: str, layers: Sequence[str]) -> Iterator[list[Any]]:
+        """Rows with whole names, of a list in which those of a layer are behind its number."""
+        path = None
         for i, row in enumerate(self.list_(value, name)):
             self.place = f"{name}[{i}]"
+            if type(row) is int:
+                path = layers[self.integer(row, "a layer", 0, len(layers) - 1)]
+                continue
+            row = self.list_(row, "a row", 8)
+            if row and isinstance(row[0], str) and row[0].startswith("{}"):
+                if path is None:
+                    self.wrong(f"{shown(row[0])} is of a layer, whose number is not given")
+                row = [path + row[0][2:], *row[1:]]
+            yield row
+
+    def stored(self, value: Any, name: str, layers: Sequence[str]) -> tuple[Stored, ...]:
+        rows = []
+        for row in self.of_layers(value, name, layers):
             if len(self.list_(row, "a tensor", 7)) not in (3, 6, 7):
                 self.wrong("a tensor has a name, a dtype and a shape")
             flags = [self.flag(x, "a switch") for x in row[3:6]]
@@ -604,10 +614,10 @@ class Reader(Checker):
     def beside(self, data: Mapping[str, Any]) -> list[list[Any]]:
         """The stacks after the first."""
         self.place = "beside"
-        rows = self.list_(data.get("beside", []), "beside", MOST_STACKS)
+        rows = self.list_(data["beside"], "beside", MOST_STACKS)
         for row in rows:
-            if len(self.list_(row, "a stack", 5)) != 5:
-                self.wrong("a stack has a path, the key of its depth, its kinds and layers, and what is called before")
+            if len(self.list_(row, "a stack", 4)) != 4:
+                self.wrong("a stack has a path, the key of its depth, its kinds and its layers")
         return rows
 
     def stack(self, path: Any, layers: Any, bodies: int) -> tuple[Stack, list[int]]:
@@ -621,10 +631,13 @@ class Reader(Checker):
         return Stack(path, len(found)), found
 
     def program(self, data: Mapping[str, Any]) -> Program:
+        bodies_ = self.list_(data["bodies"], "bodies", MOST_LAYERS)
+        given = [(data["path"], data["layers"]), *[(row[0], row[3]) for row in self.beside(data)]]
+        stacks = [self.stack(path, layers, len(bodies_)) for path, layers in given]
+        layers = replace(_EMPTY, stacks=tuple([stack for stack, _ in stacks if stack.depth])).paths
         modules: list[NamedModule[Any]] = []
         plain = set()
-        for i, row in enumerate(self.list_(data["modules"], "modules")):
-            self.place = f"modules[{i}]"
+        for row in self.of_layers(data["modules"], "modules", layers):
             if len(self.list_(row, "a module", 6)) != 6:
                 self.wrong("a module has a path, a kind, a shape, a bias, a role and a switch")
             path, kind, shape, bias, role, is_plain = row
@@ -642,7 +655,7 @@ class Reader(Checker):
         self.paths = {module.path for module in modules}
         if len(self.paths) < len(modules) or "" in self.paths:
             self.wrong("a module's path is empty or given twice")
-        stored = {name: self.stored(data[name], name) for name in ("parameters", "buffers", "attributes")}
+        stored = {name: self.stored(data[name], name, layers) for name in STORED}
         tied = self.mapping(data, "tied", self.text)
         stored_names = [one.name for rows in stored.values() for one in rows]
         self.weights = {*stored_names, *tied}
@@ -661,20 +674,21 @@ class Reader(Checker):
         bodies = []
         sizes_symbol(LAYER)
         self.symbols.add(LAYER)
-        for i, row in enumerate(self.list_(data["bodies"], "bodies", MOST_LAYERS)):
+        for i, row in enumerate(bodies_):
             self.place = f"bodies[{i}]"
             if len(self.list_(row, "a body", 2)) != 2:
                 self.wrong("a layer has the index of its exit, and its events")
-            events = self.events(row[1], f"bodies[{i}]")
+            events = self.events(row[1], f"bodies[{i}]", layer=True)
             self.place = f"bodies[{i}]"
             exit_ = self.integer(row[0], "exit", 1, max(len(events) - 1, 1))
             if not any(isinstance(event, Exit) and event.path == "{}" for event in events[exit_ : exit_ + 1]):
                 self.wrong("a layer's exit is no Exit of it")
             bodies.append(Body(events, exit_))
-        beside = self.beside(data)
-        between = [self.events(row[4], f"beside[{i}]") for i, row in enumerate(beside)]
-        given = [(data["path"], data["layers"]), *[(row[0], row[3]) for row in beside]]
-        stacks = [self.stack(path, layers, len(bodies)) for path, layers in given]
+        rows = self.list_(data["between"], "between", MOST_STACKS)
+        between = [self.events(row, f"between[{i}]") for i, row in enumerate(rows)]
+        if len(between) != len(stacks) - 1:
+            self.place = "between"
+            self.wrong("before each stack but the first there is a list of what is called")
         program = Program(
             modules=tuple(modules),
             parameters=stored["parameters"],
@@ -691,8 +705,8 @@ class Reader(Checker):
             dtype=self.dtype(data["dtype"]),
             plain=frozenset(plain),
             tied=tied,
-            checkpoints=frozenset(self.checkpoints(data.get("checkpoints", []), modules)),
-            returns_cache=self.flag(data.get("returns_cache", False), "returns_cache"),
+            checkpoints=frozenset(self.checkpoints(data["checkpoints"], modules)),
+            returns_cache=self.flag(data["returns_cache"], "returns_cache"),
         )
         Flow(self, with_passes(program if self.of_trainer else listed(program, 2), 2)).check()
         return program

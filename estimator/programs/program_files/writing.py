@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from typing import Any
 
 from ...errors import InputError
 from ...ledger.sizes import Poly, format_poly
 from ..depth import Kinds
-from ..expressions import polynomial
 from ..family import Family
 from ..program import (
-    SPAN,
     Autocast,
     Backward,
     Call,
@@ -22,33 +21,30 @@ from ..program import (
     Exit,
     Function,
     GradMode,
+    Made,
+    Program,
     Rate,
     Ref,
     Repeat,
     Stored,
     Weight,
+    layer_numbers,
 )
 from ..rows import Rows
 from ..setting import ALONE
-from ..step import CACHED_SIZES, OF_STEPS
+from .copies import LONG_PARTS, PARTS_WITH_LISTS, STORED, Writer
 from .limits import FORMAT, MOST_PROGRAMS
-from .near import LONG_PARTS, STORED, all_near, is_near
+from .slots import Slots, slot_text
 
 
-def slot_text(number: int) -> str:
-    """A slot as files have it: a layer's own begins with a dot, an earlier layer's with the distance to it."""
-    layer, own = divmod(number, SPAN)
-    return str(own) if not layer else f"{layer - 1 if layer > 1 else ''}.{own}"
-
-
-def plain(value: Any) -> Any:
-    """An argument, a size or a shape as files have it."""
+def plain(value: Any, slots: Slots | None = None) -> Any:
+    """An argument, a size or a shape as files have it. ``slots`` name the tensors of a list of events."""
     if isinstance(value, Ref):
-        return f"%{slot_text(value.slot)}"
+        return f"%{slots.text(value.slot) if slots else slot_text(value.slot)}"
     if isinstance(value, Weight):
         return f"@{value.name}"
     if isinstance(value, DtypeOf):
-        return f"*{slot_text(value.slot)}"
+        return f"*{slots.text(value.slot) if slots else slot_text(value.slot)}"
     if isinstance(value, Rate):
         return f"?{value.key}"
     if isinstance(value, Poly):
@@ -56,54 +52,60 @@ def plain(value: Any) -> Any:
     if isinstance(value, str):
         return f"'{value}"
     if isinstance(value, tuple):
-        return [plain(x) for x in value]
+        return [plain(x, slots) for x in value]
     return value
 
 
-def _event(event: Any) -> list[Any]:
+def _made(one: Made, slots: Slots) -> list[Any]:
+    return [slots.text_of_made(one.slot), one.dtype, *map(plain, one.shape)]
+
+
+def _event(event: Any, slots: Slots) -> list[Any]:
+    """An event as a list. What has events of its own names its slots in the order of ``reading.py: function``."""
     if isinstance(event, Call):
-        out = [[slot_text(m.slot), m.dtype, *map(plain, m.shape)] for m in event.out]
-        keywords = {name: plain(x) for name, x in event.keywords}
-        return [event.op, plain(event.args), *([keywords] if keywords else []), *out]
+        args, keywords = plain(event.args, slots), {name: plain(x, slots) for name, x in event.keywords}
+        return [event.op, args, *([keywords] if keywords else []), *[_made(one, slots) for one in event.out]]
     if isinstance(event, Enter):
-        return [">", event.path, plain(event.args), *([plain(event.keywords)] if event.keywords else [])]
+        args, more = (plain(given, slots) for given in (event.args, event.keywords))
+        if event.path == "{}":
+            slots.given(x.slot for x in (*event.args, *event.keywords) if isinstance(x, Ref))
+        return [">", event.path, args, *([more] if more else [])]
     if isinstance(event, Exit):
-        return ["<", event.path, plain(event.out)]
+        return ["<", event.path, plain(event.out, slots)]
     if isinstance(event, GradMode):
         return ["!grad", event.enabled]
     if isinstance(event, Autocast):
         return ["!autocast", event.enabled, *([True] if event.clears else [])]
     if isinstance(event, Function):
-        made = event.out
+        inputs, forward = plain(event.inputs, slots), _events_text(event.forward, slots)
+        kept = [plain(x, slots) for x in (event.inner, event.saved, event.attached)]
+        gradients = [None if slot < 0 else slots.text_of_made(slot) for slot in (*event.unpacked, event.grad)]
+        backward, results = _events_text(event.backward, slots), plain(event.results, slots)
+        made = _made(event.out, slots)
         return [
-            "!function",
-            event.name,
-            plain(event.inputs),
-            events_text(event.forward),
-            [slot_text(made.slot), made.dtype, *map(plain, made.shape)],
-            plain(event.inner),
-            plain(event.saved),
-            plain(event.attached),
-            [None if slot < 0 else slot_text(slot) for slot in event.unpacked],
-            None if event.grad < 0 else slot_text(event.grad),
-            events_text(event.backward),
-            plain(event.results),
+            *("!function", event.name, inputs, forward, made, *kept),
+            *(gradients[:-1], gradients[-1], backward, results),
         ]
     if isinstance(event, Repeat):
-        return ["!repeat", plain(event.count), slot_text(event.first), event.stride, events_text(event.events)]
+        first = slots.text_of_next(event.first)
+        return ["!repeat", plain(event.count), first, event.stride, _events_text(event.events, slots)]
     if isinstance(event, Rows):
-        return ["!rows", plain(event.number), events_text(event.events)]
+        return ["!rows", plain(event.number), _events_text(event.events, slots)]
     if isinstance(event, Backward):
-        return ["!backward", plain(event.loss)]
+        return ["!backward", plain(event.loss, slots)]
     assert isinstance(event, Drop)
-    return ["-", slot_text(event.slot)]
+    return ["-", slots.text(event.slot)]
 
 
-def events_text(events: Sequence[Any]) -> list[list[Any]]:
-    """Events as lists. What dies at once is one of them."""
+def events_text(events: Sequence[Any], layer: bool = False) -> list[list[Any]]:
+    """A list of events, a layer's or another, as lists. What dies at once is one of them."""
+    return _events_text(events, Slots(layer))
+
+
+def _events_text(events: Sequence[Any], slots: Slots) -> list[list[Any]]:
     made: list[list[Any]] = []
     for event in events:
-        one = _event(event)
+        one = _event(event, slots)
         if one[0] == "-" and made and made[-1][0] == "-":
             made[-1] += one[1:]
         else:
@@ -113,10 +115,19 @@ def events_text(events: Sequence[Any]) -> list[list[Any]]:
 
 def written(family: Family) -> str:
     """The text of a family's program."""
+    return _text(_parts(family))
+
+
+def _parts(family: Family) -> dict[str, Any]:
+    """The parts of a family's program, as its file has them."""
     program = family.program
     if program.hooks:
         raise InputError(f"{min(program.hooks)} has a hook on its gradient, which a file cannot say")
-    head: dict[str, Any] = {
+    modules = [
+        [m.path, m.kind, [plain(n) for n in m.shape], int(m.bias), m.role, int(m.path in program.plain)]
+        for m in program.modules
+    ]
+    return {
         "format": FORMAT,
         "model_type": family.model_type,
         "recorded": dict(family.recorded),
@@ -133,8 +144,8 @@ def written(family: Family) -> str:
         "lists": dict(family.lists),
         "aliases": dict(family.aliases),
         "window": [family.window, family.beyond_window],
-        **({} if family.chunk is None else {"chunk": [family.chunk, family.whole_chunks]}),
-        **({"tp_plan": dict(family.tp_plan)} if family.tp_plan else {}),
+        "chunk": [family.chunk, family.whole_chunks],
+        "tp_plan": dict(family.tp_plan),
         "ones": [list(family.fixed), list(family.ones)],
         "harmless": list(family.harmless),
         "depth": family.layers,
@@ -145,25 +156,48 @@ def written(family: Family) -> str:
         "inputs": {name: slot_text(slot) for name, slot in program.inputs.items()},
         "outputs": {name: plain(ref) for name, ref in program.outputs.items()},
         "tied": dict(program.tied),
-        **({"returns_cache": True} if program.returns_cache else {}),
-        **({"checkpoints": sorted(program.checkpoints)} if program.checkpoints else {}),
-        **({"beside": _beside(family)} if family.beside else {}),
-    }
-    long: dict[str, list[Any]] = {
-        "modules": [
-            [m.path, m.kind, [plain(n) for n in m.shape], int(m.bias), m.role, int(m.path in program.plain)]
-            for m in program.modules
-        ],
-        "parameters": [_stored(p) for p in program.parameters],
-        "buffers": [_stored(p) for p in program.buffers],
-        "attributes": [_stored(p) for p in program.attributes],
+        "returns_cache": program.returns_cache,
+        "checkpoints": sorted(program.checkpoints),
+        "beside": _beside(family),
+        "modules": _of_layers(modules, program),
+        "parameters": _of_layers([_stored(p) for p in program.parameters], program),
+        "buffers": _of_layers([_stored(p) for p in program.buffers], program),
+        "attributes": _of_layers([_stored(p) for p in program.attributes], program),
         "before": events_text(program.before),
         "after": events_text(program.after),
+        "between": [events_text(events) for events in program.between],
+        "bodies": [[body.exit, events_text(body.events, layer=True)] for body in program.bodies],
     }
-    lines = [f"{_json(key)}: {_json(value)}" for key, value in head.items()]
-    lines += [f"{_json(key)}: {_lines(value)}" for key, value in long.items()]
-    bodies = ",\n".join(f"[{body.exit}, {_lines(events_text(body.events))}]" for body in program.bodies)
-    return "{\n" + ",\n".join([*lines, f'"bodies": [\n{bodies}\n]']) + "\n}\n"
+
+
+def _of_layers(rows: Sequence[list[Any]], program: Program) -> list[Any]:
+    """Rows whose names within a layer begin with ``{}``, each layer's behind its number."""
+    numbers = layer_numbers([row[0] for row in rows], program.paths)
+    found: list[Any] = []
+    layer = None
+    for name, *rest in rows:
+        if (number := numbers.get(name)) is None:
+            found.append([name, *rest])
+            continue
+        if number != layer:
+            found.append(number)
+            layer = number
+        found.append(["{}" + name[len(program.paths[number]) :], *rest])
+    return found
+
+
+def _text(parts: Mapping[str, Any]) -> str:
+    """The text of a program's parts, a row a line."""
+    found = []
+    for key, value in parts.items():
+        if key == "bodies":
+            text = "[\n" + ",\n".join(f"[{stop}, {_lines(rows)}]" for stop, rows in value) + "\n]"
+        elif key == "between":
+            text = "[\n" + ",\n".join(map(_lines, value)) + "\n]"
+        else:
+            text = _lines(value) if key in LONG_PARTS else _json(value)
+        found.append(f"{_json(key)}: {text}")
+    return "{\n" + ",\n".join(found) + "\n}\n"
 
 
 def _kinds(kinds: Kinds) -> list[Any]:
@@ -171,18 +205,14 @@ def _kinds(kinds: Kinds) -> list[Any]:
 
 
 def _beside(family: Family) -> list[Any]:
-    """Of each stack after the first: its layers' path, the key of its depth, its kinds, its layers, and what is called
-    before it.
-    """
+    """Of each stack after the first: its layers' path, the key of its depth, its kinds, and its layers."""
     program = family.program
     numbers = [
         [n for n, k in zip(program.layers, program.stack_of, strict=True) if k == i] for i in range(len(program.stacks))
     ]
     return [
-        [stack.path, key, _kinds(kinds), layers, events_text(events)]
-        for stack, (key, kinds), layers, events in zip(
-            program.stacks[1:], family.beside, numbers[1:], program.between, strict=True
-        )
+        [stack.path, key, _kinds(kinds), layers]
+        for stack, (key, kinds), layers in zip(program.stacks[1:], family.beside, numbers[1:], strict=True)
     ]
 
 
@@ -209,133 +239,36 @@ def _lines(rows: Iterable[Any]) -> str:
 def written_together(families: Sequence[Family]) -> str:
     """The text of several programs. Of each but the first it has what differs from an earlier one's.
 
-    That is the first, or the one that is its place under ``like``. Rows that both have in a row are written
-    ``[start, stop]``, their places in the other one's list, and ``[start, stop, dtype]`` where weights have another
-    dtype. A program of a fixed symbol is compared with the other where that symbol is 1. A layer is compared with that
-    of the same place in the other program, or with the one whose number comes last: layers are numbered through the
-    other program and this one. A pass of ``generate`` has some more tensors, which give those that follow other slots,
-    so its slots are counted back (``with_near_slots``), as are those of a program of several stacks that is ``near``,
-    since its text is shorter so.
+    That is the first, or the one that is its place under ``like``. Of its lists a program has the rows that are in none
+    of the lists before (``copies.py``), or nothing where the earlier one's are the same.
     """
     if len(families) > MOST_PROGRAMS:
         raise InputError(f"{len(families)} programs; {MOST_PROGRAMS} are the most of a file")
-    plain = [json.loads(written(family)) for family in families]
-    changed = [{**plain[0], "bodies": _bodies([], plain[0]["bodies"])}]
-    likely = [0]
-    """The programs that others may be like: the first, and those that are like it."""
-    passes = [0]
-    """The same for passes of ``generate``: the first, and all passes."""
-    for i, one in enumerate(plain[1:], 1):
-        near = is_near(one)
-        others = [(_changes(plain[k], one, near), k) for k in (passes if near else likely)]
-        if "beside" in one:
-            others += [({"near": True, **_changes(plain[k], one, True)}, k) for k in likely]
-        rows, like = min(others, key=lambda other: (len(_json(other[0])), other[1]))
-        changed.append({**({"like": like} if like else {}), **rows})
-        if near:
-            passes.append(i)
-        elif not like:
-            likely.append(i)
-    programs = ",\n".join(map(_parts, changed))
-    return f'{{\n"format": {FORMAT},\n"programs": [\n{programs}\n]\n}}\n'
+    wholes = [_parts(family) for family in families]
+    writer = Writer({name for one in wholes for name in one["symbols"]})
+    same: dict[tuple[str, ...], list[dict[str, str]]] = {}
+    """The texts of all programs' parts, where some symbols are 1."""
+    made = []
+    for i, one in enumerate(wholes):
+        fixed, form = tuple(one["ones"][0]), writer.form(one["ones"][0])
+        known = same.setdefault(fixed, [])
+        for other in wholes[len(known) : i]:
+            known.append({key: _json(form(part) if key in PARTS_WITH_LISTS else part) for key, part in other.items()})
+        texts = {key: _json(part) for key, part in one.items()}
+        differing = [{key for key in texts if texts[key] != other[key]} for other in known[:i]] or [{*texts}]
+        like = min(range(max(i, 1)), key=lambda k: sum(len(texts[key]) for key in differing[k]))
+        own = {key: part for key, part in one.items() if key in differing[like]}
+        for key in PARTS_WITH_LISTS:
+            if key in own:
+                own[key] = _lists(key, own[key], partial(writer.written, symbols=fixed, stored=key in STORED))
+        made.append(_text({**({"like": like} if like else {}), **own}).strip())
+    return f'{{\n"format": {FORMAT},\n"programs": [\n' + ",\n".join(made) + "\n]\n}\n"
 
 
-def _changes(other: dict[str, Any], one: Mapping[str, Any], near: bool) -> dict[str, Any]:
-    """What a program has that another one has not."""
-    base = with_ones(other, one["ones"][0])
-    if near:
-        base, one = all_near(base), all_near(dict(one))
-    rows: dict[str, Any] = {}
-    for key, value in one.items():
-        if key == "ones" or base[key] != value:
-            like = _like_stored if key in STORED else _like
-            rows[key] = like(base[key], value) if key in LONG_PARTS else value
-        if key == "bodies" and key in rows:
-            rows[key] = _bodies(base[key], value)
-    return rows
-
-
-def _bodies(base: Sequence[Any], bodies: Sequence[Any]) -> list[list[Any]]:
-    """Layers, with the places of what others have."""
-    found: list[list[Any]] = []
-    for i, (stop, events) in enumerate(bodies):
-        ways = [_like(base[i][1] if i < len(base) else [], events)]
-        if len(_json(ways[0])) > _ALIKE:
-            ways += [[*_like(other, events), k] for k, (_, other) in enumerate([*base, *bodies[:i]])]
-        best = min(ways, key=lambda rows: len(_json(rows)))
-        number = [best.pop()] if best is not ways[0] else []
-        found.append([stop, best, *number])
-    return found
-
-
-def _parts(data: Mapping[str, Any]) -> str:
-    """The text of a program's parts."""
-    found = []
-    for key, value in data.items():
-        if key == "bodies":
-            bodies = ",\n".join(
-                f"[{stop}, {_lines(events)}{''.join(f', {k}' for k in number)}]" for stop, events, *number in value
-            )
-            text = f"[\n{bodies}\n]"
-        else:
-            text = _lines(value) if key in LONG_PARTS else _json(value)
-        found.append(f"{_json(key)}: {text}")
-    return "{\n" + ",\n".join(found) + "\n}"
-
-
-def _like(first: Sequence[Any], second: Sequence[Any]) -> list[Any]:
-    """The second list, with the places of what the first one has."""
-    from difflib import SequenceMatcher  # not for a file that is read
-
-    matcher = SequenceMatcher(None, [_json(row) for row in first], [_json(row) for row in second], autojunk=False)
-    made: list[Any] = []
-    for tag, start, stop, from_, to in matcher.get_opcodes():
-        if tag == "equal":
-            made.append([start, stop])
-        else:
-            made += second[from_:to]
-    return made
-
-
-def _like_stored(first: Sequence[Any], second: Sequence[Any]) -> list[Any]:
-    """The same of parameters and buffers, also where another dtype is all that differs: ``[start, stop, dtype]``."""
-    made: list[Any] = []
-    rows = iter(second)
-    for row in _like(*[[[name, *rest] for name, _, *rest in one] for one in (first, second)]):
-        if type(row[0]) is not int:
-            made.append(next(rows))
-            continue
-        for place in range(*row):
-            dtype = next(rows)[1]
-            kind = [] if first[place][1] == dtype else [dtype]
-            if made and made[-1][1:] == [place, *kind]:
-                made[-1][1] += 1
-            else:
-                made.append([place, place + 1, *kind])
-    return made
-
-
-def with_ones(data: dict[str, Any], symbols: Sequence[str]) -> dict[str, Any]:
-    """A program's plain form where these symbols are 1."""
-    if not symbols:
-        return data
-    known: dict[str, Any] = {}
-    names_ = {*OF_STEPS, *data["symbols"], *CACHED_SIZES}
-
-    def at_one(tree: Any) -> Any:
-        if isinstance(tree, list):
-            return [at_one(x) for x in tree]
-        if isinstance(tree, dict):
-            return {key: at_one(x) for key, x in tree.items()}
-        if isinstance(tree, str) and tree.startswith("="):
-            if tree not in known:
-                size = polynomial(tree[1:], names_)
-                known[tree] = plain(size.substitute(dict.fromkeys(symbols, 1)) if isinstance(size, Poly) else size)
-            return known[tree]
-        return tree
-
-    return {key: at_one(value) if key in (*LONG_PARTS, "bodies") else value for key, value in data.items()}
-
-
-_ALIKE = 500
-"""Characters of what a layer has that the same one of another program has not, up to which no nearer one is sought."""
+def _lists(key: str, part: Any, write: Callable[[list[Any]], list[Any]]) -> Any:
+    """A part of a program with its lists as they are written."""
+    if key == "between":
+        return [write(rows) for rows in part]
+    if key == "bodies":
+        return [[stop, write(rows)] for stop, rows in part]
+    return write(part)
