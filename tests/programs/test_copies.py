@@ -104,6 +104,16 @@ def test_places_are_those_before(row: list[int]) -> None:
         lists_of([[["a"]], [row]])
 
 
+def test_what_stands_for_rows() -> None:
+    """Two places, and perhaps a dtype; whatever else a list has is a row of its own."""
+    read = lists_of([[["a"]], [[0, 0]], [[0, "x"], [0, 1, 2, 3], ["x", 0], [0], 0, [True, 1]], [[0, 1]]])
+    assert [read.whole(i) for i in (1, 3)] == [[], [["a"]]]
+    assert read.whole(2) == [[0, "x"], [0, 1, 2, 3], ["x", 0], [0], 0, [True, 1]]
+    asked = [Asked(one, lambda row: row, "steps") for one in ([["a", "b"]], [[0, 1, "int8"]])]
+    with pytest.raises(InputError, match="steps: 'int8' is a dtype of what has none"):
+        Lists(asked, wrong).whole(1)
+
+
 def test_what_is_no_list() -> None:
     with pytest.raises(InputError, match="list 0: it must be a list"):
         lists_of([{"a": 1}])

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from estimator.errors import InputError
 from estimator.ledger.sizes import symbol
+from estimator.programs import program_files
 from estimator.programs.config_values import LIMITS
 from estimator.programs.depth import Kinds
 from estimator.programs.expressions import evaluate, parsed, polynomial
@@ -39,6 +40,7 @@ from estimator.programs.program import (
     renamed,
 )
 from estimator.programs.program_files import read, read_together, written, written_together
+from estimator.programs.program_files.copies import LONG_PARTS
 from estimator.programs.program_files.reading import Reader
 from estimator.programs.rows import Rows, of_list
 from estimator.programs.setting import ALONE
@@ -553,6 +555,17 @@ def test_a_mutated_pass_of_generate_is_read_or_refused(changes: list) -> None:
     except InputError as error:
         line = str(error)
     assert "\n" not in line
+
+
+def test_so_many_rows_are_read_of_a_file(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Those of a program count that has them as an earlier one."""
+    text = written_together([family()] * 3)
+    rows = sum(len(PLAIN[key]) for key in LONG_PARTS) + len(PLAIN["bodies"][0][1])
+    monkeypatch.setattr(program_files, "MOST_OF_FILE", 3 * rows)
+    assert [one.whole for one in read_together(text, "toy.json")] == [family()] * 3
+    monkeypatch.setattr(program_files, "MOST_OF_FILE", 3 * rows - 1)
+    with pytest.raises(InputError, match=f"its programs have more than {3 * rows - 1} rows"):
+        [one.whole for one in read_together(text, "other.json")]
 
 
 def test_a_row_of_a_layer_follows_its_number() -> None:

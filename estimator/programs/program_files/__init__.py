@@ -22,7 +22,7 @@ from ...io.files import parse_json, read_text
 from ...operators.table import RULES
 from ..family import Family
 from .copies import PARTS_WITH_LISTS, STORED, Asked, Form, Lists, where_one
-from .limits import LONGEST_FILE, MOST_LAYERS, MOST_PROGRAMS, MOST_STACKS
+from .limits import LONGEST_FILE, MOST_LAYERS, MOST_OF_FILE, MOST_PROGRAMS, MOST_STACKS
 from .reading import OtherFormat, Reader
 from .writing import written, written_together
 
@@ -118,18 +118,23 @@ class _File:
         self._likes = [_like(self._reader, own, i) for i, own in enumerate(self._own)]
         self._heads: list[dict[str, Any]] = []
         self._forms: list[Form] = []
-        self._firsts: dict[tuple[int, str], int] = {}
-        """The number of the first list of a program's part, which that program has itself."""
+        self._numbers: dict[tuple[int, str], range] = {}
+        """The numbers of the lists of a program's part."""
         asked: list[Asked] = []
         symbols = {name for own in self._own for name in own.get("symbols", ())}
         for i, own in enumerate(self._own):
             self._heads.append({**self._heads[self._likes[i]], **own} if i else own)
             self._forms.append(where_one(self._heads[i]["ones"][0], symbols))
-            for key in filter(own.__contains__, PARTS_WITH_LISTS):
-                place = f"program {i}, {key}"
-                self._firsts[i, key] = len(asked)
+            for key in PARTS_WITH_LISTS:
+                if key not in own:
+                    self._numbers[i, key] = self._numbers[self._likes[i], key]
+                    continue
+                place, first = f"program {i}, {key}", len(asked)
                 asked += [Asked(rows, self._forms[i], place, key in STORED) for rows in self._parts(key, own[key])]
+                self._numbers[i, key] = range(first, len(asked))
         self._lists = Lists(asked, self._wrong)
+        if sum(self._lists.lengths[n] for numbers in self._numbers.values() for n in numbers) > MOST_OF_FILE:
+            self._wrong("the file", f"its programs have more than {MOST_OF_FILE:,} rows")
 
     def _wrong(self, place: str, what: str) -> NoReturn:
         self._reader.place = place
@@ -152,12 +157,12 @@ class _File:
         made = dict(self._heads[i])
         for key in PARTS_WITH_LISTS:
             forms, k = [], i
-            while (k, key) not in self._firsts:  # as an earlier one has it, but where symbols are 1
+            while key not in self._own[k]:  # as an earlier one has it, but where symbols are 1
                 forms.append(self._forms[k])
                 k = self._likes[k]
             parts = []
-            for n, _ in enumerate(self._parts(key, made[key]), self._firsts[k, key]):
-                rows = self._lists.whole(n)
+            for number in self._numbers[i, key]:
+                rows = self._lists.whole(number)
                 for form in reversed(forms):
                     rows = [form(row) for row in rows]
                 parts.append(rows)

@@ -80,9 +80,11 @@ class Lists:
         self._starts: list[int] = []
         """Where the lists start that have rows; ``_filled`` are these."""
         self._filled: list[int] = []
+        self.lengths: list[int] = []
+        """The rows of each list."""
         stop = 0
         for number, one in enumerate(asked):
-            length = self._length(one, stop)
+            self.lengths.append(length := self._length(one, stop))
             if length:
                 self._starts.append(stop)
                 self._filled.append(number)
