@@ -70,6 +70,15 @@ def test_weights_of_other_dtypes() -> None:
     assert lists_of([first, [[0, 3, "int8"], [3, 4]]], stored=True).whole(1) == other
 
 
+def test_what_has_a_dtype() -> None:
+    """A name and a dtype at least, also in a list of weights."""
+    copy = [[0, 1, "int8"]]
+    assert lists_of([[["a", "*"]], copy], stored=True).whole(1) == [["a", "int8"]]
+    for row in (["a"], "ab", {"a": 1, "b": 2}):
+        with pytest.raises(InputError, match="is a dtype of what has none"):
+            lists_of([[row], copy], stored=True).whole(1)
+
+
 def test_what_a_program_takes_from_another_where_symbols_are_one() -> None:
     writer = Writer({"H"})
     writer.written([["view", ["=B*S", "B", 3], {"size": "=B+2"}], ["add", "=H*S+S*H" * 3]])

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from estimator.programs.program import SPAN
+from estimator.programs.program_files.limits import MOST_LAYERS
 from estimator.programs.program_files.slots import NEAR, Slots, slot_number, slot_text
 from estimator.programs.rows import of_list
 
@@ -27,7 +28,15 @@ def test_what_is_named_is_found_again(layer: bool, given_: list[int], asked: lis
 
 
 @pytest.mark.parametrize(
-    ("slot", "text"), [(7, "7"), (SPAN, ".0"), (SPAN + 12, ".12"), (2 * SPAN, "1.0"), (5 * SPAN + 3, "4.3")]
+    ("slot", "text"),
+    [
+        (7, "7"),
+        (SPAN, ".0"),
+        (SPAN + 12, ".12"),
+        (2 * SPAN, "1.0"),
+        (5 * SPAN + 3, "4.3"),
+        ((MOST_LAYERS + 1) * SPAN + SPAN - 1, f"{MOST_LAYERS}.{SPAN - 1}"),
+    ],
 )
 def test_a_slot_as_it_is(slot: int, text: str) -> None:
     assert slot_text(slot) == text
@@ -36,7 +45,24 @@ def test_a_slot_as_it_is(slot: int, text: str) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["", ".", "x", "-1", "1.", "1.x", "\u0663", "1.2.3", str(SPAN), f".{SPAN}", "65.0", "9" * 40, None, 3, "~", "^"],
+    [
+        "",
+        ".",
+        "x",
+        "-1",
+        "1.",
+        "1.x",
+        "\u0663",
+        "1.2.3",
+        str(SPAN),
+        f".{SPAN}",
+        f"{MOST_LAYERS + 1}.0",
+        "9" * 40,
+        None,
+        3,
+        "~",
+        "^",
+    ],
 )
 def test_what_is_no_slot(text: object) -> None:
     assert slot_number(text) is None
