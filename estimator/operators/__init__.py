@@ -32,7 +32,7 @@ from . import factories, foreach
 from .indexing import (
     bincount, embedding, embedding_dense_backward, gather, index, index_add, index_add_, index_by_mask,
     index_copy, index_copy_, index_put, index_put_, index_select, scatter, scatter_, scatter_add, scatter_add_,
-    searchsorted, selected, sort, take_along_dim, unique,
+    searchsorted, selected, selecting, sort, take_along_dim, unique,
 )
 from .layout import Grads, empty_like, strides_of, view_of
 from .losses import cross_entropy, mse_loss, nll_loss

@@ -67,6 +67,8 @@ class Device:
     """A transposed matrix is copied through a small block of memory."""
     buffers_scatters: ClassVar[bool]
     """Gathers and scatters of 16-bit numbers go through a float32 buffer of their result's size."""
+    copies_strided_index: ClassVar[bool]
+    """``index_select`` first makes its index contiguous (``index_select_out_cpu_``; CUDA's kernels take strides)."""
     copies_to_select_columns: ClassVar[bool]
     """``index_select`` along the second dimension reads a contiguous tensor (``index_select_out_cpu_dim1_``)."""
     fuses_rms_norm: ClassVar[bool]
@@ -128,6 +130,7 @@ class Cpu(Device):
     float32_statistics = sorts_ids = flattens_indices = multiplies_for_softmax = foreach = compiled_bitsandbytes = False
     tiles_on_chip = selects_attention = fuses_rms_norm = False
     splits_by_thread = copies_by_blocks = buffers_scatters = copies_to_select_columns = lapack = True
+    copies_strided_index = True
     cublas_workspace = 0
     takes_grouped_heads = adds_products_in_place = runs_flash_attn = True
 
@@ -167,6 +170,7 @@ class Cuda(Device):
     tiles_on_chip = selects_attention = fuses_rms_norm = True
     onednn_bfloat16: bool = False
     splits_by_thread = copies_by_blocks = buffers_scatters = copies_to_select_columns = lapack = False
+    copies_strided_index = False
 
     @property
     def cublas_workspace(self) -> int:

@@ -256,7 +256,9 @@ def index_select(x: Tensor, dim: int, index: Tensor) -> Tensor:
     shape = (*x.shape[:dim], index.numel, *x.shape[dim + 1 :])
 
     def make() -> Tensor:
+        read = selecting(index)
         out = x.ledger.empty(shape, x.dtype)
+        del read
         if x.ledger.device.copies_to_select_columns and dim == 1 and x.strides is not None:
             x.ledger.transient(x.nbytes)
         return out
@@ -270,6 +272,11 @@ def index_select(x: Tensor, dim: int, index: Tensor) -> Tensor:
         x.shape,
         dim,
     )
+
+
+def selecting(index: Tensor) -> Tensor:
+    """The index [n] as ``index_select`` reads it: a copy, if it is not contiguous and the device's kernel asks that."""
+    return contiguous(index.alias()) if index.ledger.device.copies_strided_index else index
 
 
 def _index_select_backward(call: Call) -> Grads:

@@ -12,6 +12,7 @@ from typing import ClassVar, NamedTuple
 
 from ..ledger import ITEMSIZE, Counted, Ledger, Shape, Size, Tensor
 from ..ledger.sizes import compared, smaller
+from ..operators import selecting
 from ..programs.attention_functions import Cache, behind
 
 
@@ -69,15 +70,19 @@ class DynamicCache(Cache):
         own = numbers[-len(self._all) :]
         return {layer: [number, *pair] for layer, number, pair in zip(self._all, own, pairs, strict=True)}
 
-    def reorder(self) -> None:
-        """``reorder_cache``: each layer's keys, then its values, are copied, and what is not seen is left out."""
+    def reorder(self, rows: Tensor) -> None:
+        """``reorder_cache`` by row numbers [B]: each layer's keys, then its values, are copied, and what is not seen is
+        left out.
+        """
         for place, layer in enumerate(self._all):
             with running(self._ledger, layer):
                 before: list[Tensor] = []
                 for at in (2 * place, 2 * place + 1):
                     if not self.quantised:
                         before.clear()
+                    read = selecting(rows)
                     before.append(self.copy(at, self._seen(layer, [*self._held][at][0])))
+                    del read
                 del before
 
     def _seen(self, layer: Layer, x: Tensor) -> Shape:
@@ -283,12 +288,14 @@ class OffloadedCache(DynamicCache):
         found[self._all[0]] += self._ahead
         return found
 
-    def reorder(self) -> None:
+    def reorder(self, rows: Tensor) -> None:
         """Those of the first layer, which are there for the next pass; the others are copied on the host."""
         for layer in self.on_device(self._all):
             with running(self._ledger, layer):
                 for place in range(len(self._ahead)):  # a name for a tensor would keep it
+                    read = selecting(rows)
                     self._ahead[place] = self._ledger.empty(self._ahead[place].shape, self._ahead[place].dtype)
+                    del read
 
     @staticmethod
     def on_device(layers: Sequence[Layer]) -> Sequence[Layer]:

@@ -94,7 +94,12 @@ class BeamSearch(Greedy):
         self.names["top_ended"] = self.ledger.empty((self.rows,), "bool")  # for twice as many candidates
         width, dtype = self._kinds()["sequences"]
         self.names["flat_running_sequences"] = self.ledger.empty((self.rows, width), dtype)  # of the pass before
-        self.names["beam_idx"] = self.names["running_beam_indices"]
+        self.names["beam_idx"] = self._column()
+
+    def _column(self) -> Tensor:
+        """A view [rows] of the beams that each beam's last token was added to."""
+        indices = self.names["running_beam_indices"]
+        return Tensor(indices.storage, (self.rows,), indices.dtype, None if self.new == 1 else (self.new,))
 
     def _kinds(self) -> dict[str, tuple[int, str]]:
         """Of each beam the tokens, and for each new one the beam that it was added to: how many, and the dtype."""
@@ -122,4 +127,4 @@ class BeamSearch(Greedy):
         finished = self._gathered("finished", rows, ("sequences", "beam_indices"))
         del merged
         names.update(finished)
-        names["beam_idx"] = names["running_beam_indices"]
+        names["beam_idx"] = self._column()

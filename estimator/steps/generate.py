@@ -311,9 +311,9 @@ class RecordedCall(Call):
         places = [(place, index) for place, (index, tensor) in enumerate(self.cache.of_layers()) if tensor.shape]
         for place, index in places:  # a name for a tensor would keep it
             with running(self.ledger, self._layer(index)):
-                chosen = self.ledger.empty((self.rows,), "int32")  # index_select copies a column of the beams' indices
+                read = ops.selecting(self.loop.names["beam_idx"])
                 self.cache.copy(place)
-                del chosen
+                del read
 
     def cache_bytes(self) -> Size:
         assert self.cache is not None
@@ -424,7 +424,7 @@ class CachedCall(Call):
 
     def _reorder(self) -> None:
         assert isinstance(self.cache, DynamicCache)
-        self.cache.reorder()
+        self.cache.reorder(self.loop.names["beam_idx"])
 
     def _made(self, cached: CachedTokens, seq: Size, mask: Tensor | None) -> list[Any]:
         """The inputs of a forward pass, and its token ids [rows, seq], which go first: a list is cleared from its end.

@@ -109,7 +109,10 @@ def config_of(path: Path) -> dict[str, Any]:
         if key.endswith(f" = {hidden}") and key.partition(" = ")[0] not in CONVOLUTIONS:
             values[key.partition(" = ")[0]] = values[hidden] // (1 if equal else 2)
     values |= {key: 2 for key in head.symbols.values() if key.endswith("_global_key_value_heads") and " " not in key}
-    layers = 7
+    fewer = "swa_num_key_value_heads"
+    if head.structure.get(f"{fewer} = {heads}") is False:
+        values[fewer] = values[heads] // 2
+    layers = 10 if "indexer_types" in head.lists else 7  # the last layers share an indexer
     if SHARING in head.structure:  # what a layer does with keys and values follows from all that come after it
         layers = raw[head.layers]
     if (rule := head.lists.get(head.layers)) is not None:
@@ -119,7 +122,7 @@ def config_of(path: Path) -> dict[str, Any]:
         values[head.layers] = layers
     values |= {"pad_token_id": 1, "bos_token_id": 1, "eos_token_id": 1}
     if head.window is not None:
-        values[head.window] = 64
+        values |= dict.fromkeys({head.window, "sliding_window_size"} & {head.window, *head.symbols}, 64)
     for key in (
         rule["runs"] for rule in head.lists.values() if rule and "runs" in rule and raw.get(rule["runs"]) is not None
     ):

@@ -66,6 +66,20 @@ def test_index_select(reference_threads: None, given: Cases, dim: int) -> None:
     agree(with_held(lambda x, i: ops.index_select(x, dim, i), ROWS), lambda x: x.index_select(dim, ROWS), *given)
 
 
+@matrix
+@pytest.mark.parametrize("columns", [1, 3])
+def test_index_select_by_a_column(reference_threads: None, given: Cases, columns: int) -> None:
+    """A column among others is copied, one that is alone is not."""
+    table = ROWS[:, None].repeat(1, columns)
+
+    def rule(x: Tensor) -> Tensor:
+        whole = held(table, x)
+        column = Tensor(whole.storage, (len(ROWS),), whole.dtype, None if columns == 1 else (columns,))
+        return ops.index_select(x, 0, column)
+
+    agree(rule, lambda x: x.index_select(0, table[:, 0]), *given)
+
+
 @pytest.mark.parametrize("in_place", [False, True])
 @varied([((24, 40), (5, 40))], PAIRS[:2], swaps=[None, None])
 def test_index_add(reference_threads: None, given: Cases, in_place: bool) -> None:
