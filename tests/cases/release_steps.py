@@ -122,7 +122,7 @@ def config_of(path: Path) -> dict[str, Any]:
         values[head.layers] = layers
     values |= {"pad_token_id": 1, "bos_token_id": 1, "eos_token_id": 1}
     if head.window is not None:
-        values |= dict.fromkeys({head.window, "sliding_window_size"} & {head.window, *head.symbols}, 64)
+        values[head.window] = 64
     for key in (
         rule["runs"] for rule in head.lists.values() if rule and "runs" in rule and raw.get(rule["runs"]) is not None
     ):
