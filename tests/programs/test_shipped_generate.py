@@ -58,9 +58,12 @@ def same(path: Path, seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.share(320)
 @pytest.mark.parametrize("seed", range(7))
 @pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
-def test_small_models(path: Path, seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    if path.stem == "mimo_v2_flash.mimo-v2-flash":
-        pytest.xfail("its cache is not cut to the window, which is sliding_window_size + 1 and not sliding_window")
+def test_small_models(
+    path: Path, seed: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, request: pytest.FixtureRequest
+) -> None:
+    if (path.stem, seed) == ("mimo_v2_flash.mimo-v2-flash", 5):  # the only call that goes beyond the window
+        reason = "the cache is not cut to the window, which is sliding_window_size + 1 and not sliding_window"
+        request.applymarker(pytest.mark.xfail(raises=AssertionError, strict=True, reason=reason))
     same(path, seed, tmp_path, monkeypatch)
 
 
